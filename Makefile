@@ -1,0 +1,39 @@
+# The only prerequisites are Python 3.11+ and make. `make help` lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help setup protos demo test test-fast lint format clean
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## a .venv with the daemon, the clients and the development tools
+$(STAMP): pyproject.toml clients/python/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e '.[dev]'
+	touch $@
+
+protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
+	$(BIN)/python tools/generate_stubs.py
+
+test: setup ## every test
+	$(BIN)/python -m pytest
+
+test-fast: setup ## every test that needs no vLLM
+	$(BIN)/python -m pytest -m "not vllm"
+
+lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tools/generate_stubs.py --check
+	$(BIN)/buf lint build/eldr.binpb --path eldr --config protos/buf.yaml
+	$(BIN)/buf breaking build/eldr.binpb --path eldr --config protos/buf.yaml --against protos/released.binpb
+
+format: setup ## ruff's formatter and import order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## everything that make built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""ELDR's daemon: places prefilled requests on decode workers by the experts that they use."""

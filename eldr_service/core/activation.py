@@ -1,0 +1,114 @@
+"""Activation counts: how often a prefill's tokens picked each expert of each layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.geometry import ModelGeometry
+
+# Keeps every sum of counts inside 32 bits at top_k <= 64.
+MAX_TOKENS = 1 << 26
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActivationCounts:
+    """The counts of a prefill, or of a part of its tokens or layers.
+
+    Attributes
+    ----------
+    geometry : ModelGeometry
+        Of the whole model.
+    layer_offset : int
+        The first layer present.
+    counts : ndarray of uint32, shape [layers_present, num_experts]
+        Each row sums to ``num_tokens * top_k``.
+    num_tokens : int
+        Tokens in every row.
+    unknown_tokens : int
+        Prompt tokens whose experts could not be known; in no row.
+    """
+
+    geometry: ModelGeometry
+    layer_offset: int
+    counts: NDArray[np.uint32]
+    num_tokens: int
+    unknown_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        g = self.geometry
+        if self.counts.ndim != 2 or self.counts.shape[1] != g.num_experts:
+            expected = f"shape [layers_present, {g.num_experts}]"
+            raise InvalidArgumentError("counts", expected, list(self.counts.shape))
+        present = self.counts.shape[0]
+        if present < 1 or self.layer_offset + present > g.num_layers:
+            raise InvalidArgumentError(
+                "layers_present", f"1 to {g.num_layers - self.layer_offset} layers", present
+            )
+        for field in ("num_tokens", "unknown_tokens"):
+            if not 0 <= getattr(self, field) <= MAX_TOKENS:
+                raise InvalidArgumentError(field, f"0 to {MAX_TOKENS}", getattr(self, field))
+        sums = self.counts.sum(axis=1, dtype=np.uint64)
+        wanted = self.num_tokens * g.top_k
+        if (sums != wanted).any():
+            row = int(np.argmax(sums != wanted))
+            raise InvalidArgumentError(
+                "counts",
+                f"each row to sum to num_tokens x top_k = {wanted}",
+                f"{int(sums[row])} in the row of layer {self.layer_offset + row}",
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Every layer of the model is present."""
+        return self.counts.shape[0] == self.geometry.num_layers
+
+    @property
+    def coverage(self) -> float:
+        """Share of the tokens whose experts are known, 0 to 1."""
+        tokens = self.num_tokens + self.unknown_tokens
+        return self.num_tokens / tokens if tokens else 0.0
+
+
+def layers_present(geometry: ModelGeometry, layer_offset: int, declared: int) -> int:
+    """Rows that counts must have: `declared`, or all from `layer_offset` on when it is 0."""
+    if layer_offset >= geometry.num_layers:
+        raise InvalidArgumentError("layer_offset", f"below {geometry.num_layers}", layer_offset)
+    rest = geometry.num_layers - layer_offset
+    if declared > rest:
+        raise InvalidArgumentError("layers_present", f"at most {rest}", declared)
+    return declared or rest
+
+
+def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) -> NDArray[np.uint32]:
+    """Decode little-endian counts of `width` bytes each, row-major [rows, num_experts]."""
+    expected = rows * geometry.num_experts * width
+    if len(data) != expected:
+        raise InvalidArgumentError(
+            f"dense_u{8 * width}",
+            f"{expected} bytes ({rows} layers x {geometry.num_experts} experts x {width})",
+            f"{len(data)} bytes",
+        )
+    flat = np.frombuffer(data, dtype=f"<u{width}")
+    return flat.astype(np.uint32).reshape(rows, geometry.num_experts)
+
+
+def sparse_counts(
+    index: Sequence[int], count: Sequence[int], rows: int, geometry: ModelGeometry
+) -> NDArray[np.uint32]:
+    """Decode (index, count) pairs over the row-major [rows, num_experts] array."""
+    size = rows * geometry.num_experts
+    if len(index) != len(count):
+        raise InvalidArgumentError("sparse.count", f"{len(index)} entries", len(count))
+    if len(index) > size:
+        raise InvalidArgumentError("sparse.index", f"at most {size} entries", len(index))
+    positions = np.fromiter(index, dtype=np.int64, count=len(index))
+    if (np.diff(positions) <= 0).any():
+        raise InvalidArgumentError("sparse.index", "strictly increasing", "one that is not")
+    if len(positions) and positions[-1] >= size:
+        raise InvalidArgumentError("sparse.index", f"below {size}", int(positions[-1]))
+    counts = np.zeros(size, dtype=np.uint32)
+    counts[positions] = np.fromiter(count, dtype=np.uint32, count=len(count))
+    return counts.reshape(rows, geometry.num_experts)

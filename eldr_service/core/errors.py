@@ -1,0 +1,40 @@
+"""What can be wrong, in the domain's own terms; `rpc` turns these into gRPC statuses."""
+
+
+class EldrError(Exception):
+    """A request that cannot be served as it is."""
+
+
+class InvalidArgumentError(EldrError):
+    """A field is wrong by itself: says which, what was expected and what came."""
+
+    def __init__(self, field: str, expected: str, found: object) -> None:
+        self.field = field
+        self.expected = expected
+        self.found = _brief(found)
+        super().__init__(f"{field}: expected {expected}, found {self.found}")
+
+
+class NotFoundError(EldrError):
+    """What the request names is not known."""
+
+
+class FailedPreconditionError(EldrError):
+    """The request is well formed, but does not fit what is already so."""
+
+
+class ResourceExhaustedError(EldrError):
+    """There is no room now; worth another try after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class UnavailableError(EldrError):
+    """Nobody is there to serve the request."""
+
+
+def _brief(found: object) -> str:
+    text = found if isinstance(found, str) else repr(found)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"

@@ -1,0 +1,62 @@
+"""A partition: the unit centroids that signatures are compared with. Immutable."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.signature import SignatureTransform
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partition:
+    """K unit centroids (its slots) and the transform that made them.
+
+    Attributes
+    ----------
+    model : str
+    transform : SignatureTransform
+    centroids : ndarray of float32, shape [K, transform.size]
+        Rows of unit length.
+    version : int
+        Given when the partition is kept; 0 before.
+    bindings : mapping of worker id to slot
+        Wishes that came with the file; who is bound in truth is `core.bindings.Bindings`.
+    metadata : mapping of str to str
+        How it was fitted: algorithm, signatures, inertia, iterations, seed.
+    created : float
+        Unix seconds.
+    """
+
+    model: str
+    transform: SignatureTransform
+    centroids: NDArray[np.float32]
+    version: int = 0
+    bindings: Mapping[str, int] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    created: float = 0.0
+
+    def __post_init__(self) -> None:
+        c = self.centroids
+        if c.ndim != 2 or not len(c) or c.shape[1] != self.transform.size:
+            expected = f"shape [K, {self.transform.size}], K at least 1"
+            raise InvalidArgumentError("centroids", expected, list(c.shape))
+        norms = np.linalg.norm(c.astype(np.float64), axis=1)
+        if not np.allclose(norms, 1.0, atol=1e-3):  # False for NaN too
+            raise InvalidArgumentError("centroids", "rows of unit length", norms.tolist())
+        for worker, slot in self.bindings.items():
+            if not 0 <= slot < len(c):
+                raise InvalidArgumentError(f"bindings[{worker}]", f"below {len(c)}", slot)
+
+    @property
+    def geometry(self) -> ModelGeometry:
+        """The model's geometry."""
+        return self.transform.geometry
+
+    @property
+    def num_slots(self) -> int:
+        """K."""
+        return len(self.centroids)

@@ -1,0 +1,125 @@
+"""What a policy sees of a request and of the fleet, and what a decision is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Reason(Enum):
+    """Why a placement is what it is; the names are those of the contract's PlacementReason."""
+
+    POLICY = 1
+    LOCALITY_BAND = 2
+    LEAST_LOADED_NO_SIGNATURE = 3
+    LEAST_LOADED_LOW_COVERAGE = 4
+    LEAST_LOADED_NO_PARTITION = 5
+    PINNED = 7
+    LEAST_LOADED_POLICY_ERROR = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestView:
+    """A request, as a policy sees it.
+
+    Attributes
+    ----------
+    request_id : str
+    number : int
+        Decisions booked before this one under this policy. With the policy's seed it is the only
+        source of chance (see `policies.draw`), so that a dry run changes nothing and the same seed
+        gives the same placements.
+    signature : ndarray of float32, shape [D], or None
+        Of unit length; None where the policy does not ask for one.
+    counts : ndarray of uint32, shape [num_layers, num_experts], or None
+    coverage : float
+        Share of the prompt's tokens whose experts are known.
+    num_sequences, prompt_tokens, expected_output_tokens : int
+        Tokens are 0 where unknown.
+    labels : mapping of str to str
+    """
+
+    request_id: str
+    number: int = 0
+    signature: NDArray[np.float32] | None = None
+    counts: NDArray[np.uint32] | None = None
+    coverage: float = 0.0
+    num_sequences: int = 1
+    prompt_tokens: int = 0
+    expected_output_tokens: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FleetSnapshot:
+    """One model's decode workers at the moment of a decision, in order of registration.
+
+    All arrays have one entry a worker and are not to be written to. At least one is eligible.
+
+    Attributes
+    ----------
+    worker_ids : tuple of str
+    rows : ndarray of int64
+        The worker's row in the fleet: the same number for as long as it lives, then another's.
+        State kept by row must be dropped when `on_ended` or `on_worker_gone` says so.
+    eligible : ndarray of bool
+    load : ndarray of float64
+        In flight relative to capacity, in the unit that the policy's `load` parameter names.
+    sequences : ndarray of int64
+        Booked and foreign sequences.
+    capacity : ndarray of int64
+        Sequences at most.
+    slots : ndarray of int32
+        The slot that the worker is bound to; -1 for none.
+    centroids : ndarray of float32, shape [K, D], or None
+        Of the active partition.
+    stale : ndarray of bool
+        The worker's last report is older than its limit; what it reports is not in the loads.
+    active_experts, batch_size, step_seconds : ndarray of float64
+        From the last report; NaN where unknown.
+    labels : tuple of mappings of str to str
+    """
+
+    worker_ids: tuple[str, ...]
+    rows: NDArray[np.int64]
+    eligible: NDArray[np.bool_]
+    load: NDArray[np.float64]
+    sequences: NDArray[np.int64]
+    capacity: NDArray[np.int64]
+    slots: NDArray[np.int32]
+    centroids: NDArray[np.float32] | None
+    stale: NDArray[np.bool_]
+    active_experts: NDArray[np.float64]
+    batch_size: NDArray[np.float64]
+    step_seconds: NDArray[np.float64]
+    labels: tuple[Mapping[str, str], ...]
+
+    def least_loaded(self) -> int:
+        """The eligible worker with the least load; of equals the one that registered first."""
+        return int(np.argmin(np.where(self.eligible, self.load, np.inf)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """What a policy decided.
+
+    Attributes
+    ----------
+    worker : int
+        Index into the snapshot.
+    reason : Reason
+    similarity : ndarray of float64, or None
+        Of each worker's centroid and the signature, rounded to 1e-6; NaN where there is none.
+    in_band : ndarray of bool, or None
+        The workers from which the least loaded was taken.
+    predicted_active_experts : ndarray of float64, or None
+        Distinct experts per layer that a step of each worker's batch would touch with this request.
+    """
+
+    worker: int
+    reason: Reason = Reason.POLICY
+    similarity: NDArray[np.float64] | None = None
+    in_band: NDArray[np.bool_] | None = None
+    predicted_active_experts: NDArray[np.float64] | None = None

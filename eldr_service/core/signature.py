@@ -1,0 +1,88 @@
+"""Signature transforms: from activation counts to the unit vector that is compared with centroids."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.geometry import ModelGeometry
+
+TransformName = Literal["counts", "counts-idf", "sqrt"]
+TRANSFORMS: tuple[str, ...] = get_args(TransformName)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SignatureTransform:
+    """counts [L, E] -> rows of the layer mask -> x idf or square root -> flat -> unit L2 length.
+
+    Attributes
+    ----------
+    geometry : ModelGeometry
+    name : {"counts", "counts-idf", "sqrt"}
+        `counts-idf` is the paper's; `sqrt` makes the cosine a Hellinger affinity.
+    layers : ndarray of int64, shape [layers kept]
+        The layer mask as ascending layer numbers; all layers by default.
+    idf : ndarray of float32, shape [num_layers, num_experts], or None
+        Only with `counts-idf`; ``ln((N + 1) / (df + 1))`` over N calibration requests.
+    """
+
+    geometry: ModelGeometry
+    name: TransformName = "counts"
+    layers: NDArray[np.int64] | None = None
+    idf: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        g = self.geometry
+        if self.name not in TRANSFORMS:
+            raise InvalidArgumentError("transform", f"one of {', '.join(TRANSFORMS)}", self.name)
+        layers = (
+            np.arange(g.num_layers)
+            if self.layers is None
+            else np.asarray(self.layers, dtype=np.int64)
+        )
+        if layers.ndim != 1 or not layers.size or (np.diff(layers) <= 0).any():
+            raise InvalidArgumentError("layers", "ascending layer numbers", layers.tolist())
+        if layers[0] < 0 or layers[-1] >= g.num_layers:
+            raise InvalidArgumentError("layers", f"0 to {g.num_layers - 1}", layers.tolist())
+        object.__setattr__(self, "layers", layers)
+        if (self.name == "counts-idf") != (self.idf is not None):
+            raise InvalidArgumentError("idf", "values with counts-idf and only there", self.name)
+        if self.idf is not None and self.idf.shape != (g.num_layers, g.num_experts):
+            expected = f"shape [{g.num_layers}, {g.num_experts}]"
+            raise InvalidArgumentError("idf", expected, list(self.idf.shape))
+
+    @property
+    def size(self) -> int:
+        """Entries of a signature."""
+        assert self.layers is not None
+        return len(self.layers) * self.geometry.num_experts
+
+    def weights(self) -> NDArray[np.float32]:
+        """Factors of the kept counts, shape [layers kept, num_experts]; ones without idf."""
+        assert self.layers is not None
+        if self.idf is None:
+            return np.ones((len(self.layers), self.geometry.num_experts), dtype=np.float32)
+        return self.idf[self.layers].astype(np.float32)
+
+    def apply(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Transform counts [..., L, E] into signatures [..., size]; all zeros where the norm is zero."""
+        kept = counts[..., self.layers, :].astype(np.float64)
+        if self.name == "sqrt":
+            kept = np.sqrt(kept)
+        elif self.name == "counts-idf":
+            kept = kept * self.weights()
+        flat = kept.reshape(*kept.shape[:-2], -1)
+        norm = np.linalg.norm(flat, axis=-1, keepdims=True)
+        unit: NDArray[np.float32] = np.divide(
+            flat, norm, out=np.zeros_like(flat), where=norm > 0
+        ).astype(np.float32)
+        return unit
+
+
+def inverse_document_frequency(counts: NDArray[np.integer]) -> NDArray[np.float32]:
+    """``ln((N + 1) / (df + 1))`` of counts [N, L, E]; df = requests that used the expert at all."""
+    df = (counts > 0).sum(axis=0)
+    idf: NDArray[np.float32] = np.log((len(counts) + 1) / (df + 1)).astype(np.float32)
+    return idf

@@ -1,0 +1,75 @@
+"""The interface of a policy, and the parameters that all policies take."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+
+LoadUnit = Literal["sequences", "tokens", "kv"]
+
+
+class PolicyParameters(BaseModel):
+    """What every policy can be told. Subclass it to add parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    load: LoadUnit = Field(
+        default="sequences",
+        description="what a worker's load counts: sequences in flight, tokens in flight"
+        " (prompt and expected output), or KV tokens in use",
+    )
+
+
+class SignatureParameters(PolicyParameters):
+    """What every policy that reads signatures can be told."""
+
+    min_coverage: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the prompt's tokens whose experts must be known, 0 to 1;"
+        " below it the least loaded worker is taken",
+    )
+
+
+class SeededParameters(PolicyParameters):
+    """What every policy that draws by chance can be told."""
+
+    seed: int = Field(default=0, ge=0, description="seed of the draws")
+
+
+class Policy(ABC):
+    """Picks a decode worker from a request and a snapshot of the fleet.
+
+    Subclasses set `name`, `description` and, where they take more than `load`, `Parameters`; they
+    are found by the entry-point group `eldr.policies`. `pick` must be pure: it is called for dry runs
+    too, and its answer may be thrown away. State belongs into the hooks, which are called exactly
+    once for each booking, in the order in which bookings begin and end. When a policy is put in force
+    while requests flow, `on_booked` is first called for each living booking.
+
+    A policy that raises does not fail the request: the least loaded worker is taken, and the error is
+    logged.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    Parameters: ClassVar[type[PolicyParameters]] = PolicyParameters
+    # Asks for a signature and a partition: without them `pick` is not called, and the least loaded
+    # worker is taken.
+    needs_signature: ClassVar[bool] = False
+
+    def __init__(self, parameters: PolicyParameters | None = None) -> None:
+        self.parameters = parameters or self.Parameters()
+
+    @abstractmethod
+    def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
+        """Choose one of the eligible workers."""
+
+    def on_booked(self, booking: Booking) -> None:  # noqa: B027
+        """A request is booked on a worker."""
+
+    def on_ended(self, booking: Booking, ended: Ended) -> None:  # noqa: B027
+        """A booking ended: released, expired, superseded, finished by report, or its worker is gone."""
