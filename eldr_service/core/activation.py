@@ -63,7 +63,7 @@ class ActivationCounts:
     @property
     def whole(self) -> bool:
         """Every layer of the model is present."""
-        return self.counts.shape[0] == self.geometry.num_layers
+        return len(self.counts) == self.geometry.num_layers
 
     @property
     def coverage(self) -> float:

@@ -1,13 +1,13 @@
 """Bookings of one model: who holds which request, for how long, and how that ended.
 
-A booking's identity is (request_id, attempt). The table decides what a Route, a Release or a report
-means for it; the fleet's counts follow from what it returns. Times are seconds of one monotonic clock
-that the caller reads.
+A booking's identity is (request_id, attempt). The table decides what a Route, a Release or a
+report means for it; the fleet's counts follow from what it returns. Times are seconds of one
+monotonic clock that the caller reads.
 """
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.errors import FailedPreconditionError
+from eldr_service.core.fleet import WorkerSpec
 from eldr_service.core.placement import Reason
 
 TOMBSTONE_SECONDS = 600.0
@@ -52,8 +53,10 @@ class Booking:
     fingerprint : int
         Of the request's payload; the same identity with another one is refused.
     lease_seconds, expires_at : float
-    reason, policy, partition_version, similarity, coverage, stale, alternates
-        The answer, repeated as it was.
+    targets : tuple of WorkerSpec
+        The chosen worker and the alternates, best first.
+    reason, policy, partition_version, similarity, coverage, stale
+        The rest of the answer, repeated as it was.
     slot : int
         The partition's slot that the placement counts for; -1 for none.
     counts : ndarray of uint32, shape [num_layers, num_experts], or None
@@ -82,8 +85,197 @@ class Booking:
     similarity: float | None = None
     coverage: float = 0.0
     stale: bool = False
-    alternates: tuple[str, ...] = ()
+    targets: tuple[WorkerSpec, ...] = ()
     slot: int = -1
     counts: NDArray[np.uint32] | None = None
     seen_running: bool = False
     absences: int = 0
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The identity."""
+        return self.request_id, self.attempt
+
+    @property
+    def tokens(self) -> int:
+        """Tokens it will hold at most, as far as is known."""
+        return self.prompt_tokens + self.num_sequences * self.expected_output_tokens
+
+
+@dataclass(slots=True)
+class _Past:
+    """What is remembered of a request's ended attempts."""
+
+    attempts: dict[int, Ended] = field(default_factory=dict)
+    last_worker: tuple[int, str] | None = None  # (attempt, worker_id)
+    forget_at: float = 0.0
+
+
+class BookingTable:
+    """The living bookings of one model, and for ten minutes those that ended."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, Booking] = {}
+        self._of_row: dict[int, dict[tuple[str, int], Booking]] = {}
+        self._past: OrderedDict[str, _Past] = OrderedDict()
+        self._remembered = 0
+        self._expiries: list[tuple[float, str, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[Booking]:
+        return iter(self._live.values())
+
+    def live(self, request_id: str) -> Booking | None:
+        """The request's living booking, whatever its attempt."""
+        return self._live.get(request_id)
+
+    def on_row(self, row: int) -> list[Booking]:
+        """The bookings on a row, in the order in which they were made."""
+        return list(self._of_row.get(row, {}).values())
+
+    def knows(self, request_id: str) -> bool:
+        """The request is booked, or was."""
+        return request_id in self._live or request_id in self._past
+
+    def earlier_worker(self, request_id: str, attempt: int) -> str:
+        """The worker of the latest attempt before this one; empty when there was none."""
+        past = self._past.get(request_id)
+        last = past.last_worker if past else None
+        if live := self._live.get(request_id):
+            last = (live.attempt, live.worker_id)
+        return last[1] if last and last[0] < attempt else ""
+
+    def admit(self, request_id: str, attempt: int, fingerprint: int) -> Booking | None:
+        """Say what a Route means: the booking to repeat, or None when it is to be placed.
+
+        Raises
+        ------
+        FailedPreconditionError
+            The identity came with another payload, has ended for good, or is superseded.
+        """
+        name = f"request {_short(request_id)} attempt {attempt}"
+        live = self._live.get(request_id)
+        if live and live.attempt == attempt:
+            if live.fingerprint != fingerprint:
+                raise FailedPreconditionError(
+                    f"{name} is booked with another payload; send the same, or a higher attempt"
+                )
+            return live
+        attempts = self._past[request_id].attempts if request_id in self._past else {}
+        ended = attempts.get(attempt)
+        if ended and ended.final:
+            raise FailedPreconditionError(f"{name} cannot be placed: {ended.value}")
+        routed = [a for a, how in attempts.items() if how is not Ended.RELEASED_EARLY]
+        highest = max(routed + ([live.attempt] if live else []), default=attempt)
+        if highest > attempt:
+            raise FailedPreconditionError(f"{name} is superseded by attempt {highest}")
+        return None
+
+    def add(self, booking: Booking) -> None:
+        """Keep a booking whose request has none alive."""
+        assert booking.request_id not in self._live
+        self._live[booking.request_id] = booking
+        self._of_row.setdefault(booking.row, {})[booking.key] = booking
+        heapq.heappush(self._expiries, (booking.expires_at, *booking.key))
+        if len(self._expiries) > 2 * len(self._live) + 1_000:  # mostly entries of ended bookings
+            self._expiries = [(b.expires_at, *b.key) for b in self._live.values()]
+            heapq.heapify(self._expiries)
+
+    def end(self, booking: Booking, how: Ended, now: float) -> None:
+        """Take a living booking out."""
+        del self._live[booking.request_id]
+        row = self._of_row[booking.row]
+        del row[booking.key]
+        if not row:
+            del self._of_row[booking.row]
+        self._remember(
+            booking.request_id, booking.attempt, how, now
+        ).last_worker = booking.worker_id
+
+    def find(self, request_id: str, attempt: int, lease_id: str = "") -> Booking | None:
+        """The living booking of that identity and lease; an empty lease stands for any."""
+        booking = self._live.get(request_id)
+        if booking and booking.attempt == attempt and lease_id in ("", booking.lease_id):
+            return booking
+        return None
+
+    def release_ended(self, request_id: str, attempt: int, now: float) -> bool:
+        """Note the release of a booking that is not alive; True when it or its end was known."""
+        past = self._past.get(request_id)
+        before = past.attempts.get(attempt) if past else None
+        how = Ended.RELEASED if before else Ended.RELEASED_EARLY
+        if before is None or not before.final:
+            self._remember(request_id, attempt, how, now)
+        return before is not None
+
+    def renew(self, booking: Booking, now: float) -> None:
+        """Let a booking live for another lease from now on."""
+        booking.expires_at = now + booking.lease_seconds
+
+    def expired(self, now: float) -> list[Booking]:
+        """The living bookings whose lease has run out; the caller ends them."""
+        found = []
+        while self._expiries and self._expiries[0][0] <= now:
+            _, request_id, attempt = heapq.heappop(self._expiries)
+            booking = self.find(request_id, attempt)
+            if booking is None:
+                continue
+            if booking.expires_at > now:  # renewed since
+                heapq.heappush(self._expiries, (booking.expires_at, request_id, attempt))
+            else:
+                found.append(booking)
+        return found
+
+    def reported(
+        self, row: int, held: Iterable[tuple[str, int]], now: float
+    ) -> tuple[list[Booking], list[Booking], list[tuple[str, int]]]:
+        """Compare a worker's word with the bookings on its row.
+
+        Returns
+        -------
+        started : bookings that it lists for the first time
+        finished : bookings that it listed once and then left out twice; the caller ends them
+        unknown : what it lists without being booked there
+        """
+        mine = self._of_row.get(row, {})
+        held = dict.fromkeys(held)
+        started = []
+        for key in held:
+            booking = mine.get(key)
+            if booking is None:
+                continue
+            if not booking.seen_running:
+                booking.seen_running = True
+                started.append(booking)
+            booking.absences = 0
+            self.renew(booking, now)
+        finished = []
+        for key, booking in mine.items():
+            if booking.seen_running and key not in held:
+                booking.absences += 1
+                if booking.absences >= 2:
+                    finished.append(booking)
+        return started, finished, [key for key in held if key not in mine]
+
+    def forget(self, now: float) -> None:
+        """Drop what ended too long ago, and the oldest where there is too much of it."""
+        while self._past:
+            request_id, past = next(iter(self._past.items()))
+            if past.forget_at > now and self._remembered <= MAX_REMEMBERED:
+                return
+            del self._past[request_id]
+            self._remembered -= len(past.attempts)
+
+    def _remember(self, request_id: str, attempt: int, how: Ended, now: float) -> _Past:
+        past = self._past.setdefault(request_id, _Past())
+        self._remembered += attempt not in past.attempts
+        past.attempts[attempt] = how
+        past.forget_at = now + TOMBSTONE_SECONDS
+        self._past.move_to_end(request_id)
+        return past
+
+
+def _short(request_id: str) -> str:
+    return request_id if len(request_id) <= 64 else request_id[:61] + "…"

@@ -1,4 +1,4 @@
-"""Signature transforms: from activation counts to the unit vector that is compared with centroids."""
+"""Signature transforms: from activation counts to the unit vector that has a similarity."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -67,7 +67,7 @@ class SignatureTransform:
         return self.idf[self.layers].astype(np.float32)
 
     def apply(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Transform counts [..., L, E] into signatures [..., size]; all zeros where the norm is zero."""
+        """Transform counts [..., L, E] into signatures [..., size]; zeros for a zero norm."""
         kept = counts[..., self.layers, :].astype(np.float64)
         if self.name == "sqrt":
             kept = np.sqrt(kept)

@@ -45,13 +45,13 @@ class Policy(ABC):
     """Picks a decode worker from a request and a snapshot of the fleet.
 
     Subclasses set `name`, `description` and, where they take more than `load`, `Parameters`; they
-    are found by the entry-point group `eldr.policies`. `pick` must be pure: it is called for dry runs
-    too, and its answer may be thrown away. State belongs into the hooks, which are called exactly
-    once for each booking, in the order in which bookings begin and end. When a policy is put in force
-    while requests flow, `on_booked` is first called for each living booking.
+    are found by the entry-point group `eldr.policies`. `pick` must be pure: it is called for dry
+    runs too, and its answer may be thrown away. State belongs into the hooks, which are called
+    exactly once for each booking, in the order in which bookings begin and end. When a policy is
+    put in force while requests flow, `on_booked` is first called for each living booking.
 
-    A policy that raises does not fail the request: the least loaded worker is taken, and the error is
-    logged.
+    A policy that raises does not fail the request: the least loaded worker is taken, and the error
+    is logged.
     """
 
     name: ClassVar[str]
@@ -60,6 +60,8 @@ class Policy(ABC):
     # Asks for a signature and a partition: without them `pick` is not called, and the least loaded
     # worker is taken.
     needs_signature: ClassVar[bool] = False
+    # Wants Booking.counts, which costs the memory of one signature a booking.
+    keeps_counts: ClassVar[bool] = False
 
     def __init__(self, parameters: PolicyParameters | None = None) -> None:
         self.parameters = parameters or self.Parameters()
@@ -72,4 +74,4 @@ class Policy(ABC):
         """A request is booked on a worker."""
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:  # noqa: B027
-        """A booking ended: released, expired, superseded, finished by report, or its worker is gone."""
+        """A booking ended: released, expired, superseded, or finished or gone with its worker."""

@@ -1,0 +1,1 @@
+"""Thin: proto to domain and back, errors, interceptors. No decisions here."""

@@ -1,0 +1,67 @@
+"""Which workers are bound to which slot of a partition, as workers come and go."""
+
+from collections.abc import Iterable, Mapping
+
+
+class Bindings:
+    """Keeps every slot in use for as long as there are workers enough.
+
+    A joiner takes a vacant slot, or else shares the one with most traffic a worker. When a worker
+    leaves a slot vacant, the youngest of a shared slot moves over, so that a rolling restart under
+    new names, in either order, ends with every slot in use.
+
+    Parameters
+    ----------
+    num_slots : int
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self._workers: list[list[int]] = [[] for _ in range(num_slots)]
+        self.slot_of: dict[int, int] = {}
+        self.placements = [0] * num_slots
+
+    @classmethod
+    def of(cls, num_slots: int, rows: Iterable[int], wishes: Mapping[int, int]) -> "Bindings":
+        """Bind `rows`: first those with a wish (row to slot), then the others."""
+        bindings = cls(num_slots)
+        rows = list(rows)
+        for row in (r for r in rows if r in wishes):
+            bindings._bind(row, wishes[row])
+        for row in (r for r in rows if r not in wishes):
+            bindings.join(row)
+        bindings._fill_vacant()
+        return bindings
+
+    def workers(self, slot: int) -> tuple[int, ...]:
+        """Rows bound to a slot, the eldest first."""
+        return tuple(self._workers[slot])
+
+    def join(self, row: int) -> int:
+        """Bind a worker that is not bound yet."""
+        vacant = [s for s, workers in enumerate(self._workers) if not workers]
+        slot = vacant[0] if vacant else max(range(len(self._workers)), key=self._traffic)
+        self._bind(row, slot)
+        return slot
+
+    def leave(self, row: int) -> None:
+        """Unbind a worker that drains or is gone, if it is bound."""
+        slot = self.slot_of.pop(row, None)
+        if slot is not None:
+            self._workers[slot].remove(row)
+            self._fill_vacant()
+
+    def _bind(self, row: int, slot: int) -> None:
+        self.slot_of[row] = slot
+        self._workers[slot].append(row)
+
+    def _traffic(self, slot: int) -> float:
+        return self.placements[slot] / len(self._workers[slot])
+
+    def _fill_vacant(self) -> None:
+        for vacant, workers in enumerate(self._workers):
+            shared = [s for s, sharing in enumerate(self._workers) if len(sharing) > 1]
+            if workers or not shared:
+                continue
+            # The slot with the least traffic a worker can spare one best.
+            row = self._workers[min(shared, key=self._traffic)].pop()
+            self._bind(row, vacant)

@@ -1,0 +1,226 @@
+"""Signatures on their way: chunks add up here until the request is placed and released."""
+
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.activation import MAX_TOKENS, ActivationCounts
+from eldr_service.core.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+)
+from eldr_service.core.geometry import ModelGeometry
+
+MAX_CHUNKS = 65_536
+_CHUNK_BYTES = 250  # what one remembered chunk costs in the two containers, about
+_SIGNATURE_BYTES = 1_500  # and an empty signature
+
+Key = tuple[str, str]
+
+
+class HeldSignature:
+    """The sum of the chunks of one epoch of one request.
+
+    Attributes
+    ----------
+    counts : ndarray of uint32, shape [num_layers, num_experts]
+    tokens, unknown : ndarray of int64, shape [num_layers]
+        Tokens counted in each layer, and tokens whose experts are unknown there.
+    """
+
+    def __init__(self, geometry: ModelGeometry, epoch: int) -> None:
+        self.geometry = geometry
+        self.epoch = epoch
+        self.counts: NDArray[np.uint32] = np.zeros(
+            (geometry.num_layers, geometry.num_experts), dtype=np.uint32
+        )
+        self.tokens = np.zeros(geometry.num_layers, dtype=np.int64)
+        self.unknown = np.zeros(geometry.num_layers, dtype=np.int64)
+        self.total_chunks = 0  # 0: not known yet
+        self.prompt_tokens = 0
+        self.prefill_worker = ""
+        self.touched = 0.0
+        self._chunks: dict[tuple[int, int], int] = {}
+        self._sequences: set[int] = set()
+        self._highest = -1
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about."""
+        arrays = self.counts.nbytes + self.tokens.nbytes + self.unknown.nbytes
+        return _SIGNATURE_BYTES + arrays + _CHUNK_BYTES * len(self._chunks)
+
+    @property
+    def tokens_held(self) -> int:
+        """Tokens whose experts are known in every layer."""
+        return int(self.tokens.min())
+
+    @property
+    def complete(self) -> bool:
+        """All sequences have come, and every layer has seen as many tokens."""
+        seen = self.tokens + self.unknown
+        return len(self._sequences) == self.total_chunks and bool((seen == seen[0]).all())
+
+    @property
+    def coverage(self) -> float:
+        """Share of the prompt's tokens whose experts are known in every layer, 0 to 1."""
+        prompt = self.tokens_held + int(self.unknown.max())
+        if not self.complete:
+            prompt = max(prompt, self.prompt_tokens, int((self.tokens + self.unknown).max()))
+        return self.tokens_held / prompt if prompt else 0.0
+
+    def add(
+        self,
+        chunk: ActivationCounts,
+        *,
+        sequence: int,
+        total_chunks: int,
+        prompt_tokens: int,
+        fingerprint: int,
+    ) -> None:
+        """Add a chunk once. Nothing changes when it is refused.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The sequence came before with other bytes, lies outside what `last` announced, or the
+            tokens add up to too many.
+        """
+        # Pipeline ranks may number their chunks on their own: a chunk is known by its layers too.
+        name = (sequence, chunk.layer_offset)
+        before = self._chunks.get(name)
+        if before is not None and before != fingerprint:
+            raise InvalidArgumentError(
+                "counts", f"the bytes that sequence {sequence} brought before", "other bytes"
+            )
+        highest = max(self._highest, sequence)
+        total = total_chunks or self.total_chunks
+        if self.total_chunks and total != self.total_chunks:
+            raise InvalidArgumentError("total_chunks", f"{self.total_chunks}, as before", total)
+        if total and highest >= total:
+            raise InvalidArgumentError("sequence", f"below total_chunks = {total}", highest)
+        rows = slice(chunk.layer_offset, chunk.layer_offset + len(chunk.counts))
+        tokens = int(self.tokens[rows].max()) + chunk.num_tokens
+        unknown = int(self.unknown[rows].max()) + chunk.unknown_tokens
+        if max(tokens, unknown) > MAX_TOKENS:
+            raise InvalidArgumentError("num_tokens", f"at most {MAX_TOKENS} in all", tokens)
+        self.total_chunks = total
+        self.prompt_tokens = prompt_tokens or self.prompt_tokens
+        if before is not None:
+            return
+        self._chunks[name] = fingerprint
+        self._sequences.add(sequence)
+        self._highest = highest
+        self.counts[rows] += chunk.counts
+        self.tokens[rows] += chunk.num_tokens
+        self.unknown[rows] += chunk.unknown_tokens
+
+
+class SignatureBuffer:
+    """Held signatures of all models, bounded in time and memory, oldest dropped first.
+
+    Parameters
+    ----------
+    time_to_live : float
+        Seconds that a signature is held after its last chunk.
+    max_bytes : int
+    """
+
+    def __init__(self, time_to_live: float = 600.0, max_bytes: int = 256 << 20) -> None:
+        self.time_to_live = time_to_live
+        self.max_bytes = max_bytes
+        self.nbytes = 0
+        self._held: OrderedDict[Key, HeldSignature] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, model: str, request_id: str) -> HeldSignature | None:
+        """What is held of the request."""
+        return self._held.get((model, request_id))
+
+    def add(
+        self,
+        model: str,
+        request_id: str,
+        epoch: int,
+        chunk: ActivationCounts,
+        *,
+        sequence: int,
+        total_chunks: int = 0,
+        prompt_tokens: int = 0,
+        prefill_worker: str = "",
+        fingerprint: int,
+        now: float,
+    ) -> tuple[HeldSignature, int]:
+        """Add a chunk; a higher epoch replaces what a lower one brought.
+
+        Returns
+        -------
+        held : HeldSignature
+        dropped : int
+            Signatures of other requests that had to go for want of memory.
+
+        Raises
+        ------
+        InvalidArgumentError
+            See `HeldSignature.add`; or the geometry is not that of the chunks before.
+        FailedPreconditionError
+            The epoch is below the one held.
+        ResourceExhaustedError
+            The signature alone is larger than the memory for all.
+        """
+        if sequence >= MAX_CHUNKS:
+            raise InvalidArgumentError("sequence", f"below {MAX_CHUNKS}", sequence)
+        if total_chunks > MAX_CHUNKS:
+            raise InvalidArgumentError("total_chunks", f"at most {MAX_CHUNKS}", total_chunks)
+        key = (model, request_id)
+        old = self._held.get(key)
+        held = old
+        if old and epoch < old.epoch:
+            raise FailedPreconditionError(
+                f"epoch {epoch} is below epoch {old.epoch}, which is held"
+            )
+        if held is None or epoch > held.epoch:
+            held = HeldSignature(chunk.geometry, epoch)
+        if held.geometry != chunk.geometry:
+            raise InvalidArgumentError("counts", f"{held.geometry}, as before", str(chunk.geometry))
+        if held.nbytes + _CHUNK_BYTES > self.max_bytes:
+            raise ResourceExhaustedError(
+                f"a signature of {held.nbytes} bytes exceeds the memory for signatures,"
+                f" {self.max_bytes} bytes",
+                retry_after=self.time_to_live,
+            )
+        before = old.nbytes if old else 0
+        held.add(
+            chunk,
+            sequence=sequence,
+            total_chunks=total_chunks,
+            prompt_tokens=prompt_tokens,
+            fingerprint=fingerprint,
+        )
+        held.prefill_worker = prefill_worker or held.prefill_worker
+        held.touched = now
+        self._held[key] = held
+        self._held.move_to_end(key)
+        self.nbytes += held.nbytes - before
+        dropped = 0
+        while self.nbytes > self.max_bytes:
+            self.nbytes -= self._held.popitem(last=False)[1].nbytes
+            dropped += 1
+        return held, dropped
+
+    def discard(self, model: str, request_id: str) -> None:
+        """Let go of a signature, if it is held."""
+        if held := self._held.pop((model, request_id), None):
+            self.nbytes -= held.nbytes
+
+    def expire(self, now: float) -> int:
+        """Drop what was held for too long; returns how many."""
+        dropped = 0
+        while self._held and next(iter(self._held.values())).touched + self.time_to_live <= now:
+            self.nbytes -= self._held.popitem(last=False)[1].nbytes
+            dropped += 1
+        return dropped

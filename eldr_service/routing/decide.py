@@ -1,0 +1,177 @@
+"""One decision: who is eligible, what the policy says, who comes next. Books nothing."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from eldr_service.core.activation import ActivationCounts
+from eldr_service.core.errors import ResourceExhaustedError, UnavailableError
+from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.policies.policy import Policy, SignatureParameters
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RouteCall:
+    """A Route request in the domain's terms. Empty collections do not restrict."""
+
+    model: str
+    request_id: str
+    attempt: int = 0
+    counts: ActivationCounts | None = None
+    num_sequences: int = 1
+    prompt_tokens: int = 0
+    expected_output_tokens: int = 0
+    prefill_worker: str = ""
+    candidate_workers: Collection[str] = ()
+    exclude_workers: Collection[str] = ()
+    worker_selector: Mapping[str, str] = field(default_factory=dict)
+    pinned_worker: str = ""
+    dry_run: bool = False
+    explain: bool = False
+    lease_seconds: float | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filters:
+    """Which workers a request may go to, and why not to the others.
+
+    Attributes
+    ----------
+    eligible : ndarray of bool, one a worker
+    steps : tuple of (reason in words, ndarray of bool)
+        The filters in order; a worker is eligible when all let it pass.
+    last_resort : int
+        The worker of the attempt before, which only comes after all others; -1 for none.
+    """
+
+    eligible: NDArray[np.bool_]
+    steps: tuple[tuple[str, NDArray[np.bool_]], ...]
+    last_resort: int = -1
+
+    def why_not(self, worker: int) -> str:
+        """The first filter that stops a worker; empty when it is eligible."""
+        if worker == self.last_resort:
+            return "failed an earlier attempt of this request, so it is tried last"
+        return next((reason for reason, passes in self.steps if not passes[worker]), "")
+
+
+def apply_filters(
+    call: RouteCall, fleet: FleetSnapshot, groups: tuple[str, ...], group: str, earlier: str
+) -> Filters:
+    """Narrow the READY workers down to those that the request may go to.
+
+    Parameters
+    ----------
+    groups : tuple of str
+        The group of each worker.
+    group : str
+        That of the prefill worker; empty does not restrict.
+    earlier : str
+        The worker of the attempt before, which is tried last.
+
+    Raises
+    ------
+    UnavailableError
+        No worker passes.
+    ResourceExhaustedError
+        Some do, but all of them are full.
+    """
+    ids = fleet.worker_ids
+    n = len(ids)
+    steps = [("it is not READY", fleet.eligible)]
+
+    def restrict(reason: str, passing: list[bool]) -> None:
+        steps.append((reason, np.fromiter(passing, np.bool_, n)))
+
+    if group:
+        restrict(f"it is not in the prefill worker's group {group}", [g == group for g in groups])
+    if call.pinned_worker:
+        restrict("another worker is pinned", [i == call.pinned_worker for i in ids])
+    if call.candidate_workers:
+        restrict("it is not a candidate", [i in call.candidate_workers for i in ids])
+    if call.exclude_workers:
+        restrict("it is excluded", [i not in call.exclude_workers for i in ids])
+    if call.worker_selector:
+        wanted = call.worker_selector.items()
+        restrict("its labels do not match", [wanted <= labels.items() for labels in fleet.labels])
+    allowed = np.logical_and.reduce([passes for _, passes in steps])
+    if not allowed.any():
+        raise UnavailableError(
+            f"model {call.model} has no READY decode worker that passes the request's filters"
+            f" ({n} known)"
+        )
+    steps.append(("it is at its capacity", fleet.sequences < fleet.capacity))
+    eligible = allowed & steps[-1][1]
+    if not eligible.any():
+        raise ResourceExhaustedError(
+            f"all {int(allowed.sum())} eligible workers of model {call.model} are at capacity",
+            RETRY_AFTER_SECONDS,
+        )
+    last_resort = -1
+    if earlier in ids and eligible[ids.index(earlier)] and eligible.sum() > 1:
+        last_resort = ids.index(earlier)
+        eligible[last_resort] = False
+    return Filters(eligible, tuple(steps), last_resort)
+
+
+def decide(
+    policy: Policy, request: RequestView, fleet: FleetSnapshot, pinned: bool, model: str
+) -> Decision:
+    """Ask the policy, or give the lesser answer that the situation calls for."""
+    if pinned:
+        return Decision(int(np.argmax(fleet.eligible)), Reason.PINNED)
+    if lesser := _lesser_reason(policy, request, fleet):
+        return Decision(fleet.least_loaded(), lesser)
+    try:
+        decision = policy.pick(request, fleet)
+        if not fleet.eligible[decision.worker]:
+            raise ValueError(f"policy {policy.name} chose {decision.worker}, which is not eligible")
+    except Exception:  # a policy is anyone's code, and no request may fail because of it
+        log.exception("policy failed", model=model, policy=policy.name)
+        return Decision(fleet.least_loaded(), Reason.LEAST_LOADED_POLICY_ERROR)
+    return decision
+
+
+def _lesser_reason(policy: Policy, request: RequestView, fleet: FleetSnapshot) -> Reason | None:
+    if not policy.needs_signature:
+        return None
+    if request.counts is None:
+        return Reason.LEAST_LOADED_NO_SIGNATURE
+    parameters = policy.parameters
+    if isinstance(parameters, SignatureParameters) and request.coverage < parameters.min_coverage:
+        return Reason.LEAST_LOADED_LOW_COVERAGE
+    if fleet.centroids is None:
+        return Reason.LEAST_LOADED_NO_PARTITION
+    if request.signature is None:
+        return Reason.LEAST_LOADED_NO_SIGNATURE
+    return None
+
+
+def alternates(decision: Decision, fleet: FleetSnapshot, filters: Filters, most: int) -> list[int]:
+    """Who to try next: the rest of the band, then the other eligible ones, by load."""
+    rest = [int(i) for i in np.flatnonzero(fleet.eligible) if i != decision.worker]
+    band = decision.in_band
+    rest.sort(key=lambda i: (band is not None and not band[i], fleet.load[i]))
+    last = filters.last_resort
+    if (
+        last >= 0
+        and last != decision.worker
+        and last not in rest
+        and not filters.why_not_ready(last)
+    ):
+        rest.append(last)
+    return rest[:most]
+
+
+def narrowed(fleet: FleetSnapshot, eligible: NDArray[np.bool_]) -> FleetSnapshot:
+    """The snapshot with only these workers eligible."""
+    return replace(fleet, eligible=eligible)

@@ -1,0 +1,154 @@
+"""All that the daemon holds of one model; the sums over bookings and workers agree at all times."""
+
+from collections.abc import Hashable, Mapping
+from typing import Protocol
+
+from eldr_service.core.bindings import Bindings
+from eldr_service.core.errors import FailedPreconditionError
+from eldr_service.core.fleet import Fleet, WorkerRole, WorkerState
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.lease import Booking, BookingTable, Ended
+from eldr_service.core.partition import Partition
+from eldr_service.core.recent import RecentCounts
+from eldr_service.policies.policy import Policy
+
+
+class Observer(Protocol):
+    """Is told of what follows from no answer: for metrics and watchers."""
+
+    def ended(self, model: str, booking: Booking, how: Ended) -> None:
+        """A booking ended."""
+
+    def signatures_dropped(self, number: int, why: str) -> None:
+        """Held signatures were dropped."""
+
+    def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
+        """A worker joined or moved on; at GONE its row is still readable."""
+
+
+class Model:
+    """Fleet, bookings, partition and policy of one model.
+
+    Attributes
+    ----------
+    geometry : ModelGeometry or None
+        None for as long as nobody has declared it.
+    decisions : int
+        Booked since the policy is in force.
+    """
+
+    def __init__(self, name: str, policy: Policy, report_limit: float, observer: Observer) -> None:
+        self.name = name
+        self.geometry: ModelGeometry | None = None
+        self.fleet = Fleet(report_limit)
+        self.bookings = BookingTable()
+        self.recent = RecentCounts()
+        self.partition: Partition | None = None
+        self.bindings: Bindings | None = None
+        self.policy = policy
+        self.decisions = 0
+        self._observer = observer
+        self._declared_by: set[Hashable] = set()
+
+    # Geometry
+
+    def check_geometry(self, geometry: ModelGeometry) -> None:
+        """Raise FailedPreconditionError when the model has another geometry."""
+        if self.geometry and geometry != self.geometry:
+            raise FailedPreconditionError(f"model {self.name} has {self.geometry}, not {geometry}")
+
+    def declare_geometry(self, geometry: ModelGeometry, source: Hashable) -> None:
+        """Make the geometry the model's for as long as one of its sources is there."""
+        self.check_geometry(geometry)
+        self.geometry = geometry
+        self._declared_by.add(source)
+
+    def _withdraw_geometry(self, source: Hashable) -> None:
+        self._declared_by.discard(source)
+        if not self._declared_by:
+            self.geometry = None
+
+    # Bookings
+
+    def book(self, booking: Booking) -> None:
+        """Count a booking everywhere."""
+        self.bookings.add(booking)
+        self.fleet.book(booking.row, booking.num_sequences, booking.tokens)
+        if self.bindings and booking.slot >= 0:
+            self.bindings.placements[booking.slot] += 1
+        self.policy.on_booked(booking)
+        self.decisions += 1
+
+    def end(self, booking: Booking, how: Ended, now: float) -> None:
+        """Take a booking back everywhere."""
+        self.bookings.end(booking, how, now)
+        self.fleet.unbook(
+            booking.row,
+            booking.generation,
+            booking.num_sequences,
+            booking.tokens,
+            booking.seen_running,
+        )
+        self.policy.on_ended(booking, how)
+        self._observer.ended(self.name, booking, how)
+
+    def expire(self, now: float) -> None:
+        """End the bookings whose lease has run out."""
+        for booking in self.bookings.expired(now):
+            self.end(booking, Ended.EXPIRED, now)
+
+    # Workers
+
+    def joined(self, row: int) -> None:
+        """A worker has taken its row."""
+        if self.bindings and self.fleet.spec(row).role is WorkerRole.DECODE:
+            self.bindings.join(row)
+        self._observer.worker_changed(self.name, row, self.fleet.state(row))
+
+    def drain(self, row: int) -> None:
+        """Place nothing new on a worker; its slot is free for others."""
+        if self.fleet.state(row) is WorkerState.DRAINING:
+            return
+        self.fleet.set_state(row, WorkerState.DRAINING)
+        if self.bindings:
+            self.bindings.leave(row)
+        self._observer.worker_changed(self.name, row, WorkerState.DRAINING)
+
+    def end_life(self, row: int, now: float) -> int:
+        """End the bookings of a worker's life and unbind it; returns how many there were."""
+        bookings = self.bookings.on_row(row)
+        for booking in bookings:
+            self.end(booking, Ended.WORKER_GONE, now)
+        if self.bindings:
+            self.bindings.leave(row)
+        self._withdraw_geometry(row)
+        return len(bookings)
+
+    def remove(self, row: int, now: float) -> int:
+        """Forget a worker; returns how many bookings ended with it."""
+        ended = self.end_life(row, now)
+        self._observer.worker_changed(self.name, row, WorkerState.GONE)
+        self.fleet.set_state(row, WorkerState.GONE)
+        return ended
+
+    # Partition and policy
+
+    def activate(self, partition: Partition, wishes: Mapping[str, int]) -> None:
+        """Use a partition from the next decision on; `wishes` bind workers to slots first."""
+        rows = [
+            row
+            for row in self.fleet.rows()
+            if self.fleet.spec(row).role is WorkerRole.DECODE
+            and self.fleet.state(row) is not WorkerState.DRAINING
+        ]
+        slots = {row: wishes.get(self.fleet.spec(row).worker_id) for row in rows}
+        fitting = {r: s for r, s in slots.items() if s is not None and s < partition.num_slots}
+        self.bindings = Bindings.of(partition.num_slots, rows, fitting)
+        self.partition = partition
+
+    def set_policy(self, policy: Policy) -> None:
+        """Use a policy from the next decision on; it is told of what is booked."""
+        for booking in self.bookings:
+            policy.on_booked(booking)
+        self.policy = policy
+        self.decisions = 0
