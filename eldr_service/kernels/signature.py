@@ -1,0 +1,65 @@
+"""From activation counts to a unit signature, in two passes over the kept rows."""
+
+import numpy as np
+from numba import boolean, float32, int64, njit, types, uint32
+from numpy.typing import NDArray
+
+from eldr_service.kernels.arrays import readonly
+
+_SIGNATURE = types.Array(float32, 1, "C")(
+    readonly(uint32, 2), readonly(int64, 1), readonly(float32, 2), boolean
+)
+
+
+@njit(_SIGNATURE, cache=True)
+def transform_signature(
+    counts: NDArray[np.uint32],
+    layers: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    square_root: bool,
+) -> NDArray[np.float32]:
+    """Make the signature of one request; the formula is that of `core.signature`.
+
+    Parameters
+    ----------
+    counts : ndarray of uint32, shape [L, E]
+    layers : ndarray of int64, shape [m]
+        The layers kept, each 0 to L - 1.
+    weights : ndarray of float32, shape [m, E]
+        Factors of the kept counts: idf, or ones.
+    square_root : bool
+        Take the square root of the counts before weighting them.
+
+    Returns
+    -------
+    ndarray of float32, shape [m * E]
+        Of unit L2 length, the norm taken in float64; all zeros where the norm is zero.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit, or a layer is outside of the counts.
+    """
+    num_layers, num_experts = counts.shape
+    kept = len(layers)
+    if weights.shape[0] != kept or weights.shape[1] != num_experts:
+        raise ValueError("weights must have shape [layers kept, experts]")
+    values = np.empty(kept * num_experts, dtype=np.float64)
+    squares = 0.0
+    for row in range(kept):
+        layer = layers[row]
+        if layer < 0 or layer >= num_layers:
+            raise ValueError("layers must be rows of counts")
+        for expert in range(num_experts):
+            value = float(counts[layer, expert])
+            if square_root:
+                value = np.sqrt(value)
+            value *= weights[row, expert]
+            values[row * num_experts + expert] = value
+            squares += value * value
+    signature = np.zeros(len(values), dtype=np.float32)
+    if squares > 0.0:
+        norm = np.sqrt(squares)
+        for i in range(len(values)):
+            signature[i] = values[i] / norm
+    return signature
