@@ -135,10 +135,6 @@ class BookingTable:
         """The bookings on a row, in the order in which they were made."""
         return list(self._of_row.get(row, {}).values())
 
-    def knows(self, request_id: str) -> bool:
-        """The request is booked, or was."""
-        return request_id in self._live or request_id in self._past
-
     def earlier_worker(self, request_id: str, attempt: int) -> str:
         """The worker of the latest attempt before this one; empty when there was none."""
         past = self._past.get(request_id)
@@ -190,9 +186,8 @@ class BookingTable:
         del row[booking.key]
         if not row:
             del self._of_row[booking.row]
-        self._remember(
-            booking.request_id, booking.attempt, how, now
-        ).last_worker = booking.worker_id
+        past = self._remember(booking.request_id, booking.attempt, how, now)
+        past.last_worker = (booking.attempt, booking.worker_id)
 
     def find(self, request_id: str, attempt: int, lease_id: str = "") -> Booking | None:
         """The living booking of that identity and lease; an empty lease stands for any."""

@@ -1,1 +1,26 @@
-"""Policies: what picks a worker. One file a policy; see README.md for the table of all."""
+"""Policies: what picks a worker. One file a policy; see README.md for the table of all.
+
+What an added policy needs is here; which policies are installed is `registry`'s business.
+"""
+
+from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.policies.policy import (
+    Policy,
+    PolicyParameters,
+    SeededParameters,
+    SignatureParameters,
+)
+
+__all__ = [
+    "Booking",
+    "Decision",
+    "Ended",
+    "FleetSnapshot",
+    "Policy",
+    "PolicyParameters",
+    "Reason",
+    "RequestView",
+    "SeededParameters",
+    "SignatureParameters",
+]

@@ -36,7 +36,11 @@ class SignatureParameters(PolicyParameters):
 
 
 class SeededParameters(PolicyParameters):
-    """What every policy that draws by chance can be told."""
+    """What every policy that draws by chance can be told.
+
+    Daemons that serve the same workers side by side should have different seeds: equal ones draw
+    alike, and pick the same worker at the same time.
+    """
 
     seed: int = Field(default=0, ge=0, description="seed of the draws")
 
@@ -44,11 +48,17 @@ class SeededParameters(PolicyParameters):
 class Policy(ABC):
     """Picks a decode worker from a request and a snapshot of the fleet.
 
-    Subclasses set `name`, `description` and, where they take more than `load`, `Parameters`; they
-    are found by the entry-point group `eldr.policies`. `pick` must be pure: it is called for dry
-    runs too, and its answer may be thrown away. State belongs into the hooks, which are called
-    exactly once for each booking, in the order in which bookings begin and end. When a policy is
-    put in force while requests flow, `on_booked` is first called for each living booking.
+    Subclasses set `name`, `description` (one line) and, where they take more than `load`,
+    `Parameters`; they are found by the entry-point group `eldr.policies`, under the same name.
+
+    `pick` must be pure: it is called for dry runs too, and its answer may be thrown away. The same
+    request, snapshot and bookings so far give the same decision; chance comes from `request.number`
+    and the seed alone (see `draw`).
+
+    State belongs into the hooks, which are called exactly once for each booking, in the order in
+    which bookings begin and end. They see every booking, those that `pick` did not decide too:
+    pinned ones, and those of requests without a signature. When a policy is put in force while
+    requests flow, `on_booked` is first called for each living booking.
 
     A policy that raises does not fail the request: the least loaded worker is taken, and the error
     is logged.
@@ -68,10 +78,10 @@ class Policy(ABC):
 
     @abstractmethod
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
-        """Choose one of the eligible workers."""
+        """Choose one of the eligible workers; the snapshot has at least one."""
 
     def on_booked(self, booking: Booking) -> None:  # noqa: B027
         """A request is booked on a worker."""
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:  # noqa: B027
-        """A booking ended: released, expired, superseded, or finished or gone with its worker."""
+        """A booking ended; `ended` says how, its worker being gone included."""

@@ -161,17 +161,6 @@ def alternates(decision: Decision, fleet: FleetSnapshot, filters: Filters, most:
     rest = [int(i) for i in np.flatnonzero(fleet.eligible) if i != decision.worker]
     band = decision.in_band
     rest.sort(key=lambda i: (band is not None and not band[i], fleet.load[i]))
-    last = filters.last_resort
-    if (
-        last >= 0
-        and last != decision.worker
-        and last not in rest
-        and not filters.why_not_ready(last)
-    ):
-        rest.append(last)
+    if filters.last_resort >= 0:
+        rest.append(filters.last_resort)
     return rest[:most]
-
-
-def narrowed(fleet: FleetSnapshot, eligible: NDArray[np.bool_]) -> FleetSnapshot:
-    """The snapshot with only these workers eligible."""
-    return replace(fleet, eligible=eligible)

@@ -1,0 +1,29 @@
+"""`join-shortest-queue`: the least loaded worker.
+
+Rule: of the eligible workers with the least load, any, each as likely. Load is in flight relative
+to capacity, in the unit of the parameter `load`; ties are exact.
+
+A worker whose reports are stale counts by ELDR's own bookings. Parameters: `load`, `seed`.
+"""
+
+import numpy as np
+
+from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.policies.draw import uniform_index
+from eldr_service.policies.policy import Policy, SeededParameters
+
+
+class JoinShortestQueue(Policy):
+    """The eligible worker with the least load; of equals, a uniform draw."""
+
+    name = "join-shortest-queue"
+    description = "the least loaded eligible worker, ties at random"
+    Parameters = SeededParameters
+    parameters: SeededParameters
+
+    def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
+        """Take the least loaded."""
+        load = np.where(fleet.eligible, fleet.load, np.inf)
+        least = np.flatnonzero(load == load.min())
+        drawn = uniform_index(self.parameters.seed, request.number, least.size)
+        return Decision(int(least[drawn]))

@@ -1,0 +1,31 @@
+"""`locality`: the worker whose requests use the most similar experts, however loaded it is.
+
+Rule: of the eligible workers with the greatest similarity, the least loaded; of equals the one that
+registered first. It is `locality-band` with tau 0, the end of the scale where balance has no say.
+
+    similarity = centroid of the worker's slot . signature    (cosine, 0 to 1, rounded to 1e-6)
+
+Without a signature or a partition, or below `min_coverage`, the least loaded eligible worker is
+taken and the reason says so. A worker without a slot competes by load alone: it counts as one of
+the most similar.
+"""
+
+from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.kernels import choose_in_band
+from eldr_service.policies.policy import Policy, SignatureParameters
+
+
+class Locality(Policy):
+    """The most similar eligible worker."""
+
+    name = "locality"
+    description = "the eligible worker most similar to the request, whatever its load"
+    Parameters = SignatureParameters
+    needs_signature = True
+
+    def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
+        """Take the most similar."""
+        worker, similarity, in_band = choose_in_band(
+            fleet.centroids, request.signature, fleet.slots, fleet.eligible, fleet.load, 0.0
+        )
+        return Decision(worker, similarity=similarity, in_band=in_band)

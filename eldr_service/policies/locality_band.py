@@ -1,0 +1,57 @@
+"""`locality-band`, the default: the least loaded of the workers that are nearly the most similar.
+
+Rule, over the eligible workers:
+
+    similarity = centroid of the worker's slot . signature    both of unit length: a cosine, 0 to 1,
+                                                              in float64, rounded to 1e-6
+    best       = the greatest similarity
+    band       = every worker with similarity >= best - tau;
+                 if tau > 0 and that is one worker alone, the second best joins it
+    choice     = the least loaded of the band; of equals the one that registered first
+
+`tau` is the similarity that balance may cost, in units of cosine. At 0 the most similar worker is
+taken (see `locality`); at 2 everybody is in the band, and only load decides. Load is in flight
+relative to capacity, in the unit of the parameter `load`.
+
+When a signal is missing:
+
+    no signature, norm zero, no partition,    the least loaded eligible worker, and the reason
+    coverage below `min_coverage`             says which; `pick` is not called
+    a worker without a slot                   competes by load alone: it is in every band
+    a worker's reports are stale              its load is ELDR's own bookings
+"""
+
+from pydantic import Field
+
+from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.kernels import choose_in_band
+from eldr_service.policies.policy import Policy, SignatureParameters
+
+
+class LocalityBandParameters(SignatureParameters):
+    """What `locality-band` can be told."""
+
+    tau: float = Field(
+        default=0.1,
+        ge=0,
+        le=2,
+        description="width of the band: similarity that balance may cost, in units of cosine",
+    )
+
+
+class LocalityBand(Policy):
+    """The least loaded of the eligible workers within tau of the most similar."""
+
+    name = "locality-band"
+    description = "the least loaded of the eligible workers within tau of the most similar"
+    Parameters = LocalityBandParameters
+    parameters: LocalityBandParameters
+    needs_signature = True
+
+    def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
+        """Take the least loaded of the band."""
+        tau = self.parameters.tau
+        worker, similarity, in_band = choose_in_band(
+            fleet.centroids, request.signature, fleet.slots, fleet.eligible, fleet.load, tau
+        )
+        return Decision(worker, Reason.LOCALITY_BAND, similarity, in_band)

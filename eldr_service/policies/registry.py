@@ -1,0 +1,224 @@
+"""Which policies are installed, and how one is made from what people write.
+
+A policy is an entry point of the group `eldr.policies`. Nothing is imported before it is asked for,
+and a plugin that cannot be imported is listed as broken without taking the others down.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from inspect import isabstract
+from typing import Any
+
+from pydantic import ValidationError
+
+from eldr_service.core.errors import FailedPreconditionError, InvalidArgumentError
+from eldr_service.policies.policy import Policy, PolicyParameters
+
+GROUP = "eldr.policies"
+OWN_DISTRIBUTION = "eldr-service"
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterInfo:
+    """A parameter of a policy, in words.
+
+    Attributes
+    ----------
+    name, description : str
+    default : str
+        As it would be written; empty when the parameter must be given.
+    allowed : str
+        What may be written, such as "a number, 0 to 2".
+    """
+
+    name: str
+    description: str
+    default: str
+    allowed: str
+
+
+@dataclass(frozen=True)
+class InstalledPolicy:
+    """A policy that some distribution brings; imported when more than its name is asked for."""
+
+    name: str
+    distribution: str
+    entry_point: EntryPoint
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot be used; None when it can."""
+        return self._loaded if isinstance(self._loaded, str) else None
+
+    @property
+    def description(self) -> str:
+        """What it does, in one line; empty when it is broken."""
+        return "" if isinstance(self._loaded, str) else self._loaded.description
+
+    @property
+    def parameters(self) -> tuple[ParameterInfo, ...]:
+        """What it can be told; empty when it is broken."""
+        if isinstance(self._loaded, str):
+            return ()
+        return tuple(
+            ParameterInfo(
+                name=name,
+                description=field.description or "",
+                default="" if field.is_required() else _written(field.get_default()),
+                allowed=_allowed(self._loaded.Parameters, name),
+            )
+            for name, field in self._loaded.Parameters.model_fields.items()
+        )
+
+    def load(self) -> type[Policy]:
+        """Import its class.
+
+        Raises
+        ------
+        FailedPreconditionError
+            When it is broken.
+        """
+        if isinstance(self._loaded, str):
+            raise FailedPreconditionError(
+                f"policy {self.name} of distribution {self.distribution} is broken: {self._loaded}"
+            )
+        return self._loaded
+
+    @cached_property
+    def _loaded(self) -> type[Policy] | str:
+        """Its class, or what is wrong with it."""
+        try:
+            return _checked(self.name, self.entry_point.load())
+        except Exception as error:  # noqa: BLE001 - others' code; reported as `error`
+            return f"{type(error).__name__}: {error}"
+
+
+def installed() -> dict[str, InstalledPolicy]:
+    """All policies by name, in order of their names.
+
+    Of several distributions that bring the same name, this project's own wins, then the first in
+    order of the alphabet; the others are named in a warning.
+    """
+    found: dict[str, InstalledPolicy] = {}
+    every = [InstalledPolicy(e.name, _distribution(e), e) for e in entry_points(group=GROUP)]
+    every.sort(key=lambda p: (p.name, p.distribution != OWN_DISTRIBUTION, p.distribution))
+    for policy in every:
+        winner = found.setdefault(policy.name, policy)
+        if winner is not policy:
+            warnings.warn(
+                f"policy {policy.name} of distribution {policy.distribution} is ignored:"
+                f" {winner.distribution} brings one of that name",
+                stacklevel=2,
+            )
+    return found
+
+
+def create(name: str, parameters: Mapping[str, str]) -> Policy:
+    """Make a policy; parameters left out have their defaults.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Field ``name`` when no such policy is installed, ``parameters.<key>`` when it takes no such
+        parameter or not that value.
+    FailedPreconditionError
+        When the policy is installed but broken.
+    """
+    policies = installed()
+    if name not in policies:
+        raise InvalidArgumentError("name", f"one of {', '.join(policies)}", name)
+    policy = policies[name].load()
+    try:
+        return policy(policy.Parameters.model_validate_strings(dict(parameters)))
+    except ValidationError as error:
+        raise _invalid(policy, parameters, error) from error
+
+
+def parse(text: str) -> tuple[str, dict[str, str]]:
+    """Take ``NAME[:key=value,…]`` apart; whether they exist is for `create` to say.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Field ``name`` or ``parameters``, or ``parameters.<key>`` for a key that is there twice.
+    """
+    name, colon, rest = text.partition(":")
+    name = name.strip()
+    if not name:
+        raise InvalidArgumentError("name", "NAME[:key=value,…]", text)
+    parameters: dict[str, str] = {}
+    for pair in rest.split(",") if colon else ():
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not key or not equals:
+            raise InvalidArgumentError("parameters", f"key=value after {name}:", pair)
+        if key in parameters:
+            raise InvalidArgumentError(f"parameters.{key}", "one value", "a second one")
+        parameters[key] = value
+    return name, parameters
+
+
+def parameters_of(policy: Policy) -> dict[str, str]:
+    """All parameters of a policy as they would be written: `create` makes the same from them."""
+    values = policy.parameters.model_dump(mode="json", exclude_none=True)
+    return {key: _written(value) for key, value in values.items()}
+
+
+def _distribution(entry_point: EntryPoint) -> str:
+    return entry_point.dist.name if entry_point.dist else "unknown"
+
+
+def _checked(name: str, loaded: object) -> type[Policy]:
+    if not (isinstance(loaded, type) and issubclass(loaded, Policy)):
+        raise TypeError(f"{loaded!r} is not a subclass of eldr_service.policies.Policy")
+    if isabstract(loaded):
+        raise TypeError(f"{loaded.__name__} does not define pick")
+    if loaded.name != name:
+        raise TypeError(f"its entry point is called {name}, but its class {loaded.name}")
+    if not isinstance(loaded.description, str):
+        raise TypeError("its description is not a string")
+    return loaded
+
+
+def _invalid(
+    policy: type[Policy], parameters: Mapping[str, str], error: ValidationError
+) -> InvalidArgumentError:
+    """Say what pydantic found first in the words of the contract."""
+    first = error.errors()[0]
+    if not first["loc"]:  # a check of several parameters together
+        return InvalidArgumentError("parameters", first["msg"], dict(parameters))
+    key = str(first["loc"][0])
+    if key not in policy.Parameters.model_fields:
+        expected = f"a parameter of {policy.name} ({', '.join(policy.Parameters.model_fields)})"
+        return InvalidArgumentError(f"parameters.{key}", expected, key)
+    own_words = first["type"] in ("value_error", "assertion_error")  # a plugin's own check
+    expected = first["msg"] if own_words else _allowed(policy.Parameters, key)
+    return InvalidArgumentError(f"parameters.{key}", expected, parameters.get(key, "nothing"))
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _allowed(parameters: type[PolicyParameters], name: str) -> str:
+    """Put a parameter's JSON schema into words."""
+    schema = parameters.model_json_schema()["properties"][name]
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    kinds = {"number": "a number", "integer": "an integer", "boolean": "true or false"}
+    words = kinds.get(schema.get("type", ""), "text")
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{words}, {low:g} to {high:g}"
+    for key, relation in (
+        ("minimum", "at least"),
+        ("exclusiveMinimum", "above"),
+        ("maximum", "at most"),
+        ("exclusiveMaximum", "below"),
+    ):
+        if key in schema:
+            words += f", {relation} {schema[key]:g}"
+    return words

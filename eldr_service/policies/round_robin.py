@@ -1,0 +1,47 @@
+"""`round-robin`: each worker in turn.
+
+Rule: the first eligible worker after the one booked last, in order of registration; after the last
+one comes the first. A worker that is not eligible is passed over and waits for its next turn. If
+the worker booked last is gone, the turn goes on from the one booked before it, so nobody's turn is
+lost.
+
+Reads no signal. The turn advances with bookings alone (pinned ones too), never with `pick`.
+"""
+
+import numpy as np
+
+from eldr_service.core.lease import Booking
+from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.policies.policy import Policy, PolicyParameters
+
+
+class RoundRobin(Policy):
+    """The next eligible worker after the one booked last."""
+
+    name = "round-robin"
+    description = "each eligible worker in turn, in order of registration"
+
+    def __init__(self, parameters: PolicyParameters | None = None) -> None:
+        super().__init__(parameters)
+        # Row -> worker id, booked last at the end. By row it stays as small as the fleet; with the
+        # id, a row's next tenant does not inherit the turn.
+        self._turns: dict[int, str] = {}
+
+    def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
+        """Take the next in turn."""
+        eligible = np.flatnonzero(fleet.eligible)
+        later = eligible[eligible > self._booked_last(fleet)]
+        return Decision(int(later[0] if later.size else eligible[0]))
+
+    def on_booked(self, booking: Booking) -> None:
+        """Pass the turn on."""
+        self._turns.pop(booking.row, None)
+        self._turns[booking.row] = booking.worker_id
+
+    def _booked_last(self, fleet: FleetSnapshot) -> int:
+        """Index of the worker booked last among those still there; -1 for none."""
+        for row, worker_id in reversed(self._turns.items()):
+            for index in np.flatnonzero(fleet.rows == row):
+                if fleet.worker_ids[index] == worker_id:
+                    return int(index)
+        return -1
