@@ -1,0 +1,1 @@
+"""What survives the daemon: partitions as files, and the stores."""
