@@ -47,7 +47,7 @@ class Model:
         self.bindings: Bindings | None = None
         self.policy = policy
         self.decisions = 0
-        self._observer = observer
+        self.observer = observer
         self._declared_by: set[Hashable] = set()
 
     # Geometry
@@ -90,7 +90,7 @@ class Model:
             booking.seen_running,
         )
         self.policy.on_ended(booking, how)
-        self._observer.ended(self.name, booking, how)
+        self.observer.ended(self.name, booking, how)
 
     def expire(self, now: float) -> None:
         """End the bookings whose lease has run out."""
@@ -103,7 +103,7 @@ class Model:
         """A worker has taken its row."""
         if self.bindings and self.fleet.spec(row).role is WorkerRole.DECODE:
             self.bindings.join(row)
-        self._observer.worker_changed(self.name, row, self.fleet.state(row))
+        self.observer.worker_changed(self.name, row, self.fleet.state(row))
 
     def drain(self, row: int) -> None:
         """Place nothing new on a worker; its slot is free for others."""
@@ -112,7 +112,7 @@ class Model:
         self.fleet.set_state(row, WorkerState.DRAINING)
         if self.bindings:
             self.bindings.leave(row)
-        self._observer.worker_changed(self.name, row, WorkerState.DRAINING)
+        self.observer.worker_changed(self.name, row, WorkerState.DRAINING)
 
     def end_life(self, row: int, now: float) -> int:
         """End the bookings of a worker's life and unbind it; returns how many there were."""
@@ -127,7 +127,7 @@ class Model:
     def remove(self, row: int, now: float) -> int:
         """Forget a worker; returns how many bookings ended with it."""
         ended = self.end_life(row, now)
-        self._observer.worker_changed(self.name, row, WorkerState.GONE)
+        self.observer.worker_changed(self.name, row, WorkerState.GONE)
         self.fleet.set_state(row, WorkerState.GONE)
         return ended
 

@@ -1,1 +1,1 @@
-"""What survives a restart, and partitions as files."""
+"""What survives a restart: the stores, and partitions as files."""

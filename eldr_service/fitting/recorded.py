@@ -1,0 +1,153 @@
+"""Recorded routing in `.npz` files: each token's experts, or counts alone."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.geometry import ModelGeometry
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """Requests of one workload on one model.
+
+    Attributes
+    ----------
+    geometry : ModelGeometry
+    domains : ndarray of str, shape [n]
+        Task or topic, empty where the file says none; for evaluation, a router never sees it.
+    counts : ndarray of uint32, shape [n, L, E], or None
+        Of the prefills, in an aggregate file; then the other three are None.
+    expert_ids : ndarray of int, shape [tokens, L, top_k], or None
+        The experts of every token, all requests end to end.
+    offsets : ndarray of int64, shape [n + 1], or None
+        Request r owns the tokens ``offsets[r]:offsets[r + 1]``.
+    prefill_len : ndarray of int64, shape [n], or None
+        How many of a request's first tokens are its prefill; the rest are its decode.
+    """
+
+    geometry: ModelGeometry
+    domains: NDArray[np.str_]
+    counts: NDArray[np.uint32] | None = None
+    expert_ids: NDArray[np.integer] | None = None
+    offsets: NDArray[np.int64] | None = None
+    prefill_len: NDArray[np.int64] | None = None
+
+    @classmethod
+    def load(cls, path: str | Path, top_k: int | None = None) -> Self:
+        """Read a file with arrays named as the attributes, `domain` and `num_experts`.
+
+        Parameters
+        ----------
+        path : str or Path
+        top_k : int, optional
+            Needed for aggregate files, whose row sums are tokens x top_k and tell neither apart.
+
+        Raises
+        ------
+        ValueError
+            Saying which array of the file is not as it must be.
+        """
+        try:
+            archive = np.load(path, allow_pickle=False)
+            arrays = {name: archive[name] for name in archive.files}
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: not a whole .npz file of plain arrays: {error}") from error
+        try:
+            if "counts" in arrays:
+                return cls._of_counts(arrays, top_k)
+            return cls._of_tokens(arrays, top_k)
+        except KeyError as error:
+            raise ValueError(f"{path}: no array {error}; there are {sorted(arrays)}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def _of_counts(cls, arrays: dict[str, NDArray[Any]], top_k: int | None) -> Self:
+        counts = _integers(arrays, "counts", 3)
+        if not counts.size or counts.min() < 0 or counts.max() >= 2**32:
+            raise ValueError("counts must be from 0 to 2^32 - 1, and not empty")
+        if top_k is None:
+            raise ValueError("it holds counts, not tokens: say the model's top_k")
+        n, num_layers, num_experts = counts.shape
+        geometry = ModelGeometry(num_layers, num_experts, top_k)
+        return cls(geometry, _domains(arrays, n), counts.astype(np.uint32))
+
+    @classmethod
+    def _of_tokens(cls, arrays: dict[str, NDArray[Any]], top_k: int | None) -> Self:
+        ids = _integers(arrays, "expert_ids", 3)
+        offsets = _integers(arrays, "offsets", 1).astype(np.int64)
+        prefill_len = _integers(arrays, "prefill_len", 1).astype(np.int64)
+        num_experts = int(_integers(arrays, "num_experts", 0))
+        tokens, num_layers, width = ids.shape
+        if top_k not in (None, width):
+            raise ValueError(f"expert_ids are of top_k {width}, not {top_k}")
+        if not ids.size or ids.min() < 0 or ids.max() >= num_experts:
+            raise ValueError(f"expert_ids must be from 0 to {num_experts - 1}, and not empty")
+        lengths = np.diff(offsets)
+        if offsets.size < 2 or offsets[0] != 0 or offsets[-1] != tokens or (lengths < 0).any():
+            raise ValueError(f"offsets must ascend from 0 to {tokens}, the number of tokens")
+        if prefill_len.shape != lengths.shape:
+            raise ValueError(f"prefill_len must have {len(lengths)} entries, as offsets say")
+        if (prefill_len < 0).any() or (prefill_len > lengths).any():
+            raise ValueError("prefill_len must be from 0 to the request's number of tokens")
+        return cls(
+            ModelGeometry(num_layers, num_experts, width),
+            _domains(arrays, len(lengths)),
+            expert_ids=ids,
+            offsets=offsets,
+            prefill_len=prefill_len,
+        )
+
+    @property
+    def num_requests(self) -> int:
+        """n."""
+        return len(self.domains)
+
+    def prefill_counts(self) -> NDArray[np.uint32]:
+        """Activation counts of every prefill, shape [n, L, E]."""
+        if self.counts is not None:
+            return self.counts
+        g = self.geometry
+        counts = np.empty((self.num_requests, g.num_layers, g.num_experts), dtype=np.uint32)
+        rows = np.arange(g.num_layers)[:, None] * g.num_experts
+        for request in range(self.num_requests):
+            picks = rows + self._tokens(request)[0]
+            flat = np.bincount(picks.ravel(), minlength=g.size)
+            counts[request] = flat.reshape(g.num_layers, g.num_experts)
+        return counts
+
+    def decode_ids(self, request: int) -> NDArray[np.integer]:
+        """Experts of a request's decode tokens, shape [tokens, L, top_k].
+
+        ValueError when the recording holds counts alone.
+        """
+        return self._tokens(request)[1]
+
+    def _tokens(self, request: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+        """Split a request's tokens into its prefill and its decode."""
+        if self.expert_ids is None or self.offsets is None or self.prefill_len is None:
+            raise ValueError("the recording holds counts alone, no tokens")
+        tokens = self.expert_ids[self.offsets[request] : self.offsets[request + 1]]
+        return tokens[: self.prefill_len[request]], tokens[self.prefill_len[request] :]
+
+
+def _integers(arrays: dict[str, NDArray[Any]], name: str, ndim: int) -> NDArray[np.integer]:
+    array = arrays[name]
+    if array.ndim != ndim or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"{name} must be integers of {ndim} dimensions, got {array.dtype} {list(array.shape)}"
+        )
+    return array
+
+
+def _domains(arrays: dict[str, NDArray[Any]], n: int) -> NDArray[np.str_]:
+    domains = arrays.get("domain", np.full(n, ""))
+    if domains.shape != (n,) or domains.dtype.kind != "U":
+        raise ValueError(f"domain must be {n} strings, got {domains.dtype} {list(domains.shape)}")
+    return domains

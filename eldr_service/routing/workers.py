@@ -1,0 +1,227 @@
+"""Membership: workers join, drain, leave, report, and survive a restart."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from eldr_service.core.errors import NotFoundError, ResourceExhaustedError
+from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.lease import Ended
+from eldr_service.routing.model import Model
+from eldr_service.routing.router import Router
+from eldr_service.stores.records import StoreError, WorkerRecord
+from eldr_service.stores.sqlite import SqliteStore
+
+
+log = structlog.get_logger(__name__)
+
+
+class Workers:
+    """The fleet of every model, kept in step with the store.
+
+    Parameters
+    ----------
+    router : Router
+    store : SqliteStore
+    first_incarnation : int
+        Above every incarnation of an earlier run; the clock's milliseconds will do.
+    """
+
+    def __init__(self, router: Router, store: SqliteStore, first_incarnation: int) -> None:
+        self._router = router
+        self._store = store
+        self._next_incarnation = first_incarnation
+
+    def register(
+        self,
+        model_name: str,
+        spec: WorkerSpec,
+        state: WorkerState,
+        geometry: ModelGeometry | None,
+        now: float,
+    ) -> int:
+        """Make a worker known as a new incarnation; returns it.
+
+        Raises
+        ------
+        FailedPreconditionError
+            The geometry is not the model's.
+        ResourceExhaustedError
+            There are as many models or workers as there may be.
+        """
+        known = self._router.models.get(model_name)
+        if geometry and known:
+            known.check_geometry(geometry)
+        if known is None or spec.worker_id not in known.fleet:
+            workers = sum(len(m.fleet) for m in self._router.models.values())
+            if workers >= self._router.limits.max_workers:
+                raise ResourceExhaustedError(
+                    f"{workers} workers are known, the most there may be", retry_after=60.0
+                )
+        model = self._router.model_or_new(model_name)
+        self._next_incarnation += 1
+        self._join(model, spec, state, geometry, self._next_incarnation, now)
+        return self._next_incarnation
+
+    def restore(self, record: WorkerRecord, now: float) -> None:
+        """Take in a worker that an earlier run knew, in its old life and slot."""
+        model = self._router.model_or_new(record.model)
+        spec = WorkerSpec(
+            record.worker_id,
+            WorkerRole[record.role],
+            record.url,
+            record.dp_rank,
+            record.group,
+            dict(record.labels),
+            record.capacity_sequences,
+            record.capacity_kv_tokens,
+            record.time_to_live,
+        )
+        self._next_incarnation = max(self._next_incarnation, record.incarnation)
+        state = WorkerState[record.state]
+        self._join(model, spec, state, model.geometry, record.incarnation, now)
+
+    def _join(
+        self,
+        model: Model,
+        spec: WorkerSpec,
+        state: WorkerState,
+        geometry: ModelGeometry | None,
+        incarnation: int,
+        now: float,
+    ) -> None:
+        old = model.fleet.row(spec.worker_id)
+        if old is not None:
+            model.end_life(old, now)
+        row = model.fleet.join(spec, state, incarnation, now)
+        if geometry:
+            model.declare_geometry(geometry, row)
+        model.joined(row)
+        with self._logged():
+            self._store.save_worker(_record(model, row))
+
+    def drain(self, model_name: str, worker_id: str) -> int:
+        """Place nothing new on a worker; returns the sequences still booked on it.
+
+        Raises
+        ------
+        NotFoundError
+        """
+        model, row = self._find(model_name, worker_id)
+        model.drain(row)
+        self.save_all(model)
+        return model.fleet.booked(row)
+
+    def remove(self, model_name: str, worker_id: str, incarnation: int, now: float) -> int:
+        """Forget a worker, or (incarnation not 0) that life of it; returns the bookings it ended.
+
+        Raises
+        ------
+        NotFoundError
+        """
+        model, row = self._find(model_name, worker_id)
+        if incarnation not in (0, model.fleet.incarnation(row)):
+            raise NotFoundError(
+                f"worker {worker_id} of model {model_name} is in another life,"
+                f" {model.fleet.incarnation(row)}"
+            )
+        return self._remove(model, row, now)
+
+    def remove_silent(self, silent: list[tuple[str, int]], now: float) -> None:
+        """Forget the workers that `Router.tick` found silent for too long."""
+        for model_name, row in silent:
+            self._remove(self._router.model(model_name), row, now)
+
+    def _remove(self, model: Model, row: int, now: float) -> int:
+        worker_id = model.fleet.spec(row).worker_id
+        ended = model.remove(row, now)
+        with self._logged():
+            self._store.delete_worker(model.name, worker_id)
+        self.save_all(model)
+        return ended
+
+    def report(
+        self, model_name: str, worker_id: str, report: LoadReport, now: float
+    ) -> tuple[bool, list[tuple[str, int]]]:
+        """Take in a worker's word on what it runs.
+
+        Returns
+        -------
+        accepted : bool
+            False for a report that is late or of another life.
+        unknown : list of (request_id, attempt)
+            What it holds without being booked on it.
+
+        Raises
+        ------
+        NotFoundError
+        """
+        model, row = self._find(model_name, worker_id)
+        model.expire(now)
+        before = model.fleet.state(row)
+        if not model.fleet.accept(row, report, now):
+            return False, []
+        if model.fleet.state(row) is not before:
+            model.observer.worker_changed(model.name, row, model.fleet.state(row))
+            with self._logged():
+                self._store.save_worker(_record(model, row))
+        started, finished, unknown = model.bookings.reported(row, report.held, now)
+        for booking in started:
+            model.fleet.seen(row, booking.tokens)
+        for booking in finished:
+            model.end(booking, Ended.REPORTED_GONE, now)
+        return True, unknown
+
+    def describe(self, model: Model, row: int, now: float) -> Mapping[str, Any]:
+        """A worker's numbers, its load and the slot that it is bound to, for listings."""
+        snapshot = model.fleet.snapshot(now, slots={}, centroids=None)
+        place = snapshot.rows.tolist().index(row) if row in snapshot.rows else -1
+        return {
+            **model.fleet.record(row),
+            "load": float(snapshot.load[place]) if place >= 0 else 0.0,
+            "stale": bool(snapshot.stale[place]) if place >= 0 else False,
+            "slot": model.bindings.slot_of.get(row) if model.bindings else None,
+        }
+
+    def save_all(self, model: Model) -> None:
+        """Write down a model's workers after several of them may have moved to other slots."""
+        with self._logged(), self._store.transaction():
+            for row in model.fleet.rows():
+                self._store.save_worker(_record(model, row))
+
+    def _find(self, model_name: str, worker_id: str) -> tuple[Model, int]:
+        model = self._router.model(model_name)
+        row = model.fleet.row(worker_id)
+        if row is None:
+            raise NotFoundError(f"worker {worker_id} of model {model_name} is unknown")
+        return model, row
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        """A full disk must not keep a worker from serving: its place is only lost at a restart."""
+        try:
+            yield
+        except StoreError as error:
+            log.error("worker not saved", error=str(error))
+
+
+def _record(model: Model, row: int) -> WorkerRecord:
+    spec = model.fleet.spec(row)
+    return WorkerRecord(
+        model=model.name,
+        worker_id=spec.worker_id,
+        role=spec.role.name,
+        url=spec.url,
+        dp_rank=spec.dp_rank,
+        group=spec.group,
+        labels=dict(spec.labels),
+        capacity_sequences=spec.capacity_sequences,
+        capacity_kv_tokens=spec.capacity_kv_tokens,
+        state=model.fleet.state(row).name,
+        incarnation=model.fleet.incarnation(row),
+        time_to_live=spec.time_to_live,
+        slot=model.bindings.slot_of.get(row, -1) if model.bindings else -1,
+    )
