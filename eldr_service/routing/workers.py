@@ -15,7 +15,6 @@ from eldr_service.routing.router import Router
 from eldr_service.stores.records import StoreError, WorkerRecord
 from eldr_service.stores.sqlite import SqliteStore
 
-
 log = structlog.get_logger(__name__)
 
 
@@ -82,7 +81,7 @@ class Workers:
         )
         self._next_incarnation = max(self._next_incarnation, record.incarnation)
         state = WorkerState[record.state]
-        self._join(model, spec, state, model.geometry, record.incarnation, now)
+        self._join(model, spec, state, record.geometry, record.incarnation, now)
 
     def _join(
         self,
@@ -224,4 +223,5 @@ def _record(model: Model, row: int) -> WorkerRecord:
         incarnation=model.fleet.incarnation(row),
         time_to_live=spec.time_to_live,
         slot=model.bindings.slot_of.get(row, -1) if model.bindings else -1,
+        geometry=model.geometry if model.declares(row) else None,
     )

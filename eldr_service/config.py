@@ -1,0 +1,431 @@
+"""The daemon's settings: flags over environment over file over defaults, all from one model."""
+
+import argparse
+import difflib
+import ipaddress
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.geometry import ModelGeometry
+
+PROGRAM = "eldr-server"
+MEMORY = ":memory:"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a port is opened. Port 0 stands for any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: object) -> "Address":
+        """Read `HOST:PORT`, IPv6 hosts in brackets; ValueError when it is none."""
+        if isinstance(text, Address):
+            return text
+        found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})", str(text))
+        if not found or int(found[3]) > 65_535:
+            raise ValueError("expected HOST:PORT with a port from 0 to 65535")
+        return cls(found[1] or found[2], int(found[3]))
+
+    @property
+    def loopback(self) -> bool:
+        """Only programs of this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _readable_file(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ValueError("expected a file that exists and can be read")
+    return path
+
+
+def _state(text: object) -> Path | None:
+    if text is None or text == MEMORY:
+        return None
+    if not isinstance(text, str | Path) or not str(text):
+        raise ValueError(f"expected a directory or {MEMORY}")
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"expected a directory (it is made if missing) or {MEMORY}")
+    return path
+
+
+def _default_state() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "eldr"
+
+
+def _policy(text: str) -> str:
+    """Check syntax and name; what the parameters may be is the policy's own to say."""
+    name, *parameters = re.split("[:,]", text)
+    if not re.fullmatch(r"[^:,=\s]+(:[^:,=\s]+=[^:,]+(,[^:,=\s]+=[^:,]+)*)?", text):
+        raise ValueError("expected NAME or NAME:key=value,key=value")
+    installed = sorted(point.name for point in entry_points(group="eldr.policies"))
+    if name not in installed:
+        raise ValueError(f"expected one of {', '.join(installed)}")
+    keys = [parameter.partition("=")[0] for parameter in parameters]
+    if len(set(keys)) < len(keys):
+        raise ValueError("expected each parameter once")
+    return text
+
+
+ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
+ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
+StateDirectory = Annotated[Path | None, BeforeValidator(_state)]
+PolicyChoice = Annotated[str, AfterValidator(_policy)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _option(metavar: str, description: str, **constraints: Any) -> Any:
+    """Declare a field that is also a flag; `metavar` stands for its value in the help."""
+    return Field(description=description, json_schema_extra={"metavar": metavar}, **constraints)
+
+
+class ModelDeclaration(BaseModel):
+    """A model whose geometry the file declares, so that no worker can claim another one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=256)
+    num_layers: int
+    num_experts: int
+    top_k: int
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ModelDeclaration":
+        try:
+            _ = self.geometry
+        except InvalidArgumentError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def geometry(self) -> ModelGeometry:
+        """Layers, experts and top_k."""
+        return ModelGeometry(self.num_layers, self.num_experts, self.top_k)
+
+
+class Settings(BaseModel):
+    """What the daemon is told at its start. `load_settings` reads it from all its sources."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+    listen: ListenAddress = _option(
+        "HOST:PORT",
+        "where gRPC is served, port 0 for a free one; loopback, as nothing guards it by default",
+        default=Address("127.0.0.1", 50051),
+    )
+    http: ListenAddress = _option(
+        "HOST:PORT",
+        "where metrics and dashboard are served, to read and without credentials",
+        default=Address("127.0.0.1", 9464),
+    )
+    state: StateDirectory = _option(
+        f"DIR|{MEMORY}",
+        f"what survives a restart: workers, partitions, policies; {MEMORY} keeps nothing",
+        default_factory=_default_state,
+    )
+    config: ReadableFile | None = _option(
+        "FILE", "TOML file with any of these settings; a flag or variable beats it", default=None
+    )
+    policy: PolicyChoice = _option(
+        "NAME[:key=value,...]",
+        "policy of models that were given no other; `eldr policy list --offline` lists them",
+        default="locality-band",
+    )
+    fleet: ReadableFile | None = _option(
+        "FILE", "TOML file of workers that do not register by themselves", default=None
+    )
+    tls_cert: ReadableFile | None = _option(
+        "FILE", "certificate chain (PEM) to serve gRPC over TLS; needs --tls-key", default=None
+    )
+    tls_key: ReadableFile | None = _option("FILE", "private key (PEM) of --tls-cert", default=None)
+    tls_client_ca: ReadableFile | None = _option(
+        "FILE",
+        "authorities (PEM), one of which must have signed a client's certificate (mutual TLS)",
+        default=None,
+    )
+    tokens: ReadableFile | None = _option(
+        "FILE",
+        "TOML file of bearer tokens and their roles; without it every call is allowed",
+        default=None,
+    )
+    insecure: bool = Field(
+        description="serve beyond loopback although anyone could call or overhear the tokens",
+        default=False,
+    )
+    log_format: Literal["console", "json"] = _option(
+        "console|json", "logs on stderr, for eyes or for programs", default="console"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _option(
+        "debug|info|warning|error", "the least severe message that is logged", default="info"
+    )
+    port_file: Path | None = _option(
+        "FILE",
+        'gets {"grpc": "HOST:PORT", "http": "HOST:PORT"} once the daemon serves',
+        default=None,
+    )
+    drain_seconds: float = _option(
+        "SECONDS",
+        "at SIGTERM, how long calls in flight may take before they are cut off; 30 is what"
+        " Kubernetes grants",
+        default=30.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+    )
+    report_interval: Seconds = _option(
+        "SECONDS",
+        "how often workers are asked to report; bookings bridge the time between, so 1 is plenty",
+        default=1.0,
+    )
+    report_limit: Seconds = _option(
+        "SECONDS",
+        "a worker's report older than this is stale and out of the loads; five reports missed",
+        default=5.0,
+    )
+    lease_ttl: float = _option(
+        "SECONDS",
+        "how long a booking lives after its last sign of life, 1 to 86400, unless Route says"
+        " otherwise; longer than almost every answer takes",
+        default=900.0,
+        ge=1,
+        le=86_400,
+        allow_inf_nan=False,
+    )
+    signature_ttl: Seconds = _option(
+        "SECONDS",
+        "how long a signature is held for a Route that does not come; prefill is over long before",
+        default=600.0,
+    )
+    signature_memory_bytes: ByteSize = _option(
+        "BYTES",
+        "memory for signatures, the oldest dropped first, such as 64MiB; about 10,000 signatures"
+        " of 48 layers x 128 experts",
+        default=ByteSize(256 << 20),
+        ge=1 << 20,
+    )
+    default_capacity: int = _option(
+        "SEQUENCES",
+        "sequences that a worker holds at most if it does not say; vLLM's default",
+        default=256,
+        ge=1,
+        le=1 << 31,
+    )
+    alternates: int = _option(
+        "COUNT", "workers named beside the chosen one, to try next", default=3, ge=0, le=64
+    )
+    max_workers: int = _option(
+        "COUNT",
+        "workers over all models; more are refused, so that a loop cannot fill the memory",
+        default=4_096,
+        ge=1,
+    )
+    max_models: int = _option(
+        "COUNT", "models; more are refused, for the same reason", default=256, ge=1
+    )
+    # Only in the file, as [[models]] tables.
+    models: tuple[ModelDeclaration, ...] = ()
+
+    @property
+    def tls(self) -> bool:
+        """The gRPC port speaks TLS."""
+        return self.tls_cert is not None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            there, missing = ("tls-cert", "tls-key") if self.tls else ("tls-key", "tls-cert")
+            raise ValueError(f"--{there} is of use only together with --{missing}")
+        if self.tls_client_ca and not self.tls:
+            raise ValueError(
+                "--tls-client-ca is of use only together with --tls-cert and --tls-key"
+            )
+        if self.report_limit < self.report_interval:
+            raise ValueError("--report-limit must not be shorter than --report-interval")
+        names = [model.name for model in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError("models: each model may be declared once")
+        if not self.listen.loopback and not self.insecure:
+            self._refuse_strangers()
+        return self
+
+    def _refuse_strangers(self) -> None:
+        where = f"--listen {self.listen} is not a loopback address"
+        if self.tokens and not self.tls:
+            raise ValueError(
+                f"{where}, and without TLS the tokens could be read on the way: give --tls-cert and"
+                " --tls-key, or say --insecure"
+            )
+        if not self.tokens and not self.tls_client_ca:
+            raise ValueError(
+                f"{where}, and without credentials anyone who reaches it could call: give"
+                " --tls-cert and --tls-key with --tokens or --tls-client-ca, or say --insecure"
+            )
+
+
+def load_settings(argv: list[str]) -> Settings:
+    """Read the settings from flags, environment and file.
+
+    Raises
+    ------
+    SystemExit
+        0 after --help or --version; 2 after a message on stderr that names what is wrong and what
+        was expected.
+    """
+    flags = _read_flags(argv)
+    environment = {
+        field: os.environ[_variable(field)]
+        for field in _options()
+        if os.environ.get(_variable(field))  # set but empty is how many tools say "not set"
+    }
+    file = flags.get("config", environment.get("config"))
+    from_file = _read_file(Path(file)) if file else {}
+    origins = {
+        **{field: f"{field} in {file}" for field in from_file},
+        **{field: _variable(field) for field in environment},
+        **{field: _flag(field) for field in flags},
+    }
+    try:
+        return Settings(**{**from_file, **environment, **flags})
+    except ValidationError as error:
+        _refuse(*(_explain(details, origins) for details in error.errors(include_url=False)))
+
+
+def _options() -> dict[str, FieldInfo]:
+    return {name: field for name, field in Settings.model_fields.items() if name != "models"}
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _variable(field: str) -> str:
+    return "ELDR_" + field.upper()
+
+
+def _refuse(*messages: str) -> NoReturn:
+    for message in messages:
+        print(f"{PROGRAM}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage of twenty options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        _refuse(message.removeprefix("argument "))
+
+
+def _read_flags(argv: list[str]) -> dict[str, str]:
+    parser = _Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [OPTION]...",
+        description="Places prefilled requests on decode workers by the experts that they use.",
+        epilog="Every option can also be given as a variable (ELDR_LOG_FORMAT=json) and in the"
+        ' --config file (log_format = "json"). A flag beats the variable, the variable beats the'
+        " file. The file can also declare the geometry of models: [[models]] with name, num_layers,"
+        " num_experts and top_k.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"{PROGRAM} {version('eldr-service')}"
+    )
+    for name, field in _options().items():
+        if field.annotation is bool:
+            parser.add_argument(
+                _flag(name), action="store_const", const="true", help=field.description
+            )
+            continue
+        extra = field.json_schema_extra
+        assert isinstance(extra, Mapping)
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default is None else f" (default: {default})"
+        parser.add_argument(
+            _flag(name), metavar=str(extra["metavar"]), help=f"{field.description}{shown}"
+        )
+    flags, rest = parser.parse_known_args(argv)
+    if rest:
+        word = rest[0].partition("=")[0]
+        if word.startswith("-"):
+            known = [_flag(name) for name in _options()]
+            _refuse(f"{word}: unknown option{_did_you_mean(word, known) or '; see --help'}")
+        _refuse(f"{word}: unexpected argument; options begin with --, see --help")
+    return vars(flags)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(_readable_file(path).read_text("utf-8"))
+    except ValueError as error:  # of the path, of UTF-8 or of TOML
+        _refuse(f"configuration {path}: {error}")
+    known = [name for name in Settings.model_fields if name != "config"]
+    settings = {key.replace("-", "_"): value for key, value in table.items()}
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        _refuse(
+            *(
+                f"{key} in {path}: unknown setting{_did_you_mean(key, known) or '; see --help'}"
+                for key in unknown
+            )
+        )
+    return settings
+
+
+def _explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
+    if not error["loc"]:
+        return error["msg"].removeprefix("Value error, ")
+    field, *path = error["loc"]
+    origin = origins[str(field)]
+    if path:
+        inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+        origin = origin.replace(str(field), f"{field}{inside}", 1)
+    kind, found = error["type"], error["input"]
+    if kind == "missing":
+        return f"{origin}: missing"
+    if kind == "extra_forbidden":
+        known = list(ModelDeclaration.model_fields)
+        return f"{origin}: unknown key{_did_you_mean(str(path[-1]), known)}"
+    if kind.startswith("byte_size"):
+        expected = "expected bytes such as 268435456 or 256MiB"
+    else:
+        expected = error["msg"].removeprefix("Value error, ").partition(", unable")[0]
+        expected = re.sub("Input should be (a valid )?", "expected ", expected)
+    if isinstance(found, Mapping):  # a whole [[models]] table; the message says what came
+        return f"{origin}: {expected}"
+    return f"{origin}: {expected}, found {found!r}"

@@ -1,0 +1,76 @@
+"""What survives a restart, as plain records."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from eldr_service.core.geometry import ModelGeometry
+
+
+class StoreError(Exception):
+    """The store cannot be opened, read or written; says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """One model: its geometry, its policy and which partition is active.
+
+    Attributes
+    ----------
+    name : str
+    geometry : ModelGeometry or None
+        None where nobody has declared it.
+    policy : str
+    policy_parameters : mapping of str to str
+    active_version : int
+        Of the partition in force; 0 for none.
+    history : tuple of int
+        Versions that were active before, the latest last; what a rollback goes back through.
+    next_version : int
+        Of the next partition; never given twice.
+    """
+
+    name: str
+    geometry: ModelGeometry | None = None
+    policy: str = ""
+    policy_parameters: Mapping[str, str] = field(default_factory=dict)
+    active_version: int = 0
+    history: tuple[int, ...] = ()
+    next_version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """One worker, as it registered, and what the daemon made of it.
+
+    Attributes
+    ----------
+    model, worker_id : the identity
+    role, state : str
+        As in the contract, without the enum's prefix: DECODE, READY.
+    url, dp_rank, group, labels : as registered
+    capacity_sequences, capacity_kv_tokens : int
+        0 tokens for unknown.
+    incarnation : int
+        This life of the worker.
+    time_to_live : float
+        Seconds of silence before it is taken as gone; 0 for ever.
+    slot : int
+        Of the active partition; -1 for none.
+    geometry : ModelGeometry or None
+        As registered.
+    """
+
+    model: str
+    worker_id: str
+    role: str
+    url: str
+    dp_rank: int
+    group: str
+    labels: Mapping[str, str]
+    capacity_sequences: int
+    capacity_kv_tokens: int
+    state: str
+    incarnation: int
+    time_to_live: float = 0.0
+    slot: int = -1
+    geometry: ModelGeometry | None = None

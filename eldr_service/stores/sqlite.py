@@ -1,0 +1,207 @@
+"""The default store: one SQLite file in the state directory, or memory."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eldr_service.core.errors import NotFoundError
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.stores.records import ModelRecord, StoreError, WorkerRecord
+
+FILE = "eldr.db"
+APPLICATION_ID = int.from_bytes(b"ELDR")  # in the file's header: tells it from other programs'
+SCHEMA_VERSION = 1
+
+# Models and workers are JSON: read whole, written whole, never searched, and their 64-bit unsigned
+# numbers do not fit SQLite's. Rows keep the order in which they were first saved.
+SCHEMA = f"""
+CREATE TABLE models (place INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, record TEXT NOT NULL);
+CREATE TABLE workers (
+    place INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, worker_id TEXT NOT NULL,
+    record TEXT NOT NULL, UNIQUE (model, worker_id)
+);
+CREATE TABLE partitions (
+    model TEXT NOT NULL, version INTEGER NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
+    data BLOB NOT NULL, PRIMARY KEY (model, version)
+);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+class SqliteStore:
+    """Keeps models, workers and partitions; what it has taken in survives kill -9.
+
+    Each method is atomic by itself, several are within `transaction`. A power cut may lose the
+    last moments before it, but never leaves half a change. The file belongs to one daemon at a
+    time, which holds SQLite's own lock on it for as long as it lives. To be used by one thread.
+
+    Parameters
+    ----------
+    directory : Path or None
+        Where `eldr.db` lies or is made, with the directory; None keeps everything in memory.
+
+    Raises
+    ------
+    StoreError
+        When the file cannot be used; and from every method when reading or writing fails.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._name = ":memory:" if directory is None else str(directory / FILE)
+        if directory is not None:
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(f"{directory}: {error.strerror}") from error
+        with self._explained():
+            self._db = sqlite3.connect(self._name, timeout=0, isolation_level=None)
+        try:
+            self._open()
+        except StoreError:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        with self._explained():
+            # Before anything is read: a lock that was shared first could never become exclusive
+            # while a second daemon that starts in the same moment shares it too.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("BEGIN EXCLUSIVE")
+            (application,) = self._db.execute("PRAGMA application_id").fetchone()
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if tables and application != APPLICATION_ID:
+                raise StoreError(f"{self._name} is another program's database, left as it is")
+            if version > SCHEMA_VERSION:
+                raise StoreError(
+                    f"{self._name} was written by a newer eldr-server (schema {version}, this one"
+                    f" knows {SCHEMA_VERSION}): upgrade, or choose another --state"
+                )
+            if not tables:
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+            self._db.execute("COMMIT")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written inside is kept, or nothing of it when the block raises."""
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._explained():
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def save_worker(self, worker: WorkerRecord) -> None:
+        """Keep a worker; the one that is there under its identity keeps its place in the order."""
+        with self._explained():
+            self._db.execute(
+                "INSERT INTO workers (model, worker_id, record) VALUES (?, ?, ?)"
+                " ON CONFLICT (model, worker_id) DO UPDATE SET record = excluded.record",
+                (worker.model, worker.worker_id, json.dumps(asdict(worker))),
+            )
+
+    def delete_worker(self, model: str, worker_id: str) -> None:
+        """Forget a worker, if it is there."""
+        with self._explained():
+            self._db.execute(
+                "DELETE FROM workers WHERE model = ? AND worker_id = ?", (model, worker_id)
+            )
+
+    def workers(self) -> list[WorkerRecord]:
+        """Return all workers, in the order in which they were first saved."""
+        return [
+            WorkerRecord(**{**record, "geometry": _geometry(record)})
+            for record in self._records("workers")
+        ]
+
+    def save_model(self, model: ModelRecord) -> None:
+        """Keep a model in the stead of what is there under its name."""
+        with self._explained():
+            self._db.execute(
+                "INSERT INTO models (name, record) VALUES (?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET record = excluded.record",
+                (model.name, json.dumps(asdict(model))),
+            )
+
+    def models(self) -> list[ModelRecord]:
+        """Return all models, in the order in which they were first saved."""
+        return [_model(record) for record in self._records("models")]
+
+    def add_partition(self, model: str, version: int, data: bytes) -> None:
+        """Keep a partition's file; a version that is there is never replaced."""
+        with self._explained():
+            self._db.execute(
+                "INSERT INTO partitions (model, version, data) VALUES (?, ?, ?)",
+                (model, version, data),
+            )
+
+    def partition(self, model: str, version: int) -> bytes:
+        """Return a partition's file; NotFoundError when there is none of that version."""
+        with self._explained():
+            row = self._db.execute(
+                "SELECT data FROM partitions WHERE model = ? AND version = ?", (model, version)
+            ).fetchone()
+        if row is None:
+            raise NotFoundError(f"model {model} has no partition {version}")
+        data: bytes = row[0]
+        return data
+
+    def partition_versions(self, model: str) -> list[int]:
+        """Return the versions that are kept, ascending."""
+        with self._explained():
+            rows = self._db.execute(
+                "SELECT version FROM partitions WHERE model = ? ORDER BY version", (model,)
+            ).fetchall()
+        return [version for (version,) in rows]
+
+    def close(self) -> None:
+        """Give the file free for the next daemon."""
+        with self._explained():
+            self._db.close()
+
+    def _records(self, table: str) -> list[dict[str, Any]]:
+        with self._explained():
+            rows = self._db.execute(f"SELECT record FROM {table} ORDER BY place").fetchall()
+        return [json.loads(record) for (record,) in rows]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(self._explanation(error)) from error
+
+    def _explanation(self, error: sqlite3.Error) -> str:
+        match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the rest says more than is asked
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return f"another eldr-server uses {Path(self._name).parent}"
+            case sqlite3.SQLITE_NOTADB:
+                return f"{self._name} is no SQLite database, left as it is"
+            case sqlite3.SQLITE_CORRUPT:
+                return f"{self._name} is damaged: restore it, or move it away to start afresh"
+            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+                return f"{self._name} cannot be written: {error}"
+            case _:
+                return f"{self._name}: {error}"
+
+
+def _model(record: dict[str, Any]) -> ModelRecord:
+    return ModelRecord(
+        **{**record, "geometry": _geometry(record), "history": tuple(record["history"])}
+    )
+
+
+def _geometry(record: dict) -> ModelGeometry | None:
+    geometry = record["geometry"]
+    return geometry and ModelGeometry(**geometry)
