@@ -238,6 +238,14 @@ class Fleet:
             and now - self._table["reported_at"][row] <= self.report_limit
         )
 
+    def load(self, row: int, now: float) -> float:
+        """Booked and foreign sequences of a decode worker, relative to capacity."""
+        capacity = self._table["capacity"]
+        foreign = self._table["foreign"][row] if self.fresh(row, now) else 0
+        sequences = self._table["booked_sequences"][row] + foreign
+        largest = capacity[self._decode_rows].max(initial=1)
+        return float(sequences * largest / capacity[row])
+
     # What policies see
 
     def snapshot(

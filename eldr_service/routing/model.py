@@ -63,6 +63,10 @@ class Model:
         self.geometry = geometry
         self._declared_by.add(source)
 
+    def declares(self, source: Hashable) -> bool:
+        """The geometry rests on this source, among others perhaps."""
+        return source in self._declared_by
+
     def _withdraw_geometry(self, source: Hashable) -> None:
         self._declared_by.discard(source)
         if not self._declared_by:

@@ -1,8 +1,7 @@
 """Membership: workers join, drain, leave, report, and survive a restart."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import structlog
 
@@ -173,17 +172,6 @@ class Workers:
         for booking in finished:
             model.end(booking, Ended.REPORTED_GONE, now)
         return True, unknown
-
-    def describe(self, model: Model, row: int, now: float) -> Mapping[str, Any]:
-        """A worker's numbers, its load and the slot that it is bound to, for listings."""
-        snapshot = model.fleet.snapshot(now, slots={}, centroids=None)
-        place = snapshot.rows.tolist().index(row) if row in snapshot.rows else -1
-        return {
-            **model.fleet.record(row),
-            "load": float(snapshot.load[place]) if place >= 0 else 0.0,
-            "stale": bool(snapshot.stale[place]) if place >= 0 else False,
-            "slot": model.bindings.slot_of.get(row) if model.bindings else None,
-        }
 
     def save_all(self, model: Model) -> None:
         """Write down a model's workers after several of them may have moved to other slots."""

@@ -1,0 +1,201 @@
+"""Messages to the domain, with every field checked; the errors name field, expected and found."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from eldr.v1 import activation_pb2, fleet_pb2, router_pb2
+from google.protobuf.duration_pb2 import Duration
+
+from eldr_service.core.activation import (
+    ActivationCounts,
+    dense_counts,
+    layers_present,
+    sparse_counts,
+)
+from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.routing.decide import RouteCall
+
+MAX_MODEL = 256
+MAX_REQUEST_ID = 512
+MAX_WORKER_ID = 256
+MAX_URL = 2_048
+MAX_LABELS = 64
+MAX_LABEL = 256
+MAX_LISTED = 65_536
+MAX_SEQUENCES = 4_096
+MAX_WAIT_SECONDS = 10.0
+LEASE_SECONDS = (1.0, 86_400.0)
+
+
+def text(field: str, value: str, longest: int, required: bool = False) -> str:
+    """Check a text's length in bytes of UTF-8."""
+    # No character is shorter than a byte: long ones are refused without being encoded.
+    length = len(value) if len(value) > longest or value.isascii() else len(value.encode())
+    if length > longest or (required and not value):
+        raise InvalidArgumentError(
+            field, f"{int(required)} to {longest} bytes", f"{length} bytes" if value else "nothing"
+        )
+    return value
+
+
+def model_name(request: Any) -> str:
+    """Check a request's model."""
+    return text("model", request.model, MAX_MODEL, required=True)
+
+
+def worker_id(request: Any) -> str:
+    """Check a request's worker."""
+    return text("worker_id", request.worker_id, MAX_WORKER_ID, required=True)
+
+
+def request_id(request: Any) -> str:
+    """Check a request's own id."""
+    return text("request_id", request.request_id, MAX_REQUEST_ID, required=True)
+
+
+def seconds(field: str, value: Duration, low: float, high: float) -> float:
+    """Check a duration and give it in seconds."""
+    amount: float = value.seconds + value.nanos / 1e9
+    if not low <= amount <= high:
+        raise InvalidArgumentError(field, f"{low:g} to {high:g} s", f"{amount:g} s")
+    return amount
+
+
+def labels(field: str, value: Mapping[str, str]) -> dict[str, str]:
+    """Check labels."""
+    if len(value) > MAX_LABELS:
+        raise InvalidArgumentError(field, f"at most {MAX_LABELS} labels", len(value))
+    return {
+        text(field, key, MAX_LABEL, required=True): text(f"{field}.{key}", entry, MAX_LABEL)
+        for key, entry in value.items()
+    }
+
+
+def worker_ids(field: str, values: Iterable[str]) -> frozenset[str]:
+    """Check a list of workers."""
+    found = frozenset(text(field, v, MAX_WORKER_ID, required=True) for v in values)
+    if len(found) > MAX_LISTED:
+        raise InvalidArgumentError(field, f"at most {MAX_LISTED} workers", len(found))
+    return found
+
+
+def geometry(message: activation_pb2.ModelGeometry) -> ModelGeometry:
+    """Check a geometry."""
+    return ModelGeometry(message.num_layers, message.num_experts, message.top_k)
+
+
+def activation_counts(message: activation_pb2.ActivationCounts) -> ActivationCounts:
+    """Check counts and unpack them."""
+    shape = ModelGeometry(message.num_layers, message.num_experts, message.top_k)
+    rows = layers_present(shape, message.layer_offset, message.layers_present)
+    match message.WhichOneof("encoding"):
+        case "dense_u16":
+            counts = dense_counts(message.dense_u16, rows, shape, width=2)
+        case "dense_u32":
+            counts = dense_counts(message.dense_u32, rows, shape, width=4)
+        case "sparse":
+            counts = sparse_counts(message.sparse.index, message.sparse.count, rows, shape)
+        case _ if message.num_tokens == 0:
+            counts = sparse_counts((), (), rows, shape)
+        case _:
+            raise InvalidArgumentError(
+                "encoding", "dense_u16, dense_u32 or sparse", "none that is known"
+            )
+    return ActivationCounts(
+        shape, message.layer_offset, counts, message.num_tokens, message.unknown_tokens
+    )
+
+
+def fingerprint(message: activation_pb2.ActivationCounts) -> int:
+    """Tell these counts from others."""
+    return hash(message.SerializeToString())
+
+
+def route_call(request: router_pb2.RouteRequest) -> RouteCall:
+    """Check a RouteRequest or a RouteStreamRequest, which has the same fields."""
+    sequences = request.num_sequences or 1
+    if sequences > MAX_SEQUENCES:
+        raise InvalidArgumentError("num_sequences", f"at most {MAX_SEQUENCES}", sequences)
+    lease = None
+    if request.HasField("lease_ttl"):
+        lease = seconds("lease_ttl", request.lease_ttl, *LEASE_SECONDS)
+    inline = request.HasField("counts")
+    call = {
+        "num_sequences": sequences,
+        "prompt_tokens": request.prompt_tokens,
+        "expected_output_tokens": request.expected_output_tokens,
+        "prefill_worker": text("prefill_worker", request.prefill_worker, MAX_WORKER_ID),
+        "candidate_workers": worker_ids("candidate_workers", request.candidate_workers),
+        "exclude_workers": worker_ids("exclude_workers", request.exclude_workers),
+        "worker_selector": labels("worker_selector", request.worker_selector),
+        "pinned_worker": text("pinned_worker", request.pinned_worker, MAX_WORKER_ID),
+        "lease_seconds": lease,
+        "labels": labels("labels", request.labels),
+    }
+    # Everything that the decision and its booking rest on; how the answer looks is no part of it.
+    payload = [frozenset(v.items()) if isinstance(v, dict) else v for v in call.values()]
+    payload.append(fingerprint(request.counts) if inline else None)
+    return RouteCall(
+        model=model_name(request),
+        request_id=request_id(request),
+        attempt=request.attempt,
+        counts=activation_counts(request.counts) if inline else None,
+        dry_run=request.dry_run,
+        explain=request.explain,
+        fingerprint=hash(tuple(payload)),
+        **call,
+    )
+
+
+def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int) -> WorkerSpec:
+    """Check what a worker says of itself."""
+    return WorkerSpec(
+        worker_id(request),
+        WorkerRole(request.role or WorkerRole.DECODE),
+        text("url", request.url, MAX_URL),
+        request.dp_rank,
+        text("group", request.group, MAX_LABEL),
+        labels("labels", request.labels),
+        request.capacity.sequences or default_capacity,
+        _signed64("capacity.kv_tokens", request.capacity.kv_tokens),
+        seconds("time_to_live", request.time_to_live, 0.0, LEASE_SECONDS[1]),
+    )
+
+
+def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:
+    """Check the state that a worker registers in."""
+    state = WorkerState(request.state or WorkerState.READY)
+    if state not in (WorkerState.JOINING, WorkerState.READY):
+        raise InvalidArgumentError("state", "JOINING or READY", state.name)
+    return state
+
+
+def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
+    """Check a worker's report."""
+    if len(request.held) > MAX_LISTED:
+        raise InvalidArgumentError("held", f"at most {MAX_LISTED} requests", len(request.held))
+    for field in ("active_experts", "batch_size"):
+        value = getattr(request, field)
+        if not 0 <= value < 1e9:  # no NaN either
+            raise InvalidArgumentError(field, "0 to 1e9", value)
+    return LoadReport(
+        _signed64("incarnation", request.incarnation),
+        _signed64("report_number", request.report_number),
+        request.running_sequences,
+        request.waiting_sequences,
+        _signed64("kv_tokens_used", request.kv_tokens_used),
+        _signed64("kv_tokens_total", request.kv_tokens_total),
+        tuple((held.request_id, held.attempt) for held in request.held),
+        request.foreign_sequences,
+        request.active_experts,
+        request.batch_size,
+        seconds("step_time", request.step_time, 0.0, 3_600.0),
+    )
+
+
+def _signed64(field: str, value: int) -> int:
+    if value >= 1 << 63:
+        raise InvalidArgumentError(field, "below 2^63", value)
+    return value

@@ -1,0 +1,160 @@
+"""The domain to messages."""
+
+import time
+
+from eldr.v1 import activation_pb2, fleet_pb2, partition_pb2, policy_pb2, router_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from eldr_service.core.fleet import WorkerSpec, WorkerState
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.partition import Partition
+from eldr_service.policies.policy import Policy
+from eldr_service.policies.registry import InstalledPolicy, parameters_of
+from eldr_service.routing.model import Model
+from eldr_service.routing.router import Placed
+
+
+def duration(seconds: float) -> Duration:
+    """A span of time."""
+    nanos = round(seconds * 1e9)
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def timestamp(unix_seconds: float) -> Timestamp:
+    """A moment."""
+    nanos = round(unix_seconds * 1e9)
+    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def geometry(shape: ModelGeometry) -> activation_pb2.ModelGeometry:
+    """A model's geometry."""
+    return activation_pb2.ModelGeometry(
+        num_layers=shape.num_layers, num_experts=shape.num_experts, top_k=shape.top_k
+    )
+
+
+def _target(spec: WorkerSpec) -> router_pb2.WorkerTarget:
+    return router_pb2.WorkerTarget(worker_id=spec.worker_id, url=spec.url, dp_rank=spec.dp_rank)
+
+
+def placement(placed: Placed, now: float) -> router_pb2.Placement:
+    """An answer to Route."""
+    booking = placed.booking
+    chosen, *others = booking.targets
+    message = router_pb2.Placement(
+        worker_id=chosen.worker_id,
+        url=chosen.url,
+        dp_rank=chosen.dp_rank,
+        alternates=map(_target, others),
+        reason=booking.reason.value,
+        repeated=placed.repeated,
+        stale=booking.stale,
+        policy=booking.policy,
+        partition_version=booking.partition_version,
+        lease_id=booking.lease_id,
+        similarity=booking.similarity,
+        coverage=booking.coverage,
+    )
+    if booking.lease_id:
+        remaining = booking.expires_at - now
+        message.lease_remaining.CopyFrom(duration(remaining))
+        message.lease_expire_time.CopyFrom(timestamp(time.time() + remaining))
+    for score in placed.scores:
+        message.scores.add(
+            worker_id=score.worker_id,
+            eligible=not score.ineligible_reason,
+            ineligible_reason=score.ineligible_reason,
+            similarity=score.similarity,
+            load=score.load,
+            in_band=score.in_band,
+            predicted_active_experts=score.predicted_active_experts,
+        )
+    return message
+
+
+def worker(model: Model, row: int, now: float) -> fleet_pb2.Worker:
+    """A worker as the daemon sees it."""
+    spec, numbers = model.fleet.spec(row), model.fleet.record(row)
+    message = fleet_pb2.Worker(
+        model=model.name,
+        worker_id=spec.worker_id,
+        role=spec.role.value,
+        url=spec.url,
+        dp_rank=spec.dp_rank,
+        group=spec.group,
+        labels=spec.labels,
+        capacity=fleet_pb2.WorkerCapacity(
+            sequences=spec.capacity_sequences, kv_tokens=int(numbers["capacity_kv"])
+        ),
+        state=model.fleet.state(row).value,
+        incarnation=model.fleet.incarnation(row),
+        booked_sequences=int(numbers["booked_sequences"]),
+        foreign_sequences=int(numbers["foreign"]),
+        load=model.fleet.load(row, now),
+        slot=model.bindings.slot_of.get(row) if model.bindings else None,
+        active_experts=numbers["active_experts"],
+        batch_size=numbers["batch_size"],
+    )
+    if numbers["report_number"] >= 0:
+        age = now - numbers["reported_at"]
+        message.report_age.CopyFrom(duration(age))
+        message.report_time.CopyFrom(timestamp(time.time() - age))
+        message.stale = not model.fleet.fresh(row, now)
+        message.step_time.CopyFrom(duration(numbers["step_seconds"]))
+    return message
+
+
+def worker_gone(model: Model, row: int, now: float) -> fleet_pb2.Worker:
+    """A worker's last word."""
+    message = worker(model, row, now)
+    message.state = WorkerState.GONE.value
+    return message
+
+
+def partition_info(partition: Partition, model: Model) -> partition_pb2.PartitionInfo:
+    """What a partition is, and where it is active who is bound to its slots."""
+    transform = partition.transform
+    assert transform.layers is not None
+    active = model.partition is not None and model.partition.version == partition.version
+    every_layer = len(transform.layers) == partition.geometry.num_layers
+    message = partition_pb2.PartitionInfo(
+        model=partition.model,
+        version=partition.version,
+        active=active,
+        geometry=geometry(partition.geometry),
+        num_slots=partition.num_slots,
+        transform=transform.name,
+        layers=[] if every_layer else transform.layers.tolist(),
+        metadata=partition.metadata,
+        create_time=timestamp(partition.created),
+    )
+    if active and model.bindings:
+        for slot in range(partition.num_slots):
+            message.bindings.add(
+                slot=slot,
+                worker_ids=[model.fleet.spec(r).worker_id for r in model.bindings.workers(slot)],
+                placements=model.bindings.placements[slot],
+            )
+    return message
+
+
+def policy_info(policy: InstalledPolicy) -> policy_pb2.PolicyInfo:
+    """An installed policy; a broken one says so in its description."""
+    message = policy_pb2.PolicyInfo(
+        name=policy.name,
+        description=f"broken: {policy.error}" if policy.error else policy.description,
+        distribution=policy.distribution,
+    )
+    for parameter in policy.parameters:
+        message.parameters.add(
+            name=parameter.name,
+            description=f"{parameter.description} ({parameter.allowed})",
+            default_value=parameter.default,
+        )
+    return message
+
+
+def active_policy(model: str, policy: Policy) -> policy_pb2.ActivePolicy:
+    """The policy in force for a model."""
+    return policy_pb2.ActivePolicy(model=model, name=policy.name, parameters=parameters_of(policy))
