@@ -14,6 +14,7 @@ from inspect import isabstract
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 
 from eldr_service.core.errors import FailedPreconditionError, InvalidArgumentError
 from eldr_service.policies.policy import Policy, PolicyParameters
@@ -30,7 +31,7 @@ class ParameterInfo:
     ----------
     name, description : str
     default : str
-        As it would be written; empty when the parameter must be given.
+        As it would be written; empty when there is none.
     allowed : str
         What may be written, such as "a number, 0 to 2".
     """
@@ -57,22 +58,12 @@ class InstalledPolicy:
     @property
     def description(self) -> str:
         """What it does, in one line; empty when it is broken."""
-        return "" if isinstance(self._loaded, str) else self._loaded.description
+        return "" if isinstance(self._loaded, str) else self._loaded[0].description
 
     @property
     def parameters(self) -> tuple[ParameterInfo, ...]:
         """What it can be told; empty when it is broken."""
-        if isinstance(self._loaded, str):
-            return ()
-        return tuple(
-            ParameterInfo(
-                name=name,
-                description=field.description or "",
-                default="" if field.is_required() else _written(field.get_default()),
-                allowed=_allowed(self._loaded.Parameters, name),
-            )
-            for name, field in self._loaded.Parameters.model_fields.items()
-        )
+        return () if isinstance(self._loaded, str) else self._loaded[1]
 
     def load(self) -> type[Policy]:
         """Import its class.
@@ -86,13 +77,14 @@ class InstalledPolicy:
             raise FailedPreconditionError(
                 f"policy {self.name} of distribution {self.distribution} is broken: {self._loaded}"
             )
-        return self._loaded
+        return self._loaded[0]
 
     @cached_property
-    def _loaded(self) -> type[Policy] | str:
-        """Its class, or what is wrong with it."""
+    def _loaded(self) -> tuple[type[Policy], tuple[ParameterInfo, ...]] | str:
+        """Its class and what that can be told, or what is wrong with it."""
         try:
-            return _checked(self.name, self.entry_point.load())
+            policy = _checked(self.name, self.entry_point.load())
+            return policy, _described(policy.Parameters)
         except Exception as error:  # noqa: BLE001 - others' code; reported as `error`
             return f"{type(error).__name__}: {error}"
 
@@ -126,16 +118,20 @@ def create(name: str, parameters: Mapping[str, str]) -> Policy:
         Field ``name`` when no such policy is installed, ``parameters.<key>`` when it takes no such
         parameter or not that value.
     FailedPreconditionError
-        When the policy is installed but broken.
+        When the policy is installed but broken, or its constructor raises.
     """
     policies = installed()
     if name not in policies:
         raise InvalidArgumentError("name", f"one of {', '.join(policies)}", name)
     policy = policies[name].load()
     try:
-        return policy(policy.Parameters.model_validate_strings(dict(parameters)))
+        validated = policy.Parameters.model_validate_strings(dict(parameters))
     except ValidationError as error:
         raise _invalid(policy, parameters, error) from error
+    try:
+        return policy(validated)
+    except Exception as error:
+        raise FailedPreconditionError(f"policy {name} cannot be made: {error}") from error
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
@@ -163,8 +159,7 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 def parameters_of(policy: Policy) -> dict[str, str]:
     """All parameters of a policy as they would be written: `create` makes the same from them."""
-    values = policy.parameters.model_dump(mode="json", exclude_none=True)
-    return {key: _written(value) for key, value in values.items()}
+    return {key: _written(value) for key, value in policy.parameters if value is not None}
 
 
 def _distribution(entry_point: EntryPoint) -> str:
@@ -199,7 +194,18 @@ def _invalid(
     return InvalidArgumentError(f"parameters.{key}", expected, parameters.get(key, "nothing"))
 
 
+def _described(parameters: type[PolicyParameters]) -> tuple[ParameterInfo, ...]:
+    infos = []
+    for name, field in parameters.model_fields.items():
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        written = "" if default is None else _written(default)
+        allowed = _allowed(parameters, name)
+        infos.append(ParameterInfo(name, field.description or "", written, allowed))
+    return tuple(infos)
+
+
 def _written(value: Any) -> str:
+    value = to_jsonable_python(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
