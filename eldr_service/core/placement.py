@@ -63,7 +63,7 @@ class FleetSnapshot:
     worker_ids : tuple of str
     rows : ndarray of int64
         The worker's row in the fleet: the same number for as long as it lives, then another's.
-        State kept by row must be dropped when `on_ended` or `on_worker_gone` says so.
+        State kept by row must be dropped when `on_ended` says so.
     eligible : ndarray of bool
     load : ndarray of float64
         In flight relative to capacity, in the unit that the policy's `load` parameter names.

@@ -47,7 +47,7 @@ def placement(placed: Placed, now: float) -> router_pb2.Placement:
         url=chosen.url,
         dp_rank=chosen.dp_rank,
         alternates=map(_target, others),
-        reason=booking.reason.value,
+        reason=f"PLACEMENT_REASON_{booking.reason.name}",
         repeated=placed.repeated,
         stale=booking.stale,
         policy=booking.policy,
@@ -73,13 +73,16 @@ def placement(placed: Placed, now: float) -> router_pb2.Placement:
     return message
 
 
-def worker(model: Model, row: int, now: float) -> fleet_pb2.Worker:
-    """A worker as the daemon sees it."""
+def worker(
+    model: Model, row: int, now: float, state: WorkerState | None = None
+) -> fleet_pb2.Worker:
+    """A worker as the daemon sees it, or with the state that it is about to have."""
     spec, numbers = model.fleet.spec(row), model.fleet.record(row)
+    state = state or model.fleet.state(row)
     message = fleet_pb2.Worker(
         model=model.name,
         worker_id=spec.worker_id,
-        role=spec.role.value,
+        role=f"WORKER_ROLE_{spec.role.name}",
         url=spec.url,
         dp_rank=spec.dp_rank,
         group=spec.group,
@@ -87,7 +90,7 @@ def worker(model: Model, row: int, now: float) -> fleet_pb2.Worker:
         capacity=fleet_pb2.WorkerCapacity(
             sequences=spec.capacity_sequences, kv_tokens=int(numbers["capacity_kv"])
         ),
-        state=model.fleet.state(row).value,
+        state=f"WORKER_STATE_{state.name}",
         incarnation=model.fleet.incarnation(row),
         booked_sequences=int(numbers["booked_sequences"]),
         foreign_sequences=int(numbers["foreign"]),
@@ -102,13 +105,6 @@ def worker(model: Model, row: int, now: float) -> fleet_pb2.Worker:
         message.report_time.CopyFrom(timestamp(time.time() - age))
         message.stale = not model.fleet.fresh(row, now)
         message.step_time.CopyFrom(duration(numbers["step_seconds"]))
-    return message
-
-
-def worker_gone(model: Model, row: int, now: float) -> fleet_pb2.Worker:
-    """A worker's last word."""
-    message = worker(model, row, now)
-    message.state = WorkerState.GONE.value
     return message
 
 

@@ -1,0 +1,179 @@
+"""PartitionService: partitions are fitted, kept, activated and rolled back."""
+
+import asyncio
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import grpc
+import numpy as np
+from eldr.v1 import partition_pb2 as pb
+from eldr.v1 import partition_pb2_grpc
+from numpy.typing import NDArray
+
+from eldr_service.core.errors import FailedPreconditionError, InvalidArgumentError
+from eldr_service.core.fleet import WorkerRole
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.partition import Partition
+from eldr_service.fitting import fit_partition
+from eldr_service.observability.telemetry import Telemetry
+from eldr_service.routing.partitions import Partitions
+from eldr_service.routing.router import Router
+from eldr_service.rpc import decode, encode
+from eldr_service.rpc.unary import unary
+from eldr_service.stores.partition_file import dump_partition, load_partition
+
+MAX_SLOTS = 4_096
+
+
+class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
+    """Reads messages, keeps partitions, writes answers. Fits run in a process of their own."""
+
+    def __init__(self, router: Router, partitions: Partitions, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self._router = router
+        self._partitions = partitions
+        self._pool: ProcessPoolExecutor | None = None
+
+    @unary
+    async def FitPartition(  # noqa: N802
+        self, request: pb.FitPartitionRequest, context: grpc.aio.ServicerContext
+    ) -> pb.FitPartitionResponse:
+        """Fit a partition, beside the decisions."""
+        model = self._router.model(decode.model_name(request))
+        counts, geometry = self._counts(request)
+        model.check_geometry(geometry)
+        slots = request.num_slots or sum(
+            model.fleet.spec(row).role is WorkerRole.DECODE for row in model.fleet.rows()
+        )
+        if not 1 <= slots <= MAX_SLOTS:
+            raise InvalidArgumentError("num_slots", f"1 to {MAX_SLOTS}", slots)
+        if len(counts) < slots:
+            raise FailedPreconditionError(f"{len(counts)} signatures are too few for {slots} slots")
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")  # gRPC's threads do not survive a fork
+            self._pool = ProcessPoolExecutor(1, spawn)
+        data = await asyncio.get_running_loop().run_in_executor(
+            self._pool,
+            _fit,
+            model.name,
+            counts,
+            geometry,
+            slots,
+            request.transform or "auto",
+            list(request.layers) or None,
+            request.max_iter or 50,
+            request.n_init or 1,
+            request.random_state,
+        )
+        kept = self._keep(load_partition(data), request.activate)
+        return pb.FitPartitionResponse(partition=kept)
+
+    @unary
+    async def ImportPartition(  # noqa: N802
+        self, request: pb.ImportPartitionRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ImportPartitionResponse:
+        """Keep a partition from elsewhere."""
+        decode.text("model", request.model, decode.MAX_MODEL)
+        partition = load_partition(request.data)
+        if request.model:
+            partition = partition.renamed(request.model)
+        decode.text("data.model", partition.model, decode.MAX_MODEL, required=True)
+        return pb.ImportPartitionResponse(partition=self._keep(partition, request.activate))
+
+    @unary
+    async def ExportPartition(  # noqa: N802
+        self, request: pb.ExportPartitionRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ExportPartitionResponse:
+        """Give a partition out."""
+        partition = self._partitions.get(decode.model_name(request), request.version)
+        return pb.ExportPartitionResponse(
+            data=dump_partition(partition), partition=self._info(partition)
+        )
+
+    @unary
+    async def ListPartitions(  # noqa: N802
+        self, request: pb.ListPartitionsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListPartitionsResponse:
+        """Answer with what is kept."""
+        return pb.ListPartitionsResponse(
+            partitions=map(self._info, self._partitions.all(request.model))
+        )
+
+    @unary
+    async def ActivatePartition(  # noqa: N802
+        self, request: pb.ActivatePartitionRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ActivatePartitionResponse:
+        """Use a version from the next decision on."""
+        if not request.version:
+            raise InvalidArgumentError("version", "the number of a partition, from 1", 0)
+        partition = self._partitions.activate(decode.model_name(request), request.version)
+        return pb.ActivatePartitionResponse(partition=self._info(partition))
+
+    @unary
+    async def RollbackPartition(  # noqa: N802
+        self, request: pb.RollbackPartitionRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RollbackPartitionResponse:
+        """Go back to the version before."""
+        partition = self._partitions.rollback(decode.model_name(request))
+        return pb.RollbackPartitionResponse(partition=self._info(partition))
+
+    def close(self) -> None:
+        """Give up a fit that is under way."""
+        if self._pool:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _keep(self, partition: Partition, activate: bool) -> pb.PartitionInfo:
+        kept = self._partitions.add(partition)
+        if activate:
+            kept = self._partitions.activate(kept.model, kept.version)
+        return self._info(kept)
+
+    def _counts(
+        self, request: pb.FitPartitionRequest
+    ) -> tuple[NDArray[np.uint32], ModelGeometry]:
+        """The signatures to fit on [n, L, E]: those sent along, or what has been seen."""
+        model = self._router.model(request.model)
+        if not request.counts:
+            if model.geometry is None or not len(model.recent):
+                raise FailedPreconditionError(f"model {model.name} has placed no signature yet")
+            return model.recent.stacked(), model.geometry
+        sent = [decode.activation_counts(counts) for counts in request.counts]
+        for place, counts in enumerate(sent):
+            if counts.geometry != sent[0].geometry or not counts.whole:
+                raise InvalidArgumentError(
+                    f"counts[{place}]", f"all layers of {sent[0].geometry}", str(counts.geometry)
+                )
+        return np.stack([counts.counts for counts in sent]), sent[0].geometry
+
+    def _info(self, partition: Partition) -> pb.PartitionInfo:
+        return encode.partition_info(partition, self._router.model(partition.model))
+
+
+def _fit(
+    model: str,
+    counts: NDArray[np.uint32],
+    geometry: ModelGeometry,
+    slots: int,
+    transform: str,
+    layers: list[int] | None,
+    max_iter: int,
+    n_init: int,
+    random_state: int,
+) -> bytes:
+    """Run in the fitting process; a partition travels back as its file."""
+    try:
+        return dump_partition(
+            fit_partition(
+                model,
+                counts,
+                geometry,
+                n_clusters=slots,
+                transform=transform,
+                layers=layers,
+                max_iter=max_iter,
+                n_init=n_init,
+                random_state=random_state,
+            )
+        )
+    except ValueError as error:
+        raise InvalidArgumentError("request", "parameters that can be fitted", str(error)) from None

@@ -1,0 +1,48 @@
+"""What both bidirectional streams have in common: each message is answered once, in any order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+MAX_WAITING = 1_024
+
+
+async def answer_each(
+    requests: AsyncIterator[Request],
+    context: grpc.aio.ServicerContext,
+    answer: Callable[[Request], Awaitable[Response]],
+    waits: Callable[[Request], bool],
+) -> None:
+    """Answer every message of a stream.
+
+    Messages that must wait for something (`waits`) are answered beside the others, at most 1,024 at
+    a time; then the stream is not read further until one of them is done.
+    """
+    waiting: set[asyncio.Task[None]] = set()
+    writing = asyncio.Lock()
+
+    async def respond(request: Request) -> None:
+        response = await answer(request)
+        async with writing:
+            await context.write(response)
+
+    try:
+        async for request in requests:
+            if not waits(request):
+                await respond(request)
+                continue
+            if len(waiting) >= MAX_WAITING:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(respond(request))
+            waiting.add(task)
+            task.add_done_callback(waiting.discard)
+        if waiting:
+            await asyncio.gather(*waiting)
+    finally:
+        for task in waiting:
+            task.cancel()

@@ -1,0 +1,26 @@
+"""What all unary methods have in common: domain errors become statuses and are counted."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from eldr_service.core.errors import EldrError
+from eldr_service.rpc.errors import abort, status_code
+
+Method = Callable[[Any, Any, grpc.aio.ServicerContext], Awaitable[Any]]
+
+
+def unary(method: Method) -> Method:
+    """Answer with a status where `method` raises a domain error. The servicer has `telemetry`."""
+
+    @functools.wraps(method)
+    async def answer(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        try:
+            return await method(self, request, context)
+        except EldrError as error:
+            self.telemetry.refused(method.__name__, status_code(error), error)
+            await abort(context, error)
+
+    return answer
