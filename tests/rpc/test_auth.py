@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,6 +25,7 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
+from eldr_service.rpc import auth
 from eldr_service.rpc.auth import TokenInterceptor, Tokens, TokensFileError
 
 ROUTE, WORKER, ADMIN = (f"{role}-token-0123456789" for role in ("route", "worker", "admin"))
@@ -275,7 +277,9 @@ def test_a_missing_file_is_refused(tmp_path):
         Tokens(tmp_path / "missing.toml")
 
 
-def test_warns_of_a_file_that_anyone_can_read(tmp_path):
+def test_warns_of_a_file_that_anyone_can_read(tmp_path, monkeypatch):
+    # Another test may have had the module's logger bound to its own configuration.
+    monkeypatch.setattr(auth, "log", structlog.get_logger())
     path = tmp_path / "tokens.toml"
     path.write_text(FILE)
     path.chmod(0o644)
