@@ -1,0 +1,157 @@
+"""Prometheus metrics: counters of what happened, and gauges made from the state at each scrape."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+# Decisions take tens of microseconds, calls hundreds.
+DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1, 1.0)
+RPC_BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 5e-1, 1.0, 10.0)
+# Shown even when no worker is in them, so that an alert on 0 READY workers has something to read.
+WORKER_STATES = ("JOINING", "READY", "DRAINING")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """One worker, as the metrics show it.
+
+    Attributes
+    ----------
+    worker_id, state : str
+    load : float
+        Booked and foreign sequences relative to capacity.
+    booked_sequences : int
+    """
+
+    worker_id: str
+    state: str
+    load: float
+    booked_sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One model, as the metrics show it; `partition_version` is 0 where none is active."""
+
+    model: str
+    workers: Sequence[WorkerState] = ()
+    leases: int = 0
+    partition_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouterState:
+    """All that gauges show, at one moment."""
+
+    models: Sequence[ModelState] = field(default_factory=tuple)
+    signatures_held: int = 0
+    signature_bytes: int = 0
+
+
+class Metrics:
+    """The daemon's metrics, in a registry of their own. docs/metrics.md tells what each means.
+
+    Parameters
+    ----------
+    state : callable
+        Called at each scrape. Gauges are made from what it returns then, so they cannot drift from
+        the truth, and those of a worker that is gone are gone with it.
+    """
+
+    def __init__(self, state: Callable[[], RouterState]) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.decision_seconds = Histogram(
+            "eldr_decision_seconds",
+            "Time to choose and book a worker, without the call around it",
+            buckets=DECISION_BUCKETS,
+            registry=registry,
+        )
+        self.rpc_seconds = Histogram(
+            "eldr_rpc_seconds",
+            "Time of a unary call in the daemon",
+            ["method"],
+            buckets=RPC_BUCKETS,
+            registry=registry,
+        )
+        self.placements = Counter(
+            "eldr_placements",
+            "Requests booked",
+            ["model", "policy", "reason", "worker"],
+            registry=registry,
+        )
+        self.releases = Counter(
+            "eldr_releases",
+            "Bookings that their caller released",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.bookings_ended = Counter(
+            "eldr_bookings_ended", "Bookings that ended", ["model", "how"], registry=registry
+        )
+        self.signatures_dropped = Counter(
+            "eldr_signatures_dropped",
+            "Signatures dropped before their placement was released",
+            ["why"],
+            registry=registry,
+        )
+        self.errors = Counter(
+            "eldr_errors",
+            "Calls and stream messages refused",
+            ["method", "code"],
+            registry=registry,
+        )
+        registry.register(_StateCollector(state))
+        ProcessCollector(registry=registry)
+
+    def forget_worker(self, model: str, worker_id: str) -> None:
+        """Drop the series that name a worker, when it has been removed."""
+        self.placements.remove_by_labels({"model": model, "worker": worker_id})
+
+
+class _StateCollector(Collector):
+    def __init__(self, state: Callable[[], RouterState]) -> None:
+        self._state = state
+
+    def describe(self) -> Iterable[Metric]:
+        """Say what there will be, without asking for a state that may not be there yet."""
+        return _families(RouterState())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _families(self._state())
+
+
+def _families(state: RouterState) -> list[Metric]:
+    load = GaugeMetricFamily(
+        "eldr_worker_load",
+        "Booked and foreign sequences relative to capacity",
+        labels=["model", "worker"],
+    )
+    booked = GaugeMetricFamily(
+        "eldr_worker_booked_sequences", "Sequences booked on a worker", labels=["model", "worker"]
+    )
+    workers = GaugeMetricFamily("eldr_workers", "Workers", labels=["model", "state"])
+    leases = GaugeMetricFamily("eldr_leases", "Bookings alive", labels=["model"])
+    version = GaugeMetricFamily(
+        "eldr_partition_version", "Version of the active partition, 0 for none", labels=["model"]
+    )
+    held = GaugeMetricFamily(
+        "eldr_signatures_held", "Signatures in memory", value=state.signatures_held
+    )
+    size = GaugeMetricFamily(
+        "eldr_signature_bytes", "Memory of the signatures held", value=state.signature_bytes
+    )
+    for model in state.models:
+        leases.add_metric([model.model], model.leases)
+        version.add_metric([model.model], model.partition_version)
+        states = dict.fromkeys(WORKER_STATES, 0)
+        for worker in model.workers:
+            labels = [model.model, worker.worker_id]
+            load.add_metric(labels, worker.load)
+            booked.add_metric(labels, worker.booked_sequences)
+            states[worker.state] = states.get(worker.state, 0) + 1
+        for name, count in states.items():
+            workers.add_metric([model.model, name], count)
+    return [load, booked, workers, leases, version, held, size]
