@@ -1,0 +1,1 @@
+"""Decode pools in virtual time: step costs, recorded routing, arrivals."""

@@ -1,0 +1,51 @@
+"""When requests arrive, and which recording each of them is."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def poisson_arrivals(rate_per_s: float, duration_s: float, seed: int) -> NDArray[np.float64]:
+    """Ascending times in [0, duration_s) of a Poisson process.
+
+    Raises
+    ------
+    ValueError
+        When the rate or the duration is not positive.
+    """
+    if not (rate_per_s > 0 and duration_s > 0):
+        raise ValueError(f"rate and duration must be positive, not {rate_per_s} and {duration_s}")
+    rng = np.random.default_rng(seed)
+    # Given their number, the times of a Poisson process are independent and uniform.
+    return np.sort(rng.uniform(0.0, duration_s, rng.poisson(rate_per_s * duration_s)))
+
+
+class RecordingPicker:
+    """Hands out recordings in a seeded order, none twice at the same time.
+
+    Two copies of one recording in a batch would share every expert, a locality that no real
+    workload has. The order is one random round of all recordings after the other; a recording still
+    in flight keeps its place in the line and the next free one goes first. So all are used equally
+    often, and policies that are compared with one seed see the same requests as far as that can be.
+    """
+
+    def __init__(self, recordings: int, seed: int) -> None:
+        self._recordings = recordings
+        self._rng = np.random.default_rng(seed)
+        self._line: list[int] = []
+        self._in_flight: set[int] = set()
+
+    def take(self) -> int | None:
+        """The next free recording, in flight from now on; None when all are: the arrival waits."""
+        if len(self._in_flight) == self._recordings:
+            return None
+        while True:
+            for place, recording in enumerate(self._line):
+                if recording not in self._in_flight:
+                    del self._line[place]
+                    self._in_flight.add(recording)
+                    return recording
+            self._line.extend(self._rng.permutation(self._recordings).tolist())
+
+    def give_back(self, recording: int) -> None:
+        """Its request has ended; KeyError when it is not in flight."""
+        self._in_flight.remove(recording)

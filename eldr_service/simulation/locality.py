@@ -1,0 +1,91 @@
+"""How much locality a recording has: what there is for a router to find."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.signature import SignatureTransform
+from eldr_service.simulation.recording import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class LocalityStatistics:
+    """Alikeness of prefills and decodes, and what it is worth to a batch.
+
+    Attributes
+    ----------
+    own, same_domain, other_domain : float
+        Mean cosine of the sqrt counts of a request's prefill and the decode of itself, of another
+        request of its domain, and of one of another domain. NaN where there is no such pair.
+    active_experts_6, active_experts_12 : float
+        Mean distinct experts per layer of 6 and 12 decode tokens, each of another request.
+    alike_6, alike_12 : float
+        The same when the requests are not any, but those of four times as many whose prefills are
+        most alike one of them: about what four decode workers can gain. The cosines alone do not
+        tell, since requests can differ much and yet fall into no groups.
+    """
+
+    own: float
+    same_domain: float
+    other_domain: float
+    active_experts_6: float
+    active_experts_12: float
+    alike_6: float
+    alike_12: float
+
+
+def locality_statistics(recording: Recording, seed: int = 0) -> LocalityStatistics:
+    """Measure a recording; the batches are drawn by `seed`. ValueError below 48 requests."""
+    if len(recording) < 48:
+        raise ValueError(f"locality needs 48 requests at least, not {len(recording)}")
+    _, layers, top_k = recording.expert_ids.shape
+    transform = SignatureTransform(ModelGeometry(layers, recording.num_experts, top_k), "sqrt")
+    requests = range(len(recording))
+    prefills = np.array([recording.counts(recording.prefill(r)) for r in requests])
+    decodes = np.array([recording.counts(recording.decode(r)) for r in requests])
+    signatures = transform.apply(prefills)
+    cosine = signatures @ transform.apply(decodes).T
+    own = np.eye(len(recording), dtype=bool)
+    same = recording.domain[:, None] == recording.domain[None, :]
+
+    def mean(pairs: np.ndarray) -> float:
+        return float(cosine[pairs].mean()) if pairs.any() else float("nan")
+
+    rng = np.random.default_rng(seed)
+    alikeness = signatures @ signatures.T
+    active_6, alike_6 = _active_experts(recording, alikeness, 6, rng)
+    active_12, alike_12 = _active_experts(recording, alikeness, 12, rng)
+    return LocalityStatistics(
+        own=mean(own),
+        same_domain=mean(same & ~own),
+        other_domain=mean(~same),
+        active_experts_6=active_6,
+        active_experts_12=active_12,
+        alike_6=alike_6,
+        alike_12=alike_12,
+    )
+
+
+def _active_experts(
+    recording: Recording,
+    alikeness: NDArray[np.float32],
+    batch: int,
+    rng: np.random.Generator,
+    draws: int = 2000,
+) -> tuple[float, float]:
+    """Mean distinct experts per layer in batches of any requests, and in batches of like ones."""
+    layers = np.arange(recording.expert_ids.shape[1])[:, None]
+    starts = recording.offsets[:-1] + recording.prefill_len
+    means = np.empty((draws, 2))
+    for i in range(draws):
+        drawn = rng.choice(len(recording), 4 * batch, replace=False)
+        like = drawn[np.argsort(-alikeness[drawn[0], drawn])]
+        for j, requests in enumerate((drawn[:batch], like[:batch])):
+            tokens = rng.integers(starts[requests], recording.offsets[requests + 1])
+            touched = np.zeros((len(layers), recording.num_experts), dtype=bool)
+            touched[layers, recording.expert_ids[tokens]] = True
+            means[i, j] = touched.sum(axis=1).mean()
+    mixed, alike = means.mean(axis=0).tolist()
+    return mixed, alike
