@@ -14,6 +14,10 @@ class InvalidArgumentError(EldrError):
         self.found = _brief(found)
         super().__init__(f"{field}: expected {expected}, found {self.found}")
 
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Travel between processes, which exceptions with arguments of their own cannot else."""
+        return type(self), (self.field, self.expected, self.found)
+
 
 class NotFoundError(EldrError):
     """What the request names is not known."""

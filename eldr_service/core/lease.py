@@ -65,6 +65,8 @@ class Booking:
         The worker has reported it.
     absences : int
         Later reports in a row without it.
+    output_tokens, decode_seconds, decode_counts
+        What its release reported; 0 or None where it did not.
     """
 
     request_id: str
@@ -90,6 +92,9 @@ class Booking:
     counts: NDArray[np.uint32] | None = None
     seen_running: bool = False
     absences: int = 0
+    output_tokens: int = 0
+    decode_seconds: float = 0.0
+    decode_counts: NDArray[np.uint32] | None = None
 
     @property
     def key(self) -> tuple[str, int]:

@@ -296,7 +296,16 @@ class Router:
         return f"{self._lease_prefix}-{self._leases:x}"
 
     def release(
-        self, model: str, request_id: str, attempt: int, lease_id: str, now: float
+        self,
+        model: str,
+        request_id: str,
+        attempt: int,
+        now: float,
+        *,
+        lease_id: str = "",
+        output_tokens: int = 0,
+        decode_seconds: float = 0.0,
+        decode_counts: ActivationCounts | None = None,
     ) -> tuple[ReleaseResult, Booking | None]:
         """End a booking; remember the release of one that is not there.
 
@@ -310,16 +319,22 @@ class Router:
         ------
         NotFoundError
             The model is unknown.
+        FailedPreconditionError
+            The decode's counts have another geometry than the model.
         """
         known = self.models.get(model)
         if known is None and self.signatures.get(model, request_id):
             known = self.model_or_new(model)
         known = known or self.model(model)
+        if decode_counts:
+            known.check_geometry(decode_counts.geometry)
         known.expire(now)
         live = known.bookings.find(request_id, attempt)
         if live and lease_id not in ("", live.lease_id):
             return ReleaseResult.UNKNOWN, None
         if live:
+            live.output_tokens, live.decode_seconds = output_tokens, decode_seconds
+            live.decode_counts = decode_counts.counts if decode_counts else None
             known.end(live, Ended.RELEASED, now)
             self.signatures.discard(model, request_id)
             return ReleaseResult.RELEASED, live

@@ -122,7 +122,7 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
     if request.HasField("lease_ttl"):
         lease = seconds("lease_ttl", request.lease_ttl, *LEASE_SECONDS)
     inline = request.HasField("counts")
-    call = {
+    call: dict[str, Any] = {
         "num_sequences": sequences,
         "prompt_tokens": request.prompt_tokens,
         "expected_output_tokens": request.expected_output_tokens,

@@ -10,11 +10,11 @@ from eldr.v1 import fleet_pb2_grpc
 
 from eldr_service.core.errors import ResourceExhaustedError
 from eldr_service.core.fleet import WorkerState
-from eldr_service.observability.telemetry import Telemetry
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
 from eldr_service.rpc import decode, encode
 from eldr_service.rpc.errors import abort
+from eldr_service.rpc.telemetry import Telemetry
 from eldr_service.rpc.unary import unary
 
 MAX_BEHIND = 4_096

@@ -1,8 +1,13 @@
 """PartitionService: partitions are fitted, kept, activated and rolled back."""
 
 import asyncio
+import functools
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from typing import Any
 
 import grpc
 import numpy as np
@@ -10,15 +15,19 @@ from eldr.v1 import partition_pb2 as pb
 from eldr.v1 import partition_pb2_grpc
 from numpy.typing import NDArray
 
-from eldr_service.core.errors import FailedPreconditionError, InvalidArgumentError
+from eldr_service.core.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+)
 from eldr_service.core.fleet import WorkerRole
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.fitting import fit_partition
-from eldr_service.observability.telemetry import Telemetry
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
 from eldr_service.rpc import decode, encode
+from eldr_service.rpc.telemetry import Telemetry
 from eldr_service.rpc.unary import unary
 from eldr_service.stores.partition_file import dump_partition, load_partition
 
@@ -49,24 +58,20 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             raise InvalidArgumentError("num_slots", f"1 to {MAX_SLOTS}", slots)
         if len(counts) < slots:
             raise FailedPreconditionError(f"{len(counts)} signatures are too few for {slots} slots")
-        if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")  # gRPC's threads do not survive a fork
-            self._pool = ProcessPoolExecutor(1, spawn)
-        data = await asyncio.get_running_loop().run_in_executor(
-            self._pool,
+        fit = functools.partial(
             _fit,
             model.name,
             counts,
             geometry,
-            slots,
-            request.transform or "auto",
-            list(request.layers) or None,
-            request.max_iter or 50,
-            request.n_init or 1,
-            request.random_state,
+            n_clusters=slots,
+            transform=request.transform or "auto",
+            layers=list(request.layers) or None,
+            max_iter=request.max_iter or 50,
+            n_init=request.n_init or 1,
+            random_state=request.random_state,
         )
-        kept = self._keep(load_partition(data), request.activate)
-        return pb.FitPartitionResponse(partition=kept)
+        partition = load_partition(await self._elsewhere(fit))
+        return pb.FitPartitionResponse(partition=self._keep(partition, request.activate))
 
     @unary
     async def ImportPartition(  # noqa: N802
@@ -76,7 +81,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         decode.text("model", request.model, decode.MAX_MODEL)
         partition = load_partition(request.data)
         if request.model:
-            partition = partition.renamed(request.model)
+            partition = replace(partition, model=request.model)
         decode.text("data.model", partition.model, decode.MAX_MODEL, required=True)
         return pb.ImportPartitionResponse(partition=self._keep(partition, request.activate))
 
@@ -122,15 +127,27 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
+    async def _elsewhere(self, fit: Callable[[], bytes]) -> bytes:
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")  # gRPC's threads do not survive a fork
+            self._pool = ProcessPoolExecutor(1, spawn)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, fit)
+        except ValueError as error:
+            raise InvalidArgumentError("request", "what can be fitted", str(error)) from error
+        except BrokenProcessPool as error:
+            self._pool = None
+            raise ResourceExhaustedError(
+                "the fitting process was ended from outside, for want of memory perhaps", 1.0
+            ) from error
+
     def _keep(self, partition: Partition, activate: bool) -> pb.PartitionInfo:
         kept = self._partitions.add(partition)
         if activate:
             kept = self._partitions.activate(kept.model, kept.version)
         return self._info(kept)
 
-    def _counts(
-        self, request: pb.FitPartitionRequest
-    ) -> tuple[NDArray[np.uint32], ModelGeometry]:
+    def _counts(self, request: pb.FitPartitionRequest) -> tuple[NDArray[np.uint32], ModelGeometry]:
         """The signatures to fit on [n, L, E]: those sent along, or what has been seen."""
         model = self._router.model(request.model)
         if not request.counts:
@@ -149,31 +166,6 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         return encode.partition_info(partition, self._router.model(partition.model))
 
 
-def _fit(
-    model: str,
-    counts: NDArray[np.uint32],
-    geometry: ModelGeometry,
-    slots: int,
-    transform: str,
-    layers: list[int] | None,
-    max_iter: int,
-    n_init: int,
-    random_state: int,
-) -> bytes:
+def _fit(model: str, counts: NDArray[np.uint32], geometry: ModelGeometry, **how: Any) -> bytes:
     """Run in the fitting process; a partition travels back as its file."""
-    try:
-        return dump_partition(
-            fit_partition(
-                model,
-                counts,
-                geometry,
-                n_clusters=slots,
-                transform=transform,
-                layers=layers,
-                max_iter=max_iter,
-                n_init=n_init,
-                random_state=random_state,
-            )
-        )
-    except ValueError as error:
-        raise InvalidArgumentError("request", "parameters that can be fitted", str(error)) from None
+    return dump_partition(fit_partition(model, counts, geometry, **how))

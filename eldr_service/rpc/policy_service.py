@@ -4,11 +4,11 @@ import grpc
 from eldr.v1 import policy_pb2 as pb
 from eldr.v1 import policy_pb2_grpc
 
-from eldr_service.observability.telemetry import Telemetry
 from eldr_service.policies.registry import installed
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
 from eldr_service.rpc import decode, encode
+from eldr_service.rpc.telemetry import Telemetry
 from eldr_service.rpc.unary import unary
 
 

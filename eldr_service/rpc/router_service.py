@@ -9,12 +9,12 @@ from eldr.v1 import router_pb2_grpc
 
 from eldr_service.core.errors import EldrError, InvalidArgumentError
 from eldr_service.core.signature_buffer import HeldSignature
-from eldr_service.observability.telemetry import Telemetry
 from eldr_service.routing.decide import RouteCall
 from eldr_service.routing.router import Router
 from eldr_service.rpc import decode, encode
 from eldr_service.rpc.errors import status_code, to_status
 from eldr_service.rpc.streams import answer_each
+from eldr_service.rpc.telemetry import Telemetry
 from eldr_service.rpc.unary import unary
 from eldr_service.rpc.waiting import SignatureWaiters
 
@@ -78,7 +78,16 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             else None
         )
         result, booking = self._router.release(
-            model, request_id, request.attempt, request.lease_id, decode_counts, time.monotonic()
+            model,
+            request_id,
+            request.attempt,
+            time.monotonic(),
+            lease_id=request.lease_id,
+            output_tokens=request.output_tokens,
+            decode_seconds=decode.seconds(
+                "decode_duration", request.decode_duration, 0.0, decode.LEASE_SECONDS[1]
+            ),
+            decode_counts=decode_counts,
         )
         self.telemetry.released(model, request, result, booking)
         return pb.ReleaseResponse(result=f"RELEASE_RESULT_{result.name}")

@@ -202,6 +202,6 @@ def _model(record: dict[str, Any]) -> ModelRecord:
     )
 
 
-def _geometry(record: dict) -> ModelGeometry | None:
+def _geometry(record: dict[str, Any]) -> ModelGeometry | None:
     geometry = record["geometry"]
     return geometry and ModelGeometry(**geometry)
