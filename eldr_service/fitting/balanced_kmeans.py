@@ -8,13 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.signature import (
-    TRANSFORMS,
-    SignatureTransform,
-    inverse_document_frequency,
-)
+from eldr_service.core.signature import TRANSFORMS, SignatureTransform
 from eldr_service.fitting.lloyd import Progress, cluster, seed_centers
-from eldr_service.fitting.transform_choice import WITHOUT_EVIDENCE, held_out_scores
+from eldr_service.fitting.transform_choice import WITHOUT_EVIDENCE, calibrated, held_out_scores
 
 
 class BalancedKMeans:
@@ -195,29 +191,24 @@ class BalancedKMeans:
         self, counts: NDArray[np.integer], geometry: ModelGeometry
     ) -> SignatureTransform:
         layers = self._kept_layers(geometry.num_layers)
-        idf = inverse_document_frequency(counts)
-        candidates = {
-            "counts": SignatureTransform(geometry, "counts", layers),
-            "counts-idf": SignatureTransform(geometry, "counts-idf", layers, idf),
-            "sqrt": SignatureTransform(geometry, "sqrt", layers),
-        }
         self.transform_scores_: dict[str, float] = {}
         name = self.transform
         if name == "auto" and len(counts) < 2 * self.n_clusters:
             name = WITHOUT_EVIDENCE
         elif name == "auto":
             self.transform_scores_ = held_out_scores(
-                counts, candidates, self.n_clusters, self.max_iter, self.random_state
+                counts, geometry, layers, self.n_clusters, self.max_iter, self.random_state
             )
             name = min(self.transform_scores_, key=self.transform_scores_.__getitem__)
-        unused = (idf[layers] == 0).mean()
-        if name == "counts-idf" and unused > 0.5:
+        transform = calibrated(name, counts, geometry, layers)
+        unused = (transform.weights() == 0).mean()
+        if unused > 0.5:
             warnings.warn(
                 f"idf is zero for {unused:.0%} of the entries: every request touches those experts,"
                 " which drop out then; transform='auto' and 'sqrt' keep them",
                 stacklevel=3,
             )
-        return candidates[name]
+        return transform
 
     def _unit_centers(self, initial_centers: ArrayLike) -> NDArray[np.float32]:
         centers = np.asarray(initial_centers, dtype=np.float64)

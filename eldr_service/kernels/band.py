@@ -4,7 +4,7 @@ import numpy as np
 from numba import boolean, float32, float64, int32, int64, njit, types
 from numpy.typing import NDArray
 
-from eldr_service.kernels.arrays import readonly
+from eldr_service.kernels.compiling import kernel, readonly
 
 _SIMILARITIES = types.Array(float64, 1, "C")
 _SIMILARITY = _SIMILARITIES(readonly(float32, 2), readonly(float32, 1), readonly(int32, 1))
@@ -28,7 +28,7 @@ def _dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float
     return total
 
 
-@njit(_SIMILARITY, cache=True)
+@kernel(_SIMILARITY)
 def similarity(
     centroids: NDArray[np.float32], signature: NDArray[np.float32], slots: NDArray[np.int32]
 ) -> NDArray[np.float64]:
@@ -67,7 +67,7 @@ def similarity(
     return result
 
 
-@njit(_CHOOSE, cache=True)
+@kernel(_CHOOSE)
 def choose_in_band(
     centroids: NDArray[np.float32],
     signature: NDArray[np.float32],

@@ -77,8 +77,8 @@ def dump_partition(partition: Partition) -> bytes:
 def load_partition(data: bytes) -> Partition:
     """Read what `dump_partition` wrote, bit for bit.
 
-    InvalidArgumentError names what is wrong with any other file: a key, a tensor, or `data`
-    when it is no safetensors file at all.
+    InvalidArgumentError names what is wrong with any other file: a metadata key, a tensor, or
+    `data` when it is no safetensors file at all.
     """
     tensors, metadata = _parts(data)
     if metadata.get("format") != FORMAT:

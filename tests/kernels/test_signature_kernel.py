@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,3 +45,9 @@ def test_misfits_are_refused_before_memory_is_touched():
 def test_warm_up_leaves_nothing_to_compile():
     warm_up()
     assert len(transform_signature.signatures) == 1
+
+
+def test_compiles_where_nothing_can_be_written():
+    nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}  # as if no folder were writable
+    code = "from eldr_service.kernels import warm_up; warm_up()"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **nowhere}, check=True)
