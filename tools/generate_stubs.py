@@ -1,4 +1,4 @@
-"""Generate clients/python/eldr/v1 and build/eldr.binpb from protos/; `--check` says what is stale."""
+"""Generate clients/python/eldr/v1 and build/eldr.binpb from protos/; `--check` names the stale."""
 
 import sys
 import tempfile

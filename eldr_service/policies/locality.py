@@ -25,6 +25,8 @@ class Locality(Policy):
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the most similar."""
+        assert fleet.centroids is not None
+        assert request.signature is not None  # as needs_signature asks
         worker, similarity, in_band = choose_in_band(
             fleet.centroids, request.signature, fleet.slots, fleet.eligible, fleet.load, 0.0
         )

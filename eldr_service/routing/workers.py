@@ -32,6 +32,7 @@ class Workers:
         self._router = router
         self._store = store
         self._next_incarnation = first_incarnation
+        self._static: set[tuple[str, str]] = set()  # a file has them, the store need not
 
     def register(
         self,
@@ -63,6 +64,13 @@ class Workers:
         self._next_incarnation += 1
         self._join(model, spec, state, geometry, self._next_incarnation, now)
         return self._next_incarnation
+
+    def register_static(
+        self, model_name: str, spec: WorkerSpec, geometry: ModelGeometry | None, now: float
+    ) -> None:
+        """Make a worker known that a file names; it is not kept over a restart."""
+        self._static.add((model_name, spec.worker_id))
+        self.register(model_name, spec, WorkerState.READY, geometry, now)
 
     def restore(self, record: WorkerRecord, now: float) -> None:
         """Take in a worker that an earlier run knew, in its old life and slot."""
@@ -99,7 +107,7 @@ class Workers:
             model.declare_geometry(geometry, row)
         model.joined(row)
         with self._logged():
-            self._store.save_worker(_record(model, row))
+            self._save(model, row)
 
     def drain(self, model_name: str, worker_id: str) -> int:
         """Place nothing new on a worker; returns the sequences still booked on it.
@@ -165,7 +173,7 @@ class Workers:
         if model.fleet.state(row) is not before:
             model.observer.worker_changed(model.name, row, model.fleet.state(row))
             with self._logged():
-                self._store.save_worker(_record(model, row))
+                self._save(model, row)
         started, finished, unknown = model.bookings.reported(row, report.held, now)
         for booking in started:
             model.fleet.seen(row, booking.tokens)
@@ -177,7 +185,7 @@ class Workers:
         """Write down a model's workers after several of them may have moved to other slots."""
         with self._logged(), self._store.transaction():
             for row in model.fleet.rows():
-                self._store.save_worker(_record(model, row))
+                self._save(model, row)
 
     def _find(self, model_name: str, worker_id: str) -> tuple[Model, int]:
         model = self._router.model(model_name)
@@ -185,6 +193,10 @@ class Workers:
         if row is None:
             raise NotFoundError(f"worker {worker_id} of model {model_name} is unknown")
         return model, row
+
+    def _save(self, model: Model, row: int) -> None:
+        if (model.name, model.fleet.spec(row).worker_id) not in self._static:
+            self._store.save_worker(_record(model, row))
 
     @contextmanager
     def _logged(self) -> Iterator[None]:

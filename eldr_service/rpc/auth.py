@@ -108,7 +108,7 @@ class Tokens:
         return tuple(callers.items())
 
 
-class TokenInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # grpc is untyped
+class TokenInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through only with a token that has the role for it.
 
     Refuses before the handler is looked up and before a request is read, so that the answer says
