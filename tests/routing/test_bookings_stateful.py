@@ -555,7 +555,7 @@ def test_ten_thousand_steps():
     run_state_machine_as_test(
         Bookings,
         settings=settings(
-            max_examples=400,
+            max_examples=250,
             stateful_step_count=60,
             derandomize=True,
             deadline=None,
