@@ -56,6 +56,7 @@ class LoadReport:
     active_experts: float = 0.0
     batch_size: float = 0.0
     step_seconds: float = 0.0
+    state: WorkerState = WorkerState.READY
 
 
 # One row of the table. A row belongs to one worker after another; `generation` tells them apart.
@@ -227,8 +228,6 @@ class Fleet:
         entry["step_seconds"] = report.step_seconds
         if self.spec(row).time_to_live:
             entry["alive_until"] = now + self.spec(row).time_to_live
-        if entry["state"] == WorkerState.JOINING:
-            entry["state"] = WorkerState.READY
         return True
 
     def fresh(self, row: int, now: float) -> bool:

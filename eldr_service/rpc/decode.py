@@ -1,7 +1,8 @@
 """Messages to the domain, with every field checked; the errors name field, expected and found."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from enum import IntEnum
+from typing import Any, TypeVar
 
 from eldr.v1 import activation_pb2, fleet_pb2, router_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -27,6 +28,8 @@ MAX_LISTED = 65_536
 MAX_SEQUENCES = 4_096
 MAX_WAIT_SECONDS = 10.0
 LEASE_SECONDS = (1.0, 86_400.0)
+
+_Enum = TypeVar("_Enum", bound=IntEnum)
 
 
 def text(field: str, value: str, longest: int, required: bool = False) -> str:
@@ -153,7 +156,7 @@ def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int)
     """Check what a worker says of itself."""
     return WorkerSpec(
         worker_id(request),
-        WorkerRole(request.role or WorkerRole.DECODE),
+        _enum("role", WorkerRole, request.role, WorkerRole.DECODE),
         text("url", request.url, MAX_URL),
         request.dp_rank,
         text("group", request.group, MAX_LABEL),
@@ -166,7 +169,7 @@ def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int)
 
 def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:
     """Check the state that a worker registers in."""
-    state = WorkerState(request.state or WorkerState.READY)
+    state = _enum("state", WorkerState, request.state, WorkerState.READY)
     if state not in (WorkerState.JOINING, WorkerState.READY):
         raise InvalidArgumentError("state", "JOINING or READY", state.name)
     return state
@@ -192,7 +195,16 @@ def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
         request.active_experts,
         request.batch_size,
         seconds("step_time", request.step_time, 0.0, 3_600.0),
+        _enum("state", WorkerState, request.state, WorkerState.READY),
     )
+
+
+def _enum(field: str, kind: type[_Enum], number: int, unspecified: _Enum) -> _Enum:
+    if number == 0:
+        return unspecified
+    if number not in set(kind):
+        raise InvalidArgumentError(field, f"one of {', '.join(e.name for e in kind)}", number)
+    return kind(number)
 
 
 def _signed64(field: str, value: int) -> int:

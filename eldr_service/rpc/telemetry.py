@@ -86,6 +86,10 @@ class Telemetry:
             result=result.name,
         )
 
+    def answered(self, method: str, seconds: float) -> None:
+        """A unary call has been answered, well or not."""
+        self.metrics.rpc_seconds.labels(method).observe(seconds)
+
     def refused(self, method: str, code: grpc.StatusCode, error: EldrError) -> None:
         """A call or a message of a stream was refused."""
         self.metrics.errors.labels(method, code.name).inc()

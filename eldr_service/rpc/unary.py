@@ -1,6 +1,7 @@
 """What all unary methods have in common: domain errors become statuses and are counted."""
 
 import functools
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,14 +14,17 @@ Method = Callable[[Any, Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
 
 def unary(method: Method) -> Method:
-    """Answer with a status where `method` raises a domain error. The servicer has `telemetry`."""
+    """Answer with a status where `method` raises a domain error; the servicer has `telemetry`."""
 
     @functools.wraps(method)
     async def answer(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        began = time.perf_counter()
         try:
             return await method(self, request, context)
         except EldrError as error:
             self.telemetry.refused(method.__name__, status_code(error), error)
             await abort(context, error)
+        finally:
+            self.telemetry.answered(method.__name__, time.perf_counter() - began)
 
     return answer
