@@ -88,11 +88,10 @@ class Daemon:
             if settings.fleet
             else None
         )
-        self._stopping = asyncio.Event()
+        self._stopping = asyncio.Event()  # set by each signal to stop
+        self._serving = True
         self._health = health.aio.HealthServicer()
-        self._http = HttpServer(
-            self._telemetry.metrics.registry, lambda: not self._stopping.is_set()
-        )
+        self._http = HttpServer(self._telemetry.metrics.registry, lambda: self._serving)
 
     async def run(self) -> None:
         """Serve until told to stop, and drain.
@@ -213,6 +212,7 @@ class Daemon:
 
     async def _drain(self) -> None:
         """Say NOT_SERVING, and let bookings go on until they are done or the deadline is there."""
+        self._serving = False
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         deadline = time.monotonic() + self._settings.drain_seconds
