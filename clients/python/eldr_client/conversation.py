@@ -95,6 +95,7 @@ class Conversation:
         pauses = iter(_RETRY_PAUSES)
         while True:
             if self._breaker.is_open:
+                yield Pause(0)  # lets an event loop go on to its probes, should nothing else do
                 raise RouterUnavailableError(
                     "the router does not answer", grpc.StatusCode.UNAVAILABLE
                 )
