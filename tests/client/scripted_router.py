@@ -35,11 +35,16 @@ class ScriptedRouter(router_pb2_grpc.RouterServiceServicer, fleet_pb2_grpc.Fleet
     def target(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self) -> "ScriptedRouter":
+    def start(self, credentials: grpc.ServerCredentials | None = None) -> "ScriptedRouter":
         self._server = grpc.server(futures.ThreadPoolExecutor(80))
         router_pb2_grpc.add_RouterServiceServicer_to_server(self, self._server)
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        self.port = (
+            self._server.add_secure_port(address, credentials)
+            if credentials
+            else self._server.add_insecure_port(address)
+        )
         self._server.start()
         return self
 

@@ -28,10 +28,12 @@ def test_round_robin_within_the_deadline(lost_target):
         first, elapsed = timed(lambda: client.route("m", "first"))
         assert elapsed < DEADLINE + SLACK
         chosen = [first]
+        open_breaker = []
         for n in range(5):
             placement, elapsed = timed(lambda n=n: client.route("m", f"r{n}"))
             chosen.append(placement)
-            assert elapsed < DEADLINE / 2  # the breaker is open
+            open_breaker.append(elapsed)
+        assert sorted(open_breaker)[2] < DEADLINE / 10
     assert {p.reason for p in chosen} == {PlacementReason.CLIENT_FALLBACK}
     turns = [p.worker_id for p in chosen]
     assert set(turns[:3]) == {"a", "b", "c"}
@@ -91,7 +93,7 @@ def test_release_after_a_fallback_neither_waits_nor_raises(lost_target):
         client.route("m", "r")
         result, elapsed = timed(lambda: client.release("m", "r"))
         assert result is None
-        assert elapsed < DEADLINE / 2
+        assert elapsed < SLACK
         _, elapsed = timed(client.close)
         assert elapsed < DEADLINE + SLACK
 
@@ -113,8 +115,7 @@ def test_a_hung_router_keeps_the_breaker_open_until_it_answers(router):
     with RouterClient(router.target, fallback_workers=KNOWN) as client:
         assert client.route("m", "r").is_fallback
         eventually(lambda: len(router.probes) >= 2)
-        _, elapsed = timed(lambda: client.route("m", "s"))
-        assert elapsed < DEADLINE / 2
+        assert client.route("m", "s").is_fallback
         assert [r.request_id for r in router.requests("Route")] == ["r"]
         del router.script["Route"]
         eventually(lambda: not client._conversation.router_is_down)
@@ -123,8 +124,8 @@ def test_a_hung_router_keeps_the_breaker_open_until_it_answers(router):
 
 
 async def test_recovery_after_a_restart_on_the_same_port(router):
-    sync = RouterClient(router.target, fallback_workers=KNOWN)
-    async with aio.RouterClient(router.target, fallback_workers=KNOWN) as client:
+    sync = RouterClient(router.target, timeout=3, fallback_workers=KNOWN)
+    async with aio.RouterClient(router.target, timeout=3, fallback_workers=KNOWN) as client:
         with sync:
             assert not sync.route("m", "before").is_fallback
             assert not (await client.route("m", "before")).is_fallback
@@ -140,11 +141,12 @@ async def test_recovery_after_a_restart_on_the_same_port(router):
                 eventually(lambda turn=turn: not sync.route("m", f"up-{turn}").is_fallback)
 
 
-def test_a_connection_that_breaks_is_made_again_within_the_call(router):
+def test_a_restart_between_two_calls_goes_unnoticed(router):
     with RouterClient(router.target, timeout=5) as client:
         client.route("m", "r")
         router.stop()
-        threading.Timer(0.05, router.start).start()
+        router.hold.clear()
+        router.start()
         assert not client.route("m", "s").is_fallback
 
 

@@ -162,7 +162,8 @@ async def test_an_abandoned_async_generator_releases(router):
 
 def test_a_lost_answer_is_released_by_identity(router):
     router.script["Route"] = slowly_booking(router)
-    with RouterClient(router.target, fallback_workers=[("w9", "http://w9")]) as client:
+    known = [("w9", "http://w9")]
+    with RouterClient(router.target, timeout=1, fallback_workers=known) as client:
         with client.place("m", "r", attempt=2) as placement:
             assert placement.is_fallback
             assert ("r", 2) in router.held
@@ -205,3 +206,14 @@ def test_a_release_that_finds_no_router_is_said_later(router):
         router.start()
         eventually(lambda: len(router.requests("Release")) == 2)
     assert not router.held
+
+
+async def test_closing_gives_up_on_a_router_that_takes_no_release(router, caplog):
+    router.script["Release"] = router.script["Route"] = router.hang
+    sync = RouterClient(router.target, timeout=0.1)
+    client = aio.RouterClient(router.target, timeout=0.1)
+    assert sync.release("m", "sync") is None
+    assert await client.release("m", "aio") is None
+    sync.close()
+    await client.close()
+    assert caplog.text.count("1 releases are left to expire") == 2

@@ -29,12 +29,12 @@ class RouterClient(BaseClient):
     what those of `eldr_client.RouterClient` mean.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def _begin(self) -> None:
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
         self._chores: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._closed = False
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def register_signature(
@@ -135,11 +135,15 @@ class RouterClient(BaseClient):
     async def close(self) -> None:
         """Say what is still unsaid, unless the router is down, for a second at most; disconnect."""
         self._conversation.closing = True
-        unsaid = {*self._farewells, *filter(None, [self._chores])}
-        if unsaid and not self._conversation.router_is_down:
-            await asyncio.wait(unsaid, timeout=FAREWELL)
-        for task in {*unsaid, *filter(None, [self._watching])}:
+        tasks = {*self._farewells, *filter(None, [self._chores])}
+        if tasks and not self._conversation.router_is_down:
+            await asyncio.wait(tasks, timeout=FAREWELL)
+        tasks.update(filter(None, [self._chores, self._watching]))
+        self._closed = True
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # what they met is in the log
+        self._conversation.abandon()
         if self._channel is not None:
             await self._channel.close()
 
@@ -184,7 +188,7 @@ class RouterClient(BaseClient):
         )
 
     def _begin_chores(self) -> None:
-        idle = self._chores is None or self._chores.done()
+        idle = not self._closed and (self._chores is None or self._chores.done())
         if idle and self._conversation.has_chores:
             self._chores = asyncio.create_task(self._do_chores())
 

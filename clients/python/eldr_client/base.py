@@ -67,6 +67,11 @@ class BaseClient:
         self._top_k = top_k
         self._watched = watch
         self._conversation = Conversation(FallbackPool(fallback_workers), timeout)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Set up what belongs to threads, or to an event loop."""
+        raise NotImplementedError
 
     def _route_request(
         self,

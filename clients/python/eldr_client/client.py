@@ -31,8 +31,7 @@ class RouterClient(BaseClient):
     `eldr_client.errors`; `timeout` is the call's own deadline in seconds.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def _begin(self) -> None:
         self._channel = self._endpoint.open()
         self._stub = RouterServiceStub(self._channel)
         self._closing = threading.Event()
@@ -150,7 +149,9 @@ class RouterClient(BaseClient):
             self._closing.set()
             chores = self._chores
         if chores is not None:
-            chores.join(timeout=FAREWELL)
+            chores.join(FAREWELL)
+            self._conversation.abandon()
+            chores.join()  # the call under way, which has its deadline
         _open_clients.discard(self)
         self._channel.close()
 

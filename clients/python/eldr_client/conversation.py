@@ -176,7 +176,17 @@ class Conversation:
                 yield from self._probe()
                 continue
             pauses = self._breaker.probe_pauses()
-            yield from self.farewell(self._unsent.popleft())
+            try:
+                request = self._unsent.popleft()
+            except IndexError:
+                return  # abandoned just now
+            yield from self.farewell(request)
+
+    def abandon(self) -> None:
+        """Leave what is still unsaid to the expiry of its leases."""
+        if self._unsent:
+            logger.warning("%d releases are left to expire", len(self._unsent))
+            self._unsent.clear()
 
     def _probe(self) -> Procedure[None]:
         try:

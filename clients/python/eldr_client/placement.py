@@ -169,7 +169,7 @@ class HeldPlacement(Placement):
     the last, `decode_counts` are the experts that the decode really used.
     """
 
-    outcome: ReleaseOutcome | None = None
+    outcome: ReleaseOutcome | str | None = None
     output_tokens: int = 0
     decode_duration: float | datetime.timedelta | None = None
     decode_counts: AnyCounts | None = None
