@@ -15,10 +15,12 @@ from eldr.v1.router_pb2_grpc import RouterServiceStub
 from eldr_client.base import FAREWELL, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
 from eldr_client.counts import AnyCounts
+from eldr_client.errors import EldrError
 from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
 from eldr_client.requests import RouteFields, Seconds, farewell, release_request
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Placement)
 
 
 class RouterClient(BaseClient):
@@ -81,7 +83,7 @@ class RouterClient(BaseClient):
     ) -> Placement:
         """Pick a worker and book it, or fall back when the router does not answer."""
         request = self._route_request(model, request_id, counts, top_k, fields)
-        return await self._run(self._conversation.route(request, timeout))
+        return await self._route(request, timeout, Placement)
 
     def place(
         self,
@@ -162,6 +164,16 @@ class RouterClient(BaseClient):
             if self._watched:
                 self._watching = asyncio.create_task(self._watch())
 
+    async def _route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> P:
+        try:
+            return await self._run(self._conversation.route(request, timeout, kind))
+        except EldrError:
+            raise
+        except BaseException:  # given up, at whatever line; the request may be booked
+            self._conversation.disown(request)
+            self._begin_chores()
+            raise
+
     async def _run(self, procedure: Procedure[T]) -> T:
         self._connect()
         try:
@@ -228,9 +240,7 @@ class _Placing(AbstractAsyncContextManager[HeldPlacement]):
         self._timeout = timeout
 
     async def __aenter__(self) -> HeldPlacement:
-        conversation = self._client._conversation
-        placement = await self._client._run(conversation.route(self._request, self._timeout))
-        self._placement = HeldPlacement.of(placement)
+        self._placement = await self._client._route(self._request, self._timeout, HeldPlacement)
         return self._placement
 
     async def __aexit__(

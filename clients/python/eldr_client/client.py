@@ -17,10 +17,12 @@ from eldr.v1.router_pb2_grpc import RouterServiceStub
 from eldr_client.base import FAREWELL, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
 from eldr_client.counts import AnyCounts
+from eldr_client.errors import EldrError
 from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
 from eldr_client.requests import RouteFields, Seconds, farewell, release_request
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Placement)
 
 
 class RouterClient(BaseClient):
@@ -89,7 +91,7 @@ class RouterClient(BaseClient):
         placement is this client's own, `is_fallback`, and books nothing.
         """
         request = self._route_request(model, request_id, counts, top_k, fields)
-        return self._run(self._conversation.route(request, timeout))
+        return self._route(request, timeout, Placement)
 
     def place(
         self,
@@ -161,6 +163,16 @@ class RouterClient(BaseClient):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> P:
+        try:
+            return self._run(self._conversation.route(request, timeout, kind))
+        except EldrError:
+            raise
+        except BaseException:  # given up, at whatever line; the request may be booked
+            self._conversation.disown(request)
+            self._begin_chores()
+            raise
+
     def _run(self, procedure: Procedure[T]) -> T:
         try:
             step = next(procedure)
@@ -226,9 +238,7 @@ class _Placing(AbstractContextManager[HeldPlacement]):
         self._timeout = timeout
 
     def __enter__(self) -> HeldPlacement:
-        conversation = self._client._conversation
-        placement = self._client._run(conversation.route(self._request, self._timeout))
-        self._placement = HeldPlacement.of(placement)
+        self._placement = self._client._route(self._request, self._timeout, HeldPlacement)
         return self._placement
 
     def __exit__(
@@ -238,9 +248,14 @@ class _Placing(AbstractContextManager[HeldPlacement]):
         traceback: TracebackType | None,
     ) -> None:
         client = self._client
-        release = farewell(self._request, self._placement, raised, client._top_k)
-        if release is not None:
-            client._run(client._conversation.farewell(release))
+        try:
+            release = farewell(self._request, self._placement, raised, client._top_k)
+            if release is not None:
+                client._run(client._conversation.farewell(release))
+        except BaseException:  # interrupted on the way out; one release too many does no harm
+            client._conversation.disown(self._request)
+            client._begin_chores()
+            raise
 
 
 _open_clients: weakref.WeakSet[RouterClient] = weakref.WeakSet()

@@ -32,6 +32,7 @@ from eldr_client.requests import release_request
 logger = logging.getLogger("eldr_client")
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Placement)
 
 # Seconds before the second and third try. The second helps when a connection broke under the call,
 # the third when the router is back: gRPC refuses for 100 ms after a failed attempt to connect.
@@ -112,10 +113,11 @@ class Conversation:
                     raise failure from error
             yield Pause(pause)
 
-    def route(self, request: RouteRequest, timeout: float | None = None) -> Procedure[Placement]:
+    def route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> Procedure[P]:
         """Place a request: by the router, or by the pool when the router does not answer.
 
-        The wait for the signature, if asked for, is added to the timeout.
+        The wait for the signature, if asked for, is added to the timeout. Whoever gives up before
+        the placement is in hand must `disown` the request.
 
         Raises
         ------
@@ -129,7 +131,7 @@ class Conversation:
             response = yield from self.call("Route", request, timeout)
         except (RouterUnavailableError, RouterFaultError) as error:
             if asked:
-                self._disown(request)
+                self.disown(request)
             if isinstance(error, RouterFaultError):
                 logger.warning("falling back for %s: %s", request.request_id, error)
             placement = self.pool.place(request)
@@ -137,11 +139,8 @@ class Conversation:
                 raise RouterUnavailableError(
                     f"{error}, and no other worker of {request.model} is known", error.code
                 ) from error
-            return placement
-        except GeneratorExit:
-            self._disown(request)
-            raise
-        placement = Placement.from_proto(response.placement)
+            return kind.of(placement)
+        placement = kind.from_proto(response.placement)
         self.pool.learn(request.model, placement)
         return placement
 
@@ -154,7 +153,9 @@ class Conversation:
         except RouterUnavailableError:
             self._unsent.append(request)
             return None
-        except GeneratorExit:
+        except EldrError:
+            raise  # the router has heard it
+        except BaseException:  # given up, by an interrupt perhaps; the booking must end anyway
             self._unsent.append(request)
             raise
         name = ReleaseResultNumber.Name(response.result).removeprefix("RELEASE_RESULT_")
@@ -196,7 +197,7 @@ class Conversation:
                 return
         self._breaker.close()
 
-    def _disown(self, request: RouteRequest) -> None:
+    def disown(self, request: RouteRequest) -> None:
         """The request may be booked without our knowing the lease: end it by its identity."""
         if not request.dry_run:
             self._unsent.append(

@@ -122,6 +122,11 @@ class Placement:
         return WorkerTarget(self.worker_id, self.url, self.dp_rank), *self.alternates
 
     @classmethod
+    def of(cls, placement: "Placement") -> Self:
+        """The same decision, as an instance of this class."""
+        return cls(**vars(placement))
+
+    @classmethod
     def from_proto(cls, message: router_pb2.Placement) -> Self:
         """From the contract's message, received just now."""
         expires = None
@@ -173,11 +178,6 @@ class HeldPlacement(Placement):
     output_tokens: int = 0
     decode_duration: float | datetime.timedelta | None = None
     decode_counts: AnyCounts | None = None
-
-    @classmethod
-    def of(cls, placement: Placement) -> Self:
-        """Hold `placement`."""
-        return cls(**vars(placement))
 
 
 def _reason(number: int) -> PlacementReason:
