@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -195,6 +196,36 @@ def test_ctrl_c_ends_the_program_but_not_before_its_release(router, where):
     assert "KeyboardInterrupt" in stderr
     eventually(lambda: not router.held)
     assert router.requests("Release")[0].outcome == CANCELLED
+
+
+def test_an_interrupt_at_any_point_of_the_client_releases(router):
+    """Python looks for signals when a function begins and when one written in C returns."""
+    with RouterClient(router.target, timeout=5) as client:
+        for point in itertools.count():
+            left = [point]
+
+            def interrupt(frame, event, _, left=left):
+                code = frame.f_code
+                if code.co_name == "__del__" or "eldr_client" not in code.co_filename:
+                    return  # Python swallows what a finalizer raises
+                if event in ("call", "c_return"):
+                    left[0] -= 1
+                    if left[0] == -1:
+                        raise KeyboardInterrupt
+
+            try:
+                sys.setprofile(interrupt)
+                with client.place("m", f"r{point}"):
+                    pass
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.setprofile(None)
+            client.renew("m", [])  # any call begins what an interrupt kept from beginning
+            eventually(lambda: not router.held)
+            if left[0] >= 0:
+                break
+    assert point > 50
 
 
 def test_a_release_that_finds_no_router_is_said_later(router):

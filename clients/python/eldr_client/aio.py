@@ -136,6 +136,8 @@ class RouterClient(BaseClient):
 
     async def close(self) -> None:
         """Say what is still unsaid, unless the router is down, for a second at most; disconnect."""
+        if self._channel is not None:
+            self._begin_chores()
         self._conversation.closing = True
         tasks = {*self._farewells, *filter(None, [self._chores])}
         if tasks and not self._conversation.router_is_down:

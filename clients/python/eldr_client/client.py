@@ -146,6 +146,7 @@ class RouterClient(BaseClient):
 
     def close(self) -> None:
         """Say what is still unsaid, unless the router is down, for a second at most; disconnect."""
+        self._begin_chores()
         self._conversation.closing = True
         with self._lock:
             self._closing.set()
@@ -199,8 +200,8 @@ class RouterClient(BaseClient):
 
     def _begin_chores(self) -> None:
         with self._lock:
-            idle = self._chores is None and not self._closing.is_set()
-            if idle and self._conversation.has_chores:
+            busy = self._chores is not None and self._chores.is_alive()
+            if not busy and not self._closing.is_set() and self._conversation.has_chores:
                 self._chores = threading.Thread(
                     target=self._do_chores, name="eldr-chores", daemon=True
                 )
@@ -232,14 +233,16 @@ class RouterClient(BaseClient):
 class _Placing(AbstractContextManager[HeldPlacement]):
     """The block of `place`."""
 
+    _held: HeldPlacement | None = None
+
     def __init__(self, client: RouterClient, request: RouteRequest, timeout: float | None) -> None:
         self._client = client
         self._request = request
         self._timeout = timeout
 
     def __enter__(self) -> HeldPlacement:
-        self._placement = self._client._route(self._request, self._timeout, HeldPlacement)
-        return self._placement
+        self._held = self._client._route(self._request, self._timeout, HeldPlacement)
+        return self._held
 
     def __exit__(
         self,
@@ -247,15 +250,23 @@ class _Placing(AbstractContextManager[HeldPlacement]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        client = self._client
+        assert self._held is not None
+        client, held = self._client, self._held
         try:
-            release = farewell(self._request, self._placement, raised, client._top_k)
+            self._held = None
+            release = farewell(self._request, held, raised, client._top_k)
             if release is not None:
                 client._run(client._conversation.farewell(release))
         except BaseException:  # interrupted on the way out; one release too many does no harm
             client._conversation.disown(self._request)
             client._begin_chores()
             raise
+
+    def __del__(self) -> None:
+        # An interrupt can keep `__exit__` from beginning. The client's next call, or its closing,
+        # says this release: a finalizer runs anywhere, so it must not take the client's lock.
+        if self._held is not None and not self._held.is_fallback:
+            self._client._conversation.disown(self._request)
 
 
 _open_clients: weakref.WeakSet[RouterClient] = weakref.WeakSet()
