@@ -1,5 +1,6 @@
 import grpc
 import pytest
+from eldr.v1.fleet_pb2 import WorkerState
 from eldr_client import LoadReport, WorkerSession
 from scripted_router import eventually, refuse
 
@@ -19,8 +20,8 @@ def test_registers_reports_and_leaves(router):
     assert (first.report_number, second.report_number, first.incarnation) == (1, 2, 1)
     assert [(h.request_id, h.attempt) for h in first.held] == [("r", 1)]
     assert (first.step_time.nanos, first.active_experts) == (20_000_000, 9.5)
-    assert router.calls[-1][0] == "RemoveWorker"
-    assert router.calls[-1][1].incarnation == 1
+    goodbye = router.requests("ReportLoad")[-1]
+    assert (goodbye.state, goodbye.incarnation) == (WorkerState.WORKER_STATE_GONE, 1)
 
 
 def test_registers_again_when_forgotten(router):
@@ -52,23 +53,28 @@ def test_survives_a_router_that_is_away_and_a_report_that_fails(router):
         eventually(lambda: router.requests("ReportLoad"))
 
 
-def test_a_joining_worker_is_silent_until_it_is_ready(router):
-    with session(router, ready=False) as worker:
-        eventually(lambda: worker.incarnation == 1)
-        assert not router.requests("ReportLoad")
-        worker.set_ready()
+def test_a_joining_worker_says_so_until_it_is_ready(router):
+    def too_early() -> LoadReport:
+        raise AssertionError("the engine is asked before it is ready")
+
+    with session(router, too_early, ready=False) as worker:
         eventually(lambda: router.requests("ReportLoad"))
-    joining, ready = router.requests("RegisterWorker")
-    assert (joining.state, joining.time_to_live.seconds) == (1, 0)
-    assert (ready.state, ready.time_to_live.seconds) == (2, 30)
+        worker._report = LoadReport
+        worker.set_ready()
+        eventually(
+            lambda: router.requests("ReportLoad")[-1].state == WorkerState.WORKER_STATE_READY
+        )
+    assert router.requests("ReportLoad")[0].state == WorkerState.WORKER_STATE_JOINING
+    (registration,) = router.requests("RegisterWorker")
+    assert registration.state == WorkerState.WORKER_STATE_JOINING
 
 
-def test_a_token_that_may_not_remove_leaves_the_worker_to_expire(router):
-    router.script["RemoveWorker"] = lambda _, context: refuse(
-        context, grpc.StatusCode.PERMISSION_DENIED, "admin only"
-    )
+def test_a_goodbye_that_is_refused_does_not_hinder_closing(router):
     with session(router):
         eventually(lambda: router.requests("ReportLoad"))
+        router.script["ReportLoad"] = lambda _, context: refuse(
+            context, grpc.StatusCode.PERMISSION_DENIED, "not you"
+        )
 
 
 def test_a_role_that_is_none_is_said_at_once(router):

@@ -100,11 +100,11 @@ class BaseClient:
 
     @staticmethod
     def _renew_request(model: str, leases: Iterable[Lease]) -> RenewLeasesRequest:
-        names = ("request_id", "attempt", "lease_id")
-        return RenewLeasesRequest(
-            model=model,
-            leases=[LeaseReference(**dict(zip(names, lease, strict=False))) for lease in leases],
-        )
+        references = [
+            LeaseReference(request_id=request_id, attempt=attempt, lease_id=lease_id)
+            for request_id, attempt, lease_id in ((*lease, "")[:3] for lease in leases)
+        ]
+        return RenewLeasesRequest(model=model, leases=references)
 
     @staticmethod
     def _watch_is_refused(error: grpc.RpcError) -> bool:

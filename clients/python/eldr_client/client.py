@@ -73,7 +73,10 @@ class RouterClient(BaseClient):
             prefill_worker=prefill_worker,
             prompt_tokens=prompt_tokens,
         )
-        return self._run(self._conversation.call("RegisterSignature", request, timeout))
+        answer: RegisterSignatureResponse = self._run(
+            self._conversation.call("RegisterSignature", request, timeout)
+        )
+        return answer
 
     def route(
         self,

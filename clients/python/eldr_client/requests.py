@@ -3,7 +3,7 @@
 import datetime
 import logging
 from collections.abc import Iterable, Mapping
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from eldr.v1.activation_pb2 import ActivationCounts
 from eldr.v1.router_pb2 import ReleaseOutcome as ReleaseOutcomeNumber
@@ -55,7 +55,7 @@ def route_request(
     """Build a RouteRequest. TypeError: a keyword that is none of its fields."""
     if unknown := fields.keys() - RouteFields.__annotations__.keys():
         raise TypeError(f"route has no {', '.join(sorted(unknown))}")
-    values = {
+    values: dict[str, Any] = {
         name: duration(value) if name in ("wait_for_signature", "lease_ttl") else value  # type: ignore[arg-type]
         for name, value in fields.items()
     }

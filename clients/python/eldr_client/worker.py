@@ -11,7 +11,6 @@ from eldr.v1.activation_pb2 import ModelGeometry
 from eldr.v1.fleet_pb2 import (
     HeldRequest,
     RegisterWorkerRequest,
-    RemoveWorkerRequest,
     ReportLoadRequest,
     WorkerCapacity,
     WorkerRole,
@@ -64,12 +63,11 @@ class WorkerSession:
         Capacity; 0 is the router's default, or unknown.
     geometry : (num_layers, num_experts, top_k), optional
     ready : bool
-        False registers as JOINING: nothing is placed on the worker until `set_ready`.
+        False says JOINING: nothing is placed on the worker until `set_ready`.
     time_to_live : float
         Seconds of silence after which the router takes the worker as gone; 0 means never.
     target, token, root_certificates, client_key, client_certificate, tls
-        As in RouterClient; the token needs the role worker (admin, to be removed on close
-        instead of after time_to_live).
+        As in RouterClient; the token needs the role worker.
     timeout : float
         Deadline of each call, in seconds.
     """
@@ -108,8 +106,8 @@ class WorkerSession:
             labels=labels,
             capacity=WorkerCapacity(sequences=max_sequences, kv_tokens=max_kv_tokens),
             geometry=geometry and ModelGeometry(**dict(zip(_GEOMETRY, geometry, strict=True))),
+            time_to_live=duration(time_to_live),
         )
-        self._time_to_live = time_to_live
         self._report = report
         self._timeout = timeout
         self._endpoint = Endpoint(
@@ -139,20 +137,16 @@ class WorkerSession:
         self._wake.set()
 
     def close(self) -> None:
-        """Stop reporting and have the worker removed, if the router lets us."""
+        """Stop reporting and say goodbye."""
         self._closing = True
         self._wake.set()
         self._thread.join()
         if self._incarnation:
-            request = RemoveWorkerRequest(
-                model=self._registration.model,
-                worker_id=self._registration.worker_id,
-                incarnation=self._incarnation,
-            )
             try:
-                self._call("RemoveWorker", request)
+                self._send(LoadReport(), WorkerState.WORKER_STATE_GONE)
             except EldrError as error:
-                logger.info("worker %s is left to expire: %s", request.worker_id, error)
+                worker = self._registration.worker_id
+                logger.info("worker %s is left to expire: %s", worker, error)
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -183,29 +177,23 @@ class WorkerSession:
         """Register if need be, then report; returns what is to be complained of."""
         ready = self._ready.is_set()
         state = WorkerState.WORKER_STATE_READY if ready else WorkerState.WORKER_STATE_JOINING
-        if not self._incarnation or state != self._registration.state:
+        if not self._incarnation:
             self._register(state)
-        if not ready:
-            return ""  # a report would end JOINING
-        load = self._report()
+        load = self._report() if ready else LoadReport()
         try:
-            accepted = self._send(load)
+            accepted = self._send(load, state)
         except NotFoundError:  # the router started anew, or took us as gone
             self._register(state)
-            accepted = self._send(load)
+            accepted = self._send(load, state)
         return "" if accepted else "reports are ignored; has another process registered this id?"
 
-    def _register(self, state: int) -> None:
-        registration = self._registration
-        registration.state = state
-        # A worker that loads its model cannot report yet, so it is not held to its time to live.
-        joining = state == WorkerState.WORKER_STATE_JOINING
-        registration.time_to_live.CopyFrom(duration(0 if joining else self._time_to_live))
-        answer = self._call("RegisterWorker", registration)
+    def _register(self, state: WorkerState) -> None:
+        self._registration.state = state
+        answer = self._call("RegisterWorker", self._registration)
         self._incarnation, self._number = answer.incarnation, 0
         self._take_interval(answer)
 
-    def _send(self, load: LoadReport) -> bool:
+    def _send(self, load: LoadReport, state: WorkerState) -> bool:
         self._number += 1
         values = {name: getattr(load, name) for name in _AS_THEY_ARE}
         answer = self._call(
@@ -217,6 +205,7 @@ class WorkerSession:
                 report_number=self._number,
                 held=[HeldRequest(request_id=name, attempt=attempt) for name, attempt in load.held],
                 step_time=duration(load.step_time),
+                state=state,
                 **values,
             ),
         )
