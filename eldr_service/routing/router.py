@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,14 @@ class ReleaseResult(Enum):
     RELEASED = 1
     ALREADY_RELEASED = 2
     UNKNOWN = 3
+
+
+class ReleaseOutcome(IntEnum):
+    """How a decode ended; the numbers are the contract's."""
+
+    COMPLETED = 1
+    FAILED = 2
+    CANCELLED = 3
 
 
 @dataclass(frozen=True, slots=True)
