@@ -1,4 +1,4 @@
-"""What all unary methods have in common: domain errors become statuses and are counted."""
+"""What all unary methods have in common: domain errors become statuses, and all are measured."""
 
 import functools
 import time
@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 
-from eldr_service.core.errors import EldrError
+from eldr_service.core.errors import EldrError, UnavailableError
 from eldr_service.rpc.errors import abort, status_code
+from eldr_service.stores.records import StoreError
 
 Method = Callable[[Any, Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
@@ -22,9 +23,13 @@ def unary(method: Method) -> Method:
         try:
             return await method(self, request, context)
         except EldrError as error:
-            self.telemetry.refused(method.__name__, status_code(error), error)
+            self.telemetry.refused(self, method.__name__, status_code(error), error)
             await abort(context, error)
+        except StoreError as error:
+            failed = UnavailableError(f"what was asked for could not be written down: {error}")
+            self.telemetry.refused(self, method.__name__, status_code(failed), failed)
+            await abort(context, failed)
         finally:
-            self.telemetry.answered(method.__name__, time.perf_counter() - began)
+            self.telemetry.answered(self, method.__name__, time.perf_counter() - began)
 
     return answer
