@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -111,11 +112,11 @@ class Daemon:
             self._fleet.reload(now)
         server = self._server()
         partition_service = self._add_services(server)
-        grpc_address = f"{self._settings.listen.host}:{self._open_port(server)}"
+        grpc_address = str(replace(self._settings.listen, port=self._open_port(server)))
         await server.start()
         http = self._settings.http
         try:
-            http_port = await self._http.start(http.host, http.port)
+            http_address = str(replace(http, port=await self._http.start(http.host, http.port)))
         except OSError as error:
             await server.stop(None)
             raise StartError(f"--http {http}: {error.strerror}") from error
@@ -123,9 +124,9 @@ class Daemon:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._listen_to_signals()
         if self._settings.port_file:
-            _write_ports(self._settings.port_file, grpc_address, f"{http.host}:{http_port}")
+            _write_ports(self._settings.port_file, grpc_address, http_address)
         gc.freeze()  # what is here now stays: no need to look through it again and again
-        log.info("serving", grpc=grpc_address, http=f"{http.host}:{http_port}")
+        log.info("serving", grpc=grpc_address, http=http_address)
         ticking = asyncio.create_task(self._tick())
         await self._stopping.wait()
         await self._drain()
