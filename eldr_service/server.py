@@ -90,10 +90,9 @@ class Daemon:
             else None
         )
         self._stopping = asyncio.Event()
+        self._draining = False
         self._health = health.aio.HealthServicer()
-        self._http = HttpServer(
-            self._telemetry.metrics.registry, lambda: not self._stopping.is_set()
-        )
+        self._http = HttpServer(self._telemetry.metrics.registry, lambda: not self._draining)
 
     async def run(self) -> None:
         """Serve until told to stop, and drain.
@@ -214,6 +213,7 @@ class Daemon:
 
     async def _drain(self) -> None:
         """Say NOT_SERVING, and let bookings go on until they are done or the deadline is there."""
+        self._draining = True
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         deadline = time.monotonic() + self._settings.drain_seconds
