@@ -12,7 +12,6 @@ import typer
 from eldr.v1 import partition_pb2 as pb
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from eldr_service.cli import parsing
 from eldr_service.cli.command import command
@@ -167,7 +166,7 @@ def _progress(session: Session) -> Iterator[Callable[[int, int, float], None]]:
     with Progress(
         *columns, console=session.err, transient=True, disable=not session.err.is_terminal
     ) as bar:
-        task = bar.add_task("reading, choosing the transform", total=None)
+        task = bar.add_task("preparing", total=None)
 
         def report(iteration: int, at_most: int, inertia: float) -> None:
             description = f"iteration {iteration} of at most {at_most}, inertia {inertia:.3f}"
@@ -216,10 +215,10 @@ def _described(info: pb.PartitionInfo, sizes: list[int]) -> list[RenderableType]
                 ("transform", "\n".join(chosen) if scores else info.transform),
             ]
         ),
-        Text(),
+        "",
         table(
             (">SLOT", ">NEAREST REQUESTS"),
             ((str(slot), str(size)) for slot, size in enumerate(sizes)),
         ),
-        Text(),
+        "",
     ]

@@ -149,7 +149,7 @@ def described(partition: pb.PartitionInfo) -> list[RenderableType]:
             ]
             for binding in partition.bindings
         ]
-        lines += [Text(), table((">SLOT", "WORKERS", ">PLACEMENTS", ">SHARE"), rows)]
+        lines += ["", table((">SLOT", "WORKERS", ">PLACEMENTS", ">SHARE"), rows)]
     return lines
 
 

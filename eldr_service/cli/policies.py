@@ -24,17 +24,29 @@ def list_policies(
 ) -> None:
     """The installed policies with their parameters, and the one in force for each model."""
     response = _installed_here() if offline else session.call(pb.ListPoliciesRequest())
-    in_force = [
-        (active.model, Text(_written(active.name, active.parameters), "green"))
-        for active in response.active
+    installed = [
+        (
+            Text(policy.name, "cyan"),
+            ", ".join(f"{p.name}={p.default_value}" for p in policy.parameters),
+            policy.description,
+        )
+        for policy in response.policies
     ]
+    # Most policies share theirs, so each is described once.
+    parameters = {p.name: p.description for policy in response.policies for p in policy.parameters}
     answer: list[RenderableType] = [
-        table(("POLICY", "PARAMETER", "DEFAULT", "WHAT"), _rows(response.policies))
+        table(("POLICY", "PARAMETERS", "WHAT"), installed),
+        "",
+        table(("PARAMETER", "WHAT"), sorted(parameters.items())),
     ]
-    if in_force:
-        answer += [Text(), table(("MODEL", "IN FORCE"), in_force)]
+    if response.active:
+        in_force = [
+            (active.model, Text(_written(active.name, active.parameters), "green"))
+            for active in response.active
+        ]
+        answer += ["", table(("MODEL", "IN FORCE"), in_force)]
     elif not offline:
-        answer += ["\nno model yet, so none in force"]
+        answer += ["", "no model yet, so none in force"]
     session.answer(response, *answer)
 
 
@@ -64,17 +76,6 @@ def _installed_here() -> pb.ListPoliciesResponse:
     from eldr_service.rpc.encode import policy_info
 
     return pb.ListPoliciesResponse(policies=map(policy_info, installed().values()))
-
-
-def _rows(policies: list[pb.PolicyInfo]) -> list[list[str | Text]]:
-    rows: list[list[str | Text]] = []
-    for policy in policies:
-        rows.append([Text(policy.name, "bold cyan"), "", "", policy.description])
-        rows += [
-            ["", parameter.name, parameter.default_value, Text(parameter.description, "dim")]
-            for parameter in policy.parameters
-        ]
-    return rows
 
 
 def _written(name: str, parameters: dict[str, str]) -> str:

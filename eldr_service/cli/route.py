@@ -36,8 +36,7 @@ class Request:
         str | None,
         typer.Option(
             metavar="ID",
-            help="By default a new one. That of a request whose signature the daemon holds is enough"
-            " to place it by.",
+            help="By default a new one. One whose signature the daemon holds needs no --counts.",
         ),
     ] = None
     attempt: Annotated[
@@ -149,7 +148,7 @@ def explain(session: Session, request: Request) -> None:
     session.answer(
         response,
         table(("", "WORKER", ">SIMILARITY", ">LOAD", "IN BAND", "ELIGIBLE"), rows),
-        Text(),
+        "",
         *_why(message.model, placement),
     )
 
