@@ -391,7 +391,7 @@ def _signature(counts: NDArray[np.uint32], model: Model) -> NDArray[np.float32] 
     transform = model.partition.transform
     assert transform.layers is not None
     signature = transform_signature(
-        counts, transform.layers, transform.weights(), transform.name == "sqrt"
+        counts, transform.layers, transform.weights, transform.name == "sqrt"
     )
     return signature if signature.any() else None
 
