@@ -41,7 +41,12 @@ class Request:
     ] = None
     attempt: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="One try of the decode; a higher supersedes."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=parsing.MAX_UINT32,
+            help="One try of the decode; a higher supersedes.",
+        ),
     ] = 0
     counts: Annotated[
         Path | None,
@@ -100,7 +105,10 @@ def route(
     lease: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", help="How long the booking lives if nobody releases or renews it."
+            metavar="SECONDS",
+            min=1,
+            max=86_400,
+            help="How long the booking lives if nobody releases or renews it.",
         ),
     ] = None,
 ) -> None:
@@ -122,7 +130,9 @@ def release(
     session: Session,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As it was routed.")],
     model: Model = None,
-    attempt: Annotated[int, typer.Option(metavar="N", min=0, help="The attempt that ends.")] = 0,
+    attempt: Annotated[
+        int, typer.Option(metavar="N", min=0, max=parsing.MAX_UINT32, help="The attempt that ends.")
+    ] = 0,
 ) -> None:
     """End a booking. Twice is fine; what was never booked cannot be booked for 10 minutes then."""
     message = pb.ReleaseRequest(
