@@ -1,4 +1,4 @@
-"""The real daemon in a process of its own, on free ports."""
+"""The real daemon in a process of its own, for tests that speak to it over sockets."""
 
 import json
 import os
@@ -11,36 +11,55 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = 60.0  # kernels may have to be compiled first
-STOP_SECONDS = 20.0
+START_SECONDS = 60
+STOP_SECONDS = 20
 
 
 @dataclass(frozen=True)
 class Daemon:
-    """A daemon that serves."""
-
     grpc: str
     http: str
     process: subprocess.Popen[bytes]
     stderr_path: Path
 
+    @property
+    def logs(self) -> list[dict]:
+        """Its log lines so far; for a daemon with --log-format json."""
+        *lines, _unfinished = self.stderr_path.read_text().split("\n")
+        return [json.loads(line) for line in lines]
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-c", "from eldr_service.server import main; main()", *flags]
+
 
 @contextmanager
 def running_daemon(*flags: str, env: Mapping[str, str] | None = None) -> Iterator[Daemon]:
-    """Start `eldr-server` with its state in memory, unless `flags` say otherwise, and end it."""
-    with tempfile.TemporaryDirectory(prefix="eldr-") as folder:
-        port_file, stderr_path = Path(folder, "ports.json"), Path(folder, "stderr")
-        command = [
-            *(sys.executable, "-c", "from eldr_service.server import main; main()"),
-            *("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--state", ":memory:"),
-            *("--drain-seconds", "0", "--port-file", str(port_file), *flags),
+    """Start the daemon on free ports, with its state in memory unless the flags say otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        ports, stderr = Path(folder, "ports"), Path(folder, "stderr")
+        defaults = {
+            "--listen": "127.0.0.1:0",
+            "--http": "127.0.0.1:0",
+            "--state": ":memory:",
+            "--drain-seconds": "0",  # a test that ends leaves its bookings behind
+        }
+        given = [
+            part for flag, value in defaults.items() if flag not in flags for part in (flag, value)
         ]
-        outside = {key: value for key, value in os.environ.items() if not key.startswith("ELDR_")}
-        with stderr_path.open("wb") as stderr:
-            process = subprocess.Popen(command, stderr=stderr, env={**outside, **(env or {})})
+        with stderr.open("wb") as errors:
+            process = subprocess.Popen(
+                command(*given, "--port-file", str(ports), *flags),
+                stderr=errors,
+                env={**os.environ, **(env or {})},
+            )
         try:
-            ports = _ports(process, port_file, stderr_path)
-            yield Daemon(ports["grpc"], ports["http"], process, stderr_path)
+            deadline = time.monotonic() + START_SECONDS
+            while not ports.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the daemon does not serve: {stderr.read_text()}")
+                time.sleep(0.01)
+            yield Daemon(**json.loads(ports.read_text()), process=process, stderr_path=stderr)
         finally:
             process.terminate()
             try:
@@ -48,13 +67,3 @@ def running_daemon(*flags: str, env: Mapping[str, str] | None = None) -> Iterato
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _ports(process: subprocess.Popen[bytes], file: Path, stderr: Path) -> dict[str, str]:
-    deadline = time.monotonic() + START_SECONDS
-    while not file.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"eldr-server does not serve:\n{stderr.read_text()}")
-        time.sleep(0.02)
-    ports: dict[str, str] = json.loads(file.read_text())
-    return ports

@@ -200,12 +200,21 @@ async def test_without_tokens_everything_is_open():
             assert (await outcome(call)).name == expected, name
 
 
-async def test_a_refusal_comes_before_the_request_is_read(tokens):
+async def test_a_refusal_comes_before_the_request_is_decoded(tokens):
     async with serving(tokens) as channel:
         route = channel.unary_unary("/eldr.v1.RouterService/Route")
         no_message = b"\xff" * 100
         assert await outcome(route(no_message)) is grpc.StatusCode.UNAUTHENTICATED
         assert await outcome(route(bytes(3 << 20))) is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_stream_is_refused_whether_it_speaks_or_not(tokens):
+    async with serving(tokens) as channel:
+        stub = router_pb2_grpc.RouterServiceStub(channel)
+        silent = stub.RouteStream()
+        chatty = stub.RouteStream([router_pb2.RouteStreamRequest(request_id="r")] * 100)
+        assert await outcome(silent) is grpc.StatusCode.UNAUTHENTICATED
+        assert await outcome(chatty) is grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize(
