@@ -165,23 +165,19 @@ def explain(session: Session, request: Request) -> None:
 
 def _counts(file: Path, number: int, top_k: int | None) -> activation_pb2.ActivationCounts:
     """The prefill of one recorded request."""
+    from eldr_client.counts import Counts
+
     from eldr_service.fitting import Recording  # numba and scipy: half a second
 
     try:
         recording = Recording.load(file, top_k=top_k)
+        if number < recording.num_requests:
+            counts = recording.prefill_counts()[number]
+            return Counts(counts, recording.geometry.top_k).to_proto()
     except ValueError as error:
         raise CommandError(str(error)) from error
-    if number >= recording.num_requests:
-        last = recording.num_requests - 1
-        raise typer.BadParameter(f"{file} has requests 0 to {last}", param_hint="--request")
-    shape, counts = recording.geometry, recording.prefill_counts()[number]
-    return activation_pb2.ActivationCounts(
-        num_layers=shape.num_layers,
-        num_experts=shape.num_experts,
-        top_k=shape.top_k,
-        num_tokens=int(counts[0].sum()) // shape.top_k,
-        dense_u32=counts.astype("<u4").tobytes(),
-    )
+    last = recording.num_requests - 1
+    raise typer.BadParameter(f"{file} has requests 0 to {last}", param_hint="--request")
 
 
 def _placed(placement: pb.Placement) -> RenderableType:
