@@ -152,8 +152,11 @@ def command(
                 session.fail(CommandError("what is written must be UTF-8"))
             except EldrError as error:
                 session.fail(CommandError(str(error)))
+            except BrokenPipeError:  # whoever reads has read enough; typer ends it quietly
+                raise
             except OSError as error:
-                session.fail(CommandError(f"{error.filename}: {error.strerror}"))
+                where = f"{error.filename}: " if error.filename else ""
+                session.fail(CommandError(f"{where}{error.strerror or error}"))
 
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
         context, common, _ = inspect.signature(run).parameters.values()

@@ -75,7 +75,7 @@ class Session:
     def answer(self, document: Message | dict[str, Any], *lines: RenderableType) -> None:
         """Give the command's one answer: the document to programs, the lines to people."""
         if self.json:
-            print(json_module.dumps(as_dict(document), indent=2, ensure_ascii=False))
+            print(json_module.dumps(as_dict(document), indent=2), flush=True)
             return
         for line in lines:
             self.out.print(line, soft_wrap=isinstance(line, str))
