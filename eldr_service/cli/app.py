@@ -50,3 +50,5 @@ def main() -> None:
         app(prog_name="eldr")
     except KeyboardInterrupt:  # before a command had begun
         sys.exit(130)
+    except OSError as error:  # not even the failure could be written to stdout
+        sys.exit(f"eldr: {error}")

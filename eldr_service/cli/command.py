@@ -91,6 +91,7 @@ class Common:
             envvar="ELDR_TIMEOUT",
             metavar="SECONDS",
             min=0.001,
+            max=86_400,
             help="How long one call to the server may take.",
             rich_help_panel=PANEL,
         ),
@@ -147,10 +148,15 @@ def command(
                 raise typer.Exit(INTERRUPTED) from None
             except CommandError as failure:
                 session.fail(failure)
+            except UnicodeEncodeError:  # of words that the shell handed over as raw bytes
+                session.fail(CommandError("what is written must be UTF-8"))
             except EldrError as error:
                 session.fail(CommandError(str(error)))
+            except BrokenPipeError:  # whoever reads has read enough; typer ends it quietly
+                raise
             except OSError as error:
-                session.fail(CommandError(f"{error.filename}: {error.strerror}"))
+                where = f"{error.filename}: " if error.filename else ""
+                session.fail(CommandError(f"{where}{error.strerror or error}"))
 
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
         context, common, _ = inspect.signature(run).parameters.values()

@@ -25,13 +25,19 @@ def the_model(session: Session, said: str | None) -> str:
     Raises
     ------
     typer.BadParameter
-        It knows several.
+        It knows several, or the token is not of the role that may ask.
     CommandError
         It knows none.
     """
     if said:
         return said
-    known = [active.model for active in session.call(policy_pb2.ListPoliciesRequest()).active]
+    try:
+        known = [active.model for active in session.call(policy_pb2.ListPoliciesRequest()).active]
+    except CommandError as error:
+        if error.code != "PERMISSION_DENIED":
+            raise
+        hint = "needed, as the token may not ask which models there are"
+        raise typer.BadParameter(hint, param_hint="--model") from error
     if not known:
         raise CommandError(
             f"{session.server} knows no model yet",

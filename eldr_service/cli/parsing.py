@@ -6,6 +6,10 @@ from collections.abc import Iterable
 import typer
 from eldr.v1 import activation_pb2
 
+# What the contract's numbers hold.
+MAX_UINT32 = 2**32 - 1
+MAX_INT64 = 2**63 - 1
+
 
 def pairs(texts: Iterable[str] | None, option: str) -> dict[str, str]:
     """Read `key=value` texts."""
@@ -39,10 +43,9 @@ def layers(text: str | None) -> list[int] | None:
     found: set[int] = set()
     for part in text.split(","):
         ends = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
-        if not ends:
+        if not ends or int(ends[2] or ends[1]) < int(ends[1]):
             raise typer.BadParameter(
                 f"expected layers such as 0-11,20, found {part!r}", param_hint="--layers"
             )
-        first, last = int(ends[1]), int(ends[2] or ends[1])
-        found.update(range(first, last + 1))
+        found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
     return sorted(found)

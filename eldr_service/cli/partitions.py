@@ -8,6 +8,7 @@ from eldr.v1 import partition_pb2 as pb
 from rich.console import RenderableType
 from rich.text import Text
 
+from eldr_service.cli import parsing
 from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.models import Model, the_model
@@ -24,7 +25,9 @@ COLUMNS = (
     "CREATED",
 )
 
-Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its number.")]
+Version = Annotated[
+    int, typer.Argument(metavar="VERSION", min=1, max=parsing.MAX_INT64, help="Its number.")
+]
 Activate = Annotated[bool, typer.Option("--activate", help="Let decisions use it at once.")]
 
 
@@ -43,7 +46,12 @@ def show(
     session: Session,
     version: Annotated[
         int | None,
-        typer.Argument(metavar="VERSION", min=1, help="Its number; the active one by default."),
+        typer.Argument(
+            metavar="VERSION",
+            min=1,
+            max=parsing.MAX_INT64,
+            help="Its number; the active one by default.",
+        ),
     ] = None,
     model: Model = None,
 ) -> None:

@@ -11,6 +11,7 @@ from eldr_service.cli.command import command
 from eldr_service.cli.models import Model, the_model
 from eldr_service.cli.session import Session
 from eldr_service.cli.tables import table
+from eldr_service.core.errors import InvalidArgumentError
 
 app = typer.Typer(help="What picks a worker: list, set.", no_args_is_help=True)
 
@@ -62,7 +63,10 @@ def set_policy(
     """Put a policy in force from the next decision on; bookings stay as they are."""
     from eldr_service.policies.registry import parse
 
-    name, parameters = parse(policy)
+    try:
+        name, parameters = parse(policy)
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(str(error), param_hint="NAME:KEY=VALUE,…") from error
     request = pb.SetPolicyRequest(model=the_model(session, model), name=name, parameters=parameters)
     response = session.call(request)
     active = response.active

@@ -41,7 +41,12 @@ class Request:
     ] = None
     attempt: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="One try of the decode; a higher supersedes."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=parsing.MAX_UINT32,
+            help="One try of the decode; a higher supersedes.",
+        ),
     ] = 0
     counts: Annotated[
         Path | None,
@@ -100,7 +105,10 @@ def route(
     lease: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", help="How long the booking lives if nobody releases or renews it."
+            metavar="SECONDS",
+            min=1,
+            max=86_400,
+            help="How long the booking lives if nobody releases or renews it.",
         ),
     ] = None,
 ) -> None:
@@ -122,7 +130,9 @@ def release(
     session: Session,
     request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As it was routed.")],
     model: Model = None,
-    attempt: Annotated[int, typer.Option(metavar="N", min=0, help="The attempt that ends.")] = 0,
+    attempt: Annotated[
+        int, typer.Option(metavar="N", min=0, max=parsing.MAX_UINT32, help="The attempt that ends.")
+    ] = 0,
 ) -> None:
     """End a booking. Twice is fine; what was never booked cannot be booked for 10 minutes then."""
     message = pb.ReleaseRequest(
@@ -155,23 +165,19 @@ def explain(session: Session, request: Request) -> None:
 
 def _counts(file: Path, number: int, top_k: int | None) -> activation_pb2.ActivationCounts:
     """The prefill of one recorded request."""
+    from eldr_client.counts import Counts
+
     from eldr_service.fitting import Recording  # numba and scipy: half a second
 
     try:
         recording = Recording.load(file, top_k=top_k)
+        if number < recording.num_requests:
+            counts = recording.prefill_counts()[number]
+            return Counts(counts, recording.geometry.top_k).to_proto()
     except ValueError as error:
         raise CommandError(str(error)) from error
-    if number >= recording.num_requests:
-        last = recording.num_requests - 1
-        raise typer.BadParameter(f"{file} has requests 0 to {last}", param_hint="--request")
-    shape, counts = recording.geometry, recording.prefill_counts()[number]
-    return activation_pb2.ActivationCounts(
-        num_layers=shape.num_layers,
-        num_experts=shape.num_experts,
-        top_k=shape.top_k,
-        num_tokens=int(counts[0].sum()) // shape.top_k,
-        dense_u32=counts.astype("<u4").tobytes(),
-    )
+    last = recording.num_requests - 1
+    raise typer.BadParameter(f"{file} has requests 0 to {last}", param_hint="--request")
 
 
 def _placed(placement: pb.Placement) -> RenderableType:

@@ -1,6 +1,7 @@
 """One command's conversation: calls to the daemon, and the answer to whoever asked."""
 
 import json as json_module
+import os
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -61,8 +62,7 @@ class Session:
         CommandError
             The daemon cannot be reached, or refuses.
         """
-        import grpc
-
+        grpc = _grpc()
         method, response = _method_taking(request)
         stub = self._connected().unary_unary(
             method, type(request).SerializeToString, response.FromString
@@ -75,7 +75,7 @@ class Session:
     def answer(self, document: Message | dict[str, Any], *lines: RenderableType) -> None:
         """Give the command's one answer: the document to programs, the lines to people."""
         if self.json:
-            print(json_module.dumps(as_dict(document), indent=2, ensure_ascii=False))
+            print(json_module.dumps(as_dict(document), indent=2), flush=True)
             return
         for line in lines:
             self.out.print(line, soft_wrap=isinstance(line, str))
@@ -93,13 +93,16 @@ class Session:
         raise typer.Exit(1)
 
     def _credentials(self) -> tuple[tuple[str, str], ...]:
-        token = self._token_file.read_text().strip() if self._token_file else self._token
+        token = self._token or ""
+        if self._token_file:
+            token = self._token_file.read_text("utf-8", "replace").strip()
+        if not (token.isascii() and token.isprintable()):
+            raise typer.BadParameter("a token is printable ASCII characters")
         return (("authorization", f"Bearer {token}"),) if token else ()
 
     def _connected(self) -> Any:
-        import grpc
-
         if self._channel is None:
+            grpc = _grpc()
             options = [
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -112,6 +115,14 @@ class Session:
             else:
                 self._channel = grpc.insecure_channel(self.server, options)
         return self._channel
+
+
+def _grpc() -> Any:
+    """Import gRPC late: it takes a tenth of a second that --help has no use for."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the call's own error says it once
+    import grpc
+
+    return grpc
 
 
 def as_dict(document: Message | dict[str, Any]) -> dict[str, Any]:

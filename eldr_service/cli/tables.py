@@ -47,8 +47,3 @@ def span(seconds: float) -> str:
 def moment(unix_seconds: float) -> str:
     """A moment in the reader's time zone."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_seconds))
-
-
-def enum_word(name: str, prefix: str) -> str:
-    """An enum value's name without its enum's."""
-    return name.removeprefix(prefix)

@@ -50,10 +50,19 @@ def add(
     url: Annotated[str, typer.Option(help="Where it serves; handed out as it is.")],
     role: Annotated[Role, typer.Option(help="What it does.")] = Role.decode,
     capacity: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Sequences at most; 0: the daemon's default.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=parsing.MAX_UINT32,
+            help="Sequences at most; 0: the daemon's default.",
+        ),
     ] = 0,
     kv_tokens: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Tokens in its KV cache; 0: unknown.")
+        int,
+        typer.Option(
+            metavar="N", min=0, max=parsing.MAX_INT64, help="Tokens in its KV cache; 0: unknown."
+        ),
     ] = 0,
     group: Annotated[str, typer.Option(help="Workers that can pass KV to each other.")] = "",
     label: Annotated[
@@ -64,7 +73,10 @@ def add(
         typer.Option(metavar="LxExK", help="Layers, experts, top_k, such as 48x128x8."),
     ] = None,
     dp_rank: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Data-parallel rank at that url.")
+        int,
+        typer.Option(
+            metavar="N", min=0, max=parsing.MAX_UINT32, help="Data-parallel rank at that url."
+        ),
     ] = 0,
 ) -> None:
     """Make a worker known that does not register by itself; it takes requests at once."""
