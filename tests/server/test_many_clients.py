@@ -37,8 +37,7 @@ async def share(clients, jobs, work):
     jobs, results = iter(jobs), []
 
     async def run(client):
-        for job in jobs:
-            results.append(await work(client, job))
+        results.extend([await work(client, job) for job in jobs])
 
     async with asyncio.TaskGroup() as group:
         for client in clients:
@@ -157,21 +156,27 @@ async def test_a_fit_does_not_hold_up_requests(clients, client, fleet):
     assert client.booked(fleet) == 0
 
 
-@pytest.mark.parametrize("policy", ["locality-band", "random:seed=7", "power-of-two-choices"])
-def test_the_same_seed_gives_the_same_placements(policy):
-    def run():
-        with running_daemon("--policy", policy) as daemon, Client(daemon.grpc) as client:
-            for number in range(5):
-                client.register("m", f"w{number}")
-            client.fit("m", kinds=4)
-            chosen = []
-            for number in range(60):
-                placement = client.route("m", f"r{number}", counts=SIGNATURES[number % 20])
-                chosen.append((placement.worker_id, placement.similarity))
-                if number % 3 == 2:
-                    client.release("m", f"r{number - 2}")
-            return chosen
+def test_the_same_seed_gives_the_same_placements():
+    policies = {"locality-band": {}, "random": {"seed": "7"}, "power-of-two-choices": {}}
 
-    first = run()
-    assert first == run()
-    assert len({worker for worker, _ in first}) > 1
+    def run(client, policy, parameters):
+        for number in range(5):
+            client.register(policy, f"w{number}")
+        client.fit(policy, kinds=4)
+        client.policy.SetPolicy(
+            policy_pb2.SetPolicyRequest(model=policy, name=policy, parameters=parameters)
+        )
+        chosen = []
+        for number in range(60):
+            placement = client.route(policy, f"r{number}", counts=SIGNATURES[number % 20])
+            chosen.append((placement.worker_id, placement.similarity))
+            if number % 3 == 2:
+                client.release(policy, f"r{number - 2}")
+        assert len({worker for worker, _ in chosen}) > 1
+        return chosen
+
+    runs = []
+    for _ in range(2):
+        with running_daemon() as daemon, Client(daemon.grpc) as client:
+            runs.append([run(client, *policy) for policy in policies.items()])
+    assert runs[0] == runs[1]
