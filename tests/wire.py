@@ -104,13 +104,14 @@ class Client:
         request = fleet_pb2.RegisterWorkerRequest(model=model, worker_id=worker_id, **fields)
         return self.fleet.RegisterWorker(request).incarnation
 
-    def fit(self, model: str, kinds: int = 2, activate: bool = True):
+    def fit(self, model: str, kinds: int = 2, activate: bool = True, **fields):
         """A partition with one slot for each kind of `counts_of`."""
         request = partition_pb2.FitPartitionRequest(
             model=model,
             counts=[counts(drawn(kind, seed)) for kind in range(kinds) for seed in range(4)],
             num_slots=kinds,
             activate=activate,
+            **fields,
         )
         return self.partition.FitPartition(request).partition
 

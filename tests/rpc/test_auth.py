@@ -1,15 +1,9 @@
-import datetime
-import ipaddress
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 
 import grpc
 import pytest
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from certificates import issue
 from eldr.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
@@ -299,32 +293,6 @@ def test_warns_of_a_file_that_anyone_can_read(tmp_path, monkeypatch):
     with capture_logs() as logs:
         Tokens(path)
     assert not logs
-
-
-def issue(name, issuer=None):
-    """A key and a certificate for it: an authority's, or by `issuer` one for loopback."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(issuer.private if issuer else key, hashes.SHA256())
-    )
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return SimpleNamespace(
-        subject=subject, private=key, key=pem, chain=certificate.public_bytes(Encoding.PEM)
-    )
 
 
 async def test_tokens_over_tls(tokens):
