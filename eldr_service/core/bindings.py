@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 class Bindings:
     """Keeps every slot in use for as long as there are workers enough.
 
-    A joiner takes a vacant slot, or else shares the one with most traffic a worker. When a worker
+    A joiner takes a vacant slot, or else shares the one with most traffic a worker (of equals the
+    one with fewest workers, so that nobody crowds a slot before there is traffic). When a worker
     leaves a slot vacant, the youngest of a shared slot moves over, so that a rolling restart under
     new names, in either order, ends with every slot in use.
 
@@ -39,7 +40,7 @@ class Bindings:
     def join(self, row: int) -> int:
         """Bind a worker that is not bound yet."""
         vacant = [s for s, workers in enumerate(self._workers) if not workers]
-        slot = vacant[0] if vacant else max(range(len(self._workers)), key=self._traffic)
+        slot = vacant[0] if vacant else max(range(len(self._workers)), key=self._need)
         self._bind(row, slot)
         return slot
 
@@ -54,8 +55,9 @@ class Bindings:
         self.slot_of[row] = slot
         self._workers[slot].append(row)
 
-    def _traffic(self, slot: int) -> float:
-        return self.placements[slot] / len(self._workers[slot])
+    def _need(self, slot: int) -> tuple[float, int]:
+        workers = len(self._workers[slot])
+        return self.placements[slot] / workers, -workers
 
     def _fill_vacant(self) -> None:
         for vacant, workers in enumerate(self._workers):
@@ -63,5 +65,5 @@ class Bindings:
             if workers or not shared:
                 continue
             # The slot with the least traffic a worker can spare one best.
-            row = self._workers[min(shared, key=self._traffic)].pop()
+            row = self._workers[min(shared, key=self._need)].pop()
             self._bind(row, vacant)
