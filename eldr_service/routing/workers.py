@@ -62,7 +62,13 @@ class Workers:
                 )
         model = self._router.model_or_new(model_name)
         self._next_incarnation += 1
-        self._join(model, spec, state, geometry, self._next_incarnation, now)
+        returning = spec.worker_id in model.fleet
+        row = self._join(model, spec, state, geometry, self._next_incarnation, now)
+        if returning:  # another worker may have moved to the slot that it left
+            self.save_all(model)
+        else:
+            with self._logged():
+                self._save(model, row)
         return self._next_incarnation
 
     def register_static(
@@ -73,7 +79,7 @@ class Workers:
         self.register(model_name, spec, WorkerState.READY, geometry, now)
 
     def restore(self, record: WorkerRecord, now: float) -> None:
-        """Take in a worker that an earlier run knew, in its old life and slot."""
+        """Take in a worker that an earlier run knew, in its old life; its record stays as it is."""
         model = self._router.model_or_new(record.model)
         spec = WorkerSpec(
             record.worker_id,
@@ -98,7 +104,7 @@ class Workers:
         geometry: ModelGeometry | None,
         incarnation: int,
         now: float,
-    ) -> None:
+    ) -> int:
         old = model.fleet.row(spec.worker_id)
         if old is not None:
             model.end_life(old, now)
@@ -106,8 +112,7 @@ class Workers:
         if geometry:
             model.declare_geometry(geometry, row)
         model.joined(row)
-        with self._logged():
-            self._save(model, row)
+        return row
 
     def drain(self, model_name: str, worker_id: str) -> int:
         """Place nothing new on a worker; returns the sequences still booked on it.
