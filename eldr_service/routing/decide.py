@@ -134,12 +134,21 @@ def decide(
         return Decision(fleet.least_loaded(), lesser)
     try:
         decision = policy.pick(request, fleet)
-        if not fleet.eligible[decision.worker]:
-            raise ValueError(f"policy {policy.name} chose {decision.worker}, which is not eligible")
+        _check(decision, fleet)
     except Exception:  # a policy is anyone's code, and no request may fail because of it
         log.exception("policy failed", model=model, policy=policy.name)
         return Decision(fleet.least_loaded(), Reason.LEAST_LOADED_POLICY_ERROR)
     return decision
+
+
+def _check(decision: Decision, fleet: FleetSnapshot) -> None:
+    worker, n = decision.worker, len(fleet.worker_ids)
+    if not 0 <= worker < n or not fleet.eligible[worker]:
+        raise ValueError(f"worker {worker} was chosen, which is not eligible")
+    for name in ("similarity", "in_band", "predicted_active_experts"):
+        values = getattr(decision, name)
+        if values is not None and values.shape != (n,):
+            raise ValueError(f"{name} has shape {values.shape}, not one entry for each of {n}")
 
 
 def _lesser_reason(policy: Policy, request: RequestView, fleet: FleetSnapshot) -> Reason | None:

@@ -1,7 +1,10 @@
 """All that the daemon holds of one model; the sums over bookings and workers agree at all times."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
+
+import structlog
 
 from eldr_service.core.bindings import Bindings
 from eldr_service.core.errors import FailedPreconditionError
@@ -11,6 +14,8 @@ from eldr_service.core.lease import Booking, BookingTable, Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.recent import RecentCounts
 from eldr_service.policies.policy import Policy
+
+log = structlog.get_logger(__name__)
 
 
 class Observer(Protocol):
@@ -80,7 +85,8 @@ class Model:
         self.fleet.book(booking.row, booking.num_sequences, booking.tokens)
         if self.bindings and booking.slot >= 0:
             self.bindings.placements[booking.slot] += 1
-        self.policy.on_booked(booking)
+        with self._policy_logged(self.policy):
+            self.policy.on_booked(booking)
         self.decisions += 1
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
@@ -93,7 +99,8 @@ class Model:
             booking.tokens,
             booking.seen_running,
         )
-        self.policy.on_ended(booking, how)
+        with self._policy_logged(self.policy):
+            self.policy.on_ended(booking, how)
         self.observer.ended(self.name, booking, how)
 
     def expire(self, now: float) -> None:
@@ -163,6 +170,15 @@ class Model:
     def set_policy(self, policy: Policy) -> None:
         """Use a policy from the next decision on; it is told of what is booked."""
         for booking in self.bookings:
-            policy.on_booked(booking)
+            with self._policy_logged(policy):
+                policy.on_booked(booking)
         self.policy = policy
         self.decisions = 0
+
+    @contextmanager
+    def _policy_logged(self, policy: Policy) -> Iterator[None]:
+        """A policy is anyone's code: what it raises must not keep a booking from its end."""
+        try:
+            yield
+        except Exception:
+            log.exception("policy failed", model=self.name, policy=policy.name)
