@@ -56,6 +56,14 @@ def default_name(directory: Path = ACTIVATIONS) -> str:
     return str(max(sizes, key=sizes.__getitem__)) if sizes else SAMPLE
 
 
+def located(name: str) -> str:
+    """A recording by its path, or by its name where the shared ones are."""
+    shared = ACTIVATIONS / f"{name}.npz"
+    if name == SAMPLE:
+        return SAMPLE
+    return str(shared if shared.exists() else Path(name).absolute())
+
+
 def load(name: str) -> Recording:
     """Read a recording; OSError or ValueError says what is wrong with it."""
     recording = sample_recording() if name == SAMPLE else Recording.load(name)

@@ -1,13 +1,11 @@
 """Drives requests through the daemon to the engines, as a scheduler with a prefill stage would."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from itertools import chain, count
 from typing import Any
 
 import grpc
-import numpy as np
 from eldr.v1 import (
     activation_pb2,
     fleet_pb2,

@@ -22,9 +22,7 @@ def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
     """Run a policy in one process; worker i is bound to slot i."""
     recording, driven = work.recording, work.driven
     assert recording.expert_ids is not None
-    pool = DecodePool(
-        recording.expert_ids, recording.geometry.num_experts, work.workers, work.cost
-    )
+    pool = DecodePool(recording.expert_ids, recording.geometry.num_experts, work.workers, work.cost)
     picker = RecordingPicker(len(driven), work.seed)
     booked = np.zeros(work.workers, dtype=int)
     choose = _chooser(policy, work, partition)

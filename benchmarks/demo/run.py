@@ -62,6 +62,17 @@ class Run:
     reasons: Counter[str] = field(default_factory=Counter)
     route_s: list[float] = field(default_factory=list)
 
+    @property
+    def finished(self) -> Figures:
+        """The figures of a run that is over."""
+        assert self.figures is not None
+        return self.figures
+
+    @property
+    def outcome(self) -> tuple[object, ...]:
+        """What another way of running the same must give too."""
+        return self.placements, self.figures, self.waited, self.most_in_flight
+
     def route_ms(self) -> tuple[float, float]:
         """Median and 99th percentile of a Route call in milliseconds."""
         p50, p99 = np.percentile(self.route_s, [50, 99]) * 1e3

@@ -94,9 +94,7 @@ class Workload:
         end = 0.0
         for domain in sorted(tokens):
             start, end = end, end + tokens[domain] * scale
-            own = range(round(start), round(end)) or [
-                min(int((start + end) / 2), self.workers - 1)
-            ]
+            own = range(round(start), round(end)) or [min(int((start + end) / 2), self.workers - 1)]
             for worker in own:
                 serves[worker].append(domain)
         return [",".join(domains) for domains in serves]
