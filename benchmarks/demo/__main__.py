@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -14,10 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.demo import data
+from benchmarks.demo.document import document
 from benchmarks.demo.driver import Driver
 from benchmarks.demo.plain import plain_run
 from benchmarks.demo.processes import CHECKOUT, DemoError, running_daemon, running_engines
-from benchmarks.demo.report import Result, document, print_report
+from benchmarks.demo.report import print_report
+from benchmarks.demo.result import Result
 from benchmarks.demo.verdict import POLICIES
 from benchmarks.demo.workload import Workload
 from eldr_service.core.partition import Partition
@@ -28,18 +31,17 @@ from eldr_service.simulation.cost import BUILT_IN_COSTS
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; 0 done, 1 failed or the plain loop disagrees, 2 wrong use."""
     options = _options(argv)
-    progress_console = Console(stderr=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, and end the children
+    console = Console(stderr=True)
     try:
-        result = _demo(options, progress_console)
+        result = _demo(options, console)
     except (DemoError, OSError, ValueError) as error:
-        progress_console.print(f"demo: {error}", style="red", markup=False)
+        console.print(f"demo: {error}", style="red", markup=False)
         return 1
     except grpc.RpcError as error:
-        progress_console.print(f"demo: {error.details()}", style="red", markup=False)
+        console.print(f"demo: {error.details()}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
-        progress_console.print("demo: interrupted")
+        console.print("demo: interrupted")
         return 130
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(document(result), indent=1) + "\n")
@@ -64,7 +66,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         metavar="R",
         help="arrivals per second of virtual time; by default half of the recordings are in flight",
     )
-    parser.add_argument("--requests", type=int, default=1500, help="about so many; default 1500")
+    parser.add_argument("--requests", type=int, default=1200, help="about so many; default 1200")
     parser.add_argument(
         "--cost", choices=BUILT_IN_COSTS, help="of a decode step; by default nearest to the model"
     )
@@ -120,9 +122,7 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
                 runs = {}
                 for policy in POLICIES:
                     task = progress.add_task(f"drive {policy}", total=len(work.arrivals))
-                    runs[policy] = driver.drive(
-                        policy, lambda placed, task=task: progress.update(task, completed=placed)
-                    )
+                    runs[policy] = driver.drive(policy, partial(progress.advance, task))
         task = progress.add_task("the same in a plain loop", total=len(POLICIES))
         plain = {}
         for policy in POLICIES:
@@ -146,4 +146,5 @@ def _fit(model: str, work: Workload, progress: Progress) -> Partition:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, and so end the children
     sys.exit(main())

@@ -26,8 +26,6 @@ from eldr_service.core.partition import Partition
 from eldr_service.simulation.arrivals import RecordingPicker
 from eldr_service.stores.partition_file import dump_partition
 
-Advanced = Callable[[int], None]
-
 
 class Driver:
     """One model's traffic. Virtual time moves in lockstep with the engines, so runs are exact.
@@ -47,6 +45,8 @@ class Driver:
         self._engines = DecodeClient(engines)
         self._model = model
         self._work = work
+        self._runs = 0
+        self._starts: list[Json] = []  # placed, but not yet sent to the engines
         self._prefills = [self._chunks(r) for r in work.driven.tolist()]
         self._decodes = [self._counts(work.recording.decode(r)) for r in work.driven.tolist()]
         self._domains = [str(d) for d in work.recording.domains[work.driven]]
@@ -63,12 +63,20 @@ class Driver:
             partition_pb2.ImportPartitionRequest(data=dump_partition(partition), activate=True)
         )
 
-    def drive(self, policy: str, advanced: Advanced = lambda placed: None) -> Run:
-        """Put a policy in force and drive the whole workload under it."""
+    def drive(self, policy: str, placed: Callable[[], None] = lambda: None) -> Run:
+        """Put a policy in force and drive the whole workload; `placed` is called for each request.
+
+        Raises
+        ------
+        DemoError
+            The daemon's counts are not what they must be.
+        grpc.RpcError
+        """
         policies = policy_pb2_grpc.PolicyServiceStub(self._channel)
         policies.SetPolicy(policy_pb2.SetPolicyRequest(model=self._model, name=policy))
         self._engines("Reset")
-        self._starts: list[Json] = []
+        self._runs += 1
+        self._starts = []
         run = Run(policy)
         picker = RecordingPicker(len(self._prefills), self._work.seed)
         waiting = 0
@@ -82,7 +90,7 @@ class Driver:
             while waiting and (recording := picker.take()) is not None:
                 waiting -= 1
                 self._place(now, recording, run)
-                advanced(len(run.placements))
+                placed()
             run.waited += arrived and waiting > 0
             run.most_in_flight = max(run.most_in_flight, picker.in_flight)
             if n + 1 >= len(times) and not waiting:
@@ -114,7 +122,7 @@ class Driver:
 
     def _place(self, now: float, recording: int, run: Run) -> None:
         """Register a request's signature as its prefill ends, route it, start its decode."""
-        request_id = f"{run.policy}/{len(run.placements)}"
+        request_id = f"{run.policy}-{self._runs}/{len(run.placements)}"
         for sequence, counts in enumerate(self._prefills[recording]):
             self._router.RegisterSignature(
                 router_pb2.RegisterSignatureRequest(

@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import sys
+from collections.abc import Hashable
 from dataclasses import asdict
 
 import grpc
@@ -68,7 +69,7 @@ class Engines:
         assert ids is not None
         num_experts = self._recording.geometry.num_experts
         self._pool = DecodePool(ids, num_experts, len(self._labels), self._cost)
-        self._held: list[set[str]] = [set() for _ in self._labels]
+        self._held: list[set[Hashable]] = [set() for _ in self._labels]
         return {}
 
     async def report_forever(self, daemon: str, model: str, url: str) -> None:
@@ -105,7 +106,7 @@ class Engines:
             incarnation=incarnation,
             report_number=self._reports,
             running_sequences=self._pool.running(rank),
-            held=[fleet_pb2.HeldRequest(request_id=r) for r in self._held[rank]],
+            held=[fleet_pb2.HeldRequest(request_id=str(r)) for r in self._held[rank]],
         )
         if not math.isnan(recent.batch_size):
             report.active_experts = recent.active_experts

@@ -5,7 +5,7 @@ simulated engines, the arrivals and the draws of `policies.draw`, and nothing el
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import chain, count
 
 import numpy as np
@@ -27,11 +27,12 @@ def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
     booked = np.zeros(work.workers, dtype=int)
     choose = _chooser(policy, work, partition)
     run = Run(policy)
+    in_flight: dict[Hashable, int] = {}
     waiting: deque[float] = deque()
     last = work.arrivals[-1]
     for now in chain(work.arrivals, count(last + 1 / work.rate, 1 / work.rate)):
         for ended in pool.advance(now):
-            picker.give_back(run.placements[ended.request_key][0])
+            picker.give_back(in_flight.pop(ended.request_key))
             booked[ended.worker] -= 1
         if now <= last:
             waiting.append(now)
@@ -39,9 +40,10 @@ def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
             run.waited += waiting.popleft() < now
             worker = choose(i, len(run.placements), booked)
             booked[worker] += 1
+            in_flight[len(run.placements)] = i
             pool.start(now, worker, len(run.placements), recording.decode(int(driven[i])))
             run.placements.append((i, worker))
-            run.most_in_flight = max(run.most_in_flight, int(booked.sum()))
+            run.most_in_flight = max(run.most_in_flight, len(in_flight))
         if now >= last and not waiting:
             break
     pool.advance(np.inf)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def _child(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
                 child.kill()
 
 
-def _wait_for(ready, child: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_for(ready: Callable[[], bool], child: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not ready():
         if child.poll() is not None or time.monotonic() > deadline:

@@ -1,11 +1,9 @@
-"""The demo's result: a page for the terminal, a document for programs."""
+"""The demo's result as a page for the terminal."""
 
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -15,60 +13,15 @@ from rich.text import Text
 
 from benchmarks.demo import data
 from benchmarks.demo.heat_map import heat_map, tally
-from benchmarks.demo.run import Figures, Run
+from benchmarks.demo.result import Result
 from benchmarks.demo.verdict import (
-    GOAL,
     LOAD_ONLY,
     LOCAL,
     SUBJECT,
     best_load_only,
     change,
-    goal_met,
     verdict,
 )
-from benchmarks.demo.workload import Workload
-from eldr_service.core.partition import Partition
-
-
-@dataclass(frozen=True)
-class Result:
-    """All that came out.
-
-    Attributes
-    ----------
-    name : str
-        The recording's file, or `data.SAMPLE`.
-    runs, plain : dict of policy to Run
-        Over gRPC, and by the plain loop in one process.
-    seconds : float
-        Of the whole demo, setup left out.
-    """
-
-    name: str
-    work: Workload
-    partition: Partition
-    runs: dict[str, Run]
-    plain: dict[str, Run]
-    seconds: float
-
-    @property
-    def differing(self) -> list[str]:
-        """Policies under which the plain loop gives anything else; there should be none."""
-        return [
-            policy
-            for policy, run in self.runs.items()
-            if (run.placements, run.figures, run.waited)
-            != (
-                self.plain[policy].placements,
-                self.plain[policy].figures,
-                self.plain[policy].waited,
-            )
-        ]
-
-    @property
-    def figures(self) -> dict[str, Figures]:
-        """Each policy's figures."""
-        return {policy: run.finished for policy, run in self.runs.items()}
 
 
 def print_report(result: Result, console: Console) -> None:
@@ -86,8 +39,8 @@ def print_report(result: Result, console: Console) -> None:
     console.print(Rule(f"[bold]Where {SUBJECT} sent each domain's requests", align="left"))
     console.print(heat_map(names, counts))
     console.print(
-        f"Percent of the row, by worker; spread evenly, each would be {100 / work.workers:.0f}."
-        " The policy sees signatures, not domains.",
+        f"Percent of the row, by worker; an even spread would be {100 / work.workers:.0f} each. The"
+        " policy is not told the domains.",
         style="dim",
         highlight=False,
     )
@@ -95,8 +48,9 @@ def print_report(result: Result, console: Console) -> None:
     console.print(Rule("[bold]What it says", align="left"))
     known = data.known(result.name)
     said = Table.grid(padding=(0, 1))
-    for sentence in (*verdict(result.figures, known.model, work.workers), _agreement(result)):
-        said.add_row("-", sentence)
+    for sentence in verdict(result.figures, known.model, work.workers):
+        said.add_row("•", sentence)
+    said.add_row("•", _agreement(result))
     console.print(said)
     console.print()
     console.print(Rule("[bold]What to try next", align="left"))
@@ -177,7 +131,7 @@ def _under_the_table(result: Result) -> Table:
             "imbalance": "most requests on a worker over the mean of all: mean over time",
             "Route": "real time as its caller sees it; daemon, engines and driver share"
             f" {os.cpu_count()} cores",
-            "fallbacks": f"placements for want of a signature or a partition: {fallbacks or 'none'}",
+            "fallbacks": f"placements by load for want of a signature: {fallbacks or 'none'}",
             "domain-oracle": "for comparison only: it alone is told each request's domain",
         },
         "dim",
@@ -226,45 +180,3 @@ def _next(result: Result) -> Table:
         ("less build/demo.json", "all of this page's figures"),
     ]
     return _pairs(dict(tries), "dim")
-
-
-def document(result: Result) -> dict[str, Any]:
-    """Everything for programs."""
-    work, known = result.work, data.known(result.name)
-    names, counts = tally(
-        work.recording.domains[work.driven], result.runs[SUBJECT].placements, work.workers
-    )
-    best = best_load_only(result.figures)
-    return {
-        "data": result.name,
-        "caveat": known.caveat,
-        "model": known.model,
-        "geometry": asdict(work.recording.geometry),
-        "requests": {"fitted": len(work.fitted), "driven": len(work.driven)},
-        "workers": work.workers,
-        "rate_per_s": work.rate,
-        "arrivals": len(work.arrivals),
-        "seed": work.seed,
-        "cost": asdict(work.cost),
-        "transform": result.partition.transform.name,
-        "policies": {
-            policy: {
-                **asdict(run.finished),
-                "active_experts_change": change(result.figures, policy),
-                "placements": len(run.placements),
-                "waited": run.waited,
-                "most_in_flight": run.most_in_flight,
-                "reasons": run.reasons,
-                "route_ms": dict(zip(("p50", "p99"), run.route_ms(), strict=True)),
-            }
-            for policy, run in result.runs.items()
-        },
-        "best_load_only": best,
-        "goal": {"active_experts_change": GOAL, "met": goal_met(result.figures)},
-        "plain_loop": {
-            "differing": result.differing,
-            "policies": {policy: asdict(run.finished) for policy, run in result.plain.items()},
-        },
-        "heat_map": {"domains": names.tolist(), "placements": counts.tolist()},
-        "seconds": result.seconds,
-    }

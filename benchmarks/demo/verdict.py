@@ -49,7 +49,8 @@ def verdict(figures: Mapping[str, Figures], model: str, workers: int) -> list[st
     ]
     if (model, workers) != (GOAL_MODEL, GOAL_WORKERS):
         said[0] += f" (The goal is set for {GOAL_MODEL} and {GOAL_WORKERS} workers.)"
-    better, worse = [], []
+    better: list[str] = []
+    worse: list[str] = []
     for name, words, unit in _PRICES:
         best = best_load_only(figures, name)
         value, least = getattr(figures[SUBJECT], name), getattr(figures[best], name)
