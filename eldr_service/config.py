@@ -1,17 +1,11 @@
 """The daemon's settings: flags over environment over file over defaults, all from one model."""
 
-import argparse
-import difflib
-import ipaddress
 import os
 import re
-import sys
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import entry_points, version
+from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,43 +17,24 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
+from eldr_service.address import Address
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.flags import did_you_mean, flag, read_flags, refuse
 
-PROGRAM = "eldr-server"
+__all__ = ["Address", "ModelDeclaration", "Settings", "load_settings"]
+
 MEMORY = ":memory:"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a port is opened. Port 0 stands for any free one."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: object) -> "Address":
-        """Read `HOST:PORT`, IPv6 hosts in brackets; ValueError when it is none."""
-        if isinstance(text, Address):
-            return text
-        found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})", str(text))
-        if not found or int(found[3]) > 65_535:
-            raise ValueError("expected HOST:PORT with a port from 0 to 65535")
-        return cls(found[1] or found[2], int(found[3]))
-
-    @property
-    def loopback(self) -> bool:
-        """Only programs of this machine can reach it."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+PREFIX = "ELDR_"
 
 
 def _readable_file(path: Path) -> Path:
@@ -134,10 +109,27 @@ class ModelDeclaration(BaseModel):
         return ModelGeometry(self.num_layers, self.num_experts, self.top_k)
 
 
-class Settings(BaseModel):
-    """What the daemon is told at its start. `load_settings` reads it from all its sources."""
+class _File(TomlConfigSettingsSource):
+    """The TOML file; its keys may be written like flags."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        table = super()._read_file(file_path)
+        if "config" in table:
+            raise ValueError("config in a file: no file can name another one")
+        return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+class Settings(BaseSettings):
+    """What the daemon is told at its start. `load_settings` gives it the flags."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,  # set but empty is how many tools say "not set"
+        enable_decoding=False,  # variables are written as flags are, not as JSON
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+    )
 
     listen: ListenAddress = _option(
         "HOST:PORT",
@@ -196,8 +188,8 @@ class Settings(BaseModel):
     )
     drain_seconds: float = _option(
         "SECONDS",
-        "at SIGTERM, how long calls in flight may take before they are cut off; 30 is what"
-        " Kubernetes grants",
+        "at SIGTERM, how long bookings may go on before the daemon stops; 30 is what Kubernetes"
+        " grants",
         default=30.0,
         ge=0,
         le=86_400,
@@ -256,6 +248,21 @@ class Settings(BaseModel):
     # Only in the file, as [[models]] tables.
     models: tuple[ModelDeclaration, ...] = ()
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file that either of them names."""
+        assert isinstance(init_settings, InitSettingsSource)
+        path = _config_path(init_settings.init_kwargs)
+        file = _File(settings_cls, path and _readable_file(path))
+        return init_settings, env_settings, file
+
     @property
     def tls(self) -> bool:
         """The gRPC port speaks TLS."""
@@ -302,125 +309,44 @@ def load_settings(argv: list[str]) -> Settings:
         0 after --help or --version; 2 after a message on stderr that names what is wrong and what
         was expected.
     """
-    flags = _read_flags(argv)
-    environment = {
-        field: os.environ[_variable(field)]
-        for field in _options()
-        if os.environ.get(_variable(field))  # set but empty is how many tools say "not set"
-    }
-    file = flags.get("config", environment.get("config"))
-    from_file = _read_file(Path(file)) if file else {}
-    origins = {
-        **{field: f"{field} in {file}" for field in from_file},
-        **{field: _variable(field) for field in environment},
-        **{field: _flag(field) for field in flags},
-    }
+    options = {name: field for name, field in Settings.model_fields.items() if name != "models"}
+    flags: dict[str, Any] = dict(read_flags(argv, options))
     try:
-        return Settings(**{**from_file, **environment, **flags})
+        return Settings(**flags)
     except ValidationError as error:
-        _refuse(*(_explain(details, origins) for details in error.errors(include_url=False)))
+        refuse(*(_explain(details, flags) for details in error.errors(include_url=False)))
+    except ValueError as error:  # of the file: its path, its UTF-8 or its TOML
+        refuse(f"configuration {_config_path(flags)}: {error}")
 
 
-def _options() -> dict[str, FieldInfo]:
-    return {name: field for name, field in Settings.model_fields.items() if name != "models"}
-
-
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
+def _config_path(flags: Mapping[str, Any]) -> Path | None:
+    path = flags.get("config") or os.environ.get(_variable("config"))
+    return Path(path) if path else None
 
 
 def _variable(field: str) -> str:
-    return "ELDR_" + field.upper()
+    return PREFIX + field.upper()
 
 
-def _refuse(*messages: str) -> NoReturn:
-    for message in messages:
-        print(f"{PROGRAM}: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage of twenty options before it."""
-
-    def error(self, message: str) -> NoReturn:
-        _refuse(message.removeprefix("argument "))
-
-
-def _read_flags(argv: list[str]) -> dict[str, str]:
-    parser = _Parser(
-        prog=PROGRAM,
-        usage=f"{PROGRAM} [OPTION]...",
-        description="Places prefilled requests on decode workers by the experts that they use.",
-        epilog="Every option can also be given as a variable (ELDR_LOG_FORMAT=json) and in the"
-        ' --config file (log_format = "json"). A flag beats the variable, the variable beats the'
-        " file. The file can also declare the geometry of models: [[models]] with name, num_layers,"
-        " num_experts and top_k.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"{PROGRAM} {version('eldr-service')}"
-    )
-    for name, field in _options().items():
-        if field.annotation is bool:
-            parser.add_argument(
-                _flag(name), action="store_const", const="true", help=field.description
-            )
-            continue
-        extra = field.json_schema_extra
-        assert isinstance(extra, Mapping)
-        default = field.get_default(call_default_factory=True)
-        shown = "" if default is None else f" (default: {default})"
-        parser.add_argument(
-            _flag(name), metavar=str(extra["metavar"]), help=f"{field.description}{shown}"
-        )
-    flags, rest = parser.parse_known_args(argv)
-    if rest:
-        word = rest[0].partition("=")[0]
-        if word.startswith("-"):
-            known = [_flag(name) for name in _options()]
-            _refuse(f"{word}: unknown option{_did_you_mean(word, known) or '; see --help'}")
-        _refuse(f"{word}: unexpected argument; options begin with --, see --help")
-    return vars(flags)
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        table = tomllib.loads(_readable_file(path).read_text("utf-8"))
-    except ValueError as error:  # of the path, of UTF-8 or of TOML
-        _refuse(f"configuration {path}: {error}")
-    known = [name for name in Settings.model_fields if name != "config"]
-    settings = {key.replace("-", "_"): value for key, value in table.items()}
-    unknown = [key for key in settings if key not in known]
-    if unknown:
-        _refuse(
-            *(
-                f"{key} in {path}: unknown setting{_did_you_mean(key, known) or '; see --help'}"
-                for key in unknown
-            )
-        )
-    return settings
-
-
-def _explain(error: ErrorDetails, origins: Mapping[str, str]) -> str:
+def _explain(error: ErrorDetails, flags: Mapping[str, Any]) -> str:
+    """Say what is wrong where: at the flag, the variable or the place in the file."""
     if not error["loc"]:
         return error["msg"].removeprefix("Value error, ")
     field, *path = error["loc"]
-    origin = origins[str(field)]
-    if path:
-        inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-        origin = origin.replace(str(field), f"{field}{inside}", 1)
+    inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    if field in flags:
+        origin = flag(str(field))
+    elif os.environ.get(_variable(str(field))):
+        origin = _variable(str(field))
+    else:
+        origin = f"{field}{inside} in {_config_path(flags)}"
     kind, found = error["type"], error["input"]
     if kind == "missing":
         return f"{origin}: missing"
     if kind == "extra_forbidden":
-        known = list(ModelDeclaration.model_fields)
-        return f"{origin}: unknown key{_did_you_mean(str(path[-1]), known)}"
+        what, known = ("key", ModelDeclaration) if path else ("setting", Settings)
+        word = str(error["loc"][-1])
+        return f"{origin}: unknown {what}{did_you_mean(word, known.model_fields)}"
     if kind.startswith("byte_size"):
         expected = "expected bytes such as 268435456 or 256MiB"
     else:

@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -88,11 +89,10 @@ class Daemon:
             if settings.fleet
             else None
         )
-        self._stopping = asyncio.Event()
+        self._stopping = asyncio.Event()  # set by each signal to stop
+        self._serving = True
         self._health = health.aio.HealthServicer()
-        self._http = HttpServer(
-            self._telemetry.metrics.registry, lambda: not self._stopping.is_set()
-        )
+        self._http = HttpServer(self._telemetry.metrics.registry, lambda: self._serving)
 
     async def run(self) -> None:
         """Serve until told to stop, and drain.
@@ -111,11 +111,11 @@ class Daemon:
             self._fleet.reload(now)
         server = self._server()
         partition_service = self._add_services(server)
-        grpc_address = f"{self._settings.listen.host}:{self._open_port(server)}"
+        grpc_address = str(replace(self._settings.listen, port=self._open_port(server)))
         await server.start()
         http = self._settings.http
         try:
-            http_port = await self._http.start(http.host, http.port)
+            http = replace(http, port=await self._http.start(http.host, http.port))
         except OSError as error:
             await server.stop(None)
             raise StartError(f"--http {http}: {error.strerror}") from error
@@ -123,9 +123,9 @@ class Daemon:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         self._listen_to_signals()
         if self._settings.port_file:
-            _write_ports(self._settings.port_file, grpc_address, f"{http.host}:{http_port}")
+            _write_ports(self._settings.port_file, grpc_address, str(http))
         gc.freeze()  # what is here now stays: no need to look through it again and again
-        log.info("serving", grpc=grpc_address, http=f"{http.host}:{http_port}")
+        log.info("serving", grpc=grpc_address, http=str(http))
         ticking = asyncio.create_task(self._tick())
         await self._stopping.wait()
         await self._drain()
@@ -213,6 +213,7 @@ class Daemon:
 
     async def _drain(self) -> None:
         """Say NOT_SERVING, and let bookings go on until they are done or the deadline is there."""
+        self._serving = False
         for service in ("", *SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         deadline = time.monotonic() + self._settings.drain_seconds

@@ -88,8 +88,7 @@ class StaticFleet:
                 request = ParseDict(fields, fleet_pb2.RegisterWorkerRequest())
                 spec = decode.worker_spec(request, self._default_capacity)
                 model = decode.model_name(request)
-                stated = request.HasField("geometry")
-                geometry = decode.geometry(request.geometry) if stated else None
+                geometry = decode.worker_geometry(request)
             except (ParseError, EldrError) as error:
                 raise FleetFileError(f"{self._path}: worker {place}: {error}") from error
             if (model, spec.worker_id) in wanted:

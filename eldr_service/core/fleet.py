@@ -56,6 +56,7 @@ class LoadReport:
     active_experts: float = 0.0
     batch_size: float = 0.0
     step_seconds: float = 0.0
+    state: WorkerState = WorkerState.READY
 
 
 # One row of the table. A row belongs to one worker after another; `generation` tells them apart.
@@ -227,8 +228,6 @@ class Fleet:
         entry["step_seconds"] = report.step_seconds
         if self.spec(row).time_to_live:
             entry["alive_until"] = now + self.spec(row).time_to_live
-        if entry["state"] == WorkerState.JOINING:
-            entry["state"] = WorkerState.READY
         return True
 
     def fresh(self, row: int, now: float) -> bool:
@@ -244,7 +243,7 @@ class Fleet:
         foreign = self._table["foreign"][row] if self.fresh(row, now) else 0
         sequences = self._table["booked_sequences"][row] + foreign
         largest = capacity[self._decode_rows].max(initial=1)
-        return float(sequences * largest / capacity[row])
+        return float(float(sequences) * largest / capacity[row])
 
     # What policies see
 
@@ -305,5 +304,6 @@ def _load(
         in_use = table["kv_used"] + table["unseen_tokens"]
         amount = np.where(fresh, in_use, table["booked_tokens"])
     # Multiplied before it is divided: equal ratios of integers then give equal floats, and so ties.
-    load: NDArray[np.float64] = amount * capacity.max(initial=1) / capacity
+    # In floats, as the product of two numbers that workers report can exceed 64 bits.
+    load: NDArray[np.float64] = amount.astype(np.float64) * capacity.max(initial=1) / capacity
     return load

@@ -124,7 +124,7 @@ class BookingTable:
         self._of_row: dict[int, dict[tuple[str, int], Booking]] = {}
         self._past: OrderedDict[str, _Past] = OrderedDict()
         self._remembered = 0
-        self._expiries: list[tuple[float, str, int]] = []
+        self._expiries: list[tuple[float, str, int, str]] = []
 
     def __len__(self) -> int:
         return len(self._live)
@@ -179,9 +179,9 @@ class BookingTable:
         assert booking.request_id not in self._live
         self._live[booking.request_id] = booking
         self._of_row.setdefault(booking.row, {})[booking.key] = booking
-        heapq.heappush(self._expiries, (booking.expires_at, *booking.key))
+        heapq.heappush(self._expiries, _expiry(booking))
         if len(self._expiries) > 2 * len(self._live) + 1_000:  # mostly entries of ended bookings
-            self._expiries = [(b.expires_at, *b.key) for b in self._live.values()]
+            self._expiries = [_expiry(b) for b in self._live.values()]
             heapq.heapify(self._expiries)
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
@@ -218,12 +218,13 @@ class BookingTable:
         """The living bookings whose lease has run out; the caller ends them."""
         found = []
         while self._expiries and self._expiries[0][0] <= now:
-            _, request_id, attempt = heapq.heappop(self._expiries)
-            booking = self.find(request_id, attempt)
+            # By its lease: the same attempt may have been placed afresh, with an entry of its own.
+            _, request_id, attempt, lease_id = heapq.heappop(self._expiries)
+            booking = self.find(request_id, attempt, lease_id)
             if booking is None:
                 continue
             if booking.expires_at > now:  # renewed since
-                heapq.heappush(self._expiries, (booking.expires_at, request_id, attempt))
+                heapq.heappush(self._expiries, _expiry(booking))
             else:
                 found.append(booking)
         return found
@@ -275,6 +276,10 @@ class BookingTable:
         past.forget_at = now + TOMBSTONE_SECONDS
         self._past.move_to_end(request_id)
         return past
+
+
+def _expiry(booking: Booking) -> tuple[float, str, int, str]:
+    return booking.expires_at, *booking.key, booking.lease_id
 
 
 def _short(request_id: str) -> str:

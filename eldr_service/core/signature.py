@@ -1,6 +1,6 @@
 """Signature transforms: from activation counts to the unit vector that has a similarity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -26,12 +26,15 @@ class SignatureTransform:
         The layer mask as ascending layer numbers; all layers by default.
     idf : ndarray of float32, shape [num_layers, num_experts], or None
         Only with `counts-idf`; ``ln((N + 1) / (df + 1))`` over N calibration requests.
+    weights : ndarray of float32, shape [layers kept, num_experts]
+        Factors of the kept counts: their idf, else ones.
     """
 
     geometry: ModelGeometry
     name: TransformName = "counts"
     layers: NDArray[np.int64] | None = None
     idf: NDArray[np.float32] | None = None
+    weights: NDArray[np.float32] = field(init=False)
 
     def __post_init__(self) -> None:
         g = self.geometry
@@ -52,6 +55,8 @@ class SignatureTransform:
         if self.idf is not None and self.idf.shape != (g.num_layers, g.num_experts):
             expected = f"shape [{g.num_layers}, {g.num_experts}]"
             raise InvalidArgumentError("idf", expected, list(self.idf.shape))
+        weights = np.ones((g.num_layers, g.num_experts)) if self.idf is None else self.idf
+        object.__setattr__(self, "weights", weights[layers].astype(np.float32))
 
     @property
     def size(self) -> int:
@@ -59,20 +64,13 @@ class SignatureTransform:
         assert self.layers is not None
         return len(self.layers) * self.geometry.num_experts
 
-    def weights(self) -> NDArray[np.float32]:
-        """Factors of the kept counts, shape [layers kept, num_experts]; ones without idf."""
-        assert self.layers is not None
-        if self.idf is None:
-            return np.ones((len(self.layers), self.geometry.num_experts), dtype=np.float32)
-        return self.idf[self.layers].astype(np.float32)
-
     def apply(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
         """Transform counts [..., L, E] into signatures [..., size]; zeros for a zero norm."""
         kept = counts[..., self.layers, :].astype(np.float64)
         if self.name == "sqrt":
             kept = np.sqrt(kept)
         elif self.name == "counts-idf":
-            kept = kept * self.weights()
+            kept = kept * self.weights
         flat = kept.reshape(*kept.shape[:-2], -1)
         norm = np.linalg.norm(flat, axis=-1, keepdims=True)
         unit: NDArray[np.float32] = np.divide(

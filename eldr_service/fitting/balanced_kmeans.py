@@ -201,7 +201,7 @@ class BalancedKMeans:
             )
             name = min(self.transform_scores_, key=self.transform_scores_.__getitem__)
         transform = calibrated(name, counts, geometry, layers)
-        unused = (transform.weights() == 0).mean()
+        unused = (transform.weights == 0).mean()
         if unused > 0.5:
             warnings.warn(
                 f"idf is zero for {unused:.0%} of the entries: every request touches those experts,"

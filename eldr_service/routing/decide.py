@@ -72,7 +72,7 @@ def apply_filters(
     Parameters
     ----------
     groups : tuple of str
-        The group of each worker.
+        The group of each worker; empty for one that fits any.
     group : str
         That of the prefill worker; empty does not restrict.
     earlier : str
@@ -93,7 +93,8 @@ def apply_filters(
         steps.append((reason, np.fromiter(passing, np.bool_, n)))
 
     if group:
-        restrict(f"it is not in the prefill worker's group {group}", [g == group for g in groups])
+        passing = [g in ("", group) for g in groups]  # a worker without a group takes KV from any
+        restrict(f"it is not in the prefill worker's group {group}", passing)
     if call.pinned_worker:
         restrict("another worker is pinned", [i == call.pinned_worker for i in ids])
     if call.candidate_workers:

@@ -109,6 +109,16 @@ class Model:
             self.bindings.join(row)
         self.observer.worker_changed(self.name, row, self.fleet.state(row))
 
+    def follow(self, row: int, reported: WorkerState) -> bool:
+        """Let a worker be what it says it is: it may become READY or DRAINING; True if it did."""
+        before = self.fleet.state(row)
+        if reported is WorkerState.DRAINING:
+            self.drain(row)
+        elif reported is WorkerState.READY and before is WorkerState.JOINING:
+            self.fleet.set_state(row, WorkerState.READY)
+            self.observer.worker_changed(self.name, row, WorkerState.READY)
+        return self.fleet.state(row) is not before
+
     def drain(self, row: int) -> None:
         """Place nothing new on a worker; its slot is free for others."""
         if self.fleet.state(row) is WorkerState.DRAINING:

@@ -46,8 +46,10 @@ class Partitions:
         model.declare_geometry(partition.geometry, "partition")
         record = self._record(model)
         kept = replace(partition, version=record.next_version)
-        self._store.add_partition(model.name, kept.version, dump_partition(kept))
-        self._save(replace(record, geometry=model.geometry, next_version=record.next_version + 1))
+        with self._store.transaction():
+            self._store.add_partition(model.name, kept.version, dump_partition(kept))
+            following = record.next_version + 1
+            self._save(replace(record, geometry=model.geometry, next_version=following))
         return kept
 
     def get(self, model_name: str, version: int = 0) -> Partition:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from eldr_service.core.errors import (
     UnavailableError,
 )
 from eldr_service.core.lease import Booking, Ended
-from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.core.signature_buffer import HeldSignature, SignatureBuffer
 from eldr_service.kernels import similarity, transform_signature
 from eldr_service.policies.policy import Policy
@@ -29,6 +29,14 @@ class ReleaseResult(Enum):
     RELEASED = 1
     ALREADY_RELEASED = 2
     UNKNOWN = 3
+
+
+class ReleaseOutcome(IntEnum):
+    """How a decode ended; the numbers are the contract's."""
+
+    COMPLETED = 1
+    FAILED = 2
+    CANCELLED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +250,9 @@ class Router:
         chosen = decision.worker
         rows = fleet.rows.tolist()
         lease_seconds = call.lease_seconds or self.limits.lease_seconds
+        looked_at = (
+            signature is not None and decision.reason is not Reason.LEAST_LOADED_LOW_COVERAGE
+        )
         booking = Booking(
             request_id=call.request_id,
             attempt=call.attempt,
@@ -257,7 +268,7 @@ class Router:
             expires_at=now + lease_seconds,
             reason=decision.reason,
             policy=policy.name,
-            partition_version=partition.version if partition and signature is not None else 0,
+            partition_version=partition.version if partition and looked_at else 0,
             similarity=_number(decision.similarity, chosen),
             coverage=coverage,
             stale=bool((fleet.stale & fleet.eligible).any()),
@@ -380,7 +391,7 @@ def _signature(counts: NDArray[np.uint32], model: Model) -> NDArray[np.float32] 
     transform = model.partition.transform
     assert transform.layers is not None
     signature = transform_signature(
-        counts, transform.layers, transform.weights(), transform.name == "sqrt"
+        counts, transform.layers, transform.weights, transform.name == "sqrt"
     )
     return signature if signature.any() else None
 

@@ -167,13 +167,13 @@ class Workers:
         """
         model, row = self._find(model_name, worker_id)
         model.expire(now)
-        before = model.fleet.state(row)
         if not model.fleet.accept(row, report, now):
             return False, []
-        if model.fleet.state(row) is not before:
-            model.observer.worker_changed(model.name, row, model.fleet.state(row))
-            with self._logged():
-                self._save(model, row)
+        if report.state is WorkerState.GONE:
+            self._remove(model, row, now)
+            return True, list(report.held)
+        if model.follow(row, report.state):
+            self.save_all(model)
         started, finished, unknown = model.bookings.reported(row, report.held, now)
         for booking in started:
             model.fleet.seen(row, booking.tokens)

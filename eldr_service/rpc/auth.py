@@ -1,10 +1,12 @@
 """Who may call what: bearer tokens, their roles, and the interceptor that asks for them."""
 
+import asyncio
 import difflib
 import hashlib
 import hmac
 import tomllib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from eldr_service.rpc.errors import PermissionDeniedError, UnauthenticatedError,
 
 ROLES = frozenset({"route", "worker", "admin"})
 MIN_TOKEN_CHARACTERS = 16
+# How long a caller may finish what it says before it is refused.
+PATIENCE_SECONDS = 0.1
 
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = ("/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
@@ -111,7 +115,7 @@ class Tokens:
 class TokenInterceptor(grpc.aio.ServerInterceptor):
     """Lets a call through only with a token that has the role for it.
 
-    Refuses before the handler is looked up and before a request is read, so that the answer says
+    Refuses before the handler is looked up and without decoding a request, so that the answer says
     nothing of what there is. Health checks need no token, reflection needs any valid one. Without
     tokens everything is allowed.
     """
@@ -178,11 +182,16 @@ def _bearer_token(metadata: Sequence[tuple[str, str | bytes]]) -> str | None:
 def _refuse(error: EldrError) -> grpc.RpcMethodHandler:
     """Handle a call of any kind by refusing it.
 
-    On the wire all kinds of call are one; as a stream's handler, this one is run before any request
-    is read, and none is ever decoded.
+    On the wire all kinds of call are one; a stream's handler without a deserializer serves for all
+    and decodes nothing.
     """
 
-    async def refuse(requests: object, context: grpc.aio.ServicerContext) -> None:
+    async def refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        # grpc.aio's client turns a refusal that overtakes what it still writes into INTERNAL.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                async for _ in requests:
+                    pass
         await abort(context, error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,7 +1,9 @@
 """Messages to the domain, with every field checked; the errors name field, expected and found."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, TypeVar
 
 from eldr.v1 import activation_pb2, fleet_pb2, router_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -27,6 +29,9 @@ MAX_LISTED = 65_536
 MAX_SEQUENCES = 4_096
 MAX_WAIT_SECONDS = 10.0
 LEASE_SECONDS = (1.0, 86_400.0)
+MAX_KV_TOKENS = 1 << 48  # leaves room for sums of them in 64 bits
+
+Choice = TypeVar("Choice", bound=IntEnum)
 
 
 def text(field: str, value: str, longest: int, required: bool = False) -> str:
@@ -63,6 +68,20 @@ def seconds(field: str, value: Duration, low: float, high: float) -> float:
     return amount
 
 
+def choice(field: str, kind: type[Choice], value: int) -> Choice:
+    """Check an enum's number, which in proto3 can be any; 0 stands for the first."""
+    if value == 0:
+        return next(iter(kind))
+    if value not in list(kind):
+        raise InvalidArgumentError(field, f"one of {', '.join(c.name for c in kind)}", value)
+    return kind(value)
+
+
+def wait_seconds(request: router_pb2.RouteRequest | router_pb2.RouteStreamRequest) -> float:
+    """Check how long a Route may wait for its signature."""
+    return seconds("wait_for_signature", request.wait_for_signature, 0.0, MAX_WAIT_SECONDS)
+
+
 def labels(field: str, value: Mapping[str, str]) -> dict[str, str]:
     """Check labels."""
     if len(value) > MAX_LABELS:
@@ -81,14 +100,31 @@ def worker_ids(field: str, values: Iterable[str]) -> frozenset[str]:
     return found
 
 
-def geometry(message: activation_pb2.ModelGeometry) -> ModelGeometry:
-    """Check a geometry."""
+@contextmanager
+def inside(field: str) -> Iterator[None]:
+    """Name what is wrong within a field by its whole path."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        path = field if error.field == "counts" else f"{field}.{error.field}"
+        raise InvalidArgumentError(path, error.expected, error.found) from error
+
+
+def geometry(
+    message: activation_pb2.ModelGeometry | activation_pb2.ActivationCounts,
+) -> ModelGeometry:
+    """Check a geometry, or that of counts."""
     return ModelGeometry(message.num_layers, message.num_experts, message.top_k)
 
 
-def activation_counts(message: activation_pb2.ActivationCounts) -> ActivationCounts:
+def activation_counts(field: str, message: activation_pb2.ActivationCounts) -> ActivationCounts:
     """Check counts and unpack them."""
-    shape = ModelGeometry(message.num_layers, message.num_experts, message.top_k)
+    with inside(field):
+        return _activation_counts(message)
+
+
+def _activation_counts(message: activation_pb2.ActivationCounts) -> ActivationCounts:
+    shape = geometry(message)
     rows = layers_present(shape, message.layer_offset, message.layers_present)
     match message.WhichOneof("encoding"):
         case "dense_u16":
@@ -141,7 +177,7 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         model=model_name(request),
         request_id=request_id(request),
         attempt=request.attempt,
-        counts=activation_counts(request.counts) if inline else None,
+        counts=activation_counts("counts", request.counts) if inline else None,
         dry_run=request.dry_run,
         explain=request.explain,
         fingerprint=hash(tuple(payload)),
@@ -149,24 +185,32 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
     )
 
 
+def worker_geometry(request: fleet_pb2.RegisterWorkerRequest) -> ModelGeometry | None:
+    """Check the geometry that a worker states, if it does."""
+    if not request.HasField("geometry"):
+        return None
+    with inside("geometry"):
+        return geometry(request.geometry)
+
+
 def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int) -> WorkerSpec:
     """Check what a worker says of itself."""
     return WorkerSpec(
         worker_id(request),
-        WorkerRole(request.role or WorkerRole.DECODE),
+        choice("role", WorkerRole, request.role),
         text("url", request.url, MAX_URL),
         request.dp_rank,
         text("group", request.group, MAX_LABEL),
         labels("labels", request.labels),
         request.capacity.sequences or default_capacity,
-        _signed64("capacity.kv_tokens", request.capacity.kv_tokens),
+        _below("capacity.kv_tokens", request.capacity.kv_tokens, MAX_KV_TOKENS),
         seconds("time_to_live", request.time_to_live, 0.0, LEASE_SECONDS[1]),
     )
 
 
 def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:
     """Check the state that a worker registers in."""
-    state = WorkerState(request.state or WorkerState.READY)
+    state = choice("state", WorkerState, request.state or WorkerState.READY)
     if state not in (WorkerState.JOINING, WorkerState.READY):
         raise InvalidArgumentError("state", "JOINING or READY", state.name)
     return state
@@ -181,21 +225,22 @@ def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
         if not 0 <= value < 1e9:  # no NaN either
             raise InvalidArgumentError(field, "0 to 1e9", value)
     return LoadReport(
-        _signed64("incarnation", request.incarnation),
-        _signed64("report_number", request.report_number),
+        _below("incarnation", request.incarnation, 1 << 63),
+        _below("report_number", request.report_number, 1 << 63),
         request.running_sequences,
         request.waiting_sequences,
-        _signed64("kv_tokens_used", request.kv_tokens_used),
-        _signed64("kv_tokens_total", request.kv_tokens_total),
+        _below("kv_tokens_used", request.kv_tokens_used, MAX_KV_TOKENS),
+        _below("kv_tokens_total", request.kv_tokens_total, MAX_KV_TOKENS),
         tuple((held.request_id, held.attempt) for held in request.held),
         request.foreign_sequences,
         request.active_experts,
         request.batch_size,
         seconds("step_time", request.step_time, 0.0, 3_600.0),
+        choice("state", WorkerState, request.state or WorkerState.READY),
     )
 
 
-def _signed64(field: str, value: int) -> int:
-    if value >= 1 << 63:
-        raise InvalidArgumentError(field, "below 2^63", value)
+def _below(field: str, value: int, limit: int) -> int:
+    if value >= limit:
+        raise InvalidArgumentError(field, f"below {limit}", value)
     return value

@@ -55,7 +55,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             decode.model_name(request),
             decode.worker_spec(request, self._default_capacity),
             decode.initial_state(request),
-            decode.geometry(request.geometry) if request.HasField("geometry") else None,
+            decode.worker_geometry(request),
             time.monotonic(),
         )
         return pb.RegisterWorkerResponse(
@@ -104,6 +104,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListWorkersResponse:
         """Answer with the workers as they are."""
+        decode.text("model", request.model, decode.MAX_MODEL)
         return pb.ListWorkersResponse(workers=self._list(request.model))
 
     async def WatchWorkers(  # noqa: N802

@@ -23,6 +23,7 @@ from eldr_service.core.errors import (
 from eldr_service.core.fleet import WorkerRole
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
+from eldr_service.core.signature import TRANSFORMS
 from eldr_service.fitting import fit_partition
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
@@ -32,6 +33,9 @@ from eldr_service.rpc.unary import unary
 from eldr_service.stores.partition_file import dump_partition, load_partition
 
 MAX_SLOTS = 4_096
+MAX_ITERATIONS = 1_000
+MAX_STARTS = 100
+MAX_COUNTS_BYTES = 1 << 30  # of the signatures of one fit, unpacked
 
 
 class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
@@ -56,6 +60,16 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         )
         if not 1 <= slots <= MAX_SLOTS:
             raise InvalidArgumentError("num_slots", f"1 to {MAX_SLOTS}", slots)
+        if request.transform not in ("", "auto", *TRANSFORMS):
+            expected = f"one of auto, {', '.join(TRANSFORMS)}"
+            raise InvalidArgumentError("transform", expected, request.transform)
+        for field, most in (("max_iter", MAX_ITERATIONS), ("n_init", MAX_STARTS)):
+            if getattr(request, field) > most:
+                raise InvalidArgumentError(field, f"at most {most}", getattr(request, field))
+        layers = list(request.layers)
+        if layers != sorted(set(layers)) or layers[-1:] >= [geometry.num_layers]:
+            expected = f"ascending numbers below {geometry.num_layers}"
+            raise InvalidArgumentError("layers", expected, str(layers))
         if len(counts) < slots:
             raise FailedPreconditionError(f"{len(counts)} signatures are too few for {slots} slots")
         fit = functools.partial(
@@ -65,7 +79,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             geometry,
             n_clusters=slots,
             transform=request.transform or "auto",
-            layers=list(request.layers) or None,
+            layers=layers or None,
             max_iter=request.max_iter or 50,
             n_init=request.n_init or 1,
             random_state=request.random_state,
@@ -100,6 +114,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.ListPartitionsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListPartitionsResponse:
         """Answer with what is kept."""
+        decode.text("model", request.model, decode.MAX_MODEL)
         return pb.ListPartitionsResponse(
             partitions=map(self._info, self._partitions.all(request.model))
         )
@@ -123,9 +138,11 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         return pb.RollbackPartitionResponse(partition=self._info(partition))
 
     def close(self) -> None:
-        """Give up a fit that is under way."""
+        """Give up a fit that is under way, for which the interpreter would wait at its end."""
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
 
     async def _elsewhere(self, fit: Callable[[], bytes]) -> bytes:
         if self._pool is None:
@@ -154,13 +171,22 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             if model.geometry is None or not len(model.recent):
                 raise FailedPreconditionError(f"model {model.name} has placed no signature yet")
             return model.recent.stacked(), model.geometry
-        sent = [decode.activation_counts(counts) for counts in request.counts]
-        for place, counts in enumerate(sent):
-            if counts.geometry != sent[0].geometry or not counts.whole:
+        with decode.inside("counts[0]"):
+            geometry = decode.geometry(request.counts[0])
+        most = MAX_COUNTS_BYTES // (geometry.size * 4)  # sparse ones are a thousand times larger
+        if len(request.counts) > most:
+            raise InvalidArgumentError(
+                "counts", f"at most {most} signatures of {geometry}", len(request.counts)
+            )
+        sent = np.empty((len(request.counts), geometry.num_layers, geometry.num_experts), np.uint32)
+        for place, message in enumerate(request.counts):
+            counts = decode.activation_counts(f"counts[{place}]", message)
+            if counts.geometry != geometry or not counts.whole:
                 raise InvalidArgumentError(
-                    f"counts[{place}]", f"all layers of {sent[0].geometry}", str(counts.geometry)
+                    f"counts[{place}]", f"all layers of {geometry}", str(counts.geometry)
                 )
-        return np.stack([counts.counts for counts in sent]), sent[0].geometry
+            sent[place] = counts.counts
+        return sent, geometry
 
     def _info(self, partition: Partition) -> pb.PartitionInfo:
         return encode.partition_info(partition, self._router.model(partition.model))

@@ -10,7 +10,7 @@ from eldr.v1 import router_pb2_grpc
 from eldr_service.core.errors import EldrError, InvalidArgumentError
 from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.routing.decide import RouteCall
-from eldr_service.routing.router import Router
+from eldr_service.routing.router import ReleaseOutcome, Router
 from eldr_service.rpc import decode, encode
 from eldr_service.rpc.errors import status_code, to_status
 from eldr_service.rpc.streams import answer_each
@@ -46,7 +46,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             request_iterator,
             context,
             self._stream_signature,
-            lambda r: r.HasField("route") and _wait_seconds(r.route) > 0,
+            lambda r: r.HasField("route") and _waits(r.route),
         )
 
     @unary
@@ -62,9 +62,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Place requests as they come."""
-        await answer_each(
-            request_iterator, context, self._stream_route, lambda r: _wait_seconds(r) > 0
-        )
+        await answer_each(request_iterator, context, self._stream_route, _waits)
 
     @unary
     async def Release(  # noqa: N802
@@ -73,10 +71,11 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         """End a booking."""
         model, request_id = decode.model_name(request), decode.request_id(request)
         decode_counts = (
-            decode.activation_counts(request.decode_counts)
+            decode.activation_counts("decode_counts", request.decode_counts)
             if request.HasField("decode_counts")
             else None
         )
+        outcome = decode.choice("outcome", ReleaseOutcome, request.outcome)
         result, booking = self._router.release(
             model,
             request_id,
@@ -89,7 +88,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             ),
             decode_counts=decode_counts,
         )
-        self.telemetry.released(model, request, result, booking)
+        self.telemetry.released(model, request, outcome, result, booking)
         return pb.ReleaseResponse(result=f"RELEASE_RESULT_{result.name}")
 
     @unary
@@ -119,7 +118,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             model,
             request_id,
             request.epoch,
-            decode.activation_counts(request.counts),
+            decode.activation_counts("counts", request.counts),
             sequence=request.sequence,
             total_chunks=total,
             prompt_tokens=request.prompt_tokens if request.last else 0,
@@ -136,14 +135,10 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def _route(self, request: pb.RouteRequest | pb.RouteStreamRequest) -> pb.Placement:
         began = time.perf_counter()
         call = decode.route_call(request)
-        wait = _wait_seconds(request)
-        if wait > 0:
-            decode.seconds(
-                "wait_for_signature", request.wait_for_signature, 0, decode.MAX_WAIT_SECONDS
-            )
-            if call.counts is None:
-                await self._wait_for_signature(call, wait)
-                began = time.perf_counter()  # waiting is no part of deciding
+        wait = decode.wait_seconds(request)
+        if wait and call.counts is None:
+            await self._wait_for_signature(call, wait)
+            began = time.perf_counter()  # waiting is no part of deciding
         now = time.monotonic()
         placed = self._router.route(call, now)
         self.telemetry.placed(call, placed, time.perf_counter() - began)
@@ -175,7 +170,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             else:
                 response.acknowledgement.CopyFrom(acknowledgement)
         except EldrError as error:
-            self.telemetry.refused("StreamSignatures", status_code(error), error)
+            self.telemetry.refused(self, "StreamSignatures", status_code(error), error)
             response.status.CopyFrom(to_status(error))
         return response
 
@@ -188,11 +183,10 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         try:
             response.placement.CopyFrom(await self._route(request))
         except EldrError as error:
-            self.telemetry.refused("RouteStream", status_code(error), error)
+            self.telemetry.refused(self, "RouteStream", status_code(error), error)
             response.status.CopyFrom(to_status(error))
         return response
 
 
-def _wait_seconds(request: pb.RouteRequest | pb.RouteStreamRequest) -> float:
-    wait = request.wait_for_signature
-    return float(wait.seconds + wait.nanos / 1e9)
+def _waits(request: pb.RouteRequest | pb.RouteStreamRequest) -> bool:
+    return request.HasField("wait_for_signature") and not request.HasField("counts")

@@ -14,7 +14,9 @@ from eldr_service.observability.metrics import Metrics, ModelState, RouterState
 from eldr_service.observability.metrics import WorkerState as WorkerGauges
 from eldr_service.routing.decide import RouteCall
 from eldr_service.routing.model import Model
-from eldr_service.routing.router import Placed, ReleaseResult, Router
+from eldr_service.routing.router import Placed, ReleaseOutcome, ReleaseResult, Router
+
+MAX_LOGGED = 1_024  # characters of an error, which may quote what was sent
 
 log = structlog.get_logger("eldr")
 
@@ -67,29 +69,34 @@ class Telemetry:
         self,
         model: str,
         request: router_pb2.ReleaseRequest,
+        outcome: ReleaseOutcome,
         result: ReleaseResult,
         booking: Booking | None,
     ) -> None:
         """A Release was answered."""
-        outcome = router_pb2.ReleaseOutcome.Name(
-            request.outcome or router_pb2.RELEASE_OUTCOME_COMPLETED
-        ).removeprefix("RELEASE_OUTCOME_")
         if result is ReleaseResult.RELEASED:
-            self.metrics.releases.labels(model, outcome).inc()
+            self.metrics.releases.labels(model, outcome.name).inc()
         log.debug(
             "released",
             request_id=request.request_id,
             attempt=request.attempt,
             model=model,
             worker=booking.worker_id if booking else None,
-            outcome=outcome,
+            outcome=outcome.name,
             result=result.name,
         )
 
-    def refused(self, method: str, code: grpc.StatusCode, error: EldrError) -> None:
+    def answered(self, servicer: object, method: str, seconds: float) -> None:
+        """A unary call was answered, well or not."""
+        self.metrics.rpc_seconds.labels(_full_name(servicer, method)).observe(seconds)
+
+    def refused(
+        self, servicer: object, method: str, code: grpc.StatusCode, error: EldrError
+    ) -> None:
         """A call or a message of a stream was refused."""
+        method = _full_name(servicer, method)
         self.metrics.errors.labels(method, code.name).inc()
-        log.info("refused", method=method, code=code.name, error=str(error))
+        log.info("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
 
     # Observer
 
@@ -128,6 +135,10 @@ class Telemetry:
             len(self._router.signatures),
             self._router.signatures.nbytes,
         )
+
+
+def _full_name(servicer: object, method: str) -> str:
+    return f"eldr.v1.{type(servicer).__name__}/{method}"
 
 
 def _model_state(model: Model, now: float) -> ModelState:

@@ -23,7 +23,7 @@ def test_equals_the_transform_of_core(counts, layers, name):
     transform = SignatureTransform(
         GEOMETRY, name, np.array(layers), IDF if name == "counts-idf" else None
     )
-    signature = transform_signature(counts, transform.layers, transform.weights(), name == "sqrt")
+    signature = transform_signature(counts, transform.layers, transform.weights, name == "sqrt")
     np.testing.assert_allclose(signature, transform.apply(counts), rtol=2e-7, atol=0)
     assert signature.dtype == np.float32
 

@@ -1,15 +1,9 @@
-import datetime
-import ipaddress
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 
 import grpc
 import pytest
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from certificates import issue
 from eldr.v1 import (
     fleet_pb2,
     fleet_pb2_grpc,
@@ -200,12 +194,21 @@ async def test_without_tokens_everything_is_open():
             assert (await outcome(call)).name == expected, name
 
 
-async def test_a_refusal_comes_before_the_request_is_read(tokens):
+async def test_a_refusal_comes_before_the_request_is_decoded(tokens):
     async with serving(tokens) as channel:
         route = channel.unary_unary("/eldr.v1.RouterService/Route")
         no_message = b"\xff" * 100
         assert await outcome(route(no_message)) is grpc.StatusCode.UNAUTHENTICATED
         assert await outcome(route(bytes(3 << 20))) is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_stream_is_refused_whether_it_speaks_or_not(tokens):
+    async with serving(tokens) as channel:
+        stub = router_pb2_grpc.RouterServiceStub(channel)
+        silent = stub.RouteStream()
+        chatty = stub.RouteStream([router_pb2.RouteStreamRequest(request_id="r")] * 100)
+        assert await outcome(silent) is grpc.StatusCode.UNAUTHENTICATED
+        assert await outcome(chatty) is grpc.StatusCode.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize(
@@ -290,32 +293,6 @@ def test_warns_of_a_file_that_anyone_can_read(tmp_path, monkeypatch):
     with capture_logs() as logs:
         Tokens(path)
     assert not logs
-
-
-def issue(name, issuer=None):
-    """A key and a certificate for it: an authority's, or by `issuer` one for loopback."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(issuer.private if issuer else key, hashes.SHA256())
-    )
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return SimpleNamespace(
-        subject=subject, private=key, key=pem, chain=certificate.public_bytes(Encoding.PEM)
-    )
 
 
 async def test_tokens_over_tls(tokens):

@@ -1,0 +1,34 @@
+"""Client of ELDR, the expert-locality-aware decode router."""
+
+from eldr_client import aio, errors
+from eldr_client.client import RouterClient
+from eldr_client.counts import Counts
+from eldr_client.errors import EldrError, RouterUnavailableError
+from eldr_client.placement import (
+    HeldPlacement,
+    Placement,
+    PlacementReason,
+    ReleaseOutcome,
+    ReleaseResult,
+    WorkerScore,
+    WorkerTarget,
+)
+from eldr_client.worker import LoadReport, WorkerSession
+
+__all__ = [
+    "Counts",
+    "EldrError",
+    "HeldPlacement",
+    "LoadReport",
+    "Placement",
+    "PlacementReason",
+    "ReleaseOutcome",
+    "ReleaseResult",
+    "RouterClient",
+    "RouterUnavailableError",
+    "WorkerScore",
+    "WorkerSession",
+    "WorkerTarget",
+    "aio",
+    "errors",
+]

@@ -29,7 +29,8 @@ class PartitionServiceStub(object):
     """Fits, keeps and activates partitions.
 
     Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
-    PERMISSION_DENIED as RouterService's do, and NOT_FOUND for an unknown model or version.
+    PERMISSION_DENIED as RouterService's do, NOT_FOUND for an unknown model or version, and
+    UNAVAILABLE where the state cannot be read or written.
     """
 
     def __init__(self, channel):
@@ -74,13 +75,15 @@ class PartitionServiceServicer(object):
     """Fits, keeps and activates partitions.
 
     Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
-    PERMISSION_DENIED as RouterService's do, and NOT_FOUND for an unknown model or version.
+    PERMISSION_DENIED as RouterService's do, NOT_FOUND for an unknown model or version, and
+    UNAVAILABLE where the state cannot be read or written.
     """
 
     def FitPartition(self, request, context):
         """Fits a new partition, apart from the decisions, which go on meanwhile.
 
         FAILED_PRECONDITION: fewer signatures than slots, or a geometry that is not the model's.
+        RESOURCE_EXHAUSTED: the fit was ended from outside, for want of memory perhaps.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +93,7 @@ class PartitionServiceServicer(object):
         """Takes in a partition from a file's bytes, under a new version.
 
         FAILED_PRECONDITION: a geometry that is not the model's.
+        RESOURCE_EXHAUSTED: the daemon holds as many models as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,7 +174,8 @@ class PartitionService(object):
     """Fits, keeps and activates partitions.
 
     Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
-    PERMISSION_DENIED as RouterService's do, and NOT_FOUND for an unknown model or version.
+    PERMISSION_DENIED as RouterService's do, NOT_FOUND for an unknown model or version, and
+    UNAVAILABLE where the state cannot be read or written.
     """
 
     @staticmethod

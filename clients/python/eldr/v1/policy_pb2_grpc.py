@@ -68,7 +68,9 @@ class PolicyServiceServicer(object):
         """Puts a policy in force for a model from the next decision on. Bookings stay as they are.
 
         INVALID_ARGUMENT: no policy of that name, or a parameter that it does not take.
+        FAILED_PRECONDITION: the policy is installed, but broken.
         NOT_FOUND: the model is unknown.
+        UNAVAILABLE: the state cannot be written; the policy is in force until a restart.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

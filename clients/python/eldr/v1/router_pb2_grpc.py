@@ -126,6 +126,8 @@ class RouterServiceServicer(object):
         """Ends a booking. Twice is fine. Before its Route, it makes the late Route fail, for 10 minutes.
 
         NOT_FOUND: the model is unknown.
+        FAILED_PRECONDITION: the geometry of decode_counts is not the model's.
+        RESOURCE_EXHAUSTED: only a signature is known of the model, and the daemon holds as many models as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

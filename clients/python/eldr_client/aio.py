@@ -1,0 +1,257 @@
+"""The client for asyncio."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+from eldr.v1.fleet_pb2 import WatchWorkersRequest
+from eldr.v1.fleet_pb2_grpc import FleetServiceStub
+from eldr.v1.router_pb2 import LeaseReference, RegisterSignatureResponse, RouteRequest
+from eldr.v1.router_pb2_grpc import RouterServiceStub
+
+from eldr_client.base import FAREWELL, WATCH_PAUSE, BaseClient, Lease
+from eldr_client.conversation import Call, Pause, Procedure
+from eldr_client.counts import AnyCounts
+from eldr_client.errors import EldrError
+from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
+from eldr_client.requests import RouteFields, Seconds, farewell, release_request
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Placement)
+
+
+class RouterClient(BaseClient):
+    """A connection to the router, for one event loop; options as in `BaseClient`.
+
+    It may be made before the loop runs, connects on first use and reconnects by itself. Close it,
+    or use it with `async with`, so that releases which are still unsaid are said. Methods mean
+    what those of `eldr_client.RouterClient` mean.
+    """
+
+    def _begin(self) -> None:
+        self._channel: grpc.aio.Channel | None = None
+        self._stub: Any = None
+        self._chores: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    async def register_signature(
+        self,
+        model: str,
+        request_id: str,
+        counts: AnyCounts | None,
+        *,
+        epoch: int = 0,
+        sequence: int = 0,
+        last: bool = True,
+        total_chunks: int = 0,
+        unknown_tokens: int = 0,
+        prefill_worker: str = "",
+        prompt_tokens: int = 0,
+        top_k: int | None = None,
+        timeout: float | None = None,
+    ) -> RegisterSignatureResponse:
+        """Add one chunk of a request's counts to what the router holds of it."""
+        request = self._signature_request(
+            model,
+            request_id,
+            counts,
+            top_k,
+            unknown_tokens,
+            epoch=epoch,
+            sequence=sequence,
+            last=last,
+            total_chunks=total_chunks,
+            prefill_worker=prefill_worker,
+            prompt_tokens=prompt_tokens,
+        )
+        return await self._run(self._conversation.call("RegisterSignature", request, timeout))
+
+    async def route(
+        self,
+        model: str,
+        request_id: str,
+        counts: AnyCounts | None = None,
+        *,
+        top_k: int | None = None,
+        timeout: float | None = None,
+        **fields: Unpack[RouteFields],
+    ) -> Placement:
+        """Pick a worker and book it, or fall back when the router does not answer."""
+        request = self._route_request(model, request_id, counts, top_k, fields)
+        return await self._route(request, timeout, Placement)
+
+    def place(
+        self,
+        model: str,
+        request_id: str,
+        counts: AnyCounts | None = None,
+        *,
+        top_k: int | None = None,
+        timeout: float | None = None,
+        **fields: Unpack[RouteFields],
+    ) -> AbstractAsyncContextManager[HeldPlacement]:
+        """`route` for the length of an `async with`, with the release on every way out of it."""
+        request = self._route_request(model, request_id, counts, top_k, fields)
+        return _Placing(self, request, timeout)
+
+    async def release(
+        self,
+        model: str,
+        request_id: str,
+        *,
+        attempt: int = 0,
+        lease_id: str = "",
+        outcome: ReleaseOutcome | str = ReleaseOutcome.COMPLETED,
+        output_tokens: int = 0,
+        decode_duration: Seconds | None = None,
+        decode_counts: AnyCounts | None = None,
+        timeout: float | None = None,
+    ) -> ReleaseResult | None:
+        """End a booking; None when the router did not answer and is told once it does."""
+        request = release_request(
+            model,
+            request_id,
+            attempt=attempt,
+            lease_id=lease_id,
+            outcome=outcome,
+            output_tokens=output_tokens,
+            decode_duration=decode_duration,
+            decode_counts=decode_counts,
+            top_k=self._top_k,
+        )
+        return await self._run(self._conversation.release(request, timeout))
+
+    async def renew(
+        self, model: str, leases: Iterable[Lease], *, timeout: float | None = None
+    ) -> list[LeaseReference]:
+        """Keep bookings alive; `leases` are (request_id, attempt[, lease_id]). Returns the dead."""
+        request = self._renew_request(model, leases)
+        answer = await self._run(self._conversation.call("RenewLeases", request, timeout))
+        return list(answer.unknown)
+
+    async def close(self) -> None:
+        """Say what is still unsaid, unless the router is down, for a second at most; disconnect."""
+        if self._channel is not None:
+            self._begin_chores()
+        self._conversation.closing = True
+        tasks = {*self._farewells, *filter(None, [self._chores])}
+        if tasks and not self._conversation.router_is_down:
+            await asyncio.wait(tasks, timeout=FAREWELL)
+        tasks.update(filter(None, [self._chores, self._watching]))
+        self._closed = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # what they met is in the log
+        self._conversation.abandon()
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        self._connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _connect(self) -> None:
+        # A channel of grpc.aio belongs to the loop that runs when it is made.
+        if self._channel is None:
+            self._channel = self._endpoint.open_aio()
+            self._stub = RouterServiceStub(self._channel)
+            if self._watched:
+                self._watching = asyncio.create_task(self._watch())
+
+    async def _route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> P:
+        try:
+            return await self._run(self._conversation.route(request, timeout, kind))
+        except EldrError:
+            raise
+        except BaseException:  # given up, at whatever line; the request may be booked
+            self._conversation.disown(request)
+            self._begin_chores()
+            raise
+
+    async def _run(self, procedure: Procedure[T]) -> T:
+        self._connect()
+        try:
+            step = next(procedure)
+            while True:
+                try:
+                    answer = await self._perform(step)
+                except grpc.RpcError as error:
+                    step = procedure.throw(error)
+                else:
+                    step = procedure.send(answer)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        finally:
+            procedure.close()  # after a cancellation it learns so that it was given up
+            self._begin_chores()
+
+    async def _perform(self, step: Call | Pause) -> Any:
+        if isinstance(step, Pause):
+            return await asyncio.sleep(step.seconds)
+        return await getattr(self._stub, step.method)(
+            step.request, timeout=step.timeout, metadata=self._endpoint.metadata
+        )
+
+    def _begin_chores(self) -> None:
+        idle = not self._closed and (self._chores is None or self._chores.done())
+        if idle and self._conversation.has_chores:
+            self._chores = asyncio.create_task(self._do_chores())
+
+    async def _do_chores(self) -> None:
+        while self._conversation.has_chores:
+            await self._run(self._conversation.chores())
+
+    async def _say(self, farewell: Procedure[None]) -> None:
+        """Carry a farewell out even if the task that says it is cancelled again meanwhile."""
+        task = asyncio.create_task(self._run(farewell))
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)
+        await asyncio.shield(task)
+
+    async def _watch(self) -> None:
+        assert self._channel is not None
+        stub = FleetServiceStub(self._channel)
+        while True:
+            self._conversation.pool.begin_watch()
+            try:
+                async for update in stub.WatchWorkers(
+                    WatchWorkersRequest(), metadata=self._endpoint.metadata
+                ):
+                    self._conversation.pool.observe(update)
+            except grpc.RpcError as error:
+                if self._watch_is_refused(error):
+                    return
+            await asyncio.sleep(WATCH_PAUSE)
+
+
+class _Placing(AbstractAsyncContextManager[HeldPlacement]):
+    """The block of `place`."""
+
+    def __init__(self, client: RouterClient, request: RouteRequest, timeout: float | None) -> None:
+        self._client = client
+        self._request = request
+        self._timeout = timeout
+
+    async def __aenter__(self) -> HeldPlacement:
+        self._placement = await self._client._route(self._request, self._timeout, HeldPlacement)
+        return self._placement
+
+    async def __aexit__(
+        self,
+        raised: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        client = self._client
+        release = farewell(self._request, self._placement, raised, client._top_k)
+        if release is not None:
+            await client._say(client._conversation.farewell(release))

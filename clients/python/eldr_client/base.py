@@ -1,0 +1,119 @@
+"""What the sync and the asyncio client have in common: their options, and their requests."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+from eldr.v1.router_pb2 import (
+    LeaseReference,
+    RegisterSignatureRequest,
+    RenewLeasesRequest,
+    RouteRequest,
+)
+
+from eldr_client.channel import DEFAULT_TARGET, Endpoint
+from eldr_client.conversation import Conversation
+from eldr_client.counts import AnyCounts, as_message
+from eldr_client.errors import from_rpc_error
+from eldr_client.fallback import FallbackPool, GivenWorkers
+from eldr_client.requests import RouteFields, logger, route_request
+
+Lease = tuple[str, int] | tuple[str, int, str]
+
+# Seconds until a broken watch is tried again.
+WATCH_PAUSE = 1.0
+# Seconds that closing waits for releases under way.
+FAREWELL = 1.0
+
+
+class BaseClient:
+    """Options and requests of a client.
+
+    Parameters
+    ----------
+    target : str
+        HOST:PORT of the router, or any other gRPC target.
+    timeout : float
+        Deadline of each call in seconds, all its tries together.
+    top_k : int, optional
+        Experts each token picks in each layer, for counts that are bare arrays.
+    token : str, optional
+        Bearer token. Use it with TLS.
+    root_certificates, client_key, client_certificate : bytes, optional
+        PEM. Any of them turns TLS on; `tls` alone does with the system's roots.
+    fallback_workers : iterable of (worker_id, url[, dp_rank]), or a mapping of model to such
+        Workers known before the first placement, for the time when the router does not answer.
+    watch : bool
+        Learn all workers from FleetService.WatchWorkers; the token needs the role admin.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = 0.25,
+        top_k: int | None = None,
+        token: str | None = None,
+        root_certificates: bytes | None = None,
+        client_key: bytes | None = None,
+        client_certificate: bytes | None = None,
+        tls: bool = False,
+        fallback_workers: GivenWorkers = (),
+        watch: bool = False,
+    ) -> None:
+        self._endpoint = Endpoint(
+            target, token, root_certificates, client_key, client_certificate, tls
+        )
+        self._top_k = top_k
+        self._watched = watch
+        self._conversation = Conversation(FallbackPool(fallback_workers), timeout)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Set up what belongs to threads, or to an event loop."""
+        raise NotImplementedError
+
+    def _route_request(
+        self,
+        model: str,
+        request_id: str,
+        counts: AnyCounts | None,
+        top_k: int | None,
+        fields: RouteFields,
+    ) -> RouteRequest:
+        message = as_message(counts, top_k or self._top_k)
+        return route_request(model, request_id, message, **fields)
+
+    def _signature_request(
+        self,
+        model: str,
+        request_id: str,
+        counts: AnyCounts | None,
+        top_k: int | None,
+        unknown_tokens: int,
+        **fields: Any,
+    ) -> RegisterSignatureRequest:
+        message = as_message(counts, top_k or self._top_k, unknown_tokens)
+        return RegisterSignatureRequest(
+            model=model, request_id=request_id, counts=message, **fields
+        )
+
+    @staticmethod
+    def _renew_request(model: str, leases: Iterable[Lease]) -> RenewLeasesRequest:
+        references = [
+            LeaseReference(request_id=request_id, attempt=attempt, lease_id=lease_id)
+            for request_id, attempt, lease_id in ((*lease, "")[:3] for lease in leases)
+        ]
+        return RenewLeasesRequest(model=model, leases=references)
+
+    @staticmethod
+    def _watch_is_refused(error: grpc.RpcError) -> bool:
+        """The watch will not be served to this token, or by this router, however often it asks."""
+        refused = error.code() in (
+            grpc.StatusCode.PERMISSION_DENIED,
+            grpc.StatusCode.UNAUTHENTICATED,
+            grpc.StatusCode.UNIMPLEMENTED,
+        )
+        if refused:
+            logger.warning("workers are not watched: %s", from_rpc_error(error))
+        return refused

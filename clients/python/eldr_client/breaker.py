@@ -1,0 +1,57 @@
+"""Whether to ask the router at all."""
+
+import itertools
+import logging
+import threading
+from collections.abc import Iterator
+
+from eldr.v1.router_pb2 import RouteRequest
+
+from eldr_client.errors import RouterUnavailableError
+
+logger = logging.getLogger("eldr_client")
+
+_FIRST_PROBE = 0.1
+_LAST_PROBE = 0.5
+
+
+class Breaker:
+    """Open from the first call that nobody answered until a probe is answered.
+
+    One failure is enough, as it costs little: a router that is well answers the first probe, a
+    tenth of a second later. The probe is a dry run of Route, the very path that calls take, so
+    that whatever hangs there keeps the breaker open.
+    """
+
+    def __init__(self) -> None:
+        self._model: str | None = None  # of the call that tripped it; None while closed
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Calls are not to be tried."""
+        return self._model is not None
+
+    def trip(self, model: str, error: RouterUnavailableError) -> None:
+        """Nobody answered a call for `model`."""
+        with self._lock:
+            if self._model is None:
+                logger.warning("the router does not answer (%s); falling back", error)
+                self._model = model
+
+    def close(self) -> None:
+        """The router has answered."""
+        with self._lock:
+            if self._model is not None:
+                logger.info("the router answers again")
+                self._model = None
+
+    def probe(self) -> RouteRequest:
+        """What to ask; any answer will do, an error too. It books nothing."""
+        return RouteRequest(model=self._model or "", request_id="eldr-client-probe", dry_run=True)
+
+    @staticmethod
+    def probe_pauses() -> Iterator[float]:
+        """Seconds before each probe."""
+        for power in itertools.count():
+            yield min(_FIRST_PROBE * 2.0 ** min(power, 8), _LAST_PROBE)

@@ -1,0 +1,59 @@
+"""How the router is reached: one channel, its reconnecting, its credentials."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+
+_OPTIONS = (
+    # A router that came back is found again within a second or so.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # In truth the least time for one attempt to connect. gRPC's 20 s would hold a channel back that
+    # long after a host which swallows packets has returned.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    # A peer that vanished without a word is noticed by unacknowledged bytes (gRPC sets
+    # TCP_USER_TIMEOUT from these). Pings go out only under calls, as servers expect.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # The client retries by itself, with one deadline over all tries.
+    ("grpc.enable_retries", 0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the router is, and who asks.
+
+    TLS is used when any certificate is given, or with `tls` alone by the system's roots. A token
+    goes out with every call; without TLS it does so in the clear.
+    """
+
+    target: str = DEFAULT_TARGET
+    token: str | None = field(default=None, repr=False)
+    root_certificates: bytes | None = None
+    client_key: bytes | None = field(default=None, repr=False)
+    client_certificate: bytes | None = None
+    tls: bool = False
+
+    def open(self) -> grpc.Channel:
+        """A new channel for threads."""
+        return self._open(grpc.insecure_channel, grpc.secure_channel)
+
+    def open_aio(self) -> grpc.aio.Channel:
+        """A new channel for the running event loop."""
+        return self._open(grpc.aio.insecure_channel, grpc.aio.secure_channel)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    def _open(self, insecure: Callable[..., Any], secure: Callable[..., Any]) -> Any:
+        certificates = self.root_certificates, self.client_key, self.client_certificate
+        if not self.tls and not any(certificates):
+            return insecure(self.target, options=_OPTIONS)
+        return secure(self.target, grpc.ssl_channel_credentials(*certificates), options=_OPTIONS)

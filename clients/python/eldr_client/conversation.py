@@ -1,0 +1,210 @@
+"""What a client says to the router and makes of its answers, without doing any I/O.
+
+Each procedure is a generator that yields the next `Call` or `Pause`, gets the call's response (or
+the gRPC error thrown in) and returns its result. The sync and the asyncio client only carry the
+steps out. Closing a procedure half way means that its caller gave up.
+"""
+
+import logging
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from eldr.v1.router_pb2 import ReleaseRequest, ReleaseResponse, RouteRequest
+from eldr.v1.router_pb2 import ReleaseResult as ReleaseResultNumber
+
+from eldr_client.breaker import Breaker
+from eldr_client.errors import (
+    EldrError,
+    RouterFaultError,
+    RouterUnavailableError,
+    from_rpc_error,
+)
+from eldr_client.fallback import FallbackPool
+from eldr_client.placement import Placement, ReleaseOutcome, ReleaseResult
+from eldr_client.requests import release_request
+
+logger = logging.getLogger("eldr_client")
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Placement)
+
+# Seconds before the second and third try. The second helps when a connection broke under the call,
+# the third when the router is back: gRPC refuses for 100 ms after a failed attempt to connect.
+_RETRY_PAUSES = (0.025, 0.1)
+# Releases that wait for the router to return; the oldest are left to the expiry of their leases.
+_MAX_UNSENT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One RPC of RouterService; `timeout` in seconds."""
+
+    method: str
+    request: Any
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nothing, for so many seconds."""
+
+    seconds: float
+
+
+Procedure = Generator[Call | Pause, Any, T]
+
+
+class Conversation:
+    """One client's state: whether the router answers, who else could serve, what is unsaid."""
+
+    def __init__(self, pool: FallbackPool, timeout: float) -> None:
+        self.pool = pool
+        self.timeout = timeout
+        self.closing = False
+        self._breaker = Breaker()
+        self._unsent: deque[ReleaseRequest] = deque(maxlen=_MAX_UNSENT)
+
+    @property
+    def router_is_down(self) -> bool:
+        """The last call got no answer, and no probe has since."""
+        return self._breaker.is_open
+
+    @property
+    def has_chores(self) -> bool:
+        """`chores` has something to do."""
+        if self.closing and self._breaker.is_open:
+            return False
+        return self._breaker.is_open or bool(self._unsent)
+
+    def call(self, method: str, request: Any, timeout: float | None = None) -> Procedure[Any]:
+        """One RPC, sent again (it is idempotent) while nobody answers and time is left.
+
+        Raises
+        ------
+        RouterUnavailableError
+            Nobody answered, or nobody did a moment ago.
+        EldrError
+            The router's answer.
+        """
+        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        pauses = iter(_RETRY_PAUSES)
+        while True:
+            if self._breaker.is_open:
+                yield Pause(0)  # lets an event loop go on to its probes, should nothing else do
+                raise RouterUnavailableError(
+                    "the router does not answer", grpc.StatusCode.UNAVAILABLE
+                )
+            try:
+                return (yield Call(method, request, max(deadline - time.monotonic(), 0.001)))
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error)
+                if not isinstance(failure, RouterUnavailableError):
+                    raise failure from error
+                pause = next(pauses, math.inf) * random.uniform(1.0, 1.25)
+                late = time.monotonic() + pause >= deadline
+                if late or failure.code is not grpc.StatusCode.UNAVAILABLE:
+                    self._breaker.trip(request.model, failure)
+                    raise failure from error
+            yield Pause(pause)
+
+    def route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> Procedure[P]:
+        """Place a request: by the router, or by the pool when the router does not answer.
+
+        The wait for the signature, if asked for, is added to the timeout. Whoever gives up before
+        the placement is in hand must `disown` the request.
+
+        Raises
+        ------
+        RouterUnavailableError
+            The router does not answer, and no worker is known that the request allows.
+        """
+        timeout = self.timeout if timeout is None else timeout
+        timeout += request.wait_for_signature.ToTimedelta().total_seconds()
+        asked = not self._breaker.is_open
+        try:
+            response = yield from self.call("Route", request, timeout)
+        except (RouterUnavailableError, RouterFaultError) as error:
+            if asked:
+                self.disown(request)
+            if isinstance(error, RouterFaultError):
+                logger.warning("falling back for %s: %s", request.request_id, error)
+            placement = self.pool.place(request)
+            if placement is None:
+                raise RouterUnavailableError(
+                    f"{error}, and no other worker of {request.model} is known", error.code
+                ) from error
+            return kind.of(placement)
+        placement = kind.from_proto(response.placement)
+        self.pool.learn(request.model, placement)
+        return placement
+
+    def release(
+        self, request: ReleaseRequest, timeout: float | None = None
+    ) -> Procedure[ReleaseResult | None]:
+        """End a booking. None: the router does not answer, and is told when it does again."""
+        try:
+            response: ReleaseResponse = yield from self.call("Release", request, timeout)
+        except RouterUnavailableError:
+            self._unsent.append(request)
+            return None
+        except EldrError:
+            raise  # the router has heard it
+        except BaseException:  # given up, by an interrupt perhaps; the booking must end anyway
+            self._unsent.append(request)
+            raise
+        name = ReleaseResultNumber.Name(response.result).removeprefix("RELEASE_RESULT_")
+        return ReleaseResult(name)
+
+    def farewell(self, request: ReleaseRequest) -> Procedure[None]:
+        """`release` on the way out of a block, where an error would hide the block's own."""
+        try:
+            yield from self.release(request)
+        except EldrError as error:
+            logger.warning("the release of %s was refused: %s", request.request_id, error)
+
+    def chores(self) -> Procedure[None]:
+        """What goes on in the background: find the router again, then say what is unsaid."""
+        pauses = self._breaker.probe_pauses()
+        while self.has_chores:
+            if self._breaker.is_open:
+                yield Pause(next(pauses))
+                yield from self._probe()
+                continue
+            pauses = self._breaker.probe_pauses()
+            try:
+                request = self._unsent.popleft()
+            except IndexError:
+                return  # abandoned just now
+            yield from self.farewell(request)
+
+    def abandon(self) -> None:
+        """Leave what is still unsaid to the expiry of its leases."""
+        if self._unsent:
+            logger.warning("%d releases are left to expire", len(self._unsent))
+            self._unsent.clear()
+
+    def _probe(self) -> Procedure[None]:
+        try:
+            yield Call("Route", self._breaker.probe(), self.timeout)
+        except grpc.RpcError as error:
+            if isinstance(from_rpc_error(error), RouterUnavailableError):
+                return
+        self._breaker.close()
+
+    def disown(self, request: RouteRequest) -> None:
+        """The request may be booked without our knowing the lease: end it by its identity."""
+        if not request.dry_run:
+            self._unsent.append(
+                release_request(
+                    request.model,
+                    request.request_id,
+                    attempt=request.attempt,
+                    outcome=ReleaseOutcome.CANCELLED,
+                )
+            )

@@ -1,0 +1,132 @@
+"""What can go wrong, one class a status, with the details that the router sent."""
+
+from collections.abc import Iterable
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+_DOMAIN = "eldr"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class EldrError(Exception):
+    """A call that was not served.
+
+    Attributes
+    ----------
+    code : grpc.StatusCode
+    reason : str
+        The router's own word for the cause (ErrorInfo.reason); empty where it gave none.
+    """
+
+    def __init__(self, message: str, code: grpc.StatusCode, reason: str = "") -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(message)
+
+
+class InvalidArgumentError(EldrError):
+    """A field is wrong by itself.
+
+    Attributes
+    ----------
+    field, expected, found : str
+        The first violation; empty where the router did not say.
+    violations : tuple of (field, description)
+        All of them.
+    """
+
+    field = expected = found = ""
+    violations: tuple[tuple[str, str], ...] = ()
+
+
+class NotFoundError(EldrError):
+    """What the call names is not known."""
+
+
+class FailedPreconditionError(EldrError):
+    """The call does not fit what is already so."""
+
+
+class ResourceExhaustedError(EldrError):
+    """There is no room now. `retry_after`: seconds to wait; None where the router did not say."""
+
+    retry_after: float | None = None
+
+
+class UnavailableError(EldrError):
+    """The router's own word: the model has no worker that may serve this."""
+
+
+class UnauthenticatedError(EldrError):
+    """No token, or an unknown one."""
+
+
+class PermissionDeniedError(EldrError):
+    """The token lacks the role."""
+
+
+class RouterUnavailableError(EldrError):
+    """The router did not answer, and no worker is known to fall back on."""
+
+
+class RouterFaultError(EldrError):
+    """What came is no answer of the contract: a fault of the router, or of something before it."""
+
+
+_CLASSES: dict[grpc.StatusCode, type[EldrError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+}
+# Statuses that gRPC itself gives when nobody answered; only the router adds its ErrorInfo.
+_SILENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def from_rpc_error(error: grpc.RpcError) -> EldrError:
+    """The typed error behind a failed call, sync or asyncio."""
+    code, message = error.code(), error.details() or error.code().name
+    details = _Details(error.trailing_metadata() or ())
+    if details.info.domain != _DOMAIN and code in _SILENT:
+        return RouterUnavailableError(message, code)
+    failure = _CLASSES.get(code, RouterFaultError)(message, code, details.info.reason)
+    if isinstance(failure, InvalidArgumentError):
+        violations = details.bad_request.field_violations
+        failure.violations = tuple((each.field, each.description) for each in violations)
+        field, text = failure.violations[0] if failure.violations else ("", "")
+        expected, _, found = text.removeprefix("expected ").partition(", found ")
+        # The metadata says it without the ambiguity of a sentence.
+        metadata = details.info.metadata
+        failure.field = field or metadata.get("field", "")
+        failure.expected = metadata.get("expected", expected)
+        failure.found = metadata.get("found", found)
+    elif isinstance(failure, ResourceExhaustedError) and details.retry is not None:
+        failure.retry_after = details.retry.retry_delay.ToTimedelta().total_seconds()
+    return failure
+
+
+class _Details:
+    """The google.rpc details of one error, as far as they are known here."""
+
+    def __init__(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        self.info = error_details_pb2.ErrorInfo()
+        self.bad_request = error_details_pb2.BadRequest()
+        self.retry: error_details_pb2.RetryInfo | None = None
+        status = status_pb2.Status()
+        try:
+            status.ParseFromString(next((v for k, v in metadata if k == _DETAILS_KEY), b""))
+        except DecodeError:
+            return  # something between us and the router wrote them; the code still counts
+        for detail in status.details:
+            if detail.Is(self.info.DESCRIPTOR):
+                detail.Unpack(self.info)
+            elif detail.Is(self.bad_request.DESCRIPTOR):
+                detail.Unpack(self.bad_request)
+            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                self.retry = error_details_pb2.RetryInfo()
+                detail.Unpack(self.retry)

@@ -1,0 +1,129 @@
+"""The contract's requests from plain Python values."""
+
+import datetime
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict, Unpack
+
+from eldr.v1.activation_pb2 import ActivationCounts
+from eldr.v1.router_pb2 import ReleaseOutcome as ReleaseOutcomeNumber
+from eldr.v1.router_pb2 import ReleaseRequest, RouteRequest
+from google.protobuf.duration_pb2 import Duration
+
+from eldr_client.counts import AnyCounts, as_message
+from eldr_client.placement import HeldPlacement, ReleaseOutcome
+
+logger = logging.getLogger("eldr_client")
+
+Seconds = float | datetime.timedelta
+
+
+class RouteFields(TypedDict, total=False):
+    """What may be said of a Route beside model, request_id and counts; see RouteRequest."""
+
+    attempt: int
+    wait_for_signature: Seconds
+    num_sequences: int
+    prompt_tokens: int
+    expected_output_tokens: int
+    prefill_worker: str
+    candidate_workers: Iterable[str]
+    exclude_workers: Iterable[str]
+    worker_selector: Mapping[str, str]
+    pinned_worker: str
+    dry_run: bool
+    explain: bool
+    lease_ttl: Seconds
+    labels: Mapping[str, str]
+
+
+def duration(seconds: Seconds) -> Duration:
+    """Seconds, or a timedelta, as the contract's Duration."""
+    if isinstance(seconds, datetime.timedelta):
+        seconds = seconds.total_seconds()
+    message = Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message
+
+
+def route_request(
+    model: str,
+    request_id: str,
+    counts: ActivationCounts | None,
+    **fields: Unpack[RouteFields],
+) -> RouteRequest:
+    """Build a RouteRequest. TypeError: a keyword that is none of its fields."""
+    if unknown := fields.keys() - RouteFields.__annotations__.keys():
+        raise TypeError(f"route has no {', '.join(sorted(unknown))}")
+    values: dict[str, Any] = {
+        name: duration(value) if name in ("wait_for_signature", "lease_ttl") else value  # type: ignore[arg-type]
+        for name, value in fields.items()
+    }
+    return RouteRequest(model=model, request_id=request_id, counts=counts, **values)
+
+
+def release_request(
+    model: str,
+    request_id: str,
+    *,
+    attempt: int = 0,
+    lease_id: str = "",
+    outcome: ReleaseOutcome | str = ReleaseOutcome.COMPLETED,
+    output_tokens: int = 0,
+    decode_duration: Seconds | None = None,
+    decode_counts: AnyCounts | None = None,
+    top_k: int | None = None,
+) -> ReleaseRequest:
+    """Build a ReleaseRequest. ValueError: an outcome, or counts, that are none."""
+    return ReleaseRequest(
+        model=model,
+        request_id=request_id,
+        attempt=attempt,
+        lease_id=lease_id,
+        outcome=ReleaseOutcomeNumber.Value(f"RELEASE_OUTCOME_{ReleaseOutcome(outcome)}"),
+        output_tokens=output_tokens,
+        decode_duration=None if decode_duration is None else duration(decode_duration),
+        decode_counts=as_message(decode_counts, top_k),
+    )
+
+
+def farewell(
+    route: RouteRequest,
+    placement: HeldPlacement,
+    raised: type[BaseException] | None,
+    top_k: int | None,
+) -> ReleaseRequest | None:
+    """The release for a way out of `place`: `raised` is what ended the block, None its normal end.
+
+    What is no Exception (CancelledError, KeyboardInterrupt, GeneratorExit, SystemExit) is somebody
+    giving up, not a failure. None where nothing is booked.
+    """
+    if placement.is_fallback or route.dry_run:
+        return None  # a fallback was disowned already, if the router was asked at all
+    outcome = ReleaseOutcome.COMPLETED
+    if raised is not None:
+        outcome = (
+            ReleaseOutcome.FAILED if issubclass(raised, Exception) else ReleaseOutcome.CANCELLED
+        )
+    try:
+        return release_request(
+            route.model,
+            route.request_id,
+            attempt=route.attempt,
+            lease_id=placement.lease_id,
+            outcome=placement.outcome or outcome,
+            output_tokens=placement.output_tokens,
+            decode_duration=placement.decode_duration,
+            decode_counts=placement.decode_counts,
+            top_k=top_k,
+        )
+    except (TypeError, ValueError) as error:
+        # The booking must end, whatever was set on the placement.
+        logger.warning("%s is released without its statistics: %s", route.request_id, error)
+        return release_request(
+            route.model,
+            route.request_id,
+            attempt=route.attempt,
+            lease_id=placement.lease_id,
+            outcome=outcome,
+        )

@@ -1,0 +1,54 @@
+"""The root of `eldr`: its groups, and the options that hold for all of them."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from eldr_service.cli import fit, partitions, policies, route, workers
+from eldr_service.cli.command import Common, bundled
+
+app = typer.Typer(
+    name="eldr",
+    help="Looks at and steers an eldr-server: workers, policies, partitions, placements.",
+    epilog="Exit status: 0 done, 1 failed, 2 wrong use. Options of the connection may stand before"
+    " or after the command.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(workers.app, name="workers")
+app.add_typer(policies.app, name="policy")
+app.add_typer(partitions.app, name="partition")
+for group in (fit, route):
+    group.register(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"eldr {version('eldr-service')}")
+        raise typer.Exit
+
+
+@app.callback()
+@bundled
+def _root(
+    context: typer.Context,
+    common: Common,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    context.obj = common
+
+
+def main() -> None:
+    """Run `eldr`."""
+    try:
+        app(prog_name="eldr")
+    except KeyboardInterrupt:  # before a command had begun
+        sys.exit(130)
+    except OSError as error:  # not even the failure could be written to stdout
+        sys.exit(f"eldr: {error}")

@@ -1,0 +1,84 @@
+"""What went wrong, in one line that says what to mend."""
+
+from typing import Any
+
+WORKER_METHODS = ("RegisterWorker", "ReportLoad")
+
+
+class CommandError(Exception):
+    """A command that cannot do what it was asked.
+
+    Parameters
+    ----------
+    message : str
+    hint : str
+        What to do about it.
+    code : str
+        The gRPC status, or FAILED where no call was made.
+    **details
+        For programs: field, expected, found, and the like.
+    """
+
+    def __init__(self, message: str, hint: str = "", code: str = "FAILED", **details: Any) -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message, self.hint, self.code, self.details = message, hint, code, details
+
+    def document(self) -> dict[str, Any]:
+        """For --json."""
+        error = {"code": self.code, "message": self.message, "hint": self.hint, **self.details}
+        return {"error": error}
+
+
+def of_call(error: Any, method: str, server: str, timeout: float) -> CommandError:
+    """Turn a `grpc.RpcError` of a call to `/package.Service/Method` into what to mend."""
+    code, message = error.code().name, error.details() or ""
+    details = _details(error)
+    hint = ""
+    match code:
+        case "UNAVAILABLE" if not details:  # nobody of ELDR's said so
+            if message.endswith("Connection refused"):
+                message = f"nothing listens at {server}"
+                hint = "is eldr-server running, and there (--server)?"
+            else:
+                reason = message.removeprefix("failed to connect to all addresses; last error: ")
+                message = f"no eldr-server answers at {server} ({reason})"
+                hint = "is it there (--server), and does it speak TLS (--tls-ca) or not?"
+        case "UNAVAILABLE" if method.endswith("/Route"):
+            hint = "eldr workers list shows who is there"
+        case "DEADLINE_EXCEEDED":
+            message, hint = f"{server} gave no answer within {timeout:g} s", "--timeout sets it"
+        case "UNAUTHENTICATED":
+            hint = "--token-file, --token or ELDR_TOKEN says who you are"
+        case "PERMISSION_DENIED":
+            hint = f"{method.rpartition('/')[2]} needs {_role(method)}"
+        case "UNIMPLEMENTED":
+            message = f"{server} does not know {method.strip('/')}"
+            hint = "is it an eldr-server of this version?"
+        case "RESOURCE_EXHAUSTED" if "retry_after_seconds" in details:
+            hint = f"try again in {details['retry_after_seconds']:g} s"
+    return CommandError(message, hint, code, **details)
+
+
+def _role(method: str) -> str:
+    service, _, name = method.strip("/").rpartition("/")
+    if service.endswith("RouterService"):
+        return "the role route, worker or admin"
+    return "the role worker or admin" if name in WORKER_METHODS else "the role admin"
+
+
+def _details(error: Any) -> dict[str, Any]:
+    """What the daemon says for programs, from the call's google.rpc.Status."""
+    from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+    from google.rpc.status_pb2 import Status
+
+    found: dict[str, Any] = {}
+    for key, value in error.trailing_metadata() or ():
+        if key != "grpc-status-details-bin":
+            continue
+        for packed in Status.FromString(value).details:
+            info, retry = ErrorInfo(), RetryInfo()
+            if packed.Unpack(info):
+                found |= {"reason": info.reason, **info.metadata}
+            elif packed.Unpack(retry):
+                found["retry_after_seconds"] = retry.retry_delay.ToNanoseconds() / 1e9
+    return found

@@ -1,0 +1,224 @@
+"""`eldr fit`: a partition from recorded routing, fitted on this machine."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from eldr.v1 import partition_pb2 as pb
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from eldr_service.cli import parsing
+from eldr_service.cli.command import command
+from eldr_service.cli.failure import CommandError
+from eldr_service.cli.models import the_model
+from eldr_service.cli.partitions import Activate, kept
+from eldr_service.cli.session import Session, as_dict
+from eldr_service.cli.tables import facts, table
+
+if TYPE_CHECKING:
+    from eldr_service.core.partition import Partition
+
+HELD_OUT = "held_out_experts["  # begins the metadata of each transform that "auto" tried
+
+
+class Transform(Enum):
+    """How counts become signatures."""
+
+    auto = "auto"
+    counts = "counts"
+    counts_idf = "counts-idf"
+    sqrt = "sqrt"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `eldr` itself."""
+    command(app, "fit")(fit)
+
+
+def fit(
+    session: Session,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.npz",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Recorded routing: each token's experts, or counts alone.",
+        ),
+    ],
+    slots: Annotated[
+        int,
+        typer.Option(metavar="K", min=1, help="Centroids: as many as decode workers is usual."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="By the name under which its workers register; with --import by default the"
+            " only one that the daemon knows."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write the partition here."),
+    ] = None,
+    import_: Annotated[
+        bool, typer.Option("--import", help="Hand the partition to the daemon.")
+    ] = False,
+    activate: Activate = False,
+    transform: Annotated[
+        Transform, typer.Option(help="How counts become signatures; auto tries all three.")
+    ] = Transform.auto,
+    layers: Annotated[
+        str | None, typer.Option(metavar="0-11,20", help="Layers that count; all by default.")
+    ] = None,
+    max_iter: Annotated[int, typer.Option(metavar="N", min=1, help="Iterations at most.")] = 50,
+    n_init: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Starts, of which the best is kept.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The same: the same fit.")] = 0,
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Experts per token; for files of counts alone."),
+    ] = None,
+) -> None:
+    """Fit a partition on the prefills of a recording.
+
+    Give --out to write it to a file, --import to hand it to the daemon, or both.
+    """
+    if activate and not import_:
+        raise typer.BadParameter("--activate is of use only together with --import")
+    if out and not out.parent.is_dir():  # said now, not after a long fit
+        raise typer.BadParameter(f"no directory {out.parent}", param_hint="--out")
+    if out and not (model or import_):
+        raise typer.BadParameter("needed, as the file names it", param_hint="--model")
+    name = the_model(session, model) if import_ else model or file.stem
+
+    partition, sizes, warned = _fit(
+        session,
+        file,
+        top_k,
+        name,
+        n_clusters=slots,
+        transform=transform.value,
+        layers=parsing.layers(layers),
+        max_iter=max_iter,
+        n_init=n_init,
+        random_state=seed,
+    )
+    for warning in warned:
+        session.note(f"warning: {warning}", "yellow")
+    info = _info(partition)
+    lines = _described(info, sizes)
+    if out or import_:
+        from eldr_service.stores.partition_file import dump_partition
+
+        data = dump_partition(partition)
+        if out:
+            out.write_bytes(data)
+            lines.append(f"wrote {out} ({len(data):,} bytes)")
+        if import_:
+            request = pb.ImportPartitionRequest(model=name, data=data, activate=activate)
+            info = session.call(request).partition
+            lines.append(kept(info))
+    else:
+        lines.append("nothing is kept: --out FILE writes it, --import hands it to the daemon")
+    document = {
+        "partition": as_dict(info),
+        "slot_sizes": sizes,
+        "file": str(out) if out else None,
+        "imported": import_,
+        "warnings": warned,
+    }
+    session.answer(document, *lines)
+
+
+def _fit(
+    session: Session, file: Path, top_k: int | None, model: str, **how: Any
+) -> tuple["Partition", list[int], list[str]]:
+    """Fit; returns the partition, how many requests are nearest to each slot, and warnings."""
+    from eldr_service.fitting import Recording, fit_partition  # numba and scipy: half a second
+
+    with _progress(session) as report, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            recording = Recording.load(file, top_k=top_k)
+            counts = recording.prefill_counts()
+            partition = fit_partition(model, counts, recording.geometry, progress=report, **how)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+    signatures = partition.transform.apply(counts)
+    nearest = (signatures @ partition.centroids.T).argmax(axis=1)[signatures.any(axis=1)]
+    sizes = [int((nearest == slot).sum()) for slot in range(partition.num_slots)]
+    return partition, sizes, [str(warning.message) for warning in caught]
+
+
+@contextmanager
+def _progress(session: Session) -> Iterator[Callable[[int, int, float], None]]:
+    """A bar on stderr where somebody looks; gone once the fit is done."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(
+        *columns, console=session.err, transient=True, disable=not session.err.is_terminal
+    ) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def report(iteration: int, at_most: int, inertia: float) -> None:
+            description = f"iteration {iteration} of at most {at_most}, inertia {inertia:.3f}"
+            bar.update(task, description=description, completed=iteration, total=at_most)
+
+        yield report
+
+
+def _info(partition: "Partition") -> pb.PartitionInfo:
+    from eldr_service.rpc import encode
+
+    layers = partition.transform.layers
+    assert layers is not None
+    return pb.PartitionInfo(
+        model=partition.model,
+        geometry=encode.geometry(partition.geometry),
+        num_slots=partition.num_slots,
+        transform=partition.transform.name,
+        layers=[] if len(layers) == partition.geometry.num_layers else layers.tolist(),
+        metadata=partition.metadata,
+        create_time=encode.timestamp(partition.created),
+    )
+
+
+def _described(info: pb.PartitionInfo, sizes: list[int]) -> list[RenderableType]:
+    shape, found = info.geometry, info.metadata
+    scores = {
+        key.removeprefix(HELD_OUT).rstrip("]"): float(value)
+        for key, value in found.items()
+        if key.startswith(HELD_OUT)
+    }
+    chosen = [
+        f"{info.transform}; experts that a step on held-out requests would touch, a layer:",
+        *(f"  {name:<11} {score:.2f}" for name, score in sorted(scores.items(), key=itemgetter(1))),
+    ]
+    return [
+        facts(
+            [
+                ("model", info.model),
+                (
+                    "geometry",
+                    f"{shape.num_layers} layers x {shape.num_experts} experts, top-{shape.top_k}",
+                ),
+                ("requests", found["signatures"]),
+                ("inertia", f"{found['inertia']} after {found['iterations']} iterations"),
+                ("transform", "\n".join(chosen) if scores else info.transform),
+            ]
+        ),
+        "",
+        table(
+            (">SLOT", ">NEAREST REQUESTS"),
+            ((str(slot), str(size)) for slot, size in enumerate(sizes)),
+        ),
+        "",
+    ]

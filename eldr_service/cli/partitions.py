@@ -1,0 +1,174 @@
+"""`eldr partition`: the versions that are kept, and which one decisions use."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from eldr.v1 import partition_pb2 as pb
+from rich.console import RenderableType
+from rich.text import Text
+
+from eldr_service.cli import parsing
+from eldr_service.cli.command import command
+from eldr_service.cli.failure import CommandError
+from eldr_service.cli.models import Model, the_model
+from eldr_service.cli.session import Session, as_dict
+from eldr_service.cli.tables import facts, moment, table
+
+app = typer.Typer(
+    help="What signatures are compared with: list, show, import, export, activate, rollback.",
+    no_args_is_help=True,
+)
+
+COLUMNS = (
+    *("MODEL", ">VERSION", "ACTIVE", ">SLOTS", "TRANSFORM", ">SIGNATURES", ">INERTIA"),
+    "CREATED",
+)
+
+Version = Annotated[
+    int, typer.Argument(metavar="VERSION", min=1, max=parsing.MAX_INT64, help="Its number.")
+]
+Activate = Annotated[bool, typer.Option("--activate", help="Let decisions use it at once.")]
+
+
+@command(app, "list")
+def list_partitions(session: Session, model: Model = None) -> None:
+    """The partitions that are kept."""
+    response = session.call(pb.ListPartitionsRequest(model=model or ""))
+    if response.partitions:
+        session.answer(response, table(COLUMNS, map(_row, response.partitions)))
+    else:
+        session.answer(response, "no partitions yet; eldr fit makes one")
+
+
+@command(app, "show")
+def show(
+    session: Session,
+    version: Annotated[
+        int | None,
+        typer.Argument(
+            metavar="VERSION",
+            min=1,
+            max=parsing.MAX_INT64,
+            help="Its number; the active one by default.",
+        ),
+    ] = None,
+    model: Model = None,
+) -> None:
+    """One partition: how it was fitted, and who is bound to its slots."""
+    name = the_model(session, model)
+    kept = session.call(pb.ListPartitionsRequest(model=name)).partitions
+    found = [one for one in kept if (one.version == version if version else one.active)]
+    if not found:
+        wanted = f"no partition {version} of {name}" if version else f"{name} has none in force"
+        raise CommandError(wanted, "eldr partition list shows what there is", "NOT_FOUND")
+    session.answer(found[0], *described(found[0]))
+
+
+@command(app, "import")
+def import_partition(
+    session: Session,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="The model; by default the one that the file names.")
+    ] = None,
+    activate: Activate = False,
+) -> None:
+    """Keep a partition from a file, under a new version."""
+    request = pb.ImportPartitionRequest(
+        model=model or "", data=file.read_bytes(), activate=activate
+    )
+    response = session.call(request)
+    session.answer(response, kept(response.partition))
+
+
+@command(app, "export")
+def export(
+    session: Session,
+    version: Version,
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="Is replaced.")],
+    model: Model = None,
+) -> None:
+    """Write a partition to a safetensors file."""
+    name = the_model(session, model)
+    response = session.call(pb.ExportPartitionRequest(model=name, version=version))
+    file.write_bytes(response.data)
+    session.answer(
+        {"file": str(file), "partition": as_dict(response.partition)},
+        f"wrote version {version} of {name} to {file} ({len(response.data):,} bytes)",
+    )
+
+
+@command(app, "activate")
+def activate(session: Session, version: Version, model: Model = None) -> None:
+    """Let decisions use a version, from the next one on."""
+    name = the_model(session, model)
+    response = session.call(pb.ActivatePartitionRequest(model=name, version=version))
+    session.answer(response, f"{name} uses version {response.partition.version}")
+
+
+@command(app, "rollback")
+def rollback(session: Session, model: Model = None) -> None:
+    """Go back to the version that was active before."""
+    name = the_model(session, model)
+    response = session.call(pb.RollbackPartitionRequest(model=name))
+    session.answer(response, f"{name} uses version {response.partition.version} again")
+
+
+def kept(partition: pb.PartitionInfo) -> str:
+    """That a partition is kept, and what is left to do with it."""
+    where = f"kept as version {partition.version} of {partition.model}"
+    if partition.active:
+        return f"{where}, and active"
+    return f"{where}; eldr partition activate {partition.version} lets decisions use it"
+
+
+def described(partition: pb.PartitionInfo) -> list[RenderableType]:
+    """All that is known of a partition."""
+    shape = partition.geometry
+    lines: list[RenderableType] = [
+        facts(
+            [
+                ("model", partition.model),
+                ("version", f"{partition.version}{', active' if partition.active else ''}"),
+                ("slots", partition.num_slots),
+                ("transform", partition.transform),
+                (
+                    "geometry",
+                    f"{shape.num_layers} layers x {shape.num_experts} experts, top-{shape.top_k}",
+                ),
+                ("layers kept", ", ".join(map(str, partition.layers)) or "all"),
+                ("created", moment(partition.create_time.seconds)),
+                *sorted(partition.metadata.items()),
+            ]
+        )
+    ]
+    if partition.bindings:
+        placed = sum(binding.placements for binding in partition.bindings) or 1
+        rows = [
+            [
+                str(binding.slot),
+                ", ".join(binding.worker_ids) or Text("vacant", "yellow"),
+                str(binding.placements),
+                f"{binding.placements / placed:.0%}",
+            ]
+            for binding in partition.bindings
+        ]
+        lines += ["", table((">SLOT", "WORKERS", ">PLACEMENTS", ">SHARE"), rows)]
+    return lines
+
+
+def _row(partition: pb.PartitionInfo) -> list[str | Text]:
+    return [
+        partition.model,
+        str(partition.version),
+        Text("active", "green") if partition.active else "-",
+        str(partition.num_slots),
+        partition.transform,
+        partition.metadata.get("signatures", "-"),
+        partition.metadata.get("inertia", "-"),
+        moment(partition.create_time.seconds),
+    ]

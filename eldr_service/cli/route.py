@@ -1,0 +1,231 @@
+"""`eldr route`, `eldr release`, `eldr explain`: where a request goes, and why."""
+
+import secrets
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from eldr.v1 import activation_pb2
+from eldr.v1 import router_pb2 as pb
+from rich.console import RenderableType
+from rich.text import Text
+
+from eldr_service.cli import parsing
+from eldr_service.cli.command import command
+from eldr_service.cli.failure import CommandError
+from eldr_service.cli.models import Model, the_model
+from eldr_service.cli.reasons import in_words
+from eldr_service.cli.session import Session
+from eldr_service.cli.tables import facts, span, table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `eldr` itself."""
+    for function in (route, release, explain):
+        command(app, function.__name__)(function)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be placed, and within which limits."""
+
+    model: Model = None
+    request_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="By default a new one. One whose signature the daemon holds needs no --counts.",
+        ),
+    ] = None
+    attempt: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=parsing.MAX_UINT32,
+            help="One try of the decode; a higher supersedes.",
+        ),
+    ] = 0
+    counts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Recorded routing, one of whose requests gives the signature.",
+        ),
+    ] = None
+    request: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Which request of --counts, from 0.")
+    ] = 0
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Experts per token, where --counts holds no tokens."),
+    ] = None
+    candidate: Annotated[
+        list[str] | None, typer.Option(metavar="WORKER", help="Only these; repeatable.")
+    ] = None
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="WORKER", help="Not these; repeatable.")
+    ] = None
+    selector: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only workers with this label; repeatable."),
+    ] = None
+    pin: Annotated[
+        str | None, typer.Option(metavar="WORKER", help="This one, whatever the policy says.")
+    ] = None
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What is known of the request; repeatable."),
+    ] = None
+
+    def message(self, session: Session) -> pb.RouteRequest:
+        """As the daemon takes it."""
+        return pb.RouteRequest(
+            model=the_model(session, self.model),
+            request_id=self.request_id or f"cli-{secrets.token_hex(4)}",
+            attempt=self.attempt,
+            counts=_counts(self.counts, self.request, self.top_k) if self.counts else None,
+            candidate_workers=self.candidate or (),
+            exclude_workers=self.exclude or (),
+            worker_selector=parsing.pairs(self.selector, "--selector"),
+            pinned_worker=self.pin or "",
+            labels=parsing.pairs(self.label, "--label"),
+        )
+
+
+def route(
+    session: Session,
+    request: Request,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, but book nothing.")] = False,
+    lease: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=86_400,
+            help="How long the booking lives if nobody releases or renews it.",
+        ),
+    ] = None,
+) -> None:
+    """Place a request as a scheduler would: choose a worker and book it.
+
+    The booking counts as load until `eldr release` or the end of its lease. To look only, use
+    --dry-run, or `eldr explain`, which says why as well.
+    """
+    message = request.message(session)
+    message.dry_run = dry_run
+    if lease is not None:
+        message.lease_ttl.FromMilliseconds(round(lease * 1e3))
+    response = session.call(message)
+    placement = response.placement
+    session.answer(response, _placed(placement), *_booked(message, placement))
+
+
+def release(
+    session: Session,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As it was routed.")],
+    model: Model = None,
+    attempt: Annotated[
+        int, typer.Option(metavar="N", min=0, max=parsing.MAX_UINT32, help="The attempt that ends.")
+    ] = 0,
+) -> None:
+    """End a booking. Twice is fine; what was never booked cannot be booked for 10 minutes then."""
+    message = pb.ReleaseRequest(
+        model=the_model(session, model), request_id=request_id, attempt=attempt
+    )
+    response = session.call(message)
+    result = pb.ReleaseResult.Name(response.result).removeprefix("RELEASE_RESULT_")
+    said = {
+        "RELEASED": f"released {request_id}",
+        "ALREADY_RELEASED": f"{request_id} was released before",
+        "UNKNOWN": f"{message.model} has no booking {request_id} (attempt {attempt})",
+    }
+    session.answer(response, said[result])
+
+
+def explain(session: Session, request: Request) -> None:
+    """Say where a request would go now, and why; nothing is booked."""
+    message = request.message(session)
+    message.dry_run = message.explain = True
+    response = session.call(message)
+    placement = response.placement
+    rows = [_score(score, placement) for score in placement.scores]
+    session.answer(
+        response,
+        table(("", "WORKER", ">SIMILARITY", ">LOAD", "IN BAND", "ELIGIBLE"), rows),
+        "",
+        *_why(message.model, placement),
+    )
+
+
+def _counts(file: Path, number: int, top_k: int | None) -> activation_pb2.ActivationCounts:
+    """The prefill of one recorded request."""
+    from eldr_client.counts import Counts
+
+    from eldr_service.fitting import Recording  # numba and scipy: half a second
+
+    try:
+        recording = Recording.load(file, top_k=top_k)
+        if number < recording.num_requests:
+            counts = recording.prefill_counts()[number]
+            return Counts(counts, recording.geometry.top_k).to_proto()
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    last = recording.num_requests - 1
+    raise typer.BadParameter(f"{file} has requests 0 to {last}", param_hint="--request")
+
+
+def _placed(placement: pb.Placement) -> RenderableType:
+    rank = f" rank {placement.dp_rank}" if placement.dp_rank else ""
+    similarity = f"{placement.similarity:.4f}" if placement.HasField("similarity") else "unknown"
+    return facts(
+        [
+            ("worker", Text(placement.worker_id, "bold green")),
+            ("url", f"{placement.url}{rank}"),
+            ("alternates", ", ".join(other.worker_id for other in placement.alternates) or "none"),
+            ("reason", pb.PlacementReason.Name(placement.reason).removeprefix("PLACEMENT_REASON_")),
+            ("similarity", similarity),
+            ("coverage", f"{placement.coverage:.0%}"),
+            ("policy", placement.policy),
+            ("partition", placement.partition_version or "none"),
+        ]
+    )
+
+
+def _booked(message: pb.RouteRequest, placement: pb.Placement) -> list[str]:
+    if not placement.lease_id:
+        return ["\ndry run: nothing is booked"]
+    attempt = f" --attempt {message.attempt}" if message.attempt else ""
+    name = shlex.quote(message.request_id), shlex.quote(message.model)
+    again = " (the booking was there already)" if placement.repeated else ""
+    return [
+        f"\nbooked for {span(placement.lease_remaining.ToNanoseconds() / 1e9)}{again}, or until",
+        f"  eldr release {name[0]} --model {name[1]}{attempt}",
+    ]
+
+
+def _score(score: pb.WorkerScore, placement: pb.Placement) -> list[str | Text]:
+    chosen = score.worker_id == placement.worker_id
+    return [
+        Text("→" if chosen else "", "bold green"),
+        Text(score.worker_id, "bold green" if chosen else ""),
+        f"{score.similarity:.4f}" if score.HasField("similarity") else "-",
+        f"{score.load:.2f}",
+        "yes" if score.in_band else "-",
+        "yes" if score.eligible else Text(f"no: {score.ineligible_reason}", "yellow"),
+    ]
+
+
+def _why(model: str, placement: pb.Placement) -> list[str]:
+    lines = [in_words(model, placement)]
+    if placement.stale:
+        lines.append("a worker's report is stale, so the loads rest on the daemon's own bookings")
+    version = placement.partition_version
+    partition = f"partition {version}" if version else "no partition"
+    lines.append(f"policy {placement.policy}, {partition}, coverage {placement.coverage:.0%}")
+    return lines

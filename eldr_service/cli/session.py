@@ -1,0 +1,159 @@
+"""One command's conversation: calls to the daemon, and the answer to whoever asked."""
+
+import json as json_module
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from rich.console import Console, RenderableType
+
+from eldr_service.cli.failure import CommandError, of_call
+
+MAX_MESSAGE_BYTES = 64 << 20  # the daemon's own limit; partitions are the largest
+UNBOUNDED = 10_000  # columns, where no terminal ends the line
+
+
+class Session:
+    """Parameters are the common options; the connection is made by the first call."""
+
+    def __init__(
+        self,
+        server: str,
+        token: str | None,
+        token_file: Path | None,
+        tls_ca: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        timeout: float,
+        json: bool,
+    ) -> None:
+        if (tls_cert is None) != (tls_key is None):
+            raise typer.BadParameter("--tls-cert and --tls-key need each other")
+        self.server, self.timeout, self.json = server, timeout, json
+        self._token, self._token_file = token, token_file
+        self._tls = tls_ca, tls_key, tls_cert
+        self._channel: Any = None
+        self.out = _console(sys.stdout)
+        self.err = _console(sys.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._channel:
+            self._channel.close()
+
+    def call(self, request: Message) -> Any:
+        """Make the call that takes this kind of request, and return its response.
+
+        Raises
+        ------
+        CommandError
+            The daemon cannot be reached, or refuses.
+        """
+        grpc = _grpc()
+        method, response = _method_taking(request)
+        stub = self._connected().unary_unary(
+            method, type(request).SerializeToString, response.FromString
+        )
+        try:
+            return stub(request, timeout=self.timeout, metadata=self._credentials())
+        except grpc.RpcError as error:
+            raise of_call(error, method, self.server, self.timeout) from error
+
+    def answer(self, document: Message | dict[str, Any], *lines: RenderableType) -> None:
+        """Give the command's one answer: the document to programs, the lines to people."""
+        if self.json:
+            print(json_module.dumps(as_dict(document), indent=2), flush=True)
+            return
+        for line in lines:
+            self.out.print(line, soft_wrap=isinstance(line, str))
+
+    def note(self, text: str, style: str = "") -> None:
+        """Say something beside the answer, on stderr."""
+        self.err.print(text, style=style, soft_wrap=True)
+
+    def fail(self, failure: CommandError) -> NoReturn:
+        """Say what went wrong and end the command."""
+        if self.json:
+            self.answer(failure.document())
+        else:
+            self.note(f"error: {failure}", "red")
+        raise typer.Exit(1)
+
+    def _credentials(self) -> tuple[tuple[str, str], ...]:
+        token = self._token or ""
+        if self._token_file:
+            token = self._token_file.read_text("utf-8", "replace").strip()
+        if not (token.isascii() and token.isprintable()):
+            raise typer.BadParameter("a token is printable ASCII characters")
+        return (("authorization", f"Bearer {token}"),) if token else ()
+
+    def _connected(self) -> Any:
+        if self._channel is None:
+            grpc = _grpc()
+            options = [
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.enable_http_proxy", 0),  # a router is near; proxies are for the web
+            ]
+            if any(self._tls):
+                pem = [path and path.read_bytes() for path in self._tls]
+                credentials = grpc.ssl_channel_credentials(*pem)
+                self._channel = grpc.secure_channel(self.server, credentials, options)
+            else:
+                self._channel = grpc.insecure_channel(self.server, options)
+        return self._channel
+
+
+def _grpc() -> Any:
+    """Import gRPC late: it takes a tenth of a second that --help has no use for."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the call's own error says it once
+    import grpc
+
+    return grpc
+
+
+def as_dict(document: Message | dict[str, Any]) -> dict[str, Any]:
+    """The contract's own JSON of a message, with its names and with what is empty."""
+    if isinstance(document, dict):
+        return document
+    written: dict[str, Any] = MessageToDict(
+        document, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return written
+
+
+def _method_taking(request: Message) -> tuple[str, Any]:
+    """The full name of the method that takes such a request, and its response's class.
+
+    No two methods of the contract share a request message.
+    """
+    for service in request.DESCRIPTOR.file.services_by_name.values():
+        for method in service.methods:
+            if method.input_type.full_name == request.DESCRIPTOR.full_name:
+                return f"/{service.full_name}/{method.name}", GetMessageClass(method.output_type)
+    raise AssertionError(f"{request.DESCRIPTOR.full_name} is no request")
+
+
+def _console(stream: Any) -> Console:
+    """A console that prints what it is given as it is: ids are no markup."""
+    terminal = stream.isatty()
+    return Console(
+        file=stream,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        width=None if terminal else UNBOUNDED,
+    )

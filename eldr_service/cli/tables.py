@@ -1,0 +1,49 @@
+"""How answers look to people."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+RIGHT = ">"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Columns without lines, wide as their content; a heading that begins with > is of numbers.
+
+    What does not fit is folded and never cut, so that every id can be copied.
+    """
+    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        numbers = column.startswith(RIGHT)
+        shown.add_column(
+            column.removeprefix(RIGHT), justify="right" if numbers else "left", overflow="fold"
+        )
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> Table:
+    """Names and values, one a line."""
+    shown = Table.grid(padding=(0, 2, 0, 0))
+    shown.add_column(style="bold")
+    shown.add_column(overflow="fold")
+    for name, value in pairs:
+        shown.add_row(name, value if isinstance(value, Text) else str(value))
+    return shown
+
+
+def span(seconds: float) -> str:
+    """A span of time in its largest fitting unit."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def moment(unix_seconds: float) -> str:
+    """A moment in the reader's time zone."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_seconds))

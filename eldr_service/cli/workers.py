@@ -1,0 +1,148 @@
+"""`eldr workers`: who is there, who joins, who leaves."""
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+from eldr.v1 import fleet_pb2 as pb
+from rich.text import Text
+
+from eldr_service.cli import parsing
+from eldr_service.cli.command import command
+from eldr_service.cli.failure import CommandError
+from eldr_service.cli.models import Model, one_of
+from eldr_service.cli.session import Session
+from eldr_service.cli.tables import span, table
+
+app = typer.Typer(help="Who decodes: list, add, drain, remove.", no_args_is_help=True)
+
+STATE_STYLES = {"READY": "green", "JOINING": "cyan", "DRAINING": "yellow", "GONE": "dim"}
+COLUMNS = (
+    *("MODEL", "WORKER", "ROLE", "STATE", ">SLOT", ">LOAD", ">BOOKED", ">FOREIGN"),
+    *("URL", ">REPORT"),
+)
+
+WorkerId = Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id.")]
+
+
+class Role(Enum):
+    """What a worker does."""
+
+    decode = "decode"
+    prefill = "prefill"
+
+
+@command(app, "list")
+def list_workers(session: Session, model: Model = None) -> None:
+    """The workers as they are now."""
+    response = session.call(pb.ListWorkersRequest(model=model or ""))
+    if response.workers:
+        session.answer(response, table(COLUMNS, map(_row, response.workers)))
+    else:
+        session.answer(response, "no workers yet; eldr workers add makes one known")
+
+
+@command(app, "add")
+def add(
+    session: Session,
+    worker: WorkerId,
+    model: Annotated[str, typer.Option(help="The model that it serves.")],
+    url: Annotated[str, typer.Option(help="Where it serves; handed out as it is.")],
+    role: Annotated[Role, typer.Option(help="What it does.")] = Role.decode,
+    capacity: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=parsing.MAX_UINT32,
+            help="Sequences at most; 0: the daemon's default.",
+        ),
+    ] = 0,
+    kv_tokens: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=parsing.MAX_INT64, help="Tokens in its KV cache; 0: unknown."
+        ),
+    ] = 0,
+    group: Annotated[str, typer.Option(help="Workers that can pass KV to each other.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For selectors; repeatable.")
+    ] = None,
+    geometry: Annotated[
+        str | None,
+        typer.Option(metavar="LxExK", help="Layers, experts, top_k, such as 48x128x8."),
+    ] = None,
+    dp_rank: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=parsing.MAX_UINT32, help="Data-parallel rank at that url."
+        ),
+    ] = 0,
+) -> None:
+    """Make a worker known that does not register by itself; it takes requests at once."""
+    response = session.call(
+        pb.RegisterWorkerRequest(
+            worker_id=worker,
+            model=model,
+            role=f"WORKER_ROLE_{role.name.upper()}",
+            url=url,
+            dp_rank=dp_rank,
+            group=group,
+            labels=parsing.pairs(label, "--label"),
+            capacity=pb.WorkerCapacity(sequences=capacity, kv_tokens=kv_tokens),
+            geometry=parsing.geometry(geometry),
+        )
+    )
+    session.answer(response, f"added {worker} to {model}")
+
+
+@command(app, "drain")
+def drain(session: Session, worker: WorkerId, model: Model = None) -> None:
+    """Place nothing new on a worker; what it has goes on."""
+    request = pb.DrainWorkerRequest(model=_model_of(session, worker, model), worker_id=worker)
+    response = session.call(request)
+    left = response.booked_sequences
+    session.answer(response, f"draining {worker} of {request.model}: {left} sequences booked on it")
+
+
+@command(app, "remove")
+def remove(session: Session, worker: WorkerId, model: Model = None) -> None:
+    """Forget a worker at once and end its bookings; drain it first if it still answers."""
+    request = pb.RemoveWorkerRequest(model=_model_of(session, worker, model), worker_id=worker)
+    response = session.call(request)
+    ended = response.ended_bookings
+    session.answer(response, f"removed {worker} from {request.model}: {ended} bookings ended")
+
+
+def _model_of(session: Session, worker: str, said: str | None) -> str:
+    """The model of a worker, of which there may be one under that id in several models."""
+    if said:
+        return said
+    known = session.call(pb.ListWorkersRequest()).workers
+    models = [one.model for one in known if one.worker_id == worker]
+    if not models:
+        raise CommandError(f"no worker {worker}", "eldr workers list shows all", "NOT_FOUND")
+    return one_of(models)
+
+
+def _row(worker: pb.Worker) -> list[str | Text]:
+    state = pb.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_")
+    return [
+        worker.model,
+        worker.worker_id,
+        pb.WorkerRole.Name(worker.role).removeprefix("WORKER_ROLE_"),
+        Text(state, STATE_STYLES.get(state, "")),
+        str(worker.slot) if worker.HasField("slot") else "-",
+        f"{worker.load:.2f}",
+        f"{worker.booked_sequences}/{worker.capacity.sequences}",
+        str(worker.foreign_sequences),
+        f"{worker.url} rank {worker.dp_rank}" if worker.dp_rank else worker.url,
+        _report(worker),
+    ]
+
+
+def _report(worker: pb.Worker) -> str | Text:
+    if not worker.HasField("report_age"):
+        return "never"
+    age = span(worker.report_age.ToNanoseconds() / 1e9)
+    return Text(f"{age}, stale", "red") if worker.stale else age

@@ -1,0 +1,81 @@
+"""Flags from the fields of settings, and refusals that name what is wrong in one line."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import NoReturn
+
+from pydantic.fields import FieldInfo
+
+PROGRAM = "eldr-server"
+
+
+def flag(field: str) -> str:
+    """The flag that sets a field."""
+    return "--" + field.replace("_", "-")
+
+
+def refuse(*messages: str) -> NoReturn:
+    """Say what is wrong and exit as for wrong use."""
+    for message in messages:
+        print(f"{PROGRAM}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the nearest known one, or where to look."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "; see --help"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage of twenty options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(message.removeprefix("argument "))
+
+
+def read_flags(argv: list[str], fields: Mapping[str, FieldInfo]) -> dict[str, str]:
+    """Return the values given to the fields' flags, as written.
+
+    Raises
+    ------
+    SystemExit
+        0 after --help or --version, 2 after a message on stderr.
+    """
+    parser = _Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [OPTION]...",
+        description="Places prefilled requests on decode workers by the experts that they use.",
+        epilog="Every option can also be given as a variable (ELDR_LOG_FORMAT=json) and in the"
+        ' --config file (log_format = "json"). A flag beats the variable, the variable beats the'
+        " file. The file can also declare the geometry of models: [[models]] with name, num_layers,"
+        " num_experts and top_k.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"{PROGRAM} {version('eldr-service')}"
+    )
+    for name, field in fields.items():
+        if field.annotation is bool:
+            parser.add_argument(
+                flag(name), action="store_const", const="true", help=field.description
+            )
+            continue
+        extra = field.json_schema_extra
+        assert isinstance(extra, Mapping)
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default is None else f" (default: {default})"
+        parser.add_argument(
+            flag(name), metavar=str(extra["metavar"]), help=f"{field.description}{shown}"
+        )
+    flags, rest = parser.parse_known_args(argv)
+    if rest:
+        word = rest[0].partition("=")[0]
+        if word.startswith("-"):
+            refuse(f"{word}: unknown option{did_you_mean(word, map(flag, fields))}")
+        refuse(f"{word}: unexpected argument; options begin with --, see --help")
+    return vars(flags)

@@ -1,0 +1,62 @@
+import time
+
+import grpc
+from eldr.v1 import fleet_pb2, fleet_pb2_grpc
+
+
+def test_an_empty_fleet_says_how_it_begins(eldr):
+    assert "eldr workers add" in eldr("workers", "list")
+    assert eldr.json("workers", "list") == {"workers": []}
+
+
+def test_workers_come_and_go(fleet):
+    header, *rows = (line.split() for line in fleet("workers", "list").splitlines())
+    assert header[:4] == ["MODEL", "WORKER", "ROLE", "STATE"]
+    assert rows[0][:4] == ["m", "w0", "DECODE", "READY"]
+    assert rows[0][5:] == ["0.00", "0/4", "0", "http://0", "never"]
+    assert fleet("workers", "drain", "w0") == "draining w0 of m: 0 sequences booked on it\n"
+    assert fleet.json("workers", "list")["workers"][0]["state"] == "WORKER_STATE_DRAINING"
+    assert fleet("workers", "remove", "w0") == "removed w0 from m: 0 bookings ended\n"
+    assert [w["worker_id"] for w in fleet.json("workers", "list")["workers"]] == ["w1", "w2"]
+
+
+def test_everything_that_can_be_said_of_a_worker(fleet):
+    added = fleet.json(
+        *("workers", "add", "p0", "--model", "m", "--url", "http://p", "--role", "prefill"),
+        *("--capacity", 9, "--kv-tokens", 1000, "--group", "g", "--dp-rank", 2),
+        *("--label", "zone=a", "--label", "note=x=y"),
+    )
+    assert int(added["incarnation"]) > 0
+    worker = fleet.json("workers", "list", "--model", "m")["workers"][-1]
+    assert worker["role"] == "WORKER_ROLE_PREFILL"
+    assert worker["capacity"] == {"sequences": 9, "kv_tokens": "1000"}
+    assert worker["labels"] == {"zone": "a", "note": "x=y"}
+    assert (worker["group"], worker["dp_rank"]) == ("g", 2)
+    assert "http://p rank 2" in fleet("workers", "list")
+
+
+def test_a_stale_report_is_marked(fleet, daemon):
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        stub = fleet_pb2_grpc.FleetServiceStub(channel)
+        life = fleet.json("workers", "list")["workers"][0]["incarnation"]
+        stub.ReportLoad(
+            fleet_pb2.ReportLoadRequest(
+                model="m", worker_id="w0", incarnation=int(life), report_number=1
+            )
+        )
+    time.sleep(0.3)
+    assert ", stale" in fleet("workers", "list").splitlines()[1]
+
+
+def test_wrong_workers_are_refused(fleet):
+    add = "workers", "add", "w9", "--model", "m", "--url", "u"
+    assert fleet("workers", "drain", "nobody", code=1).startswith("error: no worker nobody;")
+    assert "error: model nope is unknown" in fleet("workers", "list", "--model", "nope", code=1)
+    assert "not 4 layers x 16" in fleet(*add, "--geometry", "4x16x2", code=1)
+    assert "such as 48x128x8, found '4x16'" in fleet(*add, "--geometry", "4x16", code=2)
+    assert "expected key=value, found 'zone'" in fleet(*add, "--label", "zone", code=2)
+    assert "4294967295" in fleet(*add, "--capacity", 2**32, code=2)
+    assert "error: worker_id: expected 1 to 256 bytes" in fleet(
+        "workers", "add", "x" * 300, "--model", "m", "--url", "u", code=1
+    )
+    assert "--url" in fleet("workers", "add", "w9", "--model", "m", code=2)

@@ -1,0 +1,69 @@
+"""The real daemon in a process of its own, for tests that speak to it over sockets."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+START_SECONDS = 60
+STOP_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Daemon:
+    grpc: str
+    http: str
+    process: subprocess.Popen[bytes]
+    stderr_path: Path
+
+    @property
+    def logs(self) -> list[dict]:
+        """Its log lines so far; for a daemon with --log-format json."""
+        *lines, _unfinished = self.stderr_path.read_text().split("\n")
+        return [json.loads(line) for line in lines]
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-c", "from eldr_service.server import main; main()", *flags]
+
+
+@contextmanager
+def running_daemon(*flags: str, env: Mapping[str, str] | None = None) -> Iterator[Daemon]:
+    """Start the daemon on free ports, with its state in memory unless the flags say otherwise."""
+    with tempfile.TemporaryDirectory() as folder:
+        ports, stderr = Path(folder, "ports"), Path(folder, "stderr")
+        defaults = {
+            "--listen": "127.0.0.1:0",
+            "--http": "127.0.0.1:0",
+            "--state": ":memory:",
+            "--drain-seconds": "0",  # a test that ends leaves its bookings behind
+        }
+        given = [
+            part for flag, value in defaults.items() if flag not in flags for part in (flag, value)
+        ]
+        with stderr.open("wb") as errors:
+            process = subprocess.Popen(
+                command(*given, "--port-file", str(ports), *flags),
+                stderr=errors,
+                env={**os.environ, **(env or {})},
+            )
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not ports.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the daemon does not serve: {stderr.read_text()}")
+                time.sleep(0.01)
+            yield Daemon(**json.loads(ports.read_text()), process=process, stderr_path=stderr)
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
