@@ -113,28 +113,46 @@ class Recording:
         """Activation counts of every prefill, shape [n, L, E]."""
         if self.counts is not None:
             return self.counts
-        g = self.geometry
-        counts = np.empty((self.num_requests, g.num_layers, g.num_experts), dtype=np.uint32)
-        rows = np.arange(g.num_layers)[:, None] * g.num_experts
-        for request in range(self.num_requests):
-            picks = rows + self._tokens(request)[0]
-            flat = np.bincount(picks.ravel(), minlength=g.size)
-            counts[request] = flat.reshape(g.num_layers, g.num_experts)
-        return counts
+        return np.stack([self.counts_of(self.prefill(r)) for r in range(self.num_requests)])
 
-    def decode_ids(self, request: int) -> NDArray[np.integer]:
-        """Experts of a request's decode tokens, shape [tokens, L, top_k].
+    def prefill(self, request: int) -> slice:
+        """The tokens of a request's prefill; ValueError when there are counts alone."""
+        offsets, prefill_len = self._tokens()[1:]
+        start = int(offsets[request])
+        return slice(start, start + int(prefill_len[request]))
 
-        ValueError when the recording holds counts alone.
+    def decode(self, request: int) -> slice:
+        """The tokens of a request's decode; ValueError when there are counts alone."""
+        offsets = self._tokens()[1]
+        return slice(self.prefill(request).stop, int(offsets[request + 1]))
+
+    def counts_of(self, tokens: slice) -> NDArray[np.uint32]:
+        """How often these tokens picked each expert, shape [L, E].
+
+        ValueError when there are counts alone.
         """
-        return self._tokens(request)[1]
+        g = self.geometry
+        picks = np.arange(g.num_layers)[:, None] * g.num_experts + self._tokens()[0][tokens]
+        counts = np.bincount(picks.ravel(), minlength=g.size)
+        return counts.astype(np.uint32).reshape(g.num_layers, g.num_experts)
 
-    def _tokens(self, request: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-        """Split a request's tokens into its prefill and its decode."""
+    def save(self, path: str | Path) -> None:
+        """Write a compressed .npz that `load` reads; ValueError when there are counts alone."""
+        expert_ids, offsets, prefill_len = self._tokens()
+        with Path(path).open("wb") as file:  # given a name, NumPy would add a suffix of its own
+            np.savez_compressed(
+                file,
+                expert_ids=expert_ids,
+                offsets=offsets,
+                prefill_len=prefill_len.astype(np.int32),
+                domain=self.domains,
+                num_experts=np.int32(self.geometry.num_experts),
+            )
+
+    def _tokens(self) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
         if self.expert_ids is None or self.offsets is None or self.prefill_len is None:
             raise ValueError("the recording holds counts alone, no tokens")
-        tokens = self.expert_ids[self.offsets[request] : self.offsets[request + 1]]
-        return tokens[: self.prefill_len[request]], tokens[self.prefill_len[request] :]
+        return self.expert_ids, self.offsets, self.prefill_len
 
 
 def _integers(arrays: dict[str, NDArray[Any]], name: str, ndim: int) -> NDArray[np.integer]:

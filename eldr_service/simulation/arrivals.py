@@ -46,6 +46,11 @@ class RecordingPicker:
                     return recording
             self._line.extend(self._rng.permutation(self._recordings).tolist())
 
+    @property
+    def in_flight(self) -> int:
+        """Recordings taken and not given back."""
+        return len(self._in_flight)
+
     def give_back(self, recording: int) -> None:
         """Its request has ended; KeyError when it is not in flight."""
         self._in_flight.remove(recording)

@@ -104,8 +104,8 @@ class DecodePool:
 
     Parameters
     ----------
-    expert_ids : ndarray of uint8 or uint16, shape [tokens, layers, top_k]
-        All recordings end to end.
+    expert_ids : ndarray of int, shape [tokens, layers, top_k]
+        All recordings end to end; uint8 is the fastest.
     num_experts : int
         Experts per layer.
     workers : int
@@ -114,7 +114,7 @@ class DecodePool:
 
     def __init__(
         self,
-        expert_ids: NDArray[np.unsignedinteger],
+        expert_ids: NDArray[np.integer],
         num_experts: int,
         workers: int,
         cost: StepCost,
@@ -123,8 +123,9 @@ class DecodePool:
             raise ValueError(f"workers must be 1 at least, not {workers}")
         if expert_ids.ndim != 3 or not expert_ids.size:
             raise ValueError(f"expert_ids must be [tokens, layers, top_k], not {expert_ids.shape}")
-        if expert_ids.max() >= num_experts:  # the kernel does not check its indices
-            raise ValueError(f"expert_ids must be below num_experts = {num_experts}")
+        # The kernel does not check its indices.
+        if expert_ids.min() < 0 or expert_ids.max() >= num_experts:
+            raise ValueError(f"expert_ids must be from 0 to below num_experts = {num_experts}")
         self._expert_ids = np.ascontiguousarray(expert_ids)
         self._num_experts = num_experts
         self._cost = cost.coefficients
@@ -267,7 +268,7 @@ def _ratio(total: float, count: float) -> float:
 
 @numba.njit(cache=True)
 def _advance(
-    expert_ids: NDArray[np.unsignedinteger],
+    expert_ids: NDArray[np.integer],
     num_experts: int,
     cost: Coefficients,
     until_s: float,

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.signature import SignatureTransform
-from eldr_service.simulation.recording import Recording
+from eldr_service.fitting import Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +37,15 @@ class LocalityStatistics:
 
 def locality_statistics(recording: Recording, seed: int = 0) -> LocalityStatistics:
     """Measure a recording; the batches are drawn by `seed`. ValueError below 48 requests."""
-    if len(recording) < 48:
-        raise ValueError(f"locality needs 48 requests at least, not {len(recording)}")
-    _, layers, top_k = recording.expert_ids.shape
-    transform = SignatureTransform(ModelGeometry(layers, recording.num_experts, top_k), "sqrt")
-    requests = range(len(recording))
-    prefills = np.array([recording.counts(recording.prefill(r)) for r in requests])
-    decodes = np.array([recording.counts(recording.decode(r)) for r in requests])
-    signatures = transform.apply(prefills)
+    n = recording.num_requests
+    if n < 48:
+        raise ValueError(f"locality needs 48 requests at least, not {n}")
+    transform = SignatureTransform(recording.geometry, "sqrt")
+    decodes = np.stack([recording.counts_of(recording.decode(r)) for r in range(n)])
+    signatures = transform.apply(recording.prefill_counts())
     cosine = signatures @ transform.apply(decodes).T
-    own = np.eye(len(recording), dtype=bool)
-    same = recording.domain[:, None] == recording.domain[None, :]
+    own = np.eye(n, dtype=bool)
+    same = recording.domains[:, None] == recording.domains[None, :]
 
     def mean(pairs: np.ndarray) -> float:
         return float(cosine[pairs].mean()) if pairs.any() else float("nan")
@@ -76,15 +73,17 @@ def _active_experts(
     draws: int = 2000,
 ) -> tuple[float, float]:
     """Mean distinct experts per layer in batches of any requests, and in batches of like ones."""
-    layers = np.arange(recording.expert_ids.shape[1])[:, None]
-    starts = recording.offsets[:-1] + recording.prefill_len
+    assert recording.expert_ids is not None
+    layers = np.arange(recording.geometry.num_layers)[:, None]
+    decodes = [recording.decode(r) for r in range(recording.num_requests)]
+    starts, stops = np.array([(tokens.start, tokens.stop) for tokens in decodes]).T
     means = np.empty((draws, 2))
     for i in range(draws):
-        drawn = rng.choice(len(recording), 4 * batch, replace=False)
+        drawn = rng.choice(len(decodes), 4 * batch, replace=False)
         like = drawn[np.argsort(-alikeness[drawn[0], drawn])]
         for j, requests in enumerate((drawn[:batch], like[:batch])):
-            tokens = rng.integers(starts[requests], recording.offsets[requests + 1])
-            touched = np.zeros((len(layers), recording.num_experts), dtype=bool)
+            tokens = rng.integers(starts[requests], stops[requests])
+            touched = np.zeros((len(layers), recording.geometry.num_experts), dtype=bool)
             touched[layers, recording.expert_ids[tokens]] = True
             means[i, j] = touched.sum(axis=1).mean()
     mixed, alike = means.mean(axis=0).tolist()

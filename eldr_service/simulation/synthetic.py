@@ -21,8 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.fitting import Recording
 from eldr_service.simulation.locality import LocalityStatistics, locality_statistics
-from eldr_service.simulation.recording import Recording
 
 GPT_OSS_20B_TOPICS = LocalityStatistics(
     own=0.944,
@@ -93,11 +94,11 @@ class SyntheticRouting:
             drawn = logits + rng.gumbel(size=(length, *shape))
             parts.append(np.argsort(-drawn, axis=-1)[..., : self.top_k].astype(dtype))
         return Recording(
+            ModelGeometry(self.layers, self.experts, self.top_k),
+            np.array([f"domain-{d}" for d in domain_of]),
             expert_ids=np.concatenate(parts),
             offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            prefill_len=prefill_len.astype(np.int32),
-            domain=np.array([f"domain-{d}" for d in domain_of]),
-            num_experts=self.experts,
+            prefill_len=prefill_len,
         )
 
     def _lengths(self, rng: np.random.Generator, mean: int) -> np.ndarray:
@@ -120,7 +121,7 @@ def main() -> None:
     path = options.pop("out")
     recording = SyntheticRouting(**options).generate()
     recording.save(path)
-    print(f"{path}: {len(recording)} requests, {len(recording.expert_ids)} tokens")
+    print(f"{path}: {recording.num_requests} requests")
     real = asdict(GPT_OSS_20B_TOPICS)
     for name, value in asdict(locality_statistics(recording)).items():
         print(f"  {name:18} {value:7.3f}   gpt-oss-20b on topics {real[name]:7.3f}")

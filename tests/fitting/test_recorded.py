@@ -30,7 +30,11 @@ def test_round_trip(tmp_path):
     assert read.num_requests == 6
     assert read.domains.tolist() == ["0", "1"] * 3
     np.testing.assert_array_equal(read.prefill_counts(), DRAWN.prefill_counts())
-    np.testing.assert_array_equal(read.decode_ids(5), DRAWN.expert_ids[-30:])
+    assert (read.prefill(5), read.decode(5)) == (slice(300, 330), slice(330, 360))
+    read.save(tmp_path / "again")
+    again = Recording.load(tmp_path / "again")
+    np.testing.assert_array_equal(again.expert_ids, DRAWN.expert_ids)
+    assert (again.decode(3), again.domains.tolist()) == (read.decode(3), read.domains.tolist())
 
 
 @pytest.mark.parametrize("name", ["gpt-oss-20b-topics", "deepseek-v2-lite-tasks"])
@@ -43,7 +47,8 @@ def test_counts_of_real_models(name):
     np.testing.assert_array_equal(counts.sum(axis=2), rows)
     tokens = recording.expert_ids[: recording.prefill_len[0], 0]
     assert counts[0, 0, 3] == (tokens == 3).sum()
-    decoded = sum(len(recording.decode_ids(r)) for r in range(recording.num_requests))
+    decodes = [recording.decode(r) for r in range(recording.num_requests)]
+    decoded = sum(tokens.stop - tokens.start for tokens in decodes)
     assert decoded + recording.prefill_len.sum() == len(recording.expert_ids)
 
 
@@ -54,7 +59,7 @@ def test_aggregate_counts(tmp_path):
     assert recording.prefill_counts().dtype == np.uint32
     assert recording.domains.tolist() == ["", ""]
     with pytest.raises(ValueError, match="counts alone"):
-        recording.decode_ids(0)
+        recording.decode(0)
     with pytest.raises(ValueError, match="say the model's top_k"):
         Recording.load(path)
 

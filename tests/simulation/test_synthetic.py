@@ -3,17 +3,18 @@ import sys
 import numpy as np
 import pytest
 
+from eldr_service.fitting import Recording
 from eldr_service.simulation import synthetic
 from eldr_service.simulation.locality import locality_statistics
-from eldr_service.simulation.recording import Recording
+from eldr_service.simulation.sample import sample_recording
 from eldr_service.simulation.synthetic import GPT_OSS_20B_TOPICS, SyntheticRouting
 
 SMALL = SyntheticRouting(layers=3, experts=16, top_k=2, domains=3, requests=24, seed=5)
-ARRAYS = ("expert_ids", "offsets", "prefill_len", "domain", "num_experts")
+FIELDS = ("geometry", "domains", "expert_ids", "offsets", "prefill_len")
 
 
 def assert_same(a, b):
-    for name in ARRAYS:
+    for name in FIELDS:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
     assert a.expert_ids.dtype == b.expert_ids.dtype
 
@@ -22,12 +23,12 @@ def test_the_shipped_sample_is_what_the_generator_makes(tmp_path, monkeypatch, c
     out = tmp_path / "again"
     monkeypatch.setattr(sys, "argv", ["synthetic", "--out", str(out)])
     synthetic.main()
-    assert_same(Recording.load(out), Recording.sample())
+    assert_same(Recording.load(out), sample_recording())
     assert "own" in capsys.readouterr().out
 
 
 def test_the_sample_is_about_as_local_as_real_routing():
-    found = locality_statistics(Recording.sample())
+    found = locality_statistics(sample_recording())
     real = GPT_OSS_20B_TOPICS
     for name in ("own", "same_domain", "other_domain"):
         assert getattr(found, name) == pytest.approx(getattr(real, name), abs=0.01), name
@@ -43,8 +44,8 @@ def test_generated_routing_has_the_shape_it_was_asked_for():
     assert_same(recording, SMALL.generate())
     assert recording.expert_ids.shape[1:] == (3, 2)
     assert recording.expert_ids.dtype == np.uint8
-    assert len(recording) == 24
-    assert len(set(recording.domain)) == 3
+    assert recording.num_requests == 24
+    assert len(set(recording.domains)) == 3
     first, second = np.moveaxis(recording.expert_ids, -1, 0)
     assert (first != second).all()
     with pytest.raises(ValueError, match="48 requests"):
@@ -67,39 +68,3 @@ def test_unlike_requests_without_directions_in_common_fall_into_no_groups():
     found = locality_statistics(SyntheticRouting(directions=300, decay=0.0).generate())
     assert found.own - found.other_domain > 0.1
     assert found.alike_12 > 0.98 * found.active_experts_12
-
-
-def test_a_recording_knows_its_parts():
-    recording = Recording(
-        expert_ids=np.array([[[0, 1]], [[1, 2]], [[0, 2]], [[2, 1]], [[0, 1]]], dtype=np.uint8),
-        offsets=np.array([0, 3, 5]),
-        prefill_len=np.array([2, 1], dtype=np.int32),
-        domain=np.array(["a", "b"]),
-        num_experts=3,
-    )
-    assert (recording.prefill(0), recording.decode(0)) == (slice(0, 2), slice(2, 3))
-    assert (recording.prefill(1), recording.decode(1)) == (slice(3, 4), slice(4, 5))
-    assert recording.counts(recording.prefill(0)).tolist() == [[1, 2, 1]]
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("offsets", [0, 9], "tokens"),
-        ("prefill_len", [4], "decode"),
-        ("prefill_len", [0], "prefill"),
-        ("domain", ["a", "b"], "same requests"),
-        ("num_experts", 2, "num_experts"),
-    ],
-)
-def test_a_recording_refuses_what_does_not_fit_together(field, value, message):
-    arrays = {
-        "expert_ids": np.full((4, 1, 1), 2, dtype=np.uint8),
-        "offsets": np.array([0, 4]),
-        "prefill_len": np.array([2]),
-        "domain": np.array(["a"]),
-        "num_experts": 3,
-    }
-    Recording(**arrays)
-    with pytest.raises(ValueError, match=message):
-        Recording(**(arrays | {field: np.asarray(value)}))

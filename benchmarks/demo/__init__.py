@@ -1,0 +1,1 @@
+"""The main job on recorded routing, over gRPC, in virtual time: `make demo`."""

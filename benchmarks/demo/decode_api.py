@@ -1,0 +1,54 @@
+"""How the driver speaks to the engines: JSON over gRPC, in the place of an inference server's API.
+
+`Advance` {starts, until_s}: the decodes to start, each {now_s, request_id, recording, dp_rank}, and
+how far to let time go on then; it gives the requests that `finished`, each {request_id,
+first_token_s, end_s, tokens}. `Figures` gives `run.Figures` since `Reset`. Times are virtual
+seconds.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grpc
+
+SERVICE = "eldr.demo.DecodeEngines"
+Json = dict[str, Any]
+
+
+def handler(methods: Mapping[str, Callable[[Json], Json]]) -> grpc.GenericRpcHandler:
+    """Serve functions from JSON to JSON."""
+
+    def served(method: Callable[[Json], Json]) -> grpc.RpcMethodHandler:
+        async def answer(request: Json, context: grpc.aio.ServicerContext) -> Json:
+            return method(request)
+
+        return grpc.unary_unary_rpc_method_handler(answer, json.loads, _dumps)
+
+    return grpc.method_handlers_generic_handler(
+        SERVICE, {name: served(method) for name, method in methods.items()}
+    )
+
+
+class DecodeClient:
+    """Calls the engines at an address."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+        self._calls = {
+            name: self._channel.unary_unary(f"/{SERVICE}/{name}", _dumps, json.loads)
+            for name in ("Advance", "Figures", "Reset")
+        }
+
+    def __call__(self, method: str, **request: Any) -> Json:
+        """Call a method and wait for its answer."""
+        answer: Json = self._calls[method](request)
+        return answer
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
+
+
+def _dumps(message: Json) -> bytes:
+    return json.dumps(message).encode()

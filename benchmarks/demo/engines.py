@@ -1,0 +1,148 @@
+"""A process of simulated decode engines, one for each data-parallel rank, that speak only gRPC.
+
+They register with the daemon and report their loads to it like real ones, in real time. What they
+decode is recorded, and time in it is virtual: it stands still until the driver says `Advance`.
+The process serves until its standard input closes, so it cannot outlive who started it.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import sys
+from collections.abc import Hashable
+from dataclasses import asdict
+
+import grpc
+from eldr.v1 import activation_pb2, fleet_pb2, fleet_pb2_grpc
+
+from benchmarks.demo import data
+from benchmarks.demo.decode_api import Json, handler
+from benchmarks.demo.run import Figures
+from eldr_service.fitting import Recording
+from eldr_service.simulation.cost import BUILT_IN_COSTS, StepCost
+from eldr_service.simulation.decode_pool import DecodePool
+
+CAPACITY = 256
+
+
+class Engines:
+    """The engines of one model, and what they hold."""
+
+    def __init__(self, recording: Recording, cost: StepCost, labels: list[str]) -> None:
+        self._recording = recording
+        self._cost = cost
+        self._labels = labels
+        self._reports = 0
+        self._reset({})
+        self.methods = {
+            "Advance": self._advance,
+            "Figures": self._figures,
+            "Reset": self._reset,
+        }
+
+    def _advance(self, request: Json) -> Json:
+        for start in request["starts"]:
+            tokens = self._recording.decode(start["recording"])
+            self._pool.start(start["now_s"], start["dp_rank"], start["request_id"], tokens)
+            self._held[start["dp_rank"]].add(start["request_id"])
+        finished = self._pool.advance(request["until_s"])
+        for f in finished:
+            self._held[f.worker].remove(f.request_key)
+        return {
+            "finished": [
+                {
+                    "request_id": f.request_key,
+                    "first_token_s": f.first_token_s,
+                    "end_s": f.end_s,
+                    "tokens": f.tokens,
+                }
+                for f in finished
+            ]
+        }
+
+    def _figures(self, request: Json) -> Json:
+        return asdict(Figures.of(self._pool.statistics()))
+
+    def _reset(self, request: Json) -> Json:
+        ids = self._recording.expert_ids
+        assert ids is not None
+        num_experts = self._recording.geometry.num_experts
+        self._pool = DecodePool(ids, num_experts, len(self._labels), self._cost)
+        self._held: list[set[Hashable]] = [set() for _ in self._labels]
+        return {}
+
+    async def report_forever(self, daemon: str, model: str, url: str) -> None:
+        """Register every engine, then report as often as the daemon asks."""
+        g = self._recording.geometry
+        geometry = activation_pb2.ModelGeometry(
+            num_layers=g.num_layers, num_experts=g.num_experts, top_k=g.top_k
+        )
+        async with grpc.aio.insecure_channel(daemon) as channel:
+            fleet = fleet_pb2_grpc.FleetServiceStub(channel)
+            lives = []
+            for rank, label in enumerate(self._labels):
+                worker = fleet_pb2.RegisterWorkerRequest(
+                    worker_id=f"decode-{rank}",
+                    model=model,
+                    url=url,
+                    dp_rank=rank,
+                    labels={"domain": label},
+                    capacity=fleet_pb2.WorkerCapacity(sequences=CAPACITY),
+                    geometry=geometry,
+                )
+                lives.append(await fleet.RegisterWorker(worker))
+            while True:
+                self._reports += 1
+                for rank, life in enumerate(lives):
+                    await fleet.ReportLoad(self._report(rank, model, life.incarnation))
+                await asyncio.sleep(lives[0].report_interval.ToTimedelta().total_seconds())
+
+    def _report(self, rank: int, model: str, incarnation: int) -> fleet_pb2.ReportLoadRequest:
+        recent = self._pool.recent(rank)
+        report = fleet_pb2.ReportLoadRequest(
+            worker_id=f"decode-{rank}",
+            model=model,
+            incarnation=incarnation,
+            report_number=self._reports,
+            running_sequences=self._pool.running(rank),
+            held=[fleet_pb2.HeldRequest(request_id=str(r)) for r in self._held[rank]],
+        )
+        if not math.isnan(recent.batch_size):
+            report.active_experts = recent.active_experts
+            report.batch_size = recent.batch_size
+            report.step_time.FromNanoseconds(round(recent.step_seconds * 1e9))
+        return report
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    recording = data.load(options.recording)
+    engines = Engines(recording, BUILT_IN_COSTS[options.cost], json.loads(options.labels))
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([handler(engines.methods)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    reporting = asyncio.create_task(
+        engines.report_forever(options.daemon, options.model, f"http://127.0.0.1:{port}")
+    )
+    closed = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await asyncio.wait([reporting, closed], return_when=asyncio.FIRST_COMPLETED)
+    if reporting.done():
+        reporting.result()  # it never ends but by an error: the daemon is gone, or refused
+    reporting.cancel()
+    await server.stop(None)
+
+
+def main() -> None:
+    """Run `python -m benchmarks.demo.engines`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo.engines")
+    parser.add_argument("--daemon", required=True, metavar="HOST:PORT")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--recording", required=True, metavar=f"FILE.npz|{data.SAMPLE}")
+    parser.add_argument("--cost", required=True, choices=BUILT_IN_COSTS)
+    parser.add_argument("--labels", required=True, help="JSON list: each engine's label `domain`")
+    asyncio.run(_serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

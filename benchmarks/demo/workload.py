@@ -1,0 +1,131 @@
+"""What every policy is given alike: halves of the recording, arrivals, workers, costs."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.fitting import Recording
+from eldr_service.simulation.arrivals import poisson_arrivals
+from eldr_service.simulation.cost import StepCost
+
+# With about ten recordings a worker in each half, centroids are means of something, and batches
+# fill without using up the recordings.
+RECORDINGS_A_WORKER = 10
+MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The same offered load for every policy.
+
+    Attributes
+    ----------
+    recording : Recording
+    fitted, driven : ndarray of int64
+        Requests of the recording: the half that the partition is fitted on, and the other, which
+        is driven.
+    workers : int
+    rate : float
+        Arrivals per second of virtual time.
+    arrivals : ndarray of float64
+        Their times.
+    cost : StepCost
+    seed : int
+        Of the split, the arrivals and the order of recordings.
+    """
+
+    recording: Recording
+    fitted: NDArray[np.int64]
+    driven: NDArray[np.int64]
+    workers: int
+    rate: float
+    arrivals: NDArray[np.float64]
+    cost: StepCost
+    seed: int
+
+    @classmethod
+    def make(
+        cls,
+        recording: Recording,
+        cost: StepCost,
+        *,
+        workers: int | None,
+        rate: float | None,
+        requests: int,
+        seed: int,
+    ) -> "Workload":
+        """Split and draw; about `requests` arrivals. None takes a default that fits the recording.
+
+        ValueError when there are too few requests.
+        """
+        # Without a token on either side there is nothing to route by, or nothing to decode.
+        whole = [
+            r
+            for r in range(recording.num_requests)
+            if recording.prefill(r).stop > recording.prefill(r).start
+            and recording.decode(r).stop > recording.decode(r).start
+        ]
+        shuffled = np.random.default_rng(seed).permutation(np.array(whole, dtype=np.int64))
+        fitted, driven = np.array_split(shuffled, 2)
+        workers = workers or default_workers(len(driven))
+        if not 1 <= workers <= len(driven):
+            raise ValueError(f"{workers} workers need as many requests to fit on: {len(driven)}")
+        rate = rate or default_rate(recording, driven, workers, cost)
+        arrivals = poisson_arrivals(rate, requests / rate, seed)
+        return cls(recording, fitted, driven, workers, rate, arrivals, cost, seed)
+
+    @cached_property
+    def oracle(self) -> list[str]:
+        """Each worker's label `domain`: workers shared out by the fitted half's decode tokens.
+
+        Domains lie end to end on a line as long as there are workers, each as long as its share. A
+        domain has the workers whose unit of the line is mostly its own, or, when it is too short
+        for that, the one that it lies in.
+        """
+        tokens: dict[str, int] = {}
+        for r in self.fitted.tolist():
+            decode = self.recording.decode(r)
+            domain = str(self.recording.domains[r])
+            tokens[domain] = tokens.get(domain, 0) + decode.stop - decode.start
+        scale = self.workers / sum(tokens.values())
+        serves: list[list[str]] = [[] for _ in range(self.workers)]
+        end = 0.0
+        for domain in sorted(tokens):
+            start, end = end, end + tokens[domain] * scale
+            own = range(round(start), round(end)) or [min(int((start + end) / 2), self.workers - 1)]
+            for worker in own:
+                serves[worker].append(domain)
+        return [",".join(domains) for domains in serves]
+
+
+def default_workers(driven: int) -> int:
+    """The power of two that leaves each worker about ten recordings, 16 at most."""
+    workers = 1
+    while workers < MOST_WORKERS and 2 * workers * RECORDINGS_A_WORKER <= driven:
+        workers *= 2
+    return workers
+
+
+def default_rate(
+    recording: Recording, driven: NDArray[np.int64], workers: int, cost: StepCost
+) -> float:
+    """Arrivals per second that keep about half of the driven recordings in flight.
+
+    More, and arrivals would often find none free; fewer, and batches would be small. By Little's
+    law, with the active experts of a batch of independent tokens.
+    """
+    decodes = [recording.decode(r) for r in driven.tolist()]
+    tokens = sum(d.stop - d.start for d in decodes)
+    picked = sum(recording.counts_of(d) for d in decodes) / tokens
+    in_flight = len(driven) / 2
+    batch = max(1.0, in_flight / workers)
+    active = (1 - (1 - picked) ** batch).sum()
+    g = recording.geometry
+    step_s = 1e-6 * (
+        g.num_layers * (cost.per_layer_us + cost.per_sequence_us * batch)
+        + cost.per_expert_us * active
+    )
+    rate = in_flight / (tokens / len(driven) * step_s)
+    return float(f"{rate:.2g}")
