@@ -77,6 +77,11 @@ class Model:
         if not self._declared_by:
             self.geometry = None
 
+    def group_of(self, worker_id: str) -> str:
+        """The group of a prefill worker; empty where it has none, or is not known."""
+        row = self.fleet.row(worker_id)
+        return "" if row is None else self.fleet.spec(row).group
+
     # Bookings
 
     def book(self, booking: Booking) -> None:

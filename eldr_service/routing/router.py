@@ -1,11 +1,8 @@
 """The router: signatures come in, requests are placed and released, leases run out."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, IntEnum
-
-import numpy as np
-from numpy.typing import NDArray
 
 from eldr_service.core.activation import ActivationCounts
 from eldr_service.core.errors import (
@@ -15,12 +12,11 @@ from eldr_service.core.errors import (
     UnavailableError,
 )
 from eldr_service.core.lease import Booking, Ended
-from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.core.signature_buffer import HeldSignature, SignatureBuffer
-from eldr_service.kernels import similarity, transform_signature
 from eldr_service.policies.policy import Policy
-from eldr_service.routing.decide import RouteCall, alternates, apply_filters, decide
+from eldr_service.routing.decide import RouteCall
 from eldr_service.routing.model import Model, Observer
+from eldr_service.routing.place import Placed, place
 
 
 class ReleaseResult(Enum):
@@ -37,27 +33,6 @@ class ReleaseOutcome(IntEnum):
     COMPLETED = 1
     FAILED = 2
     CANCELLED = 3
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerScore:
-    """How one worker looked when the decision was made. None where unknown."""
-
-    worker_id: str
-    ineligible_reason: str
-    similarity: float | None
-    load: float
-    in_band: bool
-    predicted_active_experts: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """An answer: the booking (not kept for a dry run), and what `explain` asked for."""
-
-    booking: Booking
-    repeated: bool = False
-    scores: tuple[WorkerScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,100 +182,20 @@ class Router:
                 return Placed(booking, repeated=True)
             if lower := model.bookings.live(call.request_id):
                 model.end(lower, Ended.SUPERSEDED, now)
-        return self._place(model, call, now)
-
-    def _place(self, model: Model, call: RouteCall, now: float) -> Placed:
-        counts, coverage, prefill_worker = self._known_counts(model, call)
-        partition, policy = model.partition, model.policy
-        snapshot = model.fleet.snapshot(
-            now,
-            slots=model.bindings.slot_of if model.bindings else {},
-            centroids=partition.centroids if partition else None,
-            load=policy.parameters.load,
-        )
-        filters = apply_filters(
+        placed = place(
+            model,
             call,
-            snapshot,
-            tuple(model.fleet.spec(r).group for r in snapshot.rows.tolist()),
-            self._group(model, prefill_worker),
-            model.bookings.earlier_worker(call.request_id, call.attempt),
-        )
-        fleet = replace(snapshot, eligible=filters.eligible)
-        explain = call.explain or call.dry_run
-        signature = None
-        if counts is not None and partition and (policy.needs_signature or explain):
-            signature = _signature(counts, model)
-        request = RequestView(
-            call.request_id,
-            model.decisions,
-            signature,
-            counts,
-            coverage,
-            call.num_sequences,
-            call.prompt_tokens,
-            call.expected_output_tokens,
-            call.labels,
-        )
-        decision = decide(policy, request, fleet, bool(call.pinned_worker), model.name)
-        if explain and decision.similarity is None and signature is not None and partition:
-            decision = replace(
-                decision, similarity=similarity(partition.centroids, signature, fleet.slots)
-            )
-        others = alternates(decision, fleet, filters, self.limits.alternates)
-        chosen = decision.worker
-        rows = fleet.rows.tolist()
-        lease_seconds = call.lease_seconds or self.limits.lease_seconds
-        looked_at = (
-            signature is not None and decision.reason is not Reason.LEAST_LOADED_LOW_COVERAGE
-        )
-        booking = Booking(
-            request_id=call.request_id,
-            attempt=call.attempt,
+            self.signatures.get(call.model, call.request_id),
+            most_alternates=self.limits.alternates,
+            lease_seconds=call.lease_seconds or self.limits.lease_seconds,
             lease_id="" if call.dry_run else self._next_lease(),
-            row=rows[chosen],
-            generation=model.fleet.generation(rows[chosen]),
-            worker_id=fleet.worker_ids[chosen],
-            num_sequences=call.num_sequences,
-            prompt_tokens=call.prompt_tokens,
-            expected_output_tokens=call.expected_output_tokens,
-            fingerprint=call.fingerprint,
-            lease_seconds=lease_seconds,
-            expires_at=now + lease_seconds,
-            reason=decision.reason,
-            policy=policy.name,
-            partition_version=partition.version if partition and looked_at else 0,
-            similarity=_number(decision.similarity, chosen),
-            coverage=coverage,
-            stale=bool((fleet.stale & fleet.eligible).any()),
-            targets=tuple(model.fleet.spec(rows[i]) for i in (chosen, *others)),
-            slot=int(fleet.slots[chosen]),
-            counts=counts.copy() if policy.keeps_counts and counts is not None else None,
+            now=now,
         )
         if not call.dry_run:
-            model.book(booking)
-            if counts is not None and model.geometry and coverage >= 0.5:
-                model.recent.add(counts)
-        scores = _scores(decision, fleet, filters.why_not) if explain else ()
-        return Placed(booking, scores=scores)
-
-    def _known_counts(
-        self, model: Model, call: RouteCall
-    ) -> tuple[NDArray[np.uint32] | None, float, str]:
-        """Counts (None where there are none that fit), coverage and prefill worker."""
-        if call.counts is not None:
-            tokens = call.counts.num_tokens + call.counts.unknown_tokens
-            counts = call.counts.counts if tokens else None
-            return counts, call.counts.coverage, call.prefill_worker
-        held = self.signatures.get(call.model, call.request_id)
-        if held is None:
-            return None, 0.0, call.prefill_worker
-        prefill_worker = call.prefill_worker or held.prefill_worker
-        fits = model.geometry in (None, held.geometry) and (held.tokens + held.unknown).any()
-        return held.counts if fits else None, held.coverage, prefill_worker
-
-    def _group(self, model: Model, prefill_worker: str) -> str:
-        row = model.fleet.row(prefill_worker) if prefill_worker else None
-        return "" if row is None else model.fleet.spec(row).group
+            model.book(placed.booking)
+            if placed.counts is not None and model.geometry and placed.booking.coverage >= 0.5:
+                model.recent.add(placed.counts)
+        return placed
 
     def _next_lease(self) -> str:
         self._leases += 1
@@ -384,35 +279,3 @@ class Router:
             model.bookings.forget(now)
             silent += [(model.name, row) for row in model.fleet.silent(now)]
         return silent
-
-
-def _signature(counts: NDArray[np.uint32], model: Model) -> NDArray[np.float32] | None:
-    assert model.partition
-    transform = model.partition.transform
-    assert transform.layers is not None
-    signature = transform_signature(
-        counts, transform.layers, transform.weights, transform.name == "sqrt"
-    )
-    return signature if signature.any() else None
-
-
-def _number(values: NDArray[np.float64] | None, index: int) -> float | None:
-    if values is None or np.isnan(values[index]):
-        return None
-    return float(values[index])
-
-
-def _scores(
-    decision: Decision, fleet: FleetSnapshot, why_not: Callable[[int], str]
-) -> tuple[WorkerScore, ...]:
-    return tuple(
-        WorkerScore(
-            worker_id,
-            why_not(i),
-            _number(decision.similarity, i),
-            float(fleet.load[i]),
-            bool(decision.in_band is not None and decision.in_band[i]),
-            _number(decision.predicted_active_experts, i),
-        )
-        for i, worker_id in enumerate(fleet.worker_ids)
-    )

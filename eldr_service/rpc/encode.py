@@ -12,7 +12,7 @@ from eldr_service.core.partition import Partition
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import InstalledPolicy, parameters_of
 from eldr_service.routing.model import Model
-from eldr_service.routing.router import Placed
+from eldr_service.routing.place import Placed
 
 
 def duration(seconds: float) -> Duration:

@@ -14,7 +14,8 @@ from eldr_service.observability.metrics import Metrics, ModelState, RouterState
 from eldr_service.observability.metrics import WorkerState as WorkerGauges
 from eldr_service.routing.decide import RouteCall
 from eldr_service.routing.model import Model
-from eldr_service.routing.router import Placed, ReleaseOutcome, ReleaseResult, Router
+from eldr_service.routing.place import Placed
+from eldr_service.routing.router import ReleaseOutcome, ReleaseResult, Router
 
 MAX_LOGGED = 1_024  # characters of an error, which may quote what was sent
 

@@ -1,0 +1,177 @@
+"""One placement: what is known of the request, the decision, and the booking to be made of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.lease import Booking
+from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.core.signature_buffer import HeldSignature
+from eldr_service.kernels import similarity, transform_signature
+from eldr_service.routing.decide import RouteCall, alternates, apply_filters, decide
+from eldr_service.routing.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerScore:
+    """How one worker looked when the decision was made. None where unknown."""
+
+    worker_id: str
+    ineligible_reason: str
+    similarity: float | None
+    load: float
+    in_band: bool
+    predicted_active_experts: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placed:
+    """An answer to Route.
+
+    Attributes
+    ----------
+    booking : Booking
+        Not kept for a dry run.
+    repeated : bool
+        The booking was there before.
+    scores : tuple of WorkerScore
+        What `explain` asked for.
+    counts : ndarray of uint32, shape [num_layers, num_experts], or None
+        What the decision rests on.
+    """
+
+    booking: Booking
+    repeated: bool = False
+    scores: tuple[WorkerScore, ...] = ()
+    counts: NDArray[np.uint32] | None = None
+
+
+def place(
+    model: Model,
+    call: RouteCall,
+    held: HeldSignature | None,
+    *,
+    most_alternates: int,
+    lease_seconds: float,
+    lease_id: str,
+    now: float,
+) -> Placed:
+    """Decide where a request goes. Changes nothing; the caller books.
+
+    Raises
+    ------
+    UnavailableError, ResourceExhaustedError
+        As `apply_filters` does.
+    """
+    counts, coverage = _known_counts(model, call, held)
+    partition, policy = model.partition, model.policy
+    snapshot = model.fleet.snapshot(
+        now,
+        slots=model.bindings.slot_of if model.bindings else {},
+        centroids=partition.centroids if partition else None,
+        load=policy.parameters.load,
+    )
+    rows = snapshot.rows.tolist()
+    filters = apply_filters(
+        call,
+        snapshot,
+        tuple(model.fleet.spec(row).group for row in rows),
+        model.group_of(call.prefill_worker or (held.prefill_worker if held else "")),
+        model.bookings.earlier_worker(call.request_id, call.attempt),
+    )
+    fleet = replace(snapshot, eligible=filters.eligible)
+    explain = call.explain or call.dry_run
+    signature = None
+    if counts is not None and partition and (policy.needs_signature or explain):
+        signature = _signature(counts, model)
+    request = RequestView(
+        call.request_id,
+        model.decisions,
+        signature,
+        counts,
+        coverage,
+        call.num_sequences,
+        call.prompt_tokens,
+        call.expected_output_tokens,
+        call.labels,
+    )
+    decision = decide(policy, request, fleet, bool(call.pinned_worker), model.name)
+    if explain and decision.similarity is None and signature is not None and partition:
+        decision = replace(
+            decision, similarity=similarity(partition.centroids, signature, fleet.slots)
+        )
+    chosen = decision.worker
+    targets = (chosen, *alternates(decision, fleet, filters, most_alternates))
+    looked_at = signature is not None and decision.reason is not Reason.LEAST_LOADED_LOW_COVERAGE
+    booking = Booking(
+        request_id=call.request_id,
+        attempt=call.attempt,
+        lease_id=lease_id,
+        row=rows[chosen],
+        generation=model.fleet.generation(rows[chosen]),
+        worker_id=fleet.worker_ids[chosen],
+        num_sequences=call.num_sequences,
+        prompt_tokens=call.prompt_tokens,
+        expected_output_tokens=call.expected_output_tokens,
+        fingerprint=call.fingerprint,
+        lease_seconds=lease_seconds,
+        expires_at=now + lease_seconds,
+        reason=decision.reason,
+        policy=policy.name,
+        partition_version=partition.version if partition and looked_at else 0,
+        similarity=_number(decision.similarity, chosen),
+        coverage=coverage,
+        stale=bool((fleet.stale & fleet.eligible).any()),
+        targets=tuple(model.fleet.spec(rows[i]) for i in targets),
+        slot=int(fleet.slots[chosen]),
+        counts=counts.copy() if policy.keeps_counts and counts is not None else None,
+    )
+    scores = _scores(decision, fleet, filters.why_not) if explain else ()
+    return Placed(booking, scores=scores, counts=counts)
+
+
+def _known_counts(
+    model: Model, call: RouteCall, held: HeldSignature | None
+) -> tuple[NDArray[np.uint32] | None, float]:
+    """Counts, None where there are none that fit the model, and coverage."""
+    if call.counts is not None:
+        tokens = call.counts.num_tokens + call.counts.unknown_tokens
+        return call.counts.counts if tokens else None, call.counts.coverage
+    if held is None:
+        return None, 0.0
+    fits = model.geometry in (None, held.geometry) and (held.tokens + held.unknown).any()
+    return held.counts if fits else None, held.coverage
+
+
+def _signature(counts: NDArray[np.uint32], model: Model) -> NDArray[np.float32] | None:
+    assert model.partition
+    transform = model.partition.transform
+    assert transform.layers is not None
+    signature = transform_signature(
+        counts, transform.layers, transform.weights, transform.name == "sqrt"
+    )
+    return signature if signature.any() else None
+
+
+def _number(values: NDArray[np.float64] | None, index: int) -> float | None:
+    if values is None or np.isnan(values[index]):
+        return None
+    return float(values[index])
+
+
+def _scores(
+    decision: Decision, fleet: FleetSnapshot, why_not: Callable[[int], str]
+) -> tuple[WorkerScore, ...]:
+    return tuple(
+        WorkerScore(
+            worker_id,
+            why_not(i),
+            _number(decision.similarity, i),
+            float(fleet.load[i]),
+            bool(decision.in_band is not None and decision.in_band[i]),
+            _number(decision.predicted_active_experts, i),
+        )
+        for i, worker_id in enumerate(fleet.worker_ids)
+    )
