@@ -301,9 +301,9 @@ def _load(
     if unit == "tokens":
         amount = table["booked_tokens"]
     elif unit == "kv":
-        in_use = table["kv_used"] + table["unseen_tokens"]
+        in_use = table["kv_used"].astype(np.float64) + table["unseen_tokens"]
         amount = np.where(fresh, in_use, table["booked_tokens"])
     # Multiplied before it is divided: equal ratios of integers then give equal floats, and so ties.
-    # In floats, as the product of two numbers that workers report can exceed 64 bits.
+    # In floats, as sums and products of what workers report can exceed 64 bits.
     load: NDArray[np.float64] = amount.astype(np.float64) * capacity.max(initial=1) / capacity
     return load

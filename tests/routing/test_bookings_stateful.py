@@ -436,24 +436,25 @@ class Bookings(RuleBasedStateMachine):
         foreign=st.integers(0, 2),
         late=st.booleans(),
         old=st.booleans(),
+        state=st.sampled_from(["READY", "READY", "JOINING", "DRAINING", "GONE"]),
     )
-    def one_reports(self, name, left_out, foreign, late, old):
-        self.report([name], map(self.name, left_out), foreign, late, old)
+    def one_reports(self, name, left_out, foreign, late, old, state):
+        self.report([name], map(self.name, left_out), foreign, late, old, state)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 1.5]), left_out=st.integers(0, 2))
     def all_report(self, seconds, left_out):
         self.now += seconds
         self.report(list(self.fleet), list(self.live)[:left_out])
 
-    def report(self, names, left_out, foreign=0, late=False, old=False):
-        self.settled = True
+    def report(self, names, left_out, foreign=0, late=False, old=False, state="READY"):
         left_out = set(left_out)
-        self.expire()
         for name in names:
             if name in self.fleet:
-                self.report_one(name, left_out, foreign, late, old)
+                self.settled = True
+                self.expire()
+                self.report_one(name, left_out, foreign, late, old, state)
 
-    def report_one(self, name, left_out, foreign, late, old):
+    def report_one(self, name, left_out, foreign, late, old, state):
         worker = self.fleet[name]
         incarnation = worker.incarnation
         if old and self.old_incarnations:
@@ -463,18 +464,26 @@ class Bookings(RuleBasedStateMachine):
         stray = ("nobody's", 1)
         held = (*((r, here[r].call.attempt) for r in running), stray)
         number = worker.number if late else worker.number + 1
-        said = LoadReport(incarnation, number, held=held, foreign_sequences=foreign)
+        said = LoadReport(
+            incarnation, number, held=held, foreign_sequences=foreign, state=WorkerState[state]
+        )
         accepted, unknown = self.workers.report(MODEL, name, said, self.now)
         assert accepted == (incarnation == worker.incarnation and number > worker.number)
         if not accepted:
             assert unknown == []
             return
+        if state == "GONE":
+            assert unknown == list(held)
+            self.end_all_on(name)
+            self.old_incarnations.append(incarnation)
+            del self.fleet[name]
+            return
         assert unknown == [stray]
         worker.number, worker.foreign, worker.reported_at = number, foreign, self.now
         if worker.spec.time_to_live:
             worker.alive_until = self.now + worker.spec.time_to_live
-        if worker.state == "JOINING":
-            worker.state = "READY"
+        if state == "DRAINING" or (state == "READY" and worker.state == "JOINING"):
+            worker.state = state
         for request_id, booking in here.items():
             if request_id in running:
                 booking.seen, booking.absences = True, 0
