@@ -84,7 +84,11 @@ def test_a_restart_and_a_crash_lose_nothing(tmp_path):
         assert client.partition.RollbackPartition(rollback).partition.version == 1
         with Refused("FAILED_PRECONDITION"):
             client.partition.RollbackPartition(rollback)
-        assert client.fit("m").version == 4
+        exported = client.partition.ExportPartition(
+            partition_pb2.ExportPartitionRequest(model="m", version=2)
+        )
+        again = partition_pb2.ImportPartitionRequest(data=exported.data)
+        assert client.partition.ImportPartition(again).partition.version == 4
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +226,15 @@ def test_a_fleet_file_is_followed_at_sighup(tmp_path):
         daemon.process.send_signal(signal.SIGHUP)
         eventually(lambda: b"not reloaded" in daemon.stderr_path.read_bytes())
         assert len(states()) == 3
+        misfit = fleet_file("e").replace("16", "17")
+        path.write_text(fleet_file("a", "c", "d") + misfit)
+        daemon.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "d" in states())
+        client.route("m", "s", pinned_worker="d")
+        path.write_text(fleet_file("a", "c", "d"))
+        daemon.process.send_signal(signal.SIGHUP)
+        eventually(lambda: daemon.stderr_path.read_bytes().count(b"] reloaded") == 2)
+        assert client.workers("m")["d"].booked_sequences == 1
 
 
 def test_a_wrong_fleet_file_ends_the_start(tmp_path):
