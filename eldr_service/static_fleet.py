@@ -55,7 +55,8 @@ class StaticFleet:
         Raises
         ------
         FleetFileError
-            Something in the file is wrong; nothing is changed then.
+            Something in the file is wrong, and nothing is changed; or a worker does not fit the
+            model, and only those before it in the file have joined.
         """
         wanted = self._read()
         for (model, worker_id), entry in wanted.items():
@@ -65,6 +66,7 @@ class StaticFleet:
                     self._workers.register_static(model, spec, geometry, now)
                 except EldrError as error:
                     raise FleetFileError(f"{self._path}: worker {worker_id}: {error}") from error
+                self._present[model, worker_id] = entry  # joins once, whatever comes after it
         for model, worker_id in self._present.keys() - wanted.keys():
             try:
                 self._workers.drain(model, worker_id)

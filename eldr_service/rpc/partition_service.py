@@ -145,17 +145,19 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             process.terminate()
 
     async def _elsewhere(self, fit: Callable[[], bytes]) -> bytes:
-        if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")  # gRPC's threads do not survive a fork
-            self._pool = ProcessPoolExecutor(1, spawn)
         try:
+            if self._pool is None:
+                spawn = multiprocessing.get_context("spawn")  # gRPC's threads do not survive a fork
+                self._pool = ProcessPoolExecutor(1, spawn)
             return await asyncio.get_running_loop().run_in_executor(self._pool, fit)
         except ValueError as error:
             raise InvalidArgumentError("request", "what can be fitted", str(error)) from error
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, OSError) as error:
             self._pool = None
             raise ResourceExhaustedError(
-                "the fitting process was ended from outside, for want of memory perhaps", 1.0
+                "the fitting process could not be started or was ended from outside, for want of"
+                f" memory perhaps: {error}",
+                1.0,
             ) from error
 
     def _keep(self, partition: Partition, activate: bool) -> pb.PartitionInfo:

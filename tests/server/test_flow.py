@@ -374,6 +374,35 @@ def test_reports(client, model):
         client.fleet.ReportLoad(fleet_pb2.ReportLoadRequest(model=model, worker_id="nobody"))
 
 
+def test_the_largest_numbers_a_worker_can_report(client, model):
+    most = 2**32 - 1
+    capacity = fleet_pb2.WorkerCapacity(sequences=most, kv_tokens=2**48 - 1)
+    small = fleet_pb2.WorkerCapacity(sequences=1, kv_tokens=1)
+    life = client.register(model, "large", capacity=capacity)
+    client.register(model, "small", capacity=small)
+    client.fleet.ReportLoad(
+        fleet_pb2.ReportLoadRequest(
+            model=model,
+            worker_id="large",
+            incarnation=life,
+            report_number=2**63 - 1,
+            foreign_sequences=most - 1,
+            kv_tokens_used=2**48 - 1,
+        )
+    )
+    for load in ("sequences", "tokens", "kv"):
+        client.policy.SetPolicy(
+            policy_pb2.SetPolicyRequest(
+                model=model, name="join-shortest-queue", parameters={"load": load}
+            )
+        )
+        fields = {"prompt_tokens": most, "expected_output_tokens": most}
+        placement = client.route(model, load, pinned_worker="large", explain=True, **fields)
+        assert all(score.load >= 0 for score in placement.scores)
+        client.release(model, load)
+    assert client.workers(model)["large"].load == most - 1
+
+
 def test_partitions_travel_bit_for_bit(client, fleet):
     export = partition_pb2.ExportPartitionRequest(model=fleet)
     exported = client.partition.ExportPartition(export)
