@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.demo import data
+from benchmarks.demo.chance import SEEDS, other_seeds
 from benchmarks.demo.document import document
 from benchmarks.demo.driver import Driver
 from benchmarks.demo.plain import plain_run
@@ -128,7 +129,9 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
         for policy in POLICIES:
             plain[policy] = plain_run(policy, work, partition)
             progress.advance(task)
-    return Result(name, work, partition, runs, plain, time.monotonic() - begun)
+        task = progress.add_task("the same with other seeds", total=SEEDS)
+        others = other_seeds(work, known.model, partial(progress.advance, task))
+    return Result(name, work, partition, runs, plain, others, time.monotonic() - begun)
 
 
 def _fit(model: str, work: Workload, progress: Progress) -> Partition:

@@ -42,6 +42,7 @@ def document(result: Result) -> dict[str, Any]:
         },
         "best_load_only": best,
         "goal": {"active_experts_change": GOAL, "met": goal_met(result.figures)},
+        "other_seeds": result.other_seeds,
         "plain_loop": {
             "differing": result.differing,
             "policies": {policy: asdict(run.finished) for policy, run in result.plain.items()},

@@ -19,6 +19,7 @@ from benchmarks.demo.verdict import (
     LOCAL,
     SUBJECT,
     best_load_only,
+    chance,
     change,
     verdict,
 )
@@ -50,6 +51,7 @@ def print_report(result: Result, console: Console) -> None:
     said = Table.grid(padding=(0, 1))
     for sentence in verdict(result.figures, known.model, work.workers):
         said.add_row("•", sentence)
+    said.add_row("•", chance(result.other_seeds))
     said.add_row("•", _agreement(result))
     console.print(said)
     console.print()
@@ -170,7 +172,7 @@ def _next(result: Result) -> Table:
         if name in at_hand and name != Path(result.name).stem
     ]
     tries += [
-        (f"make demo SEED={work.seed + 1}", "other halves and arrivals: how much is chance?"),
+        (f"make demo SEED={work.seed + 1}", "other halves and other arrivals"),
         (f"make demo RATE={work.rate / 2:g}", "half the load: smaller batches, other gains"),
         (f"make demo WORKERS={max(2, work.workers // 2)}", "fewer workers have less to tell apart"),
         (".venv/bin/eldr-server", "a daemon of your own, on 127.0.0.1:50051; then"),

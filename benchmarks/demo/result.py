@@ -17,6 +17,8 @@ class Result:
         The recording's file, or `data.SAMPLE`.
     runs, plain : dict of policy to Run
         Over gRPC, and by the plain loop in one process.
+    other_seeds : dict of seed to float
+        The relative change in active experts with other seeds; see `chance`.
     seconds : float
         Of the whole demo, setup left out.
     """
@@ -26,6 +28,7 @@ class Result:
     partition: Partition
     runs: dict[str, Run]
     plain: dict[str, Run]
+    other_seeds: dict[int, float]
     seconds: float
 
     @property

@@ -71,3 +71,14 @@ def verdict(figures: Mapping[str, Figures], model: str, workers: int) -> list[st
             f" of {figures[least].load_imbalance:.2f}."
         )
     return said
+
+
+def chance(changes: Mapping[int, float]) -> str:
+    """How the change in active experts came out with other seeds."""
+    met = sum(moved <= GOAL for moved in changes.values())
+    return (
+        f"With other halves and arrivals (seeds {min(changes)} to {max(changes)}, plain loop) the"
+        f" change in active experts is {min(changes.values()):+.1%} to"
+        f" {max(changes.values()):+.1%}:"
+        f" the goal is met by {met} of {len(changes)}."
+    )

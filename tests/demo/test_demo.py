@@ -149,6 +149,7 @@ def test_the_page_and_the_document(tmp_path):
         "drawn by the project's own generator",
         "12 layers x 32 experts, top-4",
         "makes the same",
+        "(seeds 1 to 4, plain loop)",
         "What to try next",
         "make demo SEED=1",
         "domain-7",
@@ -165,6 +166,7 @@ def test_the_page_and_the_document(tmp_path):
         assert figures["placements"] == result["arrivals"]
         same = result["plain_loop"]["policies"][policy]
         assert same == {name: figures[name] for name in same}
+    assert list(result["other_seeds"]) == ["1", "2", "3", "4"]
     assert np.sum(result["heat_map"]["placements"]) == result["arrivals"]
     assert f"{result['policies']['locality-band']['active_experts']:.2f}" in page
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from benchmarks.demo.heat_map import heat_map, tally, worker_order
 from benchmarks.demo.run import Figures
-from benchmarks.demo.verdict import POLICIES, best_load_only, change, goal_met, verdict
+from benchmarks.demo.verdict import POLICIES, best_load_only, chance, change, goal_met, verdict
 
 ALIKE = Figures(20.0, 2.0, 2.5, 3.0, 1.5, 1000)
 
@@ -40,6 +40,12 @@ def test_a_goal_missed_is_said_to_be_missed():
     assert "-2.6%. That misses the goal of 5% fewer." in goal
     assert "The goal is set for gpt-oss-20b and 16 workers" in goal
     assert costs == "It costs nothing in tail or balance here."
+
+
+def test_other_seeds_are_not_hidden():
+    said = chance({1: -0.07, 2: -0.021, 3: 0.03})
+    assert "seeds 1 to 3" in said
+    assert "-7.0% to +3.0%: the goal is met by 1 of 3." in said
 
 
 def test_a_rival_that_touches_fewer_is_named():
