@@ -138,7 +138,7 @@ class Daemon:
 
     def _server(self) -> grpc.aio.Server:
         return grpc.aio.server(
-            interceptors=[TokenInterceptor(self._tokens)],
+            interceptors=[TokenInterceptor(self._tokens, self._telemetry.refused_caller)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -18,7 +18,7 @@ from eldr.v1 import fleet_pb2
 from google.protobuf.json_format import ParseDict, ParseError
 
 from eldr_service.core.errors import EldrError
-from eldr_service.core.fleet import WorkerSpec
+from eldr_service.core.fleet import WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.routing.workers import Workers
 from eldr_service.rpc import decode
@@ -63,7 +63,9 @@ class StaticFleet:
             if self._present.get((model, worker_id)) != entry:
                 spec, geometry = entry
                 try:
-                    self._workers.register_static(model, spec, geometry, now)
+                    self._workers.register(
+                        model, spec, WorkerState.READY, geometry, now, static=True
+                    )
                 except EldrError as error:
                     raise FleetFileError(f"{self._path}: worker {worker_id}: {error}") from error
                 self._present[model, worker_id] = entry  # joins once, whatever comes after it

@@ -126,6 +126,11 @@ class BookingTable:
         self._remembered = 0
         self._expiries: list[tuple[float, str, int, str]] = []
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is alive and nothing remembered."""
+        return not self._live and not self._past
+
     def __len__(self) -> int:
         return len(self._live)
 

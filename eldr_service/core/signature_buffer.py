@@ -14,6 +14,7 @@ from eldr_service.core.errors import (
 from eldr_service.core.geometry import ModelGeometry
 
 MAX_CHUNKS = 65_536
+_MAX_COUNT = np.iinfo(np.uint32).max
 _CHUNK_BYTES = 250  # what one remembered chunk costs in the two containers, about
 _SIGNATURE_BYTES = 1_500  # and an empty signature
 
@@ -104,8 +105,9 @@ class HeldSignature:
         rows = slice(chunk.layer_offset, chunk.layer_offset + len(chunk.counts))
         tokens = int(self.tokens[rows].max()) + chunk.num_tokens
         unknown = int(self.unknown[rows].max()) + chunk.unknown_tokens
-        if max(tokens, unknown) > MAX_TOKENS:
-            raise InvalidArgumentError("num_tokens", f"at most {MAX_TOKENS} in all", tokens)
+        most = min(MAX_TOKENS, _MAX_COUNT // self.geometry.top_k)
+        if max(tokens, unknown) > most:
+            raise InvalidArgumentError("counts.num_tokens", f"at most {most} in all", tokens)
         self.total_chunks = total
         self.prompt_tokens = prompt_tokens or self.prompt_tokens
         if before is not None:

@@ -40,6 +40,8 @@ class Model:
         None for as long as nobody has declared it.
     decisions : int
         Booked since the policy is in force.
+    has_own_policy : bool
+        Somebody chose it for this model.
     """
 
     def __init__(self, name: str, policy: Policy, report_limit: float, observer: Observer) -> None:
@@ -52,14 +54,24 @@ class Model:
         self.bindings: Bindings | None = None
         self.policy = policy
         self.decisions = 0
+        self.has_own_policy = False
         self.observer = observer
         self._declared_by: set[Hashable] = set()
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing of the model is here or remembered, so that it can be forgotten."""
+        kept = self._declared_by or self.has_own_policy
+        return not (len(self.fleet) or kept) and self.bookings.is_empty
+
     # Geometry
 
-    def check_geometry(self, geometry: ModelGeometry) -> None:
-        """Raise FailedPreconditionError when the model has another geometry."""
-        if self.geometry and geometry != self.geometry:
+    def check_geometry(self, geometry: ModelGeometry, renewed: Hashable = None) -> None:
+        """Raise FailedPreconditionError when the model has another geometry.
+
+        A source that declares anew (`renewed`) may correct what rests on it alone.
+        """
+        if self.geometry and geometry != self.geometry and self._declared_by != {renewed}:
             raise FailedPreconditionError(f"model {self.name} has {self.geometry}, not {geometry}")
 
     def declare_geometry(self, geometry: ModelGeometry, source: Hashable) -> None:

@@ -124,6 +124,7 @@ class Partitions:
         model = self._router.model(model_name)
         policy = create(name, parameters)
         model.set_policy(policy)
+        model.has_own_policy = True
         record = replace(
             self._record(model), policy=policy.name, policy_parameters=parameters_of(policy)
         )
@@ -145,6 +146,7 @@ class Partitions:
                 model.declare_geometry(record.geometry, "partition")
             if record.policy:
                 model.set_policy(self._restored_policy(record))
+                model.has_own_policy = True
         slots: dict[str, dict[str, int]] = {}
         for worker in self._store.workers():
             self._workers.restore(worker, now)

@@ -228,10 +228,10 @@ class Router:
         FailedPreconditionError
             The decode's counts have another geometry than the model.
         """
-        known = self.models.get(model)
-        if known is None and self.signatures.get(model, request_id):
-            known = self.model_or_new(model)
-        known = known or self.model(model)
+        if model not in self.models and self.signatures.get(model, request_id):
+            self.signatures.discard(model, request_id)
+            return ReleaseResult.UNKNOWN, None
+        known = self.model(model)
         if decode_counts:
             known.check_geometry(decode_counts.geometry)
         known.expire(now)
@@ -274,8 +274,10 @@ class Router:
         if dropped := self.signatures.expire(now):
             self.observer.signatures_dropped(dropped, "age")
         silent = []
-        for model in self.models.values():
+        for model in list(self.models.values()):
             model.expire(now)
             model.bookings.forget(now)
             silent += [(model.name, row) for row in model.fleet.silent(now)]
+            if model.is_empty:
+                del self.models[model.name]
         return silent

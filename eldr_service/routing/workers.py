@@ -41,8 +41,11 @@ class Workers:
         state: WorkerState,
         geometry: ModelGeometry | None,
         now: float,
+        static: bool = False,
     ) -> int:
         """Make a worker known as a new incarnation; returns it.
+
+        `static` is for workers that a file names: they are not kept over a restart.
 
         Raises
         ------
@@ -53,7 +56,7 @@ class Workers:
         """
         known = self._router.models.get(model_name)
         if geometry and known:
-            known.check_geometry(geometry)
+            known.check_geometry(geometry, renewed=known.fleet.row(spec.worker_id))
         if known is None or spec.worker_id not in known.fleet:
             workers = sum(len(m.fleet) for m in self._router.models.values())
             if workers >= self._router.limits.max_workers:
@@ -61,6 +64,7 @@ class Workers:
                     f"{workers} workers are known, the most there may be", retry_after=60.0
                 )
         model = self._router.model_or_new(model_name)
+        (self._static.add if static else self._static.discard)((model_name, spec.worker_id))
         self._next_incarnation += 1
         returning = spec.worker_id in model.fleet
         row = self._join(model, spec, state, geometry, self._next_incarnation, now)
@@ -70,13 +74,6 @@ class Workers:
             with self._logged():
                 self._save(model, row)
         return self._next_incarnation
-
-    def register_static(
-        self, model_name: str, spec: WorkerSpec, geometry: ModelGeometry | None, now: float
-    ) -> None:
-        """Make a worker known that a file names; it is not kept over a restart."""
-        self._static.add((model_name, spec.worker_id))
-        self.register(model_name, spec, WorkerState.READY, geometry, now)
 
     def restore(self, record: WorkerRecord, now: float) -> None:
         """Take in a worker that an earlier run knew, in its old life; its record stays as it is."""

@@ -118,10 +118,21 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
     Refuses before the handler is looked up and without decoding a request, so that the answer says
     nothing of what there is. Health checks need no token, reflection needs any valid one. Without
     tokens everything is allowed.
+
+    Parameters
+    ----------
+    tokens : Tokens or None
+    refused : callable (full method name, error), optional
+        Told of each refusal.
     """
 
-    def __init__(self, tokens: Tokens | None) -> None:
+    def __init__(
+        self,
+        tokens: Tokens | None,
+        refused: Callable[[str, EldrError], None] = lambda *_: None,
+    ) -> None:
         self._tokens = tokens
+        self._refused = refused
 
     async def intercept_service(
         self,
@@ -132,19 +143,24 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if self._tokens is None or method.startswith(_HEALTH):
             return await continuation(handler_call_details)
-        token = _bearer_token(handler_call_details.invocation_metadata)
+        if error := self._objection(method, handler_call_details.invocation_metadata):
+            self._refused(method, error)
+            return _refuse(error)
+        return await continuation(handler_call_details)
+
+    def _objection(
+        self, method: str, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> EldrError | None:
+        assert self._tokens
+        token = _bearer_token(metadata)
         if token is None:
-            return _refuse(
-                UnauthenticatedError("expected the metadata authorization: Bearer TOKEN")
-            )
+            return UnauthenticatedError("expected the metadata authorization: Bearer TOKEN")
         caller = self._tokens.find(token)
         if caller is None:
-            return _refuse(UnauthenticatedError("unknown token"))
+            return UnauthenticatedError("unknown token")
         if not caller.may_call(method):
-            return _refuse(
-                PermissionDeniedError(f"token {caller.name} lacks the role for this call")
-            )
-        return await continuation(handler_call_details)
+            return PermissionDeniedError(f"token {caller.name} lacks the role for this call")
+        return None
 
 
 def _read_entry(entry: object) -> tuple[bytes, Caller]:

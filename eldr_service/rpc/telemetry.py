@@ -16,6 +16,7 @@ from eldr_service.routing.decide import RouteCall
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
 from eldr_service.routing.router import ReleaseOutcome, ReleaseResult, Router
+from eldr_service.rpc.errors import status_code
 
 MAX_LOGGED = 1_024  # characters of an error, which may quote what was sent
 
@@ -98,6 +99,12 @@ class Telemetry:
         method = _full_name(servicer, method)
         self.metrics.errors.labels(method, code.name).inc()
         log.info("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
+
+    def refused_caller(self, method: str, error: EldrError) -> None:
+        """A call was refused for its token; strangers' method names make no series of their own."""
+        code = status_code(error)
+        self.metrics.errors.labels("any", code.name).inc()
+        log.info("refused", method=method[:MAX_LOGGED], code=code.name, error=str(error))
 
     # Observer
 

@@ -10,11 +10,12 @@ from eldr_service.core.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from eldr_service.core.fleet import WorkerRole, WorkerState
+from eldr_service.core.fleet import WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.placement import Decision, Reason
 from eldr_service.policies.registry import create
 from eldr_service.policies.round_robin import RoundRobin
+from eldr_service.routing.router import ReleaseResult
 from eldr_service.stores.sqlite import SqliteStore
 
 OTHER = ModelGeometry(3, 4, 1)
@@ -392,3 +393,53 @@ def test_a_restart_changes_nothing(tmp_path):
     assert daemon.partitions.add(daemon.model.partition).version == 4
     daemon.join("w4")
     assert daemon.incarnations["w4"] > 1_000
+
+
+def test_an_empty_model_is_forgotten_with_its_last_tombstone():
+    daemon = SmallDaemon()
+    daemon.join("w0")
+    daemon.router.release(MODEL, "early", 0, daemon.now)
+    daemon.workers.remove(MODEL, "w0", 0, daemon.now)
+    daemon.router.tick(daemon.now + 599)
+    assert MODEL in daemon.router.models
+    daemon.router.tick(daemon.now + 601)
+    assert MODEL not in daemon.router.models
+
+
+def test_a_chosen_policy_keeps_its_model():
+    daemon = SmallDaemon()
+    daemon.join("w0")
+    daemon.partitions.set_policy(MODEL, "random", {})
+    daemon.workers.remove(MODEL, "w0", 0, daemon.now)
+    daemon.router.tick(daemon.now)
+    assert daemon.model.policy.name == "random"
+
+
+def test_releasing_for_a_model_without_workers_makes_no_model():
+    daemon = SmallDaemon()
+    daemon.router.register_signature(
+        "other", "r", 0, counts_on(0), fingerprint=1, total_chunks=1, now=daemon.now
+    )
+    result, _ = daemon.router.release("other", "r", 0, daemon.now)
+    assert result is ReleaseResult.UNKNOWN
+    assert not daemon.router.models
+    assert not len(daemon.router.signatures)
+
+
+def test_who_alone_declared_a_geometry_may_correct_it():
+    daemon = SmallDaemon()
+    daemon.join("w0", geometry=ModelGeometry(3, 4, 1))
+    daemon.join("w0", geometry=GEOMETRY)
+    assert daemon.model.geometry == GEOMETRY
+    daemon.join("w1", geometry=GEOMETRY)
+    with pytest.raises(FailedPreconditionError):
+        daemon.join("w0", geometry=ModelGeometry(3, 4, 1))
+
+
+def test_a_static_worker_that_registers_itself_is_kept():
+    daemon = SmallDaemon()
+    spec = WorkerSpec("w0")
+    daemon.workers.register(MODEL, spec, WorkerState.READY, None, daemon.now, static=True)
+    assert not daemon.store.workers()
+    daemon.join("w0")
+    assert [worker.worker_id for worker in daemon.store.workers()] == ["w0"]
