@@ -95,8 +95,10 @@ class Driver:
             run.most_in_flight = max(run.most_in_flight, picker.in_flight)
             if n + 1 >= len(times) and not waiting:
                 break
+        self._advance(now, run, picker)
+        under_load = Figures(**self._engines("Figures"))
         self._advance(float("inf"), run, picker)
-        run.figures = Figures(**self._engines("Figures"))
+        run.figures = Figures(**self._engines("Figures")).with_imbalance_of(under_load)
         self._check_empty()
         return run
 

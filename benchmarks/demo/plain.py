@@ -46,8 +46,9 @@ def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
             run.most_in_flight = max(run.most_in_flight, len(in_flight))
         if now >= last and not waiting:
             break
+    under_load = Figures.of(pool.statistics())
     pool.advance(np.inf)
-    run.figures = Figures.of(pool.statistics())
+    run.figures = Figures.of(pool.statistics()).with_imbalance_of(under_load)
     return run
 
 

@@ -130,7 +130,7 @@ def _under_the_table(result: Result) -> Table:
         {
             "active experts": "distinct ones per layer in the step that made a token: mean over"
             " generated tokens, as is the step time; against the best of the upper four",
-            "imbalance": "most requests on a worker over the mean of all: mean over time",
+            "imbalance": "most requests on a worker over the mean of all, until the last arrival",
             "Route": "real time as its caller sees it; daemon, engines and driver share"
             f" {os.cpu_count()} cores",
             "fallbacks": f"placements by load for want of a signature: {fallbacks or 'none'}",

@@ -1,7 +1,7 @@
 """What one policy made of the workload."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -12,7 +12,9 @@ from eldr_service.simulation.decode_pool import PoolStatistics
 class Figures:
     """Weighted by generated token: `active_experts` (per layer), `step_ms`. Times in ms.
 
-    `load_imbalance` is the most requests on a worker over the mean of all, averaged over time.
+    `load_imbalance` is the most requests on a worker over the mean of all, averaged over time; in
+    a run that is over, up to the last arrival. After it the pool drains, and the last request alone
+    on one of 16 workers, an imbalance of 16, says nothing of a policy.
     """
 
     active_experts: float
@@ -25,7 +27,8 @@ class Figures:
     @classmethod
     def of(cls, statistics: PoolStatistics) -> "Figures":
         """Take the figures from a pool."""
-        p50, p99 = np.percentile(statistics.tpot_s, [50, 99]) * 1e3
+        tpot_ms = statistics.tpot_s * 1e3
+        p50, p99 = np.percentile(tpot_ms, [50, 99]) if len(tpot_ms) else (np.nan, np.nan)
         return cls(
             active_experts=float(statistics.active_experts),
             step_ms=float(statistics.step_seconds) * 1e3,
@@ -34,6 +37,10 @@ class Figures:
             load_imbalance=float(statistics.load_imbalance),
             tokens=int(statistics.tokens),
         )
+
+    def with_imbalance_of(self, under_load: "Figures") -> "Figures":
+        """These, with the load imbalance of an earlier moment."""
+        return replace(self, load_imbalance=under_load.load_imbalance)
 
 
 @dataclass(slots=True)
