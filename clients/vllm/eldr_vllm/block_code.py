@@ -148,6 +148,7 @@ def decode(code: Words, num_layers: int, num_experts: int, words: int, row: Coun
                 carry = here >> half >> half
                 lane += int64(bars[bits])
                 word >>= lanes
+        _store(row, lane, carry)  # the last expert, where nothing but bars has come before it
 
 
 @njit
@@ -174,8 +175,9 @@ def _plain_row(
     blocks: Blocks,
 ) -> int:
     """Give `block` a row, encoding the block that had it, and return the row's index."""
-    if blocks[block].row >= 0:
-        return blocks[block].row
+    row: int = blocks[block].row
+    if row >= 0:
+        return row
     row = hand[0]
     hand[0] = (row + 1) % len(rows)
     former = owners[row]
