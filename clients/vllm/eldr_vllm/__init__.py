@@ -1,0 +1,1 @@
+"""ELDR inside vLLM: a prefill worker's routed experts become signatures, its answers placements."""
