@@ -1,0 +1,1 @@
+"""ELDR inside vLLM: a KV connector that wraps the real one."""

@@ -1,0 +1,76 @@
+"""The key `eldr` of kv_transfer_params, both ways."""
+
+import base64
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eldr.v1.activation_pb2 import ActivationCounts
+from eldr_client import Placement
+
+from eldr_vllm.compat import external_id
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """The placement that a decode request comes from.
+
+    `num_sequences` requests of the engine (n of the OpenAI API) make it up.
+    """
+
+    request_id: str
+    attempt: int
+    lease_id: str
+    num_sequences: int
+
+
+def request_name(request: Any) -> str:
+    """The id under which the caller knows the request: what it says in `eldr`, else vLLM's."""
+    said = _said(request).get("request_id")
+    return said if isinstance(said, str) and said else external_id(request.request_id)
+
+
+def is_prefill(request: Any, role: str) -> bool:
+    """Whether the request's prompt is what is wanted of this engine."""
+    if role != "both":
+        return role == "prefill"
+    return bool((request.kv_transfer_params or {}).get("do_remote_decode"))
+
+
+def booking(request: Any) -> Booking | None:
+    """The booking that a decode request names; None for one that ELDR did not place."""
+    said = _said(request)
+    if not isinstance(said.get("request_id"), str) or "attempt" not in said:
+        return None
+    return Booking(
+        said["request_id"],
+        int(said["attempt"]),
+        str(said.get("lease_id", "")),
+        max(int(said.get("num_sequences", 1)), 1),
+    )
+
+
+def encode_counts(counts: ActivationCounts) -> str:
+    """ActivationCounts as base64, for JSON."""
+    return base64.b64encode(counts.SerializeToString()).decode("ascii")
+
+
+def encode_placement(placement: Placement) -> dict[str, Any]:
+    """What a proxy needs of a placement, for JSON."""
+    return {
+        "worker_id": placement.worker_id,
+        "url": placement.url,
+        "dp_rank": placement.dp_rank,
+        "alternates": [asdict(target) for target in placement.alternates],
+        "reason": str(placement.reason),
+        "policy": placement.policy,
+        "partition_version": placement.partition_version,
+        "attempt": 0,
+        "lease_id": placement.lease_id,
+        "coverage": placement.coverage,
+        "similarity": placement.similarity,
+    }
+
+
+def _said(request: Any) -> dict[str, Any]:
+    said = (request.kv_transfer_params or {}).get("eldr")
+    return said if isinstance(said, dict) else {}
