@@ -29,6 +29,11 @@ def request_name(request: Any) -> str:
     return said if isinstance(said, str) and said else external_id(request.request_id)
 
 
+def first_epoch(request: Any) -> int:
+    """The first epoch of a prefill: the caller's tries stay apart by more than preemptions add."""
+    return int(_said(request).get("epoch", 0)) << 8
+
+
 def is_prefill(request: Any, role: str) -> bool:
     """Whether the request's prompt is what is wanted of this engine."""
     if role != "both":
@@ -39,12 +44,12 @@ def is_prefill(request: Any, role: str) -> bool:
 def booking(request: Any) -> Booking | None:
     """The booking that a decode request names; None for one that ELDR did not place."""
     said = _said(request)
-    if not isinstance(said.get("request_id"), str) or "attempt" not in said:
+    if not said.get("request_id") or not said.get("lease_id"):
         return None
     return Booking(
-        said["request_id"],
-        int(said["attempt"]),
-        str(said.get("lease_id", "")),
+        str(said["request_id"]),
+        int(said.get("attempt", 0)),
+        str(said["lease_id"]),
         max(int(said.get("num_sequences", 1)), 1),
     )
 
@@ -61,7 +66,7 @@ def encode_placement(placement: Placement) -> dict[str, Any]:
         "url": placement.url,
         "dp_rank": placement.dp_rank,
         "alternates": [asdict(target) for target in placement.alternates],
-        "reason": str(placement.reason),
+        "reason": placement.reason.value,
         "policy": placement.policy,
         "partition_version": placement.partition_version,
         "attempt": 0,

@@ -31,7 +31,7 @@ class _Prompt:
 
     name: str
     num_tokens: int
-    epoch: int = 0
+    epoch: int
     sequence: int = 0
     asked: bool = False
     placed: bool = False
@@ -66,8 +66,8 @@ class PrefillSide:
         """A request has come."""
         if answer.is_prefill(request, self._settings.role):
             name = answer.request_name(request)
-            prompt = _Prompt(name, request.num_prompt_tokens)
-            prompt.said.update(model=self._model, request_id=name, epoch=0)
+            prompt = _Prompt(name, request.num_prompt_tokens, answer.first_epoch(request))
+            prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
             self._prompts[request.request_id] = prompt
 
     def plan(
