@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from eldr_vllm import prefill
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -33,7 +34,6 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
     def __init__(self, vllm_config, role, kv_cache_config):
         super().__init__(vllm_config, role, kv_cache_config)
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
-        self.fill = extra.get("fill", 0)
         self.block_size = vllm_config.cache_config.block_size
         self.prompt_tokens, self.ended, self.filled = {}, set(), []
         if role is KVConnectorRole.WORKER:
@@ -45,16 +45,22 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
 
     def on_new_request(self, request):
         self.prompt_tokens[request.request_id] = request.num_prompt_tokens
+        if request.kv_transfer_params.get("break"):
+            prefill.PrefillSide.plan = None
 
     def get_num_new_matched_tokens(self, request, num_computed_tokens):
+        """`fill` of kv_transfer_params tokens are said to come from outside."""
         whole = (request.num_prompt_tokens - 1) // self.block_size * self.block_size
-        return max(min(self.fill, whole) - num_computed_tokens, 0), False
+        fill = min(request.kv_transfer_params.get("fill", 0), whole)
+        return max(fill - num_computed_tokens, 0), False
 
     def update_state_after_alloc(self, request, blocks, num_external_tokens):
         if num_external_tokens:
-            ids = blocks.get_block_ids()[0]
-            end = min(self.fill, request.num_prompt_tokens) // self.block_size
-            self.filled += ids[end - num_external_tokens // self.block_size : end]
+            end = request.kv_transfer_params["fill"] // self.block_size
+            whole = (request.num_prompt_tokens - 1) // self.block_size
+            end = min(end, whole)
+            start = end - num_external_tokens // self.block_size
+            self.filled += blocks.get_block_ids()[0][start:end]
 
     def build_connector_meta(self, output):
         before = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}

@@ -18,11 +18,11 @@ _Config = _api.nixlBind.nixlAgentConfig
 
 class _Patient(_Config):
     @property
-    def pthrDelay(self):  # noqa: N802
+    def pthrDelay(self):
         return _Config.pthrDelay.fget(self)
 
     @pthrDelay.setter
-    def pthrDelay(self, value):  # noqa: N802
+    def pthrDelay(self, value):
         _Config.pthrDelay.fset(self, 1_000)  # microseconds
 
 

@@ -31,7 +31,7 @@ def request_name(request: Any) -> str:
 
 def first_epoch(request: Any) -> int:
     """The first epoch of a prefill: the caller's tries stay apart by more than preemptions add."""
-    return int(_said(request).get("epoch", 0)) << 8
+    return _number(_said(request), "epoch") << 8
 
 
 def is_prefill(request: Any, role: str) -> bool:
@@ -48,9 +48,9 @@ def booking(request: Any) -> Booking | None:
         return None
     return Booking(
         str(said["request_id"]),
-        int(said.get("attempt", 0)),
+        _number(said, "attempt"),
         str(said["lease_id"]),
-        max(int(said.get("num_sequences", 1)), 1),
+        max(_number(said, "num_sequences"), 1),
     )
 
 
@@ -74,6 +74,12 @@ def encode_placement(placement: Placement) -> dict[str, Any]:
         "coverage": placement.coverage,
         "similarity": placement.similarity,
     }
+
+
+def _number(said: dict[str, Any], key: str) -> int:
+    """What a caller says there, if it is a number that the contract can carry; else 0."""
+    value = said.get(key)
+    return value if isinstance(value, int) and 0 <= value < 1 << 24 else 0
 
 
 def _said(request: Any) -> dict[str, Any]:

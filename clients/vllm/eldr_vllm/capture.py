@@ -60,12 +60,8 @@ class ExpertRows(Generic[Token]):
         the next forward pass.
         """
         if slots is None:
-            return [(token, (np.empty(0, np.int64), self.empty()))]
+            slots = torch.empty(0, dtype=torch.int64)
         return [(token, self._join(slots.numpy(), self._buffer[: slots.shape[0]].numpy()))]
-
-    def empty(self) -> NDArray[np.integer]:
-        """No rows, of the type that `collect` gives."""
-        return self._buffer[:0].cpu().numpy()
 
     def _store(self, index: int, topk_ids: torch.Tensor) -> None:
         rows = own_rows(topk_ids, *self._rank)

@@ -1,11 +1,13 @@
 """Numba: counting over the expert ids of a step."""
 
 import numpy as np
-from numba import njit
+from numba import types
 from numpy.typing import NDArray
 
+from eldr_vllm.compiling import kernel, readonly
 
-@njit(cache=True, nogil=True)
+
+@kernel(*(types.int64(readonly(ids, 3), types.int64) for ids in (types.uint8, types.int16)))
 def count_distinct(experts: NDArray[np.integer], num_experts: int) -> int:
     """Distinct experts of each layer, added up over the layers; `experts` is [rows, layers, k]."""
     rows, layers, picks = experts.shape

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from eldr_client import EldrError, RouterClient, RouterUnavailableError
 
+from eldr_vllm.guard import Guard
+
 logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
 
 FAREWELL = 1.0
@@ -22,6 +24,7 @@ class Outbox:
 
     def __init__(self, client: RouterClient, limit: int) -> None:
         self._client = client
+        self._guard = Guard("outbox")
         self._messages: deque[Message] = deque(maxlen=limit)
         self._arrived = threading.Condition()
         self._closing = False
@@ -54,9 +57,12 @@ class Outbox:
                 if not self._messages:
                     return
                 message = self._messages.popleft()
-            try:
-                message(self._client)
-            except RouterUnavailableError:
-                pass  # the client has said so, and looks for the daemon
-            except EldrError as error:
-                logger.warning("the daemon refuses: %s", error)
+            self._guard.run(self._say, message)
+
+    def _say(self, message: Message) -> None:
+        try:
+            message(self._client)
+        except RouterUnavailableError:
+            pass  # the client has said so, and looks for the daemon
+        except EldrError as error:
+            logger.warning("the daemon refuses: %s", error)

@@ -67,7 +67,7 @@ class Settings:
     group: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     capacity: int = 0
-    time_to_live: float = 30.0
+    time_to_live: float = 15.0
     health_check: bool = True
     stream: bool = True
     place: str = "caller"

@@ -42,9 +42,9 @@ class WorkerSide:
         self._rows: ExpertRows[StepPlan] | None = None
         self._cache: SignatureCache | None = None
         self._decodes = settings.decodes
-        speaks = get_tp_group().rank_in_group == 0
+        self._speaks = get_tp_group().rank_in_group == 0
         # Sequence-parallel shards are gathered from all ranks, so there all of them listen.
-        if not speaks and parallel.data_parallel_size == 1:
+        if not self._speaks and parallel.data_parallel_size == 1:
             return
         device = torch.device(config.device_config.device)
         self._rows = (ExpertRows if device.type == "cpu" else DeviceExpertRows)(
@@ -55,7 +55,7 @@ class WorkerSide:
             device=device,
             guard=guard,
         )
-        if settings.prefills and speaks:
+        if settings.prefills and self._speaks:
             self._cache = SignatureCache(
                 kv_cache.num_blocks,
                 kv_cache.kv_cache_groups[0].kv_cache_spec.block_size,
@@ -63,7 +63,6 @@ class WorkerSide:
                 self._num_experts,
                 layers[0].top_k,
             )
-        self._compile()
 
     def begin(self, plan: StepPlan) -> None:
         """A step is about to run."""
@@ -78,7 +77,8 @@ class WorkerSide:
         plan, self._plan = self._plan, None
         if self._rows is None or plan is None:
             return []
-        return [self._report(*step) for step in self._rows.collect(self._slots, plan)]
+        steps = self._rows.collect(self._slots, plan)
+        return [self._report(*step) for step in steps] if self._speaks else []
 
     def _report(self, plan: StepPlan, rows: Rows) -> StepReport:
         slots, experts = rows
@@ -104,12 +104,3 @@ class WorkerSide:
             total.num_tokens,
             total.unknown_tokens,
         )
-
-    def _compile(self) -> None:
-        """Compile what is compiled on first use now, while vLLM starts, not under a request."""
-        experts = self._rows.empty()
-        slots = np.empty(0, np.int64)
-        count_distinct(experts, self._num_experts)
-        if self._cache is not None:
-            self._cache.add(slots, experts)
-            self._cache.total(slots, 0)
