@@ -8,6 +8,7 @@ latest experts of each, and writes down, for every prompt that ends in a step, t
 
 import pickle
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
     def _take(self, attention):
         experts = np.stack([self.rows[index] for index in range(self.num_layers)], axis=1)
         starts = attention.query_start_loc.tolist()
-        for request, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+        for request, (start, end) in enumerate(pairwise(starts)):
             first = int(attention.seq_lens[request]) - (end - start)
             for row in range(start, end):
                 position = first + row - start

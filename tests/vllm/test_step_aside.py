@@ -8,12 +8,23 @@ import pytest
 pytestmark = pytest.mark.vllm
 
 
+class Heard(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def emit(self, record):
+        if "steps aside" in record.getMessage():
+            self.said.append(record.getMessage())
+
+
 @pytest.fixture
-def warnings(caplog):
-    logger = logging.getLogger("vllm.eldr")
-    logger.addHandler(caplog.handler)  # vLLM's loggers do not propagate
-    yield lambda: [r.getMessage() for r in caplog.records if "steps aside" in r.getMessage()]
-    logger.removeHandler(caplog.handler)
+def warnings():
+    """What the shim says when it gives way."""
+    heard, logger = Heard(), logging.getLogger("vllm.eldr")
+    logger.addHandler(heard)
+    yield heard.said
+    logger.removeHandler(heard)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +90,8 @@ def test_unchecked_version(config, kv_cache, warnings, monkeypatch):
 
     monkeypatch.setattr(vllm, "__version__", "0.99.1")
     assert_serves(scheduler_side(config, kv_cache))
-    assert len(warnings()) == 1
-    assert "0.99.1" in warnings()[0]
+    assert len(warnings) == 1
+    assert "0.99.1" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -95,8 +106,8 @@ def test_unchecked_version(config, kv_cache, warnings, monkeypatch):
 def test_wrong_settings(config, kv_cache, warnings, monkeypatch, eldr, says):
     monkeypatch.setitem(config.kv_transfer_config.kv_connector_extra_config, "eldr", eldr)
     assert_serves(scheduler_side(config, kv_cache))
-    assert len(warnings()) == 1
-    assert says in warnings()[0]
+    assert len(warnings) == 1
+    assert says in warnings[0]
 
 
 def test_a_failure_while_serving(config, kv_cache, warnings):
@@ -104,7 +115,7 @@ def test_a_failure_while_serving(config, kv_cache, warnings):
     connector.on_new_request(SimpleNamespace(**{**vars(request()), "num_prompt_tokens": 1}))
     connector._scheduler.plan = None
     assert_serves(connector)
-    assert len(warnings()) == 1
+    assert len(warnings) == 1
 
 
 def test_a_model_without_experts(config, kv_cache):
@@ -135,7 +146,7 @@ def test_what_callers_say_wrongly_does_no_harm(config, kv_cache, warnings, said)
     connector.on_new_request(request(do_remote_decode=True, eldr=said))
     connector.on_new_request(request(do_remote_decode=False, eldr=said))
     connector.shutdown()
-    assert not warnings()
+    assert not warnings
 
 
 def test_own_rows(monkeypatch):

@@ -34,6 +34,12 @@ def first_epoch(request: Any) -> int:
     return _number(_said(request), "epoch") << 8
 
 
+def places(request: Any, place: str) -> bool:
+    """Whether the shim should ask for the placement; what the caller says goes before `place`."""
+    said = _said(request).get("place")
+    return (said if said in ("caller", "daemon") else place) == "daemon"
+
+
 def is_prefill(request: Any, role: str) -> bool:
     """Whether the request's prompt is what is wanted of this engine."""
     if role != "both":

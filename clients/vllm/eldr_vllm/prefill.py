@@ -32,6 +32,7 @@ class _Prompt:
     name: str
     num_tokens: int
     epoch: int
+    to_place: bool
     sequence: int = 0
     asked: bool = False
     placed: bool = False
@@ -66,7 +67,12 @@ class PrefillSide:
         """A request has come."""
         if answer.is_prefill(request, self._settings.role):
             name = answer.request_name(request)
-            prompt = _Prompt(name, request.num_prompt_tokens, answer.first_epoch(request))
+            prompt = _Prompt(
+                name,
+                request.num_prompt_tokens,
+                answer.first_epoch(request),
+                answer.places(request, self._settings.place),
+            )
             prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
             self._prompts[request.request_id] = prompt
 
@@ -181,7 +187,7 @@ class PrefillSide:
 
     def _place(self, prompt: _Prompt) -> None:
         """Ask for the placement, if that is this side's to do and has not been done."""
-        if self._settings.place == "daemon" and not prompt.placed:
+        if prompt.to_place and not prompt.placed:
             prompt.placed = True
             self._outbox.put(partial(self._route, prompt))
 

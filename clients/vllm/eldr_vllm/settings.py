@@ -46,6 +46,7 @@ class Settings:
         Send a long prompt's counts chunk by chunk, while it is prefilled.
     place : {"caller", "daemon"}
         Who asks for the placement: whoever drives the request, or this shim with the last chunk.
+        A request may say otherwise.
     outbox : int
         Messages to the daemon that may wait; beyond them the oldest are dropped.
     force : bool
