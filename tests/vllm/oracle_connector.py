@@ -38,7 +38,7 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         self.block_size = vllm_config.cache_config.block_size
         self.prompt_tokens, self.ended, self.filled = {}, set(), []
         if role is KVConnectorRole.WORKER:
-            self.state, self.rows, self.context = {}, {}, None
+            self.state, self.rows = {}, {}
             self.log = open(Path(extra["log"]), "wb")  # noqa: SIM115
             self.num_experts = vllm_config.model_config.get_num_experts()
 
@@ -92,14 +92,16 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         def listening(*args, **kwargs):
             weights, ids = compute(*args, **kwargs)
             self.rows[index] = ids.clone().numpy()
-            self.context = get_forward_context()
             return weights, ids
 
         router._compute_routing = listening
 
     def start_load_kv(self, forward_context, **kwargs):
+        pass
+
+    def wait_for_save(self):
         metadata = self._get_connector_metadata()
-        attention = next(iter((forward_context.attn_metadata or {}).values()), None)
+        attention = next(iter((get_forward_context().attn_metadata or {}).values()), None)
         for block in metadata.filled:
             for offset in range(self.block_size):
                 self.state.pop((block, offset), None)
@@ -134,9 +136,6 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         pass
 
     def save_kv_layer(self, layer_name, kv_layer, attn_metadata, **kwargs):
-        pass
-
-    def wait_for_save(self):
         pass
 
     def request_finished_all_groups(self, request, block_ids):

@@ -117,11 +117,19 @@ class EldrConnector(DelegatingConnector):
         if self._scheduler is not None:
             self._guard.run(self._scheduler.begin, request)
 
+    def get_num_new_matched_tokens(
+        self, request: Any, num_computed_tokens: int
+    ) -> tuple[int | None, bool]:
+        """Forwarded; where the local hit ends is where a fill from outside begins."""
+        if self._scheduler is not None:
+            self._guard.run(self._scheduler.match, request, num_computed_tokens)
+        return super().get_num_new_matched_tokens(request, num_computed_tokens)
+
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Blocks that are filled from outside are unknown to the signature cache."""
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         if self._scheduler is not None:
-            self._guard.run(self._scheduler.fill, blocks, num_external_tokens)
+            self._guard.run(self._scheduler.fill, request, blocks, num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         """The inner metadata and the step's plan."""

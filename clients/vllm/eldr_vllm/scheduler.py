@@ -38,6 +38,7 @@ class SchedulerSide:
         self._block_size = config.cache_config.block_size
         self._kv_tokens = kv_cache.num_blocks * self._block_size
         self._prompt_tokens: dict[str, int] = {}
+        self._local_tokens: dict[str, int] = {}
         self._filled_blocks: list[int] = []
         self._registration: Registration | None = None
         self._outbox = Outbox(RouterClient(**settings.endpoint()), settings.outbox)
@@ -90,10 +91,20 @@ class SchedulerSide:
             if side is not None:
                 side.begin(request)
 
-    def fill(self, blocks: Any, num_external_tokens: int) -> None:
-        """`blocks` (KVCacheBlocks) have been allocated, the first tokens to come from outside."""
+    def match(self, request: Any, num_computed_tokens: int) -> None:
+        """So many tokens of the request are in the prefix cache; from there on it may be filled."""
+        self._local_tokens[request.request_id] = num_computed_tokens
+
+    def fill(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        """`blocks` (KVCacheBlocks) are all of the request's; so many tokens come from outside.
+
+        Which blocks are filled follows from their positions: vLLM may have hashed them already.
+        """
         if num_external_tokens:
-            self._filled_blocks += blocks.get_unhashed_block_ids_all_groups()[0]
+            start = self._local_tokens[request.request_id]
+            end = start + num_external_tokens
+            first, last = start // self._block_size, -(-end // self._block_size)
+            self._filled_blocks += blocks.get_block_ids()[0][first:last]
 
     def plan(self, output: Any) -> StepPlan:
         """What the workers should know of the step that `output` (SchedulerOutput) describes."""
@@ -139,6 +150,7 @@ class SchedulerSide:
     def finish(self, request: Any) -> dict[str, Any] | None:
         """A request has ended; what its answer should carry as `eldr`."""
         self._prompt_tokens.pop(request.request_id, None)
+        self._local_tokens.pop(request.request_id, None)
         if self._decode is not None:
             self._decode.finish(request, time.monotonic())
         if self._prefill is None:
