@@ -1,1 +1,1 @@
-"""ELDR inside vLLM: a prefill worker's routed experts become signatures, its answers placements."""
+"""ELDR inside vLLM: a KV connector that wraps the real one."""

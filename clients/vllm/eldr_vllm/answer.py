@@ -1,0 +1,93 @@
+"""The key `eldr` of kv_transfer_params, both ways."""
+
+import base64
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from eldr.v1.activation_pb2 import ActivationCounts
+from eldr_client import Placement
+
+from eldr_vllm.compat import external_id
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """The placement that a decode request comes from.
+
+    `num_sequences` requests of the engine (n of the OpenAI API) make it up.
+    """
+
+    request_id: str
+    attempt: int
+    lease_id: str
+    num_sequences: int
+
+
+def request_name(request: Any) -> str:
+    """The id under which the caller knows the request: what it says in `eldr`, else vLLM's."""
+    said = _said(request).get("request_id")
+    return said if isinstance(said, str) and said else external_id(request.request_id)
+
+
+def first_epoch(request: Any) -> int:
+    """The first epoch of a prefill: the caller's tries stay apart by more than preemptions add."""
+    return _number(_said(request), "epoch") << 8
+
+
+def places(request: Any, place: str) -> bool:
+    """Whether the shim should ask for the placement; what the caller says goes before `place`."""
+    said = _said(request).get("place")
+    return (said if said in ("caller", "daemon") else place) == "daemon"
+
+
+def is_prefill(request: Any, role: str) -> bool:
+    """Whether the request's prompt is what is wanted of this engine."""
+    if role != "both":
+        return role == "prefill"
+    return bool((request.kv_transfer_params or {}).get("do_remote_decode"))
+
+
+def booking(request: Any) -> Booking | None:
+    """The booking that a decode request names; None for one that ELDR did not place."""
+    said = _said(request)
+    if not said.get("request_id") or not said.get("lease_id"):
+        return None
+    return Booking(
+        str(said["request_id"]),
+        _number(said, "attempt"),
+        str(said["lease_id"]),
+        max(_number(said, "num_sequences"), 1),
+    )
+
+
+def encode_counts(counts: ActivationCounts) -> str:
+    """ActivationCounts as base64, for JSON."""
+    return base64.b64encode(counts.SerializeToString()).decode("ascii")
+
+
+def encode_placement(placement: Placement) -> dict[str, Any]:
+    """What a proxy needs of a placement, for JSON."""
+    return {
+        "worker_id": placement.worker_id,
+        "url": placement.url,
+        "dp_rank": placement.dp_rank,
+        "alternates": [asdict(target) for target in placement.alternates],
+        "reason": placement.reason.value,
+        "policy": placement.policy,
+        "partition_version": placement.partition_version,
+        "attempt": 0,
+        "lease_id": placement.lease_id,
+        "coverage": placement.coverage,
+        "similarity": placement.similarity,
+    }
+
+
+def _number(said: dict[str, Any], key: str) -> int:
+    """What a caller says there, if it is a number that the contract can carry; else 0."""
+    value = said.get(key)
+    return value if isinstance(value, int) and 0 <= value < 1 << 24 else 0
+
+
+def _said(request: Any) -> dict[str, Any]:
+    said = (request.kv_transfer_params or {}).get("eldr")
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,182 @@
+"""The KV connector that vLLM loads: the real one, and ELDR beside it.
+
+Every method first does what the wrapped connector does; what is ELDR's own runs under a guard. A
+failure there, or a vLLM that was not checked, leaves the wrapped connector alone at work.
+"""
+
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorHandshakeMetadata,
+    KVConnectorMetadata,
+    KVConnectorRole,
+    KVConnectorWorkerMetadata,
+)
+
+from eldr_vllm.delegation import DelegatingConnector
+from eldr_vllm.guard import Guard
+from eldr_vllm.messages import EldrHandshake, EldrMetadata, EldrWorkerMetadata
+from eldr_vllm.settings import Settings
+
+
+class EldrConnector(DelegatingConnector):
+    """Loaded by `kv_connector_module_path`; its configuration is in README.md."""
+
+    def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: Any):
+        super().__init__(vllm_config, role, kv_cache_config)
+        self._guard = Guard(role.name.lower())
+        self._settings: Settings | None = None
+        self._scheduler: Any = None
+        self._worker: Any = None
+        self._guard.run(self._begin)
+
+    def _begin(self) -> None:
+        # Imported here, as what they take from vLLM is not in every version.
+        from eldr_vllm import compat
+
+        transfer = self._vllm_config.kv_transfer_config
+        self._settings = Settings.read(
+            transfer.kv_connector_extra_config.get("eldr", {}), transfer.kv_role
+        )
+        compat.check_version(self._settings.force)
+        if self.role is KVConnectorRole.SCHEDULER:
+            from eldr_vllm.scheduler import SchedulerSide
+
+            self._scheduler = SchedulerSide(
+                self._vllm_config, self._kv_cache_config, self._settings, self._guard
+            )
+
+    # The workers' side
+
+    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
+        """Also the time to listen to the MoE layers: the model is loaded and nothing has run."""
+        super().register_kv_caches(kv_caches)
+        self._guard.run(self._listen)
+
+    def _listen(self) -> None:
+        from eldr_vllm.worker import WorkerSide
+
+        self._worker = WorkerSide(
+            self._vllm_config, self._kv_cache_config, self._settings, self._guard
+        )
+
+    def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
+        """The inner connector's, and how many MoE layers there are."""
+        layers = self._worker.num_layers if self._worker is not None else 0
+        return EldrHandshake(super().get_handshake_metadata(), layers)
+
+    def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
+        """Forwarded, with the inner metadata."""
+        super().handle_preemptions(kv_connector_metadata.inner)
+
+    def bind_connector_metadata(self, connector_metadata: KVConnectorMetadata) -> None:
+        """The beginning of a step."""
+        super().bind_connector_metadata(connector_metadata.inner)
+        if self._worker is not None and connector_metadata.plan is not None:
+            self._guard.run(self._worker.begin, connector_metadata.plan)
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
+        """Before or after the forward pass; either way its context is at hand."""
+        super().start_load_kv(forward_context, **kwargs)
+        if self._worker is not None:
+            self._guard.run(self._worker.see, forward_context, kwargs)
+
+    def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
+        """The end of a step."""
+        inner = super().build_connector_worker_meta()
+        reports = None
+        if self._worker is not None:
+            reports = self._guard.run(self._worker.finish)
+        if inner is None and not reports:
+            return None
+        return EldrWorkerMetadata(inner, {self._worker.rank: reports} if reports else {})
+
+    # The scheduler's side
+
+    def set_xfer_handshake_metadata_pp_aware(
+        self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
+    ) -> None:
+        """Forwarded without ours; all workers are there now."""
+        inner = {rank: item.inner for rank, item in metadata.items() if item.inner is not None}
+        if inner:
+            super().set_xfer_handshake_metadata_pp_aware(inner)
+        if self._scheduler is not None:
+            layers = sum(item.layers for (_, tp), item in metadata.items() if tp == 0)
+            self._guard.run(self._scheduler.register, layers)
+
+    def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
+        """Forwarded; its use goes into the reports."""
+        super().bind_kv_cache_manager(kv_cache_manager)
+        if self._scheduler is not None:
+            self._guard.run(self._scheduler.bind, kv_cache_manager)
+
+    def on_new_request(self, request: Any) -> None:
+        """A request has come."""
+        super().on_new_request(request)
+        if self._scheduler is not None:
+            self._guard.run(self._scheduler.begin, request)
+
+    def get_num_new_matched_tokens(
+        self, request: Any, num_computed_tokens: int
+    ) -> tuple[int | None, bool]:
+        """Forwarded; where the local hit ends is where a fill from outside begins."""
+        if self._scheduler is not None:
+            self._guard.run(self._scheduler.match, request, num_computed_tokens)
+        return super().get_num_new_matched_tokens(request, num_computed_tokens)
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        """Blocks that are filled from outside are unknown to the signature cache."""
+        super().update_state_after_alloc(request, blocks, num_external_tokens)
+        if self._scheduler is not None:
+            self._guard.run(self._scheduler.fill, request, blocks, num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
+        """The inner metadata and the step's plan."""
+        inner = super().build_connector_meta(scheduler_output)
+        plan = None
+        if self._scheduler is not None:
+            plan = self._guard.run(self._scheduler.plan, scheduler_output)
+        return EldrMetadata(inner, plan)
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        """The inner connector sees its own metadata only."""
+        ours = connector_output.kv_connector_worker_meta
+        if not isinstance(ours, EldrWorkerMetadata):
+            super().update_connector_output(connector_output)
+            return
+        connector_output.kv_connector_worker_meta = ours.inner
+        try:
+            super().update_connector_output(connector_output)
+        finally:
+            connector_output.kv_connector_worker_meta = ours
+        if self._scheduler is not None:
+            self._guard.run(self._scheduler.take, ours.reports)
+
+    def request_finished(
+        self, request: Any, block_ids: list[int]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """The answer's parameters, with `eldr` among them."""
+        return self._with_eldr(request, *super().request_finished(request, block_ids))
+
+    def request_finished_all_groups(
+        self, request: Any, block_ids: tuple[list[int], ...]
+    ) -> tuple[bool, dict[str, Any] | None]:
+        """The answer's parameters, with `eldr` among them."""
+        return self._with_eldr(request, *super().request_finished_all_groups(request, block_ids))
+
+    def _with_eldr(
+        self, request: Any, delayed: bool, params: dict[str, Any] | None
+    ) -> tuple[bool, dict[str, Any] | None]:
+        said = None
+        if self._scheduler is not None:
+            said = self._guard.run(self._scheduler.finish, request)
+        return delayed, params if said is None else {**(params or {}), "eldr": said}
+
+    # Both sides
+
+    def shutdown(self) -> None:
+        """Deregisters."""
+        super().shutdown()
+        if self._scheduler is not None:
+            self._scheduler.close()

@@ -1,0 +1,68 @@
+"""What the engine has to say to the daemon, said by a thread that the engine never waits for."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from eldr_client import EldrError, RouterClient, RouterUnavailableError
+
+from eldr_vllm.guard import Guard
+
+logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+
+FAREWELL = 1.0
+Message = Callable[[RouterClient], None]
+
+
+class Outbox:
+    """Messages in order, `limit` of them at most; the oldest go when there are more.
+
+    The client has the deadline of each call and the circuit breaker: while the daemon is away, a
+    message costs microseconds and is lost, a release is kept by the client.
+    """
+
+    def __init__(self, client: RouterClient, limit: int) -> None:
+        self._client = client
+        self._guard = Guard("outbox")
+        self._messages: deque[Message] = deque(maxlen=limit)
+        self._arrived = threading.Condition()
+        self._closing = False
+        self._lost = 0
+        self._thread = threading.Thread(target=self._loop, name="eldr-outbox", daemon=True)
+        self._thread.start()
+
+    def put(self, message: Message) -> None:
+        """Have `message` called with the client, later."""
+        with self._arrived:
+            if len(self._messages) == self._messages.maxlen:
+                if self._lost == 0:
+                    logger.warning("the daemon is too slow: the oldest messages are dropped")
+                self._lost += 1
+            self._messages.append(message)
+            self._arrived.notify()
+
+    def close(self) -> None:
+        """Say what is still unsaid, for a second at most."""
+        with self._arrived:
+            self._closing = True
+            self._arrived.notify()
+        self._thread.join(FAREWELL)
+        self._client.close()
+
+    def _loop(self) -> None:
+        while True:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._messages or self._closing)
+                if not self._messages:
+                    return
+                message = self._messages.popleft()
+            self._guard.run(self._say, message)
+
+    def _say(self, message: Message) -> None:
+        try:
+            message(self._client)
+        except RouterUnavailableError:
+            pass  # the client has said so, and looks for the daemon
+        except EldrError as error:
+            logger.warning("the daemon refuses: %s", error)

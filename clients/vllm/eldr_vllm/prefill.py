@@ -1,0 +1,203 @@
+"""The scheduler's side of a prefill: asks for counts, sends them on, puts them in the answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from eldr.v1.activation_pb2 import ActivationCounts
+from eldr_client import Counts, Placement, ReleaseOutcome, RouterClient
+from numpy.typing import NDArray
+
+from eldr_vllm import answer
+from eldr_vllm.messages import PromptChunk, PromptTotal
+from eldr_vllm.outbox import Outbox
+from eldr_vllm.settings import Settings
+
+# Requests that have finished and whose counts have not come; a worker that has stepped aside sends
+# none, ever.
+_MAX_LATE = 1_024
+
+
+@dataclass(slots=True)
+class _Prompt:
+    """One request, from its arrival until its counts are in its answer.
+
+    `sent` are the counts of the chunks that the daemon has. `said` is the `eldr` of the answer: a
+    dict that is handed out when the request finishes and filled when the counts come, in the same
+    step: vLLM calls `request_finished` before `update_connector_output`, and serialises after both.
+    """
+
+    name: str
+    num_tokens: int
+    epoch: int
+    to_place: bool
+    sequence: int = 0
+    asked: bool = False
+    placed: bool = False
+    sent: tuple[NDArray[np.uint32] | int, int, int] = (0, 0, 0)
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+class PrefillSide:
+    """Not for several threads, except for what the outbox runs.
+
+    Parameters
+    ----------
+    settings : Settings
+    model, worker_id : str
+        As registered at the daemon; worker_id is empty where the engine is not.
+    top_k : int
+    outbox : Outbox
+    """
+
+    def __init__(
+        self, settings: Settings, model: str, worker_id: str, top_k: int, outbox: Outbox
+    ) -> None:
+        self._settings = settings
+        self._model = model
+        self._worker_id = worker_id
+        self._top_k = top_k
+        self._outbox = outbox
+        self._prompts: dict[str, _Prompt] = {}
+        self._late: dict[str, _Prompt] = {}
+
+    def begin(self, request: Any) -> None:
+        """A request has come."""
+        if answer.is_prefill(request, self._settings.role):
+            name = answer.request_name(request)
+            prompt = _Prompt(
+                name,
+                request.num_prompt_tokens,
+                answer.first_epoch(request),
+                answer.places(request, self._settings.place),
+            )
+            prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
+            self._prompts[request.request_id] = prompt
+
+    def plan(
+        self,
+        computed: Mapping[str, tuple[int, int]],
+        resumed: set[str],
+        blocks_of: Callable[[str], tuple[list[int], ...]],
+        block_size: int,
+    ) -> list[PromptChunk]:
+        """What to ask of this step.
+
+        `computed` has the tokens of each scheduled request before and after the step, `resumed`
+        those that begin anew after a preemption.
+        """
+        chunks = []
+        for request_id, (_, after) in computed.items():
+            prompt = self._prompts.get(request_id)
+            if prompt is None or prompt.asked:
+                continue
+            if request_id in resumed:  # its blocks may be others now: another try of the prefill
+                prompt.epoch, prompt.sequence = prompt.epoch + 1, 0
+                prompt.said["epoch"] = prompt.epoch
+            prompt.asked = after >= prompt.num_tokens
+            if not prompt.asked and not self._settings.stream:
+                continue
+            tokens = min(after, prompt.num_tokens)
+            blocks = blocks_of(request_id)[0][: -(-tokens // block_size)]
+            if prompt.asked and prompt.sequence:
+                self._place(prompt)  # on what the daemon has, so that the answer can carry it
+            chunks.append(
+                PromptChunk(
+                    request_id,
+                    prompt.epoch,
+                    prompt.sequence,
+                    np.array(blocks, np.int64),
+                    tokens,
+                    prompt.asked,
+                )
+            )
+            prompt.sequence += 1
+        return chunks
+
+    def take(self, totals: list[list[PromptTotal]]) -> None:
+        """The totals of a step: for each prompt, those of the pipeline ranks in order."""
+        for ranks in totals:
+            first = ranks[0]
+            prompt = self._prompts.get(first.request_id) or self._late.get(first.request_id)
+            if prompt is None or prompt.epoch != first.epoch:
+                continue
+            counts = np.concatenate([total.counts for total in ranks])
+            self._send(prompt, first, counts)
+            if first.last:
+                message = self._counts(counts, first.num_tokens, first.unknown_tokens)
+                prompt.said["counts"] = answer.encode_counts(message)
+                self._late.pop(first.request_id, None)
+
+    def finish(self, request: Any, aborted: bool) -> dict[str, Any] | None:
+        """The `eldr` of the answer; None for a request whose prompt was not wanted, or not read."""
+        prompt = self._prompts.pop(request.request_id, None)
+        if prompt is None or not prompt.asked:
+            return None
+        if "counts" not in prompt.said:
+            self._late[request.request_id] = prompt
+            if len(self._late) > _MAX_LATE:
+                self._late.pop(next(iter(self._late)))
+        if aborted and prompt.placed:
+            self._outbox.put(partial(_cancel, model=self._model, name=prompt.name))
+        return prompt.said
+
+    def _counts(self, counts: NDArray[np.uint32], tokens: int, unknown: int) -> ActivationCounts:
+        return Counts(counts, self._top_k, num_tokens=tokens, unknown_tokens=unknown).to_proto()
+
+    def _send(self, prompt: _Prompt, total: PromptTotal, counts: NDArray[np.uint32]) -> None:
+        """Send what this chunk adds to those before it."""
+        if total.sequence == 0:
+            prompt.sent = 0, 0, 0
+        before, tokens, unknown = prompt.sent
+        prompt.sent = counts, total.num_tokens, total.unknown_tokens
+        self._outbox.put(
+            partial(
+                self._register,
+                prompt,
+                total,
+                counts - before,
+                total.num_tokens - tokens,
+                total.unknown_tokens - unknown,
+            )
+        )
+        if total.last:
+            self._place(prompt)
+
+    def _register(
+        self,
+        prompt: _Prompt,
+        total: PromptTotal,
+        counts: NDArray[np.uint32],
+        tokens: int,
+        unknown: int,
+        client: RouterClient,
+    ) -> None:
+        client.register_signature(
+            self._model,
+            prompt.name,
+            self._counts(counts, tokens, unknown),
+            epoch=total.epoch,
+            sequence=total.sequence,
+            last=total.last,
+            prefill_worker=self._worker_id,
+            prompt_tokens=prompt.num_tokens if total.last else 0,
+        )
+
+    def _place(self, prompt: _Prompt) -> None:
+        """Ask for the placement, if that is this side's to do and has not been done."""
+        if prompt.to_place and not prompt.placed:
+            prompt.placed = True
+            self._outbox.put(partial(self._route, prompt))
+
+    def _route(self, prompt: _Prompt, client: RouterClient) -> None:
+        placement: Placement = client.route(
+            self._model, prompt.name, prefill_worker=self._worker_id
+        )
+        if not placement.is_fallback:
+            prompt.said["placement"] = answer.encode_placement(placement)
+
+
+def _cancel(client: RouterClient, model: str, name: str) -> None:
+    client.release(model, name, outcome=ReleaseOutcome.CANCELLED)

@@ -1,0 +1,90 @@
+"""The engine's entry in the fleet."""
+
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from eldr_client import LoadReport, WorkerSession
+
+from eldr_vllm.settings import Settings
+
+_HEALTH_PAUSE = 0.5
+_HEALTH_TIMEOUT = 2.0
+
+
+def worker_id(settings: Settings, dp_rank: int, dp_size: int) -> str:
+    """The engine's id: as set, or its address; each data-parallel rank has its own.
+
+    Empty where the engine has neither, and so is not registered.
+    """
+    name = settings.worker_id or urlsplit(settings.url).netloc
+    return f"{name}/dp{dp_rank}" if name and dp_size > 1 else name
+
+
+class Registration:
+    """Sessions of the roles that the engine has, READY as soon as its HTTP server answers.
+
+    Parameters
+    ----------
+    settings : Settings
+        With a `url`.
+    reports : mapping of role (DECODE, PREFILL) to a callable () -> LoadReport
+        An engine with both roles is registered twice, the second time as `ID/prefill`.
+    session : mapping
+        What the sessions have in common: keywords of WorkerSession.
+    name : str
+        The worker's id.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reports: Mapping[str, Callable[[], LoadReport]],
+        session: Mapping[str, Any],
+        name: str,
+    ) -> None:
+        self._closing = threading.Event()
+        self._sessions = [
+            WorkerSession(
+                name if index == 0 else f"{name}/{role.lower()}",
+                url=settings.url,
+                report=report,
+                role=role,
+                group=settings.group,
+                labels=settings.labels,
+                ready=not settings.health_check,
+                time_to_live=settings.time_to_live,
+                **settings.endpoint(),
+                **session,
+            )
+            for index, (role, report) in enumerate(reports.items())
+        ]
+        if settings.health_check:
+            url = settings.url.rstrip("/") + "/health"
+            threading.Thread(
+                target=self._await_health, args=(url,), name="eldr-health", daemon=True
+            ).start()
+
+    def close(self) -> None:
+        """Deregister."""
+        self._closing.set()
+        for session in self._sessions:
+            session.close()
+
+    def _await_health(self, url: str) -> None:
+        while not self._answers(url):
+            if self._closing.wait(_HEALTH_PAUSE):
+                return
+        for session in self._sessions:
+            session.set_ready()
+
+    @staticmethod
+    def _answers(url: str) -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=_HEALTH_TIMEOUT) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False

@@ -1,0 +1,139 @@
+"""What `kv_connector_extra_config.eldr` may say."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from eldr_vllm.guard import UnsupportedError
+
+_CHOICES = {"role": ("", "prefill", "decode", "both"), "place": ("caller", "daemon")}
+_BY_KV_ROLE = {"kv_producer": "prefill", "kv_consumer": "decode", "kv_both": "both"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings, with their defaults; strings may name environment variables (`$POD_IP`).
+
+    Attributes
+    ----------
+    router : str
+        HOST:PORT of the daemon.
+    token, token_file, tls, root_certificates, client_key, client_certificate
+        How to reach it: a bearer token, or the file that holds it; TLS by the system's roots; PEM
+        files.
+    timeout : float
+        Deadline of each call to the daemon, in seconds. None of them is waited for by the engine.
+    url : str
+        Where this engine serves, for others. Without it the engine is not registered.
+    role : {"", "prefill", "decode", "both"}
+        What this engine does. By default what `kv_role` says.
+    model : str
+        The model's name at the daemon; by default the first served model name.
+    worker_id : str
+        By default the host and port of `url`, with the data-parallel rank where there are several.
+    group : str
+        Engines that can pass KV to each other; empty means any.
+    labels : mapping of str to str
+    capacity : int
+        Sequences in flight; by default `max_num_seqs`.
+    time_to_live : float
+        Seconds of silence after which the daemon takes the engine as gone.
+    health_check : bool
+        Register as JOINING until `url`/health answers.
+    stream : bool
+        Send a long prompt's counts chunk by chunk, while it is prefilled.
+    place : {"caller", "daemon"}
+        Who asks for the placement: whoever drives the request, or this shim with the last chunk.
+        A request may say otherwise.
+    outbox : int
+        Messages to the daemon that may wait; beyond them the oldest are dropped.
+    force : bool
+        Capture where it was not verified, too.
+    """
+
+    router: str = "127.0.0.1:50051"
+    token: str = field(default="", repr=False)
+    token_file: str = ""
+    tls: bool = False
+    root_certificates: str = ""
+    client_key: str = ""
+    client_certificate: str = ""
+    timeout: float = 0.5
+    url: str = ""
+    role: str = ""
+    model: str = ""
+    worker_id: str = ""
+    group: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    capacity: int = 0
+    time_to_live: float = 15.0
+    health_check: bool = True
+    stream: bool = True
+    place: str = "caller"
+    outbox: int = 4_096
+    force: bool = False
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], kv_role: str | None) -> "Settings":
+        """Check and complete what the configuration says.
+
+        Raises
+        ------
+        UnsupportedError
+            A setting that is none, or has another type or value than it may have.
+        """
+        known = {item.name: item for item in fields(cls)}
+        if unknown := values.keys() - known.keys():
+            raise UnsupportedError(
+                f"no setting is called {', '.join(sorted(unknown))}; there are {', '.join(known)}"
+            )
+        given = dict(values)
+        for name, value in given.items():
+            kind = type(getattr(cls(), name))
+            if kind is float and type(value) is int:
+                given[name] = float(value)
+            elif not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise UnsupportedError(f"{name}: expected {kind.__name__}, found {value!r}")
+            if isinstance(value, str):
+                given[name] = os.path.expandvars(value)
+        for name, choices in _CHOICES.items():
+            if given.get(name, choices[0]) not in choices:
+                raise UnsupportedError(f"{name}: expected one of {choices}, found {given[name]!r}")
+        given["role"] = given.get("role") or _BY_KV_ROLE[kv_role or "kv_both"]
+        return cls(**given)
+
+    @property
+    def prefills(self) -> bool:
+        """Prompts are read here, and get signatures."""
+        return self.role in ("prefill", "both")
+
+    @property
+    def decodes(self) -> bool:
+        """Answers are written here."""
+        return self.role in ("decode", "both")
+
+    def endpoint(self) -> dict[str, Any]:
+        """The keywords of eldr_client's clients and sessions that say how to reach the daemon.
+
+        Raises
+        ------
+        OSError
+            A file cannot be read.
+        """
+        return {
+            "target": self.router,
+            "timeout": self.timeout,
+            "token": self.token or _read(self.token_file, text=True),
+            "tls": self.tls,
+            "root_certificates": _read(self.root_certificates),
+            "client_key": _read(self.client_key),
+            "client_certificate": _read(self.client_certificate),
+        }
+
+
+def _read(path: str, text: bool = False) -> Any:
+    if not path:
+        return None
+    return Path(path).read_text().strip() if text else Path(path).read_bytes()

@@ -1,0 +1,37 @@
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+# Engines are other processes: they find the helpers of these tests, and the packages, by this path.
+_PATHS = [
+    Path(__file__).parent,
+    *(Path(__file__).parents[2] / "clients" / n for n in ("vllm", "python")),
+]
+_HAS_VLLM = importlib.util.find_spec("vllm") is not None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("vllm") and not _HAS_VLLM:
+            item.add_marker(pytest.mark.skip(reason="this environment has no vLLM"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _paths():
+    before = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, _PATHS), before])
+    os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.update(
+        OMP_NUM_THREADS="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind"
+    )
+    yield
+    os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    from tiny_model import build
+
+    return build(tmp_path_factory.mktemp("model"))

@@ -1,0 +1,135 @@
+"""The counts in the answers against what the forward passes computed, on one engine."""
+
+import collections
+import pickle
+import random
+
+import pytest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+
+REQUESTS = 520
+BLOCK = 32
+
+
+@pytest.fixture(scope="module")
+def engine(model, tmp_path_factory):
+    from vllm import LLM
+
+    log = tmp_path_factory.mktemp("oracle") / "log"
+    inner = {
+        "kv_connector": "OracleConnector",
+        "kv_connector_module_path": "oracle_connector",
+        "kv_connector_extra_config": {"log": str(log)},
+    }
+    llm = LLM(
+        model=str(model),
+        dtype="float32",
+        block_size=BLOCK,
+        enforce_eager=True,
+        max_model_len=640,
+        max_num_seqs=16,
+        max_num_batched_tokens=128,
+        num_gpu_blocks_override=30,  # 960 tokens: evicts, and preempts
+        disable_log_stats=False,
+        kv_transfer_config={
+            "kv_connector": "EldrConnector",
+            "kv_connector_module_path": "eldr_vllm.connector",
+            "kv_role": "kv_producer",
+            "kv_connector_extra_config": {"eldr": {"router": "127.0.0.1:1"}, "inner": inner},
+        },
+    )
+    yield Engine(llm, log)
+    llm.llm_engine.engine_core.shutdown()
+
+
+class Engine:
+    def __init__(self, llm, log):
+        self._llm, self._log = llm, log
+
+    def run(self, prompts, max_tokens, **params):
+        """What the shim and what the oracle say of each request: (counts, known, unknown)."""
+        from rig import decode_counts
+        from vllm import SamplingParams
+
+        sampling = [
+            SamplingParams(
+                max_tokens=tokens,
+                temperature=0,
+                ignore_eos=True,
+                extra_args={"kv_transfer_params": {"do_remote_decode": True, **params}},
+            )
+            for tokens in max_tokens
+        ]
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False
+        )
+        oracle = {}
+        with self._log.open("rb") as log:
+            while log.peek(1):
+                name, *said = pickle.load(log)
+                oracle[name.rsplit("-", 1)[0]] = said
+        pairs = []
+        for output in outputs:
+            eldr = (output.kv_transfer_params or {}).get("eldr", {})
+            if "counts" not in eldr:
+                pairs.append((None, None, output))
+                continue
+            counts, message = decode_counts(eldr["counts"])
+            ours = counts.tolist(), message.num_tokens, message.unknown_tokens
+            array, *tokens = oracle[output.request_id]
+            pairs.append((ours, (array.tolist(), *tokens), output))
+        return pairs
+
+    def metric(self, name):
+        return sum(m.value for m in self._llm.get_metrics() if m.name == name)
+
+
+def random_prompts(rng, count):
+    """Prompts that share prefixes of any length, most of them longer than a chunk."""
+    bases = [[rng.randrange(1, 250) for _ in range(rng.randrange(40, 330))] for _ in range(12)]
+    return [
+        base[: rng.randrange(len(base) // 2, len(base) + 1)]
+        + [rng.randrange(1, 250) for _ in range(rng.randrange(1, 60))]
+        for base in (rng.choice(bases) for _ in range(count))
+    ]
+
+
+def test_counts_are_those_of_the_forward_passes(engine):
+    rng = random.Random(7)
+    prompts = random_prompts(rng, REQUESTS)
+    pairs = engine.run(prompts, [rng.choice((1, 1, 1, 80)) for _ in prompts])
+    wrong = [
+        output.request_id
+        for prompt, (ours, oracle, output) in zip(prompts, pairs, strict=True)
+        if ours is None or ours != oracle or ours[1:] != (len(prompt), 0)
+    ]
+    assert not wrong
+    cached = sum(output.num_cached_tokens for *_, output in pairs)
+    epochs = collections.Counter(output.kv_transfer_params["eldr"]["epoch"] for *_, output in pairs)
+    preempted = engine.metric("vllm:num_preemptions")
+    print(  # what -s shows
+        f"{len(prompts)} requests exact: {sum(map(len, prompts))} prompt tokens, {cached} of them "
+        f"cached, {preempted} preemptions, requests by epoch {dict(epochs)}"
+    )
+    assert cached
+    assert preempted
+
+
+def test_tokens_from_outside_are_unknown(engine):
+    rng = random.Random(8)
+    prompts = random_prompts(rng, 40)
+    filled = engine.run(prompts, [1] * len(prompts), fill=4 * BLOCK)
+    assert all(ours == oracle for ours, oracle, _ in filled)
+    assert any(ours[2] for ours, _, _ in filled)
+    # They stay so for those that find them in the prefix cache, until computed by ourselves.
+    shared = engine.run(prompts, [1] * len(prompts))
+    assert all(ours == oracle for ours, oracle, _ in shared)
+
+
+def test_a_failure_of_the_shim_costs_no_request(engine):
+    prompts = random_prompts(random.Random(9), 8)
+    for params in ({"break": True}, {}):
+        pairs = engine.run(prompts, [2] * len(prompts), **params)
+        assert all(len(output.outputs[0].token_ids) == 2 for *_, output in pairs)
+    assert all("eldr" not in (output.kv_transfer_params or {}) for *_, output in pairs)
