@@ -16,7 +16,7 @@ from eldr_vllm.proxy.legs import Leg
 
 logger = logging.getLogger("eldr_proxy")
 
-DISCARD_TIMEOUT = aiohttp.ClientTimeout(total=2)
+PAGE_TIMEOUT = aiohttp.ClientTimeout(total=2)  # for what takes an engine no time
 # vLLM's front end closes a connection that was idle for 5 s; ours must be gone before.
 KEEP_ALIVE = 3.0
 
@@ -63,7 +63,11 @@ class Engines:
         """A small page of an engine."""
         try:
             async with self._session.get(
-                engine.url + path, headers=headers, timeout=DISCARD_TIMEOUT
+                engine.url + path,
+                headers=headers,
+                timeout=PAGE_TIMEOUT,
+                trace_request_ctx=Sent(),
+                allow_redirects=False,
             ) as answer:
                 return answer.status, await answer.read()
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -122,7 +126,7 @@ class Engines:
         }
         for engine in decoders:
             try:
-                async with self._post(engine, refused, body, Sent(), DISCARD_TIMEOUT) as answer:
+                async with self._post(engine, refused, body, Sent(), PAGE_TIMEOUT) as answer:
                     await answer.read()
                     return
             except (aiohttp.ClientError, TimeoutError) as error:

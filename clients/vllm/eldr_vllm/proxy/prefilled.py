@@ -4,17 +4,14 @@ import base64
 import binascii
 import logging
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from eldr.v1.activation_pb2 import ActivationCounts
-from eldr.v1.router_pb2 import Placement as PlacementMessage
-from eldr_client import Placement
-from google.protobuf.message import DecodeError, Message
+from eldr_client import Placement, PlacementReason
+from google.protobuf.message import DecodeError
 
 from eldr_vllm.proxy.engines import Sent
 from eldr_vllm.proxy.fleet import Engine
-
-M = TypeVar("M", bound=Message)
 
 logger = logging.getLogger("eldr_proxy")
 
@@ -41,17 +38,16 @@ class Prefilled:
         kv = answer.get("kv_transfer_params")
         if not isinstance(kv, dict):
             return cls(engine, answer)
-        eldr = kv.get("eldr") or {}
+        said = kv.get("eldr")
+        eldr = said if isinstance(said, dict) else {}
         kv = {name: value for name, value in kv.items() if name != "eldr"}
-        counts = _message(ActivationCounts(), eldr.get("counts"))
-        placed = _message(PlacementMessage(), eldr.get("placement"))
         return cls(
             engine,
             answer,
             kv or None,
             bool(eldr),
-            counts,
-            Placement.from_proto(placed) if placed is not None else None,
+            _counts(eldr.get("counts")),
+            _placement(eldr.get("placement")),
         )
 
     @property
@@ -70,12 +66,27 @@ class Prefilled:
         return self.engine.group if self.engine else ""
 
 
-def _message(message: M, text: str | None) -> M | None:
-    if not text:
+def _counts(said: Any) -> ActivationCounts | None:
+    if said is None:
         return None
     try:
-        message.ParseFromString(base64.b64decode(text, validate=True))
+        return ActivationCounts.FromString(base64.b64decode(said, validate=True))
     except (binascii.Error, DecodeError, TypeError) as error:
-        logger.warning("a prefill's %s is not readable: %s", message.DESCRIPTOR.name, error)
+        logger.warning("a prefill's counts are not readable: %s", error)
         return None
-    return message
+
+
+def _placement(said: Any) -> Placement | None:
+    if said is None:
+        return None
+    try:
+        return Placement(
+            said["worker_id"],
+            said["url"],
+            said["dp_rank"],
+            reason=PlacementReason(said["reason"]),
+            lease_id=said["lease_id"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        logger.warning("a prefill's placement is not readable: %s", error)
+        return None

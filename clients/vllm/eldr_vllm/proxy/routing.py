@@ -5,7 +5,7 @@ import itertools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -75,7 +75,7 @@ class Routing:
 
     @asynccontextmanager
     async def place(
-        self, leg: Leg, prefilled: Prefilled, attempt: int, failed: set[str]
+        self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
     ) -> AsyncIterator[Booking]:
         """Book a decode engine for the length of the block, if possible none that has failed.
 
@@ -85,7 +85,7 @@ class Routing:
             The daemon says that everyone is full, or there is nobody.
         """
         start = time.perf_counter()
-        booking = await self._book(leg, prefilled, attempt, failed)
+        booking = await self._book(leg, prefilled, attempts, failed)
         self._metrics.route_seconds.observe(time.perf_counter() - start)
         self._held.add(booking)
         try:
@@ -134,10 +134,10 @@ class Routing:
             await asyncio.wait(self._releases)
 
     async def _book(
-        self, leg: Leg, prefilled: Prefilled, attempt: int, failed: set[str]
+        self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
     ) -> Booking:
         model = self.model(leg)
-        placement = await self._ask(leg, prefilled, attempt, failed)
+        attempt, placement = await self._ask(leg, prefilled, attempts, failed)
         if placement is not None:
             engine = self._fleet.decoder_at(model, placement.url, placement.dp_rank)
             booking = Booking(
@@ -164,13 +164,14 @@ class Routing:
         return engines[next(self._turn) % len(engines)]
 
     async def _ask(
-        self, leg: Leg, prefilled: Prefilled, attempt: int, failed: set[str]
-    ) -> Placement | None:
+        self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
+    ) -> tuple[int, Placement | None]:
         """The daemon's placement; None where it gives none and the leg is served all the same."""
+        attempt = next(attempts)
         if self._client is None:
-            return None
+            return attempt, None
         if attempt == 0 and prefilled.placement is not None:
-            return prefilled.placement
+            return attempt, prefilled.placement
         counts, excluded = prefilled.counts, sorted(failed)
         waits = prefilled.has_shim and counts is None
         while True:
@@ -195,17 +196,18 @@ class Routing:
                     raise no_worker(str(error)) from error
                 excluded = []  # better one that failed than nobody
             except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
+                # Counts that do not fit the model; or the shim had it placed without saying so.
                 logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
                 if counts is None:
-                    return None
-                counts = None
+                    return attempt, None
+                counts, attempt = None, next(attempts)
             except RouterUnavailableError:
-                return None
+                return attempt, None
             except EldrError as error:  # a token that is none, say
                 logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
-                return None
+                return attempt, None
             else:
-                return None if placement.is_fallback else placement
+                return attempt, None if placement.is_fallback else placement
 
     def _release(self, booking: Booking) -> None:
         # A task of its own: nobody should wait for it, and no cancellation stop it.

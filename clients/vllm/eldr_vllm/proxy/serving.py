@@ -53,12 +53,12 @@ class Serving:
         ProxyError
             What the caller is to be told instead.
         """
-        epochs = itertools.count()
+        epochs, attempts = itertools.count(), itertools.count()
         failed: set[str] = set()
         prefilled: Prefilled | None = None
         decode: _Decode | None = None
         try:
-            for attempt in range(self.settings.attempts):
+            for _ in range(self.settings.attempts):
                 if prefilled is None:
                     prefilled = await self._prefill(leg, epochs)
                 if decode is None:
@@ -66,7 +66,7 @@ class Serving:
                     decode = _Decode(self, leg, send, first)
                     await decode.send_first()
                 try:
-                    async with self.routing.place(leg, prefilled, attempt, failed) as booking:
+                    async with self.routing.place(leg, prefilled, attempts, failed) as booking:
                         await decode.run(booking, prefilled)
                         return
                 except EngineFailed as failure:
