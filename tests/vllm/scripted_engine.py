@@ -212,20 +212,20 @@ async def running_rig(prefills: int = 1, decodes: int = 2, *, static: bool = Tru
     )
     async with AsyncExitStack() as stack:
         for engine in (*rig.prefill, *rig.decode):
-            runner, engine.url = await _serve(engine.app())
+            runner, engine.url = await serve(engine.app())
             rig.runners[engine.url] = runner
         stack.push_async_callback(_stop_all, rig)
         if static:
             settings.setdefault("prefill", tuple(e.url for e in rig.prefill))
             settings.setdefault("decode", tuple(e.url for e in rig.decode))
         settings.setdefault("route_timeout", 1.0)  # the daemon shares two busy cores with us
-        runner, rig.url = await _serve(Proxy(Settings(**settings)).app())
+        runner, rig.url = await serve(Proxy(Settings(**settings)).app())
         stack.push_async_callback(runner.cleanup)
         rig.session = await stack.enter_async_context(ClientSession())
         yield rig
 
 
-async def _serve(app: web.Application) -> tuple[web.AppRunner, str]:
+async def serve(app: web.Application) -> tuple[web.AppRunner, str]:
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     listener = socket.create_server(("127.0.0.1", 0))
