@@ -16,6 +16,8 @@ class Stream:
     """Events as they come. A request of one leg passes as it is, but for usage nobody asked for.
 
     Nothing is sent before the first event, so that until then a failure has its own status.
+    vLLM writes its fingerprint on the last event: on the usage, or without it on the last token,
+    which therefore waits for the usage that is not sent on.
     """
 
     def __init__(self, request: web.Request, legs: list[Leg], metrics: Metrics) -> None:
@@ -24,6 +26,7 @@ class Stream:
         self._wants_usage = legs[0].wants_usage
         self._metrics = metrics
         self._start = time.perf_counter()
+        self._last_tokens: dict[int, bytes] = {}
         self._usage: dict[str, Any] = {}
         self._usages: list[tuple[Leg, dict[str, Any]]] = []
         self._shared: dict[str, Any] = {}
@@ -39,6 +42,7 @@ class Stream:
         """One event of a leg."""
         if sse.has_usage_only(event):
             if not self._wants_usage:
+                await self._send_last_token(leg, sse.decode(event).get("system_fingerprint"))
                 return
             if not self._one:
                 self._usage = sse.decode(event)
@@ -46,6 +50,19 @@ class Stream:
                 return
         elif not self._one:
             event = self._renamed(leg, event)
+        if sse.ends_sequence(event) and not self._wants_usage:
+            self._last_tokens[leg.index] = event
+        else:
+            await self._write(event)
+
+    async def _send_last_token(self, leg: Leg, fingerprint: str | None) -> None:
+        event = self._last_tokens.pop(leg.index, None)
+        if event is not None and fingerprint is not None:
+            event = sse.encode({**sse.decode(event), "system_fingerprint": fingerprint})
+        if event is not None:
+            await self._write(event)
+
+    async def _write(self, event: bytes) -> None:
         try:
             response = await self._open()
             await response.write(event)
@@ -69,6 +86,8 @@ class Stream:
         return await self._end(response)
 
     async def _end(self, response: web.StreamResponse) -> web.StreamResponse:
+        for event in self._last_tokens.values():  # of engines that say nothing of usage
+            await response.write(event)
         await response.write(sse.DONE)
         await response.write_eof()
         return response

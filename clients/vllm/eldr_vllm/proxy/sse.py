@@ -34,6 +34,11 @@ def has_usage_only(event: bytes) -> bool:
     return b'"choices":[]' in event or b'"choices": []' in event
 
 
+def ends_sequence(event: bytes) -> bool:
+    """The last event of a sequence, which says why it ended."""
+    return b'"finish_reason":' in event and b'"finish_reason":null' not in event
+
+
 def is_error(event: bytes) -> bool:
     """vLLM's way to say, after its 200, that the request failed."""
     return event.startswith((b'data: {"error"', b'data:{"error"'))
