@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,8 +19,6 @@ logger = logging.getLogger("eldr_proxy")
 PAGE_TIMEOUT = aiohttp.ClientTimeout(total=2)  # for what takes an engine no time
 # vLLM's front end closes a connection that was idle for 5 s; ours must be gone before.
 KEEP_ALIVE = 3.0
-
-Sink = Callable[[bytes], Awaitable[None]]
 
 
 class EngineFailed(Exception):  # noqa: N818 - a fact about an engine, not about this program
@@ -49,7 +47,6 @@ class Engines:
                 total=None, sock_connect=connect_timeout, sock_read=read_timeout
             ),
             trace_configs=[trace],
-            auto_decompress=True,
         )
         self._farewells: set[asyncio.Task[None]] = set()
 
@@ -89,7 +86,7 @@ class Engines:
 
     async def stream(
         self, engine: Engine, leg: Leg, body: dict[str, Any], sent: Sent
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The events of an answer without the closing [DONE]; close it to abort the request."""
         try:
             async with self._post(engine, leg, body, sent) as answer:

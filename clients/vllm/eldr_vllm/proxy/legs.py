@@ -129,7 +129,7 @@ def split(
 def _prompts(body: dict[str, Any]) -> list[dict[str, Any]]:
     """A string and a list of token ids are one prompt, a list of such are several."""
     prompt = body.get("prompt")
-    several = isinstance(prompt, list) and prompt and all(isinstance(p, str | list) for p in prompt)
-    if "messages" in body or not several:
+    if "messages" in body or not isinstance(prompt, list) or not prompt:
         return [{}]
-    return [{"prompt": each} for each in prompt]
+    several = all(isinstance(each, str | list) for each in prompt)
+    return [{"prompt": each} for each in prompt] if several else [{}]

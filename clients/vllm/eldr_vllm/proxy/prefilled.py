@@ -69,11 +69,13 @@ class Prefilled:
 def _counts(said: Any) -> ActivationCounts | None:
     if said is None:
         return None
+    counts = ActivationCounts()
     try:
-        return ActivationCounts.FromString(base64.b64decode(said, validate=True))
+        counts.ParseFromString(base64.b64decode(said, validate=True))
     except (binascii.Error, DecodeError, TypeError) as error:
         logger.warning("a prefill's counts are not readable: %s", error)
         return None
+    return counts
 
 
 def _placement(said: Any) -> Placement | None:
