@@ -14,6 +14,8 @@ from eldr_client.channel import Endpoint
 logger = logging.getLogger("eldr_proxy")
 
 WATCH_PAUSE = 1.0  # seconds until a broken watch is tried again
+# A daemon that lost its state knows nobody until the engines have registered anew.
+GRACE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Fleet:
     """Static engines, and beside them what WatchWorkers says of the roles that have none.
 
     A daemon that goes away takes nobody with it: the last known engines stay until it says
-    otherwise.
+    otherwise, or has been back for `GRACE` seconds without naming them.
     """
 
     def __init__(self, prefill: Iterable[str] = (), decode: Iterable[str] = ()) -> None:
@@ -48,6 +50,8 @@ class Fleet:
             False: [Engine(url, url) for url in decode],
         }
         self._watched: dict[tuple[str, str], Engine] = {}
+        self._named: set[tuple[str, str]] = set()  # in the present watch
+        self._is_level = False  # it has named everyone
         self._engines: list[Engine] = []
         self._collect()
 
@@ -92,21 +96,21 @@ class Fleet:
         async with endpoint.open_aio() as channel:
             stub = FleetServiceStub(channel)
             while True:
-                seen: set[tuple[str, str]] = set()
+                self._named, self._is_level = set(), False
                 try:
                     async for update in stub.WatchWorkers(
                         WatchWorkersRequest(), metadata=endpoint.metadata
                     ):
-                        self._observe(update, seen)
+                        self._observe(update)
                 except grpc.aio.AioRpcError as error:
                     logger.warning("the fleet is not watched: %s", error.details())
                 await asyncio.sleep(WATCH_PAUSE)
 
-    def _observe(self, update: WatchWorkersResponse, seen: set[tuple[str, str]]) -> None:
+    def _observe(self, update: WatchWorkersResponse) -> None:
         if update.HasField("worker"):
             worker = update.worker
             key = worker.model, worker.worker_id
-            seen.add(key)
+            self._named.add(key)
             self._watched.pop(key, None)
             if worker.state == WorkerState.WORKER_STATE_READY:
                 self._watched[key] = Engine(
@@ -117,8 +121,14 @@ class Fleet:
                     worker.group,
                     worker.role == WorkerRole.WORKER_ROLE_PREFILL,
                 )
-        if update.synchronized:  # who was not named in this stream is gone
-            for key in self._watched.keys() - seen:
+        if update.synchronized:
+            self._is_level = True
+            asyncio.get_running_loop().call_later(GRACE, self._forget)
+        self._collect()
+
+    def _forget(self) -> None:
+        if self._is_level:
+            for key in self._watched.keys() - self._named:
                 del self._watched[key]
         self._collect()
 

@@ -191,9 +191,9 @@ class Routing:
             except errors.ResourceExhaustedError as error:
                 wait = error.retry_after or 1
                 raise ProxyError(429, str(error), "rate_limit_error", retry_after=wait) from error
-            except errors.UnavailableError as error:
-                if not excluded:
-                    raise no_worker(str(error)) from error
+            except errors.UnavailableError:
+                if not excluded:  # it may have started anew a moment ago, and know nobody yet
+                    return attempt, None
                 excluded = []  # better one that failed than nobody
             except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
                 # Counts that do not fit the model; or the shim had it placed without saying so.
