@@ -194,6 +194,16 @@ async def test_what_is_no_request(data):
             assert (await answer.json())["error"]["type"] == "invalid_request_error"
         answer, body = await rig.post(n=1_000_000)
         assert (answer.status, body["error"]["code"]) == (400, 400)
+        answer, body = await rig.post("/v1/nothing")
+        assert (answer.status, body["error"]["code"]) == (404, 404)
+
+
+async def test_a_body_that_is_too_large():
+    async with running_rig(max_body_bytes=1000) as rig:
+        answer, body = await rig.post(prompt="x" * 2000)
+        assert (answer.status, body["error"]["type"]) == (413, "invalid_request_error")
+        name = 'eldr_proxy_requests_total{endpoint="/v1/completions",status="413"}'
+        assert await rig.metric(name) == 1
 
 
 async def test_models_health_and_metrics():

@@ -15,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from eldr_vllm.proxy.answer import Stream, Whole
 from eldr_vllm.proxy.engine_metrics import engine_metrics
 from eldr_vllm.proxy.engines import EngineFailed, Engines
-from eldr_vllm.proxy.errors import ProxyError, bad_request, no_worker
+from eldr_vllm.proxy.errors import ProxyError, bad_request, in_openais_shape, no_worker
 from eldr_vllm.proxy.first_token import may_go_first
 from eldr_vllm.proxy.fleet import Fleet
 from eldr_vllm.proxy.legs import Leg, split
@@ -40,7 +40,9 @@ class Proxy:
 
     def app(self) -> web.Application:
         """The application. Without `handler_cancellation` it would not notice clients that go."""
-        app = web.Application(client_max_size=self._settings.max_body_bytes)
+        app = web.Application(
+            client_max_size=self._settings.max_body_bytes, middlewares=[in_openais_shape]
+        )
         app.cleanup_ctx.append(self._run)
         app.add_routes(
             [
@@ -88,9 +90,9 @@ class Proxy:
         try:
             response = await self._answer(request)
             status = response.status
-        except ProxyError as error:
+        except (ProxyError, web.HTTPException) as error:
             status = error.status
-            response = error.response()
+            raise
         finally:
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(request.path, str(status)).inc()
@@ -135,7 +137,7 @@ class Proxy:
             with suppress(EngineFailed):
                 status, body = await self._engines.get(engine, "/v1/models", headers)
                 return web.Response(status=status, body=body, content_type="application/json")
-        return no_worker("no engine answers").response()
+        raise no_worker("no engine answers")
 
     async def _health(self, _: web.Request) -> web.Response:
         """Healthy is who knows an engine for either half; the daemon need not be there."""

@@ -4,6 +4,7 @@ import json
 import math
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 
 class ProxyError(Exception):
@@ -48,3 +49,14 @@ def bad_request(message: str) -> ProxyError:
 def no_worker(message: str) -> ProxyError:
     """Nobody can serve this now."""
     return ProxyError(503, message, "service_unavailable", retry_after=1)
+
+
+@web.middleware
+async def in_openais_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors as answers, those of aiohttp (no such page, too large a body) among them."""
+    try:
+        return await handler(request)
+    except ProxyError as error:
+        return error.response()
+    except web.HTTPException as error:
+        return ProxyError(error.status, error.reason, "invalid_request_error").response()

@@ -22,6 +22,7 @@ _NOT_WITH = (
     "structured_outputs",
     "return_token_ids",
     "return_tokens_as_token_ids",
+    "use_beam_search",
 )
 
 
