@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,12 @@ class RealEngine:
         with urllib.request.urlopen(self.url + "/metrics", timeout=5) as page:
             lines = page.read().decode().splitlines()
         return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(name + "{"))
+
+    def kill(self) -> None:
+        """At once, its engine core with it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     @property
     def is_idle(self) -> bool:
@@ -61,11 +68,9 @@ def running_engines(folder: Path, *roles: str) -> Iterator[list[RealEngine]]:
         for engine in engines:
             engine.process.terminate()
         for engine in engines:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 engine.process.wait(30)
-            except subprocess.TimeoutExpired:
-                engine.process.kill()
-                engine.process.wait()
+            engine.kill()
 
 
 def _start(role: str, folder: Path, environ: dict[str, str], number: int) -> RealEngine:
@@ -106,6 +111,7 @@ def _start(role: str, folder: Path, environ: dict[str, str], number: int) -> Rea
                 "VLLM_NO_USAGE_STATS": "1",
             },
             preexec_fn=lambda: os.nice(5),
+            start_new_session=True,
         )
     return RealEngine(f"http://127.0.0.1:{port}", process, log)
 

@@ -55,9 +55,15 @@ async def session():
         yield session
 
 
-@pytest.fixture
-async def proxy(daemon, session):
-    settings = Settings(router=daemon.grpc, route_timeout=1.0, connect_timeout=10.0)
+@pytest.fixture(params=[False])
+async def proxy(daemon, session, request):
+    """The parameter: the first token comes from the prefill."""
+    settings = Settings(
+        router=daemon.grpc,
+        route_timeout=1.0,
+        connect_timeout=10.0,
+        first_token_from_prefill=request.param,
+    )
     runner, url = await serve(Proxy(settings).app())
     while True:
         async with session.get(url + "/health") as answer:
@@ -136,6 +142,22 @@ async def test_streams_of_several_sequences(engines, proxy, session):
     assert written[0] == written[1]
 
 
+@pytest.mark.parametrize("proxy", [True], indirect=True)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 5}])
+@pytest.mark.parametrize("chat", [False, True])
+async def test_the_first_token_from_the_prefill(engines, proxy, session, sampling, chat):
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    for prompt in PROMPTS:
+        asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+        written = []
+        for url in (proxy, engines[2].url):
+            events = await ask(session, url, path, **asked, **sampling, stream=True)
+            choices = [choice for event in events for choice in event["choices"]]
+            pieces = [c["delta"].get("content") if chat else c["text"] for c in choices]
+            written.append(("".join(filter(None, pieces)), choices[-1]["finish_reason"]))
+        assert written[0] == written[1]
+
+
 async def test_both_decode_engines_are_used_and_nothing_stays(engines, daemon, proxy, session):
     answers = await asyncio.gather(
         *(ask(session, proxy, "/v1/completions", prompt=prompt) for prompt in PROMPTS)
@@ -173,6 +195,16 @@ async def test_kv_that_nobody_fetches_is_freed(engines, session):
         await idle(engines)
     finally:
         await own.close()
+
+
+async def test_a_decode_engine_that_is_killed(engines, daemon, proxy, session):
+    """The last test: one engine fewer from here on."""
+    engines[2].kill()
+    asked = [{"prompt": prompt, "stream": stream} for prompt in PROMPTS for stream in (True, False)]
+    answers = [ask(session, proxy, "/v1/completions", **each) for each in asked]
+    assert len(await asyncio.gather(*answers)) == len(asked)
+    await idle(engines[:2])
+    assert booked(daemon) == 0
 
 
 async def idle(engines: list[RealEngine]) -> None:
