@@ -1,1 +1,1 @@
-"""What ELDR adds to vLLM: a KV connector in its workers and a proxy before them."""
+"""ELDR inside vLLM: a KV connector that wraps the real one."""
