@@ -62,7 +62,7 @@ async def routed_rig(daemon: Daemon, **settings) -> AsyncIterator[Rig]:
     async with running_rig(static=False, router=daemon.grpc, **settings) as rig:
         register(daemon, rig, capacity=capacity)
         wanted = {"prefill": len(rig.prefill), "decode": len(rig.decode)}
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 15
         while (await health(rig))["workers"] != wanted:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
@@ -291,8 +291,8 @@ async def test_the_daemon_comes_back_without_its_memory():
                     await asyncio.sleep(0.02)
                 register(second, rig)
                 started = time.monotonic()
-                while not placed:
-                    assert time.monotonic() < started + 2
+                while not placed:  # within 2 s on a free core; one shared with others gets 5
+                    assert time.monotonic() < started + 5
                     assert (await rig.post())[0].status == 200
                     placed = await rig.metric(name)
                 assert (await health(rig))["workers"] == {"prefill": 1, "decode": 2}
