@@ -1,0 +1,172 @@
+"""The HTTP front: OpenAI's endpoints, and what operators look at."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from aiohttp import web
+from eldr_client.aio import RouterClient
+from eldr_client.channel import Endpoint
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from eldr_vllm.proxy.answer import Stream, Whole
+from eldr_vllm.proxy.engine_metrics import engine_metrics
+from eldr_vllm.proxy.engines import EngineFailed, Engines
+from eldr_vllm.proxy.errors import ProxyError, bad_request, in_openais_shape, no_worker
+from eldr_vllm.proxy.first_token import may_go_first
+from eldr_vllm.proxy.fleet import Fleet
+from eldr_vllm.proxy.legs import Leg, split
+from eldr_vllm.proxy.metrics import Metrics
+from eldr_vllm.proxy.ring import Ring
+from eldr_vllm.proxy.routing import Routing
+from eldr_vllm.proxy.serving import Send, Serving
+from eldr_vllm.proxy.settings import Settings
+
+# The engines' API key and the traces go through. Anything else is between client and proxy.
+_FORWARDED = ("Authorization", "traceparent", "tracestate")
+HELLO_SECONDS = 1.0
+
+
+class Proxy:
+    """One proxy: its workers, its connections, its handlers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._fleet = Fleet(settings.prefill, settings.decode)
+
+    def app(self) -> web.Application:
+        """The application. Without `handler_cancellation` it would not notice clients that go."""
+        app = web.Application(
+            client_max_size=self._settings.max_body_bytes, middlewares=[in_openais_shape]
+        )
+        app.cleanup_ctx.append(self._run)
+        app.add_routes(
+            [
+                web.post("/v1/completions", self._generate),
+                web.post("/v1/chat/completions", self._generate),
+                web.get("/v1/models", self._models),
+                web.get("/health", self._health),
+                web.get("/metrics", self._show_metrics),
+            ]
+        )
+        return app
+
+    async def _run(self, _: web.Application) -> AsyncIterator[None]:
+        settings = self._settings
+        client = None
+        chores = []
+        if settings.router is not None:
+            client = RouterClient(settings.router, token=settings.token)
+        self._engines = Engines(settings.connect_timeout, settings.read_timeout)
+        self._routing = Routing(settings, self._fleet, self._metrics, client)
+        self._serving = Serving(
+            settings, self._fleet, Ring(), self._engines, self._routing, self._metrics
+        )
+        if settings.router is not None:
+            chores.append(asyncio.create_task(self._routing.renew()))
+            if not self._fleet.is_static:
+                endpoint = Endpoint(settings.router, settings.token)
+                chores.append(asyncio.create_task(self._fleet.watch(endpoint)))
+            # The connection is made before the first request would have to wait for it.
+            await self._routing.is_reachable(HELLO_SECONDS)
+        yield
+        for chore in chores:
+            chore.cancel()
+        for chore in chores:
+            with suppress(asyncio.CancelledError):
+                await chore
+        await self._routing.close()
+        await self._engines.close()
+        if client is not None:
+            await client.close()
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        status = 499
+        self._metrics.in_flight.inc()
+        try:
+            response = await self._answer(request)
+            status = response.status
+        except (ProxyError, web.HTTPException) as error:
+            status = error.status
+            raise
+        finally:
+            self._metrics.in_flight.dec()
+            self._metrics.requests.labels(request.path, str(status)).inc()
+        return response
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        body = _object(await request.read())
+        headers = {n: request.headers[n] for n in _FORWARDED if n in request.headers}
+        legs = split(uuid.uuid4().hex, request.path, body, headers)
+        if not legs[0].is_stream:
+            whole = Whole()
+            await self._serve(legs, whole.send)
+            return whole.finish()
+        stream = Stream(request, legs, self._metrics)
+        try:
+            await self._serve(legs, stream.send)
+            return await stream.finish()
+        except ProxyError as error:
+            if not stream.has_begun:
+                raise
+            return await stream.fail(error)
+
+    async def _serve(self, legs: list[Leg], send: Send) -> None:
+        early = self._settings.first_token_from_prefill and len(legs) == 1 and may_go_first(legs[0])
+        if len(legs) == 1:
+            await self._serving.run(legs[0], send, may_send_first=early)
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for leg in legs:
+                    group.create_task(self._serving.run(leg, send, may_send_first=False))
+        except* ProxyError as errors:
+            first = errors.exceptions[0]
+        else:
+            return
+        raise first
+
+    async def _models(self, request: web.Request) -> web.Response:
+        """Whatever an engine says."""
+        headers = {n: request.headers[n] for n in _FORWARDED if n in request.headers}
+        for engine in self._fleet.engines:
+            with suppress(EngineFailed):
+                status, body = await self._engines.get(engine, "/v1/models", headers)
+                return web.Response(status=status, body=body, content_type="application/json")
+        raise no_worker("no engine answers")
+
+    async def _health(self, _: web.Request) -> web.Response:
+        """Healthy is who knows an engine for either half; the daemon need not be there."""
+        prefill = sum(engine.prefill for engine in self._fleet.engines)
+        decode = len(self._fleet.engines) - prefill
+        router = "none"
+        if self._settings.router is not None:
+            router = "up" if await self._routing.is_reachable() else "down"
+        healthy = prefill > 0 and decode > 0
+        return web.json_response(
+            {
+                "status": "ok" if healthy else "no workers",
+                "workers": {"prefill": prefill, "decode": decode},
+                "router": router,
+            },
+            status=200 if healthy else 503,
+        )
+
+    async def _show_metrics(self, _: web.Request) -> web.Response:
+        own = generate_latest(self._metrics.registry)
+        theirs = await engine_metrics(self._engines, self._fleet.engines)
+        return web.Response(body=own + theirs, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except ValueError as error:
+        raise bad_request(f"the body is no JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise bad_request("the body is no JSON object")
+    return body

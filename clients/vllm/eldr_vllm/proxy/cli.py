@@ -1,0 +1,91 @@
+"""The command line of `eldr-proxy`; every option also as ELDR_PROXY_…."""
+
+import argparse
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from eldr_vllm.proxy.app import Proxy
+from eldr_vllm.proxy.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until told to stop."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = read_settings(argv, os.environ)
+    web.run_app(
+        Proxy(settings).app(),
+        host=settings.host,
+        port=settings.port,
+        handler_cancellation=True,
+        access_log=None,
+    )
+
+
+def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
+    """The settings from flags, else the environment, else their defaults; exits 2 if wrong."""
+    parser = _parser(environ)
+    given = vars(parser.parse_args(argv))
+    host, _, port = given.pop("listen").rpartition(":")
+    if not port.isdecimal():
+        parser.error("--listen: expected HOST:PORT")
+    router = given.pop("router")
+    router = None if router in ("", "none") else router
+    if router is None and not (given["prefill"] and given["decode"]):
+        parser.error("without --router, --prefill and --decode are needed")
+    if given["attempts"] < 1:
+        parser.error("--attempts: expected 1 or more")
+    token_file = given.pop("token_file")
+    return Settings(
+        host=host.strip("[]") or "127.0.0.1",
+        port=int(port),
+        router=router,
+        token=token_file.read_text().strip() if token_file else None,
+        prefill=tuple(url.rstrip("/") for url in given.pop("prefill")),
+        decode=tuple(url.rstrip("/") for url in given.pop("decode")),
+        **given,
+    )
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    defaults = Settings()
+    parser = argparse.ArgumentParser(
+        prog="eldr-proxy",
+        description="OpenAI-compatible front of prefill-decode disaggregated vLLM",
+        epilog="Every option also as ELDR_PROXY_…, lists separated by commas.",
+    )
+
+    def add(flag: str, default: Any, text: str, **options: Any) -> None:
+        value = environ.get("ELDR_PROXY_" + flag[2:].replace("-", "_").upper())
+        if value is not None and options.get("nargs"):
+            default = [each for each in value.split(",") if each]
+        elif value is not None and options.get("action"):
+            default = value.lower() in ("1", "true", "yes", "on")
+        elif value is not None:
+            default = value  # argparse converts it as it would the flag's
+        parser.add_argument(flag, default=default, help=text, **options)
+
+    add("--listen", f"{defaults.host}:{defaults.port}", "HOST:PORT to serve on")
+    add("--router", "127.0.0.1:50051", "HOST:PORT of the daemon, or none")
+    add("--token-file", None, "file with the bearer token for the daemon", type=Path)
+    add("--prefill", [], "prefill engines; else those of the fleet", nargs="+", metavar="URL")
+    add("--decode", [], "decode engines; else those of the fleet", nargs="+", metavar="URL")
+    add("--model", None, "model's name towards the daemon; else as the request says it")
+    add(
+        "--first-token-from-prefill",
+        False,
+        "send the prefill's token at once (greedy or seeded, n = 1)",
+        action="store_true",
+    )
+    seconds = {"type": float, "metavar": "SECONDS"}
+    add("--route-timeout", defaults.route_timeout, "deadline of the daemon's answer", **seconds)
+    add("--signature-wait", defaults.signature_wait, "wait for a signature on its way", **seconds)
+    add("--connect-timeout", defaults.connect_timeout, "deadline to reach an engine", **seconds)
+    add("--read-timeout", defaults.read_timeout, "longest silence of an engine", **seconds)
+    add("--attempts", defaults.attempts, "tries of a decode, the first included", type=int)
+    add("--prefix-length", defaults.prefix_length, "characters that choose the prefill", type=int)
+    return parser

@@ -1,0 +1,81 @@
+"""Sending the prefill's own first token at once, as the paper does (opt-in).
+
+The decode engine writes that token again, so its text is cut from the stream. Both engines must
+choose the same token for that: greedy, or with a seed. Where text can be held back, taken back or
+interpreted (stop strings, log probabilities, tools, structure), the token waits for the decode.
+"""
+
+from typing import Any
+
+from eldr_vllm.proxy import sse
+from eldr_vllm.proxy.legs import Leg
+
+_NOT_WITH = (
+    "stop",
+    "stop_token_ids",
+    "logprobs",
+    "top_logprobs",
+    "echo",
+    "tools",
+    "functions",
+    "response_format",
+    "structured_outputs",
+    "return_token_ids",
+    "return_tokens_as_token_ids",
+    "use_beam_search",
+)
+
+
+def may_go_first(leg: Leg) -> bool:
+    """The prefill's token is sure to be the decode's, and nothing but text."""
+    body = leg.body
+    fixed = body.get("temperature") == 0 or body.get("seed") is not None
+    return leg.is_stream and fixed and not any(body.get(name) for name in _NOT_WITH)
+
+
+class FirstToken:
+    """The first token of one sequence: its events, and the cut in what the decode sends."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self._answer = answer
+        choice = answer["choices"][0]
+        self._is_chat = "message" in choice
+        text = (choice["message"].get("content") if self._is_chat else choice.get("text")) or ""
+        # Ended by itself: there may be a token, but no text of it.
+        self._text = text if choice.get("finish_reason") == "length" else ""
+        self._left = len(self._text)
+
+    def events(self) -> list[bytes]:
+        """What to send at once; nothing if the token has no text yet."""
+        if not self._text:
+            return []
+        if not self._is_chat:
+            return [self._event({"text": self._text})]
+        return [
+            self._event({"delta": {"role": "assistant", "content": ""}}),
+            self._event({"delta": {"content": self._text}}),
+        ]
+
+    def cut(self, event: bytes) -> bytes | None:
+        """The decode's event without what was sent; None if nothing is left of it."""
+        if not self._text or sse.has_usage_only(event):
+            return event
+        payload = sse.decode(event)
+        choice = payload["choices"][0]
+        holder, name = (choice["delta"], "content") if self._is_chat else (choice, "text")
+        role = self._is_chat and holder.pop("role", None)
+        text = holder.get(name) or ""
+        if not role and (not self._left or not text):
+            return event
+        cut = min(self._left, len(text))
+        self._left -= cut
+        holder[name] = text[cut:]
+        if not holder[name] and not choice.get("finish_reason"):
+            return None
+        return sse.encode(payload)
+
+    def _event(self, content: dict[str, Any]) -> bytes:
+        kind = "chat.completion.chunk" if self._is_chat else "text_completion"
+        shared = {name: self._answer.get(name) for name in ("id", "created", "model")}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": None}
+        return sse.encode({**shared, "object": kind, "choices": [choice]})

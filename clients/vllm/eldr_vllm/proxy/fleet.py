@@ -1,0 +1,154 @@
+"""The engines that the proxy may talk to: those of its configuration, and those of the daemon."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import grpc
+from eldr.v1.fleet_pb2 import WatchWorkersRequest, WatchWorkersResponse, WorkerRole, WorkerState
+from eldr.v1.fleet_pb2_grpc import FleetServiceStub
+from eldr_client.channel import Endpoint
+
+logger = logging.getLogger("eldr_proxy")
+
+WATCH_PAUSE = 1.0  # seconds until a broken watch is tried again
+# A daemon that lost its state knows nobody until the engines have registered anew.
+GRACE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One vLLM engine, or one data-parallel rank of it. An empty model or group fits any."""
+
+    worker_id: str
+    url: str
+    dp_rank: int = 0
+    model: str = ""
+    group: str = ""
+    prefill: bool = False
+    # The url serves several ranks, so it must be told which one is meant.
+    ranked: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What vLLM's front end needs to find the rank."""
+        return {"X-data-parallel-rank": str(self.dp_rank)} if self.ranked else {}
+
+
+class Fleet:
+    """Static engines, and beside them what WatchWorkers says of the roles that have none.
+
+    A daemon that goes away takes nobody with it: the last known engines stay until it says
+    otherwise, or has been back for `GRACE` seconds without naming them.
+    """
+
+    def __init__(self, prefill: Iterable[str] = (), decode: Iterable[str] = ()) -> None:
+        self._static = {
+            True: [Engine(url, url, prefill=True) for url in prefill],
+            False: [Engine(url, url) for url in decode],
+        }
+        self._watched: dict[tuple[str, str], Engine] = {}
+        self._named: set[tuple[str, str]] = set()  # in the present watch
+        self._is_level = False  # it has named everyone
+        self._engines: list[Engine] = []
+        self._collect()
+
+    @property
+    def is_static(self) -> bool:
+        """Nothing is to be learnt from a daemon."""
+        return all(self._static.values())
+
+    @property
+    def engines(self) -> list[Engine]:
+        """Everyone that serves now."""
+        return self._engines
+
+    def prefill(self, model: str) -> list[Engine]:
+        """The engines that prefill this model."""
+        return [e for e in self._engines if e.prefill and e.model in ("", model)]
+
+    def decode(self, model: str, group: str = "") -> list[Engine]:
+        """The engines that decode this model and can take KV from this group."""
+        return [
+            engine
+            for engine in self._engines
+            if not engine.prefill
+            and engine.model in ("", model)
+            and (not group or engine.group in ("", group))
+        ]
+
+    def decoder_at(self, model: str, url: str, dp_rank: int) -> Engine | None:
+        """The decode engine that a placement names, if it is one of ours."""
+        return next(
+            (
+                engine
+                for engine in self.decode(model)
+                if engine.url == url.rstrip("/")
+                and (engine.dp_rank == dp_rank or not engine.ranked)
+            ),
+            None,
+        )
+
+    async def watch(self, endpoint: Endpoint) -> None:
+        """Follow the daemon's fleet, for ever."""
+        async with endpoint.open_aio() as channel:
+            stub = FleetServiceStub(channel)
+            while True:
+                self._named, self._is_level = set(), False
+                try:
+                    async for update in stub.WatchWorkers(
+                        WatchWorkersRequest(), metadata=endpoint.metadata
+                    ):
+                        self._observe(update)
+                except grpc.aio.AioRpcError as error:
+                    logger.warning("the fleet is not watched: %s", error.details())
+                await asyncio.sleep(WATCH_PAUSE)
+
+    def _observe(self, update: WatchWorkersResponse) -> None:
+        if update.HasField("worker"):
+            worker = update.worker
+            key = worker.model, worker.worker_id
+            self._named.add(key)
+            self._watched.pop(key, None)
+            if worker.state == WorkerState.WORKER_STATE_READY:
+                self._watched[key] = Engine(
+                    worker.worker_id,
+                    worker.url.rstrip("/"),
+                    worker.dp_rank,
+                    worker.model,
+                    worker.group,
+                    worker.role == WorkerRole.WORKER_ROLE_PREFILL,
+                )
+        if update.synchronized:
+            self._is_level = True
+            asyncio.get_running_loop().call_later(GRACE, self._forget)
+        self._collect()
+
+    def _forget(self) -> None:
+        if self._is_level:
+            for key in self._watched.keys() - self._named:
+                del self._watched[key]
+        self._collect()
+
+    def _collect(self) -> None:
+        watched = [e for e in self._watched.values() if not self._static[e.prefill]]
+        ranks = Counter((e.url, e.model, e.prefill) for e in watched)
+        self._engines = [
+            *self._static[True],
+            *self._static[False],
+            *(
+                Engine(
+                    engine.worker_id,
+                    engine.url,
+                    engine.dp_rank,
+                    engine.model,
+                    engine.group,
+                    engine.prefill,
+                    ranked=ranks[engine.url, engine.model, engine.prefill] > 1
+                    or engine.dp_rank > 0,
+                )
+                for engine in watched
+            ),
+        ]

@@ -1,0 +1,232 @@
+"""Where a prefilled leg decodes: as the daemon says, or in turn where it says nothing."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from eldr_client import EldrError, Placement, ReleaseOutcome, RouterUnavailableError, errors
+from eldr_client.aio import RouterClient
+
+from eldr_vllm.proxy.errors import ProxyError, no_worker
+from eldr_vllm.proxy.fleet import Engine, Fleet
+from eldr_vllm.proxy.legs import Leg
+from eldr_vllm.proxy.metrics import Metrics
+from eldr_vllm.proxy.prefilled import Prefilled
+from eldr_vllm.proxy.settings import Settings
+
+logger = logging.getLogger("eldr_proxy")
+
+RENEW_SECONDS = 60.0
+FALLBACK = "CLIENT_FALLBACK"
+
+
+@dataclass(slots=True, eq=False)
+class Booking:
+    """A leg's place for one attempt. What is set on it after the lease goes into the release."""
+
+    engine: Engine
+    model: str
+    request_id: str
+    attempt: int
+    # Empty where the daemon has booked nothing.
+    lease_id: str = ""
+    outcome: ReleaseOutcome = ReleaseOutcome.COMPLETED
+    output_tokens: int = 0
+    decode_duration: float | None = None
+
+
+class Routing:
+    """Asks the daemon, if there is one, and keeps what it booked alive until it is released."""
+
+    def __init__(
+        self, settings: Settings, fleet: Fleet, metrics: Metrics, client: RouterClient | None
+    ) -> None:
+        self._settings = settings
+        self._fleet = fleet
+        self._metrics = metrics
+        self._client = client
+        self._turn = itertools.count()
+        self._held: set[Booking] = set()
+        self._releases: set[asyncio.Task[None]] = set()
+
+    def model(self, leg: Leg) -> str:
+        """The model's name towards the daemon."""
+        return self._settings.model or leg.model
+
+    async def is_reachable(self, timeout: float = 0.2) -> bool:
+        """The daemon answers."""
+        if self._client is None:
+            return False
+        model = self._settings.model or "eldr-proxy"
+        try:
+            placement = await self._client.route(
+                model, "eldr-proxy-hello", dry_run=True, timeout=timeout
+            )
+        except RouterUnavailableError:
+            return False
+        except EldrError:
+            return True
+        return not placement.is_fallback
+
+    @asynccontextmanager
+    async def place(
+        self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
+    ) -> AsyncIterator[Booking]:
+        """Book a decode engine for the length of the block, if possible none that has failed.
+
+        Raises
+        ------
+        ProxyError
+            The daemon says that everyone is full, or there is nobody.
+        """
+        start = time.perf_counter()
+        booking = await self._book(leg, prefilled, attempts, failed)
+        self._metrics.route_seconds.observe(time.perf_counter() - start)
+        self._held.add(booking)
+        try:
+            yield booking
+        except Exception:
+            booking.outcome = ReleaseOutcome.FAILED
+            raise
+        except BaseException:  # the caller has gone
+            booking.outcome = ReleaseOutcome.CANCELLED
+            raise
+        finally:
+            self._held.discard(booking)
+            if booking.lease_id:
+                self._release(booking)
+
+    def forget(self, leg: Leg) -> None:
+        """End what a prefill engine may have booked for a leg whose answer nobody waited for."""
+        self._release(
+            Booking(
+                Engine("", ""),
+                self.model(leg),
+                leg.request_id,
+                attempt=0,
+                outcome=ReleaseOutcome.CANCELLED,
+            )
+        )
+
+    async def renew(self) -> None:
+        """Keep the bookings of long decodes alive, for ever."""
+        assert self._client is not None
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            leases = defaultdict(list)
+            for held in self._held:
+                if held.lease_id:
+                    leases[held.model].append((held.request_id, held.attempt, held.lease_id))
+            for model, of_model in leases.items():
+                try:
+                    await self._client.renew(model, of_model)
+                except EldrError as error:
+                    logger.warning("bookings are not renewed: %s", error)
+
+    async def close(self) -> None:
+        """Wait for the releases under way."""
+        if self._releases:
+            await asyncio.wait(self._releases)
+
+    async def _book(
+        self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
+    ) -> Booking:
+        model = self.model(leg)
+        attempt, placement = await self._ask(leg, prefilled, attempts, failed)
+        if placement is not None:
+            engine = self._fleet.decoder_at(model, placement.url, placement.dp_rank)
+            booking = Booking(
+                engine or Engine(placement.worker_id, placement.url),
+                model,
+                leg.request_id,
+                attempt,
+                placement.lease_id,
+            )
+            if engine is not None:
+                self._metrics.placements.labels(placement.reason.value).inc()
+                return booking
+            logger.warning("%s is no worker that this proxy knows", placement.url)
+            self._release(booking)
+        engine = self._next(model, prefilled.group, failed)
+        self._metrics.placements.labels(FALLBACK).inc()
+        return Booking(engine, model, leg.request_id, attempt)
+
+    def _next(self, model: str, group: str, failed: set[str]) -> Engine:
+        engines = self._fleet.decode(model, group)
+        engines = [e for e in engines if e.worker_id not in failed] or engines
+        if not engines:
+            raise no_worker(f"no decode worker of {model!r} is known")
+        return engines[next(self._turn) % len(engines)]
+
+    async def _ask(
+        self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
+    ) -> tuple[int, Placement | None]:
+        """The daemon's placement; None where it gives none and the leg is served all the same."""
+        attempt = next(attempts)
+        if self._client is None:
+            return attempt, None
+        if attempt == 0 and prefilled.placement is not None:
+            return attempt, prefilled.placement
+        counts, excluded = prefilled.counts, sorted(failed)
+        waits = prefilled.has_shim and counts is None
+        while True:
+            try:
+                placement = await self._client.route(
+                    self.model(leg),
+                    leg.request_id,
+                    counts,
+                    attempt=attempt,
+                    timeout=self._settings.route_timeout,
+                    wait_for_signature=self._settings.signature_wait if waits else 0,
+                    prompt_tokens=prefilled.prompt_tokens,
+                    expected_output_tokens=leg.output_limit,
+                    prefill_worker=prefilled.worker_id,
+                    exclude_workers=excluded,
+                )
+            except errors.ResourceExhaustedError as error:
+                wait = error.retry_after or 1
+                raise ProxyError(429, str(error), "rate_limit_error", retry_after=wait) from error
+            except errors.UnavailableError:
+                if not excluded:  # it may have started anew a moment ago, and know nobody yet
+                    return attempt, None
+                excluded = []  # better one that failed than nobody
+            except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
+                # Counts that do not fit the model; or the shim had it placed without saying so.
+                logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
+                if counts is None:
+                    return attempt, None
+                counts, attempt = None, next(attempts)
+            except RouterUnavailableError:
+                return attempt, None
+            except EldrError as error:  # a token that is none, say
+                logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
+                return attempt, None
+            else:
+                return attempt, None if placement.is_fallback else placement
+
+    def _release(self, booking: Booking) -> None:
+        # A task of its own: nobody should wait for it, and no cancellation stop it.
+        if self._client is not None:
+            task = asyncio.create_task(self._say(self._client, booking))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+
+    @staticmethod
+    async def _say(client: RouterClient, booking: Booking) -> None:
+        try:
+            await client.release(
+                booking.model,
+                booking.request_id,
+                attempt=booking.attempt,
+                lease_id=booking.lease_id,
+                outcome=booking.outcome,
+                output_tokens=booking.output_tokens,
+                decode_duration=booking.decode_duration,
+            )
+        except EldrError as error:
+            logger.info("the release of %s was refused: %s", booking.request_id, error)

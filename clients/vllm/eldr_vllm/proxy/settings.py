@@ -1,0 +1,31 @@
+"""The proxy's settings."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one proxy runs; times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    # HOST:PORT of the daemon; None: round robin over `decode`.
+    router: str | None = None
+    token: str | None = None
+    # Static workers. Where a list is empty, the daemon's fleet stands for it.
+    prefill: tuple[str, ...] = ()
+    decode: tuple[str, ...] = ()
+    # The model's name towards the daemon; None: as the request says it.
+    model: str | None = None
+    first_token_from_prefill: bool = False
+    # All that routing may add to a request, the wait for a signature included.
+    route_timeout: float = 0.010
+    signature_wait: float = 0.005
+    connect_timeout: float = 2.0
+    # The longest silence of an engine: a whole prefill, or the pause between two tokens.
+    read_timeout: float = 600.0
+    # Tries of the decode, the first one included.
+    attempts: int = 3
+    # Characters of a prompt that prefill workers are chosen by.
+    prefix_length: int = 512
+    max_body_bytes: int = 64 << 20

@@ -1,0 +1,129 @@
+"""Real vLLM engines in processes of their own: random weights, float32, NIXL over loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PYTHON = Path(os.environ.get("ELDR_VLLM_PYTHON", HERE.parents[1] / ".venv-vllm/bin/python"))
+MODEL = "tiny-moe"
+START_SECONDS = 400
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
+
+
+@dataclass(frozen=True)
+class RealEngine:
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(self.url + "/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        return sum(float(x.rsplit(" ", 1)[1]) for x in lines if x.startswith(name + "{"))
+
+    def kill(self) -> None:
+        """At once, its engine core with it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing runs, nothing waits, and no block is held for anybody."""
+        names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+        return not any(self.metric(f"vllm:{name}") for name in names)
+
+
+@contextmanager
+def running_engines(folder: Path, *roles: str) -> Iterator[list[RealEngine]]:
+    """Engines with these roles (kv_producer, kv_consumer), once they all serve."""
+    if not PYTHON.exists():
+        pytest.skip(f"no vLLM environment at {PYTHON}; ELDR_VLLM_PYTHON names another")
+    model, template = folder / MODEL, folder / "chat.jinja"
+    build = "import sys, pathlib, tiny_model; tiny_model.build(pathlib.Path(sys.argv[1]))"
+    environ = {**os.environ, "PYTHONPATH": str(HERE)}
+    subprocess.run([PYTHON, "-c", build, str(model)], env=environ, check=True)
+    template.write_text(TEMPLATE)
+    engines = [_start(role, folder, environ, number) for number, role in enumerate(roles)]
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        for engine in engines:
+            while not _is_healthy(engine):
+                if engine.process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"vLLM does not serve: {engine.log.read_text()[-4000:]}")
+                time.sleep(0.5)
+        yield engines
+    finally:
+        for engine in engines:
+            engine.process.terminate()
+        for engine in engines:
+            with suppress(subprocess.TimeoutExpired):
+                engine.process.wait(30)
+            engine.kill()
+
+
+def _start(role: str, folder: Path, environ: dict[str, str], number: int) -> RealEngine:
+    port, side_channel = _free_port(), _free_port()
+    transfer = {
+        "kv_connector": "NixlConnector",
+        "kv_connector_module_path": "tame_nixl",
+        "kv_role": role,
+        "kv_buffer_device": "cpu",
+        "kv_connector_extra_config": {"kv_lease_duration": 240},
+    }
+    options = {
+        "--model": folder / MODEL,
+        "--served-model-name": MODEL,
+        "--host": "127.0.0.1",
+        "--port": port,
+        "--dtype": "float32",
+        "--block-size": 32,
+        "--max-model-len": 2048,
+        "--max-num-seqs": 8,
+        "--max-num-batched-tokens": 256,
+        "--chat-template": folder / "chat.jinja",
+        "--kv-transfer-config": json.dumps(transfer),
+    }
+    words = [str(word) for option in options.items() for word in option]
+    log = folder / f"engine-{number}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [PYTHON, "-m", "vllm.entrypoints.openai.api_server", *words, "--enforce-eager"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={
+                **environ,
+                "OMP_NUM_THREADS": "1",
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_NIXL_SIDE_CHANNEL_PORT": str(side_channel),
+                "VLLM_NO_USAGE_STATS": "1",
+            },
+            preexec_fn=lambda: os.nice(5),
+            start_new_session=True,
+        )
+    return RealEngine(f"http://127.0.0.1:{port}", process, log)
+
+
+def _is_healthy(engine: RealEngine) -> bool:
+    try:
+        with urllib.request.urlopen(engine.url + "/health", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]

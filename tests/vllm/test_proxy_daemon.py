@@ -1,0 +1,298 @@
+"""The proxy with the real daemon: placements, bookings, refusals, and the daemon's death."""
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import numpy as np
+import pytest
+from daemon import Daemon, running_daemon
+from eldr.v1.activation_pb2 import ModelGeometry
+from eldr.v1.fleet_pb2 import (
+    ListWorkersRequest,
+    RegisterWorkerRequest,
+    RemoveWorkerRequest,
+    WorkerCapacity,
+    WorkerRole,
+)
+from eldr.v1.fleet_pb2_grpc import FleetServiceStub
+from eldr.v1.partition_pb2 import FitPartitionRequest
+from eldr.v1.partition_pb2_grpc import PartitionServiceStub
+from eldr_client import Counts
+from scripted_engine import MODEL, Rig, eventually, running_rig
+
+TOP_K, TOKENS = 2, 8
+
+
+@pytest.fixture(scope="module")
+def shared_daemon():
+    with running_daemon() as daemon:
+        yield daemon
+
+
+def register(daemon: Daemon, rig: Rig, model: str = MODEL, capacity: int = 0) -> None:
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
+            for number, engine in enumerate(engines):
+                FleetServiceStub(channel).RegisterWorker(
+                    RegisterWorkerRequest(
+                        worker_id=f"{role}-{number}",
+                        model=model,
+                        url=engine.url,
+                        role=WorkerRole.Value(f"WORKER_ROLE_{role}"),
+                        capacity=WorkerCapacity(sequences=capacity),
+                        geometry=ModelGeometry(num_layers=2, num_experts=8, top_k=TOP_K),
+                    )
+                )
+
+
+def booked(daemon: Daemon) -> int:
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        workers = FleetServiceStub(channel).ListWorkers(ListWorkersRequest()).workers
+    return sum(worker.booked_sequences for worker in workers)
+
+
+@asynccontextmanager
+async def routed_rig(daemon: Daemon, **settings) -> AsyncIterator[Rig]:
+    """A rig whose engines the proxy learns from the daemon."""
+    capacity = settings.pop("capacity", 0)
+    async with running_rig(static=False, router=daemon.grpc, **settings) as rig:
+        register(daemon, rig, capacity=capacity)
+        wanted = {"prefill": len(rig.prefill), "decode": len(rig.decode)}
+        deadline = time.monotonic() + 15
+        while (await health(rig))["workers"] != wanted:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        yield rig
+    if daemon.process.poll() is not None:
+        return
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
+            for number in range(len(engines)):
+                FleetServiceStub(channel).RemoveWorker(
+                    RemoveWorkerRequest(model=MODEL, worker_id=f"{role}-{number}")
+                )
+
+
+async def health(rig: Rig) -> dict:
+    async with rig.session.get(rig.url + "/health") as answer:
+        return await answer.json()
+
+
+def counts_of(half: int) -> Counts:
+    array = np.zeros((2, 8), np.int64)
+    array[:, half * 4 : half * 4 + 4] = TOKENS * TOP_K // 4
+    return Counts(array, TOP_K)
+
+
+async def test_placed_by_load_and_released(shared_daemon):
+    async with routed_rig(shared_daemon) as rig:
+        assert (await health(rig))["router"] == "up"
+        for engine in rig.decode:
+            engine.gate = asyncio.Event()
+        asking = [asyncio.create_task(rig.post()) for _ in range(6)]
+        await eventually(lambda: sum(len(e.decodes) for e in rig.decode) == 6, 3)
+        assert [len(engine.decodes) for engine in rig.decode] == [3, 3]
+        assert booked(shared_daemon) == 6
+        leases = {e["kv_transfer_params"]["eldr"]["lease_id"] for e in rig.decode[0].decodes}
+        assert len(leases) == 3
+        assert "" not in leases
+        for engine in rig.decode:
+            engine.gate.set()
+        assert [answer.status for answer, _ in await asyncio.gather(*asking)] == [200] * 6
+        await eventually(lambda: booked(shared_daemon) == 0)
+
+
+async def test_placed_by_the_signature_in_the_answer():
+    with running_daemon() as daemon:
+        async with routed_rig(daemon) as rig:
+            with grpc.insecure_channel(daemon.grpc) as channel:
+                PartitionServiceStub(channel).FitPartition(
+                    FitPartitionRequest(
+                        model=MODEL,
+                        counts=[counts_of(i % 2).to_proto() for i in range(8)],
+                        num_slots=2,
+                        transform="counts",
+                        activate=True,
+                    )
+                )
+            homes = []
+            for half in (0, 1, 0, 1, 0, 1):
+                counts = counts_of(half).to_proto().SerializeToString()
+                rig.prefill[0].eldr = {"counts": base64.b64encode(counts).decode()}
+                before = [len(engine.decodes) for engine in rig.decode]
+                await rig.post()
+                after = [len(engine.decodes) for engine in rig.decode]
+                homes.append([a - b for a, b in zip(after, before, strict=True)].index(1))
+            reason = 'eldr_proxy_placements_total{reason="LOCALITY_BAND"}'
+            assert await rig.metric(reason) == 6
+            # Two workers are always a band, so load decides; what counts is that it was asked.
+            assert set(homes) <= {0, 1}
+            # Counts that are none, or of another model, cost the locality and not the request.
+            for said in ("!", base64.b64encode(b"\xff\xff").decode(), 7):
+                rig.prefill[0].eldr = {"counts": said}
+                assert (await rig.post())[0].status == 200
+            wrong = Counts(np.full((3, 4), 4), 1).to_proto().SerializeToString()
+            rig.prefill[0].eldr = {"counts": base64.b64encode(wrong).decode()}
+            assert (await rig.post())[0].status == 200
+            await eventually(lambda: booked(daemon) == 0)
+
+
+async def test_a_placement_that_the_prefill_engine_holds(shared_daemon):
+    async with routed_rig(shared_daemon) as rig:
+        rig.prefill[0].eldr = {
+            "placement": {
+                "worker_id": "DECODE-1",
+                "url": rig.decode[1].url,
+                "dp_rank": 0,
+                "reason": "POLICY",
+                "attempt": 0,
+                "lease_id": "theirs",
+            }
+        }
+        for _ in range(3):
+            await rig.post()
+        assert [len(engine.decodes) for engine in rig.decode] == [0, 3]
+        assert rig.decode[1].decodes[0]["kv_transfer_params"]["eldr"]["lease_id"] == "theirs"
+        rig.prefill[0].eldr = {"placement": {"worker_id": "?"}}
+        assert (await rig.post())[0].status == 200
+
+
+async def test_a_failed_worker_is_replaced_in_the_booking(shared_daemon):
+    async with routed_rig(shared_daemon) as rig:
+        rig.decode[0].fault = 500
+        rig.decode[1].gate = asyncio.Event()
+        asking = asyncio.create_task(rig.post())
+        await eventually(lambda: rig.decode[1].running == 1, 3)
+        with grpc.insecure_channel(shared_daemon.grpc) as channel:
+            workers = FleetServiceStub(channel).ListWorkers(ListWorkersRequest(model=MODEL))
+        loads = {w.worker_id: w.booked_sequences for w in workers.workers}
+        assert (loads["DECODE-0"], loads["DECODE-1"]) == (0, 1)
+        rig.decode[1].gate.set()
+        assert (await asking)[0].status == 200
+        await eventually(lambda: booked(shared_daemon) == 0 and not rig.pinned)
+
+
+async def test_everyone_is_full(shared_daemon):
+    async with routed_rig(shared_daemon, capacity=1) as rig:
+        for engine in rig.decode:
+            engine.gate = asyncio.Event()
+        asking = [asyncio.create_task(rig.post()) for _ in range(2)]
+        await eventually(lambda: booked(shared_daemon) == 2, 3)
+        answer, body = await rig.post()
+        assert (answer.status, body["error"]["type"]) == (429, "rate_limit_error")
+        assert int(answer.headers["Retry-After"]) >= 1
+        for engine in rig.decode:
+            engine.gate.set()
+        await asyncio.gather(*asking)
+        await eventually(lambda: not rig.pinned)
+
+
+async def test_nobody_is_there(shared_daemon):
+    async with running_rig(static=False, router=shared_daemon.grpc) as rig:
+        answer, body = await rig.post(model="unheard of")
+        assert (answer.status, body["error"]["code"]) == (503, 503)
+        async with rig.session.get(rig.url + "/v1/models") as answer:
+            assert answer.status == 503
+        async with rig.session.get(rig.url + "/health") as answer:
+            assert answer.status == 503
+
+
+async def test_what_the_configuration_does_not_name_is_never_contacted(shared_daemon):
+    """The daemon knows a worker that this proxy was not told of."""
+    async with running_rig(decodes=3, static=False) as strangers:
+        register(shared_daemon, strangers, model="guarded")
+        async with running_rig(
+            decodes=1, router=shared_daemon.grpc, model="guarded", attempts=1
+        ) as rig:
+            for _ in range(6):
+                assert (await rig.post())[0].status == 200
+            assert len(rig.decode[0].decodes) == 6
+            assert not any(engine.bodies for engine in strangers.decode)
+        await eventually(lambda: booked(shared_daemon) == 0)
+
+
+async def test_ranks_behind_one_url(shared_daemon):
+    async with running_rig(
+        decodes=1, static=False, router=shared_daemon.grpc, model="ranked"
+    ) as rig:
+        with grpc.insecure_channel(shared_daemon.grpc) as channel:
+            for role, engine in (("PREFILL", rig.prefill[0]), ("DECODE", rig.decode[0])):
+                for rank in range(2):
+                    FleetServiceStub(channel).RegisterWorker(
+                        RegisterWorkerRequest(
+                            worker_id=f"{role}-{rank}",
+                            model="ranked",
+                            url=engine.url,
+                            dp_rank=rank,
+                            role=WorkerRole.Value(f"WORKER_ROLE_{role}"),
+                        )
+                    )
+        await asyncio.sleep(0.3)
+        rig.decode[0].pause = 0.05
+        await asyncio.gather(*(rig.post() for _ in range(4)))
+        ranks = [headers["X-data-parallel-rank"] for headers in rig.decode[0].headers]
+        assert sorted(ranks) == ["0", "0", "1", "1"]
+
+
+async def how_late(late: list[float]) -> None:
+    """How late this process's timers are, while it lasts."""
+    while True:
+        start = time.perf_counter()
+        await asyncio.sleep(0.010)
+        late.append(time.perf_counter() - start - 0.010)
+
+
+async def test_the_daemon_dies_under_load():
+    with running_daemon() as daemon:
+        async with routed_rig(daemon, route_timeout=0.010) as rig:
+            for engine in rig.decode:
+                engine.pause = 0.002
+
+            async def ask(number: int) -> int:
+                await asyncio.sleep(number * 0.02)
+                answer, _ = await rig.post(prompt=str(number))
+                return answer.status
+
+            late: list[float] = []
+            watching = asyncio.create_task(how_late(late))
+            asking = asyncio.gather(*(ask(number) for number in range(100)))
+            await asyncio.sleep(0.8)
+            daemon.process.kill()
+            daemon.process.wait()
+            assert await asking == [200] * 100
+            assert await rig.metric('eldr_proxy_placements_total{reason="CLIENT_FALLBACK"}') > 0
+            # What busy cores take is no part of the promise: so long does a timer run late here.
+            watching.cancel()
+            seconds = await rig.metric("eldr_proxy_route_seconds_sum")
+            assert seconds / await rig.metric("eldr_proxy_route_seconds_count") < 0.015 + sum(
+                late
+            ) / len(late)
+            assert (await health(rig))["router"] == "down"
+            assert not rig.pinned
+
+
+async def test_the_daemon_comes_back_without_its_memory():
+    """Nobody is registered at first; requests go on, and are placed again soon after."""
+    with running_daemon() as first:
+        async with routed_rig(first) as rig:
+            first.process.kill()
+            first.process.wait()
+            assert (await rig.post())[0].status == 200
+            with running_daemon("--listen", first.grpc) as second:
+                started = time.monotonic()
+                placed, least_loaded = 0.0, "LEAST_LOADED_NO_SIGNATURE"
+                name = f'eldr_proxy_placements_total{{reason="{least_loaded}"}}'
+                while time.monotonic() < started + 1.5:
+                    assert (await rig.post())[0].status == 200
+                    await asyncio.sleep(0.02)
+                register(second, rig)
+                started = time.monotonic()
+                while not placed:  # within 2 s on a free core; one shared with others gets 5
+                    assert time.monotonic() < started + 5
+                    assert (await rig.post())[0].status == 200
+                    placed = await rig.metric(name)
+                assert (await health(rig))["workers"] == {"prefill": 1, "decode": 2}

@@ -1,0 +1,231 @@
+"""What a client of OpenAI's interface gets from the proxy, and what the engines get. No daemon."""
+
+import asyncio
+import json
+
+import pytest
+from scripted_engine import MODEL, running_rig, text_of
+
+
+def payloads(stream: str) -> list[dict]:
+    *events, done, rest = stream.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def texts(events: list[dict]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for event in events:
+        for choice in event["choices"]:
+            piece = choice.get("text", choice.get("delta", {}).get("content"))
+            found[choice["index"]] = found.get(choice["index"], "") + piece
+    return found
+
+
+async def test_the_engines_get_their_halves():
+    async with running_rig(decodes=1) as rig:
+        told = {
+            "stop": ["."],
+            "logprobs": 2,
+            "min_tokens": 3,
+            "temperature": 0.5,
+            "seed": 11,
+            "kv_transfer_params": {"remote_host": "evil", "do_remote_prefill": True},
+        }
+        answer, body = await rig.post(**told)
+        assert answer.status == 200
+        assert body["choices"][0]["text"] == "".join(text_of("Hello", 5))
+        assert body["kv_transfer_params"] is None
+        (prefill,), (decode,) = rig.prefill[0].bodies, rig.decode[0].bodies
+        assert prefill["max_tokens"] == 1
+        assert not prefill["stream"]
+        assert {"min_tokens", "logprobs"}.isdisjoint(prefill)
+        asked = prefill["kv_transfer_params"]
+        assert (asked["do_remote_decode"], asked["do_remote_prefill"]) == (True, False)
+        assert asked["eldr"].keys() == {"request_id", "epoch"}
+        assert (decode["stop"], decode["logprobs"], decode["min_tokens"]) == (["."], 2, 3)
+        assert (decode["max_tokens"], decode["seed"]) == (5, 11)
+        handed = decode["kv_transfer_params"]
+        assert "remote_host" not in handed
+        assert handed["do_remote_prefill"]
+        assert handed["remote_request_id"]
+        assert handed["eldr"] == {
+            "request_id": asked["eldr"]["request_id"],
+            "attempt": 0,
+            "lease_id": "",
+        }
+        assert not rig.pinned
+
+
+async def test_chat_with_tools():
+    async with running_rig() as rig:
+        tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+        messages = [{"role": "user", "content": "Hi"}]
+        answer, body = await rig.post(
+            "/v1/chat/completions", messages=messages, tools=tools, response_format={"type": "text"}
+        )
+        assert answer.status == 200
+        assert body["choices"][0]["message"]["content"] == "".join(text_of(messages, 5))
+        prefill = rig.prefill[0].bodies[0]
+        assert (prefill["max_tokens"], prefill["max_completion_tokens"]) == (1, 1)
+        decode = (rig.decode[0].bodies + rig.decode[1].bodies)[0]
+        assert decode["tools"] == prefill["tools"] == tools
+        assert decode["response_format"] == {"type": "text"}
+        assert "max_completion_tokens" not in decode
+
+
+@pytest.mark.parametrize("wants_usage", [False, True])
+async def test_a_stream_passes_as_it_is(wants_usage):
+    async with running_rig(decodes=1) as rig:
+        options = {"stream_options": {"include_usage": True}} if wants_usage else {}
+        answer, stream = await rig.post(stream=True, **options)
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        direct = {k: v for k, v in rig.decode[0].bodies[0].items() if k != "kv_transfer_params"}
+        direct.update(options)
+        if not wants_usage:
+            del direct["stream_options"]
+        name = {"X-Request-Id": rig.decode[0].headers[0]["X-Request-Id"]}
+        url = rig.decode[0].url + "/v1/completions"
+        async with rig.session.post(url, json=direct, headers=name) as plain:
+            assert stream == await plain.text()
+        assert await rig.metric("eldr_proxy_time_per_output_token_seconds_count") == 1
+        assert await rig.metric("eldr_proxy_time_to_first_token_seconds_count") == 1
+
+
+async def test_several_sequences_of_several_prompts():
+    async with running_rig(decodes=2) as rig:
+        prompts = ["one", [1, 2, 3]]
+        _, body = await rig.post(prompt=prompts, n=2, seed=5)
+        assert [choice["index"] for choice in body["choices"]] == [0, 1, 2, 3]
+        expected = ["".join(text_of(p, 5)) for p in ("one", "one", [1, 2, 3], [1, 2, 3])]
+        assert [choice["text"] for choice in body["choices"]] == expected
+        # A prompt counts once, whatever n is.
+        assert body["usage"] == {"prompt_tokens": 14, "completion_tokens": 20, "total_tokens": 34}
+        decodes = rig.decode[0].bodies + rig.decode[1].bodies
+        seeds = sorted((str(each["prompt"]), each["seed"], each["n"]) for each in decodes)
+        assert seeds == [("[1, 2, 3]", 5, 1), ("[1, 2, 3]", 6, 1), ("one", 5, 1), ("one", 6, 1)]
+        assert len(rig.prefill[0].bodies) == 4
+        assert not rig.pinned
+
+
+async def test_several_sequences_streamed():
+    async with running_rig(decodes=2) as rig:
+        _, stream = await rig.post(stream=True, n=3, stream_options={"include_usage": True})
+        events = payloads(stream)
+        assert texts(events) == dict.fromkeys(range(3), "".join(text_of("Hello", 5)))
+        assert len({event["id"] for event in events}) == 1
+        assert events[-1]["usage"]["completion_tokens"] == 15
+        assert events[-1]["usage"]["prompt_tokens"] == 7
+
+
+async def test_token_ids_are_one_prompt():
+    async with running_rig() as rig:
+        _, body = await rig.post(prompt=[4, 5, 6])
+        assert len(body["choices"]) == 1
+        assert rig.prefill[0].bodies[0]["prompt"] == [4, 5, 6]
+
+
+async def test_later_sequences_wait_for_the_prefix():
+    async with running_rig() as rig:
+        rig.prefill[0].gate = asyncio.Event()
+        asking = asyncio.create_task(rig.post(n=4))
+        await asyncio.sleep(0.1)
+        assert len(rig.prefill[0].bodies) == 1
+        rig.prefill[0].gate.set()
+        _, body = await asking
+        assert len(body["choices"]) == 4
+
+
+async def test_beam_search_is_left_to_one_engine():
+    async with running_rig() as rig:
+        answer, _ = await rig.post(use_beam_search=True, n=3)
+        assert answer.status == 200
+        assert not rig.prefill[0].bodies
+        (decode,) = rig.decode[0].bodies + rig.decode[1].bodies
+        assert decode["n"] == 3
+        assert "kv_transfer_params" not in decode
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_the_first_token_from_the_prefill(path):
+    async with running_rig(first_token_from_prefill=True) as rig:
+        gates = [asyncio.Event(), asyncio.Event()]
+        for engine, gate in zip(rig.decode, gates, strict=True):
+            engine.gate = gate
+        prompt = [{"role": "user", "content": "Hi"}] if "chat" in path else "Hello"
+        name = "messages" if "chat" in path else "prompt"
+        body = {"model": MODEL, name: prompt, "max_tokens": 5, "temperature": 0, "stream": True}
+        async with rig.session.post(rig.url + path, json=body) as answer:
+            early = (await answer.content.readany()).decode()  # before any decode engine answers
+            for gate in gates:
+                gate.set()
+            stream = early + (await answer.read()).decode()
+        assert text_of(prompt, 1)[0] in early
+        events = payloads(stream)
+        assert texts(events) == {0: "".join(text_of(prompt, 5))}
+        assert sum("role" in e["choices"][0].get("delta", {}) for e in events) == ("chat" in path)
+
+
+async def test_the_first_token_waits_where_it_could_differ():
+    async with running_rig(first_token_from_prefill=True, decodes=1) as rig:
+        for options in ({}, {"temperature": 0, "stop": ["x"]}, {"seed": 1, "logprobs": 1}):
+            await rig.post(stream=True, **options)
+        assert len(rig.decode[0].bodies) == 3
+        plain = await rig.post(stream=True, temperature=0)
+        assert texts(payloads(plain[1])) == {0: "".join(text_of("Hello", 5))}
+
+
+async def test_refusals_pass_through():
+    async with running_rig() as rig:
+        answer, body = await rig.post(n=0)
+        assert (answer.status, body["error"]["message"]) == (404, "no")
+        rig.decode[0].fault = rig.decode[1].fault = 400
+        answer, body = await rig.post(stream=False)
+        assert (answer.status, body["error"]["message"]) == (400, "broken")
+        await asyncio.sleep(0.1)
+        assert not rig.pinned
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'"text"'])
+async def test_what_is_no_request(data):
+    async with running_rig() as rig:
+        async with rig.session.post(rig.url + "/v1/completions", data=data) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"]["type"] == "invalid_request_error"
+        answer, body = await rig.post(n=1_000_000)
+        assert (answer.status, body["error"]["code"]) == (400, 400)
+        answer, body = await rig.post("/v1/nothing")
+        assert (answer.status, body["error"]["code"]) == (404, 404)
+
+
+async def test_a_body_that_is_too_large():
+    async with running_rig(max_body_bytes=1000) as rig:
+        answer, body = await rig.post(prompt="x" * 2000)
+        assert (answer.status, body["error"]["type"]) == (413, "invalid_request_error")
+        name = 'eldr_proxy_requests_total{endpoint="/v1/completions",status="413"}'
+        assert await rig.metric(name) == 1
+
+
+async def test_models_health_and_metrics():
+    async with running_rig() as rig:
+        async with rig.session.get(rig.url + "/v1/models") as answer:
+            assert (await answer.json())["data"][0]["id"] == MODEL
+        async with rig.session.get(rig.url + "/health") as answer:
+            assert await answer.json() == {
+                "status": "ok",
+                "workers": {"prefill": 1, "decode": 2},
+                "router": "none",
+            }
+        name = "eldr_proxy_engine_time_per_output_token_seconds_sum_total"
+        assert await rig.metric(f'{name}{{role="prefill",url="{rig.prefill[0].url}"}}') == 0.5
+
+
+async def test_the_engines_api_key_goes_through_and_the_rank_does_not():
+    async with running_rig(decodes=1) as rig:
+        headers = {"Authorization": "Bearer key", "X-data-parallel-rank": "7"}
+        body = {"model": MODEL, "prompt": "Hello"}
+        async with rig.session.post(rig.url + "/v1/completions", json=body, headers=headers) as a:
+            assert a.status == 200
+        for engine in (*rig.prefill, *rig.decode):
+            assert engine.headers[0]["Authorization"] == "Bearer key"
+            assert "X-data-parallel-rank" not in engine.headers[0]

@@ -1,0 +1,214 @@
+"""Real vLLM behind the proxy: what it writes, apart, is what one engine writes."""
+
+import asyncio
+import json
+
+import grpc
+import pytest
+from aiohttp import ClientSession
+from daemon import running_daemon
+from eldr.v1.fleet_pb2 import RegisterWorkerRequest, WorkerRole
+from eldr.v1.fleet_pb2_grpc import FleetServiceStub
+from eldr_vllm.proxy.app import Proxy
+from eldr_vllm.proxy.engines import Engines
+from eldr_vllm.proxy.fleet import Engine
+from eldr_vllm.proxy.legs import Leg
+from eldr_vllm.proxy.settings import Settings
+from real_engines import MODEL, RealEngine, running_engines
+from scripted_engine import serve
+from test_proxy_daemon import booked
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+PROMPTS = [
+    f"{number}: a prompt of its own, long enough to fill a block or two" for number in range(4)
+]
+GREEDY = {"model": MODEL, "temperature": 0, "max_tokens": 24, "ignore_eos": True}
+SETTLE = 5.0  # seconds; an engine on half a core takes its steps slowly
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vllm")
+    with running_engines(folder, "kv_producer", "kv_consumer", "kv_consumer") as engines:
+        yield engines
+
+
+@pytest.fixture(scope="module")
+def daemon(engines):
+    with running_daemon() as daemon, grpc.insecure_channel(daemon.grpc) as channel:
+        for number, engine in enumerate(engines):
+            FleetServiceStub(channel).RegisterWorker(
+                RegisterWorkerRequest(
+                    worker_id=f"worker-{number}",
+                    model=MODEL,
+                    url=engine.url,
+                    role=WorkerRole.Value(f"WORKER_ROLE_{'DECODE' if number else 'PREFILL'}"),
+                )
+            )
+        yield daemon
+
+
+@pytest.fixture
+async def session():
+    async with ClientSession() as session:
+        yield session
+
+
+@pytest.fixture(params=[False])
+async def proxy(daemon, session, request):
+    """The parameter: the first token comes from the prefill."""
+    settings = Settings(
+        router=daemon.grpc,
+        route_timeout=1.0,
+        connect_timeout=10.0,
+        first_token_from_prefill=request.param,
+    )
+    runner, url = await serve(Proxy(settings).app())
+    while True:
+        async with session.get(url + "/health") as answer:
+            if (await answer.json())["workers"] == {"prefill": 1, "decode": 2}:
+                break
+        await asyncio.sleep(0.05)
+    yield url
+    await runner.cleanup()
+
+
+async def ask(session: ClientSession, url: str, path: str, **body) -> dict | list[dict]:
+    async with session.post(url + path, json={**GREEDY, **body}) as answer:
+        text = await answer.text()
+        assert answer.status == 200, text
+    if not body.get("stream"):
+        return json.loads(text)
+    *events, done, rest = text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [json.loads(event[6:]) for event in events]
+
+
+def without_names(answer):
+    """What an answer says, less what no two answers share."""
+    if isinstance(answer, list):
+        return [without_names(each) for each in answer]
+    return {k: v for k, v in answer.items() if k not in ("id", "created", "kv_transfer_params")}
+
+
+def requests() -> dict[str, tuple[str, dict]]:
+    completions, chat = "/v1/completions", "/v1/chat/completions"
+    messages = [{"role": "user", "content": PROMPTS[1]}]
+    plain = {
+        "plain": (completions, {"prompt": PROMPTS[0]}),
+        "token ids": (completions, {"prompt": list(range(10, 90))}),
+        "stop": (completions, {"prompt": PROMPTS[2], "stop": ["e", " "]}),
+        "logprobs": (completions, {"prompt": PROMPTS[3], "logprobs": 3}),
+        "echo": (completions, {"prompt": PROMPTS[3], "echo": True}),
+        "usage": (completions, {"prompt": PROMPTS[0], "min_tokens": 4}),
+        "seeded": (completions, {"prompt": PROMPTS[0], "temperature": 0.8, "seed": 3}),
+        "seeded n": (completions, {"prompt": PROMPTS[0], "temperature": 0.8, "seed": 3, "n": 2}),
+        "prompts": (completions, {"prompt": PROMPTS}),
+        "chat": (chat, {"messages": messages}),
+        "chat logprobs": (chat, {"messages": messages, "logprobs": True, "top_logprobs": 2}),
+        "structured": (chat, {"messages": messages, "structured_outputs": {"choice": ["a", "b"]}}),
+    }
+    streamed = {
+        f"{name}, streamed": (path, {**body, "stream": True})
+        for name, (path, body) in plain.items()
+        if name not in ("prompts", "seeded n")  # their events come in any order; see below
+    }
+    usage = {"stream_options": {"include_usage": True}, "stream": True}
+    return {
+        **plain,
+        **streamed,
+        "usage, asked for": (completions, {"prompt": PROMPTS[0], **usage}),
+    }
+
+
+@pytest.mark.parametrize("name", requests())
+async def test_what_one_engine_writes(engines, proxy, session, name):
+    path, body = requests()[name]
+    apart = await ask(session, proxy, path, **body)
+    alone = await ask(session, engines[1].url, path, **body)
+    assert without_names(apart) == without_names(alone)
+
+
+async def test_streams_of_several_sequences(engines, proxy, session):
+    body = {"prompt": PROMPTS[:2], "temperature": 0.8, "seed": 3, "n": 2, "stream": True}
+    written = []
+    for url in (proxy, engines[1].url):
+        texts = [""] * 4
+        for event in await ask(session, url, "/v1/completions", **body):
+            for choice in event["choices"]:
+                texts[choice["index"]] += choice["text"]
+        written.append(texts)
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("proxy", [True], indirect=True)
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "seed": 5}])
+@pytest.mark.parametrize("chat", [False, True])
+async def test_the_first_token_from_the_prefill(engines, proxy, session, sampling, chat):
+    path = "/v1/chat/completions" if chat else "/v1/completions"
+    for prompt in PROMPTS:
+        asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+        written = []
+        for url in (proxy, engines[2].url):
+            events = await ask(session, url, path, **asked, **sampling, stream=True)
+            choices = [choice for event in events for choice in event["choices"]]
+            pieces = [c["delta"].get("content") if chat else c["text"] for c in choices]
+            written.append(("".join(filter(None, pieces)), choices[-1]["finish_reason"]))
+        assert written[0] == written[1]
+
+
+async def test_both_decode_engines_are_used_and_nothing_stays(engines, daemon, proxy, session):
+    answers = await asyncio.gather(
+        *(ask(session, proxy, "/v1/completions", prompt=prompt) for prompt in PROMPTS)
+    )
+    assert len(answers) == len(PROMPTS)
+    assert all(engine.metric("vllm:request_success_total") for engine in engines)
+    assert booked(daemon) == 0
+    await idle(engines)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_goes(engines, daemon, proxy, session, seconds, stream):
+    prompt = f"{seconds} {stream} " + "so many words " * 60
+    body = {**GREEDY, "prompt": prompt, "max_tokens": 1000, "stream": stream}
+    with pytest.raises(TimeoutError):
+        async with (
+            asyncio.timeout(seconds),
+            session.post(proxy + "/v1/completions", json=body) as answer,
+        ):
+            await answer.read()
+    await idle(engines)
+    assert booked(daemon) == 0
+
+
+async def test_kv_that_nobody_fetches_is_freed(engines, session):
+    prefill, decode, _ = engines
+    leg = Leg("unfetched", "/v1/completions", {**GREEDY, "prompt": "nobody wants this " * 20})
+    own = Engines(10.0, 60.0)
+    try:
+        async with session.post(prefill.url + leg.path, json=leg.prefill_body(0)) as answer:
+            transfer = (await answer.json())["kv_transfer_params"]
+        assert prefill.metric("vllm:kv_cache_usage_perc") > 0
+        own.discard([Engine("gone", "http://127.0.0.1:9"), Engine("", decode.url)], leg, transfer)
+        await idle(engines)
+    finally:
+        await own.close()
+
+
+async def test_a_decode_engine_that_is_killed(engines, daemon, proxy, session):
+    """The last test: one engine fewer from here on."""
+    engines[2].kill()
+    asked = [{"prompt": prompt, "stream": stream} for prompt in PROMPTS for stream in (True, False)]
+    answers = [ask(session, proxy, "/v1/completions", **each) for each in asked]
+    assert len(await asyncio.gather(*answers)) == len(asked)
+    await idle(engines[:2])
+    assert booked(daemon) == 0
+
+
+async def idle(engines: list[RealEngine]) -> None:
+    deadline = asyncio.get_running_loop().time() + SETTLE
+    while not all([await asyncio.to_thread(lambda e=e: e.is_idle) for e in engines]):
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.05)
