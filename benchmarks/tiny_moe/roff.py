@@ -17,7 +17,7 @@ def plain(roff: str, script: str = ".") -> str:
             continue
         heading = re.match(r"[.'] *(SH|SS) *(.*)", line)
         if heading:
-            line = "\n" + heading[2].strip('" ') + "\n"
+            line = "\n" + heading[2].strip('" ')
         elif re.match(r"[.'] *[A-Za-z]", line):
             macro, _, words = line[1:].strip().partition(" ")
             if macro in FONTS:

@@ -14,6 +14,7 @@ serve    10%    prompts that are served
 
 import argparse
 import contextlib
+import functools
 import gzip
 import hashlib
 import json
@@ -69,21 +70,27 @@ def part_of(kind: str, name: str) -> str:
 
 def read(kind: str, part: str, cache: Path = CACHE) -> list[str]:
     """The part's texts of a kind, a text a file; downloads packages that are not there yet."""
-    root = _unpacked(kind, cache)
-    chosen, seen, size = [], set(), 0
-    # In the order of their hashes, so that the cap takes files from everywhere.
-    documents = sorted(_documents(kind, root), key=lambda d: hashlib.sha256(d[0].encode()).digest())
+    return [text for name, text in _chosen(kind, cache) if part_of(kind, name) == part]
+
+
+@functools.cache
+def _chosen(kind: str, cache: Path) -> list[tuple[str, str]]:
+    """Names and texts of a kind's files of all parts: no copies, no short ones, up to the cap."""
+    documents = sorted(
+        _documents(kind, _unpacked(kind, cache)),
+        # In the order of their hashes, so that the cap takes files from everywhere.
+        key=lambda document: hashlib.sha256(document[0].encode()).digest(),
+    )
+    chosen: dict[str, str] = {}  # names by texts
+    size = 0
     for name, text in documents:
-        digest = hashlib.sha256(text.encode()).digest()
-        if len(text) < 400 or digest in seen:
+        if len(text) < 400 or text in chosen:
             continue
-        seen.add(digest)
         size += len(text.encode())
         if size > MOST_BYTES:
             break
-        if part_of(kind, name) == part:
-            chosen.append(text)
-    return chosen
+        chosen[text] = name
+    return [(name, text) for text, name in chosen.items()]
 
 
 def prompts(kind: str, part: str, sizes: Sequence[int], cache: Path = CACHE) -> list[str]:

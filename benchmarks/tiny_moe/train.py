@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from benchmarks.tiny_moe import checkpoint, texts
 from benchmarks.tiny_moe.model import Shape, TinyMoE
 
+SAVE_EVERY = 250
+"""Steps; a few minutes."""
+
 
 class Windows:
     """Random windows of the kinds' texts, as many of each kind in every batch."""
@@ -98,7 +101,7 @@ def train(options: argparse.Namespace) -> None:
                 f"  imbalance {model.imbalance().item():.2f}  {seconds:.0f} s",
                 flush=True,
             )
-        if step % 250 == 0 or step == options.steps:
+        if step % SAVE_EVERY == 0 or step == options.steps:
             about = {name: str(value) for name, value in vars(options).items()}
             del about["out"], about["state"]
             about |= {"step": str(step), "texts": windows.fingerprint, "torch": torch.__version__}
@@ -106,6 +109,7 @@ def train(options: argparse.Namespace) -> None:
             keep(options.state, step, model, optimizer, windows)
             found = bits_per_byte(checkpoint.load(options.out), held_out)
             print("held out: " + "  ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
+    options.state.unlink()  # the next run begins anew
 
 
 def schedule(step: int, steps: int) -> float:

@@ -89,6 +89,11 @@ class Recording:
 
     @classmethod
     def sample(cls) -> Self:
-        """The sample that comes with the project; `simulation.synthetic` made it."""
+        """The sample that comes with the project: real requests to a small trained Qwen3-MoE.
+
+        `benchmarks/tiny_moe` trained the model and recorded it: 4 layers x 32 experts, top-2; ten
+        kinds of text, prefill and decode of each request as the model ran them. Its README has the
+        sample's locality beside that of real models.
+        """
         with as_file(files(__package__) / "sample.npz") as path:
             return cls.load(path)

@@ -18,16 +18,16 @@ def assert_same(a, b):
     assert a.expert_ids.dtype == b.expert_ids.dtype
 
 
-def test_the_shipped_sample_is_what_the_generator_makes(tmp_path, monkeypatch, capsys):
+def test_it_runs_as_a_program(tmp_path, monkeypatch, capsys):
     out = tmp_path / "again"
-    monkeypatch.setattr(sys, "argv", ["synthetic", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["synthetic", "--out", str(out), "--requests", "64"])
     synthetic.main()
-    assert_same(Recording.load(out), Recording.sample())
+    assert_same(Recording.load(out), SyntheticRouting(requests=64).generate())
     assert "own" in capsys.readouterr().out
 
 
-def test_the_sample_is_about_as_local_as_real_routing():
-    found = locality_statistics(Recording.sample())
+def test_by_default_it_is_about_as_local_as_real_routing():
+    found = locality_statistics(SyntheticRouting().generate())
     real = GPT_OSS_20B_TOPICS
     for name in ("own", "same_domain", "other_domain"):
         assert getattr(found, name) == pytest.approx(getattr(real, name), abs=0.01), name
