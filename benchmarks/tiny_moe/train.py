@@ -113,11 +113,11 @@ def train(options: argparse.Namespace) -> None:
 
 
 def schedule(step: int, steps: int) -> float:
-    """The share of the learning rate: up over 100 steps, level, down to zero in the last 30%.
+    """The share of the learning rate: up over 100 steps, level, down to zero in the last 300.
 
     Until then it does not depend on `steps`: a run that was stopped goes on to any end.
     """
-    return min(step / 100, 1.0, (steps - step) / (0.3 * steps))
+    return min(step / 100, 1.0, (steps - step) / 300)
 
 
 def keep(
@@ -153,7 +153,7 @@ def main() -> None:
         help="written every few minutes; where it exists, the run goes on from it",
     )
     for name, default, meaning in (
-        ("steps", 20000, "batches to train on"),
+        ("steps", 2300, "batches to train on"),
         ("of-each", 1, "windows of each kind in a batch"),
         ("window", 256, "tokens of a window"),
         ("rate", 3e-3, "highest learning rate"),
