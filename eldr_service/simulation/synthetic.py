@@ -1,4 +1,4 @@
-"""Recorded routing of a model that does not exist, for those who have no real recording.
+"""Recorded routing of a model that does not exist, as large as wanted.
 
 Which experts a token picks is drawn from what is popular in its layer, what its domain prefers, how
 its request deviates from the domain, and the token's own chance::
@@ -41,7 +41,7 @@ on them with `locality_statistics`."""
 
 @dataclass(frozen=True, slots=True)
 class SyntheticRouting:
-    """What to generate; the defaults are those of the shipped sample.
+    """What to generate; the defaults are about as local as `GPT_OSS_20B_TOPICS`.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ def main() -> None:
     """Write a recording and print its locality beside the real one's."""
     parser = argparse.ArgumentParser(
         prog="python -m eldr_service.simulation.synthetic",
-        description="Generate recorded routing; without further options, the shipped sample.",
+        description="Generate recorded routing; by default about as local as gpt-oss-20b's.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     for name, default in asdict(SyntheticRouting()).items():

@@ -6,7 +6,7 @@ import pytest
 from eldr_service.fitting import Recording
 from eldr_service.simulation import synthetic
 from eldr_service.simulation.locality import locality_statistics
-from eldr_service.simulation.sample import sample_recording
+
 from eldr_service.simulation.synthetic import GPT_OSS_20B_TOPICS, SyntheticRouting
 
 SMALL = SyntheticRouting(layers=3, experts=16, top_k=2, domains=3, requests=24, seed=5)
@@ -19,16 +19,16 @@ def assert_same(a, b):
     assert a.expert_ids.dtype == b.expert_ids.dtype
 
 
-def test_the_shipped_sample_is_what_the_generator_makes(tmp_path, monkeypatch, capsys):
+def test_it_runs_as_a_program(tmp_path, monkeypatch, capsys):
     out = tmp_path / "again"
-    monkeypatch.setattr(sys, "argv", ["synthetic", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["synthetic", "--out", str(out), "--requests", "64"])
     synthetic.main()
-    assert_same(Recording.load(out), sample_recording())
+    assert_same(Recording.load(out), SyntheticRouting(requests=64).generate())
     assert "own" in capsys.readouterr().out
 
 
-def test_the_sample_is_about_as_local_as_real_routing():
-    found = locality_statistics(sample_recording())
+def test_by_default_it_is_about_as_local_as_real_routing():
+    found = locality_statistics(SyntheticRouting().generate())
     real = GPT_OSS_20B_TOPICS
     for name in ("own", "same_domain", "other_domain"):
         assert getattr(found, name) == pytest.approx(getattr(real, name), abs=0.01), name
