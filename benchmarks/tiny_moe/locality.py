@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from eldr_service.simulation.locality import locality_statistics
 from eldr_service.fitting import Recording
+from eldr_service.simulation.locality import locality_statistics
 
 HEAD = (
     "| recording | geometry | own / same kind / other kind"

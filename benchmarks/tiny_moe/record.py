@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.tiny_moe import checkpoint, texts
-from eldr_service.simulation import recording as simulation
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.fitting import Recording
+from eldr_service.simulation import recording as simulation
 
 SAMPLE = Path(simulation.__file__).parent / "sample.npz"
 

@@ -6,7 +6,6 @@ import pytest
 from eldr_service.fitting import Recording
 from eldr_service.simulation import synthetic
 from eldr_service.simulation.locality import locality_statistics
-
 from eldr_service.simulation.synthetic import GPT_OSS_20B_TOPICS, SyntheticRouting
 
 SMALL = SyntheticRouting(layers=3, experts=16, top_k=2, domains=3, requests=24, seed=5)
