@@ -25,7 +25,7 @@ def row(name: str, recording: Recording) -> str:
     )
     cells = (
         name,
-        f"{layers} layers x top-{top_k} of {recording.num_experts}",
+        f"{layers} layers x top-{top_k} of {recording.geometry.num_experts}",
         f"{found.own:.3f} / {found.same_domain:.3f} / {found.other_domain:.3f}",
         *batches,
     )

@@ -21,19 +21,19 @@ def test_its_locality_stands_in_the_readme(sample):
 
 
 def test_it_has_as_many_requests_of_every_kind(sample):
-    kinds, requests = np.unique(sample.domain, return_counts=True)
+    kinds, requests = np.unique(sample.domains, return_counts=True)
     assert set(kinds) == set(texts.KINDS)
     assert len(set(requests.tolist())) == 1
-    assert len(sample) >= 160
+    assert sample.num_requests >= 160
 
 
 def test_its_halves_are_of_different_files_and_alike_in_kinds(sample):
-    half = len(sample) // 2
-    assert sample.domain[:half].tolist() == sample.domain[half:].tolist()
+    half = sample.num_requests // 2
+    assert sample.domains[:half].tolist() == sample.domains[half:].tolist()
 
 
 def test_each_token_has_two_different_experts(sample):
     assert sample.expert_ids.shape[1:] == (4, 2)
-    assert sample.num_experts == 32
+    assert sample.geometry.num_experts == 32
     first, second = np.moveaxis(sample.expert_ids, -1, 0)
     assert (first != second).all()
