@@ -62,22 +62,19 @@ def test_chunks_in_any_order(client, fleet, encoding, seed):
     assert scores(client, fleet, "r") == scores(client, fleet, "s", counts=counts(whole))
 
 
-@pytest.mark.parametrize("numbering", ["own", "common"])
-def test_pipeline_ranks_send_their_own_layers(client, fleet, numbering):
+def test_pipeline_ranks_send_their_own_layers(client, fleet):
     rng = np.random.default_rng(7)
     parts = pieces(WHOLE[2], 3, rng)
     ranks = [slice(0, 1), slice(1, LAYERS)]
     sent = [(rank, chunk) for rank in range(2) for chunk in range(3)]
     for rank, chunk in rng.permutation(sent).tolist():
-        sequence = chunk if numbering == "own" else 2 * chunk + rank
-        total = 3 if numbering == "own" else 6
+        sequence = 2 * chunk + rank
         message = counts(
             parts[chunk][ranks[rank]],
             encoding=ENCODINGS[(rank + chunk) % 3],
             offset=ranks[rank].start,
         )
-        last = sequence == total - 1 or (numbering == "own" and chunk == 2)
-        done = send(client, fleet, message, sequence=sequence, last=last)
+        done = send(client, fleet, message, sequence=sequence, last=sequence == 5)
     assert done
     assert scores(client, fleet, "r") == scores(client, fleet, "s", counts=counts(WHOLE[2]))
 
