@@ -1,6 +1,7 @@
 """The counts in the answers against what the forward passes computed, on one engine."""
 
 import collections
+import os
 import pickle
 import random
 
@@ -26,6 +27,7 @@ def engine(model, tmp_path_factory):
         model=str(model),
         dtype="float32",
         block_size=BLOCK,
+        tensor_parallel_size=int(os.environ.get("ELDR_TEST_TENSOR_PARALLEL", "1")),
         enforce_eager=True,
         max_model_len=640,
         max_num_seqs=16,
