@@ -9,7 +9,9 @@ _PATHS = [
     Path(__file__).parent,
     *(Path(__file__).parents[2] / "clients" / n for n in ("vllm", "python")),
 ]
-_HAS_VLLM = importlib.util.find_spec("vllm") is not None
+# This very folder passes for a package of that name, one without a file of its own.
+_VLLM = importlib.util.find_spec("vllm")
+_HAS_VLLM = _VLLM is not None and _VLLM.origin is not None
 
 
 def pytest_collection_modifyitems(items):

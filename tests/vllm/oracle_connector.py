@@ -6,6 +6,7 @@ latest experts of each, and writes down, for every prompt that ends in a step, t
 (block, offset) that hold it. What a connector fills from outside has no experts.
 """
 
+import os
 import pickle
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
     SupportsHMA,
 )
+from vllm.distributed.parallel_state import get_tp_group
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.fused_moe.layer import MoERunner
 
@@ -39,7 +41,8 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         self.prompt_tokens, self.ended, self.filled = {}, set(), []
         if role is KVConnectorRole.WORKER:
             self.state, self.rows = {}, {}
-            self.log = open(Path(extra["log"]), "wb")  # noqa: SIM115
+            first = get_tp_group().rank_in_group == 0  # all of them see the same
+            self.log = open(Path(extra["log"] if first else os.devnull), "wb")  # noqa: SIM115
             self.num_experts = vllm_config.model_config.get_num_experts()
 
     # Scheduler

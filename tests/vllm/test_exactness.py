@@ -1,6 +1,8 @@
 """The counts in the answers against what the forward passes computed, on one engine."""
 
 import collections
+import json
+import os
 import pickle
 import random
 
@@ -8,6 +10,8 @@ import pytest
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
+# Options of the engine, to try another layout: '{"tensor_parallel_size": 2}'
+MORE = json.loads(os.environ.get("ELDR_TEST_ENGINE", "{}"))
 REQUESTS = 520
 BLOCK = 32
 
@@ -36,8 +40,12 @@ def engine(model, tmp_path_factory):
             "kv_connector": "EldrConnector",
             "kv_connector_module_path": "eldr_vllm.connector",
             "kv_role": "kv_producer",
-            "kv_connector_extra_config": {"eldr": {"router": "127.0.0.1:1"}, "inner": inner},
+            "kv_connector_extra_config": {
+                "eldr": {"router": "127.0.0.1:1", "force": bool(MORE)},
+                "inner": inner,
+            },
         },
+        **MORE,
     )
     yield Engine(llm, log)
     llm.llm_engine.engine_core.shutdown()

@@ -13,6 +13,7 @@ from eldr_vllm.answer import Booking, booking, is_prefill
 from eldr_vllm.outbox import Outbox
 from eldr_vllm.settings import Settings
 
+# A stop string ends a request by an abort too; the engine cannot tell the two apart.
 _OUTCOMES = {
     RequestStatus.FINISHED_ABORTED: ReleaseOutcome.CANCELLED,
     RequestStatus.FINISHED_ERROR: ReleaseOutcome.FAILED,

@@ -151,6 +151,8 @@ class PrefillSide:
         if total.sequence == 0:
             prompt.sent = 0, 0, 0
         before, tokens, unknown = prompt.sent
+        if np.any(counts < before):
+            return  # a failed load took blocks back; the answer has the whole all the same
         prompt.sent = counts, total.num_tokens, total.unknown_tokens
         self._outbox.put(
             partial(
