@@ -33,9 +33,9 @@ KNOWN = {
         "teacher-forced text: the first 60% of each request stand for its prefill",
     ),
     SAMPLE: Known(
-        "made-up-moe",
+        "the small model of benchmarks/tiny_moe",
         "gpt-oss-120b-h200",
-        "drawn by the project's own generator (eldr_service.simulation.synthetic), not recorded",
+        "real requests to a byte-level Qwen3-MoE that the project trained on ten kinds of text",
     ),
 }
 

@@ -146,13 +146,13 @@ def test_the_page_and_the_document(tmp_path):
     assert process.returncode == 0, progress
     for words in (
         "the sample that ships with the project",
-        "drawn by the project's own generator",
-        "12 layers x 32 experts, top-4",
+        "a byte-level Qwen3-MoE that the project trained",
+        "4 layers x 32 experts, top-2",
         "makes the same",
         "(seeds 1 to 4, plain loop)",
         "What to try next",
         "make demo SEED=1",
-        "domain-7",
+        "japanese",
         *POLICIES,
     ):
         assert words in page
@@ -196,7 +196,7 @@ def test_nothing_is_left_when_it_is_interrupted(number, code, tmp_path):
     ("options", "message"),
     [
         (["--data=missing.npz"], "missing.npz"),
-        (["--data=sample", "--workers=65"], "65 workers need as many requests to fit on: 64"),
+        (["--data=sample", "--workers=241"], "241 workers need as many requests to fit on: 240"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(options, message, capsys):
