@@ -6,7 +6,6 @@ latest experts of each, and writes down, for every prompt that ends in a step, t
 (block, offset) that hold it. What a connector fills from outside has no experts.
 """
 
-import os
 import pickle
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +19,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
     SupportsHMA,
 )
-from vllm.distributed.parallel_state import get_tp_group
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.fused_moe.layer import MoERunner
 
@@ -41,8 +40,9 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         self.prompt_tokens, self.ended, self.filled = {}, set(), []
         if role is KVConnectorRole.WORKER:
             self.state, self.rows = {}, {}
-            first = get_tp_group().rank_in_group == 0  # all of them see the same
-            self.log = open(Path(extra["log"] if first else os.devnull), "wb")  # noqa: SIM115
+            # Tensor-parallel ranks see the same, pipeline ranks have layers of their own.
+            name = f"{get_pp_group().rank_in_group}-{get_tp_group().rank_in_group}"
+            self.log = (Path(extra["log"]) / name).open("wb")
             self.num_experts = vllm_config.model_config.get_num_experts()
 
     # Scheduler

@@ -75,8 +75,9 @@ def test_the_inner_configuration():
     assert several.has_connector("NixlConnector")
 
 
-def test_classmethods_see_the_inner_configuration(model):
+def test_classmethods_see_the_inner_configuration(model, monkeypatch):
     from eldr_vllm.connector import EldrConnector
+    from eldr_vllm.delegation import DelegatingConnector
     from vllm.engine.arg_utils import EngineArgs
 
     transfer = {
@@ -99,4 +100,5 @@ def test_classmethods_see_the_inner_configuration(model):
         config
     ) == NixlConnector.get_required_kvcache_layout(plain)
     assert not EldrConnector.requires_piecewise_for_cudagraph({})
+    monkeypatch.setattr(DelegatingConnector, "_wrapped", None)  # by tests before
     assert EldrConnector.build_kv_connector_stats() is not None

@@ -20,7 +20,7 @@ BLOCK = 32
 def engine(model, tmp_path_factory):
     from vllm import LLM
 
-    log = tmp_path_factory.mktemp("oracle") / "log"
+    log = tmp_path_factory.mktemp("oracle")
     inner = {
         "kv_connector": "OracleConnector",
         "kv_connector_module_path": "oracle_connector",
@@ -73,10 +73,12 @@ class Engine:
             [{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False
         )
         oracle = {}
-        with self._log.open("rb") as log:
-            while log.peek(1):
-                name, *said = pickle.load(log)
-                oracle[name.rsplit("-", 1)[0]] = said
+        for path in sorted(self._log.glob("*-0")):  # the pipeline ranks' layers in order
+            with path.open("rb") as log:
+                while log.peek(1):
+                    name, counts, *tokens = pickle.load(log)
+                    said = oracle.setdefault(name.rsplit("-", 1)[0], ([], *tokens))
+                    said[0].extend(counts.tolist())
         pairs = []
         for output in outputs:
             eldr = (output.kv_transfer_params or {}).get("eldr", {})
@@ -85,8 +87,7 @@ class Engine:
                 continue
             counts, message = decode_counts(eldr["counts"])
             ours = counts.tolist(), message.num_tokens, message.unknown_tokens
-            array, *tokens = oracle[output.request_id]
-            pairs.append((ours, (array.tolist(), *tokens), output))
+            pairs.append((ours, oracle[output.request_id], output))
         return pairs
 
     def metric(self, name):

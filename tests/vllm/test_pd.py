@@ -23,7 +23,7 @@ def rig(model, tmp_path_factory):
         daemon = Daemon(directory)
         rig = Rig(directory, daemon)
         ending.callback(lambda: rig.daemon.kill())
-        eldr = {"router": daemon.target, "group": "here"}
+        eldr = {"router": daemon.target, "group": "here", "timeout": 5.0}  # on a busy machine
         rig.prefill = Engine("prefill", model, directory, "kv_producer", eldr)
         ending.callback(rig.prefill.kill)
         rig.decode = Engine(
@@ -58,7 +58,7 @@ class Rig:
     def client(self):
         from eldr_client import RouterClient
 
-        return RouterClient(self.daemon.target)
+        return RouterClient(self.daemon.target, timeout=5.0)
 
     def warm_up(self):
         """The first transfer of a pair has a deadline of 5 s, which a busy machine can miss."""

@@ -34,7 +34,7 @@ def config(model, tmp_path_factory):
     inner = {
         "kv_connector": "OracleConnector",
         "kv_connector_module_path": "oracle_connector",
-        "kv_connector_extra_config": {"log": str(tmp_path_factory.mktemp("oracle") / "log")},
+        "kv_connector_extra_config": {"log": str(tmp_path_factory.mktemp("oracle"))},
     }
     return EngineArgs(
         str(model),

@@ -1,7 +1,7 @@
 """The engine's entry in the fleet."""
 
+import http.client
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +13,7 @@ from eldr_vllm.settings import Settings
 
 _HEALTH_PAUSE = 0.5
 _HEALTH_TIMEOUT = 2.0
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any http_proxy
 
 
 def worker_id(settings: Settings, dp_rank: int, dp_size: int) -> str:
@@ -84,7 +85,7 @@ class Registration:
     @staticmethod
     def _answers(url: str) -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=_HEALTH_TIMEOUT) as answer:
+            with _DIRECTLY.open(url, timeout=_HEALTH_TIMEOUT) as answer:
                 return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
+        except (OSError, http.client.HTTPException):
             return False
