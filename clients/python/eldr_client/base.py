@@ -1,5 +1,6 @@
 """What the sync and the asyncio client have in common: their options, and their requests."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +27,7 @@ WATCH_PAUSE = 1.0
 FAREWELL = 1.0
 
 
-class BaseClient:
+class BaseClient(ABC):
     """Options and requests of a client.
 
     Parameters
@@ -69,9 +70,9 @@ class BaseClient:
         self._conversation = Conversation(FallbackPool(fallback_workers), timeout)
         self._begin()
 
+    @abstractmethod
     def _begin(self) -> None:
         """Set up what belongs to threads, or to an event loop."""
-        raise NotImplementedError
 
     def _route_request(
         self,
