@@ -51,4 +51,4 @@ format: setup ## ruff's formatter and import order
 	$(BIN)/ruff format .
 
 clean: ## everything that make built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache

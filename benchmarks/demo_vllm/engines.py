@@ -78,7 +78,7 @@ def start(processes: Processes, name: str, role: str, model: Path, router: str) 
             "eldr": {"router": router, "url": engine.url, "group": "demo", "time_to_live": 60.0},
             "inner": {
                 "kv_connector": "NixlConnector",
-                "kv_connector_module_path": "tame_nixl",
+                "kv_connector_module_path": "benchmarks.demo_vllm.tame",
                 "kv_connector_extra_config": {"kv_lease_duration": 240},
             },
         },
@@ -99,7 +99,12 @@ def start(processes: Processes, name: str, role: str, model: Path, router: str) 
     # Every policy is asked the same prompts: none may find those of the one before it cached.
     command += ["--enforce-eager", "--no-enable-prefix-caching"]
     command += [f"--{option}={value}" for option, value in options.items()]
-    paths = (CHECKOUT / "tests/vllm", CHECKOUT / "clients/vllm", CHECKOUT / "clients/python")
+    paths = (
+        CHECKOUT,
+        CHECKOUT / "tests/vllm",
+        CHECKOUT / "clients/vllm",
+        CHECKOUT / "clients/python",
+    )
     env = {
         "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",

@@ -22,8 +22,8 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
         style="dim",
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False)
-    table.add_column("")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
+    table.add_column("", no_wrap=True)
     for policy in POLICIES:
         style = "bold green" if policy == SUBJECT else None
         table.add_column(policy, justify="right", no_wrap=True, style=style)

@@ -79,7 +79,7 @@ METRICS = (
     _percentile("TTFT p50", "ms", "ttft", 50, digits=0),
     _mean("active experts", "a token", "experts"),
     _mean("step time", "ms", "steps", scale=1e3, digits=1),
-    _mean("load imbalance", "most/mean", "imbalance"),
+    _mean("load imbalance", "most / mean", "imbalance"),
     _mean("router time", "ms", "route", scale=1e3),
 )
 

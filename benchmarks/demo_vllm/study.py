@@ -19,10 +19,10 @@ POLICIES = (*LOAD_ONLY, SUBJECT)
 TOKENS = (48, 96)
 """Of an answer, evenly drawn."""
 
-BURST = 5
+BURST = 6
 """Requests an engine in the burst that says what the machine can do."""
 
-PROCESSOR_SHARE = 0.7
+PROCESSOR_SHARE = 0.8
 """Of the processors that may be busy: beyond it engines queue for cores, whoever places."""
 
 SHORTEST_SECONDS = 2.0
@@ -69,7 +69,7 @@ def calibrate(rig: Rig, kinds: Sequence[str], seed: int, say: Say) -> tuple[Load
     begun = time.monotonic()
     segment = _checked(rig, rig.client.drive(_block(served, load, seed + 1)))
     drain = time.monotonic() - begun - load.seconds
-    rate *= float(np.clip(PROCESSOR_SHARE / segment.processors, 0.7, 1.5))
+    rate *= float(np.clip(PROCESSOR_SHARE / segment.processors, 0.8, 1.5))
     life = float(np.mean(TOKENS)) * float(np.mean(segment.tpot)) + float(np.mean(segment.ttft))
     say(
         f"offering {rate:.2f} requests a second: processors were"

@@ -1,5 +1,6 @@
 """What is asked, and when: the same for every policy of a block."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,12 @@ class Ask:
 
 def prompts(kinds: tuple[str, ...], part: str) -> dict[str, list[str]]:
     """Pieces of the files of a part ("fit" or "serve", which share none), by kind."""
-    return {kind: texts.prompts(kind, part, [PROMPT_BYTES] * PROMPTS) for kind in kinds}
+    return {kind: _prompts(kind, part) for kind in kinds}
+
+
+@functools.cache
+def _prompts(kind: str, part: str) -> list[str]:
+    return texts.prompts(kind, part, [PROMPT_BYTES] * PROMPTS)
 
 
 def shares(kinds: tuple[str, ...]) -> np.ndarray:
