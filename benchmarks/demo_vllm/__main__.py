@@ -35,6 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"[{time.monotonic() - begun:4.0f} s] {text}", markup=False, soft_wrap=True)
 
     try:
+        for part in ("fit", "serve"):  # before engines want the processors
+            say(f"reading the texts: {part}")
+            workload.prompts(workload.MIXED, part)
         with (
             tempfile.TemporaryDirectory(prefix="eldr-demo-vllm-") as folder,
             _rig(options, Path(folder), say) as rig,
@@ -75,14 +78,14 @@ def _rig(options: argparse.Namespace, folder: Path, say: Say):
 
 def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> list[Findings]:
     kinds = list(WORKLOADS.items())[: options.workloads]
-    load, drain = calibrate(rig, kinds[0][1], options.seed, say)
+    load, beyond = calibrate(rig, kinds[0][1], options.seed, say)
     findings = []
     for number, (name, some) in enumerate(kinds):
         # What is left of the time, over what is left to do.
         left = options.minutes * 60 - (time.monotonic() - begun)
         left -= FIT_SECONDS * (len(kinds) - number)
         segments = (len(kinds) - number) * options.blocks * len(POLICIES)
-        seconds = max(left / segments - drain, SHORTEST_SECONDS)
+        seconds = max(left / segments - beyond, SHORTEST_SECONDS)
         done = study(
             rig,
             name,

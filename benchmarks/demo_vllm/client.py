@@ -17,6 +17,9 @@ from benchmarks.demo_vllm.workload import Ask
 SAMPLE_SECONDS = 0.1
 REQUEST_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
+FEWEST_TOKENS = 16
+"""Of an answer that is cut off, for its TPOT to count."""
+
 _ROUTE = re.compile(r"^eldr_proxy_route_seconds_(sum|count) (\S+)", re.M)
 _REASON = re.compile(r'^eldr_proxy_placements_total\{reason="(\w+)"\} (\S+)', re.M)
 
@@ -29,11 +32,15 @@ class Client:
         self._model = model
         self._fleet = fleet
 
-    def drive(self, asks: Sequence[Ask]) -> Segment:
-        """All requests of a block, until the last one's answer and the release of its booking."""
-        return asyncio.run(self._drive(asks))
+    def drive(self, asks: Sequence[Ask], seconds: float) -> Segment:
+        """The requests of a block, until nothing is booked any more.
 
-    async def _drive(self, asks: Sequence[Ask]) -> Segment:
+        What is being written after so many seconds is cut off: draining would be the larger part
+        of a short block, with batches that grow ever smaller.
+        """
+        return asyncio.run(self._drive(asks, seconds))
+
+    async def _drive(self, asks: Sequence[Ask], seconds: float) -> Segment:
         segment = Segment()
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
         async with aiohttp.ClientSession(
@@ -41,9 +48,12 @@ class Client:
         ) as session:
             before = await self._proxy_counts(session)
             idle, begun = _idle_seconds(), time.perf_counter()
-            watch = asyncio.create_task(self._watch(segment, begun + asks[-1].at))
+            end = begun + seconds
+            watch = asyncio.create_task(self._watch(segment, end))
             try:
-                await asyncio.gather(*(self._ask(session, ask, begun, segment) for ask in asks))
+                await asyncio.gather(
+                    *(self._ask(session, ask, begun, end, segment) for ask in asks)
+                )
                 passed = time.perf_counter() - begun
                 segment.processors = 1 - (_idle_seconds() - idle) / passed / _processors()
                 segment.left = await self._settle()
@@ -62,7 +72,12 @@ class Client:
         return segment
 
     async def _ask(
-        self, session: aiohttp.ClientSession, ask: Ask, begun: float, segment: Segment
+        self,
+        session: aiohttp.ClientSession,
+        ask: Ask,
+        begun: float,
+        end: float,
+        segment: Segment,
     ) -> None:
         await asyncio.sleep(begun + ask.at - time.perf_counter())
         body = {
@@ -73,7 +88,7 @@ class Client:
             "seed": ask.seed,
             "ignore_eos": True,
             "stream": True,
-            "stream_options": {"include_usage": True},
+            "return_token_ids": True,  # an event can hold several tokens, and bytes without text
         }
         sent = time.perf_counter()
         first = last = 0.0
@@ -84,20 +99,22 @@ class Client:
                 async for line in answer.content:
                     if not line.startswith(b"data: {"):
                         continue
-                    event = json.loads(line[6:])
-                    if event.get("choices"):
+                    for choice in json.loads(line[6:]).get("choices", ()):
+                        tokens += len(choice.get("token_ids") or ())
                         last = time.perf_counter()
                         first = first or last
-                    elif event.get("usage"):
-                        tokens = event["usage"]["completion_tokens"]
+                    if last > end:
+                        break  # which closes the connection
         except (aiohttp.ClientError, TimeoutError):
-            tokens = 0
-        if tokens != ask.max_tokens:
             segment.failed += 1
             return
-        segment.tokens += tokens
+        if tokens != ask.max_tokens and last <= end:
+            segment.failed += 1
+            return
+        segment.answered += 1
         segment.ttft.append(first - sent)
-        segment.tpot.append((last - first) / (tokens - 1))
+        if tokens >= min(FEWEST_TOKENS, ask.max_tokens):
+            segment.tpot.append((last - first) / (tokens - 1))
 
     async def _watch(self, segment: Segment, until: float) -> None:
         """Loads, while requests arrive, and every new report of every worker."""

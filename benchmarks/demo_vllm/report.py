@@ -6,7 +6,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from benchmarks.demo_vllm.statistics import METRICS, Estimate
-from benchmarks.demo_vllm.study import LOAD_ONLY, POLICIES, SUBJECT
+from benchmarks.demo_vllm.study import LAST_SECONDS, LOAD_ONLY, POLICIES, SUBJECT
 from benchmarks.demo_vllm.verdict import Findings
 
 
@@ -17,7 +17,8 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
     console.print(
         f"{len(study.kinds)} kinds of text ({', '.join(study.kinds)}), skewed; {len(study.blocks)}"
         f" paired blocks, {found.requests:,} requests, Poisson at {load.rate:.2f} a second over"
-        f" {load.seconds:.1f} s on top of {load.in_flight} in flight; partition of {study.slots}"
+        f" {load.seconds - LAST_SECONDS:.1f} of {load.seconds:.1f} s, on top of {load.in_flight} in"
+        f" flight; partition of {study.slots}"
         f" slots, {study.transform}; processors {found.processors:.0%} busy.",
         style="dim",
         highlight=False,

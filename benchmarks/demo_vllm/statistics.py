@@ -19,7 +19,7 @@ class Segment:
 
     tpot: list[float] = field(default_factory=list)
     ttft: list[float] = field(default_factory=list)
-    tokens: int = 0
+    answered: int = 0
     failed: int = 0
     # Bookings that were there long after the last answer.
     left: int = 0

@@ -16,21 +16,21 @@ LOAD_ONLY = ("round-robin", "join-shortest-queue")
 SUBJECT = "locality-band"
 POLICIES = (*LOAD_ONLY, SUBJECT)
 
-TOKENS = (48, 96)
+TOKENS = (64, 160)
 """Of an answer, evenly drawn."""
 
-BURST = 6
-"""Requests an engine in the burst that says what the machine can do."""
+IN_FLIGHT = 5
+"""Requests an engine that the load aims at: expert locality is nothing to a batch of one."""
 
-PROCESSOR_SHARE = 0.8
-"""Of the processors that may be busy: beyond it engines queue for cores, whoever places."""
+LAST_SECONDS = 1.5
+"""Of a block, in which nothing arrives: whatever is prefilled is being written at its end."""
 
-SHORTEST_SECONDS = 2.0
+SHORTEST_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a block offers: arrivals a second, and those that are there when it begins."""
+    """What a block of so many seconds offers: arrivals a second, on top of what is there."""
 
     rate: float
     in_flight: int
@@ -50,32 +50,25 @@ class Study:
 
 
 def calibrate(rig: Rig, kinds: Sequence[str], seed: int, say: Say) -> tuple[Load, float]:
-    """A load at which the processors have some rest, and how long a block takes to drain.
+    """The load that keeps `IN_FLIGHT` requests an engine; what a block takes beyond its seconds.
 
-    Plain round robin is driven twice: a burst, which says how many requests a second the machine
-    can do at most, then a part of that, which is corrected by how busy the processors were.
+    By Little's law, from how long requests last when so many are there (under round robin).
     """
     served = workload.prompts(tuple(kinds), "serve")
     rig.fleet.set_policy(LOAD_ONLY[0])
-    burst = workload.block(served, 0.0, BURST * len(rig.decode), 0.0, TOKENS, seed)
-    burst = [replace(ask, max_tokens=int(np.mean(TOKENS))) for ask in burst]
-    say(f"finding the load: {len(burst)} requests at once")
-    begun = time.monotonic()
-    segment = _checked(rig, rig.client.drive(burst))
-    rate = PROCESSOR_SHARE * len(burst) / (time.monotonic() - begun)
-    life = float(np.mean(TOKENS)) * float(np.mean(segment.tpot))
-    load = Load(rate, max(round(rate * life), 1), 6.0)
-    say(f"trying {rate:.2f} requests a second")
-    begun = time.monotonic()
-    segment = _checked(rig, rig.client.drive(_block(served, load, seed + 1)))
-    drain = time.monotonic() - begun - load.seconds
-    rate *= float(np.clip(PROCESSOR_SHARE / segment.processors, 0.8, 1.5))
-    life = float(np.mean(TOKENS)) * float(np.mean(segment.tpot)) + float(np.mean(segment.ttft))
+    load = Load(0.5 * len(rig.decode), IN_FLIGHT * len(rig.decode), 8.0)
+    for turn in range(2):
+        say(f"finding the load: {load.in_flight} in flight, {load.rate:.2f} requests a second")
+        begun = time.monotonic()
+        segment = _checked(rig, _drive(rig, _block(served, load, seed + turn), load))
+        beyond = time.monotonic() - begun - load.seconds
+        life = float(np.mean(TOKENS) * np.mean(segment.tpot) + np.median(segment.ttft))
+        load = replace(load, rate=load.in_flight / life)
     say(
-        f"offering {rate:.2f} requests a second: processors were"
-        f" {segment.processors:.0%} busy, TPOT {np.median(segment.tpot) * 1e3:.0f} ms"
+        f"offering {load.rate:.2f} requests a second: TPOT was {np.median(segment.tpot) * 1e3:.0f}"
+        f" ms, the processors {segment.processors:.0%} busy"
     )
-    return Load(rate, max(round(rate * life), 1)), max(drain, 1.0)
+    return load, max(beyond, 0.5)
 
 
 def fit(rig: Rig, kinds: Sequence[str], most: int, seed: int, say: Say) -> tuple[int, str]:
@@ -115,7 +108,7 @@ def study(
         block: dict[str, Segment] = {}
         for policy in rng.permutation(POLICIES).tolist():
             rig.fleet.set_policy(policy)
-            block[policy] = _checked(rig, rig.client.drive(asks))
+            block[policy] = _checked(rig, _drive(rig, asks, load))
         done.append({policy: block[policy] for policy in POLICIES})
         p50s = ", ".join(f"{p} {np.median(s.tpot) * 1e3:.1f}" for p, s in done[-1].items())
         say(f"{name}: block {number} of {blocks}, {len(asks)} requests a policy; TPOT p50 {p50s}")
@@ -123,7 +116,12 @@ def study(
 
 
 def _block(served: dict[str, list[str]], load: Load, seed: int) -> list[workload.Ask]:
-    return workload.block(served, load.rate, load.in_flight, load.seconds, TOKENS, seed)
+    arriving = load.seconds - LAST_SECONDS
+    return workload.block(served, load.rate, load.in_flight, arriving, TOKENS, seed)
+
+
+def _drive(rig: Rig, asks: list[workload.Ask], load: Load) -> Segment:
+    return rig.client.drive(asks, load.seconds)
 
 
 def _checked(rig: Rig, segment: Segment) -> Segment:

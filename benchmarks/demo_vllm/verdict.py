@@ -22,12 +22,12 @@ class Findings:
 
     @property
     def requests(self) -> int:
-        """Answered, under all policies."""
-        return sum(len(s.tpot) for block in self.study.blocks for s in block.values())
+        """Answered, under all policies; those that were cut off among them."""
+        return sum(s.answered for block in self.study.blocks for s in block.values())
 
     @property
     def failed(self) -> int:
-        """Not answered, or not in full."""
+        """Not answered, or broken off by the other side."""
         return sum(s.failed for block in self.study.blocks for s in block.values())
 
     def reasons(self, policy: str) -> Counter[str]:

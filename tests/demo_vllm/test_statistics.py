@@ -25,7 +25,7 @@ def blocks(gain, number=20, noise=0.02, seed=0):
             block[policy] = Segment(
                 tpot=tpot.tolist(),
                 ttft=[0.2] * 20,
-                tokens=1400,
+                answered=20,
                 experts=(7.0 * factor * 100, 100.0),
                 steps=(pace * factor * 100, 100.0),
                 imbalance=(1.5 * 30, 30.0),
