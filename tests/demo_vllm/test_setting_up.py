@@ -43,7 +43,7 @@ def test_children_and_theirs_end(tmp_path):
             time.sleep(0.05)
         grandchild = int(processes.tail("child"))
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(grandchild)], capture_output=True)
-    assert state.stdout.strip() in (b"", b"Z")
+    assert state.stdout.strip()[:1] in (b"", b"Z")  # gone, or waiting for init to notice
 
 
 def test_a_child_that_fails_is_named_with_its_last_words(tmp_path):
