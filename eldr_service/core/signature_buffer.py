@@ -15,7 +15,7 @@ from eldr_service.core.geometry import ModelGeometry
 
 MAX_CHUNKS = 65_536
 _MAX_COUNT = np.iinfo(np.uint32).max
-_CHUNK_BYTES = 200  # what one remembered chunk costs, about
+_CHUNK_BYTES = 250  # what one remembered chunk costs, about
 _SIGNATURE_BYTES = 1_500  # and an empty signature
 
 Key = tuple[str, str]
@@ -43,7 +43,9 @@ class HeldSignature:
         self.prompt_tokens = 0
         self.prefill_worker = ""
         self.touched = 0.0
-        self._chunks: dict[int, int] = {}  # sequence: fingerprint
+        # By sequence and first layer: pipeline ranks may all count from 0.
+        self._chunks: dict[tuple[int, int], int] = {}
+        self._sequences: set[int] = set()
         self._highest = -1
 
     @property
@@ -61,7 +63,7 @@ class HeldSignature:
     def complete(self) -> bool:
         """All sequences have come, and every layer has seen as many tokens."""
         seen = self.tokens + self.unknown
-        return len(self._chunks) == self.total_chunks and bool((seen == seen[0]).all())
+        return len(self._sequences) == self.total_chunks and bool((seen == seen[0]).all())
 
     @property
     def coverage(self) -> float:
@@ -88,7 +90,8 @@ class HeldSignature:
             The sequence came before with other bytes, lies outside what `last` announced, or the
             tokens add up to too many.
         """
-        before = self._chunks.get(sequence)
+        name = (sequence, chunk.layer_offset)
+        before = self._chunks.get(name)
         if before is not None and before != fingerprint:
             raise InvalidArgumentError(
                 "counts", f"the bytes that sequence {sequence} brought before", "other bytes"
@@ -109,7 +112,8 @@ class HeldSignature:
         self.prompt_tokens = prompt_tokens or self.prompt_tokens
         if before is not None:
             return
-        self._chunks[sequence] = fingerprint
+        self._chunks[name] = fingerprint
+        self._sequences.add(sequence)
         self._highest = highest
         self.counts[rows] += chunk.counts
         self.tokens[rows] += chunk.num_tokens
