@@ -92,7 +92,7 @@ def start(processes: Processes, name: str, role: str, model: Path, router: str) 
         "block-size": 32,
         "max-model-len": 1024,
         "max-num-seqs": MAX_SEQUENCES,
-        "max-num-batched-tokens": 256,
+        "max-num-batched-tokens": 1024,
         "kv-transfer-config": json.dumps(transfer),
     }
     command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server"]

@@ -19,7 +19,7 @@ POLICIES = (*LOAD_ONLY, SUBJECT)
 TOKENS = (64, 160)
 """Of an answer, evenly drawn."""
 
-IN_FLIGHT = 5
+IN_FLIGHT = 4
 """Requests an engine that the load aims at: expert locality is nothing to a batch of one."""
 
 LAST_SECONDS = 1.5
