@@ -110,7 +110,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--decode-engines", type=int, default=4, help="of its own; default 4")
     parser.add_argument("--expert-mb", type=float, default=6.3, help="float32; default 6.3")
     parser.add_argument("--blocks", type=int, help="paired blocks a workload; default 20, long 60")
-    parser.add_argument("--minutes", type=float, help="to aim at; default 14, long 42")
+    parser.add_argument("--minutes", type=float, help="to aim at; default 12.5, long 40")
     parser.add_argument(
         "--workloads", type=int, choices=(1, 2), default=2, help="1: ten kinds only"
     )
@@ -129,7 +129,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         if value is not None and value < 2:
             parser.error(f"--{name.replace('_', '-')}: expected 2 or more, found {value}")
     options.blocks = options.blocks or (60 if options.long else 20)
-    options.minutes = options.minutes or (42.0 if options.long else 14.0)
+    options.minutes = options.minutes or (40.0 if options.long else 12.5)
     return options
 
 

@@ -55,12 +55,8 @@ class Findings:
         elif tpot.low > 0:
             said.append("TPOT p50 is WORSE, outside chance: its 95% interval is above zero.")
         else:
-            cause = (
-                "active experts did fall, but not by enough to show in these blocks"
-                if experts.high < 0
-                else "active experts did not fall outside chance either"
-            )
-            said.append(f"TPOT p50 shows no difference outside chance: {cause}.")
+            also = "though active experts fell" if experts.high < 0 else "nor do active experts"
+            said.append(f"TPOT p50 shows no difference outside chance, {also}.")
         p99 = self.change("TPOT p99")
         said.append(f"TPOT p99 {_percent(p99)}, TTFT p50 {_percent(self.change('TTFT p50'))}.")
         fallbacks = sum(
