@@ -197,5 +197,5 @@ class Model:
         """A policy is anyone's code: what it raises must not keep a booking from its end."""
         try:
             yield
-        except Exception:
+        except Exception:  # nothing is known of what it may raise, and it is logged whole
             log.exception("policy failed", model=self.name, policy=policy.name)

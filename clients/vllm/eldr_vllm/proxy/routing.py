@@ -90,7 +90,7 @@ class Routing:
         self._held.add(booking)
         try:
             yield booking
-        except Exception:
+        except Exception:  # whatever it was, it is only noted here, and goes on
             booking.outcome = ReleaseOutcome.FAILED
             raise
         except BaseException:  # the caller has gone
