@@ -6,6 +6,7 @@ STAMP  := $(VENV)/.installed
 VLLM   := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
+.NOTPARALLEL: # the tests on vLLM take both cores
 .PHONY: help setup setup-vllm protos demo demo-vllm test test-fast test-vllm lint format clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,11 +33,11 @@ $(VLLM_STAMP): $(STAMP) benchmarks/demo_vllm/environment.py
 demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, three policies, 15 minutes; ARGS='--long', '--help', …
 	@$(BIN)/python -m benchmarks.demo_vllm $(ARGS)
 
-test: test-fast ## every test that needs no vLLM; those that do are in test-vllm
-test-fast: setup
-	$(BIN)/python -m pytest -m "not vllm"
+test: test-fast test-vllm ## every test: those without vLLM first, then those on real vLLM engines
+test-fast: setup ## the tests that need no vLLM, in under 3 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
-test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
+test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm; some 11 minutes on 2 cores
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe
 
 lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from benchmarks.tiny_moe import checkpoint, widen  # noqa: E402
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.vllm
 
 PROMPTS = (
     "import os\nimport sys\n\n\ndef ",

@@ -19,6 +19,8 @@ from eldr.v1.activation_pb2 import ActivationCounts
 DAEMON_PYTHON = os.environ.get("ELDR_DAEMON_PYTHON", sys.executable)
 """The interpreter that has the daemon's dependencies; vLLM's environment need not."""
 
+START_SECONDS = 400
+
 
 def free_port():
     with socket.socket() as probe:
@@ -112,7 +114,7 @@ class Engine(Process):
         )
 
     def wait(self):
-        wait(self._is_ready, 240, lambda: self.log.read_text()[-4000:])
+        wait(self._is_ready, START_SECONDS, lambda: self.log.read_text()[-4000:])
         return self
 
     def _is_ready(self):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.vllm(engines=3)
 
 CHECKOUT = Path(__file__).parents[2]
 OPTIONS = "--decode-engines=2 --expert-mb=0.5 --blocks=2 --workloads=1 --minutes=0.5"

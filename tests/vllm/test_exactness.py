@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.vllm
 
 # Options of the engine, to try another layout: '{"tensor_parallel_size": 2}'
 MORE = json.loads(os.environ.get("ELDR_TEST_ENGINE", "{}"))

@@ -9,7 +9,7 @@ import time
 import grpc
 import pytest
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.vllm(engines=2)
 
 MODEL = "tiny"
 

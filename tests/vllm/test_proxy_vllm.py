@@ -18,7 +18,7 @@ from real_engines import MODEL, RealEngine, running_engines
 from scripted_engine import serve
 from test_proxy_daemon import booked
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.vllm(engines=3)
 
 PROMPTS = [
     f"{number}: a prompt of its own, long enough to fill a block or two" for number in range(4)
