@@ -6,7 +6,6 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -17,12 +16,14 @@ from benchmarks.demo_vllm.engines import CHECKOUT
 from benchmarks.demo_vllm.processes import DemoError
 from benchmarks.demo_vllm.report import print_report
 from benchmarks.demo_vllm.rig import Rig, Say, existing_rig, own_rig
-from benchmarks.demo_vllm.study import POLICIES, SHORTEST_SECONDS, calibrate, study
+from benchmarks.demo_vllm.study import IN_FLIGHT, POLICIES, SHORTEST_SECONDS, Load, calibrate, study
 from benchmarks.demo_vllm.verdict import Findings
 
 WORKLOADS = {"ten kinds": workload.MIXED, "four kinds (the upper end)": workload.FEW}
-FIT_SECONDS = 20.0
+FIT_SECONDS = 10.0
 """To prefill the prompts that a partition is fitted on, about."""
+BEYOND_SECONDS = 0.3
+"""That a block takes after its end, about: until nothing is booked any more."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,19 +79,19 @@ def _rig(options: argparse.Namespace, folder: Path, say: Say):
 
 def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> list[Findings]:
     kinds = list(WORKLOADS.items())[: options.workloads]
-    load, beyond = calibrate(rig, kinds[0][1], options.seed, say)
+    rate = calibrate(rig, kinds[0][1], options.seed, say)
     findings = []
     for number, (name, some) in enumerate(kinds):
         # What is left of the time, over what is left to do.
         left = options.minutes * 60 - (time.monotonic() - begun)
         left -= FIT_SECONDS * (len(kinds) - number)
         segments = (len(kinds) - number) * options.blocks * len(POLICIES)
-        seconds = max(left / segments - beyond, SHORTEST_SECONDS)
+        seconds = max(left / segments - BEYOND_SECONDS, SHORTEST_SECONDS)
         done = study(
             rig,
             name,
             some,
-            replace(load, seconds=seconds),
+            Load(rate, IN_FLIGHT * len(rig.decode), seconds),
             options.blocks,
             options.fit_prompts,
             options.seed,
@@ -108,7 +109,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--long", action="store_true", help="three times as long, tighter")
     parser.add_argument("--decode-engines", type=int, default=4, help="of its own; default 4")
-    parser.add_argument("--expert-mb", type=float, default=6.3, help="float32; default 6.3")
+    parser.add_argument("--expert-mb", type=float, default=12.6, help="float32; default 12.6")
     parser.add_argument("--blocks", type=int, help="paired blocks a workload; default 20, long 60")
     parser.add_argument("--minutes", type=float, help="to aim at; default 12.5, long 40")
     parser.add_argument(

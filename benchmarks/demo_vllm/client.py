@@ -5,12 +5,16 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from benchmarks.demo_vllm.fleet import Fleet
+from benchmarks.demo_vllm.processes import DemoError
 from benchmarks.demo_vllm.statistics import Segment
 from benchmarks.demo_vllm.workload import Ask
 
@@ -24,6 +28,23 @@ _ROUTE = re.compile(r"^eldr_proxy_route_seconds_(sum|count) (\S+)", re.M)
 _REASON = re.compile(r'^eldr_proxy_placements_total\{reason="(\w+)"\} (\S+)', re.M)
 
 
+@dataclass(slots=True)
+class _Answer:
+    """What has come of an answer, and when."""
+
+    sent: float
+    first: float = 0.0
+    last: float = 0.0
+    tokens: int = 0
+    failed: bool = False
+
+    def take(self, event: dict[str, Any]) -> None:
+        for choice in event.get("choices", ()):
+            self.tokens += len(choice.get("token_ids") or ())
+            self.last = time.perf_counter()
+            self.first = self.first or self.last
+
+
 class Client:
     """Drives one proxy, and watches the fleet behind it meanwhile."""
 
@@ -32,27 +53,28 @@ class Client:
         self._model = model
         self._fleet = fleet
 
-    def drive(self, asks: Sequence[Ask], seconds: float) -> Segment:
-        """The requests of a block, until nothing is booked any more.
+    def drive(self, asks: Sequence[Ask], seconds: float) -> tuple[Segment, list[Ask]]:
+        """The requests of a block, and what of them is left when it ends after so many seconds.
 
-        What is being written after so many seconds is cut off: draining would be the larger part
-        of a short block, with batches that grow ever smaller.
+        What is being written then is cut off: draining would be the larger part of a short block,
+        with batches that grow ever smaller.
         """
         return asyncio.run(self._drive(asks, seconds))
 
-    async def _drive(self, asks: Sequence[Ask], seconds: float) -> Segment:
+    def throughput(self, asks: Iterable[Ask], in_flight: int, seconds: float) -> float:
+        """Tokens a second while so many requests are kept in flight, one after the other."""
+        return asyncio.run(self._throughput(iter(asks), in_flight, seconds))
+
+    async def _drive(self, asks: Sequence[Ask], seconds: float) -> tuple[Segment, list[Ask]]:
         segment = Segment()
-        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
-        async with aiohttp.ClientSession(
-            timeout=timeout, connector=aiohttp.TCPConnector(limit=0)
-        ) as session:
+        async with self._session() as session:
             before = await self._proxy_counts(session)
             idle, begun = _idle_seconds(), time.perf_counter()
             end = begun + seconds
             watch = asyncio.create_task(self._watch(segment, end))
             try:
-                await asyncio.gather(
-                    *(self._ask(session, ask, begun, end, segment) for ask in asks)
+                answers = await asyncio.gather(
+                    *(self._ask(session, ask, begun + ask.at, end) for ask in asks)
                 )
                 passed = time.perf_counter() - begun
                 segment.processors = 1 - (_idle_seconds() - idle) / passed / _processors()
@@ -69,17 +91,54 @@ class Client:
             for reason, count in after.items()
             if reason.isupper() and count > before[reason]
         }
-        return segment
+        left = []
+        for ask, answer in zip(asks, answers, strict=True):
+            if answer.failed:
+                segment.failed += 1
+                continue
+            segment.answered += 1
+            if answer.tokens and not ask.carried:
+                segment.ttft.append(answer.first - answer.sent)
+            if answer.tokens >= min(FEWEST_TOKENS, ask.max_tokens):
+                segment.tpot.append((answer.last - answer.first) / (answer.tokens - 1))
+            if answer.tokens < ask.max_tokens:
+                rest = ask.max_tokens - answer.tokens
+                left.append(replace(ask, at=0.0, max_tokens=max(rest, 2), carried=True))
+        return segment, left
+
+    async def _throughput(self, asks: Iterator[Ask], in_flight: int, seconds: float) -> float:
+        begun = time.perf_counter()
+        end = begun + seconds
+        steady = begun + seconds / 3
+        tokens = 0.0
+
+        async def one(session: aiohttp.ClientSession) -> None:
+            nonlocal tokens
+            while time.perf_counter() < end:
+                answer = await self._ask(session, next(asks), begun, end)
+                if answer.failed:
+                    raise DemoError("requests fail while the load is looked for")
+                if answer.last > steady:
+                    writing = answer.last - answer.first
+                    late = min(answer.last - steady, writing)
+                    tokens += answer.tokens * (late / writing if writing else 1.0)
+
+        async with self._session() as session:
+            await asyncio.gather(*(one(session) for _ in range(in_flight)))
+            await self._settle()
+        return tokens / (end - steady)
+
+    @asynccontextmanager
+    async def _session(self):
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            yield session
 
     async def _ask(
-        self,
-        session: aiohttp.ClientSession,
-        ask: Ask,
-        begun: float,
-        end: float,
-        segment: Segment,
-    ) -> None:
-        await asyncio.sleep(begun + ask.at - time.perf_counter())
+        self, session: aiohttp.ClientSession, ask: Ask, due: float, end: float
+    ) -> "_Answer":
+        await asyncio.sleep(due - time.perf_counter())
         body = {
             "model": self._model,
             "prompt": ask.prompt,
@@ -90,31 +149,22 @@ class Client:
             "stream": True,
             "return_token_ids": True,  # an event can hold several tokens, and bytes without text
         }
-        sent = time.perf_counter()
-        first = last = 0.0
-        tokens = 0
+        answer = _Answer(sent=time.perf_counter())
         try:
-            async with session.post(self._proxy + "/v1/completions", json=body) as answer:
-                answer.raise_for_status()
-                async for line in answer.content:
-                    if not line.startswith(b"data: {"):
-                        continue
-                    for choice in json.loads(line[6:]).get("choices", ()):
-                        tokens += len(choice.get("token_ids") or ())
-                        last = time.perf_counter()
-                        first = first or last
-                    if last > end:
-                        break  # which closes the connection
-        except (aiohttp.ClientError, TimeoutError):
-            segment.failed += 1
-            return
-        if tokens != ask.max_tokens and last <= end:
-            segment.failed += 1
-            return
-        segment.answered += 1
-        segment.ttft.append(first - sent)
-        if tokens >= min(FEWEST_TOKENS, ask.max_tokens):
-            segment.tpot.append((last - first) / (tokens - 1))
+            async with (
+                asyncio.timeout(end - answer.sent),  # which closes the connection
+                session.post(self._proxy + "/v1/completions", json=body) as response,
+            ):
+                response.raise_for_status()
+                async for line in response.content:
+                    if line.startswith(b"data: {"):
+                        answer.take(json.loads(line[6:]))
+        except TimeoutError:
+            return answer
+        except aiohttp.ClientError:
+            answer.failed = True
+        answer.failed |= answer.tokens != ask.max_tokens
+        return answer
 
     async def _watch(self, segment: Segment, until: float) -> None:
         """Loads, while requests arrive, and every new report of every worker."""

@@ -18,7 +18,12 @@ PYTHON = os.environ.get("ELDR_VLLM_PYTHON", str(CHECKOUT / ".venv-vllm/bin/pytho
 
 START_SECONDS = 400.0
 ASK_SECONDS = 120.0
-MAX_SEQUENCES = 16
+MAX_SEQUENCES = 32
+KV_CACHE_BYTES = 256 * 2**20
+PAUSE_SECONDS = {"kv_producer": 0.010, "kv_consumer": 0.002}
+"""Between two questions of vLLM's processes to each other; a decode step takes tens of ms."""
+STREAM_INTERVAL = 8
+"""Tokens an event, after the first: an event a token would cost as much as the token."""
 
 
 class Engine:
@@ -79,7 +84,11 @@ def start(processes: Processes, name: str, role: str, model: Path, router: str) 
             "inner": {
                 "kv_connector": "NixlConnector",
                 "kv_connector_module_path": "benchmarks.demo_vllm.tame",
-                "kv_connector_extra_config": {"kv_lease_duration": 240},
+                "kv_connector_extra_config": {
+                    "kv_lease_duration": 240,
+                    # The prefill engine has the same model with narrower experts.
+                    "enforce_handshake_compat": False,
+                },
             },
         },
     }
@@ -92,12 +101,14 @@ def start(processes: Processes, name: str, role: str, model: Path, router: str) 
         "block-size": 32,
         "max-model-len": 1024,
         "max-num-seqs": MAX_SEQUENCES,
-        "max-num-batched-tokens": 1024,
+        "max-num-batched-tokens": 2048,
+        "kv-cache-memory-bytes": KV_CACHE_BYTES,
+        "stream-interval": STREAM_INTERVAL,
         "kv-transfer-config": json.dumps(transfer),
     }
     command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server"]
     # Every policy is asked the same prompts: none may find those of the one before it cached.
-    command += ["--enforce-eager", "--no-enable-prefix-caching"]
+    command += ["--enforce-eager", "--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
     command += [f"--{option}={value}" for option, value in options.items()]
     paths = (
         CHECKOUT,
@@ -107,9 +118,9 @@ def start(processes: Processes, name: str, role: str, model: Path, router: str) 
     )
     env = {
         "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]),
+        "ELDR_DEMO_PAUSE_SECONDS": str(PAUSE_SECONDS[role]),
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port()),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-ENGINE_GB = 2.4
+ENGINE_GB = 1.7
 """What a vLLM process for the CPU takes before its weights: libraries, API server, KV cache."""
 
 RESERVE_GB = 1.5

@@ -6,7 +6,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from benchmarks.demo_vllm.statistics import METRICS, Estimate
-from benchmarks.demo_vllm.study import LAST_SECONDS, LOAD_ONLY, POLICIES, SUBJECT
+from benchmarks.demo_vllm.study import LOAD_ONLY, POLICIES, SUBJECT
 from benchmarks.demo_vllm.verdict import Findings
 
 
@@ -15,10 +15,9 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
     study, load = found.study, found.study.load
     console.print(Rule(f"[bold]{study.name}: real vLLM, 1 prefill + {engines} decode engines"))
     console.print(
-        f"{len(study.kinds)} kinds of text ({', '.join(study.kinds)}), skewed; {len(study.blocks)}"
-        f" paired blocks, {found.requests:,} requests, Poisson at {load.rate:.2f} a second over"
-        f" {load.seconds - LAST_SECONDS:.1f} of {load.seconds:.1f} s, on top of {load.in_flight} in"
-        f" flight; partition of {study.slots}"
+        f"{len(study.kinds)} kinds of text ({', '.join(study.kinds)}); {len(study.blocks)} paired"
+        f" blocks of {load.seconds:.1f} s, {found.requests:,} requests, Poisson at {load.rate:.2f}"
+        f" a second, begun with {load.in_flight} in flight; partition of {study.slots}"
         f" slots, {study.transform}; processors {found.processors:.0%} busy.",
         style="dim",
         highlight=False,
@@ -39,7 +38,7 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
         )
     console.print(table)
     console.print(
-        f"In brackets 95% intervals, bootstrapped over the paired blocks. {found.best} is the"
+        f"In brackets 95% intervals, bootstrapped over runs of paired blocks. {found.best} is the"
         f" better of {' and '.join(LOAD_ONLY)} by TPOT p50.",
         style="dim",
         highlight=False,

@@ -22,6 +22,8 @@ ROUTE_SECONDS = 0.25
 """The proxy's patience with the daemon: 10 ms by default, which engines on every core can cost."""
 
 EXPERTS = 4 * 32
+PREFILL_EXPERT_MB = 1.0
+"""It has the processors to share with the decode engines, which it would not elsewhere."""
 Say = Callable[[str], None]
 
 
@@ -41,20 +43,18 @@ class Rig:
 def own_rig(folder: Path, decode: int, expert_mb: float, say: Say) -> Iterator[Rig]:
     """One prefill engine and up to so many decode engines, of the small model made wide."""
     decode = _affordable(decode, expert_mb, say)
-    model = folder / "model"
     say(f"widening the model to {expert_mb:g} MB an expert")
-    _widen(model, expert_mb)
+    narrow, wide = (_widened(folder, mb) for mb in (min(PREFILL_EXPERT_MB, expert_mb), expert_mb))
     with Processes(folder) as processes:
         say("starting the daemon")
         router = _start_daemon(processes, folder)
-        names = ["prefill", *(f"decode-{number}" for number in range(1, decode + 1))]
-        roles = ["kv_producer"] + ["kv_consumer"] * decode
-        all_engines = [
-            vllm.start(processes, name, role, model, router)
-            for name, role in zip(names, roles, strict=True)
+        prefills = [vllm.start(processes, "prefill", "kv_producer", narrow, router)]
+        decodes = [
+            vllm.start(processes, f"decode-{number}", "kv_consumer", wide, router)
+            for number in range(1, decode + 1)
         ]
-        _await(all_engines, processes, say)
-        with _proxied(processes, router, all_engines[:1], all_engines[1:], say) as rig:
+        _await(prefills + decodes, processes, say)
+        with _proxied(processes, router, prefills, decodes, say) as rig:
             yield rig
 
 
@@ -108,14 +108,16 @@ def _affordable(decode: int, expert_mb: float, say: Say) -> int:
     return min(fit, decode)
 
 
-def _widen(target: Path, expert_mb: float) -> None:
+def _widened(folder: Path, expert_mb: float) -> Path:
     """In vLLM's environment: this one has no torch."""
+    target = folder / f"model-{expert_mb:g}"
     command = [vllm.PYTHON, "-m", "benchmarks.tiny_moe.widen", str(target)]
     done = subprocess.run(
         [*command, f"--expert-mb={expert_mb}"], cwd=CHECKOUT, capture_output=True, text=True
     )
     if done.returncode:
         raise DemoError(f"the model could not be widened:\n{done.stderr[-2000:]}")
+    return target
 
 
 def _start_daemon(processes: Processes, folder: Path) -> str:
@@ -128,7 +130,7 @@ def _start_daemon(processes: Processes, folder: Path) -> str:
         "port-file": ports,
         "log-level": "warning",
         "drain-seconds": 0,
-        "report-interval": 0.25,  # the active experts of short blocks are in the reports
+        "report-interval": 0.5,  # the active experts of short blocks are in the reports
         "report-limit": 10,
     }
     command = [sys.executable, "-c", code, *(f"--{k}={v}" for k, v in options.items())]

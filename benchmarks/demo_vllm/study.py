@@ -1,8 +1,8 @@
 """One workload under every policy: fit, then blocks in which the policies alternate."""
 
-import time
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,25 +16,23 @@ LOAD_ONLY = ("round-robin", "join-shortest-queue")
 SUBJECT = "locality-band"
 POLICIES = (*LOAD_ONLY, SUBJECT)
 
-TOKENS = (64, 160)
+TOKENS = (48, 96)
 """Of an answer, evenly drawn."""
 
-IN_FLIGHT = 4
+IN_FLIGHT = 11
 """Requests an engine that the load aims at: expert locality is nothing to a batch of one."""
 
-LAST_SECONDS = 1.5
-"""Of a block, in which nothing arrives: whatever is prefilled is being written at its end."""
-
 SHORTEST_SECONDS = 4.0
+CALIBRATION_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a block of so many seconds offers: arrivals a second, on top of what is there."""
+    """Arrivals a second, and what is in flight at the very beginning; seconds of a block."""
 
     rate: float
     in_flight: int
-    seconds: float = SHORTEST_SECONDS
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +47,18 @@ class Study:
     blocks: list[dict[str, Segment]]
 
 
-def calibrate(rig: Rig, kinds: Sequence[str], seed: int, say: Say) -> tuple[Load, float]:
-    """The load that keeps `IN_FLIGHT` requests an engine; what a block takes beyond its seconds.
-
-    By Little's law, from how long requests last when so many are there (under round robin).
-    """
+def calibrate(rig: Rig, kinds: Sequence[str], seed: int, say: Say) -> float:
+    """Arrivals a second at which round robin has `IN_FLIGHT` requests an engine."""
     served = workload.prompts(tuple(kinds), "serve")
     rig.fleet.set_policy(LOAD_ONLY[0])
-    load = Load(0.5 * len(rig.decode), IN_FLIGHT * len(rig.decode), 8.0)
-    for turn in range(2):
-        say(f"finding the load: {load.in_flight} in flight, {load.rate:.2f} requests a second")
-        begun = time.monotonic()
-        segment = _checked(rig, _drive(rig, _block(served, load, seed + turn), load))
-        beyond = time.monotonic() - begun - load.seconds
-        life = float(np.mean(TOKENS) * np.mean(segment.tpot) + np.median(segment.ttft))
-        load = replace(load, rate=load.in_flight / life)
-    say(
-        f"offering {load.rate:.2f} requests a second: TPOT was {np.median(segment.tpot) * 1e3:.0f}"
-        f" ms, the processors {segment.processors:.0%} busy"
-    )
-    return load, max(beyond, 0.5)
+    in_flight = IN_FLIGHT * len(rig.decode)
+    say(f"finding the load: {in_flight} requests in flight for {CALIBRATION_SECONDS:.0f} s")
+    begun = workload.standing(served, in_flight, TOKENS, seed)
+    later = workload.arrivals(served, 100.0, CALIBRATION_SECONDS, TOKENS, seed)
+    tokens = rig.client.throughput(itertools.chain(begun, later), in_flight, CALIBRATION_SECONDS)
+    rate = tokens / float(np.mean(TOKENS))
+    say(f"that gave {tokens:.0f} tokens a second; offering {rate:.2f} requests a second")
+    return rate
 
 
 def fit(rig: Rig, kinds: Sequence[str], most: int, seed: int, say: Say) -> tuple[int, str]:
@@ -102,30 +92,27 @@ def study(
     slots, transform = fit(rig, kinds, fit_prompts, seed, say)
     served = workload.prompts(kinds, "serve")
     rng = np.random.default_rng(seed)
+    # Each policy has one long run, cut into blocks that alternate with the others'.
+    in_flight = dict.fromkeys(POLICIES, workload.standing(served, load.in_flight, TOKENS, seed))
     done: list[dict[str, Segment]] = []
     for number in range(1, blocks + 1):
-        asks = _block(served, load, seed + 1000 * number)
+        coming = workload.arrivals(served, load.rate, load.seconds, TOKENS, seed + 1000 * number)
         block: dict[str, Segment] = {}
         for policy in rng.permutation(POLICIES).tolist():
             rig.fleet.set_policy(policy)
-            block[policy] = _checked(rig, _drive(rig, asks, load))
+            block[policy], in_flight[policy] = rig.client.drive(
+                in_flight[policy] + coming, load.seconds
+            )
+            _check(rig, block[policy])
         done.append({policy: block[policy] for policy in POLICIES})
-        p50s = ", ".join(f"{p} {np.median(s.tpot) * 1e3:.1f}" for p, s in done[-1].items())
-        say(f"{name}: block {number} of {blocks}, {len(asks)} requests a policy; TPOT p50 {p50s}")
+        shown = ", ".join(
+            f"{p} {np.median(s.tpot) * 1e3:.1f} ({len(in_flight[p])})" for p, s in done[-1].items()
+        )
+        say(f"{name}: block {number} of {blocks}; TPOT p50 in ms (in flight): {shown}")
     return Study(name, kinds, load, slots, transform, done)
 
 
-def _block(served: dict[str, list[str]], load: Load, seed: int) -> list[workload.Ask]:
-    arriving = load.seconds - LAST_SECONDS
-    return workload.block(served, load.rate, load.in_flight, arriving, TOKENS, seed)
-
-
-def _drive(rig: Rig, asks: list[workload.Ask], load: Load) -> Segment:
-    return rig.client.drive(asks, load.seconds)
-
-
-def _checked(rig: Rig, segment: Segment) -> Segment:
+def _check(rig: Rig, segment: Segment) -> None:
     rig.processes.check()
     if not segment.tpot:
         raise DemoError(f"no request was answered; the proxy says:\n{rig.processes.tail('proxy')}")
-    return segment

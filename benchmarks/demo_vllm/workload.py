@@ -1,7 +1,8 @@
 """What is asked, and when: the same for every policy of a block."""
 
 import functools
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,13 +21,17 @@ PROMPTS = 24
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request; `at` is in seconds from the block's beginning."""
+    """One request; `at` is in seconds from the block's beginning.
+
+    What a block cuts off is `carried` into the policy's next block, with what is left to write.
+    """
 
     at: float
     kind: str
     prompt: str
     max_tokens: int
     seed: int
+    carried: bool = False
 
 
 def prompts(kinds: tuple[str, ...], part: str) -> dict[str, list[str]]:
@@ -42,38 +47,49 @@ def _prompts(kind: str, part: str) -> list[str]:
 
 
 def shares(kinds: tuple[str, ...]) -> np.ndarray:
-    """The skewed mix: the kind at rank r has a share in proportion to 1 / sqrt(r)."""
-    weights = 1 / np.sqrt(np.arange(1, len(kinds) + 1))
+    """Of many kinds a skewed mix, in proportion to 1 / sqrt(rank); few, the upper end, are even."""
+    ranks = np.arange(1, len(kinds) + 1)
+    weights = 1 / np.sqrt(ranks) if len(kinds) > len(FEW) else np.ones(len(kinds))
     return weights / weights.sum()
 
 
-def block(
-    served: dict[str, list[str]],
-    rate: float,
-    in_flight: int,
-    seconds: float,
-    tokens: tuple[int, int],
-    seed: int,
+def arrivals(
+    served: dict[str, list[str]], rate: float, seconds: float, tokens: tuple[int, int], seed: int
 ) -> list[Ask]:
-    """Poisson arrivals at `rate`, on top of what a steady state would have in flight already.
-
-    Those `in_flight` come at once and have a part of their answers left, evenly drawn: so a short
-    block needs no time to fill up. No prompt is asked twice in a block while others are left.
-    """
+    """Poisson arrivals at `rate`, their answers of evenly drawn length."""
     rng = np.random.default_rng(seed)
+    times = np.sort(rng.uniform(0.0, seconds, rng.poisson(rate * seconds)))
+    return _asks(served, times.tolist(), tokens, rng)
+
+
+def standing(
+    served: dict[str, list[str]], in_flight: int, tokens: tuple[int, int], seed: int
+) -> list[Ask]:
+    """What a steady state would have in flight: a part of each answer is left, evenly drawn."""
+    rng = np.random.default_rng(seed)
+    return [
+        replace(ask, max_tokens=max(round(ask.max_tokens * rng.uniform()), 8), carried=True)
+        for ask in _asks(served, [0.0] * in_flight, tokens, rng)
+    ]
+
+
+def _asks(
+    served: dict[str, list[str]],
+    times: list[float],
+    tokens: tuple[int, int],
+    rng: np.random.Generator,
+) -> list[Ask]:
+    """No prompt is asked twice while others of its kind are left."""
     kinds = tuple(served)
-    arriving = np.sort(rng.uniform(0.0, seconds, rng.poisson(rate * seconds)))
-    times = [0.0] * in_flight + arriving.tolist()
-    lines = {kind: rng.permutation(len(some)).tolist() for kind, some in served.items()}
-    asks = []
-    for number, at in enumerate(times):
-        kind = kinds[rng.choice(len(kinds), p=shares(kinds))]
-        line = lines[kind]
-        line.append(line.pop(0))
-        length = float(rng.integers(*tokens, endpoint=True))
-        if number < in_flight:
-            length *= rng.uniform()
-        asks.append(
-            Ask(at, kind, served[kind][line[-1]], max(round(length), 8), int(rng.integers(1 << 31)))
+    lines = {kind: itertools.cycle(rng.permutation(some).tolist()) for kind, some in served.items()}
+    drawn = [kinds[i] for i in rng.choice(len(kinds), len(times), p=shares(kinds))]
+    return [
+        Ask(
+            at,
+            kind,
+            next(lines[kind]),
+            int(rng.integers(*tokens, endpoint=True)),
+            int(rng.integers(1 << 31)),
         )
-    return asks
+        for at, kind in zip(times, drawn, strict=True)
+    ]

@@ -25,7 +25,7 @@ def test_what_vllm_requires_here(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("weights", "available", "fit"), [(0.8, 20.0, 5), (1.6, 12.0, 2), (1, 1, 0)]
+    ("weights", "available", "fit"), [(0.8, 20.0, 7), (1.6, 12.0, 3), (1, 1, 0)]
 )
 def test_engines_that_fit(weights, available, fit):
     assert engines_that_fit(weights, available) == fit

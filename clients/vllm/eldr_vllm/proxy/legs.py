@@ -67,10 +67,17 @@ class Leg:
         limit = self.body.get("max_completion_tokens") or self.body.get("max_tokens") or 0
         return limit if isinstance(limit, int) and limit > 0 else 0
 
-    def prefill_body(self, epoch: int) -> dict[str, Any]:
-        """The request for the prefill engine: the same prompt, one token."""
+    def prefill_body(self, epoch: int, *, keeps_token: bool = False) -> dict[str, Any]:
+        """The request for the prefill engine: the same prompt, one token.
+
+        It is sampled as the caller wishes only if that token is kept: vLLM's CPU engines (0.32)
+        die of a seed when a prefill takes several steps.
+        """
         body = {k: v for k, v in self.body.items() if k not in _NOT_FOR_PREFILL}
         body.update(stream=False, max_tokens=1)
+        if not keeps_token:
+            body.pop("seed", None)
+            body["temperature"] = 0
         if self.path.endswith("/chat/completions"):
             body["max_completion_tokens"] = 1
         body["kv_transfer_params"] = {

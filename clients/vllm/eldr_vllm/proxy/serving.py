@@ -60,7 +60,7 @@ class Serving:
         try:
             for _ in range(self.settings.attempts):
                 if prefilled is None:
-                    prefilled = await self._prefill(leg, epochs)
+                    prefilled = await self._prefill(leg, epochs, may_send_first)
                 if decode is None:
                     first = FirstToken(prefilled.answer) if may_send_first else None
                     decode = _Decode(self, leg, send, first)
@@ -87,20 +87,22 @@ class Serving:
             if prefilled is not None and not prefilled.sent:
                 self._discard(leg, prefilled, failed)
 
-    async def _prefill(self, leg: Leg, epochs: Iterator[int]) -> Prefilled:
+    async def _prefill(self, leg: Leg, epochs: Iterator[int], keeps_token: bool) -> Prefilled:
         if leg.needs_no_prefill:
             return Prefilled()
         if leg.sample:
             await leg.prefix_cached.wait()
         try:
-            return await self._prefill_somewhere(leg, epochs)
+            return await self._prefill_somewhere(leg, epochs, keeps_token)
         except asyncio.CancelledError:
             self.routing.forget(leg)
             raise
         finally:
             leg.prefix_cached.set()
 
-    async def _prefill_somewhere(self, leg: Leg, epochs: Iterator[int]) -> Prefilled:
+    async def _prefill_somewhere(
+        self, leg: Leg, epochs: Iterator[int], keeps_token: bool
+    ) -> Prefilled:
         model = self.routing.model(leg)
         engines = self.fleet.prefill(model)
         if not engines:
@@ -110,7 +112,7 @@ class Serving:
             with self.ring.hold(key, engines) as engine:
                 start = time.perf_counter()
                 try:
-                    body = leg.prefill_body(next(epochs))
+                    body = leg.prefill_body(next(epochs), keeps_token=keeps_token)
                     answer = await self.engines.ask(engine, leg, body, Sent())
                 except EngineFailed as failure:
                     logger.warning("%s: prefill failed: %s", leg.request_id, failure)
