@@ -60,7 +60,7 @@ class Proxy:
         client = None
         chores = []
         if settings.router is not None:
-            client = RouterClient(settings.router, token=settings.token)
+            client = RouterClient(settings.router, **settings.credentials)
         self._engines = Engines(settings.connect_timeout, settings.read_timeout)
         self._routing = Routing(settings, self._fleet, self._metrics, client)
         self._serving = Serving(
@@ -69,7 +69,7 @@ class Proxy:
         if settings.router is not None:
             chores.append(asyncio.create_task(self._routing.renew()))
             if not self._fleet.is_static:
-                endpoint = Endpoint(settings.router, settings.token)
+                endpoint = Endpoint(settings.router, **settings.credentials)
                 chores.append(asyncio.create_task(self._fleet.watch(endpoint)))
             # The connection is made before the first request would have to wait for it.
             await self._routing.is_reachable(HELLO_SECONDS)
