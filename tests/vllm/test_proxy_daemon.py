@@ -2,6 +2,9 @@
 
 import asyncio
 import base64
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -203,6 +206,29 @@ async def test_a_failed_worker_is_not_accepted_of_the_daemon(shared_daemon, stat
         for engine in others:
             engine.gate.set()
         await asyncio.gather(*asking)
+
+
+async def test_a_worker_that_is_killed_is_forgotten(shared_daemon):
+    """Within its time to live, by the daemon and by the proxy that follows it."""
+    async with routed_rig(shared_daemon) as rig:
+        code = (
+            "import time; from eldr_client import WorkerSession;"
+            f"WorkerSession('mortal', {MODEL!r}, 'http://127.0.0.1:9', time_to_live=1,"
+            f" target={shared_daemon.grpc!r}); time.sleep(60)"
+        )
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen([sys.executable, "-c", code], env=environ)
+        try:
+            while (await health(rig))["workers"]["decode"] != 3:
+                assert process.poll() is None
+                await asyncio.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+        killed = time.monotonic()
+        while (await health(rig))["workers"]["decode"] != 2:
+            assert time.monotonic() < killed + 3
+            await asyncio.sleep(0.02)
 
 
 async def test_everyone_is_full(shared_daemon):
