@@ -64,7 +64,10 @@ class Engine:
         name = "vllm:request_time_per_output_token_seconds"
         return web.Response(
             text=f"# TYPE {name} histogram\n"
-            f'{name}_bucket{{le="+Inf"}} 4\n{name}_count 4\n{name}_sum 0.5\n'
+            f'{name}_bucket{{engine="0",le="0.1"}} 3\n'
+            f'{name}_bucket{{engine="0",le="+Inf"}} 4\n'
+            f'{name}_count{{engine="0"}} 4\n'
+            f'{name}_sum{{engine="0"}} 0.5\n'
         )
 
     async def generate(self, request: web.Request) -> web.StreamResponse:

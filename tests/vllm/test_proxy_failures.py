@@ -47,6 +47,25 @@ async def test_a_decode_engine_that_fails_before_its_first_token(stream, fault):
         await eventually(lambda: not rig.pinned)
 
 
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_an_engine_that_has_failed_is_left_alone(role):
+    async with running_rig(prefills=2, decodes=2) as rig:
+        await rig.stop(getattr(rig, role)[0])
+        for number in range(10):
+            assert (await rig.post(prompt=str(number)))[0].status == 200
+        assert await rig.metric(f'eldr_proxy_retries_total{{role="{role}"}}') == 1
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_the_only_engine_is_asked_again_at_once(role):
+    async with running_rig(decodes=1) as rig:
+        (engine,) = getattr(rig, role)
+        engine.fault = 500
+        assert (await rig.post())[0].status == 502
+        engine.fault = None
+        assert (await rig.post())[0].status == 200
+
+
 async def test_nobody_can_decode():
     async with running_rig() as rig:
         for engine in rig.decode:

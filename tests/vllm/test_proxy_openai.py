@@ -216,8 +216,11 @@ async def test_models_health_and_metrics():
                 "workers": {"prefill": 1, "decode": 2},
                 "router": "none",
             }
-        name = "eldr_proxy_engine_time_per_output_token_seconds_sum_total"
-        assert await rig.metric(f'{name}{{role="prefill",url="{rig.prefill[0].url}"}}') == 0.5
+        name = "eldr_proxy_engine_time_per_output_token_seconds"
+        own = f'engine="0",role="prefill",url="{rig.prefill[0].url}"'
+        assert await rig.metric(f"{name}_sum{{{own}}}") == 0.5
+        own = own.replace(",", ',le="0.1",', 1)
+        assert await rig.metric(f"{name}_bucket{{{own}}}") == 3
 
 
 async def test_the_engines_api_key_goes_through_and_the_rank_does_not():

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from eldr_vllm.proxy import sse
 from eldr_vllm.proxy.cli import read_settings
+from eldr_vllm.proxy.cooldown import FIRST_SECONDS, LAST_SECONDS, CoolDown
 from eldr_vllm.proxy.errors import ProxyError
 from eldr_vllm.proxy.first_token import FirstToken
 from eldr_vllm.proxy.fleet import Engine
@@ -59,6 +60,32 @@ def test_nobody_has_more_than_its_bound():
         each.__exit__(None, None, None)
     with ring.hold(b"the same", WORKERS) as engine:
         assert engine.worker_id == next(iter(loads))  # at home again
+
+
+def test_an_engine_that_goes_on_failing_is_left_alone_ever_longer():
+    now = [0.0]
+    cooldown = CoolDown(lambda: now[0])
+    pauses = []
+    for _ in range(6):
+        cooldown.failed(["w0"])
+        start = now[0]
+        while cooldown.worker_ids:
+            cooldown.failed(["w0"])  # a request that was under way; it prolongs nothing
+            now[0] += 1
+        pauses.append(now[0] - start)
+    assert pauses == [5, 10, 20, 40, 60, 60]
+    assert pauses[-1] == LAST_SECONDS
+    cooldown.succeeded(["w0"])
+    cooldown.failed(["w0"])
+    now[0] += FIRST_SECONDS
+    assert not cooldown.worker_ids
+
+
+def test_nobody_is_spared_where_all_have_failed():
+    cooldown = CoolDown()
+    cooldown.failed(["w0"])
+    assert cooldown.spare(WORKERS) == WORKERS[1:]
+    assert cooldown.spare(WORKERS[:1]) == WORKERS[:1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from eldr_client.errors import RouterUnavailableError
 logger = logging.getLogger("eldr_client")
 
 _FIRST_PROBE = 0.1
-_LAST_PROBE = 0.5
+_LAST_PROBE = 0.25
 
 
 class Breaker:

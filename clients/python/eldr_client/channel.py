@@ -9,9 +9,9 @@ import grpc
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 _OPTIONS = (
-    # A router that came back is found again within a second or so.
+    # A router that came back is found again within a quarter of a second or so.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 250),
     # In truth the least time for one attempt to connect. gRPC's 20 s would hold a channel back that
     # long after a host which swallows packets has returned.
     ("grpc.min_reconnect_backoff_ms", 1_000),

@@ -24,6 +24,8 @@ from eldr_client.requests import duration
 
 logger = logging.getLogger("eldr_client")
 
+_RETRY_PAUSE = 0.25  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
@@ -48,7 +50,8 @@ class LoadReport:
 class WorkerSession:
     """Keeps one worker registered, and its load reported, from a thread of its own.
 
-    A router that is away, or has forgotten the worker, is asked again at the report interval.
+    A router that is away is asked again every quarter of a second; one that has forgotten the
+    worker is told of it with the next report.
 
     Parameters
     ----------
@@ -171,7 +174,7 @@ class WorkerSession:
             if found and found != trouble:  # once, not at every interval
                 logger.warning("worker %s: %s", self._registration.worker_id, found)
             trouble = found
-            self._wake.wait(self._interval)
+            self._wake.wait(min(self._interval, _RETRY_PAUSE) if found else self._interval)
 
     def _step(self) -> str:
         """Register if need be, then report; returns what is to be complained of."""

@@ -13,6 +13,7 @@ from eldr_client.channel import Endpoint
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from eldr_vllm.proxy.answer import Stream, Whole
+from eldr_vllm.proxy.cooldown import CoolDown
 from eldr_vllm.proxy.engine_metrics import engine_metrics
 from eldr_vllm.proxy.engines import EngineFailed, Engines
 from eldr_vllm.proxy.errors import ProxyError, bad_request, in_openais_shape, no_worker
@@ -60,16 +61,22 @@ class Proxy:
         client = None
         chores = []
         if settings.router is not None:
-            client = RouterClient(settings.router, token=settings.token)
+            client = RouterClient(settings.router, **settings.credentials)
         self._engines = Engines(settings.connect_timeout, settings.read_timeout)
         self._routing = Routing(settings, self._fleet, self._metrics, client)
         self._serving = Serving(
-            settings, self._fleet, Ring(), self._engines, self._routing, self._metrics
+            settings,
+            self._fleet,
+            Ring(),
+            CoolDown(),
+            self._engines,
+            self._routing,
+            self._metrics,
         )
         if settings.router is not None:
             chores.append(asyncio.create_task(self._routing.renew()))
             if not self._fleet.is_static:
-                endpoint = Endpoint(settings.router, settings.token)
+                endpoint = Endpoint(settings.router, **settings.credentials)
                 chores.append(asyncio.create_task(self._fleet.watch(endpoint)))
             # The connection is made before the first request would have to wait for it.
             await self._routing.is_reachable(HELLO_SECONDS)

@@ -39,12 +39,12 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
         parser.error("without --router, --prefill and --decode are needed")
     if given["attempts"] < 1:
         parser.error("--attempts: expected 1 or more")
-    token_file = given.pop("token_file")
+    if (given["client_key"] is None) != (given["client_certificate"] is None):
+        parser.error("--client-key and --client-certificate need each other")
     return Settings(
         host=host.strip("[]") or "127.0.0.1",
         port=int(port),
         router=router,
-        token=token_file.read_text().strip() if token_file else None,
         prefill=tuple(url.rstrip("/") for url in given.pop("prefill")),
         decode=tuple(url.rstrip("/") for url in given.pop("decode")),
         **given,
@@ -69,9 +69,14 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
             default = value  # argparse converts it as it would the flag's
         parser.add_argument(flag, default=default, help=text, **options)
 
+    file = {"metavar": "FILE"}
     add("--listen", f"{defaults.host}:{defaults.port}", "HOST:PORT to serve on")
     add("--router", "127.0.0.1:50051", "HOST:PORT of the daemon, or none")
-    add("--token-file", None, "file with the bearer token for the daemon", type=Path)
+    add("--token-file", None, "bearer token for the daemon", type=_token, dest="token", **file)
+    add("--tls", False, "TLS to the daemon, by the system's roots", action="store_true")
+    add("--root-certificates", None, "PEM; TLS to the daemon, by these roots", type=_bytes, **file)
+    add("--client-key", None, "PEM; for a daemon that asks for it", type=_bytes, **file)
+    add("--client-certificate", None, "PEM; of --client-key", type=_bytes, **file)
     add("--prefill", [], "prefill engines; else those of the fleet", nargs="+", metavar="URL")
     add("--decode", [], "decode engines; else those of the fleet", nargs="+", metavar="URL")
     add("--model", None, "model's name towards the daemon; else as the request says it")
@@ -89,3 +94,14 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--attempts", defaults.attempts, "tries of a decode, the first included", type=int)
     add("--prefix-length", defaults.prefix_length, "characters that choose the prefill", type=int)
     return parser
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from error
+
+
+def _token(path: str) -> str:
+    return _bytes(path).decode().strip()

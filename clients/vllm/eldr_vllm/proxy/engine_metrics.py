@@ -1,8 +1,9 @@
 """The engines' own TTFT and TPOT, beside those that the client sees."""
 
 import asyncio
+from collections.abc import Iterable
 
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -10,20 +11,20 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from eldr_vllm.proxy.engines import EngineFailed, Engines
 from eldr_vllm.proxy.fleet import Engine
 
-# vLLM's histograms; their sums and counts are enough for means over any interval.
+# vLLM's histograms, which keep their buckets and labels (model_name; engine, the rank).
 _HISTOGRAMS = {
-    "vllm:time_to_first_token_seconds": "time_to_first_token",
-    "vllm:request_time_per_output_token_seconds": "time_per_output_token",
+    "vllm:time_to_first_token_seconds": "eldr_proxy_engine_time_to_first_token_seconds",
+    "vllm:request_time_per_output_token_seconds": "eldr_proxy_engine_time_per_output_token_seconds",
 }
 
 
 async def engine_metrics(engines: Engines, fleet: list[Engine]) -> bytes:
-    """The sums and counts of every engine that answers, as Prometheus text."""
+    """The histograms of every engine that answers, labelled by its url and role, as text."""
     urls = sorted({(engine.url, engine.prefill) for engine in fleet})
     pages = await asyncio.gather(*(_page(engines, url) for url, _ in urls))
     families = _Families()
     for (url, prefill), page in zip(urls, pages, strict=True):
-        families.add(url, "prefill" if prefill else "decode", page)
+        families.add(page, {"url": url, "role": "prefill" if prefill else "decode"})
     registry = CollectorRegistry()
     registry.register(families)
     return generate_latest(registry)
@@ -40,24 +41,18 @@ async def _page(engines: Engines, url: str) -> str:
 class _Families(Collector):
     def __init__(self) -> None:
         self._families = {
-            f"{name}_{part}": CounterMetricFamily(
-                f"eldr_proxy_engine_{short}_seconds_{part}",
-                f"{name}: {part}, as the engine reports it",
-                labels=("url", "role"),
-            )
-            for name, short in _HISTOGRAMS.items()
-            for part in ("sum", "count")
+            theirs: Metric(ours, f"{theirs}, as the engine reports it", "histogram")
+            for theirs, ours in _HISTOGRAMS.items()
         }
 
-    def add(self, url: str, role: str, page: str) -> None:
-        totals: dict[str, float] = {}
+    def add(self, page: str, labels: dict[str, str]) -> None:
         for family in text_string_to_metric_families(page):
-            if family.name in _HISTOGRAMS:
-                for sample in family.samples:
-                    totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
-        for name, family in self._families.items():
-            if name in totals:
-                family.add_metric((url, role), totals[name])
+            if family.name not in self._families:
+                continue
+            ours = self._families[family.name]
+            for sample in family.samples:
+                name = ours.name + sample.name.removeprefix(family.name)
+                ours.add_sample(name, {**sample.labels, **labels}, sample.value)
 
-    def collect(self) -> list[CounterMetricFamily]:
-        return list(self._families.values())
+    def collect(self) -> Iterable[Metric]:
+        return self._families.values()

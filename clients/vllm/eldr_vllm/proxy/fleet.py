@@ -13,7 +13,7 @@ from eldr_client.channel import Endpoint
 
 logger = logging.getLogger("eldr_proxy")
 
-WATCH_PAUSE = 1.0  # seconds until a broken watch is tried again
+WATCH_PAUSE = 0.25  # seconds until a broken watch is tried again
 # A daemon that lost its state knows nobody until the engines have registered anew.
 GRACE = 10.0
 
@@ -95,6 +95,7 @@ class Fleet:
         """Follow the daemon's fleet, for ever."""
         async with endpoint.open_aio() as channel:
             stub = FleetServiceStub(channel)
+            trouble = ""
             while True:
                 self._named, self._is_level = set(), False
                 try:
@@ -102,8 +103,11 @@ class Fleet:
                         WatchWorkersRequest(), metadata=endpoint.metadata
                     ):
                         self._observe(update)
+                        trouble = ""
                 except grpc.aio.AioRpcError as error:
-                    logger.warning("the fleet is not watched: %s", error.details())
+                    if error.details() != trouble:  # once, not at every try
+                        logger.warning("the fleet is not watched: %s", error.details())
+                    trouble = error.details()
                 await asyncio.sleep(WATCH_PAUSE)
 
     def _observe(self, update: WatchWorkersResponse) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from eldr_client import EldrError, Placement, ReleaseOutcome, RouterUnavailableError, errors
 from eldr_client.aio import RouterClient
 
+from eldr_vllm.proxy.cooldown import CoolDown
+from eldr_vllm.proxy.engines import EngineFailed
 from eldr_vllm.proxy.errors import ProxyError, no_worker
 from eldr_vllm.proxy.fleet import Engine, Fleet
 from eldr_vllm.proxy.legs import Leg
@@ -35,9 +37,16 @@ class Booking:
     attempt: int
     # Empty where the daemon has booked nothing.
     lease_id: str = ""
+    # The engine's name at the daemon, where a placement gave one.
+    placed_on: str = ""
     outcome: ReleaseOutcome = ReleaseOutcome.COMPLETED
     output_tokens: int = 0
     decode_duration: float | None = None
+
+    @property
+    def worker_ids(self) -> set[str]:
+        """The engine's names; one of the configuration is known here by its URL."""
+        return {self.engine.worker_id, self.placed_on} - {""}
 
 
 class Routing:
@@ -50,6 +59,7 @@ class Routing:
         self._fleet = fleet
         self._metrics = metrics
         self._client = client
+        self.cooldown = CoolDown()  # of decode engines
         self._turn = itertools.count()
         self._held: set[Booking] = set()
         self._releases: set[asyncio.Task[None]] = set()
@@ -90,6 +100,11 @@ class Routing:
         self._held.add(booking)
         try:
             yield booking
+            self.cooldown.succeeded(booking.worker_ids)
+        except EngineFailed:
+            self.cooldown.failed(booking.worker_ids)
+            booking.outcome = ReleaseOutcome.FAILED
+            raise
         except Exception:  # whatever it was, it is only noted here, and goes on
             booking.outcome = ReleaseOutcome.FAILED
             raise
@@ -146,6 +161,7 @@ class Routing:
                 leg.request_id,
                 attempt,
                 placement.lease_id,
+                placement.worker_id,
             )
             if engine is not None:
                 self._metrics.placements.labels(placement.reason.value).inc()
@@ -161,6 +177,7 @@ class Routing:
         engines = [e for e in engines if e.worker_id not in failed] or engines
         if not engines:
             raise no_worker(f"no decode worker of {model!r} is known")
+        engines = self.cooldown.spare(engines)
         return engines[next(self._turn) % len(engines)]
 
     async def _ask(
@@ -170,10 +187,15 @@ class Routing:
         attempt = next(attempts)
         if self._client is None:
             return attempt, None
+        cooling = self.cooldown.worker_ids
         if attempt == 0 and prefilled.placement is not None:
-            return attempt, prefilled.placement
-        counts, excluded = prefilled.counts, sorted(failed)
+            if prefilled.placement.worker_id not in cooling:
+                return attempt, prefilled.placement
+            self.forget(leg)
+            attempt = next(attempts)
+        counts, excluded = prefilled.counts, failed | cooling
         waits = prefilled.has_shim and counts is None
+        wait = min(self._settings.signature_wait, self._settings.route_timeout) if waits else 0
         while True:
             try:
                 placement = await self._client.route(
@@ -181,20 +203,26 @@ class Routing:
                     leg.request_id,
                     counts,
                     attempt=attempt,
-                    timeout=self._settings.route_timeout,
-                    wait_for_signature=self._settings.signature_wait if waits else 0,
+                    timeout=self._settings.route_timeout - wait,  # to which the client adds it
+                    wait_for_signature=wait,
                     prompt_tokens=prefilled.prompt_tokens,
                     expected_output_tokens=leg.output_limit,
                     prefill_worker=prefilled.worker_id,
-                    exclude_workers=excluded,
+                    exclude_workers=sorted(excluded),
                 )
             except errors.ResourceExhaustedError as error:
-                wait = error.retry_after or 1
-                raise ProxyError(429, str(error), "rate_limit_error", retry_after=wait) from error
+                if excluded > failed:  # one that cools down may be alive, and has room
+                    excluded = failed
+                    continue
+                retry_after = error.retry_after or 1
+                raise ProxyError(
+                    429, str(error), "rate_limit_error", retry_after=retry_after
+                ) from error
             except errors.UnavailableError:
                 if not excluded:  # it may have started anew a moment ago, and know nobody yet
                     return attempt, None
-                excluded = []  # better one that failed than nobody
+                # Better one that failed than nobody, and first one that failed others.
+                excluded = failed if excluded > failed else set()
             except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
                 # Counts that do not fit the model; or the shim had it placed without saying so.
                 logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)

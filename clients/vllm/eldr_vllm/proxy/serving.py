@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eldr_vllm.proxy import sse
+from eldr_vllm.proxy.cooldown import CoolDown
 from eldr_vllm.proxy.engines import EngineFailed, Engines, Sent
 from eldr_vllm.proxy.errors import ProxyError, no_worker
 from eldr_vllm.proxy.first_token import FirstToken
@@ -41,6 +42,7 @@ class Serving:
     settings: Settings
     fleet: Fleet
     ring: Ring
+    prefill_cooldown: CoolDown
     engines: Engines
     routing: Routing
     metrics: Metrics
@@ -74,7 +76,7 @@ class Serving:
                     if decode.has_begun:
                         raise BrokenOffError(failure) from failure
                     self.metrics.retries.labels("decode").inc()
-                    failed.add(booking.engine.worker_id)
+                    failed |= booking.worker_ids
                     if prefilled.sent:
                         # Nobody knows whether its blocks were fetched and are freed by now.
                         self._discard(leg, prefilled, failed)
@@ -109,7 +111,7 @@ class Serving:
             raise no_worker(f"no prefill worker of {model!r} is known")
         key = leg.prefix_key(self.settings.prefix_length)
         while engines:
-            with self.ring.hold(key, engines) as engine:
+            with self.ring.hold(key, self.prefill_cooldown.spare(engines)) as engine:
                 start = time.perf_counter()
                 try:
                     body = leg.prefill_body(next(epochs), keeps_token=keeps_token)
@@ -117,8 +119,10 @@ class Serving:
                 except EngineFailed as failure:
                     logger.warning("%s: prefill failed: %s", leg.request_id, failure)
                     self.metrics.retries.labels("prefill").inc()
+                    self.prefill_cooldown.failed([engine.worker_id])
                     engines = [each for each in engines if each is not engine]
                     continue
+                self.prefill_cooldown.succeeded([engine.worker_id])
                 self.metrics.prefill_seconds.observe(time.perf_counter() - start)
                 return Prefilled.of(engine, answer)
         raise ProxyError(502, "no prefill worker could serve the request")
@@ -128,7 +132,8 @@ class Serving:
             return
         self.metrics.discarded.inc()
         decoders = self.fleet.decode(self.routing.model(leg), prefilled.group)
-        decoders.sort(key=lambda engine: engine.worker_id in failed)
+        avoided = failed | self.routing.cooldown.worker_ids
+        decoders.sort(key=lambda engine: engine.worker_id in avoided)
         self.engines.discard(decoders, leg, prefilled.kv_transfer_params)
 
 

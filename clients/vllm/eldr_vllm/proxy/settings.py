@@ -1,6 +1,7 @@
 """The proxy's settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,12 @@ class Settings:
     port: int = 8000
     # HOST:PORT of the daemon; None: round robin over `decode`.
     router: str | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    # TLS towards the daemon, in PEM: any of them turns it on, `tls` alone by the system's roots.
+    tls: bool = False
+    root_certificates: bytes | None = None
+    client_key: bytes | None = field(default=None, repr=False)
+    client_certificate: bytes | None = None
     # Static workers. Where a list is empty, the daemon's fleet stands for it.
     prefill: tuple[str, ...] = ()
     decode: tuple[str, ...] = ()
@@ -29,3 +35,14 @@ class Settings:
     # Characters of a prompt that prefill workers are chosen by.
     prefix_length: int = 512
     max_body_bytes: int = 64 << 20
+
+    @property
+    def credentials(self) -> dict[str, Any]:
+        """The keywords of eldr_client that say who asks the daemon, and whom it must be."""
+        return {
+            "token": self.token,
+            "tls": self.tls,
+            "root_certificates": self.root_certificates,
+            "client_key": self.client_key,
+            "client_certificate": self.client_certificate,
+        }
