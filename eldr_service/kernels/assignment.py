@@ -131,11 +131,10 @@ def _checked_places(capacity: ArrayLike, n: int, groups: int) -> NDArray[np.int6
         raise ValueError(f"capacity must be one integer or {groups}, got {list(places.shape)}")
     if (places < 0).any():
         raise ValueError(f"capacity must not be negative, got {int(places.min())}")
-    # No group can take more than n.
-    places = np.minimum(np.broadcast_to(places, groups), n).astype(np.int64)
-    if places.sum() < n:
-        raise ValueError(f"capacities hold {places.sum()} items, there are {n}")
-    return places
+    useful: NDArray[np.int64] = np.full(groups, np.minimum(places, n), np.int64)
+    if useful.sum() < n:
+        raise ValueError(f"capacities hold {useful.sum()} items, there are {n}")
+    return useful
 
 
 def _checked_start(start: ArrayLike, groups: int) -> NDArray[np.float64]:

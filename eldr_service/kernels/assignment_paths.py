@@ -111,7 +111,8 @@ def assign_cheapest(
 @njit
 def _moves_spare(moves: _Moves, spare: NDArray[np.int64], a: int, b: int) -> bool:
     """Whether a spare place is the best to move from a to b; its extra is 0."""
-    return spare[a] > 0 and moves.least[a, b] == 0.0
+    best: bool = spare[a] > 0 and moves.least[a, b] == 0.0
+    return best
 
 
 @njit
