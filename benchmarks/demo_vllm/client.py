@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from benchmarks.demo_vllm.workload import Ask
 SAMPLE_SECONDS = 0.1
 REQUEST_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
-FEWEST_TOKENS = 16
-"""Of an answer that is cut off, for its TPOT to count."""
+FILLING_SECONDS = 1.5
+"""At a block's beginning, in which what is carried into it is prefilled again: not measured."""
+
+FEWEST_TOKENS = 8
+"""Of an answer within a block, for its TPOT to count."""
 
 _ROUTE = re.compile(r"^eldr_proxy_route_seconds_(sum|count) (\S+)", re.M)
 _REASON = re.compile(r'^eldr_proxy_placements_total\{reason="(\w+)"\} (\S+)', re.M)
@@ -33,16 +36,25 @@ class _Answer:
     """What has come of an answer, and when."""
 
     sent: float
-    first: float = 0.0
-    last: float = 0.0
-    tokens: int = 0
+    events: list[tuple[float, int]] = field(default_factory=list)
+    """Arrival and number of tokens."""
     failed: bool = False
 
     def take(self, event: dict[str, Any]) -> None:
         for choice in event.get("choices", ()):
-            self.tokens += len(choice.get("token_ids") or ())
-            self.last = time.perf_counter()
-            self.first = self.first or self.last
+            if count := len(choice.get("token_ids") or ()):
+                self.events.append((time.perf_counter(), count))
+
+    @property
+    def tokens(self) -> int:
+        return sum(count for _, count in self.events)
+
+    def since(self, begin: float) -> tuple[float, int]:
+        """Seconds from the first event after `begin` to the last, and the tokens they took."""
+        late = [event for event in self.events if event[0] >= begin]
+        if not late:
+            return 0.0, 0
+        return late[-1][0] - late[0][0], sum(count for _, count in late[1:])
 
 
 class Client:
@@ -71,7 +83,7 @@ class Client:
             before = await self._proxy_counts(session)
             idle, begun = _idle_seconds(), time.perf_counter()
             end = begun + seconds
-            watch = asyncio.create_task(self._watch(segment, end))
+            watch = asyncio.create_task(self._watch(segment, begun + FILLING_SECONDS, end))
             try:
                 answers = await asyncio.gather(
                     *(self._ask(session, ask, begun + ask.at, end) for ask in asks)
@@ -97,12 +109,12 @@ class Client:
                 segment.failed += 1
                 continue
             segment.answered += 1
-            if answer.tokens and not ask.carried:
-                segment.ttft.append(answer.first - answer.sent)
-            if answer.tokens >= min(FEWEST_TOKENS, ask.max_tokens):
-                segment.tpot.append((answer.last - answer.first) / (answer.tokens - 1))
-            if answer.tokens < ask.max_tokens:
-                rest = ask.max_tokens - answer.tokens
+            if answer.events and not ask.carried:
+                segment.ttft.append(answer.events[0][0] - answer.sent)
+            passed, tokens = answer.since(begun + FILLING_SECONDS)
+            if tokens >= FEWEST_TOKENS:
+                segment.tpot.append(passed / tokens)
+            if rest := ask.max_tokens - answer.tokens:
                 left.append(replace(ask, at=0.0, max_tokens=max(rest, 2), carried=True))
         return segment, left
 
@@ -110,7 +122,7 @@ class Client:
         begun = time.perf_counter()
         end = begun + seconds
         steady = begun + seconds / 3
-        tokens = 0.0
+        tokens = 0
 
         async def one(session: aiohttp.ClientSession) -> None:
             nonlocal tokens
@@ -118,10 +130,7 @@ class Client:
                 answer = await self._ask(session, next(asks), begun, end)
                 if answer.failed:
                     raise DemoError("requests fail while the load is looked for")
-                if answer.last > steady:
-                    writing = answer.last - answer.first
-                    late = min(answer.last - steady, writing)
-                    tokens += answer.tokens * (late / writing if writing else 1.0)
+                tokens += sum(count for at, count in answer.events if at > steady)
 
         async with self._session() as session:
             await asyncio.gather(*(one(session) for _ in range(in_flight)))
@@ -166,8 +175,9 @@ class Client:
         answer.failed |= answer.tokens != ask.max_tokens
         return answer
 
-    async def _watch(self, segment: Segment, until: float) -> None:
-        """Loads, while requests arrive, and every new report of every worker."""
+    async def _watch(self, segment: Segment, begin: float, until: float) -> None:
+        """Loads, and every new report of every worker."""
+        await asyncio.sleep(begin - time.perf_counter())
         seen: dict[str, float] = {}
         while True:
             workers = await asyncio.to_thread(self._fleet.workers)

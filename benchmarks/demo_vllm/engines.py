@@ -22,7 +22,7 @@ MAX_SEQUENCES = 32
 KV_CACHE_BYTES = 256 * 2**20
 PAUSE_SECONDS = {"kv_producer": 0.010, "kv_consumer": 0.002}
 """Between two questions of vLLM's processes to each other; a decode step takes tens of ms."""
-STREAM_INTERVAL = 8
+STREAM_INTERVAL = 4
 """Tokens an event, after the first: an event a token would cost as much as the token."""
 
 

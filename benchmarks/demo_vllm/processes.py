@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,6 +55,15 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=prepare,
             )
+
+    def bind(self, name: str, processors: Iterable[int]) -> None:
+        """Have every thread of a child, and of its children, run on these processors alone."""
+        group = self._children[name].pid
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # a process or a thread may end meanwhile
+                if os.getpgid(int(folder.name)) == group:
+                    for thread in (folder / "task").iterdir():
+                        os.sched_setaffinity(int(thread.name), processors)
 
     def check(self) -> None:
         """Raise DemoError, with the end of its log, if one has ended by itself."""

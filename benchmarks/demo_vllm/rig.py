@@ -48,12 +48,11 @@ def own_rig(folder: Path, decode: int, expert_mb: float, say: Say) -> Iterator[R
     with Processes(folder) as processes:
         say("starting the daemon")
         router = _start_daemon(processes, folder)
+        names = [f"decode-{number}" for number in range(1, decode + 1)]
         prefills = [vllm.start(processes, "prefill", "kv_producer", narrow, router)]
-        decodes = [
-            vllm.start(processes, f"decode-{number}", "kv_consumer", wide, router)
-            for number in range(1, decode + 1)
-        ]
+        decodes = [vllm.start(processes, name, "kv_consumer", wide, router) for name in names]
         _await(prefills + decodes, processes, say)
+        _share_processors(processes, names)
         with _proxied(processes, router, prefills, decodes, say) as rig:
             yield rig
 
@@ -69,6 +68,8 @@ def existing_rig(
     prefills, decodes = [Engine(url) for url in prefill], [Engine(url) for url in decode]
     with Processes(folder) as processes:
         _await(prefills + decodes, processes, say)
+        # vLLM's workers bind their first thread to a processor, "nobind" or not: all to the same.
+        processes.unbind()
         with _proxied(processes, router, prefills, decodes, say) as rig:
             before = rig.fleet.policy
             try:
@@ -118,6 +119,18 @@ def _widened(folder: Path, expert_mb: float) -> Path:
     if done.returncode:
         raise DemoError(f"the model could not be widened:\n{done.stderr[-2000:]}")
     return target
+
+
+def _share_processors(processes: Processes, decode: list[str]) -> None:
+    """As many decode engines on each processor; the others run where there is room.
+
+    vLLM's workers bind their first thread to a processor, "nobind" or not, and all to the same one;
+    and left to the kernel, three engines may share one while the fourth has the other.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    processes.bind("prefill", processors)
+    for number, name in enumerate(decode):
+        processes.bind(name, [processors[number % len(processors)]])
 
 
 def _start_daemon(processes: Processes, folder: Path) -> str:
