@@ -3,7 +3,8 @@
 It wraps each router's `_compute_routing` (the shim sets its capture function instead), finds the
 (block, offset) of each row by the attention metadata (the shim goes by the slot mapping), keeps the
 latest experts of each, and writes down, for every prompt that ends in a step, the sum over the very
-(block, offset) that hold it. What a connector fills from outside has no experts.
+(block, offset) that hold it. What a connector fills from outside has no experts. Of requests that
+carry a booking it writes down each token of the answer that is computed.
 """
 
 import pickle
@@ -26,10 +27,14 @@ from vllm.model_executor.layers.fused_moe.layer import MoERunner
 
 @dataclass
 class Ended(KVConnectorMetadata):
-    """Prompts that end in this step: {request: (blocks, prompt tokens)}; blocks filled before."""
+    """Prompts that end in this step: {request: (blocks, prompt tokens)}; blocks filled before.
+
+    `answers` are the tokens of answers computed in it: (booking, request, position, block, offset).
+    """
 
     prompts: dict
     filled: list
+    answers: list
 
 
 class OracleConnector(KVConnectorBase_V1, SupportsHMA):
@@ -37,18 +42,21 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         self.block_size = vllm_config.cache_config.block_size
-        self.prompt_tokens, self.ended, self.filled = {}, set(), []
+        self.prompt_tokens, self.ended, self.filled, self.booked = {}, set(), [], {}
         if role is KVConnectorRole.WORKER:
             self.state, self.rows = {}, {}
             # Tensor-parallel ranks see the same, pipeline ranks have layers of their own.
             name = f"{get_pp_group().rank_in_group}-{get_tp_group().rank_in_group}"
             self.log = (Path(extra["log"]) / name).open("wb")
+            self.answers = (Path(extra["log"]) / f"answers-{name}").open("wb")
             self.num_experts = vllm_config.model_config.get_num_experts()
 
     # Scheduler
 
     def on_new_request(self, request):
         self.prompt_tokens[request.request_id] = request.num_prompt_tokens
+        if "lease_id" in (request.kv_transfer_params.get("eldr") or {}):
+            self.booked[request.request_id] = request.kv_transfer_params["eldr"]["request_id"]
         if request.kv_transfer_params.get("break"):
             prefill.PrefillSide.plan = None
 
@@ -70,15 +78,20 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         before = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         cached = output.scheduled_cached_reqs
         before |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
-        prompts = {}
+        prompts, answers = {}, []
         for name, count in output.num_scheduled_tokens.items():
             tokens = self.prompt_tokens[name]
+            if name in self.booked:
+                blocks = output.kv_connector_block_state.resolve_block_ids(name)[0]
+                for position in range(max(before[name], tokens), before[name] + count):
+                    block, offset = divmod(position, self.block_size)
+                    answers.append((self.booked[name], name, position, blocks[block], offset))
             if before[name] + count >= tokens and name not in self.ended:
                 self.ended.add(name)
                 blocks = output.kv_connector_block_state.resolve_block_ids(name)[0]
                 prompts[name] = list(blocks), tokens
         filled, self.filled = self.filled, []
-        return Ended(prompts, filled)
+        return Ended(prompts, filled, answers)
 
     # Worker
 
@@ -112,7 +125,10 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
             self._take(attention)
         for name, (blocks, tokens) in metadata.prompts.items():
             pickle.dump((name, *self._sum(blocks, tokens)), self.log)
+        for *token, block, offset in metadata.answers:
+            pickle.dump((*token, self.state[block, offset]), self.answers)
         self.log.flush()
+        self.answers.flush()
 
     def _take(self, attention):
         experts = np.stack([self.rows[index] for index in range(self.num_layers)], axis=1)

@@ -153,7 +153,11 @@ class Engine(Process):
 
 def decode_counts(text):
     """Counts [layers, experts] and the message, out of the answer's base64."""
-    message = ActivationCounts.FromString(base64.b64decode(text))
+    return read_counts(ActivationCounts.FromString(base64.b64decode(text)))
+
+
+def read_counts(message):
+    """Counts [layers, experts] and the message."""
     counts = np.zeros(message.num_layers * message.num_experts, np.int64)
     encoding = message.WhichOneof("encoding")
     if encoding == "sparse":

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 
+import numpy as np
 import pytest
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
@@ -13,11 +14,21 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 # Options of the engine, to try another layout: '{"tensor_parallel_size": 2}'
 MORE = json.loads(os.environ.get("ELDR_TEST_ENGINE", "{}"))
 REQUESTS = 520
+ANSWERS = 120
 BLOCK = 32
 
 
 @pytest.fixture(scope="module")
-def engine(model, tmp_path_factory):
+def router():
+    from scripted_router import ScriptedRouter
+
+    router = ScriptedRouter().start()
+    yield router
+    router.stop()
+
+
+@pytest.fixture(scope="module")
+def engine(model, router, tmp_path_factory):
     from vllm import LLM
 
     log = tmp_path_factory.mktemp("oracle")
@@ -39,9 +50,9 @@ def engine(model, tmp_path_factory):
         kv_transfer_config={
             "kv_connector": "EldrConnector",
             "kv_connector_module_path": "eldr_vllm.connector",
-            "kv_role": "kv_producer",
+            "kv_role": "kv_both",
             "kv_connector_extra_config": {
-                "eldr": {"router": "127.0.0.1:1", "force": bool(MORE)},
+                "eldr": {"router": router.target, "force": bool(MORE), "timeout": 5.0},
                 "inner": inner,
             },
         },
@@ -73,12 +84,9 @@ class Engine:
             [{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False
         )
         oracle = {}
-        for path in sorted(self._log.glob("*-0")):  # the pipeline ranks' layers in order
-            with path.open("rb") as log:
-                while log.peek(1):
-                    name, counts, *tokens = pickle.load(log)
-                    said = oracle.setdefault(name.rsplit("-", 1)[0], ([], *tokens))
-                    said[0].extend(counts.tolist())
+        for name, counts, *tokens in self._read("?-0"):
+            said = oracle.setdefault(name.rsplit("-", 1)[0], ([], *tokens))
+            said[0].extend(counts.tolist())
         pairs = []
         for output in outputs:
             eldr = (output.kv_transfer_params or {}).get("eldr", {})
@@ -89,6 +97,43 @@ class Engine:
             ours = counts.tolist(), message.num_tokens, message.unknown_tokens
             pairs.append((ours, oracle[output.request_id], output))
         return pairs
+
+    def answer(self, prompts, max_tokens):
+        """Write two answers to each prompt, as a decode engine would, until the last release."""
+        from vllm import SamplingParams
+
+        sampling = [
+            SamplingParams(
+                n=2,
+                max_tokens=tokens,
+                ignore_eos=True,
+                extra_args={
+                    "kv_transfer_params": {
+                        "eldr": {"request_id": f"r{index}", "lease_id": "x", "num_sequences": 2}
+                    }
+                },
+            )
+            for index, tokens in enumerate(max_tokens)
+        ]
+        prompts = [{"prompt_token_ids": prompt} for prompt in prompts]
+        return self._llm.generate(prompts, sampling, use_tqdm=False)
+
+    def answers(self):
+        """The oracle's word: {booking: {(request, position): experts [layers, top_k]}}.
+
+        A token that a preemption had computed again counts as it was first.
+        """
+        found = {}
+        for booking, request, position, experts in self._read("answers-0-0"):
+            found.setdefault(booking, {}).setdefault((request, position), experts)
+        return found
+
+    def _read(self, pattern):
+        """The pipeline ranks' logs in order."""
+        for path in sorted(self._log.glob(pattern)):
+            with path.open("rb") as log:
+                while log.peek(1):
+                    yield pickle.load(log)
 
     def metric(self, name):
         return sum(m.value for m in self._llm.get_metrics() if m.name == name)
@@ -122,6 +167,42 @@ def test_counts_are_those_of_the_forward_passes(engine):
         f"cached, {preempted} preemptions, requests by epoch {dict(epochs)}"
     )
     assert cached
+    assert preempted
+
+
+def test_releases_carry_the_counts_of_the_answers(engine, router):
+    from rig import read_counts
+    from scripted_router import eventually
+    from tiny_model import EXPERTS, MOE_LAYERS
+
+    rng = random.Random(10)
+    lengths = [rng.choice((1, 2, 40, 90)) for _ in range(ANSWERS)]
+    before = engine.metric("vllm:num_preemptions")
+    engine.answer(random_prompts(rng, ANSWERS), lengths)
+    eventually(lambda: len(router.requests("Release")) >= ANSWERS)
+    releases = {release.request_id: release for release in router.requests("Release")}
+    assert len(releases) == len(router.requests("Release")) == ANSWERS
+    oracle, wrong, tokens = engine.answers(), [], 0
+    for index, length in enumerate(lengths):
+        release = releases[f"r{index}"]
+        computed = oracle.get(f"r{index}", {})
+        counts = np.zeros((MOE_LAYERS, EXPERTS), np.int64)
+        for experts in computed.values():
+            np.add.at(counts, (np.arange(MOE_LAYERS)[:, None], experts), 1)
+        # A sequence's last token passes no layer, but for asynchronous scheduling that goes on.
+        expected = 2 * (length - 1)
+        ours, message = read_counts(release.decode_counts)
+        if (
+            release.output_tokens != 2 * length
+            or message.num_tokens != len(computed)
+            or not (expected == len(computed) or (MORE and expected <= len(computed)))
+            or (computed and not np.array_equal(ours, counts))
+        ):
+            wrong.append(release.request_id)
+        tokens += message.num_tokens
+    assert not wrong
+    preempted = engine.metric("vllm:num_preemptions") - before
+    print(f"{ANSWERS} answers exact: {tokens} tokens, {preempted} preemptions")  # what -s shows
     assert preempted
 
 
