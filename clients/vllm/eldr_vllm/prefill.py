@@ -154,6 +154,8 @@ class PrefillSide:
         if np.any(counts < before):
             return  # a failed load took blocks back; the answer has the whole all the same
         prompt.sent = counts, total.num_tokens, total.unknown_tokens
+        places = total.last and prompt.to_place and not prompt.placed
+        prompt.placed |= places
         self._outbox.put(
             partial(
                 self._register,
@@ -162,10 +164,9 @@ class PrefillSide:
                 counts - before,
                 total.num_tokens - tokens,
                 total.unknown_tokens - unknown,
+                places,
             )
         )
-        if total.last:
-            self._place(prompt)
 
     def _register(
         self,
@@ -174,21 +175,25 @@ class PrefillSide:
         counts: NDArray[np.uint32],
         tokens: int,
         unknown: int,
+        places: bool,
         client: RouterClient,
     ) -> None:
-        client.register_signature(
+        placement = client.stream_signature(
             self._model,
             prompt.name,
             self._counts(counts, tokens, unknown),
+            route={"prefill_worker": self._worker_id} if places else None,
             epoch=total.epoch,
             sequence=total.sequence,
             last=total.last,
             prefill_worker=self._worker_id,
             prompt_tokens=prompt.num_tokens if total.last else 0,
         )
+        if placement is not None:
+            prompt.said["placement"] = answer.encode_placement(placement)
 
     def _place(self, prompt: _Prompt) -> None:
-        """Ask for the placement, if that is this side's to do and has not been done."""
+        """Ask for the placement before the last chunk, if that is this side's to do."""
         if prompt.to_place and not prompt.placed:
             prompt.placed = True
             self._outbox.put(partial(self._route, prompt))
