@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from eldr_vllm import prefill
+from eldr_vllm import prefill, worker
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -30,11 +30,13 @@ class Ended(KVConnectorMetadata):
     """Prompts that end in this step: {request: (blocks, prompt tokens)}; blocks filled before.
 
     `answers` are the tokens of answers computed in it: (booking, request, position, block, offset).
+    `breaks` breaks the shim in the workers.
     """
 
     prompts: dict
     filled: list
     answers: list
+    breaks: bool
 
 
 class OracleConnector(KVConnectorBase_V1, SupportsHMA):
@@ -43,6 +45,7 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         self.block_size = vllm_config.cache_config.block_size
         self.prompt_tokens, self.ended, self.filled, self.booked = {}, set(), [], {}
+        self.breaks = False
         if role is KVConnectorRole.WORKER:
             self.state, self.rows = {}, {}
             # Tensor-parallel ranks see the same, pipeline ranks have layers of their own.
@@ -57,8 +60,9 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         self.prompt_tokens[request.request_id] = request.num_prompt_tokens
         if "lease_id" in (request.kv_transfer_params.get("eldr") or {}):
             self.booked[request.request_id] = request.kv_transfer_params["eldr"]["request_id"]
-        if request.kv_transfer_params.get("break"):
+        if request.kv_transfer_params.get("break") == "scheduler":
             prefill.PrefillSide.plan = None
+        self.breaks |= request.kv_transfer_params.get("break") == "worker"
 
     def get_num_new_matched_tokens(self, request, num_computed_tokens):
         """`fill` of kv_transfer_params tokens are said to come from outside."""
@@ -91,7 +95,7 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
                 blocks = output.kv_connector_block_state.resolve_block_ids(name)[0]
                 prompts[name] = list(blocks), tokens
         filled, self.filled = self.filled, []
-        return Ended(prompts, filled, answers)
+        return Ended(prompts, filled, answers, self.breaks)
 
     # Worker
 
@@ -117,6 +121,8 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
 
     def wait_for_save(self):
         metadata = self._get_connector_metadata()
+        if metadata.breaks:
+            worker.WorkerSide.finish = None
         attention = next(iter((get_forward_context().attn_metadata or {}).values()), None)
         for block in metadata.filled:
             for offset in range(self.block_size):
