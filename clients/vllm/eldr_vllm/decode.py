@@ -49,8 +49,8 @@ _NO_ROW = -1
 class _Sequence:
     """One request of the engine; `held` is None for one that ELDR did not place.
 
-    Positions of tokens before `counted` have been counted, or are the prompt's. `block` is the KV
-    block of its `block_index`-th stretch.
+    Positions before `counted` are the prompt's, or have been counted. `block` is the KV block of
+    the `block_index`-th stretch of positions.
     """
 
     held: _Held | None
@@ -58,6 +58,23 @@ class _Sequence:
     first_token: float = 0.0
     block_index: int = -1
     block: int = 0
+
+    def advance(
+        self, before: int, after: int, blocks: Callable[[], tuple[list[int], ...]], block_size: int
+    ) -> list[int]:
+        """KV slots of the answer's tokens that a step computes for the first time.
+
+        The step computes the positions from `before` to below `after`. `blocks` is slow for long
+        sequences, so it is called once a block.
+        """
+        slots = []
+        for position in range(max(before, self.counted), after):
+            index, offset = divmod(position, block_size)
+            if index != self.block_index:
+                self.block_index, self.block = index, blocks()[0][index]
+            slots.append(self.block * block_size + offset)
+        self.counted = max(self.counted, after)
+        return slots
 
 
 @dataclass(slots=True)
@@ -143,7 +160,8 @@ class DecodeSide:
         The arguments are those of PrefillSide.plan. What is computed again after a preemption has
         been counted before.
         """
-        rows, slots = [], []
+        rows: list[int] = []
+        slots: list[int] = []
         with self._lock:
             for request_id, (before, after) in computed.items():
                 sequence = self._sequences.get(request_id)
@@ -151,20 +169,12 @@ class DecodeSide:
                     continue
                 if request_id in resumed:
                     sequence.block_index = -1  # its blocks are others now
-                if after <= sequence.counted:
-                    continue
-                first, sequence.counted = max(before, sequence.counted), after
-                row = self._row(sequence.held)
-                if row == _NO_ROW:
-                    continue
-                for position in range(first, after):
-                    index, offset = divmod(position, block_size)
-                    if index != sequence.block_index:
-                        sequence.block_index = index
-                        sequence.block = blocks_of(request_id)[0][index]
-                    rows.append(row)
-                    slots.append(sequence.block * block_size + offset)
-                sequence.held.awaited += after - first
+                blocks = partial(blocks_of, request_id)
+                new = sequence.advance(before, after, blocks, block_size)
+                if new and (row := self._row(sequence.held)) != _NO_ROW:
+                    slots += new
+                    rows += [row] * len(new)
+                    sequence.held.awaited += len(new)
         return np.array(rows, np.int64), np.array(slots, np.int64)
 
     def count(self, rows: NDArray[np.int64], experts: NDArray[np.integer]) -> None:
