@@ -126,7 +126,7 @@ def experts_at(
         The step had no such row.
     """
     order = np.argsort(slots)
-    rows = order[np.searchsorted(slots, wanted, sorter=order) % max(len(order), 1)]
+    rows = order.take(np.searchsorted(slots, wanted, sorter=order), mode="clip")
     if not np.array_equal(slots[rows], wanted):
         raise UnsupportedError("a token that was scheduled was not computed")
     return experts[rows]
