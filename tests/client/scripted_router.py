@@ -72,6 +72,10 @@ class ScriptedRouter(router_pb2_grpc.RouterServiceServicer, fleet_pb2_grpc.Fleet
     def RegisterSignature(self, request, context):
         return self._answer("RegisterSignature", request, context)
 
+    def StreamSignatures(self, requests, context):
+        for request in requests:
+            yield self._answer("StreamSignatures", request, context)
+
     def RenewLeases(self, request, context):
         return self._answer("RenewLeases", request, context)
 
@@ -123,6 +127,16 @@ class ScriptedRouter(router_pb2_grpc.RouterServiceServicer, fleet_pb2_grpc.Fleet
         return router_pb2.RegisterSignatureResponse(
             tokens_held=request.counts.num_tokens, complete=request.last
         )
+
+    def _StreamSignatures(self, request, context):
+        answer = router_pb2.StreamSignaturesResponse(
+            model=request.model, request_id=request.request_id, epoch=request.epoch
+        )
+        if request.HasField("route"):
+            answer.placement.CopyFrom(self._Route(request.route, context).placement)
+        else:
+            answer.acknowledgement.CopyFrom(self._RegisterSignature(request, context))
+        return answer
 
     def _RenewLeases(self, request, context):
         return router_pb2.RenewLeasesResponse(

@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 # Engines are other processes: they find the helpers of these tests, and the packages, by this path.
+_CHECKOUT = Path(__file__).parents[2]
 _PATHS = [
     Path(__file__).parent,
-    *(Path(__file__).parents[2] / "clients" / n for n in ("vllm", "python")),
+    _CHECKOUT,
+    *(_CHECKOUT / "clients" / n for n in ("vllm", "python")),
 ]
 
 

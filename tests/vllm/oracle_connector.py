@@ -3,7 +3,8 @@
 It wraps each router's `_compute_routing` (the shim sets its capture function instead), finds the
 (block, offset) of each row by the attention metadata (the shim goes by the slot mapping), keeps the
 latest experts of each, and writes down, for every prompt that ends in a step, the sum over the very
-(block, offset) that hold it. What a connector fills from outside has no experts.
+(block, offset) that hold it. What a connector fills from outside has no experts. Of requests that
+carry a booking it writes down each token of the answer that is computed.
 """
 
 import pickle
@@ -12,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from eldr_vllm import prefill
+from eldr_vllm import prefill, worker
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -26,10 +27,16 @@ from vllm.model_executor.layers.fused_moe.layer import MoERunner
 
 @dataclass
 class Ended(KVConnectorMetadata):
-    """Prompts that end in this step: {request: (blocks, prompt tokens)}; blocks filled before."""
+    """Prompts that end in this step: {request: (blocks, prompt tokens)}; blocks filled before.
+
+    `answers` are the tokens of answers computed in it: (booking, request, position, block, offset).
+    `breaks` breaks the shim in the workers.
+    """
 
     prompts: dict
     filled: list
+    answers: list
+    breaks: bool
 
 
 class OracleConnector(KVConnectorBase_V1, SupportsHMA):
@@ -37,20 +44,25 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         self.block_size = vllm_config.cache_config.block_size
-        self.prompt_tokens, self.ended, self.filled = {}, set(), []
+        self.prompt_tokens, self.ended, self.filled, self.booked = {}, set(), [], {}
+        self.breaks = False
         if role is KVConnectorRole.WORKER:
             self.state, self.rows = {}, {}
             # Tensor-parallel ranks see the same, pipeline ranks have layers of their own.
             name = f"{get_pp_group().rank_in_group}-{get_tp_group().rank_in_group}"
             self.log = (Path(extra["log"]) / name).open("wb")
+            self.answers = (Path(extra["log"]) / f"answers-{name}").open("wb")
             self.num_experts = vllm_config.model_config.get_num_experts()
 
     # Scheduler
 
     def on_new_request(self, request):
         self.prompt_tokens[request.request_id] = request.num_prompt_tokens
-        if request.kv_transfer_params.get("break"):
+        if "lease_id" in (request.kv_transfer_params.get("eldr") or {}):
+            self.booked[request.request_id] = request.kv_transfer_params["eldr"]["request_id"]
+        if request.kv_transfer_params.get("break") == "scheduler":
             prefill.PrefillSide.plan = None
+        self.breaks |= request.kv_transfer_params.get("break") == "worker"
 
     def get_num_new_matched_tokens(self, request, num_computed_tokens):
         """`fill` of kv_transfer_params tokens are said to come from outside."""
@@ -70,15 +82,20 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         before = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         cached = output.scheduled_cached_reqs
         before |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
-        prompts = {}
+        prompts, answers = {}, []
         for name, count in output.num_scheduled_tokens.items():
             tokens = self.prompt_tokens[name]
+            if name in self.booked:
+                blocks = output.kv_connector_block_state.resolve_block_ids(name)[0]
+                for position in range(max(before[name], tokens), before[name] + count):
+                    block, offset = divmod(position, self.block_size)
+                    answers.append((self.booked[name], name, position, blocks[block], offset))
             if before[name] + count >= tokens and name not in self.ended:
                 self.ended.add(name)
                 blocks = output.kv_connector_block_state.resolve_block_ids(name)[0]
                 prompts[name] = list(blocks), tokens
         filled, self.filled = self.filled, []
-        return Ended(prompts, filled)
+        return Ended(prompts, filled, answers, self.breaks)
 
     # Worker
 
@@ -104,6 +121,8 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
 
     def wait_for_save(self):
         metadata = self._get_connector_metadata()
+        if metadata.breaks:
+            worker.WorkerSide.finish = None
         attention = next(iter((get_forward_context().attn_metadata or {}).values()), None)
         for block in metadata.filled:
             for offset in range(self.block_size):
@@ -112,7 +131,10 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
             self._take(attention)
         for name, (blocks, tokens) in metadata.prompts.items():
             pickle.dump((name, *self._sum(blocks, tokens)), self.log)
+        for *token, block, offset in metadata.answers:
+            pickle.dump((*token, self.state[block, offset]), self.answers)
         self.log.flush()
+        self.answers.flush()
 
     def _take(self, attention):
         experts = np.stack([self.rows[index] for index in range(self.num_layers)], axis=1)

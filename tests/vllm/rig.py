@@ -11,11 +11,23 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent import futures
 from pathlib import Path
 
+import grpc
 import numpy as np
+from eldr.v1 import (
+    fleet_pb2,
+    fleet_pb2_grpc,
+    partition_pb2,
+    partition_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+)
 from eldr.v1.activation_pb2 import ActivationCounts
+from eldr_client import RouterClient
 
+MODEL = "tiny"
 DAEMON_PYTHON = os.environ.get("ELDR_DAEMON_PYTHON", sys.executable)
 """The interpreter that has the daemon's dependencies; vLLM's environment need not."""
 
@@ -78,7 +90,7 @@ class Engine(Process):
         self.url = f"http://127.0.0.1:{self.port}"
         inner = inner or {
             "kv_connector": "NixlConnector",
-            "kv_connector_module_path": "tame_nixl",
+            "kv_connector_module_path": "benchmarks.demo_vllm.tame",  # more processes than cores
             "kv_connector_extra_config": {"kv_lease_duration": 180},
         }
         transfer = {
@@ -90,7 +102,7 @@ class Engine(Process):
         }
         defaults = {
             "model": str(model),
-            "served-model-name": "tiny",
+            "served-model-name": MODEL,
             "host": "127.0.0.1",
             "port": self.port,
             "dtype": "float32",
@@ -126,7 +138,7 @@ class Engine(Process):
 
     def complete(self, prompt, max_tokens, kv=None, **more):
         body = {
-            "model": "tiny",
+            "model": MODEL,
             "prompt": prompt,
             "max_tokens": max_tokens,
             "temperature": 0,
@@ -153,9 +165,136 @@ class Engine(Process):
         return params, params.pop("eldr", None)
 
 
+class Apart:
+    """A prefill engine and two decode engines with the daemon; see `running_apart`."""
+
+    def __init__(self, directory, daemon):
+        self.directory, self.daemon = directory, daemon
+        self.prefill, self.decodes = None, []
+
+    @property
+    def decode(self):
+        return self.decodes[0]
+
+    def at(self, url):
+        """The decode engine that serves there."""
+        (engine,) = (engine for engine in self.decodes if engine.url == url)
+        return engine
+
+    def workers(self):
+        request, ready = fleet_pb2.ListWorkersRequest(), fleet_pb2.WORKER_STATE_READY
+        workers = self._ask(fleet_pb2_grpc.FleetServiceStub, "ListWorkers", request).workers
+        return {worker.url: worker for worker in workers if worker.state == ready}
+
+    def booked(self):
+        return sum(worker.booked_sequences for worker in self.workers().values())
+
+    def await_workers(self):
+        urls = {engine.url for engine in (self.prefill, *self.decodes)}
+        wait(lambda: urls <= self.workers().keys(), 20)
+
+    def policies(self):
+        """All that are registered."""
+        request = policy_pb2.ListPoliciesRequest()
+        answer = self._ask(policy_pb2_grpc.PolicyServiceStub, "ListPolicies", request)
+        return [policy.name for policy in answer.policies]
+
+    def set_policy(self, name):
+        request = policy_pb2.SetPolicyRequest(model=MODEL, name=name)
+        self._ask(policy_pb2_grpc.PolicyServiceStub, "SetPolicy", request)
+
+    def fit(self, counts):
+        """Put a partition of as many slots as there are decode engines in force."""
+        request = partition_pb2.FitPartitionRequest(
+            model=MODEL, counts=counts, num_slots=len(self.decodes), activate=True
+        )
+        self._ask(partition_pb2_grpc.PartitionServiceStub, "FitPartition", request)
+
+    def client(self):
+        return RouterClient(self.daemon.target, timeout=5.0)
+
+    def complete(self, client, name, tokens, max_tokens):
+        """Prefill, route, decode: the answer and the placement."""
+        params, _ = self.prefill.prefill(tokens, {"request_id": name})
+        placement = client.route(MODEL, name, wait_for_signature=2.0)
+        eldr = {"request_id": name, "attempt": 0, "lease_id": placement.lease_id}
+        decode = self.at(placement.url)
+        return decode.complete(tokens, max_tokens, {**params, "eldr": eldr}), placement
+
+    def warm_up(self):
+        """The first transfer of a pair has a deadline of 5 s, which a busy machine can miss."""
+        for decode in self.decodes:
+            for attempt in range(5):
+                params, _ = self.prefill.prefill(prompt(attempt))
+                with contextlib.suppress(AssertionError):
+                    decode.complete(prompt(attempt), 2, params)
+                    break
+            else:
+                raise AssertionError(decode.log.read_text()[-4000:])
+
+    def _ask(self, stub, method, request):
+        with grpc.insecure_channel(self.daemon.target) as channel:
+            return getattr(stub(channel), method)(request, timeout=60)
+
+
+@contextlib.contextmanager
+def running_apart(model, directory, **options):
+    """Once all serve and each pair has met; `options` are the engines'."""
+    with contextlib.ExitStack() as ending:
+        rig = Apart(directory, Daemon(directory))
+        ending.callback(lambda: rig.daemon.kill())
+        eldr = {"router": rig.daemon.target, "group": "here", "timeout": 5.0}  # on a busy machine
+        for name in ("prefill", "decode", "other"):
+            role = "kv_producer" if name == "prefill" else "kv_consumer"
+            more = {} if name == "prefill" else {"shutdown-timeout": 20}
+            engine = Engine(name, model, directory, role, eldr, **more, **options)
+            ending.callback(engine.kill)
+            if name == "prefill":
+                rig.prefill = engine
+            else:
+                rig.decodes.append(engine)
+        for engine in (rig.prefill, *rig.decodes):
+            engine.wait()
+        rig.warm_up()
+        yield rig
+
+
+def equal_shares(rig, client, count, max_tokens, in_flight):
+    """Shares of equal greedy completions: apart against one engine, and that one against itself."""
+    prompts = [prompt(seed, 100 + 7 * seed) for seed in range(count)]
+
+    def all_of(complete):
+        with futures.ThreadPoolExecutor(in_flight) as pool:
+            return list(pool.map(complete, range(count)))
+
+    def whole(index):
+        return ids(rig.prefill.complete(prompts[index], max_tokens))
+
+    def apart(index):
+        name = f"flight-{time.monotonic_ns()}"
+        return ids(rig.complete(client, name, prompts[index], max_tokens)[0])
+
+    first, second, third = all_of(whole), all_of(whole), all_of(apart)
+    equal = np.array([[a == c, a == b] for a, b, c in zip(first, second, third, strict=True)])
+    return tuple(equal.mean(axis=0).tolist())
+
+
+def prompt(seed, tokens=300):
+    """Longer than a chunk (256 tokens)."""
+    return [(seed * 17 + index * 7 + index // 9) % 250 + 1 for index in range(tokens)]
+
+
+def ids(answer):
+    return answer["choices"][0]["token_ids"]
+
+
 def decode_counts(text):
     """Counts [layers, experts] and the message, out of the answer's base64."""
-    message = ActivationCounts.FromString(base64.b64decode(text))
+    return read_counts(ActivationCounts.FromString(base64.b64decode(text)))
+
+
+def read_counts(message):
+    """Counts [layers, experts] and the message."""
     counts = np.zeros(message.num_layers * message.num_experts, np.int64)
     encoding = message.WhichOneof("encoding")
     if encoding == "sparse":

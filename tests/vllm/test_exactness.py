@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.vllm
@@ -13,11 +14,21 @@ pytestmark = pytest.mark.vllm
 # Options of the engine, to try another layout: '{"tensor_parallel_size": 2}'
 MORE = json.loads(os.environ.get("ELDR_TEST_ENGINE", "{}"))
 REQUESTS = 520
+ANSWERS = 120
 BLOCK = 32
 
 
 @pytest.fixture(scope="module")
-def engine(model, tmp_path_factory):
+def router():
+    from scripted_router import ScriptedRouter
+
+    router = ScriptedRouter().start()
+    yield router
+    router.stop()
+
+
+@pytest.fixture(scope="module")
+def engine(model, router, tmp_path_factory):
     from vllm import LLM
 
     log = tmp_path_factory.mktemp("oracle")
@@ -39,9 +50,9 @@ def engine(model, tmp_path_factory):
         kv_transfer_config={
             "kv_connector": "EldrConnector",
             "kv_connector_module_path": "eldr_vllm.connector",
-            "kv_role": "kv_producer",
+            "kv_role": "kv_both",
             "kv_connector_extra_config": {
-                "eldr": {"router": "127.0.0.1:1", "force": bool(MORE)},
+                "eldr": {"router": router.target, "force": bool(MORE), "timeout": 5.0},
                 "inner": inner,
             },
         },
@@ -55,8 +66,11 @@ class Engine:
     def __init__(self, llm, log):
         self._llm, self._log = llm, log
 
-    def run(self, prompts, max_tokens, **params):
-        """What the shim and what the oracle say of each request: (counts, known, unknown)."""
+    def run(self, prompts, max_tokens, salts=(), **params):
+        """What the shim and what the oracle say of each request: (counts, known, unknown).
+
+        Requests of different salts share no block of the prefix cache.
+        """
         from rig import decode_counts
         from vllm import SamplingParams
 
@@ -69,16 +83,14 @@ class Engine:
             )
             for tokens in max_tokens
         ]
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False
-        )
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        for given, salt in zip(inputs, salts, strict=False):
+            given["cache_salt"] = salt
+        outputs = self._llm.generate(inputs, sampling, use_tqdm=False)
         oracle = {}
-        for path in sorted(self._log.glob("*-0")):  # the pipeline ranks' layers in order
-            with path.open("rb") as log:
-                while log.peek(1):
-                    name, counts, *tokens = pickle.load(log)
-                    said = oracle.setdefault(name.rsplit("-", 1)[0], ([], *tokens))
-                    said[0].extend(counts.tolist())
+        for name, counts, *tokens in self._read("?-0"):
+            said = oracle.setdefault(name.rsplit("-", 1)[0], ([], *tokens))
+            said[0].extend(counts.tolist())
         pairs = []
         for output in outputs:
             eldr = (output.kv_transfer_params or {}).get("eldr", {})
@@ -89,6 +101,44 @@ class Engine:
             ours = counts.tolist(), message.num_tokens, message.unknown_tokens
             pairs.append((ours, oracle[output.request_id], output))
         return pairs
+
+    def answer(self, prompts, max_tokens, **params):
+        """Write two answers to each prompt, as a decode engine would, until the last release."""
+        from vllm import SamplingParams
+
+        sampling = [
+            SamplingParams(
+                n=2,
+                max_tokens=tokens,
+                ignore_eos=True,
+                extra_args={
+                    "kv_transfer_params": {
+                        "eldr": {"request_id": f"r{index}", "lease_id": "x", "num_sequences": 2},
+                        **params,
+                    }
+                },
+            )
+            for index, tokens in enumerate(max_tokens)
+        ]
+        prompts = [{"prompt_token_ids": prompt} for prompt in prompts]
+        return self._llm.generate(prompts, sampling, use_tqdm=False)
+
+    def answers(self):
+        """The oracle's word: {booking: {(request, position): experts [layers, top_k]}}.
+
+        A token that a preemption had computed again counts as it was first.
+        """
+        found = {}
+        for booking, request, position, experts in self._read("answers-0-0"):
+            found.setdefault(booking, {}).setdefault((request, position), experts)
+        return found
+
+    def _read(self, pattern):
+        """The pipeline ranks' logs in order."""
+        for path in sorted(self._log.glob(pattern)):
+            with path.open("rb") as log:
+                while log.peek(1):
+                    yield pickle.load(log)
 
     def metric(self, name):
         return sum(m.value for m in self._llm.get_metrics() if m.name == name)
@@ -125,6 +175,56 @@ def test_counts_are_those_of_the_forward_passes(engine):
     assert preempted
 
 
+def test_counts_with_and_without_the_prefix_cache(engine):
+    prompts = random_prompts(random.Random(11), 120)
+    cached, cold = (
+        engine.run(prompts, [1] * len(prompts), salts=salts)
+        for salts in ((), [f"alone-{index}" for index in range(len(prompts))])
+    )
+    assert all(ours == oracle for ours, oracle, _ in cached + cold)
+    reused = [sum(output.num_cached_tokens for *_, output in pairs) for pairs in (cached, cold)]
+    assert reused[0]
+    # Two runs batch differently, and a sum in another order can end in another expert.
+    equal = sum(a[0] == b[0] for (a, *_), (b, *_) in zip(cached, cold, strict=True))
+    print(f"{equal} of {len(prompts)} counts equal; tokens cached {reused}")  # what -s shows
+
+
+def test_releases_carry_the_counts_of_the_answers(engine, router):
+    from rig import read_counts
+    from scripted_router import eventually
+    from tiny_model import EXPERTS, MOE_LAYERS
+
+    rng = random.Random(10)
+    lengths = [rng.choice((1, 2, 40, 90)) for _ in range(ANSWERS)]
+    before = engine.metric("vllm:num_preemptions")
+    engine.answer(random_prompts(rng, ANSWERS), lengths)
+    eventually(lambda: len(router.requests("Release")) >= ANSWERS)
+    releases = {release.request_id: release for release in router.requests("Release")}
+    assert len(releases) == len(router.requests("Release")) == ANSWERS
+    oracle, wrong, tokens = engine.answers(), [], 0
+    for index, length in enumerate(lengths):
+        release = releases[f"r{index}"]
+        computed = oracle.get(f"r{index}", {})
+        counts = np.zeros((MOE_LAYERS, EXPERTS), np.int64)
+        for experts in computed.values():
+            np.add.at(counts, (np.arange(MOE_LAYERS)[:, None], experts), 1)
+        # A sequence's last token passes no layer, but for asynchronous scheduling that goes on.
+        expected = 2 * (length - 1)
+        ours, message = read_counts(release.decode_counts)
+        if (
+            release.output_tokens != 2 * length
+            or message.num_tokens != len(computed)
+            or not (expected == len(computed) or (MORE and expected <= len(computed)))
+            or (computed and not np.array_equal(ours, counts))
+        ):
+            wrong.append(release.request_id)
+        tokens += message.num_tokens
+    assert not wrong
+    preempted = engine.metric("vllm:num_preemptions") - before
+    print(f"{ANSWERS} answers exact: {tokens} tokens, {preempted} preemptions")  # what -s shows
+    assert preempted
+
+
 def test_tokens_from_outside_are_unknown(engine):
     rng = random.Random(8)
     prompts = random_prompts(rng, 40)
@@ -136,9 +236,18 @@ def test_tokens_from_outside_are_unknown(engine):
     assert all(ours == oracle for ours, oracle, _ in shared)
 
 
+def test_a_failure_in_the_workers_holds_no_release_back(engine, router):
+    from scripted_router import eventually
+
+    del router.calls[:]
+    engine.answer(random_prompts(random.Random(12), 8), [20] * 8, **{"break": "worker"})
+    eventually(lambda: len(router.requests("Release")) == 8)
+    assert not any(release.HasField("decode_counts") for release in router.requests("Release"))
+
+
 def test_a_failure_of_the_shim_costs_no_request(engine):
     prompts = random_prompts(random.Random(9), 8)
-    for params in ({"break": True}, {}):
+    for params in ({"break": "scheduler"}, {}):
         pairs = engine.run(prompts, [2] * len(prompts), **params)
         assert all(len(output.outputs[0].token_ids) == 2 for *_, output in pairs)
     assert all("eldr" not in (output.kv_transfer_params or {}) for *_, output in pairs)

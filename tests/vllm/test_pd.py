@@ -1,12 +1,10 @@
-"""A prefill and a decode engine, apart, over NIXL on loopback, with the daemon between them."""
+"""A prefill and two decode engines, apart, over NIXL on loopback, with the daemon between them."""
 
-import contextlib
 import http.client
 import json
 import signal
 import time
 
-import grpc
 import pytest
 
 pytestmark = pytest.mark.vllm(engines=2)
@@ -16,70 +14,13 @@ MODEL = "tiny"
 
 @pytest.fixture(scope="module")
 def rig(model, tmp_path_factory):
-    from rig import Daemon, Engine
+    from rig import running_apart
 
-    directory = tmp_path_factory.mktemp("rig")
-    with contextlib.ExitStack() as ending:
-        daemon = Daemon(directory)
-        rig = Rig(directory, daemon)
-        ending.callback(lambda: rig.daemon.kill())
-        eldr = {"router": daemon.target, "group": "here", "timeout": 5.0}  # on a busy machine
-        rig.prefill = Engine("prefill", model, directory, "kv_producer", eldr)
-        ending.callback(rig.prefill.kill)
-        rig.decode = Engine(
-            "decode", model, directory, "kv_consumer", eldr, **{"shutdown-timeout": 20}
-        )
-        ending.callback(rig.decode.kill)
-        rig.prefill.wait()
-        rig.decode.wait()
-        rig.warm_up()
+    with running_apart(model, tmp_path_factory.mktemp("rig")) as rig:
         yield rig
 
 
-class Rig:
-    def __init__(self, directory, daemon):
-        self.directory, self.daemon = directory, daemon
-        self.prefill = self.decode = None
-
-    def workers(self):
-        from eldr.v1.fleet_pb2 import ListWorkersRequest, WorkerState
-        from eldr.v1.fleet_pb2_grpc import FleetServiceStub
-
-        with grpc.insecure_channel(self.daemon.target) as channel:
-            workers = FleetServiceStub(channel).ListWorkers(ListWorkersRequest()).workers
-        ready = WorkerState.WORKER_STATE_READY
-        return {worker.url: worker for worker in workers if worker.state == ready}
-
-    def await_workers(self):
-        from rig import wait
-
-        wait(lambda: {self.prefill.url, self.decode.url} <= self.workers().keys(), 20)
-
-    def client(self):
-        from eldr_client import RouterClient
-
-        return RouterClient(self.daemon.target, timeout=5.0)
-
-    def warm_up(self):
-        """The first transfer of a pair has a deadline of 5 s, which a busy machine can miss."""
-        for attempt in range(5):
-            params, _ = self.prefill.prefill(prompt(attempt))
-            with contextlib.suppress(AssertionError):
-                self.decode.complete(prompt(attempt), 2, params)
-                return
-        raise AssertionError(self.decode.log.read_text()[-4000:])
-
-
-def prompt(seed, tokens=300):
-    """Longer than a chunk (256 tokens)."""
-    return [(seed * 17 + index * 7 + index // 9) % 250 + 1 for index in range(tokens)]
-
-
-def ids(answer):
-    return answer["choices"][0]["token_ids"]
-
-
-def test_both_are_registered(rig):
+def test_all_are_registered(rig):
     rig.await_workers()
     workers = rig.workers()
     prefill, decode = workers[rig.prefill.url], workers[rig.decode.url]
@@ -89,36 +30,58 @@ def test_both_are_registered(rig):
     assert decode.capacity.sequences == 16
 
 
-def test_outputs_are_those_of_one_engine(rig):
-    from rig import decode_counts, wait
+def test_outputs_are_those_of_one_engine_under_every_policy(rig):
+    from rig import decode_counts, ids, prompt, wait
 
     rig.await_workers()
+    prompts = [prompt(seed) for seed in range(10, 16)]
+    whole, counted = [], []
     with rig.client() as client:
-        for seed in range(10, 20):
-            name = f"equal-{seed}"
-            tokens = prompt(seed)
-            whole = rig.prefill.complete(tokens, 32)
+        for index, tokens in enumerate(prompts):
+            name = f"whole-{index}"
+            whole.append(ids(rig.prefill.complete(tokens, 24)))
             params, eldr = rig.prefill.prefill(tokens, {"request_id": name, "epoch": 1})
             counts, message = decode_counts(eldr["counts"])
             assert (eldr["model"], eldr["request_id"]) == (MODEL, name)
             assert (message.num_tokens, message.unknown_tokens) == (len(tokens), 0)
             assert (counts.sum(axis=1) == len(tokens) * message.top_k).all()
             # The daemon has it already, by the request's id; the same as what came inline.
-            worker = f"127.0.0.1:{rig.prefill.port}"
-            placement = client.route(MODEL, name, prefill_worker=worker, wait_for_signature=2.0)
+            placement = client.route(MODEL, name, wait_for_signature=2.0, dry_run=True)
             assert placement.coverage == 1.0
-            assert placement.url == rig.decode.url
-            inline = client.route(MODEL, name + "-i", message, dry_run=True)
-            assert inline.coverage == 1.0
-            identity = {"request_id": name, "attempt": 0, "lease_id": placement.lease_id}
-            apart = rig.decode.complete(tokens, 32, {**params, "eldr": identity})
-            assert ids(apart) == ids(whole)
-            # And the decode engine has released it, by itself.
-            wait(lambda: rig.workers()[rig.decode.url].booked_sequences == 0, 5)
-            assert client.release(MODEL, name).value == "ALREADY_RELEASED"
+            assert client.route(MODEL, name + "-i", message, dry_run=True).coverage == 1.0
+            rig.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
+            counted.append(message)
+        rig.fit(counted)
+        used = set()
+        for policy in rig.policies():
+            rig.set_policy(policy)
+            for index, tokens in enumerate(prompts):
+                name = f"{policy}-{index}"
+                answer, placement = rig.complete(client, name, tokens, 24)
+                assert ids(answer) == whole[index], policy
+                assert placement.policy == policy
+                assert placement.reason in ("POLICY", "LOCALITY_BAND")
+                used.add((policy, placement.url))
+                # And the decode engine has released it, by itself.
+                wait(lambda: not rig.booked(), 5)
+                assert client.release(MODEL, name).value == "ALREADY_RELEASED"
+        rig.set_policy("locality-band")
+    assert {("round-robin", engine.url) for engine in rig.decodes} <= used
+    print(f"{len(prompts)} completions equal under each of {rig.policies()}")  # what -s shows
+
+
+def test_outputs_of_several_in_flight(rig):
+    from rig import equal_shares
+
+    rig.await_workers()
+    with rig.client() as client:
+        apart, twice = equal_shares(rig, client, count=16, max_tokens=24, in_flight=8)
+    print(f"8 in flight, float32: equal apart and whole {apart:.2f}, whole twice {twice:.2f}")
 
 
 def test_the_answer_carries_the_placement(rig):
+    from rig import prompt
+
     rig.await_workers()
     found = 0
     with rig.client() as client:
@@ -129,7 +92,7 @@ def test_the_answer_carries_the_placement(rig):
             again = client.route(MODEL, name, prefill_worker=f"127.0.0.1:{rig.prefill.port}")
             if placement := eldr.get("placement"):
                 found += 1
-                assert placement["url"] == rig.decode.url
+                assert rig.at(placement["url"])
                 assert placement["lease_id"] == again.lease_id
                 assert again.repeated
             rig.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
@@ -138,7 +101,7 @@ def test_the_answer_carries_the_placement(rig):
 
 
 def test_reports_and_cancellation(rig):
-    from rig import wait
+    from rig import prompt, wait
 
     rig.await_workers()
     tokens = prompt(40)
@@ -154,25 +117,29 @@ def test_reports_and_cancellation(rig):
             "stream": True,
             "kv_transfer_params": {**params, "eldr": identity},
         }
-        connection = http.client.HTTPConnection("127.0.0.1", rig.decode.port, timeout=60)
+        port = rig.at(placement.url).port
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         headers = {"Content-Type": "application/json"}
         connection.request("POST", "/v1/completions", json.dumps(body), headers)
         answer = connection.getresponse()
         assert answer.readline().startswith(b"data:")
-        worker = wait(lambda: (w := rig.workers()[rig.decode.url]).active_experts and w, 10)
+
+        def alone():  # in a report on this request's steps, and no earlier one's
+            worker = rig.workers()[placement.url]
+            return worker.batch_size == 1.0 and not worker.foreign_sequences and worker
+
+        worker = wait(alone, 10)
         assert worker.booked_sequences == 1
-        assert worker.foreign_sequences == 0
-        assert worker.batch_size == 1.0
         assert worker.active_experts == 4.0  # one token's top-4 in every layer
         assert worker.step_time.ToNanoseconds() > 0
         connection.sock.shutdown(2)
         connection.close()
-        wait(lambda: rig.workers()[rig.decode.url].booked_sequences == 0, 5)
+        wait(lambda: not rig.booked(), 5)
         assert client.release(MODEL, "left").value == "ALREADY_RELEASED"
 
 
 def test_requests_go_on_without_the_daemon(rig):
-    from rig import Daemon, wait
+    from rig import Daemon, prompt, wait
 
     rig.await_workers()
     port = int(rig.daemon.target.rsplit(":", 1)[1])

@@ -11,15 +11,28 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from eldr.v1.fleet_pb2 import WatchWorkersRequest
 from eldr.v1.fleet_pb2_grpc import FleetServiceStub
-from eldr.v1.router_pb2 import LeaseReference, RegisterSignatureResponse, RouteRequest
+from eldr.v1.router_pb2 import (
+    LeaseReference,
+    RegisterSignatureResponse,
+    RouteRequest,
+    StreamSignaturesRequest,
+)
 from eldr.v1.router_pb2_grpc import RouterServiceStub
 
 from eldr_client.base import FAREWELL, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
-from eldr_client.counts import AnyCounts
+from eldr_client.counts import AnyCounts, as_message
 from eldr_client.errors import EldrError
 from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
-from eldr_client.requests import RouteFields, Seconds, farewell, release_request
+from eldr_client.requests import (
+    ChunkFields,
+    RouteFields,
+    Seconds,
+    farewell,
+    release_request,
+    route_request,
+)
+from eldr_client.stream import SignatureStream
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Placement)
@@ -36,6 +49,9 @@ class RouterClient(BaseClient):
     def _begin(self) -> None:
         self._channel = self._endpoint.open()
         self._stub = RouterServiceStub(self._channel)
+        self._signatures = SignatureStream(
+            lambda requests: self._stub.StreamSignatures(requests, metadata=self._endpoint.metadata)
+        )
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._chores: threading.Thread | None = None
@@ -77,6 +93,43 @@ class RouterClient(BaseClient):
             self._conversation.call("RegisterSignature", request, timeout)
         )
         return answer
+
+    def stream_signature(
+        self,
+        model: str,
+        request_id: str,
+        counts: AnyCounts | None,
+        *,
+        last: bool = True,
+        route: RouteFields | None = None,
+        top_k: int | None = None,
+        unknown_tokens: int = 0,
+        timeout: float | None = None,
+        **fields: Unpack[ChunkFields],
+    ) -> Placement | None:
+        """`register_signature` as a message of one stream that stays open.
+
+        With `route` (the fields of a Route; `{}` for none) the request is placed once the chunk is
+        added, and this is the placement. Never a fallback: where nobody answers it raises.
+        """
+        message = as_message(counts, top_k or self._top_k, unknown_tokens)
+        request = StreamSignaturesRequest(
+            model=model,
+            request_id=request_id,
+            counts=message,
+            last=last,
+            route=None if route is None else route_request(model, request_id, None, **route),
+            **fields,
+        )
+        try:
+            return self._run(self._conversation.signature(request, timeout))
+        except EldrError:
+            raise
+        except BaseException:  # given up; the request may be booked
+            if route is not None:
+                self._conversation.disown(request.route)
+                self._begin_chores()
+            raise
 
     def route(
         self,
@@ -159,6 +212,7 @@ class RouterClient(BaseClient):
             self._conversation.abandon()
             chores.join()  # the call under way, which has its deadline
         _open_clients.discard(self)
+        self._signatures.close()
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -197,6 +251,8 @@ class RouterClient(BaseClient):
     def _perform(self, step: Call | Pause) -> Any:
         if isinstance(step, Pause):
             return self._closing.wait(step.seconds)
+        if step.method == "StreamSignatures":
+            return self._signatures.exchange(step.request, step.timeout)
         return getattr(self._stub, step.method)(
             step.request, timeout=step.timeout, metadata=self._endpoint.metadata
         )

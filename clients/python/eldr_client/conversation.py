@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
-from eldr.v1.router_pb2 import ReleaseRequest, ReleaseResponse, RouteRequest
+from eldr.v1.router_pb2 import (
+    ReleaseRequest,
+    ReleaseResponse,
+    RouteRequest,
+    StreamSignaturesRequest,
+    StreamSignaturesResponse,
+)
 from eldr.v1.router_pb2 import ReleaseResult as ReleaseResultNumber
 
 from eldr_client.breaker import Breaker
@@ -24,6 +30,7 @@ from eldr_client.errors import (
     RouterFaultError,
     RouterUnavailableError,
     from_rpc_error,
+    from_status,
 )
 from eldr_client.fallback import FallbackPool
 from eldr_client.placement import Placement, ReleaseOutcome, ReleaseResult
@@ -141,6 +148,31 @@ class Conversation:
                 ) from error
             return kind.of(placement)
         placement = kind.from_proto(response.placement)
+        self.pool.learn(request.model, placement)
+        return placement
+
+    def signature(
+        self, request: StreamSignaturesRequest, timeout: float | None
+    ) -> Procedure[Placement | None]:
+        """Add a chunk by the stream; the placement, where `request` has a `route`.
+
+        Whoever gives up before a placement is in hand must `disown` the route.
+        """
+        places = request.HasField("route")
+        asked = not self._breaker.is_open
+        try:
+            response: StreamSignaturesResponse = yield from self.call(
+                "StreamSignatures", request, timeout
+            )
+        except (RouterUnavailableError, RouterFaultError):
+            if places and asked:
+                self.disown(request.route)
+            raise
+        if response.HasField("status"):
+            raise from_status(response.status)
+        if not places:
+            return None
+        placement = Placement.from_proto(response.placement)
         self.pool.learn(request.model, placement)
         return placement
 

@@ -1,7 +1,5 @@
 """What can go wrong, one class a status, with the details that the router sent."""
 
-from collections.abc import Iterable
-
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
@@ -84,14 +82,28 @@ _CLASSES: dict[grpc.StatusCode, type[EldrError]] = {
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
 }
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 # Statuses that gRPC itself gives when nobody answered; only the router adds its ErrorInfo.
 _SILENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 def from_rpc_error(error: grpc.RpcError) -> EldrError:
     """The typed error behind a failed call, sync or asyncio."""
-    code, message = error.code(), error.details() or error.code().name
-    details = _Details(error.trailing_metadata() or ())
+    status = status_pb2.Status()
+    try:
+        metadata = error.trailing_metadata() or ()
+        status.ParseFromString(next((v for k, v in metadata if k == _DETAILS_KEY), b""))
+    except DecodeError:
+        pass  # something between us and the router wrote them; the code still counts
+    return _typed(error.code(), error.details() or error.code().name, _Details(status))
+
+
+def from_status(status: status_pb2.Status) -> EldrError:
+    """The typed error behind the answer to one message of a stream."""
+    return _typed(_CODES[status.code], status.message, _Details(status))
+
+
+def _typed(code: grpc.StatusCode, message: str, details: "_Details") -> EldrError:
     if details.info.domain != _DOMAIN and code in _SILENT:
         return RouterUnavailableError(message, code)
     failure = _CLASSES.get(code, RouterFaultError)(message, code, details.info.reason)
@@ -113,15 +125,10 @@ def from_rpc_error(error: grpc.RpcError) -> EldrError:
 class _Details:
     """The google.rpc details of one error, as far as they are known here."""
 
-    def __init__(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    def __init__(self, status: status_pb2.Status) -> None:
         self.info = error_details_pb2.ErrorInfo()
         self.bad_request = error_details_pb2.BadRequest()
         self.retry: error_details_pb2.RetryInfo | None = None
-        status = status_pb2.Status()
-        try:
-            status.ParseFromString(next((v for k, v in metadata if k == _DETAILS_KEY), b""))
-        except DecodeError:
-            return  # something between us and the router wrote them; the code still counts
         for detail in status.details:
             if detail.Is(self.info.DESCRIPTOR):
                 detail.Unpack(self.info)

@@ -37,6 +37,16 @@ class RouteFields(TypedDict, total=False):
     labels: Mapping[str, str]
 
 
+class ChunkFields(TypedDict, total=False):
+    """What may be said of a chunk beside its counts and `last`; see RegisterSignatureRequest."""
+
+    epoch: int
+    sequence: int
+    total_chunks: int
+    prefill_worker: str
+    prompt_tokens: int
+
+
 def duration(seconds: Seconds) -> Duration:
     """Seconds, or a timedelta, as the contract's Duration."""
     if isinstance(seconds, datetime.timedelta):

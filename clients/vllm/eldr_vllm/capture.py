@@ -113,3 +113,20 @@ class DeviceExpertRows(ExpertRows[Token]):
         if rows:
             copied.synchronize()  # of the step before this one: long past
         return [(token, self._join(host_slots[:rows].numpy(), host_experts[:rows].numpy()))]
+
+
+def experts_at(
+    wanted: NDArray[np.int64], slots: NDArray[np.int64], experts: NDArray[np.integer]
+) -> NDArray[np.integer]:
+    """The rows of `experts` whose slots are `wanted`, in that order.
+
+    Raises
+    ------
+    UnsupportedError
+        The step had no such row.
+    """
+    order = np.argsort(slots)
+    rows = order.take(np.searchsorted(slots, wanted, sorter=order), mode="clip")
+    if not np.array_equal(slots[rows], wanted):
+        raise UnsupportedError("a token that was scheduled was not computed")
+    return experts[rows]

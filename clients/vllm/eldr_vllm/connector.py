@@ -88,9 +88,9 @@ class EldrConnector(DelegatingConnector):
         reports = None
         if self._worker is not None:
             reports = self._guard.run(self._worker.finish)
-        if inner is None and not reports:
-            return None
-        return EldrWorkerMetadata(inner, {self._worker.rank: reports} if reports else {})
+        if reports is None:
+            return None if inner is None else EldrWorkerMetadata(inner, {})
+        return EldrWorkerMetadata(inner, {self._worker.rank: reports})
 
     # The scheduler's side
 
@@ -141,10 +141,7 @@ class EldrConnector(DelegatingConnector):
 
     def update_connector_output(self, connector_output: Any) -> None:
         """The inner connector sees its own metadata only."""
-        ours = connector_output.kv_connector_worker_meta
-        if not isinstance(ours, EldrWorkerMetadata):
-            super().update_connector_output(connector_output)
-            return
+        ours = connector_output.kv_connector_worker_meta or EldrWorkerMetadata(None, {})
         connector_output.kv_connector_worker_meta = ours.inner
         try:
             super().update_connector_output(connector_output)

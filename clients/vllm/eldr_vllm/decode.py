@@ -1,15 +1,18 @@
 """The scheduler's side of a decode: what the engine runs, and the end of each booking."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from eldr_client import LoadReport, ReleaseOutcome, RouterClient
+import numpy as np
+from eldr_client import Counts, LoadReport, ReleaseOutcome, RouterClient
+from numpy.typing import NDArray
 from vllm.v1.request import RequestStatus
 
 from eldr_vllm.answer import Booking, booking, is_prefill
+from eldr_vllm.decode_counts import DecodeCounts
 from eldr_vllm.outbox import Outbox
 from eldr_vllm.settings import Settings
 
@@ -22,21 +25,56 @@ _OUTCOMES = {
 
 
 @dataclass(slots=True)
-class _Sequence:
-    """One request of the engine; `booking` is None for one that ELDR did not place."""
-
-    booking: Booking | None
-    first_token: float = 0.0
-
-
-@dataclass(slots=True)
 class _Held:
-    """A booking whose sequences are here: how many run, how many have ended, what they wrote."""
+    """A booking whose sequences are here: how many run, how many have ended, what they wrote.
 
+    Its answer is counted in `row`: None before its first token, _NO_ROW where it is not counted.
+    The experts of `awaited` tokens have not come yet. `ending` is what its release will say.
+    """
+
+    booking: Booking
     running: int = 0
     ended: int = 0
     output_tokens: int = 0
     first_token: float = 0.0
+    row: int | None = None
+    awaited: int = 0
+    ending: tuple[ReleaseOutcome, float] | None = None
+
+
+_NO_ROW = -1
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """One request of the engine; `held` is None for one that ELDR did not place.
+
+    Positions before `counted` are the prompt's, or have been counted. `block` is the KV block of
+    the `block_index`-th stretch of positions.
+    """
+
+    held: _Held | None
+    counted: int
+    first_token: float = 0.0
+    block_index: int = -1
+    block: int = 0
+
+    def advance(
+        self, before: int, after: int, blocks: Callable[[], tuple[list[int], ...]], block_size: int
+    ) -> list[int]:
+        """KV slots of the answer's tokens that a step computes for the first time.
+
+        The step computes the positions from `before` to below `after`. `blocks` is slow for long
+        sequences, so it is called once a block.
+        """
+        slots = []
+        for position in range(max(before, self.counted), after):
+            index, offset = divmod(position, block_size)
+            if index != self.block_index:
+                self.block_index, self.block = index, blocks()[0][index]
+            slots.append(self.block * block_size + offset)
+        self.counted = max(self.counted, after)
+        return slots
 
 
 @dataclass(slots=True)
@@ -59,17 +97,31 @@ class DecodeSide:
     model : str
     kv_tokens : int
         Tokens that the KV cache holds.
+    top_k : int
+    counts : DecodeCounts, optional
+        Where answers are counted, if they are to be.
     outbox : Outbox
     """
 
-    def __init__(self, settings: Settings, model: str, kv_tokens: int, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: str,
+        kv_tokens: int,
+        top_k: int,
+        counts: DecodeCounts | None,
+        outbox: Outbox,
+    ) -> None:
         self._settings = settings
         self._model = model
         self._kv_tokens = kv_tokens
+        self._top_k = top_k
+        self._counts = counts
         self._outbox = outbox
         self._lock = threading.Lock()
         self._sequences: dict[str, _Sequence] = {}
         self._held: dict[Booking, _Held] = {}
+        self._by_row: dict[int, _Held] = {}
         self._running = 0
         self._last_output = 0.0
         self._steps = _Steps()
@@ -79,11 +131,13 @@ class DecodeSide:
         """A request has come."""
         if is_prefill(request, self._settings.role):
             return
+        booked = booking(request)
         with self._lock:
-            sequence = _Sequence(booking(request))
-            self._sequences[request.request_id] = sequence
-            if sequence.booking is not None:
-                self._held.setdefault(sequence.booking, _Held()).running += 1
+            held = None
+            if booked is not None:
+                held = self._held.setdefault(booked, _Held(booked))
+                held.running += 1
+            self._sequences[request.request_id] = _Sequence(held, request.num_prompt_tokens)
 
     def plan(self, writing: Iterable[str], now: float, scheduled: int) -> None:
         """A step is scheduled; `writing` are the requests that have written a token before it."""
@@ -93,6 +147,55 @@ class DecodeSide:
                 sequence = self._sequences.get(request_id)
                 if sequence is not None and not sequence.first_token:
                     sequence.first_token = now
+
+    def wanted(
+        self,
+        computed: Mapping[str, tuple[int, int]],
+        resumed: set[str],
+        blocks_of: Callable[[str], tuple[list[int], ...]],
+        block_size: int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of answers that a step computes for the first time: (rows of counts, KV slots).
+
+        The arguments are those of PrefillSide.plan. What is computed again after a preemption has
+        been counted before.
+        """
+        rows: list[int] = []
+        slots: list[int] = []
+        with self._lock:
+            for request_id, (before, after) in computed.items():
+                sequence = self._sequences.get(request_id)
+                if sequence is None or sequence.held is None:
+                    continue
+                if request_id in resumed:
+                    sequence.block_index = -1  # its blocks are others now
+                blocks = partial(blocks_of, request_id)
+                new = sequence.advance(before, after, blocks, block_size)
+                if new and (row := self._row(sequence.held)) != _NO_ROW:
+                    slots += new
+                    rows += [row] * len(new)
+                    sequence.held.awaited += len(new)
+        return np.array(rows, np.int64), np.array(slots, np.int64)
+
+    def count(self, rows: NDArray[np.int64], experts: NDArray[np.integer]) -> None:
+        """The experts [n, L, top_k] of the tokens that `wanted` has named."""
+        with self._lock:
+            if self._counts is None:
+                return
+            self._counts.add(rows, experts)
+            for row in rows.tolist():
+                held = self._by_row[row]
+                held.awaited -= 1
+                self._end(held)
+
+    def stop_counting(self) -> None:
+        """No experts will come any more; what waits for them is released without."""
+        with self._lock:
+            self._counts = None
+            for held in self._by_row.values():
+                held.row, held.awaited = _NO_ROW, 0
+                self._end(held)
+            self._by_row.clear()
 
     def take(self, started: float, generating: int, active_experts: float, now: float) -> None:
         """A step's output has come; `active_experts` is the mean over layers, 0 where unknown."""
@@ -114,34 +217,27 @@ class DecodeSide:
         """A request has ended; its booking ends with the last of its sequences."""
         with self._lock:
             sequence = self._sequences.pop(request.request_id, None)
-            if sequence is None or sequence.booking is None:
+            if sequence is None or sequence.held is None:
                 return
-            held = self._held[sequence.booking]
+            held = sequence.held
             held.running -= 1
             held.ended += 1
             held.output_tokens += request.num_output_tokens
             first = sequence.first_token or now
             held.first_token = min(held.first_token or first, first)
             outcome = _OUTCOMES.get(request.status, ReleaseOutcome.COMPLETED)
-            complete = held.ended >= sequence.booking.num_sequences
+            complete = held.ended >= held.booking.num_sequences
             if held.running or not (complete or outcome is not ReleaseOutcome.COMPLETED):
                 return
-            del self._held[sequence.booking]
-        self._outbox.put(
-            partial(
-                self._release,
-                sequence.booking,
-                outcome,
-                held.output_tokens,
-                now - held.first_token,
-            )
-        )
+            del self._held[held.booking]
+            held.ending = outcome, now - held.first_token
+            self._end(held)
 
     def report(self) -> LoadReport:
         """What the engine runs now, and its steps since the last report."""
         with self._lock:
             steps, self._steps = self._steps, _Steps()
-            foreign = sum(sequence.booking is None for sequence in self._sequences.values())
+            foreign = sum(sequence.held is None for sequence in self._sequences.values())
             running = min(self._running, len(self._sequences))
             usage = self.kv_cache_manager.usage if self.kv_cache_manager is not None else 0.0
             return LoadReport(
@@ -156,20 +252,41 @@ class DecodeSide:
                 step_time=steps.seconds / steps.steps if steps.steps else 0.0,
             )
 
+    def _row(self, held: _Held) -> int:
+        """Where an answer is counted. One that has begun without a row never gets one."""
+        if self._counts is None:
+            return _NO_ROW
+        if held.row is None:
+            row = self._counts.open()
+            held.row = _NO_ROW if row is None else row
+            if row is not None:
+                self._by_row[row] = held
+        return held.row
+
+    def _end(self, held: _Held) -> None:
+        """Release the booking, if it has ended and its last experts have come.
+
+        vLLM tells of a request's end before it hands over what the workers say of its last step.
+        """
+        if held.ending is None or held.awaited:
+            return
+        counts = None
+        if self._counts is not None and held.row not in (None, _NO_ROW):
+            counts = self._counts.close(held.row)
+            del self._by_row[held.row]
+        self._outbox.put(partial(self._release, held, counts))
+
     def _release(
-        self,
-        ended: Booking,
-        outcome: ReleaseOutcome,
-        output_tokens: int,
-        seconds: float,
-        client: RouterClient,
+        self, held: _Held, counts: NDArray[np.uint32] | None, client: RouterClient
     ) -> None:
+        outcome, seconds = held.ending
         client.release(
             self._model,
-            ended.request_id,
-            attempt=ended.attempt,
-            lease_id=ended.lease_id,
+            held.booking.request_id,
+            attempt=held.booking.attempt,
+            lease_id=held.booking.lease_id,
             outcome=outcome,
-            output_tokens=output_tokens,
+            output_tokens=held.output_tokens,
             decode_duration=seconds,
+            decode_counts=None if counts is None else Counts(counts, self._top_k),
         )

@@ -10,6 +10,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorWorkerMetadata,
 )
 
+_NONE = np.empty(0, np.int64)
+
 
 @dataclass(slots=True)
 class PromptChunk:
@@ -32,13 +34,17 @@ class StepPlan:
     """What the workers should know of a step.
 
     `started` is the scheduler's clock. `generating` sequences get a token from this step.
-    `filled_blocks` get their content from outside, before the step writes anything.
+    `filled_blocks` get their content from outside, before the step writes anything. The experts of
+    the tokens at the KV slots `answer_slots` are wanted, for the row of DecodeCounts that
+    `answer_rows` has beside each.
     """
 
     started: float
     generating: int = 0
     filled_blocks: list[int] = field(default_factory=list)
     chunks: list[PromptChunk] = field(default_factory=list)
+    answer_rows: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    answer_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)
 
 
 @dataclass(slots=True)
@@ -58,7 +64,8 @@ class PromptTotal:
 class StepReport:
     """What one pipeline rank says of a step.
 
-    `distinct` experts were touched over its `layers` MoE layers together.
+    `distinct` experts were touched over its `layers` MoE layers together. `answer_experts` [n,
+    layers, top_k] belong to the plan's `answer_rows`; None where none were wanted.
     """
 
     started: float
@@ -66,6 +73,8 @@ class StepReport:
     layers: int
     distinct: int
     totals: list[PromptTotal]
+    answer_rows: NDArray[np.int64]
+    answer_experts: NDArray[np.integer] | None
 
 
 @dataclass(slots=True)

@@ -124,11 +124,12 @@ class PrefillSide:
             if prompt is None or prompt.epoch != first.epoch:
                 continue
             counts = np.concatenate([total.counts for total in ranks])
-            self._send(prompt, first, counts)
+            whole = None
             if first.last:
-                message = self._counts(counts, first.num_tokens, first.unknown_tokens)
-                prompt.said["counts"] = answer.encode_counts(message)
+                whole = self._counts(counts, first.num_tokens, first.unknown_tokens)
+                prompt.said["counts"] = answer.encode_counts(whole)
                 self._late.pop(first.request_id, None)
+            self._send(prompt, first, counts, whole)
 
     def finish(self, request: Any, aborted: bool) -> dict[str, Any] | None:
         """The `eldr` of the answer; None for a request whose prompt was not wanted, or not read."""
@@ -146,49 +147,51 @@ class PrefillSide:
     def _counts(self, counts: NDArray[np.uint32], tokens: int, unknown: int) -> ActivationCounts:
         return Counts(counts, self._top_k, num_tokens=tokens, unknown_tokens=unknown).to_proto()
 
-    def _send(self, prompt: _Prompt, total: PromptTotal, counts: NDArray[np.uint32]) -> None:
-        """Send what this chunk adds to those before it."""
+    def _send(
+        self,
+        prompt: _Prompt,
+        total: PromptTotal,
+        counts: NDArray[np.uint32],
+        whole: ActivationCounts | None,
+    ) -> None:
+        """Send what this chunk adds to those before it; `whole` is the message of a last one."""
         if total.sequence == 0:
             prompt.sent = 0, 0, 0
         before, tokens, unknown = prompt.sent
         if np.any(counts < before):
             return  # a failed load took blocks back; the answer has the whole all the same
         prompt.sent = counts, total.num_tokens, total.unknown_tokens
-        self._outbox.put(
-            partial(
-                self._register,
-                prompt,
-                total,
-                counts - before,
-                total.num_tokens - tokens,
-                total.unknown_tokens - unknown,
-            )
-        )
-        if total.last:
-            self._place(prompt)
+        places = total.last and prompt.to_place and not prompt.placed
+        prompt.placed |= places
+        added = counts - before, total.num_tokens - tokens, total.unknown_tokens - unknown
+        chunk = whole if total.sequence == 0 else None
+        self._outbox.put(partial(self._register, prompt, total, chunk, added, places))
 
     def _register(
         self,
         prompt: _Prompt,
         total: PromptTotal,
-        counts: NDArray[np.uint32],
-        tokens: int,
-        unknown: int,
+        chunk: ActivationCounts | None,
+        added: tuple[NDArray[np.uint32], int, int],
+        places: bool,
         client: RouterClient,
     ) -> None:
-        client.register_signature(
+        placement = client.stream_signature(
             self._model,
             prompt.name,
-            self._counts(counts, tokens, unknown),
+            self._counts(*added) if chunk is None else chunk,
+            route={"prefill_worker": self._worker_id} if places else None,
             epoch=total.epoch,
             sequence=total.sequence,
             last=total.last,
             prefill_worker=self._worker_id,
             prompt_tokens=prompt.num_tokens if total.last else 0,
         )
+        if placement is not None:
+            prompt.said["placement"] = answer.encode_placement(placement)
 
     def _place(self, prompt: _Prompt) -> None:
-        """Ask for the placement, if that is this side's to do and has not been done."""
+        """Ask for the placement before the last chunk, if that is this side's to do."""
         if prompt.to_place and not prompt.placed:
             prompt.placed = True
             self._outbox.put(partial(self._route, prompt))

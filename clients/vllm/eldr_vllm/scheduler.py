@@ -3,12 +3,14 @@
 import time
 from typing import Any
 
+import numpy as np
 from eldr_client import LoadReport, RouterClient
 from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
 from eldr_vllm.decode import DecodeSide
+from eldr_vllm.decode_counts import DecodeCounts
 from eldr_vllm.guard import Guard
 from eldr_vllm.messages import StepPlan, StepReport
 from eldr_vllm.outbox import Outbox
@@ -54,7 +56,15 @@ class SchedulerSide:
                 self._outbox,
             )
         if settings.decodes:
-            self._decode = DecodeSide(settings, self._model, self._kv_tokens, self._outbox)
+            rows = 2 * config.scheduler_config.max_num_seqs  # preempted ones keep theirs
+            self._decode = DecodeSide(
+                settings,
+                self._model,
+                self._kv_tokens,
+                model.get_num_experts_per_tok(),
+                DecodeCounts(rows, model.get_num_experts()) if settings.decode_counts else None,
+                self._outbox,
+            )
 
     def bind(self, kv_cache_manager: Any) -> None:
         """The KV cache is there."""
@@ -133,10 +143,21 @@ class SchedulerSide:
         if self._decode is not None:
             counts = zip(cached.req_ids, cached.num_output_tokens, strict=True)
             self._decode.plan((name for name, count in counts if count), now, len(scheduled))
+            plan.answer_rows, plan.answer_slots = self._decode.wanted(
+                computed,
+                cached.resumed_req_ids,
+                output.kv_connector_block_state.resolve_block_ids,
+                self._block_size,
+            )
         return plan
 
     def take(self, ranks: dict[int, list[StepReport]]) -> None:
-        """The reports of each pipeline rank on one step, or on a few."""
+        """The reports of each pipeline rank on one step, or on a few.
+
+        No rank at all: the workers have stepped aside.
+        """
+        if not ranks and self._decode is not None:
+            self._decode.stop_counting()
         for step in zip(*(ranks[rank] for rank in sorted(ranks)), strict=True):
             first = step[0]
             if self._prefill is not None:
@@ -146,6 +167,9 @@ class SchedulerSide:
                 layers = sum(report.layers for report in step)
                 active = sum(report.distinct for report in step) / layers
                 self._decode.take(first.started, first.generating, active, time.monotonic())
+                if first.answer_experts is not None:
+                    experts = [report.answer_experts for report in step]
+                    self._decode.count(first.answer_rows, np.concatenate(experts, axis=1))
 
     def finish(self, request: Any) -> dict[str, Any] | None:
         """A request has ended; what its answer should carry as `eldr`."""

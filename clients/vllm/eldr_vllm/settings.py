@@ -47,6 +47,8 @@ class Settings:
     place : {"caller", "daemon"}
         Who asks for the placement: whoever drives the request, or this shim with the last chunk.
         A request may say otherwise.
+    decode_counts : bool
+        Release a booking with the activation counts of its answer.
     outbox : int
         Messages to the daemon that may wait; beyond them the oldest are dropped.
     force : bool
@@ -72,6 +74,7 @@ class Settings:
     health_check: bool = True
     stream: bool = True
     place: str = "caller"
+    decode_counts: bool = True
     outbox: int = 4_096
     force: bool = False
 

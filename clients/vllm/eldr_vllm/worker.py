@@ -11,7 +11,7 @@ from vllm.forward_context import ForwardContext
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from eldr_vllm import compat
-from eldr_vllm.capture import DeviceExpertRows, ExpertRows, Rows
+from eldr_vllm.capture import DeviceExpertRows, ExpertRows, Rows, experts_at
 from eldr_vllm.guard import Guard
 from eldr_vllm.kernels import count_distinct
 from eldr_vllm.messages import PromptTotal, StepPlan, StepReport
@@ -72,13 +72,16 @@ class WorkerSide:
         """Its batch is known."""
         self._slots = compat.slot_mapping(context, load_kwargs)
 
-    def finish(self) -> list[StepReport]:
-        """The step has been submitted; reports of those steps whose rows are on the host."""
+    def finish(self) -> list[StepReport] | None:
+        """The step has been submitted; reports of those steps whose rows are on the host.
+
+        None where another rank speaks for this one.
+        """
         plan, self._plan = self._plan, None
         if self._rows is None or plan is None:
-            return []
+            return None
         steps = self._rows.collect(self._slots, plan)
-        return [self._report(*step) for step in steps] if self._speaks else []
+        return [self._report(*step) for step in steps] if self._speaks else None
 
     def _report(self, plan: StepPlan, rows: Rows) -> StepReport:
         slots, experts = rows
@@ -88,10 +91,20 @@ class WorkerSide:
                 self._cache.mark_unknown(np.array(plan.filled_blocks, np.int64))
             self._cache.add(slots, experts)
             totals = [self._total(chunk) for chunk in plan.chunks]
-        distinct = 0
+        distinct, answer_experts = 0, None
         if self._decodes and plan.generating:
             distinct = int(count_distinct(experts, self._num_experts))
-        return StepReport(plan.started, plan.generating, self.num_layers, distinct, totals)
+        if len(plan.answer_slots):
+            answer_experts = experts_at(plan.answer_slots, slots, experts)
+        return StepReport(
+            plan.started,
+            plan.generating,
+            self.num_layers,
+            distinct,
+            totals,
+            plan.answer_rows,
+            answer_experts,
+        )
 
     def _total(self, chunk: Any) -> PromptTotal:
         total = self._cache.total(chunk.blocks, chunk.num_tokens)

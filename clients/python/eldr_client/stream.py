@@ -1,0 +1,111 @@
+"""One StreamSignatures call for the messages of many requests."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+from eldr.v1.router_pb2 import StreamSignaturesRequest, StreamSignaturesResponse
+
+Answers = queue.SimpleQueue[StreamSignaturesResponse | grpc.RpcError]
+
+
+class SignatureStream:
+    """Sends a message and waits for its answer, as a unary call does, on a call that stays open.
+
+    It opens on first use, and anew when it has broken. Messages of several threads take turns.
+
+    Parameters
+    ----------
+    begin : callable
+        From an iterator of requests to a call that iterates over responses.
+    """
+
+    def __init__(self, begin: Callable[[Iterator[StreamSignaturesRequest]], Any]) -> None:
+        self._begin = begin
+        self._turn = threading.Lock()
+        self._call: Any = None
+        self._requests: queue.SimpleQueue[StreamSignaturesRequest | None] = queue.SimpleQueue()
+        self._answers: Answers = queue.SimpleQueue()
+
+    def exchange(
+        self, request: StreamSignaturesRequest, timeout: float
+    ) -> StreamSignaturesResponse:
+        """The answer to `request`.
+
+        Raises
+        ------
+        grpc.RpcError
+            DEADLINE_EXCEEDED after `timeout` seconds, or what the stream ended with.
+        """
+        deadline = time.monotonic() + timeout
+        if not self._turn.acquire(timeout=timeout):
+            raise _BrokenError(grpc.StatusCode.DEADLINE_EXCEEDED, "others' messages take too long")
+        try:
+            if self._call is None or not self._answers.empty():  # it broke while nobody asked
+                self._open()
+            self._requests.put(request)
+            answer = self._answers.get(timeout=max(deadline - time.monotonic(), 0.001))
+        except queue.Empty:
+            self._end()  # a late answer would be taken for that of the next message
+            raise _BrokenError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer in {timeout:.3g} s"
+            ) from None
+        else:
+            if isinstance(answer, grpc.RpcError):
+                self._end()
+                raise answer
+            return answer
+        finally:
+            self._turn.release()
+
+    def close(self) -> None:
+        """End the call."""
+        with self._turn:
+            self._end()
+
+    def _open(self) -> None:
+        self._end()
+        self._requests, self._answers = queue.SimpleQueue(), queue.SimpleQueue()
+        self._call = self._begin(iter(self._requests.get, None))
+        threading.Thread(
+            target=_read, args=(self._call, self._answers), name="eldr-signatures", daemon=True
+        ).start()
+
+    def _end(self) -> None:
+        if self._call is not None:
+            self._requests.put(None)  # gRPC's thread waits there for what to send
+            self._call.cancel()
+            self._call = None
+
+
+def _read(call: Any, answers: Answers) -> None:
+    try:
+        for answer in call:
+            answers.put(answer)
+        answers.put(_BrokenError(grpc.StatusCode.UNAVAILABLE, "the router ended the stream"))
+    except grpc.RpcError as error:
+        # A router that stops cancels what is open; to a unary call it would not answer at all.
+        stopped = error.code() is grpc.StatusCode.CANCELLED
+        answers.put(
+            _BrokenError(grpc.StatusCode.UNAVAILABLE, error.details()) if stopped else error
+        )
+
+
+class _BrokenError(grpc.RpcError):
+    """What gRPC's own errors say, said here."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self._said = code, details
+        super().__init__(details)
+
+    def code(self) -> grpc.StatusCode:
+        return self._said[0]
+
+    def details(self) -> str:
+        return self._said[1]
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()

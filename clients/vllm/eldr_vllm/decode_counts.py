@@ -1,0 +1,50 @@
+"""Which experts the answers under way have used: activation counts, a row for each booking."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_vllm.kernels import add_picks
+
+
+class DecodeCounts:
+    """A fixed number of rows, so that memory is bounded whatever comes; not for several threads.
+
+    Parameters
+    ----------
+    num_rows : int
+        Bookings that can be counted at the same time.
+    num_experts : int
+        Of a layer. The layers are known with the first experts that come.
+    """
+
+    def __init__(self, num_rows: int, num_experts: int) -> None:
+        self._shape = num_rows, num_experts
+        self._free = list(reversed(range(num_rows)))
+        self._counts: NDArray[np.uint32] | None = None
+
+    def open(self) -> int | None:
+        """A row of zeros, or None when all are in use."""
+        return self._free.pop() if self._free else None
+
+    def add(self, rows: NDArray[np.int64], experts: NDArray[np.integer]) -> None:
+        """Count a step's tokens.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, shape [n]
+            The row of each token's booking.
+        experts : ndarray of uint8 or int16, shape [n, L, top_k]
+        """
+        if self._counts is None:
+            num_rows, num_experts = self._shape
+            self._counts = np.zeros((num_rows, experts.shape[1], num_experts), np.uint32)
+        add_picks(self._counts, rows, experts)
+
+    def close(self, row: int) -> NDArray[np.uint32] | None:
+        """The counts [L, E] of a row, which is free from now on; None where nothing was counted."""
+        self._free.append(row)
+        if self._counts is None or not self._counts[row].any():
+            return None
+        counts = self._counts[row].copy()
+        self._counts[row] = 0
+        return counts
