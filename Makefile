@@ -7,7 +7,7 @@ VLLM   := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
-.PHONY: help setup setup-vllm protos demo demo-vllm test test-fast test-vllm lint format clean
+.PHONY: help setup setup-vllm protos demo demo-vllm test test-fast test-vllm bench lint format clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -39,6 +39,10 @@ test-fast: setup ## the tests that need no vLLM, in under 3 minutes on 2 cores
 
 test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm; some 11 minutes on 2 cores
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe
+
+bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.json
+	$(BIN)/python -m benchmarks.assignment
+	PYTHONPATH=clients/vllm $(BIN)/python -m benchmarks.signature_cache
 
 lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking
 	$(BIN)/ruff check .

@@ -143,7 +143,7 @@ def _fit(
     session: Session, file: Path, top_k: int | None, model: str, **how: Any
 ) -> tuple["Partition", list[int], list[str]]:
     """Fit; returns the partition, how many requests are nearest to each slot, and warnings."""
-    from eldr_service.fitting import Recording, fit_partition  # numba and scipy: half a second
+    from eldr_service.fitting import Recording, fit_partition  # numba: half a second
 
     with _progress(session) as report, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
