@@ -15,6 +15,6 @@ from vllm.distributed.device_communicators import shm_broadcast
 
 __all__ = ["NixlConnector"]
 
-PAUSE_SECONDS = float(os.environ["ELDR_DEMO_PAUSE_SECONDS"])
+PAUSE_SECONDS = float(os.environ.get("ELDR_DEMO_PAUSE_SECONDS", 0.0003))
 
 shm_broadcast.sched_yield = lambda: time.sleep(PAUSE_SECONDS)
