@@ -101,19 +101,26 @@ class Engines:
             raise EngineFailed(f"{engine.worker_id}: {_words(error)}") from error
         raise EngineFailed(f"{engine.worker_id}: the stream broke off")
 
-    def discard(self, decoders: list[Engine], leg: Leg, kv_transfer_params: dict[str, Any]) -> None:
-        """Have the KV of a finished prefill freed that no decode is going to fetch.
+    def discard(
+        self,
+        decoders: list[Engine],
+        leg: Leg,
+        kv_transfer_params: dict[str, Any],
+        delay: float = 0.0,
+    ) -> None:
+        """Have the KV of a finished prefill freed that no decode is going to fetch, in `delay` s.
 
         Only a decode engine can tell a prefill engine so. vLLM does it for any request with remote
         KV that its front end refuses, which a model that nobody serves is sure to be.
         """
-        task = asyncio.create_task(self._discard(decoders, leg, kv_transfer_params))
+        task = asyncio.create_task(self._discard(decoders, leg, kv_transfer_params, delay))
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
 
     async def _discard(
-        self, decoders: list[Engine], leg: Leg, kv_transfer_params: dict[str, Any]
+        self, decoders: list[Engine], leg: Leg, kv_transfer_params: dict[str, Any], delay: float
     ) -> None:
+        await asyncio.sleep(delay)
         refused = Leg(leg.request_id, "/v1/completions", {}, headers=leg.headers)
         body = {
             "model": "eldr-discards-kv",

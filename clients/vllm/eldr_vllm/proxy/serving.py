@@ -24,6 +24,10 @@ from eldr_vllm.proxy.settings import Settings
 
 logger = logging.getLogger("eldr_proxy")
 
+# Within so many seconds an aborted decode has let go of the KV. Were the blocks freed earlier, they
+# could be filled anew while it still reads them, into its prefix cache.
+ABORT_SECONDS = 0.3
+
 # Takes a leg's events one by one, or its whole answer.
 Send = Callable[[Leg, Any], Awaitable[None]]
 
@@ -85,6 +89,11 @@ class Serving:
                     prefilled.sent.is_true = False  # refused, maybe before vLLM minds the KV
                     raise
             raise ProxyError(502, "no decode worker could serve the request")
+        except asyncio.CancelledError:
+            # vLLM frees the KV of a request that it aborts, but not of one that it never took in.
+            if prefilled is not None and prefilled.sent and decode and not decode.has_begun:
+                self._discard(leg, prefilled, failed, ABORT_SECONDS)
+            raise
         finally:
             if prefilled is not None and not prefilled.sent:
                 self._discard(leg, prefilled, failed)
@@ -127,14 +136,16 @@ class Serving:
                 return Prefilled.of(engine, answer)
         raise ProxyError(502, "no prefill worker could serve the request")
 
-    def _discard(self, leg: Leg, prefilled: Prefilled, failed: set[str]) -> None:
+    def _discard(
+        self, leg: Leg, prefilled: Prefilled, failed: set[str], delay: float = 0.0
+    ) -> None:
         if prefilled.kv_transfer_params is None:
             return
         self.metrics.discarded.inc()
         decoders = self.fleet.decode(self.routing.model(leg), prefilled.group)
         avoided = failed | self.routing.cooldown.worker_ids
         decoders.sort(key=lambda engine: engine.worker_id in avoided)
-        self.engines.discard(decoders, leg, prefilled.kv_transfer_params)
+        self.engines.discard(decoders, leg, prefilled.kv_transfer_params, delay)
 
 
 class _Decode:
