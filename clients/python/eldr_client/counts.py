@@ -83,7 +83,9 @@ class Counts:
             return message  # no tokens: the contract lets the encoding unset
         count = flat[index]
         width = 2 if count.max() <= _U16_MAX else 4
-        if _packed_size(index) + _packed_size(count) < flat.size * width:
+        dense_size = flat.size * width
+        # A pair takes two bytes at least; most often that settles it.
+        if 2 * index.size < dense_size and _packed_size(index) + _packed_size(count) < dense_size:
             message.sparse.CopyFrom(SparseCounts(index=index.tolist(), count=count.tolist()))
         elif width == 2:
             message.dense_u16 = flat.astype("<u2").tobytes()
