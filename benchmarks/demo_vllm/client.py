@@ -108,7 +108,8 @@ class Client:
             if answer.failed:
                 segment.failed += 1
                 continue
-            segment.answered += 1
+            segment.answered += bool(answer.events)
+            segment.unanswered += not answer.events
             if answer.events and not ask.carried:
                 segment.ttft.append(answer.events[0][0] - answer.sent)
             passed, tokens = answer.since(begun + FILLING_SECONDS)

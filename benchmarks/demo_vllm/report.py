@@ -16,8 +16,9 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
     console.print(Rule(f"[bold]{study.name}: real vLLM, 1 prefill + {engines} decode engines"))
     console.print(
         f"{len(study.kinds)} kinds of text ({', '.join(study.kinds)}); {len(study.blocks)} paired"
-        f" blocks of {load.seconds:.1f} s, {found.requests:,} requests, Poisson at {load.rate:.2f}"
-        f" a second, begun with {load.in_flight} in flight; partition of {study.slots}"
+        f" blocks of {load.seconds:.1f} s, Poisson at {load.rate:.2f} a second, begun with"
+        f" {load.in_flight} in flight; {found.requests:,} requests, those that span blocks counted"
+        f" in each; partition of {study.slots}"
         f" slots, {study.transform}; processors {found.processors:.0%} busy.",
         style="dim",
         highlight=False,

@@ -22,7 +22,9 @@ class Segment:
 
     tpot: list[float] = field(default_factory=list)
     ttft: list[float] = field(default_factory=list)
+    # Requests that tokens have come for, those that the block's end cut off before, and the failed.
     answered: int = 0
+    unanswered: int = 0
     failed: int = 0
     # Bookings that were there long after the last answer.
     left: int = 0

@@ -22,13 +22,18 @@ class Findings:
 
     @property
     def requests(self) -> int:
-        """Answered, under all policies; those that were cut off among them."""
-        return sum(s.answered for block in self.study.blocks for s in block.values())
+        """Under all policies; one that spans blocks counts in each."""
+        return self._sum("answered") + self.unanswered + self.failed
+
+    @property
+    def unanswered(self) -> int:
+        """Of the requests, those that a block's end cut off before their first token."""
+        return self._sum("unanswered")
 
     @property
     def failed(self) -> int:
-        """Not answered, or broken off by the other side."""
-        return sum(s.failed for block in self.study.blocks for s in block.values())
+        """Of the requests, those refused or broken off by the other side."""
+        return self._sum("failed")
 
     def reasons(self, policy: str) -> Counter[str]:
         """Why the placements of a policy went where they went."""
@@ -59,14 +64,14 @@ class Findings:
             said.append(f"TPOT p50 shows no difference outside chance, {also}.")
         p99 = self.change("TPOT p99")
         said.append(f"TPOT p99 {_percent(p99)}, TTFT p50 {_percent(self.change('TTFT p50'))}.")
+        reasons = sum(map(self.reasons, self.values["TPOT p50"]), Counter())
         fallbacks = sum(
             count
-            for policy in self.values["TPOT p50"]
-            for reason, count in self.reasons(policy).items()
+            for reason, count in reasons.items()
             if "FALLBACK" in reason or "LEAST_LOADED" in reason
         )
         said.append(
-            f"{fallbacks} of {self.requests + self.failed} placements fell back to a lesser answer;"
+            f"{fallbacks} of {reasons.total()} placements fell back to a lesser answer;"
             f" {self.failed or 'no'} requests failed."
         )
         return said
@@ -79,8 +84,9 @@ class Findings:
             "kinds": study.kinds,
             "blocks": len(study.blocks),
             "requests": self.requests,
+            "unanswered": self.unanswered,
             "failed": self.failed,
-            "left_booked": sum(s.left for block in study.blocks for s in block.values()),
+            "left_booked": self._sum("left"),
             "rate": study.load.rate,
             "in_flight_at_start": study.load.in_flight,
             "block_seconds": study.load.seconds,
@@ -98,6 +104,9 @@ class Findings:
                 for metric in METRICS
             },
         }
+
+    def _sum(self, field: str) -> int:
+        return sum(getattr(s, field) for block in self.study.blocks for s in block.values())
 
 
 def _percent(estimate: Estimate) -> str:

@@ -38,7 +38,9 @@ def test_the_demo_from_beginning_to_end(tmp_path, tmp_path_factory):
     assert found["reasons"]["locality-band"].get("LOCALITY_BAND")
     assert set(found["reasons"]["round-robin"]) <= {"POLICY", "CLIENT_FALLBACK"}
     assert found["failed"] == found["left_booked"] == 0
-    assert found["requests"] == sum(sum(each.values()) for each in found["reasons"].values())
+    # A block's end may cut a request off before it is placed, never after its first token.
+    placed = sum(sum(each.values()) for each in found["reasons"].values())
+    assert found["requests"] - found["unanswered"] <= placed <= found["requests"]
     for name, metric in found["metrics"].items():
         assert name in done.stdout
         for column in ("round-robin", "join-shortest-queue", "locality-band"):

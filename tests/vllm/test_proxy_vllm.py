@@ -174,8 +174,10 @@ async def test_both_decode_engines_are_used_and_nothing_stays(engines, daemon, p
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_goes(engines, daemon, proxy, session, phase, stream):
     prefill, *decoders = engines
-    prompt = f"{phase} {stream} " + "so many words " * 90
-    body = {**GREEDY, "prompt": prompt, "max_tokens": 700, "stream": stream}
+    # Each phase is made long enough to be seen: 2,048 tokens are all there is.
+    words, tokens = (1, 1_900) if phase == "decode" else (90, 700)
+    prompt = f"{phase} {stream} " + "so many words " * words
+    body = {**GREEDY, "prompt": prompt, "max_tokens": tokens, "stream": stream}
 
     async def read() -> None:
         async with session.post(proxy + "/v1/completions", json=body) as answer:
