@@ -1,9 +1,9 @@
-"""Random lives of a fleet and its bookings, against a model of the contract made of plain dicts."""
+"""Random lives of a fleet and its bookings, against the contract in plain dicts."""
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
+from contract_model import REPORT_LIMIT, Contract, ModelBooking, ModelPast, ModelWorker
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -38,8 +38,6 @@ from eldr_service.stores.sqlite import SqliteStore
 
 MODEL = "model"
 GEOMETRY = ModelGeometry(1, 4, 1)
-REPORT_LIMIT = 5.0
-REMEMBERED = 600.0
 POLICIES = [recording(p) for p in (RoundRobin, JoinShortestQueue, PowerOfTwoChoices, LocalityBand)]
 PARTITIONS = [
     Partition(MODEL, SignatureTransform(GEOMETRY), np.eye(4, dtype=np.float32)[:slots])
@@ -77,54 +75,18 @@ calls = st.builds(
 )
 
 
-@dataclass
-class ModelWorker:
-    spec: WorkerSpec
-    state: str
-    incarnation: int
-    alive_until: float
-    number: int = -1
-    foreign: int = 0
-    reported_at: float = -1e9
-
-
-@dataclass
-class ModelBooking:
-    call: RouteCall
-    worker: str
-    lease_id: str
-    expires: float
-    answer: list
-    seen: bool = False
-    absences: int = 0
-
-    @property
-    def tokens(self):
-        return self.call.prompt_tokens + (
-            self.call.num_sequences * self.call.expected_output_tokens
-        )
-
-
-@dataclass
-class ModelPast:
-    """Ended attempts of a request: "final" ones cannot be placed again, "early" ones never were."""
-
-    attempts: dict = field(default_factory=dict)
-    last_worker: tuple = (-1, "")
-    until: float = 0.0
-
-
 def answer_of(placed):
     booking = placed.booking
     kept = ("lease_id", "targets", "reason", "policy", "partition_version", "similarity", "stale")
     return [getattr(booking, name) for name in kept]
 
 
-class Bookings(RuleBasedStateMachine):
+class Bookings(RuleBasedStateMachine, Contract):
     steps = 0
 
     def __init__(self):
-        super().__init__()
+        RuleBasedStateMachine.__init__(self)
+        Contract.__init__(self)
         type(self).steps -= 1  # the invariant is looked at once before the first step
         self.told = Told()
         limits = Limits(lease_seconds=8.0, report_limit=REPORT_LIMIT)
@@ -134,66 +96,14 @@ class Bookings(RuleBasedStateMachine):
         for partition in PARTITIONS:
             self.partitions.add(partition)
         self.model = self.router.model(MODEL)
-        self.now = 1_000.0
         self.settled = True  # what ran out has been ended: leases are only looked at when called
-        self.fleet: dict[str, ModelWorker] = {}
         self.old_incarnations: list[int] = []
-        self.live: dict[str, ModelBooking] = {}
-        self.past: dict[str, ModelPast] = {}
-        self.leases_ended = Counter()
         self.active, self.history = 0, []
         self.last_calls: dict[str, RouteCall] = {}
         for name, group in zip(("w0", "w1", "w2", "prefill"), ("g", "h", "", "g"), strict=True):
             role = WorkerRole.PREFILL if name == "prefill" else WorkerRole.DECODE
             spec = WorkerSpec(name, role, group=group, labels={"zone": "a"}, capacity_sequences=6)
             self.join(spec, "READY")
-
-    # The contract, in plain words
-
-    def end(self, request_id, how):
-        booking = self.live.pop(request_id)
-        self.leases_ended[booking.lease_id] += 1
-        past = self.remember(request_id, booking.call.attempt, how)
-        past.last_worker = (booking.call.attempt, booking.worker)
-
-    def remember(self, request_id, attempt, how):
-        past = self.past.setdefault(request_id, ModelPast())
-        past.attempts[attempt] = how
-        past.until = self.now + REMEMBERED
-        return past
-
-    def end_all_on(self, worker):
-        gone = [r for r, booking in self.live.items() if booking.worker == worker]
-        for request_id in gone:
-            self.end(request_id, "again")
-        return len(gone)
-
-    def expire(self):
-        for request_id in [r for r, b in self.live.items() if b.expires <= self.now]:
-            self.end(request_id, "again")
-
-    def booked(self, worker):
-        return sum(b.call.num_sequences for b in self.live.values() if b.worker == worker)
-
-    def full(self, worker):
-        known = self.fleet[worker]
-        fresh = self.now - known.reported_at <= REPORT_LIMIT
-        return self.booked(worker) + known.foreign * fresh >= known.spec.capacity_sequences
-
-    def allowed(self, call):
-        prefill = self.fleet.get(call.prefill_worker)
-        group = prefill.spec.group if prefill else ""
-        return {
-            name
-            for name, worker in self.fleet.items()
-            if worker.state == "READY"
-            and worker.spec.role is WorkerRole.DECODE
-            and (not group or worker.spec.group in ("", group))
-            and (not call.pinned_worker or name == call.pinned_worker)
-            and (not call.candidate_workers or name in call.candidate_workers)
-            and name not in call.exclude_workers
-            and all(worker.spec.labels.get(k) == v for k, v in call.worker_selector.items())
-        }
 
     # Requests
 

@@ -115,7 +115,10 @@ def test_what_another_daemon_uses_is_named(kept, taken):
         assert client.health.Check(health_pb2.HealthCheckRequest()).status == SERVING
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits the daemon from outside")
+@pytest.mark.skipif(
+    not hasattr(resource, "prlimit"),
+    reason="only Linux lets one process limit the files of another",
+)
 def test_a_full_disk_is_said_and_survived(kept):
     daemon, _ = kept
     random = policy_pb2.SetPolicyRequest(model="m", name="random")
@@ -305,7 +308,7 @@ def has_ipv6() -> bool:
     return True
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback to listen on")
 def test_the_port_file_has_addresses_that_can_be_dialled():
     with serving("--listen", "[::1]:0", "--http", "[::1]:0") as (daemon, client):
         assert client.health.Check(health_pb2.HealthCheckRequest()).status == SERVING

@@ -294,7 +294,10 @@ def memory(process) -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) << 10
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="resident memory is read from /proc, which only Linux has",
+)
 def test_what_is_refused_takes_no_memory():
     def refuse(client, kind):
         large = {

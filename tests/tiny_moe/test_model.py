@@ -4,8 +4,9 @@ import argparse
 
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+WHY = "torch comes with vLLM: `make test-vllm` has it"
+torch = pytest.importorskip("torch", reason=WHY)
+transformers = pytest.importorskip("transformers", reason=WHY)
 
 from safetensors.torch import load_file  # noqa: E402
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-pytest.importorskip("vllm")
-torch = pytest.importorskip("torch")
+WHY = "vLLM is not installed here: `make test-vllm` has it"
+pytest.importorskip("vllm", reason=WHY)
+torch = pytest.importorskip("torch", reason=WHY)
 
 from benchmarks.tiny_moe import checkpoint, widen  # noqa: E402
 

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -12,10 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 HERE = Path(__file__).parent
-PYTHON = Path(os.environ.get("ELDR_VLLM_PYTHON", HERE.parents[1] / ".venv-vllm/bin/python"))
 MODEL = "tiny-moe"
 START_SECONDS = 400
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
@@ -48,12 +46,10 @@ class RealEngine:
 @contextmanager
 def running_engines(folder: Path, *roles: str) -> Iterator[list[RealEngine]]:
     """Engines with these roles (kv_producer, kv_consumer), once they all serve."""
-    if not PYTHON.exists():
-        pytest.skip(f"no vLLM environment at {PYTHON}; ELDR_VLLM_PYTHON names another")
     model, template = folder / MODEL, folder / "chat.jinja"
     build = "import sys, pathlib, tiny_model; tiny_model.build(pathlib.Path(sys.argv[1]))"
     environ = {**os.environ, "PYTHONPATH": str(HERE)}
-    subprocess.run([PYTHON, "-c", build, str(model)], env=environ, check=True)
+    subprocess.run([sys.executable, "-c", build, str(model)], env=environ, check=True)
     template.write_text(TEMPLATE)
     engines = [_start(role, folder, environ, number) for number, role in enumerate(roles)]
     try:
@@ -99,7 +95,7 @@ def _start(role: str, folder: Path, environ: dict[str, str], number: int) -> Rea
     log = folder / f"engine-{number}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [PYTHON, "-m", "vllm.entrypoints.openai.api_server", *words, "--enforce-eager"],
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, "--enforce-eager"],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={

@@ -1,0 +1,103 @@
+"""The contract of bookings made of plain dicts, which the router is compared with."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from eldr_service.core.fleet import WorkerRole, WorkerSpec
+from eldr_service.routing.decide import RouteCall
+
+REPORT_LIMIT = 5.0  # seconds that a worker's report counts
+REMEMBERED = 600.0  # seconds that an ended attempt is known
+
+
+@dataclass
+class ModelWorker:
+    spec: WorkerSpec
+    state: str
+    incarnation: int
+    alive_until: float
+    number: int = -1
+    foreign: int = 0
+    reported_at: float = -1e9
+
+
+@dataclass
+class ModelBooking:
+    call: RouteCall
+    worker: str
+    lease_id: str
+    expires: float
+    answer: list
+    seen: bool = False
+    absences: int = 0
+
+    @property
+    def tokens(self):
+        return self.call.prompt_tokens + (
+            self.call.num_sequences * self.call.expected_output_tokens
+        )
+
+
+@dataclass
+class ModelPast:
+    """Ended attempts of a request: "final" ones cannot be placed again, "early" ones never were."""
+
+    attempts: dict = field(default_factory=dict)
+    last_worker: tuple = (-1, "")
+    until: float = 0.0
+
+
+class Contract:
+    """Who is there, what is booked, and what has ended, as INTERFACES.md has it."""
+
+    def __init__(self):
+        self.now = 1_000.0
+        self.fleet: dict[str, ModelWorker] = {}
+        self.live: dict[str, ModelBooking] = {}
+        self.past: dict[str, ModelPast] = {}
+        self.leases_ended = Counter()
+
+    def end(self, request_id, how):
+        booking = self.live.pop(request_id)
+        self.leases_ended[booking.lease_id] += 1
+        past = self.remember(request_id, booking.call.attempt, how)
+        past.last_worker = (booking.call.attempt, booking.worker)
+
+    def remember(self, request_id, attempt, how):
+        past = self.past.setdefault(request_id, ModelPast())
+        past.attempts[attempt] = how
+        past.until = self.now + REMEMBERED
+        return past
+
+    def end_all_on(self, worker):
+        gone = [r for r, booking in self.live.items() if booking.worker == worker]
+        for request_id in gone:
+            self.end(request_id, "again")
+        return len(gone)
+
+    def expire(self):
+        for request_id in [r for r, b in self.live.items() if b.expires <= self.now]:
+            self.end(request_id, "again")
+
+    def booked(self, worker):
+        return sum(b.call.num_sequences for b in self.live.values() if b.worker == worker)
+
+    def full(self, worker):
+        known = self.fleet[worker]
+        fresh = self.now - known.reported_at <= REPORT_LIMIT
+        return self.booked(worker) + known.foreign * fresh >= known.spec.capacity_sequences
+
+    def allowed(self, call):
+        prefill = self.fleet.get(call.prefill_worker)
+        group = prefill.spec.group if prefill else ""
+        return {
+            name
+            for name, worker in self.fleet.items()
+            if worker.state == "READY"
+            and worker.spec.role is WorkerRole.DECODE
+            and (not group or worker.spec.group in ("", group))
+            and (not call.pinned_worker or name == call.pinned_worker)
+            and (not call.candidate_workers or name in call.candidate_workers)
+            and name not in call.exclude_workers
+            and all(worker.spec.labels.get(k) == v for k, v in call.worker_selector.items())
+        }
