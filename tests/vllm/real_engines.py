@@ -48,7 +48,8 @@ def running_engines(folder: Path, *roles: str) -> Iterator[list[RealEngine]]:
     """Engines with these roles (kv_producer, kv_consumer), once they all serve."""
     model, template = folder / MODEL, folder / "chat.jinja"
     build = "import sys, pathlib, tiny_model; tiny_model.build(pathlib.Path(sys.argv[1]))"
-    environ = {**os.environ, "PYTHONPATH": str(HERE)}
+    paths = map(str, (HERE, HERE.parents[1]))
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     subprocess.run([sys.executable, "-c", build, str(model)], env=environ, check=True)
     template.write_text(TEMPLATE)
     engines = [_start(role, folder, environ, number) for number, role in enumerate(roles)]
@@ -73,7 +74,7 @@ def _start(role: str, folder: Path, environ: dict[str, str], number: int) -> Rea
     port, side_channel = _free_port(), _free_port()
     transfer = {
         "kv_connector": "NixlConnector",
-        "kv_connector_module_path": "tame_nixl",
+        "kv_connector_module_path": "benchmarks.demo_vllm.tame",  # more processes than cores
         "kv_role": role,
         "kv_buffer_device": "cpu",
         "kv_connector_extra_config": {"kv_lease_duration": 240},
