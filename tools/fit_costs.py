@@ -122,9 +122,9 @@ def _summed(rows: list[dict[str, str]], size: str, times: Callable[[str], float]
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        yield from csv.DictReader(file)
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    yield from csv.DictReader(text.splitlines())
 
 
 def _toml(source: str, **coefficients: float) -> str:

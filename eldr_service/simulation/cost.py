@@ -119,7 +119,9 @@ def load_cost(name: str) -> StepCost:
 
 def _parsed(name: str, text: str, where: str = "") -> StepCost:
     try:
-        cost: StepCost = TypeAdapter(StepCost).validate_python({"name": name, **tomllib.loads(text)})
+        cost: StepCost = TypeAdapter(StepCost).validate_python(
+            {"name": name, **tomllib.loads(text)}
+        )
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{where}: not TOML: {error}") from error
     except ValidationError as error:

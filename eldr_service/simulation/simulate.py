@@ -151,7 +151,7 @@ class _Run:
     def _register(self) -> list[int]:
         deployment, recording = self._deployment, self._workload.recording
         labels = oracle_labels(recording, self._workload.fitted, deployment.workers)
-        lives = []
+        lives: list[int] = []
         for engine in deployment.engines:
             for rank in range(engine.ranks):
                 number = len(lives)

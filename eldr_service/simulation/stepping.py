@@ -1,11 +1,15 @@
 """The inner loop: engines step through recorded tokens in virtual time."""
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.simulation.cost import step_seconds
 from eldr_service.simulation.expert_sets import count_bits
+
+Record = Any  # one of the following; its fields are known to numba alone
 
 ENGINE = np.dtype(
     [
@@ -116,7 +120,7 @@ def advance(
 
 @numba.njit(cache=True)
 def _complete(
-    worker: np.void, row: NDArray[np.void], engine: np.void, ended: NDArray[np.void], count: int
+    worker: Record, row: NDArray[np.void], engine: Record, ended: NDArray[np.void], count: int
 ) -> int:
     """Give every running request its token, and let go of those that have all of theirs."""
     batch = worker.running
@@ -153,13 +157,13 @@ def _complete(
 
 
 @numba.njit(cache=True)
-def _admit(worker: np.void, row: NDArray[np.void]) -> None:
+def _admit(worker: Record, row: NDArray[np.void]) -> None:
     """Let those that wait run, in their order, for as long as the next one fits."""
     while worker.running < min(worker.held, worker.max_running):
-        kv = row[worker.running].kv
-        if worker.kv_used + kv > worker.kv_tokens:
+        request: Record = row[worker.running]
+        if worker.kv_used + request.kv > worker.kv_tokens:
             break
-        worker.kv_used += kv
+        worker.kv_used += request.kv
         worker.running += 1
 
 
