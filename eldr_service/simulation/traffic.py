@@ -80,7 +80,7 @@ class Traffic:
 
     def _stretch(self, trace: Trace, seed: int) -> Requests:
         scale = trace.rate_per_s / self.rate_per_s if self.rate_per_s else 1.0
-        period = float(trace.times_s[-1]) * scale
+        period = len(trace.times_s) / trace.rate_per_s * scale  # a mean gap after the last
         start = np.random.default_rng(seed).uniform(0.0, period)
         laps = int((start + self.duration_s) // period) + 1
         times = np.concatenate([trace.times_s * scale + lap * period for lap in range(laps)])
