@@ -93,14 +93,21 @@ def default_rate(
     """
     decodes = [recording.decode(r) for r in driven.tolist()]
     tokens = sum(d.stop - d.start for d in decodes)
-    picked = sum(recording.counts_of(d) for d in decodes) / tokens
     in_flight = len(driven) / 2
-    batch = max(1.0, in_flight / workers)
-    active = (1 - (1 - picked) ** batch).sum()
-    g = recording.geometry
-    step_s = 1e-6 * (
-        g.num_layers * (cost.per_layer_us + cost.per_sequence_us * batch)
-        + cost.per_expert_us * active
-    )
+    step_s = expected_step_s(recording, driven, in_flight / workers, cost)
     rate = in_flight / (tokens / len(driven) * step_s)
     return float(f"{rate:.2g}")
+
+
+def expected_step_s(
+    recording: Recording, driven: NDArray[np.int64], batch: float, cost: StepCost
+) -> float:
+    """Seconds of a step whose batch (1 at least) is of independent tokens, without context."""
+    decodes = [recording.decode(r) for r in driven.tolist()]
+    tokens = sum(d.stop - d.start for d in decodes)
+    picked = sum(recording.counts_of(d) for d in decodes) / tokens
+    batch = max(1.0, batch)
+    active = (1 - (1 - picked) ** batch).sum()
+    g = recording.geometry
+    layers_us = g.num_layers * (cost.per_layer_us + cost.per_sequence_us * batch)
+    return 1e-6 * float(cost.fixed_us + layers_us + cost.per_expert_us * active)

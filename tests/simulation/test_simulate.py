@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from benchmarks.demo.plain import plain_run
 from benchmarks.demo.workload import Workload as DemoWorkload
-
 from eldr_service.fitting import fit_partition
 from eldr_service.policies.registry import create
 from eldr_service.simulation.cost import StepCost, built_in_costs

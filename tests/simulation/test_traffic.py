@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,7 @@ def test_a_trace_is_taken_from_some_moment_on_and_goes_round():
     assert set(gaps) == {1.0, 3.0, 2.0}  # the last a mean gap, before the next round
     prompts = drawn.prompt_tokens.tolist()
     after = {10: 20, 20: 30, 30: 10}
-    assert all(after[a] == b for a, b in zip(prompts, prompts[1:], strict=False))
+    assert all(after[a] == b for a, b in pairwise(prompts))
     assert (drawn.output_tokens * 10 == drawn.prompt_tokens).all()
     assert (drawn.times_s == Traffic(40.0, trace=TRACE).draw(seed=2).times_s).all()
 
