@@ -78,7 +78,7 @@ def main() -> None:
         partition = fit_partition("m", counts, recording.geometry, n_clusters=WORKERS)
         for policy in ("round-robin", "locality-band"):
 
-            def whole(policy: str = policy, workload: Workload = workload) -> int:
+            def whole(policy=policy, workload=workload, partition=partition) -> int:
                 made = create(policy, {})
                 return int(simulate(workload, made, Deployment(engines), partition).tokens.sum())
 

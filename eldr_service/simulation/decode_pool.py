@@ -121,7 +121,8 @@ class DecodePool:
             raise ValueError(
                 f"{kv} tokens never fit into worker {worker}'s KV memory, {state['kv_tokens']}"
             )
-        self._run(now_s)
+        if now_s != self._now_s:
+            self._run(now_s)
         if state["held"] == self._held.shape[1]:
             self._held = np.concatenate([self._held, np.zeros_like(self._held)], axis=1)
         engine = self._engines[self._engine_of[worker]]
