@@ -2,7 +2,8 @@
 
 A cell is a recording, a number of workers and a rate. Every request makes 256 tokens; a shorter
 recorded decode is gone through again. Steps cost what the MoE layers of a similar model cost on an
-H200, attention and dense parts left out. Needs the public recordings in ../shared/data.
+H200, attention and dense parts left out; --layer-us N adds so many microseconds a layer for them.
+Needs the public recordings in ../shared/data.
 
     python -m benchmarks.cells --policy locality-band --policy locality-band:tau=0.2
 
@@ -14,7 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 from rich.progress import Progress
@@ -65,37 +66,44 @@ class Outcome:
     changes: list[Change]
 
 
-def study_of(
-    cell: Cell, policies: Sequence[str], seeds: int, duration_s: float, drive_all: bool
-) -> Study:
+@dataclass(frozen=True)
+class How:
+    """How cells are run.
+
+    The whole recordings are driven by default: halves of them are too small for these loads, and
+    requests that are copies of each other flatter locality more than a partition that has seen half
+    of them. `copies` among the figures counts them.
+    """
+
+    seeds: int = 3
+    duration_s: float = 20.0
+    drive_all: bool = True
+    layer_us: float = 0.0
+
+
+def study_of(cell: Cell, policies: Sequence[str], how: How) -> Study:
     """What `run_cell` runs."""
+    cost = built_in_costs()[cell.cost]
+    cost = replace(cost, per_layer_us=cost.per_layer_us + how.layer_us)
     return Study(
         activations=ACTIVATIONS / f"{cell.recording}.npz",
         policies=tuple(dict.fromkeys((*LOAD_ONLY, *policies))),
-        deployment=Deployment((Engine(built_in_costs()[cell.cost]),) * cell.workers),
-        traffic=Traffic(duration_s, cell.rate, output_tokens=OUTPUT_TOKENS),
-        seeds=tuple(range(seeds)),
-        drive_all=drive_all,
+        deployment=Deployment((Engine(cost),) * cell.workers),
+        traffic=Traffic(how.duration_s, cell.rate, output_tokens=OUTPUT_TOKENS),
+        seeds=tuple(range(how.seeds)),
+        drive_all=how.drive_all,
     )
 
 
 def run_cell(
     cell: Cell,
     policies: Sequence[str],
-    *,
-    seeds: int = 3,
-    duration_s: float = 20.0,
-    drive_all: bool = True,
+    how: How = How(),
     jobs: int = 1,
     done: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run policies, and the four load-only ones, in a cell.
-
-    The whole recordings are driven by default: halves of them are too small for these loads, and
-    requests that are copies of each other flatter locality more than a partition that has seen half
-    of them. `figures["…"]["copies"]` counts them.
-    """
-    runs = run_study(study_of(cell, policies, seeds, duration_s, drive_all), jobs, done)
+    """Run policies, and the four load-only ones, in a cell."""
+    runs = run_study(study_of(cell, policies, how), jobs, done)
     figures = {policy: [run.figures for run in each] for policy, each in runs.items()}
     return Outcome({p: over_seeds(each) for p, each in figures.items()}, changes(figures))
 
@@ -111,6 +119,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
     parser.add_argument("--held-out", action="store_true", help="drive what was not fitted on only")
+    parser.add_argument("--layer-us", type=float, default=0.0, help="for attention and dense parts")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if not ACTIVATIONS.is_dir():
@@ -118,20 +127,12 @@ def main() -> None:
     policies = options.policy or ["locality-band"]
     table = Table("CELL", "POLICY", *SHOWN, "COPIES", title="Change against the best load-only")
     outcomes = {}
-    how = (options.seeds, options.duration, not options.held_out)
+    how = How(options.seeds, options.duration, not options.held_out, options.layer_us)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        total = sum(steps(study_of(cell, policies, *how)) for cell in CELLS)
+        total = sum(steps(study_of(cell, policies, how)) for cell in CELLS)
         task = progress.add_task("simulating", total=total)
         for cell in CELLS:
-            outcome = run_cell(
-                cell,
-                policies,
-                seeds=options.seeds,
-                duration_s=options.duration,
-                drive_all=not options.held_out,
-                jobs=options.jobs,
-                done=lambda: progress.advance(task),
-            )
+            outcome = run_cell(cell, policies, how, options.jobs, lambda: progress.advance(task))
             outcomes[str(cell)] = asdict(outcome)
             for policy in policies:
                 found = {c.figure: _row(c) for c in outcome.changes if c.policy == policy}
@@ -139,7 +140,7 @@ def main() -> None:
                 copies = f"{figures['copies'] / figures['requests']:.0%}"
                 table.add_row(str(cell), policy, *(found.get(name, "") for name in SHOWN), copies)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-    document = {"seeds": options.seeds, "duration_s": options.duration, "cells": outcomes}
+    document = {"how": asdict(how), "cells": outcomes}
     written("cells", document)
 
 
