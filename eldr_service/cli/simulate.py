@@ -1,28 +1,22 @@
 """`eldr simulate`: policies over recorded routing, in virtual time, on this machine."""
 
-import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from eldr_service.cli.command import command
 from eldr_service.cli.session import Session
-from eldr_service.cli.tables import facts, table
 from eldr_service.core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from eldr_service.simulation.comparison import Change
     from eldr_service.simulation.deployment import Delay
     from eldr_service.simulation.engine import Engine
-    from eldr_service.simulation.study import Run, Study
+    from eldr_service.simulation.study import Study
     from eldr_service.simulation.traces import Trace
     from eldr_service.simulation.traffic import Traffic
 
@@ -160,9 +154,10 @@ def simulate(
     Policies see the same requests. A change is against the best of the given policies that see load
     alone, below zero is better.
     """
-    from eldr_service.simulation.comparison import LOAD_ONLY, changes, over_seeds  # numba
+    from eldr_service.cli.simulate_report import Report  # numba: half a second
+    from eldr_service.simulation.comparison import LOAD_ONLY
     from eldr_service.simulation.deployment import Deployment
-    from eldr_service.simulation.study import Study, run_study
+    from eldr_service.simulation.study import Study, log_to_stderr, run_study
 
     policies = tuple(dict.fromkeys(policy or (*LOAD_ONLY, "locality-band")))
     _check_policies(policies)
@@ -190,16 +185,16 @@ def simulate(
         calibration_fraction=calibration_fraction,
         drive_all=drive_all,
     )
+    log_to_stderr()
     try:
         with _progress(session, study) as done:
             runs = run_study(study, jobs or os.cpu_count() or 1, done)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    figures = {name: over_seeds([run.figures for run in each]) for name, each in runs.items()}
-    found = changes({name: [run.figures for run in each] for name, each in runs.items()})
-    _warn(session, figures, found, len(study.seeds))
-    document = _document(study, arrivals, output_tokens, figures, runs, found)
-    session.answer(document, *_shown(study, figures, found))
+    report = Report(study, arrivals, output_tokens, runs)
+    for caution in report.cautions():
+        session.note(caution, "yellow")
+    session.answer(report.document(), *report.tables())
 
 
 def _check_policies(policies: tuple[str, ...]) -> None:
@@ -275,117 +270,3 @@ def _progress(session: Session, study: "Study") -> Iterator[Callable[[], None]]:
     ) as bar:
         task = bar.add_task("simulating", total=steps(study))
         yield lambda: bar.advance(task)
-
-
-def _warn(
-    session: Session, figures: dict[str, dict[str, float]], found: list["Change"], seeds: int
-) -> None:
-    """Say what a reader of the figures should know."""
-    copies = max(each["copies"] / each["requests"] for each in figures.values())
-    if copies > 0.01:
-        session.note(
-            f"warning: {copies:.0%} of the requests came when every recording was in flight, and"
-            " repeat one that was; that flatters policies that see signatures. A lower --rate, a"
-            " larger recording or --drive-all avoids it.",
-            "yellow",
-        )
-    if not found:
-        session.note("nothing to compare with: no policy that sees load alone was simulated")
-    elif seeds == 1:
-        session.note("one seed tells nothing of chance: --seeds 5 gives intervals")
-
-
-def _document(
-    study: "Study",
-    arrivals: str,
-    output_tokens: str | None,
-    figures: dict[str, dict[str, float]],
-    runs: dict[str, list["Run"]],
-    found: list["Change"],
-) -> dict[str, Any]:
-    engines = study.deployment.engines
-    return {
-        "activations": str(study.activations),
-        "workers": study.deployment.workers,
-        "costs": [asdict(cost) for cost in dict.fromkeys(engine.cost for engine in engines)],
-        "rate_per_s": study.traffic.rate_per_s,
-        "duration_s": study.traffic.duration_s,
-        "arrivals": arrivals,
-        "output_tokens": output_tokens,
-        "calibration_fraction": study.calibration_fraction,
-        "driven": "all" if study.drive_all else "rest",
-        "seeds": list(study.seeds),
-        "policies": {
-            policy: {
-                **_nested(each),
-                "reasons": dict(sum((run.reasons for run in runs[policy]), Counter())),
-                "of_each_seed": [_nested(run.figures) for run in runs[policy]],
-            }
-            for policy, each in figures.items()
-        },
-        "changes": [asdict(change) for change in found],
-    }
-
-
-def _nested(figures: dict[str, float]) -> dict[str, Any]:
-    """{"tpot_ms.p50": x, …} as {"tpot_ms": {"p50": x}, …}; null for NaN, which JSON has not."""
-    nested: dict[str, Any] = {}
-    for name, value in figures.items():
-        group, _, part = name.partition(".")
-        known = None if math.isnan(value) else value
-        if part:
-            nested.setdefault(group, {})[part] = known
-        else:
-            nested[group] = known
-    return nested
-
-
-COLUMNS = {
-    "tpot_ms.p50": ("TPOT p50 ms", 2),
-    "tpot_ms.p95": ("p95", 2),
-    "tpot_ms.p99": ("p99", 2),
-    "tpot_ms.mean": ("mean", 2),
-    "active_experts": ("ACTIVE EXPERTS", 2),
-    "load_imbalance": ("IMBALANCE", 2),
-    "requests": ("REQUESTS", 0),
-}
-
-
-def _shown(
-    study: "Study", figures: dict[str, dict[str, float]], found: list["Change"]
-) -> list[RenderableType]:
-    """Figures, then how the other policies change them against the best load-only one."""
-    from eldr_service.simulation.comparison import LOAD_ONLY
-
-    driven = "the whole recording" if study.drive_all else "the rest"
-    answer: list[RenderableType] = [
-        facts(
-            [
-                ("recording", study.activations),
-                ("fitted", f"on {study.calibration_fraction:.0%} of it, {driven} is driven"),
-                ("seeds", ", ".join(map(str, study.seeds))),
-            ]
-        ),
-        "",
-        table(
-            ("POLICY", *(f">{heading}" for heading, _ in COLUMNS.values())),
-            (
-                (policy, *(f"{each[name]:,.{digits}f}" for name, (_, digits) in COLUMNS.items()))
-                for policy, each in figures.items()
-            ),
-        ),
-    ]
-    if found:
-        rows = (
-            (
-                change.policy,
-                change.figure,
-                f"{change.relative:+.1%}",
-                "" if change.interval is None else "{:+.1%} to {:+.1%}".format(*change.interval),
-                change.best_load_only,
-            )
-            for change in found
-            if change.policy.partition(":")[0] not in LOAD_ONLY
-        )
-        answer += ["", table(("POLICY", "FIGURE", ">CHANGE", ">95%", "AGAINST"), rows)]
-    return answer

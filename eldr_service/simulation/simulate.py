@@ -11,10 +11,11 @@ from enum import IntEnum
 import numpy as np
 
 from eldr_service.core.activation import ActivationCounts
-from eldr_service.core.errors import ResourceExhaustedError
+from eldr_service.core.errors import FailedPreconditionError, ResourceExhaustedError
 from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
 from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
+from eldr_service.core.placement import Reason
 from eldr_service.policies import Policy
 from eldr_service.routing.decide import RouteCall
 from eldr_service.routing.router import Router
@@ -52,6 +53,8 @@ def simulate(
     ------
     ValueError
         A request alone does not fit into a worker's KV memory.
+    FailedPreconditionError
+        The policy raised, or chose a worker that is not eligible.
     """
     return _Run(workload, policy, deployment, partition).result()
 
@@ -226,6 +229,8 @@ class _Run:
             again = now + full.retry_after
             heapq.heappush(self._events, (again, _Event.PLACEMENT, i))
             return
+        if booking.reason is Reason.LEAST_LOADED_POLICY_ERROR:  # which no figures should hide
+            raise FailedPreconditionError(f"policy {booking.policy} failed; the log says how")
         self._reasons[booking.reason.name] += 1
         self._worker[i] = int(booking.worker_id.removeprefix("decode-"))
         self._placed_s[i] = now

@@ -1,5 +1,6 @@
 """Several policies over several seeds, in as many processes as there are cores."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -10,6 +11,8 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from eldr_service.core.partition import Partition
 from eldr_service.fitting import Recording, fit_partition
@@ -96,6 +99,11 @@ def run_study(
     return {policy: [runs[seed, policy] for seed in study.seeds] for policy in study.policies}
 
 
+def log_to_stderr() -> None:
+    """Keep the router's log off stdout, from here on in this process."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
 def steps(study: Study) -> int:
     """How often `run_study` calls `done`."""
     return len(study.seeds) * (1 + len(study.policies))
@@ -117,7 +125,8 @@ def _map(jobs: int, done: Callable[[], None]) -> Iterator[Each]:
         yield here
         return
     # Not forked: a progress bar's thread may hold a lock at that moment.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=log_to_stderr) as pool:
 
         def there(function: Callable[..., Any], tasks: Iterable[Sequence[Any]]) -> Iterator[Any]:
             for future in as_completed([pool.submit(function, *task) for task in tasks]):
