@@ -101,7 +101,7 @@ def run_study(
 
 def log_to_stderr() -> None:
     """Keep the router's log off stdout, from here on in this process."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def steps(study: Study) -> int:
