@@ -153,7 +153,8 @@ class _Run:
 
     def _register(self) -> list[int]:
         deployment, recording = self._deployment, self._workload.recording
-        labels = oracle_labels(recording, self._workload.fitted, deployment.workers)
+        as_recorded = self._workload.requests.output_tokens is None
+        labels = oracle_labels(recording, self._workload.fitted, deployment.workers, as_recorded)
         lives: list[int] = []
         for engine in deployment.engines:
             for rank in range(engine.ranks):

@@ -109,8 +109,13 @@ def split(
     return fitted, driven
 
 
-def oracle_labels(recording: Recording, fitted: NDArray[np.int64], workers: int) -> list[str]:
+def oracle_labels(
+    recording: Recording, fitted: NDArray[np.int64], workers: int, as_recorded: bool = True
+) -> list[str]:
     """Each worker's label `domain`: workers shared out by the fitted requests' decode tokens.
+
+    Where outputs are not `as_recorded`, their length does not depend on the domain, and requests
+    are counted instead.
 
     Domains lie end to end on a line as long as there are workers, each as long as its share. A
     domain has the workers whose unit of the line is mostly its own, or, when it is too short for
@@ -120,7 +125,8 @@ def oracle_labels(recording: Recording, fitted: NDArray[np.int64], workers: int)
     for r in fitted.tolist():
         decode = recording.decode(r)
         domain = str(recording.domains[r])
-        tokens[domain] = tokens.get(domain, 0) + decode.stop - decode.start
+        weight = decode.stop - decode.start if as_recorded else 1
+        tokens[domain] = tokens.get(domain, 0) + weight
     scale = workers / sum(tokens.values())
     serves: list[list[str]] = [[] for _ in range(workers)]
     end = 0.0

@@ -6,7 +6,8 @@ import pytest
 from benchmarks.demo.plain import plain_run
 from benchmarks.demo.workload import Workload as DemoWorkload
 from eldr_service.core.errors import FailedPreconditionError
-from eldr_service.fitting import fit_partition
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.fitting import Recording, fit_partition
 from eldr_service.policies import Policy
 from eldr_service.policies.registry import create
 from eldr_service.simulation.cost import StepCost, built_in_costs
@@ -15,7 +16,7 @@ from eldr_service.simulation.engine import Engine
 from eldr_service.simulation.simulate import simulate
 from eldr_service.simulation.synthetic import SyntheticRouting
 from eldr_service.simulation.traffic import Requests, Traffic
-from eldr_service.simulation.workload import Workload
+from eldr_service.simulation.workload import Workload, oracle_labels
 
 RECORDING = SyntheticRouting(layers=3, requests=60, decode_tokens=20).generate()
 COST = built_in_costs()["qwen3-30b-a3b-h200"]
@@ -172,3 +173,17 @@ def test_a_policy_that_raises_ends_the_run():
     workload = Workload.draw(RECORDING, Traffic(1.0, 10.0), seed=0)
     with pytest.raises(FailedPreconditionError, match="policy broken failed"):
         simulate(workload, Broken(), Deployment((Engine(COST),)))
+
+
+def test_the_oracle_shares_workers_out_by_what_is_to_be_decoded():
+    ids = np.zeros((2 * 2 + 9 + 1, 1, 1), np.uint8)  # decodes of 9 and 1 tokens
+    recording = Recording(
+        ModelGeometry(1, 2, 1),
+        np.array(["long", "short"]),
+        expert_ids=ids,
+        offsets=np.array([0, 11, 14]),
+        prefill_len=np.array([2, 2]),
+    )
+    both = np.arange(2)
+    assert oracle_labels(recording, both, 10) == ["long"] * 9 + ["short"]
+    assert oracle_labels(recording, both, 10, as_recorded=False) == ["long"] * 5 + ["short"] * 5
