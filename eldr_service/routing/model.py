@@ -8,7 +8,7 @@ import structlog
 
 from eldr_service.core.bindings import Bindings
 from eldr_service.core.errors import FailedPreconditionError
-from eldr_service.core.fleet import Fleet, WorkerRole, WorkerState
+from eldr_service.core.fleet import Fleet, LoadReport, WorkerRole, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.lease import Booking, BookingTable, Ended
 from eldr_service.core.partition import Partition
@@ -119,6 +119,11 @@ class Model:
         with self._policy_logged(self.policy):
             self.policy.on_ended(booking, how)
         self.observer.ended(self.name, booking, how)
+
+    def reported(self, row: int, report: LoadReport) -> None:
+        """Tell the policy of a worker's report."""
+        with self._policy_logged(self.policy):
+            self.policy.on_reported(row, report)
 
     def expire(self, now: float) -> None:
         """End the bookings whose lease has run out."""
