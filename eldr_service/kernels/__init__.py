@@ -7,13 +7,34 @@ import numpy as np
 
 from eldr_service.kernels.assignment import balanced_assignment
 from eldr_service.kernels.band import choose_in_band, similarity
+from eldr_service.kernels.expert_prediction import (
+    departure,
+    follow_counts,
+    learn_decode,
+    predict_use,
+    sketch,
+)
+from eldr_service.kernels.expert_use import add_use, growth, use_terms
+from eldr_service.kernels.marginal_cost import least_marginal_cost, nearness
+from eldr_service.kernels.remaining import remaining_by_row
 from eldr_service.kernels.signature import transform_signature
 
 __all__ = [
+    "add_use",
     "balanced_assignment",
     "choose_in_band",
+    "departure",
+    "follow_counts",
+    "growth",
+    "learn_decode",
+    "least_marginal_cost",
+    "nearness",
+    "predict_use",
+    "remaining_by_row",
     "similarity",
+    "sketch",
     "transform_signature",
+    "use_terms",
     "warm_up",
 ]
 

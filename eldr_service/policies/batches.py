@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.kernels.expert_use import add_use, growth, use_terms
+from eldr_service.kernels import add_use, growth, use_terms
 
 
 class Batches:

@@ -13,7 +13,7 @@ so that without any decode counts this is the shrunken prefill.
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.kernels.expert_prediction import departure, predict_use, sketch
+from eldr_service.kernels import departure, follow_counts, learn_decode, predict_use, sketch
 
 TOKENS_OF_MEAN = 16.0
 PRIOR_REQUESTS = 4.0
@@ -27,20 +27,20 @@ class ExpertPrediction:
 
     Parameters
     ----------
-    num_layers, num_experts, top_k : int
+    shape : (int, int)
+        Layers and experts.
+    top_k : int
     """
 
-    def __init__(self, num_layers: int, num_experts: int, top_k: int) -> None:
-        self.shape = num_layers, num_experts
+    def __init__(self, shape: tuple[int, int], top_k: int) -> None:
+        self.shape = layers, experts = shape
         self.top_k = top_k
-        size = num_layers * num_experts
+        size = layers * experts
         self._prefills = self._decodes = 0
-        self._mean = np.full(self.shape, top_k / num_experts, np.float32)
-        self._drift = np.zeros(self.shape, np.float32)
-        self._squares = np.zeros(num_layers)  # of departures, and their products with decodes'
-        self._products = np.zeros(num_layers)
-        self._base = self._mean
-        self._reliability = np.ones(num_layers, np.float32)
+        self._mean = np.full(shape, top_k / experts, np.float32)
+        self._drift = np.zeros(shape, np.float32)
+        self._sums = np.zeros((2, layers))
+        self._reliability = np.ones(layers, np.float32)
         self._sketches = np.zeros((REMEMBERED, SKETCH), np.float32)
         self._residuals = np.zeros((REMEMBERED, size), np.float32)
         rng = np.random.default_rng(0)
@@ -53,64 +53,50 @@ class ExpertPrediction:
         Of a request without counts, that of the mean request.
         """
         if counts is None:
-            return np.clip(self._base.ravel(), 0, 1)
+            return np.clip(self._mean + self._known * self._drift, 0, 1).ravel()
         departs = self._departs(counts)
         return predict_use(
             departs,
-            self._base,
+            self._mean,
+            self._drift,
+            self._known,
             self._reliability,
-            sketch(departs, self._buckets, self._signs, SKETCH),
+            self._sketch(departs),
             self._sketches,
             self._residuals,
             min(self._decodes, REMEMBERED),
         )
 
     def saw_prefill(self, counts: NDArray[np.integer]) -> None:
-        """Take a prefill into the mean."""
+        """Take a prefill into the mean, beside which even use counts as one."""
         self._prefills += 1
-        frequencies = self._frequencies(counts, self._mean)
-        self._mean = self._moved(self._mean, frequencies, self._prefills + 1)
-        self._rest()
+        rate = 1 / min(self._prefills + 1, _WINDOW)
+        follow_counts(self._mean, counts.astype(np.float32), self.top_k, rate)
 
     def saw_decode(self, prefill: NDArray[np.integer], decode: NDArray[np.integer]) -> None:
         """Learn from a request that finished: counts [layers, experts] of both its parts."""
-        departs = self._departs(prefill)
-        frequencies = self._frequencies(decode, self._base)
+        departs, used = self._departs(prefill), decode.astype(np.float32)
+        place = self._decodes % REMEMBERED
         self._decodes += 1
-        self._drift = self._moved(self._drift, frequencies - self._mean, self._decodes)
-        lasting = frequencies - self._mean - self._drift
-        keep = 1 - 1 / _WINDOW
-        self._squares = keep * self._squares + (departs * departs).sum(axis=1)
-        self._products = keep * self._products + (departs * lasting).sum(axis=1)
-        self._rest()
-        place = (self._decodes - 1) % REMEMBERED
-        expected = self._base + self._reliability[:, None] * departs
-        self._residuals[place] = (frequencies - expected).ravel()
-        self._sketches[place] = sketch(departs, self._buckets, self._signs, SKETCH)
+        rate, keep = 1 / min(self._decodes, _WINDOW), 1 - 1 / _WINDOW
+        learn_decode(departs, used, self.top_k, self._mean, self._drift, rate, keep, self._sums)
+        squares, products = self._sums
+        slope = np.divide(products, squares, out=np.ones_like(squares), where=squares > 0)
+        self._reliability = (1 + self._known * (slope - 1)).astype(np.float32)
+        expected = self._mean + self._known * self._drift + self._reliability[:, None] * departs
+        came = expected.copy()  # and so it stays in layers of which nothing is known
+        follow_counts(came, used, self.top_k, 1.0)
+        self._residuals[place] = (came - expected).ravel()
+        self._sketches[place] = self._sketch(departs)
+
+    @property
+    def _known(self) -> np.float32:
+        """How much of what was learned to believe, 0 to 1."""
+        n = min(self._decodes, _WINDOW)
+        return np.float32(n / (n + PRIOR_REQUESTS))
 
     def _departs(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
         return departure(counts.astype(np.float32), self.top_k, self._mean, TOKENS_OF_MEAN)
 
-    def _frequencies(
-        self, counts: NDArray[np.integer], unknown: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Uses a token; of a layer without any, as `unknown` says."""
-        picks = counts.sum(axis=1, keepdims=True, dtype=np.float64)
-        shares = counts * (self.top_k / np.maximum(picks, 1))
-        return np.where(picks > 0, shares, unknown).astype(np.float32)
-
-    @staticmethod
-    def _moved(
-        mean: NDArray[np.float32], value: NDArray[np.float32], number: int
-    ) -> NDArray[np.float32]:
-        return mean + (value - mean) * np.float32(1 / min(number, _WINDOW))
-
-    def _rest(self) -> None:
-        """What follows from the sums, for predictions to use."""
-        n = min(self._decodes, _WINDOW)
-        known = n / (n + PRIOR_REQUESTS)
-        self._base = self._mean + np.float32(known) * self._drift
-        slope = np.divide(
-            self._products, self._squares, out=np.ones_like(self._squares), where=self._squares > 0
-        )
-        self._reliability = (1 + known * (slope - 1)).astype(np.float32)
+    def _sketch(self, departs: NDArray[np.float32]) -> NDArray[np.float32]:
+        return sketch(departs, self._buckets, self._signs, SKETCH)

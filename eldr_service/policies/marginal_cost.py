@@ -10,9 +10,9 @@ a layer, and D more with the request; it holds n sequences, of which R remain to
                (1 + tail) x the mean of all; of equals the one that registered first
 
 `parting` keeps the partition: whoever goes to a worker of another centroid than the most similar
-one makes batches more mixed for as long as it stays, and the more so the more requests workers hold.
-`tail` bounds what that and all else may cost the slowest: at 0 no worker is chosen whose step would
-be longer than the fleet's mean, at large values the least sum decides alone.
+one makes batches more mixed for as long as it stays, the more so the more requests workers hold.
+`tail` bounds what all this may cost the slowest: at 0 no worker is chosen whose step would be longer
+than the fleet's mean, at large values the least sum decides alone.
 
 A and D follow from what each request is predicted to use (`expert_prediction`), kept for each
 worker as requests come and go (`batches`); R weighs a request by how much it has yet to generate
@@ -38,7 +38,7 @@ from pydantic import Field
 from eldr_service.core.fleet import LoadReport
 from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
-from eldr_service.kernels import similarity
+from eldr_service.kernels import least_marginal_cost, nearness
 from eldr_service.policies.batches import Batches
 from eldr_service.policies.expert_prediction import ExpertPrediction
 from eldr_service.policies.policy import Policy, SignatureParameters
@@ -72,10 +72,10 @@ class _Experts:
     held: dict[tuple[str, int], NDArray[np.uint16]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, counts: NDArray[np.integer], top_k: int) -> "_Experts":
-        return cls(ExpertPrediction(*counts.shape, top_k), Batches(counts.size))
+    def of(cls, counts: NDArray[np.uint32], top_k: int) -> "_Experts":
+        return cls(ExpertPrediction(counts.shape, top_k), Batches(counts.size))
 
-    def fits(self, counts: NDArray[np.integer], top_k: int) -> bool:
+    def fits(self, counts: NDArray[np.uint32], top_k: int) -> bool:
         return self.prediction.shape == counts.shape and self.prediction.top_k == top_k
 
 
@@ -104,27 +104,38 @@ class MarginalCost(Policy):
         experts = self.experts
         if experts is None or not experts.fits(counts, top_k):
             experts = _Experts.of(counts, top_k)
-        experts.batches.reach(int(rows.max()) + 1)
         probabilities = experts.prediction.predict(counts)
         if request.num_sequences > 1:  # used by one of them at least
             probabilities = 1 - (1 - probabilities) ** np.float32(request.num_sequences)
-        layers = len(counts)
-        grown = experts.batches.growth(rows, probabilities) / layers
-        active = experts.batches.active(rows) / layers + grown
-        cost, speed = self.cost.coefficients, self.cost.speeds(rows)
-        step = speed * (cost.fixed + cost.expert * active + cost.sequence * (fleet.sequences + 1))
-        others = speed * (cost.expert * grown + cost.sequence) * self._remaining(fleet)
-        total = step + others
-        similar = None
+        num_rows = int(rows.max()) + 1
+        experts.batches.reach(num_rows)
+        grown = experts.batches.growth(rows, probabilities) / len(counts)
+        active = experts.batches.active(rows) / len(counts) + grown
         if fleet.centroids is not None and request.signature is not None:
-            similar = similarity(fleet.centroids, request.signature, fleet.slots)
-            total += cost.expert * top_k * self._parting(fleet, similar)
-        mean = step[fleet.eligible].mean()
-        # The shortest is not above the mean; the last digits must not say that it is.
-        allowed = fleet.eligible & (step <= (1 + self.parameters.tail) * mean * (1 + 1e-9))
-        worker = int(np.argmin(np.where(allowed, total, np.inf)))
+            similar = nearness(fleet.centroids, request.signature, fleet.slots)
+        else:
+            similar = np.full(len(rows), np.nan)
+        cost = self.cost.coefficients
+        worker, allowed = least_marginal_cost(
+            fleet.eligible,
+            fleet.sequences,
+            rows,
+            *self.remaining.by_row(num_rows),
+            active,
+            grown,
+            similar,
+            self.cost.speeds(fleet.worker_ids),
+            cost.fixed,
+            cost.expert,
+            cost.sequence,
+            PARTING * top_k,
+            self.parameters.tail,
+        )
         return Decision(
-            worker, similarity=similar, in_band=allowed, predicted_active_experts=active
+            worker,
+            similarity=similar.round(6),
+            in_band=allowed,
+            predicted_active_experts=active,
         )
 
     def on_booked(self, booking: Booking) -> None:
@@ -161,21 +172,6 @@ class MarginalCost(Policy):
         ):
             experts.prediction.saw_decode(prefill, decode)
 
-    def on_reported(self, row: int, report: LoadReport) -> None:
+    def on_reported(self, worker_id: str, report: LoadReport) -> None:
         """Learn what a step costs."""
-        self.cost.learn(row, report)
-
-    def _remaining(self, fleet: FleetSnapshot) -> NDArray[np.float64]:
-        """Sequences of each worker, each weighed by what it has yet to generate."""
-        booked, weight = self.remaining.by_row(int(fleet.rows.max()) + 1)
-        foreign = np.maximum(fleet.sequences - booked[fleet.rows], 0)
-        return weight[fleet.rows] + foreign
-
-    @staticmethod
-    def _parting(fleet: FleetSnapshot, similar: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Experts of a token that requests to come are to share less of, for similarity lost."""
-        eligible = fleet.eligible & ~np.isnan(similar)
-        if not eligible.any():
-            return np.zeros(len(similar))
-        lost = np.maximum(similar[eligible].max() - similar, 0)
-        return PARTING * fleet.sequences[fleet.eligible].mean() * np.nan_to_num(lost)
+        self.cost.learn(worker_id, report)

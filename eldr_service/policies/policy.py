@@ -56,8 +56,8 @@ class Policy(ABC):
     request, snapshot and bookings so far give the same decision; chance comes from `request.number`
     and the seed alone (see `draw`).
 
-    State belongs into the hooks; those of bookings are called exactly once for each, in the order in
-    which bookings begin and end. They see every booking, those that `pick` did not decide too:
+    State belongs into the hooks. Those of bookings are called exactly once for each, in the order
+    in which bookings begin and end; they see every booking, those that `pick` did not decide too:
     pinned ones, and those of requests without a signature. When a policy is put in force while
     requests flow, `on_booked` is first called for each living booking.
 
@@ -90,5 +90,5 @@ class Policy(ABC):
     def on_ended(self, booking: Booking, ended: Ended) -> None:  # noqa: B027
         """A booking ended; `ended` says how, its worker being gone included."""
 
-    def on_reported(self, row: int, report: LoadReport) -> None:  # noqa: B027
-        """The worker on a row reported its load."""
+    def on_reported(self, worker_id: str, report: LoadReport) -> None:  # noqa: B027
+        """A worker reported its load; called for reports that count, in their order."""

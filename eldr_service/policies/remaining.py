@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.lease import Booking
-from eldr_service.kernels.remaining import remaining_by_row
+from eldr_service.kernels import remaining_by_row
 
 LEAST = 0.3
 _RECENT = 0.05  # weight of the newest life in the mean

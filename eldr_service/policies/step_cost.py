@@ -9,6 +9,7 @@ ranks workers by experts and load. `speed` is how much slower than
 the fleet's mean a worker has reported to be, so that unlike hardware can be compared.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ _KEEP = 0.998
 # lasting prior that error would be shared out between the two at will.
 _TRUST = 0.01
 _RECENT = 0.02  # weight of a worker's newest report in its speed
+_MOST_WORKERS = 4_096
 _LEAST_SEQUENCE = 0.01  # of an expert: so that load decides where all experts are in use
 
 
@@ -36,22 +38,22 @@ class Coefficients:
 
 
 class LearnedStepCost:
-    """Coefficients of a model's fleet, and each row's speed."""
+    """Coefficients of a model's fleet, and how slow each worker is beside it."""
 
     def __init__(self) -> None:
         self._information = np.zeros((3, 3))
         self._products = np.zeros(3)
         self._sums = np.zeros(5)  # of the weights, the three inputs and the seconds
-        self._speed: dict[int, tuple[int, float]] = {}  # row -> (incarnation, speed)
+        self._speed: dict[str, tuple[int, float]] = {}  # (incarnation, speed), last reported last
         self.coefficients = Coefficients(*PRIOR.tolist())
 
-    def learn(self, row: int, report: LoadReport) -> None:
+    def learn(self, worker_id: str, report: LoadReport) -> None:
         """Take in a report; one without active experts, batch size or step time says nothing."""
         measured = np.array([report.active_experts, report.batch_size, report.step_seconds])
         if not ((measured > 0) & np.isfinite(measured)).all():
             return
         inputs = np.array([1.0, report.active_experts, report.batch_size])
-        life, speed = self._speed.get(row, (report.incarnation, 1.0))
+        life, speed = self._speed.pop(worker_id, (report.incarnation, 1.0))
         if life != report.incarnation:
             speed = 1.0
         seconds = report.step_seconds / speed
@@ -62,12 +64,14 @@ class LearnedStepCost:
         expected = float(fitted @ inputs)
         off = report.step_seconds / expected / speed
         speed = min(max(speed * off**_RECENT, 0.1), 10.0)
-        self._speed[row] = report.incarnation, speed
+        self._speed[worker_id] = report.incarnation, speed
+        if len(self._speed) > _MOST_WORKERS:
+            del self._speed[next(iter(self._speed))]
         self.coefficients = Coefficients(*fitted.tolist())
 
-    def speeds(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Of the workers on these rows; 1 where nothing is known."""
-        return np.array([self._speed[r][1] if r in self._speed else 1.0 for r in rows.tolist()])
+    def speeds(self, worker_ids: Sequence[str]) -> NDArray[np.float64]:
+        """Of each of these workers; 1 where nothing is known."""
+        return np.array([self._speed.get(worker, (0, 1.0))[1] for worker in worker_ids])
 
     def _solve(self) -> NDArray[np.float64]:
         """Ridge regression towards the prior, scaled to what was measured."""
@@ -79,4 +83,4 @@ class LearnedStepCost:
             return prior
         fitted[0] = max(fitted[0], 0.0)
         fitted[2] = max(fitted[2], _LEAST_SEQUENCE * fitted[1])
-        return fitted
+        return np.asarray(fitted)

@@ -123,7 +123,7 @@ class Model:
     def reported(self, row: int, report: LoadReport) -> None:
         """Tell the policy of a worker's report."""
         with self._policy_logged(self.policy):
-            self.policy.on_reported(row, report)
+            self.policy.on_reported(self.fleet.spec(row).worker_id, report)
 
     def expire(self, now: float) -> None:
         """End the bookings whose lease has run out."""
