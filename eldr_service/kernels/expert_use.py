@@ -43,8 +43,8 @@ def use_terms(probabilities: NDArray[np.float32]) -> NDArray[np.uint16]:
     """
     terms = np.empty(len(probabilities), np.uint16)
     for i in range(len(probabilities)):
-        part = np.int64(probabilities[i] * np.float32(_PARTS) + np.float32(0.5))
-        terms[i] = _TERM[min(max(part, 0), _PARTS)]
+        p = min(max(probabilities[i], np.float32(0.0)), np.float32(1.0))
+        terms[i] = _TERM[int(p * np.float32(_PARTS) + np.float32(0.5))]
     return terms
 
 
@@ -78,7 +78,7 @@ def add_use(
         sums[i] += factor * np.int32(terms[i])
         unused[i] = _UNUSED[min(max(sums[i], 0), len(_UNUSED) - 1)]
         total += unused[i]
-    return len(terms) - float64(total)
+    return float(len(terms) - total)
 
 
 # Reordering the sum lets it use vector registers.

@@ -90,10 +90,10 @@ class ExpertPrediction:
         self._sketches[place] = self._sketch(departs)
 
     @property
-    def _known(self) -> np.float32:
+    def _known(self) -> float:
         """How much of what was learned to believe, 0 to 1."""
         n = min(self._decodes, _WINDOW)
-        return np.float32(n / (n + PRIOR_REQUESTS))
+        return n / (n + PRIOR_REQUESTS)
 
     def _departs(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
         return departure(counts.astype(np.float32), self.top_k, self._mean, TOKENS_OF_MEAN)

@@ -11,7 +11,7 @@ a layer, and D more with the request; it holds n sequences, of which R remain to
 
 `parting` keeps the partition: whoever goes to a worker of another centroid than the most similar
 one makes batches more mixed for as long as it stays, the more so the more requests workers hold.
-`tail` bounds what all this may cost the slowest: at 0 no worker is chosen whose step would be longer
+`tail` bounds what this may cost the slowest: at 0 no worker is chosen whose step would be longer
 than the fleet's mean, at large values the least sum decides alone.
 
 A and D follow from what each request is predicted to use (`expert_prediction`), kept for each
@@ -61,7 +61,7 @@ class MarginalCostParameters(SignatureParameters):
 
 
 @dataclass(slots=True)
-class _Experts:
+class Experts:
     """What is known of experts: all for one geometry.
 
     `held` has what each living booking added to its worker's batch: 2 bytes an expert of a layer.
@@ -72,10 +72,12 @@ class _Experts:
     held: dict[tuple[str, int], NDArray[np.uint16]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, counts: NDArray[np.uint32], top_k: int) -> "_Experts":
+    def of(cls, counts: NDArray[np.uint32], top_k: int) -> "Experts":
+        """Nothing is known yet."""
         return cls(ExpertPrediction(counts.shape, top_k), Batches(counts.size))
 
     def fits(self, counts: NDArray[np.uint32], top_k: int) -> bool:
+        """It is for the geometry of these counts."""
         return self.prediction.shape == counts.shape and self.prediction.top_k == top_k
 
 
@@ -95,15 +97,13 @@ class MarginalCost(Policy):
         super().__init__(parameters)
         self.cost = LearnedStepCost()
         self.remaining = Remaining()
-        self.experts: _Experts | None = None
+        self.experts: Experts | None = None
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least costly."""
         counts, top_k, rows = request.counts, request.top_k, fleet.rows
         assert counts is not None  # as needs_counts asks
-        experts = self.experts
-        if experts is None or not experts.fits(counts, top_k):
-            experts = _Experts.of(counts, top_k)
+        experts = self._experts_for(counts, top_k)
         probabilities = experts.prediction.predict(counts)
         if request.num_sequences > 1:  # used by one of them at least
             probabilities = 1 - (1 - probabilities) ** np.float32(request.num_sequences)
@@ -143,8 +143,7 @@ class MarginalCost(Policy):
         self.remaining.add(booking)
         counts, top_k = booking.counts, booking.top_k
         if counts is not None and booking.coverage >= self.parameters.min_coverage:
-            if self.experts is None or not self.experts.fits(counts, top_k):
-                self.experts = _Experts.of(counts, top_k)
+            self.experts = self._experts_for(counts, top_k)
             self.experts.prediction.saw_prefill(counts)
         else:
             counts = None
@@ -171,6 +170,12 @@ class MarginalCost(Policy):
             and decode.shape == prefill.shape
         ):
             experts.prediction.saw_decode(prefill, decode)
+
+    def _experts_for(self, counts: NDArray[np.uint32], top_k: int) -> Experts:
+        """What is known for the counts' geometry: nothing yet, where it is another than before."""
+        if self.experts is None or not self.experts.fits(counts, top_k):
+            return Experts.of(counts, top_k)
+        return self.experts
 
     def on_reported(self, worker_id: str, report: LoadReport) -> None:
         """Learn what a step costs."""

@@ -80,7 +80,7 @@ class LearnedStepCost:
         weight = np.diag(_TRUST * self._sums[0] * mean[:3] ** 2)
         fitted = np.linalg.solve(self._information + weight, self._products + weight @ prior)
         if fitted[1] <= 0:  # noise: more experts are not faster
-            return prior
+            fitted = prior
         fitted[0] = max(fitted[0], 0.0)
         fitted[2] = max(fitted[2], _LEAST_SEQUENCE * fitted[1])
         return np.asarray(fitted)
