@@ -100,7 +100,8 @@ class TruePrice(Policy):
         self._uses = {}
         for i in range(len(workload.driven)):
             used = workload.decode_counts(i, output_tokens).counts / output_tokens
-            self._uses[workload.prefill_counts(i).counts.tobytes()] = used.ravel().astype(np.float32)
+            prefill = workload.prefill_counts(i).counts.tobytes()
+            self._uses[prefill] = used.ravel().astype(np.float32)
         self._expert_s = expert_s
         self._batches = Batches(workload.recording.geometry.size)
         self._held: dict[tuple[str, int], np.ndarray] = {}

@@ -26,8 +26,8 @@ class Batches:
 
     def reach(self, rows: int) -> None:
         """Have so many rows at least."""
-        more = max(rows, 2 * len(self)) - len(self)
         if rows > len(self):
+            more = max(rows, 2 * len(self)) - len(self)
             size = self._sums.shape[1]
             self._sums = np.concatenate([self._sums, np.zeros((more, size), np.int32)])
             self._unused = np.concatenate([self._unused, np.ones((more, size), np.float32)])

@@ -19,6 +19,7 @@ TOKENS_OF_MEAN = 16.0
 PRIOR_REQUESTS = 4.0
 REMEMBERED = 128
 SKETCH = 256
+_MOST_BYTES = 64 << 20  # of residuals, whatever the geometry
 _WINDOW = 1_000  # requests over which means forget
 
 
@@ -41,8 +42,9 @@ class ExpertPrediction:
         self._drift = np.zeros(shape, np.float32)
         self._sums = np.zeros((2, layers))
         self._reliability = np.ones(layers, np.float32)
-        self._sketches = np.zeros((REMEMBERED, SKETCH), np.float32)
-        self._residuals = np.zeros((REMEMBERED, size), np.float32)
+        remembered = max(1, min(REMEMBERED, _MOST_BYTES // (4 * size)))
+        self._sketches = np.zeros((remembered, SKETCH), np.float32)
+        self._residuals = np.zeros((remembered, size), np.float32)
         rng = np.random.default_rng(0)
         self._buckets = rng.integers(0, SKETCH, size)
         self._signs = rng.choice(np.array([-1, 1], np.float32), size)
@@ -64,7 +66,7 @@ class ExpertPrediction:
             self._sketch(departs),
             self._sketches,
             self._residuals,
-            min(self._decodes, REMEMBERED),
+            min(self._decodes, len(self._residuals)),
         )
 
     def saw_prefill(self, counts: NDArray[np.integer]) -> None:
@@ -76,7 +78,7 @@ class ExpertPrediction:
     def saw_decode(self, prefill: NDArray[np.integer], decode: NDArray[np.integer]) -> None:
         """Learn from a request that finished: counts [layers, experts] of both its parts."""
         departs, used = self._departs(prefill), decode.astype(np.float32)
-        place = self._decodes % REMEMBERED
+        place = self._decodes % len(self._residuals)
         self._decodes += 1
         rate, keep = 1 / min(self._decodes, _WINDOW), 1 - 1 / _WINDOW
         learn_decode(departs, used, self.top_k, self._mean, self._drift, rate, keep, self._sums)

@@ -5,8 +5,8 @@
 The three coefficients are the fleet's, from all reports, older ones forgotten by 0.2% a report.
 They lean on a prior: a step without experts costs as much as 8 experts (6 to 9 on the GPUs that
 were measured), a sequence as a tenth of one. Until the first report the unit is the expert, which
-ranks workers by experts and load. `speed` is how much slower than
-the fleet's mean a worker has reported to be, so that unlike hardware can be compared.
+ranks workers by experts and load. `speed` is by how much a worker has reported longer steps than
+the fleet's coefficients say, so that unlike hardware can be compared.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from eldr_service.core.fleet import LoadReport
 
 PRIOR = np.array([8.0, 1.0, 0.1])
 _KEEP = 0.998
-# Of the prior, beside the reports. Experts and sequences grow together, and a report's means, over
-# steps of changing batches and over tokens, agree to about a tenth: without a
-# lasting prior that error would be shared out between the two at will.
+# Of the prior, beside the reports. Experts and sequences grow together, and a report's means, some
+# over steps and some over tokens, agree to about a tenth: without a lasting prior that error would
+# be shared out between the two at will.
 _TRUST = 0.01
 _RECENT = 0.02  # weight of a worker's newest report in its speed
 _MOST_WORKERS = 4_096
