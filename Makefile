@@ -33,7 +33,7 @@ $(VLLM_STAMP): $(STAMP) benchmarks/demo_vllm/environment.py
 demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, three policies, 15 minutes; ARGS='--long', '--help', …
 	@$(BIN)/python -m benchmarks.demo_vllm $(ARGS)
 
-test: test-fast ## every test that needs no vLLM; those on real vLLM engines are in test-vllm
+test: test-fast test-vllm ## every test: those that need no vLLM, then those on real vLLM engines
 test-fast: setup ## the tests that need no vLLM, in under 3 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
