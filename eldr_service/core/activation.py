@@ -1,6 +1,5 @@
 """Activation counts: how often a prefill's tokens picked each expert of each layer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,8 @@ from numpy.typing import NDArray
 
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.geometry import ModelGeometry
+
+Counts = NDArray[np.uint16] | NDArray[np.uint32]
 
 # Keeps every sum of counts inside 32 bits at top_k <= 64.
 MAX_TOKENS = 1 << 26
@@ -23,7 +24,7 @@ class ActivationCounts:
         Of the whole model.
     layer_offset : int
         The first layer present.
-    counts : ndarray of uint32, shape [layers_present, num_experts]
+    counts : ndarray of uint16 or uint32, shape [layers_present, num_experts]
         Each row sums to ``num_tokens * top_k``.
     num_tokens : int
         Tokens in every row.
@@ -33,7 +34,7 @@ class ActivationCounts:
 
     geometry: ModelGeometry
     layer_offset: int
-    counts: NDArray[np.uint32]
+    counts: Counts
     num_tokens: int
     unknown_tokens: int = 0
 
@@ -50,7 +51,9 @@ class ActivationCounts:
         for field in ("num_tokens", "unknown_tokens"):
             if not 0 <= getattr(self, field) <= MAX_TOKENS:
                 raise InvalidArgumentError(field, f"0 to {MAX_TOKENS}", getattr(self, field))
-        sums = self.counts.sum(axis=1, dtype=np.uint64)
+        # The widest row of 16 bits still sums to less than 32.
+        wide = np.uint32 if self.counts.dtype == np.uint16 else np.uint64
+        sums = np.add.reduce(self.counts, axis=1, dtype=wide)
         wanted = self.num_tokens * g.top_k
         if (sums != wanted).any():
             row = int(np.argmax(sums != wanted))
@@ -82,8 +85,8 @@ def layers_present(geometry: ModelGeometry, layer_offset: int, declared: int) ->
     return declared or rest
 
 
-def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) -> NDArray[np.uint32]:
-    """Decode little-endian counts of `width` bytes each, row-major [rows, num_experts]."""
+def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) -> Counts:
+    """Read little-endian counts of 2 or 4 bytes each, row-major [rows, num_experts], in place."""
     expected = rows * geometry.num_experts * width
     if len(data) != expected:
         raise InvalidArgumentError(
@@ -92,23 +95,5 @@ def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) ->
             f"{len(data)} bytes",
         )
     flat = np.frombuffer(data, dtype=f"<u{width}")
-    return flat.astype(np.uint32).reshape(rows, geometry.num_experts)
-
-
-def sparse_counts(
-    index: Sequence[int], count: Sequence[int], rows: int, geometry: ModelGeometry
-) -> NDArray[np.uint32]:
-    """Decode (index, count) pairs over the row-major [rows, num_experts] array."""
-    size = rows * geometry.num_experts
-    if len(index) != len(count):
-        raise InvalidArgumentError("sparse.count", f"{len(index)} entries", len(count))
-    if len(index) > size:
-        raise InvalidArgumentError("sparse.index", f"at most {size} entries", len(index))
-    positions = np.fromiter(index, dtype=np.int64, count=len(index))
-    if (np.diff(positions) <= 0).any():
-        raise InvalidArgumentError("sparse.index", "strictly increasing", "one that is not")
-    if len(positions) and positions[-1] >= size:
-        raise InvalidArgumentError("sparse.index", f"below {size}", int(positions[-1]))
-    counts = np.zeros(size, dtype=np.uint32)
-    counts[positions] = np.fromiter(count, dtype=np.uint32, count=len(count))
-    return counts.reshape(rows, geometry.num_experts)
+    native = np.uint16 if width == 2 else np.uint32
+    return flat.astype(native, copy=False).reshape(rows, geometry.num_experts)

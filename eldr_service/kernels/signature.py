@@ -1,20 +1,21 @@
 """From activation counts to a unit signature, in two passes over the kept rows."""
 
 import numpy as np
-from numba import boolean, float32, int64, types, uint32
+from numba import boolean, float32, int64, types, uint16, uint32
 from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import kernel, readonly
 
-_SIGNATURE = types.Array(float32, 1, "C")(
-    readonly(uint32, 2), readonly(int64, 1), readonly(float32, 2), boolean
-)
+
+def _of(counts: types.Type) -> types.Type:
+    signature = types.Array(float32, 1, "C")
+    return signature(readonly(counts, 2), readonly(int64, 1), readonly(float32, 2), boolean)
 
 
 # Reordering the sum of squares moves the norm by about 1e-16 and makes the kernel twice as fast.
-@kernel(_SIGNATURE, fastmath={"reassoc"})
+@kernel([_of(uint16), _of(uint32)], fastmath={"reassoc"})
 def transform_signature(
-    counts: NDArray[np.uint32],
+    counts: NDArray[np.uint16] | NDArray[np.uint32],
     layers: NDArray[np.int64],
     weights: NDArray[np.float32],
     square_root: bool,
@@ -23,7 +24,7 @@ def transform_signature(
 
     Parameters
     ----------
-    counts : ndarray of uint32, shape [L, E]
+    counts : ndarray of uint16 or uint32, shape [L, E]
     layers : ndarray of int64, shape [m]
         The layers kept, each 0 to L - 1.
     weights : ndarray of float32, shape [m, E]

@@ -5,18 +5,20 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, TypeVar
 
+import numpy as np
 from eldr.v1 import activation_pb2, fleet_pb2, router_pb2
 from google.protobuf.duration_pb2 import Duration
+from numpy.typing import NDArray
 
 from eldr_service.core.activation import (
     ActivationCounts,
     dense_counts,
     layers_present,
-    sparse_counts,
 )
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.kernels.sparse import NOT_INCREASING, TOO_LARGE, sparse_counts
 from eldr_service.routing.decide import RouteCall
 
 MAX_MODEL = 256
@@ -132,9 +134,9 @@ def _activation_counts(message: activation_pb2.ActivationCounts) -> ActivationCo
         case "dense_u32":
             counts = dense_counts(message.dense_u32, rows, shape, width=4)
         case "sparse":
-            counts = sparse_counts(message.sparse.index, message.sparse.count, rows, shape)
+            counts = _sparse_counts(message.sparse, rows, shape)
         case _ if message.num_tokens == 0:
-            counts = sparse_counts((), (), rows, shape)
+            counts = np.zeros((rows, shape.num_experts), dtype=np.uint16)
         case _:
             raise InvalidArgumentError(
                 "encoding", "dense_u16, dense_u32 or sparse", "none that is known"
@@ -142,6 +144,23 @@ def _activation_counts(message: activation_pb2.ActivationCounts) -> ActivationCo
     return ActivationCounts(
         shape, message.layer_offset, counts, message.num_tokens, message.unknown_tokens
     )
+
+
+def _sparse_counts(
+    message: activation_pb2.SparseCounts, rows: int, shape: ModelGeometry
+) -> NDArray[np.uint32]:
+    size, pairs = rows * shape.num_experts, len(message.index)
+    if len(message.count) != pairs:
+        raise InvalidArgumentError("sparse.count", f"{pairs} entries", len(message.count))
+    if pairs > size:
+        raise InvalidArgumentError("sparse.index", f"at most {size} entries", pairs)
+    data = np.frombuffer(message.SerializeToString(), dtype=np.uint8)
+    counts, wrong = sparse_counts(data, size)
+    if wrong == NOT_INCREASING:
+        raise InvalidArgumentError("sparse.index", "strictly increasing", "one that is not")
+    if wrong == TOO_LARGE:
+        raise InvalidArgumentError("sparse.index", f"below {size}", max(message.index))
+    return counts.reshape(rows, shape.num_experts)
 
 
 def fingerprint(message: activation_pb2.ActivationCounts) -> int:

@@ -43,8 +43,9 @@ def test_misfits_are_refused_before_memory_is_touched():
 
 
 def test_warm_up_leaves_nothing_to_compile():
+    compiled = list(transform_signature.signatures)
     warm_up()
-    assert len(transform_signature.signatures) == 1
+    assert transform_signature.signatures == compiled
 
 
 def test_compiles_where_nothing_can_be_written():
