@@ -138,7 +138,10 @@ class Daemon:
 
     def _server(self) -> grpc.aio.Server:
         return grpc.aio.server(
-            interceptors=[TokenInterceptor(self._tokens, self._telemetry.refused_caller)],
+            # Every call pays for an interceptor, one without tokens too.
+            interceptors=[TokenInterceptor(self._tokens, self._telemetry.refused_caller)]
+            if self._tokens
+            else [],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

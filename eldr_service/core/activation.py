@@ -55,8 +55,9 @@ class ActivationCounts:
         wide = np.uint32 if self.counts.dtype == np.uint16 else np.uint64
         sums = np.add.reduce(self.counts, axis=1, dtype=wide)
         wanted = self.num_tokens * g.top_k
-        if (sums != wanted).any():
-            row = int(np.argmax(sums != wanted))
+        wrong = sums != wanted
+        if np.count_nonzero(wrong):
+            row = int(np.argmax(wrong))
             raise InvalidArgumentError(
                 "counts",
                 f"each row to sum to num_tokens x top_k = {wanted}",

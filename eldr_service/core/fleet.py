@@ -86,13 +86,14 @@ _ROW = np.dtype(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Known:
-    """What changes only with membership, states, reports and their age; an entry a decode worker."""
+    """What changes only with membership, states, reports and their age, by decode worker."""
 
     since: float  # seconds; a later change of the fleet makes it anew
     until: float  # then the next report is too old
     eligible: NDArray[np.bool_]
     capacity: NDArray[np.int64]
     divisor: NDArray[np.int64]  # capacity in the load's unit
+    largest: int  # of the divisors
     fresh: NDArray[np.bool_]
     stale: NDArray[np.bool_]
     foreign: NDArray[np.int64]  # of fresh reports
@@ -325,7 +326,7 @@ class Fleet:
             eligible=known.eligible,
             # Multiplied before it is divided: equal ratios of integers then give equal floats, and
             # so ties. In floats, as what workers report can exceed 64 bits.
-            load=amount * known.divisor.max(initial=1) / known.divisor,
+            load=amount * known.largest / known.divisor,
             sequences=sequences,
             capacity=known.capacity,
             slots=np.full(len(rows), -1, dtype=np.int32) if slots is None else slots,
@@ -344,12 +345,14 @@ def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) 
     fresh = reported & (now - table["reported_at"] <= report_limit)
     capacity = table["capacity"].copy()
     in_kv = unit != "sequences" and (table["capacity_kv"] > 0).all()
+    divisor = table["capacity_kv"].copy() if in_kv else capacity
     known = _Known(
         since=now,
         until=float((table["reported_at"][fresh] + report_limit).min(initial=np.inf)),
         eligible=table["state"] == WorkerState.READY,
         capacity=capacity,
-        divisor=table["capacity_kv"].copy() if in_kv else capacity,
+        divisor=divisor,
+        largest=int(divisor.max(initial=1)),
         fresh=fresh,
         stale=reported & ~fresh,
         foreign=np.where(fresh, table["foreign"], 0),
@@ -359,7 +362,7 @@ def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) 
             for name in ("active_experts", "batch_size", "step_seconds")
         },
     )
-    for field in fields(known):
-        if isinstance(array := getattr(known, field.name), np.ndarray):
+    for column in fields(known):
+        if isinstance(array := getattr(known, column.name), np.ndarray):
             array.flags.writeable = False
     return known

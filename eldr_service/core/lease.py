@@ -159,15 +159,18 @@ class BookingTable:
         FailedPreconditionError
             The identity came with another payload, has ended for good, or is superseded.
         """
-        name = f"request {_short(request_id)} attempt {attempt}"
         live = self._live.get(request_id)
+        past = self._past.get(request_id)
+        if live is None and past is None:
+            return None
+        name = f"request {_short(request_id)} attempt {attempt}"
         if live and live.attempt == attempt:
             if live.fingerprint != fingerprint:
                 raise FailedPreconditionError(
                     f"{name} is booked with another payload; send the same, or a higher attempt"
                 )
             return live
-        attempts = self._past[request_id].attempts if request_id in self._past else {}
+        attempts = past.attempts if past else {}
         ended = attempts.get(attempt)
         if ended and ended.final:
             raise FailedPreconditionError(f"{name} cannot be placed: {ended.value}")

@@ -112,9 +112,12 @@ class HeldSignature:
         self._chunks[name] = fingerprint
         self._sequences.add(sequence)
         self._highest = highest
-        if self.counts.dtype == np.uint16 and tokens * self.geometry.top_k > _MAX_SHORT:
-            if int(self.counts.max()) + int(chunk.counts.max(initial=0)) > _MAX_SHORT:
-                self.counts = self.counts.astype(np.uint32)
+        if (
+            self.counts.dtype == np.uint16
+            and tokens * self.geometry.top_k > _MAX_SHORT
+            and int(self.counts.max()) + int(chunk.counts.max()) > _MAX_SHORT
+        ):
+            self.counts = self.counts.astype(np.uint32)
         here = self.counts[rows]
         np.add(here, chunk.counts, out=here, casting="same_kind")
         self.tokens[rows] += chunk.num_tokens

@@ -85,7 +85,15 @@ def choose_in_band(
     low, high = bounds(mean, codes, scale, error, length, signature, wanted)
     exact = np.full(slots_in_all, np.nan)
 
-    best = greatest(centroids, signature, wanted, low, high, exact)
+    # Who is the best matters only where it moves the edge past somebody.
+    best_low = best_high = -np.inf
+    for slot in range(slots_in_all):
+        if wanted[slot]:
+            best_low, best_high = max(best_low, low[slot]), max(best_high, high[slot])
+    for slot in range(slots_in_all):
+        if wanted[slot] and low[slot] < best_high - tau and high[slot] >= best_low - tau:
+            best_low = best_high = greatest(centroids, signature, wanted, low, high, exact)
+            break
     in_band = np.zeros(n, dtype=np.bool_)
     near = 0
     for i in range(n):
@@ -95,12 +103,11 @@ def choose_in_band(
         if slot < 0:
             in_band[i] = True
             continue
-        if np.isnan(exact[slot]) and low[slot] < best - tau <= high[slot]:
-            exact[slot] = rounded(centroids[slot], signature)
-        if not np.isnan(exact[slot]):
-            in_band[i] = exact[slot] >= best - tau
-        else:
-            in_band[i] = low[slot] >= best - tau
+        in_band[i] = low[slot] >= best_high - tau
+        if not in_band[i] and high[slot] >= best_low - tau:
+            if np.isnan(exact[slot]):
+                exact[slot] = rounded(centroids[slot], signature)
+            in_band[i] = exact[slot] >= best_low - tau
         near += in_band[i]
     if tau > 0.0 and near == 1:
         for i in range(n):

@@ -88,6 +88,33 @@ def _product(codes: NDArray[np.int8], steps: NDArray[np.int16]) -> float:
 
 
 @njit
+def _largest(signature: NDArray[np.float32]) -> float:
+    """The largest entry, whatever its sign."""
+    # Without their sign, floats are ordered as their bits are; integers are compared many at once.
+    bits, most = signature.view(np.int32), int32(0)
+    for i in range(len(bits)):
+        most = max(most, int32(bits[i] & 0x7FFFFFFF))
+    return float64(np.array([most]).view(np.float32)[0])
+
+
+@njit(fastmath={"reassoc", "contract"})
+def _quantise(
+    signature: NDArray[np.float32], step: float, steps: NDArray[np.int16]
+) -> tuple[float, float]:
+    """Fill in whole steps; returns the signature's squared length and that of what they miss."""
+    squares = lost = 0.0
+    inverse = 1.0 / step
+    for i in range(len(signature)):
+        value = float64(signature[i])
+        whole = np.rint(value * inverse)
+        steps[i] = int16(int32(whole))
+        rest = value - step * whole
+        squares += value * value
+        lost += rest * rest
+    return squares, lost
+
+
+@njit
 def bounds(
     mean: NDArray[np.float32],
     codes: NDArray[np.int8],
@@ -98,18 +125,10 @@ def bounds(
     wanted: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What the rounded similarity of each wanted slot is at least, and at most."""
-    largest, squares = float32(0), 0.0
-    for value in signature:
-        largest = max(largest, abs(value))
-        squares += float64(value) * float64(value)
-    step = float64(largest) / _STEPS if largest > 0 else 1.0
+    step = max(_largest(signature) / _STEPS, 1e-30)
     steps = np.empty(len(signature), dtype=np.int16)
-    lost = 0.0
-    for i in range(len(signature)):
-        steps[i] = int16(np.rint(signature[i] / step))
-        rest = signature[i] - step * steps[i]
-        lost += rest * rest
-    norm, lost = np.sqrt(squares), np.sqrt(lost)
+    squares, missed = _quantise(signature, step, steps)
+    norm, lost = np.sqrt(squares), np.sqrt(missed)
     common = _dot(mean, signature)
     low, high = np.full(len(codes), np.nan), np.full(len(codes), np.nan)
     for slot in range(len(codes)):

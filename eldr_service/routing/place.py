@@ -119,7 +119,7 @@ def place(
         partition_version=partition.version if partition and looked_at else 0,
         similarity=_number(decision.similarity, chosen),
         coverage=coverage,
-        stale=bool((fleet.stale & fleet.eligible).any()),
+        stale=np.count_nonzero(fleet.stale & fleet.eligible) > 0,
         targets=tuple(model.fleet.spec(int(fleet.rows[i])) for i in targets),
         slot=int(fleet.slots[chosen]),
         counts=counts.copy() if policy.keeps_counts and counts is not None else None,
@@ -145,10 +145,10 @@ def _signature(counts: Counts, model: Model) -> NDArray[np.float32] | None:
     assert model.partition
     transform = model.partition.transform
     assert transform.layers is not None
-    signature = transform_signature(
+    signature, norm = transform_signature(
         counts, transform.layers, transform.weights, transform.name == "sqrt"
     )
-    return signature if signature.any() else None
+    return signature if norm else None
 
 
 def _number(values: NDArray[np.float64] | None, index: int) -> float | None:

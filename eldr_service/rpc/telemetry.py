@@ -49,10 +49,8 @@ class Telemetry:
         reason = booking.reason.name
         if not placed.repeated:
             self.metrics.decision_seconds.observe(seconds)
-            self.metrics.placements.labels(
-                call.model, booking.policy, reason, booking.worker_id
-            ).inc()
-        log.info(
+            self.metrics.placed(call.model, booking.policy, reason, booking.worker_id)
+        log.debug(
             "placed",
             request_id=call.request_id,
             attempt=call.attempt,
@@ -90,7 +88,7 @@ class Telemetry:
 
     def answered(self, servicer: object, method: str, seconds: float) -> None:
         """A unary call was answered, well or not."""
-        self.metrics.rpc_seconds.labels(_full_name(servicer, method)).observe(seconds)
+        self.metrics.answered(_full_name(servicer, method), seconds)
 
     def refused(
         self, servicer: object, method: str, code: grpc.StatusCode, error: EldrError
