@@ -1,5 +1,6 @@
 """Two things measured by turns in one run, as a ratio with the noise that it was measured with."""
 
+import argparse
 import json
 import platform
 from collections.abc import Callable
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 RESAMPLES = 2_000
 
@@ -71,9 +75,44 @@ def ratio(ours: list[float], baseline: list[float], *, less: bool = False) -> Ra
     )
 
 
-def write(path: Path, result: dict[str, Any]) -> None:
-    """Write a benchmark's result as JSON."""
+def add_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """Options that every benchmark with goals has."""
+    parser.add_argument("--out", type=Path, default=Path(f"build/bench/{name}.json"))
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="exit 1 when a ratio is below its goal by more than the noise explains",
+    )
+
+
+def finish(
+    title: str, result: dict[str, Any], goals: dict[str, float], options: argparse.Namespace
+) -> None:
+    """Show `result["ratios"]` beside their goals, write all as JSON, and check if asked to."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for column in ("ELDR", "baseline", "ratio", "95%", "goal"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("")
+    missed = []
+    for name, r in result["ratios"].items():
+        goal = goals.get(name)
+        verdict = "" if goal is None else r.verdict(goal)
+        if verdict == "missed":
+            missed.append(name)
+        table.add_row(
+            name,
+            f"{r.ours:.4g}",
+            f"{r.baseline:.4g}",
+            f"{r.ratio:.2f}",
+            f"{r.low:.2f} to {r.high:.2f}",
+            "" if goal is None else f"{goal:.2f}",
+            verdict,
+        )
+    Console().print(table)
     machine = f"{platform.machine()}, Python {platform.python_version()}"
-    document = {"machine": machine, **result}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2, default=asdict) + "\n")
+    document = {"machine": machine, "goals": goals, **result}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=2, default=asdict) + "\n")
+    if options.check and missed:
+        raise SystemExit(f"below the goal: {', '.join(missed)}")

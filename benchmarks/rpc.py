@@ -16,19 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import uvloop
 from eldr.v1 import fleet_pb2, fleet_pb2_grpc, partition_pb2, partition_pb2_grpc, router_pb2
 from eldr_client.counts import Counts
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import paired
 from benchmarks.signatures import GEOMETRY, TOKENS, drawn_counts
@@ -42,10 +40,11 @@ IN_FLIGHT = 16
 ECHO = "/bench.Echo/Echo"
 ROUTE = "/eldr.v1.RouterService/Route"
 STREAM = "/eldr.v1.RouterService/RouteStream"
-GOALS = {"Route, calls/s": 0.85, "Route, p99": 1 / 1.3, "RouteStream, requests/s": 1.5}
+GOALS = {"Route, calls/s": 0.85, "Route, p99 s": 1 / 1.3, "RouteStream, requests/s": 1.5}
 
 
 async def serve_echo() -> None:
+    """Answer with what comes until told to stop; prints the address."""
     async def echo(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         return request
 
@@ -71,8 +70,8 @@ def process(*command: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def echo_server() -> Iterator[str]:
-    with process("-m", "benchmarks.rpc", "--serve-echo") as started:
+def echo_server(*options: str) -> Iterator[str]:
+    with process("-m", "benchmarks.rpc", "--serve-echo", *options) as started:
         assert started.stdout
         yield started.stdout.readline().strip()
 
@@ -181,29 +180,34 @@ def summary(took: list[float], seconds: float) -> tuple[float, float, float]:
 def measure(turns: int, seconds: float) -> dict[str, Any]:
     counts = drawn_counts(256)
     bodies = requests(counts)
-    with echo_server() as echo, daemon() as router:
+    with echo_server() as echo, echo_server("--uvloop") as fast_echo, daemon() as router:
         set_up(router, counts)
         run = {
             "echo": lambda: asyncio.run(unary(echo, ECHO, bodies, seconds)),
+            "echo on uvloop": lambda: asyncio.run(unary(fast_echo, ECHO, bodies, seconds)),
             "Route": lambda: asyncio.run(unary(router, ROUTE, bodies, seconds)),
             "RouteStream": lambda: asyncio.run(stream(router, bodies, seconds)),
         }
+        seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in run}
         for warm in run.values():
             warm()
-        seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in run}
         for turn in range(turns):
-            for name in sorted(run, reverse=bool(turn % 2)):
+            for name in list(run)[:: -1 if turn % 2 else 1]:
                 seen[name].append(summary(run[name](), seconds))
-    rates = {name: [rate for rate, _, _ in values] for name, values in seen.items()}
-    tails = {name: [p99 for _, _, p99 in values] for name, values in seen.items()}
+    rate = {name: [rate for rate, _, _ in values] for name, values in seen.items()}
+    tail = {name: [p99 for _, _, p99 in values] for name, values in seen.items()}
     return {
         "in_flight": IN_FLIGHT,
         "workers": WORKERS,
         "p50_ms": {n: 1e3 * float(np.median([p50 for _, p50, _ in v])) for n, v in seen.items()},
         "ratios": {
-            "Route, calls/s": paired.ratio(rates["Route"], rates["echo"]),
-            "Route, p99": paired.ratio(tails["Route"], tails["echo"], less=True),
-            "RouteStream, requests/s": paired.ratio(rates["RouteStream"], rates["echo"]),
+            "Route, calls/s": paired.ratio(rate["Route"], rate["echo"]),
+            "Route, p99 s": paired.ratio(tail["Route"], tail["echo"], less=True),
+            "RouteStream, requests/s": paired.ratio(rate["RouteStream"], rate["echo"]),
+            "Route, calls/s, echo on uvloop": paired.ratio(rate["Route"], rate["echo on uvloop"]),
+            "RouteStream, requests/s, echo on uvloop": paired.ratio(
+                rate["RouteStream"], rate["echo on uvloop"]
+            ),
         },
     }
 
@@ -211,18 +215,15 @@ def measure(turns: int, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--serve-echo", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--uvloop", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--out", type=Path, default=Path("build/bench/rpc.json"))
+    paired.add_options(parser, "rpc")
     options = parser.parse_args()
     if options.serve_echo:
-        asyncio.run(serve_echo())
-        return
-    result = measure(options.turns, options.seconds)
-    for name, r in result["ratios"].items():
-        print(name, r, r.verdict(GOALS[name]))
-    print(result["p50_ms"])
-    paired.write(options.out, result)
+        (uvloop.run if options.uvloop else asyncio.run)(serve_echo())
+    else:
+        paired.finish("Calls over loopback, 16 in flight", measure(options.turns, options.seconds), GOALS, options)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.kernels import wrong_row
 
 Counts = NDArray[np.uint16] | NDArray[np.uint32]
 
@@ -51,17 +52,13 @@ class ActivationCounts:
         for field in ("num_tokens", "unknown_tokens"):
             if not 0 <= getattr(self, field) <= MAX_TOKENS:
                 raise InvalidArgumentError(field, f"0 to {MAX_TOKENS}", getattr(self, field))
-        # The widest row of 16 bits still sums to less than 32.
-        wide = np.uint32 if self.counts.dtype == np.uint16 else np.uint64
-        sums = np.add.reduce(self.counts, axis=1, dtype=wide)
         wanted = self.num_tokens * g.top_k
-        wrong = sums != wanted
-        if np.count_nonzero(wrong):
-            row = int(np.argmax(wrong))
+        row = wrong_row(self.counts, wanted)
+        if row >= 0:
             raise InvalidArgumentError(
                 "counts",
                 f"each row to sum to num_tokens x top_k = {wanted}",
-                f"{int(sums[row])} in the row of layer {self.layer_offset + row}",
+                f"{self.counts[row].sum(dtype=np.uint64)} in the row of layer {self.layer_offset + row}",
             )
 
     @property

@@ -1,7 +1,7 @@
 """What a policy sees of a request and of the fleet, and what a decision is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -106,7 +106,21 @@ class FleetSnapshot:
 
     def narrowed(self, eligible: NDArray[np.bool_]) -> "FleetSnapshot":
         """The same with fewer eligible workers."""
-        return replace(self, eligible=eligible)
+        return FleetSnapshot(
+            self.worker_ids,
+            self.rows,
+            eligible,
+            self.load,
+            self.sequences,
+            self.capacity,
+            self.slots,
+            self.quantised,
+            self.stale,
+            self.active_experts,
+            self.batch_size,
+            self.step_seconds,
+            self.labels,
+        )
 
     def least_loaded(self) -> int:
         """The eligible worker with the least load; of equals the one that registered first."""

@@ -8,6 +8,7 @@ import numpy as np
 from eldr_service.kernels.assignment import balanced_assignment
 from eldr_service.kernels.band import choose_in_band
 from eldr_service.kernels.order import best_first
+from eldr_service.kernels.rows import wrong_row
 from eldr_service.kernels.signature import transform_signature
 from eldr_service.kernels.similarity import similarity
 from eldr_service.kernels.sparse import sparse_counts
@@ -20,6 +21,7 @@ __all__ = [
     "sparse_counts",
     "transform_signature",
     "warm_up",
+    "wrong_row",
 ]
 
 
@@ -27,6 +29,7 @@ def warm_up() -> None:
     """Call every kernel once, so that the first request pays for nothing."""
     one, ones = np.ones(1), np.ones((1, 1), dtype=np.float32)
     for width in (np.uint16, np.uint32):
+        wrong_row(ones.astype(width), 1)
         signature, _ = transform_signature(ones.astype(width), np.zeros(1, np.int64), ones, False)
     slots, codes = np.zeros(1, dtype=np.int32), np.zeros((1, 1), dtype=np.int8)
     similarity(ones, signature, slots)

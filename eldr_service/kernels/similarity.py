@@ -14,8 +14,8 @@ _SIMILARITY = types.Array(float64, 1, "C")(
     readonly(float32, 2), readonly(float32, 1), readonly(int32, 1)
 )
 
-_STEPS = 4_095  # of a quantised signature's largest entry
-_BLOCK = 4_096  # entries whose products with codes, 127 * 4,095 each at most, fit 32 bits
+_STEPS = 2_047  # of a quantised signature's largest entry
+_BLOCK = 8_192  # entries whose products with codes, 127 * 2,047 each at most, fit 32 bits
 _ROUNDING = 1.1e-6  # of similarities, and of the bounds' own arithmetic
 
 

@@ -119,7 +119,7 @@ def place(
         partition_version=partition.version if partition and looked_at else 0,
         similarity=_number(decision.similarity, chosen),
         coverage=coverage,
-        stale=np.count_nonzero(fleet.stale & fleet.eligible) > 0,
+        stale=bool(np.count_nonzero(fleet.stale & fleet.eligible)),
         targets=tuple(model.fleet.spec(int(fleet.rows[i])) for i in targets),
         slot=int(fleet.slots[chosen]),
         counts=counts.copy() if policy.keeps_counts and counts is not None else None,

@@ -1,8 +1,8 @@
 """Messages to the domain, with every field checked; the errors name field, expected and found."""
 
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
