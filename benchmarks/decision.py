@@ -139,8 +139,8 @@ def measure(turns: int, requests: int) -> dict[str, Any]:
         seen = [
             (
                 times(setup.decide, numbers),
-                times(lambda n: baseline(n, np.float64), numbers),  # noqa: B023
-                times(lambda n: baseline(n, np.float32), numbers),  # noqa: B023
+                times(lambda n: baseline(n, np.float64), numbers),
+                times(lambda n: baseline(n, np.float32), numbers),
             )
             for _ in range(turns)
         ]

@@ -45,6 +45,7 @@ GOALS = {"Route, calls/s": 0.85, "Route, p99 s": 1 / 1.3, "RouteStream, requests
 
 async def serve_echo() -> None:
     """Answer with what comes until told to stop; prints the address."""
+
     async def echo(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         return request
 
@@ -61,12 +62,15 @@ async def serve_echo() -> None:
 
 @contextmanager
 def process(*command: str) -> Iterator[subprocess.Popen[str]]:
-    started = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    """Run Python beside this process."""
+    started = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         yield started
     finally:
         started.terminate()
-        started.wait()
+        started.communicate()
 
 
 @contextmanager
@@ -80,24 +84,14 @@ def echo_server(*options: str) -> Iterator[str]:
 def daemon() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         ports = Path(folder, "ports")
-        flags = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--state", ":memory:")
-        log = Path(folder, "log").open("w")
-        with (
-            log,
-            subprocess.Popen(
-                [sys.executable, "-c", "from eldr_service.server import main; main()"]
-                + [*flags, "--drain-seconds", "0", "--port-file", str(ports)],
-                stderr=log,
-            ) as started,
-        ):
-            try:
-                while not ports.exists():
-                    if started.poll() is not None:
-                        raise SystemExit("the daemon did not start")
-                    time.sleep(0.05)
-                yield json.loads(ports.read_text())["grpc"]
-            finally:
-                started.terminate()
+        flags = ("--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--state=:memory:")
+        run = "from eldr_service.server import main; main()"
+        with process("-c", run, *flags, "--drain-seconds=0", f"--port-file={ports}") as started:
+            while not ports.exists():
+                if started.poll() is not None:
+                    raise SystemExit(f"the daemon did not start: {started.communicate()[1]}")
+                time.sleep(0.05)
+            yield json.loads(ports.read_text())["grpc"]
 
 
 def set_up(target: str, counts: np.ndarray) -> None:
@@ -223,7 +217,12 @@ def main() -> None:
     if options.serve_echo:
         (uvloop.run if options.uvloop else asyncio.run)(serve_echo())
     else:
-        paired.finish("Calls over loopback, 16 in flight", measure(options.turns, options.seconds), GOALS, options)
+        paired.finish(
+            "Calls over loopback, 16 in flight",
+            measure(options.turns, options.seconds),
+            GOALS,
+            options,
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from eldr_service.kernels import wrong_row
 
 Counts = NDArray[np.uint16] | NDArray[np.uint32]
 
+_U16, _U32 = np.dtype("<u2"), np.dtype("<u4")  # on the wire
+
 # Keeps every sum of counts inside 32 bits at top_k <= 64.
 MAX_TOKENS = 1 << 26
 
@@ -58,7 +60,8 @@ class ActivationCounts:
             raise InvalidArgumentError(
                 "counts",
                 f"each row to sum to num_tokens x top_k = {wanted}",
-                f"{self.counts[row].sum(dtype=np.uint64)} in the row of layer {self.layer_offset + row}",
+                f"{self.counts[row].sum(dtype=np.uint64)} in the row of layer"
+                f" {self.layer_offset + row}",
             )
 
     @property
@@ -92,6 +95,7 @@ def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) ->
             f"{expected} bytes ({rows} layers x {geometry.num_experts} experts x {width})",
             f"{len(data)} bytes",
         )
-    flat = np.frombuffer(data, dtype=f"<u{width}")
-    native = np.uint16 if width == 2 else np.uint32
-    return flat.astype(native, copy=False).reshape(rows, geometry.num_experts)
+    shape = (rows, geometry.num_experts)
+    if width == 2:
+        return np.frombuffer(data, dtype=_U16).astype(np.uint16, copy=False).reshape(shape)
+    return np.frombuffer(data, dtype=_U32).astype(np.uint32, copy=False).reshape(shape)

@@ -28,9 +28,9 @@ __all__ = [
 def warm_up() -> None:
     """Call every kernel once, so that the first request pays for nothing."""
     one, ones = np.ones(1), np.ones((1, 1), dtype=np.float32)
-    for width in (np.uint16, np.uint32):
-        wrong_row(ones.astype(width), 1)
-        signature, _ = transform_signature(ones.astype(width), np.zeros(1, np.int64), ones, False)
+    for counts in (np.ones((1, 1), np.uint16), np.ones((1, 1), np.uint32)):
+        wrong_row(counts, 1)
+        signature, _ = transform_signature(counts, np.zeros(1, np.int64), ones, False)
     slots, codes = np.zeros(1, dtype=np.int32), np.zeros((1, 1), dtype=np.int8)
     similarity(ones, signature, slots)
     eligible = np.ones(1, np.bool_)

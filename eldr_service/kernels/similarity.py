@@ -32,7 +32,7 @@ def _dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float
 @njit
 def rounded(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
     """The similarity of one centroid, rounded to 1e-6 as `numpy.round` does."""
-    return np.rint(_dot(centroid, signature) * 1e6) / 1e6
+    return float64(np.rint(_dot(centroid, signature) * 1e6) / 1e6)
 
 
 @kernel(_SIMILARITY)

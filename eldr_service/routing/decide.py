@@ -172,7 +172,7 @@ def _lesser_reason(policy: Policy, request: RequestView, fleet: FleetSnapshot) -
 def alternates(decision: Decision, fleet: FleetSnapshot, filters: Filters, most: int) -> list[int]:
     """Who to try next: the rest of the band, then the other eligible ones, by load."""
     band = fleet.eligible if decision.in_band is None else decision.in_band
-    rest = best_first(fleet.eligible, band, fleet.load, decision.worker, most).tolist()
+    rest: list[int] = best_first(fleet.eligible, band, fleet.load, decision.worker, most).tolist()
     if filters.last_resort >= 0 and len(rest) < most:
         rest.append(filters.last_resort)
     return rest

@@ -1,5 +1,6 @@
 """What the daemon says of itself: a log line a decision, and the metrics."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -50,6 +51,8 @@ class Telemetry:
         if not placed.repeated:
             self.metrics.decision_seconds.observe(seconds)
             self.metrics.placed(call.model, booking.policy, reason, booking.worker_id)
+        if not log.is_enabled_for(logging.DEBUG):
+            return
         log.debug(
             "placed",
             request_id=call.request_id,

@@ -77,7 +77,7 @@ def test_any_split_order_and_encoding_adds_up_to_the_same(data):
     np.testing.assert_array_equal(held.counts, whole.counts)
 
 
-ROW = np.array([[2, 0, 0, 0, 0, 0]] * 4)
+ROW = np.array([[2, 0, 0, 0, 0, 0]] * 4, dtype=np.uint32)
 
 
 @pytest.mark.parametrize(
