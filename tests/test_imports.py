@@ -11,7 +11,7 @@ CLIENT = ROOT / "clients" / "python"
 
 # A package of eldr_service (or a module at its top) -> what else of eldr_service it may import.
 MAY_IMPORT = {
-    "core": "",
+    "core": "kernels",
     "kernels": "",
     "address": "",
     "flags": "",

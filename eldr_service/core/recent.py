@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.core.activation import Counts
+
 
 class RecentCounts:
     """The latest whole counts of one geometry, in a bounded memory.
@@ -23,7 +25,7 @@ class RecentCounts:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def add(self, counts: NDArray[np.uint32]) -> None:
+    def add(self, counts: Counts) -> None:
         """Keep counts [num_layers, num_experts]; another shape than before starts anew."""
         if self._counts and self._counts[0].shape != counts.shape:
             self.clear()

@@ -103,12 +103,31 @@ class Metrics:
             ["method", "code"],
             registry=registry,
         )
+        self._placements: dict[tuple[str, str, str, str], Counter] = {}
+        self._rpc_seconds: dict[str, Histogram] = {}
         registry.register(_StateCollector(state))
         ProcessCollector(registry=registry)
+
+    def placed(self, model: str, policy: str, reason: str, worker: str) -> None:
+        """Count a booking."""
+        names = (model, policy, reason, worker)
+        series = self._placements.get(names)
+        if series is None:  # looking one up in the metric takes as long as a decision's filters
+            series = self._placements[names] = self.placements.labels(*names)
+        series.inc()
+
+    def answered(self, method: str, seconds: float) -> None:
+        """Note the time of a unary call."""
+        series = self._rpc_seconds.get(method)
+        if series is None:
+            series = self._rpc_seconds[method] = self.rpc_seconds.labels(method)
+        series.observe(seconds)
 
     def forget_worker(self, model: str, worker_id: str) -> None:
         """Drop the series that name a worker, when it has been removed."""
         self.placements.remove_by_labels({"model": model, "worker": worker_id})
+        for names in [n for n in self._placements if (n[0], n[3]) == (model, worker_id)]:
+            del self._placements[names]
 
 
 class _StateCollector(Collector):

@@ -4,7 +4,9 @@ from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from eldr_service.core.bindings import Bindings
 from eldr_service.core.errors import FailedPreconditionError
@@ -12,6 +14,8 @@ from eldr_service.core.fleet import Fleet, WorkerRole, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.lease import Booking, BookingTable, Ended
 from eldr_service.core.partition import Partition
+from eldr_service.core.placement import FleetSnapshot
+from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
 from eldr_service.policies.policy import Policy
 
@@ -52,6 +56,8 @@ class Model:
         self.recent = RecentCounts()
         self.partition: Partition | None = None
         self.bindings: Bindings | None = None
+        self._quantised: QuantisedCentroids | None = None
+        self._slots: tuple[tuple[object, ...], NDArray[np.int32]] = ((), np.empty(0, np.int32))
         self.policy = policy
         self.decisions = 0
         self.has_own_policy = False
@@ -93,6 +99,28 @@ class Model:
         """The group of a prefill worker; empty where it has none, or is not known."""
         row = self.fleet.row(worker_id)
         return "" if row is None else self.fleet.spec(row).group
+
+    # What policies see
+
+    def snapshot(self, now: float) -> FleetSnapshot:
+        """The fleet at this moment, as the policy in force wants to see it."""
+        return self.fleet.snapshot(
+            now,
+            slots=self._slots_now(),
+            quantised=self._quantised,
+            load=self.policy.parameters.load,
+        )
+
+    def _slots_now(self) -> NDArray[np.int32]:
+        """The slot of each decode worker; made anew only when somebody has moved."""
+        bindings = self.bindings
+        state = (self.fleet.version, bindings, bindings and bindings.version)
+        if self._slots[0] != state:
+            slot_of = bindings.slot_of if bindings else {}
+            slots = [slot_of.get(row, -1) for row in self.fleet.decode_rows.tolist()]
+            self._slots = state, np.array(slots, dtype=np.int32)
+            self._slots[1].flags.writeable = False
+        return self._slots[1]
 
     # Bookings
 
@@ -183,6 +211,7 @@ class Model:
         fitting = {r: s for r, s in slots.items() if s is not None and s < partition.num_slots}
         self.bindings = Bindings.of(partition.num_slots, rows, fitting)
         self.partition = partition
+        self._quantised = QuantisedCentroids.of(partition.centroids)
 
     def set_policy(self, policy: Policy) -> None:
         """Use a policy from the next decision on; it is told of what is booked."""

@@ -17,14 +17,20 @@ from eldr_service.routing.place import Placed
 
 def duration(seconds: float) -> Duration:
     """A span of time."""
-    nanos = round(seconds * 1e9)
-    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+    message = Duration()
+    _set(message, seconds)
+    return message
 
 
 def timestamp(unix_seconds: float) -> Timestamp:
     """A moment."""
-    nanos = round(unix_seconds * 1e9)
-    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+    message = Timestamp()
+    _set(message, unix_seconds)
+    return message
+
+
+def _set(message: Duration | Timestamp, seconds: float) -> None:
+    message.seconds, message.nanos = divmod(round(seconds * 1e9), 1_000_000_000)
 
 
 def geometry(shape: ModelGeometry) -> activation_pb2.ModelGeometry:
@@ -58,8 +64,8 @@ def placement(placed: Placed, now: float) -> router_pb2.Placement:
     )
     if booking.lease_id:
         remaining = booking.expires_at - now
-        message.lease_remaining.CopyFrom(duration(remaining))
-        message.lease_expire_time.CopyFrom(timestamp(time.time() + remaining))
+        _set(message.lease_remaining, remaining)
+        _set(message.lease_expire_time, time.time() + remaining)
     for score in placed.scores:
         message.scores.add(
             worker_id=score.worker_id,

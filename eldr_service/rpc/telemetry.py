@@ -1,5 +1,6 @@
 """What the daemon says of itself: a log line a decision, and the metrics."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -49,10 +50,10 @@ class Telemetry:
         reason = booking.reason.name
         if not placed.repeated:
             self.metrics.decision_seconds.observe(seconds)
-            self.metrics.placements.labels(
-                call.model, booking.policy, reason, booking.worker_id
-            ).inc()
-        log.info(
+            self.metrics.placed(call.model, booking.policy, reason, booking.worker_id)
+        if not log.is_enabled_for(logging.DEBUG):
+            return
+        log.debug(
             "placed",
             request_id=call.request_id,
             attempt=call.attempt,
@@ -90,7 +91,7 @@ class Telemetry:
 
     def answered(self, servicer: object, method: str, seconds: float) -> None:
         """A unary call was answered, well or not."""
-        self.metrics.rpc_seconds.labels(_full_name(servicer, method)).observe(seconds)
+        self.metrics.answered(_full_name(servicer, method), seconds)
 
     def refused(
         self, servicer: object, method: str, code: grpc.StatusCode, error: EldrError
