@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "stores": "core kernels",
     "observability": "core kernels",
     "routing": "core kernels policies stores",
-    "simulation": "core kernels fitting policies routing",
+    "simulation": "core kernels fitting policies stores routing",
     "rpc": "core kernels policies fitting stores observability routing",
     "config": "core address flags",
     "static_fleet": "core routing rpc",

@@ -26,7 +26,7 @@ from benchmarks.demo.verdict import POLICIES
 from benchmarks.demo.workload import Workload
 from eldr_service.core.partition import Partition
 from eldr_service.fitting import fit_partition
-from eldr_service.simulation.cost import BUILT_IN_COSTS
+from eldr_service.simulation.cost import built_in_costs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,7 +69,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--requests", type=int, default=1200, help="about so many; default 1200")
     parser.add_argument(
-        "--cost", choices=BUILT_IN_COSTS, help="of a decode step; by default nearest to the model"
+        "--cost", choices=built_in_costs(), help="of a decode step; by default nearest to the model"
     )
     parser.add_argument("--seed", type=int, default=0, help="of halves and arrivals; default 0")
     parser.add_argument("--json", type=Path, default=CHECKOUT / "build" / "demo.json")
@@ -89,7 +89,7 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
     begun = time.monotonic()
     name = data.located(options.data or data.default_name())
     known = data.known(name)
-    cost = BUILT_IN_COSTS[options.cost or known.cost]
+    cost = built_in_costs()[options.cost or known.cost]
     work = Workload.make(
         data.load(name),
         cost,

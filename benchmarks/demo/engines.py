@@ -20,8 +20,9 @@ from benchmarks.demo import data
 from benchmarks.demo.decode_api import Json, handler
 from benchmarks.demo.run import Figures
 from eldr_service.fitting import Recording
-from eldr_service.simulation.cost import BUILT_IN_COSTS, StepCost
+from eldr_service.simulation.cost import StepCost, built_in_costs
 from eldr_service.simulation.decode_pool import DecodePool
+from eldr_service.simulation.engine import Engine
 
 CAPACITY = 256
 
@@ -68,7 +69,7 @@ class Engines:
         ids = self._recording.expert_ids
         assert ids is not None
         num_experts = self._recording.geometry.num_experts
-        self._pool = DecodePool(ids, num_experts, len(self._labels), self._cost)
+        self._pool = DecodePool(ids, num_experts, [Engine(self._cost)] * len(self._labels))
         self._held: list[set[Hashable]] = [set() for _ in self._labels]
         return {}
 
@@ -105,7 +106,7 @@ class Engines:
             model=model,
             incarnation=incarnation,
             report_number=self._reports,
-            running_sequences=self._pool.running(rank),
+            running_sequences=self._pool.held(rank),
             held=[fleet_pb2.HeldRequest(request_id=str(r)) for r in self._held[rank]],
         )
         if not math.isnan(recent.batch_size):
@@ -117,7 +118,7 @@ class Engines:
 
 async def _serve(options: argparse.Namespace) -> None:
     recording = data.load(options.recording)
-    engines = Engines(recording, BUILT_IN_COSTS[options.cost], json.loads(options.labels))
+    engines = Engines(recording, built_in_costs()[options.cost], json.loads(options.labels))
     server = grpc.aio.server()
     server.add_generic_rpc_handlers([handler(engines.methods)])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--daemon", required=True, metavar="HOST:PORT")
     parser.add_argument("--model", required=True)
     parser.add_argument("--recording", required=True, metavar=f"FILE.npz|{data.SAMPLE}")
-    parser.add_argument("--cost", required=True, choices=BUILT_IN_COSTS)
+    parser.add_argument("--cost", required=True, choices=built_in_costs())
     parser.add_argument("--labels", required=True, help="JSON list: each engine's label `domain`")
     asyncio.run(_serve(parser.parse_args()))
 

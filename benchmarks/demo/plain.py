@@ -16,13 +16,15 @@ from eldr_service.core.partition import Partition
 from eldr_service.policies.draw import uniform_index
 from eldr_service.simulation.arrivals import RecordingPicker
 from eldr_service.simulation.decode_pool import DecodePool
+from eldr_service.simulation.engine import Engine
 
 
 def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
     """Run a policy in one process; worker i is bound to slot i."""
     recording, driven = work.recording, work.driven
     assert recording.expert_ids is not None
-    pool = DecodePool(recording.expert_ids, recording.geometry.num_experts, work.workers, work.cost)
+    engines = [Engine(work.cost)] * work.workers
+    pool = DecodePool(recording.expert_ids, recording.geometry.num_experts, engines)
     picker = RecordingPicker(len(driven), work.seed)
     booked = np.zeros(work.workers, dtype=int)
     choose = _chooser(policy, work, partition)

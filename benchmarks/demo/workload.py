@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from eldr_service.fitting import Recording
 from eldr_service.simulation.arrivals import poisson_arrivals
 from eldr_service.simulation.cost import StepCost
+from eldr_service.simulation.workload import oracle_labels, split
 
 # With about ten recordings a worker in each half, centroids are means of something, and batches
 # fill without using up the recordings.
@@ -60,15 +61,7 @@ class Workload:
 
         ValueError when there are too few requests.
         """
-        # Without a token on either side there is nothing to route by, or nothing to decode.
-        whole = [
-            r
-            for r in range(recording.num_requests)
-            if recording.prefill(r).stop > recording.prefill(r).start
-            and recording.decode(r).stop > recording.decode(r).start
-        ]
-        shuffled = np.random.default_rng(seed).permutation(np.array(whole, dtype=np.int64))
-        fitted, driven = np.array_split(shuffled, 2)
+        fitted, driven = split(recording, 0.5, seed)
         workers = workers or default_workers(len(driven))
         if not 1 <= workers <= len(driven):
             raise ValueError(f"{workers} workers need as many requests to fit on: {len(driven)}")
@@ -78,26 +71,8 @@ class Workload:
 
     @cached_property
     def oracle(self) -> list[str]:
-        """Each worker's label `domain`: workers shared out by the fitted half's decode tokens.
-
-        Domains lie end to end on a line as long as there are workers, each as long as its share. A
-        domain has the workers whose unit of the line is mostly its own, or, when it is too short
-        for that, the one that it lies in.
-        """
-        tokens: dict[str, int] = {}
-        for r in self.fitted.tolist():
-            decode = self.recording.decode(r)
-            domain = str(self.recording.domains[r])
-            tokens[domain] = tokens.get(domain, 0) + decode.stop - decode.start
-        scale = self.workers / sum(tokens.values())
-        serves: list[list[str]] = [[] for _ in range(self.workers)]
-        end = 0.0
-        for domain in sorted(tokens):
-            start, end = end, end + tokens[domain] * scale
-            own = range(round(start), round(end)) or [min(int((start + end) / 2), self.workers - 1)]
-            for worker in own:
-                serves[worker].append(domain)
-        return [",".join(domains) for domains in serves]
+        """Each worker's label `domain`."""
+        return oracle_labels(self.recording, self.fitted, self.workers)
 
 
 def default_workers(driven: int) -> int:
@@ -118,14 +93,21 @@ def default_rate(
     """
     decodes = [recording.decode(r) for r in driven.tolist()]
     tokens = sum(d.stop - d.start for d in decodes)
-    picked = sum(recording.counts_of(d) for d in decodes) / tokens
     in_flight = len(driven) / 2
-    batch = max(1.0, in_flight / workers)
-    active = (1 - (1 - picked) ** batch).sum()
-    g = recording.geometry
-    step_s = 1e-6 * (
-        g.num_layers * (cost.per_layer_us + cost.per_sequence_us * batch)
-        + cost.per_expert_us * active
-    )
+    step_s = expected_step_s(recording, driven, in_flight / workers, cost)
     rate = in_flight / (tokens / len(driven) * step_s)
     return float(f"{rate:.2g}")
+
+
+def expected_step_s(
+    recording: Recording, driven: NDArray[np.int64], batch: float, cost: StepCost
+) -> float:
+    """Seconds of a step whose batch (1 at least) is of independent tokens, without context."""
+    decodes = [recording.decode(r) for r in driven.tolist()]
+    tokens = sum(d.stop - d.start for d in decodes)
+    picked = sum(recording.counts_of(d) for d in decodes) / tokens
+    batch = max(1.0, batch)
+    active = (1 - (1 - picked) ** batch).sum()
+    g = recording.geometry
+    layers_us = g.num_layers * (cost.per_layer_us + cost.per_sequence_us * batch)
+    return 1e-6 * float(cost.fixed_us + layers_us + cost.per_expert_us * active)

@@ -26,31 +26,48 @@ class RecordingPicker:
     workload has. The order is one random round of all recordings after the other; a recording still
     in flight keeps its place in the line and the next free one goes first. So all are used equally
     often, and policies that are compared with one seed see the same requests as far as that can be.
+
+    Parameters
+    ----------
+    recordings : int
+    seed : int
+    again : bool
+        When all are in flight, hand out one of those with the fewest copies in flight instead of
+        none: an open loop, where arrivals do not wait.
     """
 
-    def __init__(self, recordings: int, seed: int) -> None:
+    def __init__(self, recordings: int, seed: int, again: bool = False) -> None:
         self._recordings = recordings
+        self._again = again
         self._rng = np.random.default_rng(seed)
         self._line: list[int] = []
-        self._in_flight: set[int] = set()
+        self._copies = [0] * recordings
 
     def take(self) -> int | None:
         """The next free recording, in flight from now on; None when all are: the arrival waits."""
-        if len(self._in_flight) == self._recordings:
+        fewest = min(self._copies)
+        if fewest and not self._again:
             return None
         while True:
             for place, recording in enumerate(self._line):
-                if recording not in self._in_flight:
+                if self._copies[recording] == fewest:
                     del self._line[place]
-                    self._in_flight.add(recording)
+                    self._copies[recording] += 1
                     return recording
             self._line.extend(self._rng.permutation(self._recordings).tolist())
 
     @property
     def in_flight(self) -> int:
-        """Recordings taken and not given back."""
-        return len(self._in_flight)
+        """Requests whose recording was taken and not given back."""
+        return sum(self._copies)
+
+    @property
+    def all_in_flight(self) -> bool:
+        """Whoever takes one now gets a copy of a request that is under way, or none."""
+        return min(self._copies) > 0
 
     def give_back(self, recording: int) -> None:
         """Its request has ended; KeyError when it is not in flight."""
-        self._in_flight.remove(recording)
+        if not self._copies[recording]:
+            raise KeyError(recording)
+        self._copies[recording] -= 1

@@ -1,19 +1,27 @@
-"""What a decode step costs, as a function of the distinct experts that its batch activates."""
+"""What a decode step costs: experts read, sequences, context. Costs are data: a file each."""
 
+import tomllib
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-Coefficients = tuple[float, float, float]
+Coefficients = tuple[float, float, float, float, float]
+Microseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """A step's time, summed over the MoE layers; the same line for every layer.
+    """A step's time; the same line for every MoE layer.
 
-    ``per_layer_us + per_expert_us * active experts + per_sequence_us * batch size`` a layer.
+    ``fixed_us + layers * (per_layer_us + per_sequence_us * batch size
+    + per_context_token_us * context tokens) + per_expert_us * active experts of all layers``
 
     Attributes
     ----------
@@ -24,6 +32,12 @@ class StepCost:
         Microseconds to read one more distinct expert's weights.
     per_sequence_us : float
         Microseconds a layer for one more sequence in the batch.
+    per_context_token_us : float
+        Microseconds a layer for one more token of context, of all sequences together: attention.
+    fixed_us : float
+        Microseconds of a step outside its layers.
+    source : str
+        Where the numbers come from, how far off they are, what is assumed.
 
     Raises
     ------
@@ -31,41 +45,88 @@ class StepCost:
         When a step would take no time: virtual time would stand still.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     name: str
-    per_layer_us: float
-    per_expert_us: float
-    per_sequence_us: float = 0.0
+    per_layer_us: Microseconds
+    per_expert_us: Microseconds
+    per_sequence_us: Microseconds = 0.0
+    per_context_token_us: Microseconds = 0.0
+    fixed_us: Microseconds = 0.0
+    source: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.coefficients) < 0 or not 0 < sum(self.coefficients) < np.inf:
+        fixed, layer, expert, sequence, _ = self.coefficients
+        if min(self.coefficients) < 0 or not 0 < fixed + layer + expert + sequence < np.inf:
             raise ValueError(f"{self.name}: costs must be finite, none negative, one positive")
 
     @property
     def coefficients(self) -> Coefficients:
-        """Microseconds (per layer, per expert, per sequence), as `step_seconds` takes them."""
-        return self.per_layer_us, self.per_expert_us, self.per_sequence_us
+        """Microseconds, as `step_seconds` takes them."""
+        return (
+            self.fixed_us,
+            self.per_layer_us,
+            self.per_expert_us,
+            self.per_sequence_us,
+            self.per_context_token_us,
+        )
 
-    def step_seconds(self, active_experts: NDArray[np.integer], batch_size: int) -> float:
+    def step_seconds(
+        self, active_experts: NDArray[np.integer], batch_size: int, context_tokens: int = 0
+    ) -> float:
         """Seconds of one step; active_experts [layers] are the distinct experts of each layer."""
-        total = int(active_experts.sum())
-        return float(step_seconds(self.coefficients, len(active_experts), total, batch_size))
+        layers, total = len(active_experts), int(active_experts.sum())
+        return float(step_seconds(self.coefficients, layers, total, batch_size, context_tokens))
 
 
 @numba.njit(cache=True)
-def step_seconds(cost: Coefficients, layers: int, active_experts: int, batch_size: int) -> float:
+def step_seconds(
+    cost: Coefficients, layers: int, active_experts: int, batch_size: int, context_tokens: int
+) -> float:
     """Seconds of one step; active_experts is the sum over the layers."""
-    per_layer, per_expert, per_sequence = cost
-    return 1e-6 * (layers * (per_layer + per_sequence * batch_size) + per_expert * active_experts)
+    fixed, per_layer, per_expert, per_sequence, per_context_token = cost
+    layer = per_layer + per_sequence * batch_size + per_context_token * context_tokens
+    return 1e-6 * (fixed + layers * layer + per_expert * active_experts)
 
 
-BUILT_IN_COSTS = {
-    cost.name: cost
-    for cost in (
-        StepCost("qwen3-30b-a3b-h200", per_layer_us=19.2, per_expert_us=2.20),
-        StepCost("gpt-oss-120b-h200", per_layer_us=38.3, per_expert_us=4.87),
-        StepCost("gemma-4-26b-a4b-h200", per_layer_us=24.1, per_expert_us=2.70),
-    )
-}
-"""Lines through one MoE layer's latency as NVIDIA's aiconfigurator (Apache-2.0) measured it on an
-H200, rows with balanced routing; no row is further off than 5%. Attention, dense parts and the KV
-cache are not in them, so they overstate how much of a step depends on experts."""
+@cache
+def built_in_costs() -> dict[str, StepCost]:
+    """The cost models that ship with the project, by name; `tools/fit_costs.py` fitted them."""
+    folder = files(__package__) / "costs"
+    texts = {f.name.removesuffix(".toml"): f.read_text("utf-8") for f in folder.iterdir()}
+    return {name: _parsed(name, texts[name]) for name in sorted(texts)}
+
+
+def load_cost(name: str) -> StepCost:
+    """A cost model by its built-in name, or from a TOML file of `StepCost`'s attributes.
+
+    Raises
+    ------
+    ValueError
+        Neither such a name nor such a file, or what is wrong in it.
+    """
+    if name in built_in_costs():
+        return built_in_costs()[name]
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"{name}: neither a file nor one of {', '.join(built_in_costs())}")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not UTF-8 text: {error}") from error
+    return _parsed(path.stem, text, name)
+
+
+def _parsed(name: str, text: str, where: str = "") -> StepCost:
+    try:
+        cost: StepCost = TypeAdapter(StepCost).validate_python(
+            {"name": name, **tomllib.loads(text)}
+        )
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{where}: not TOML: {error}") from error
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'costs'}: {e['msg']}" for e in error.errors()
+        )
+        raise ValueError(f"{where}: {found}") from error
+    return cost

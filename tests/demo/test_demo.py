@@ -21,7 +21,7 @@ from benchmarks.demo.processes import CHECKOUT, DemoError, running_daemon, runni
 from benchmarks.demo.verdict import POLICIES
 from benchmarks.demo.workload import Workload, default_workers
 from eldr_service.fitting import fit_partition
-from eldr_service.simulation.cost import BUILT_IN_COSTS
+from eldr_service.simulation.cost import built_in_costs
 
 COST = "gpt-oss-120b-h200"
 
@@ -44,7 +44,7 @@ def path(tmp_path_factory):
 def work(path):
     """So much load that arrivals have to wait."""
     return Workload.make(
-        data.load(path), BUILT_IN_COSTS[COST], workers=3, rate=6000.0, requests=120, seed=1
+        data.load(path), built_in_costs()[COST], workers=3, rate=6000.0, requests=120, seed=1
     )
 
 

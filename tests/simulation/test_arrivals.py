@@ -60,3 +60,15 @@ def test_rounds_are_seeded_and_whoever_is_busy_keeps_its_place():
 def test_only_what_is_in_flight_can_be_given_back():
     with pytest.raises(KeyError):
         RecordingPicker(2, 0).give_back(1)
+
+
+def test_in_an_open_loop_the_least_copied_goes_again():
+    picker, in_flight = RecordingPicker(3, 0, again=True), []
+    for _ in range(8):
+        assert picker.all_in_flight == (len(in_flight) >= 3)
+        in_flight.append(picker.take())
+    assert sorted(np.bincount(in_flight)) == [2, 3, 3]
+    picker.give_back(in_flight[0])
+    picker.give_back(in_flight[0])
+    assert picker.take() == in_flight[0]
+    assert picker.in_flight == 7

@@ -7,8 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from eldr_service.simulation.cost import BUILT_IN_COSTS, StepCost
+from eldr_service.simulation.cost import StepCost, built_in_costs
 from eldr_service.simulation.decode_pool import DecodePool
+from eldr_service.simulation.engine import Engine
 
 LAYERS, TOP_K, EXPERTS = 3, 2, 8
 HALF_SECOND = StepCost("half-second", per_layer_us=0.5e6 / LAYERS, per_expert_us=0.0)
@@ -66,7 +67,7 @@ def plain_imbalance(lives, workers):
 def test_equals_the_plain_statement(seed, dtype, cost):
     rng = np.random.default_rng(seed)
     ids, workers = recorded(60, seed, dtype), 3
-    pool = DecodePool(ids, EXPERTS, workers, cost)
+    pool = DecodePool(ids, EXPERTS, [Engine(cost)] * workers)
     starts, finished, now = [[] for _ in range(workers)], [], 0.0
     for key in range(70):
         now += rng.integers(0, 3) * 0.25  # a grid, so that starts meet ends of half-second steps
@@ -116,7 +117,7 @@ def test_equals_the_plain_statement(seed, dtype, cost):
 
 
 def test_one_request_takes_a_step_a_token():
-    pool = DecodePool(recorded(20), EXPERTS, 2, HALF_SECOND)
+    pool = DecodePool(recorded(20), EXPERTS, [Engine(HALF_SECOND)] * 2)
     pool.start(3.0, 1, "r", slice(4, 14))
     (only,) = pool.advance(math.inf)
     assert (only.request_key, only.worker, only.tokens) == ("r", 1, 10)
@@ -128,7 +129,7 @@ def test_one_request_takes_a_step_a_token():
 
 
 def test_copies_of_one_request_activate_what_one_does():
-    pool = DecodePool(recorded(10), EXPERTS, 1, EVERYTHING)
+    pool = DecodePool(recorded(10), EXPERTS, [Engine(EVERYTHING)])
     for key in range(20):  # more than an engine has room for at first
         pool.start(0.0, 0, key, slice(0, 10))
     assert [f.request_key for f in pool.advance(math.inf)] == list(range(20))
@@ -137,19 +138,19 @@ def test_copies_of_one_request_activate_what_one_does():
 
 
 def test_a_newcomer_joins_at_the_next_boundary():
-    pool = DecodePool(recorded(10), EXPERTS, 1, HALF_SECOND)
+    pool = DecodePool(recorded(10), EXPERTS, [Engine(HALF_SECOND)])
     pool.start(0.0, 0, "first", slice(0, 10))
     pool.start(0.1, 0, "during the step", slice(0, 1))
     pool.start(0.5, 0, "at its very end", slice(0, 1))
     assert pool.advance(0.75) == []
-    assert pool.running(0) == 3
+    assert pool.held(0) == 3
     ends = {f.request_key: f.end_s for f in pool.advance(1.0)}
     assert ends == {"during the step": 1.0, "at its very end": 1.0}
-    assert pool.running(0) == 1
+    assert pool.held(0) == 1
 
 
 def test_recent_forgets_what_it_has_told():
-    pool = DecodePool(recorded(10), EXPERTS, 1, HALF_SECOND)
+    pool = DecodePool(recorded(10), EXPERTS, [Engine(HALF_SECOND)])
     assert math.isnan(pool.recent(0).batch_size)
     pool.start(0.0, 0, "a", slice(0, 4))
     pool.advance(1.0)
@@ -161,7 +162,7 @@ def test_recent_forgets_what_it_has_told():
 
 
 def test_an_idle_pool_has_no_statistics():
-    pool = DecodePool(recorded(1), EXPERTS, 1, HALF_SECOND)
+    pool = DecodePool(recorded(1), EXPERTS, [Engine(HALF_SECOND)])
     assert pool.advance(5.0) == []
     statistics = pool.statistics()
     assert statistics.tokens == 0
@@ -172,12 +173,12 @@ def test_an_idle_pool_has_no_statistics():
 def test_refuses_what_makes_no_sense():
     ids = recorded(5)
     with pytest.raises(ValueError, match="num_experts = 4"):
-        DecodePool(ids, 4, 1, HALF_SECOND)
+        DecodePool(ids, 4, [Engine(HALF_SECOND)])
     with pytest.raises(ValueError, match="top_k"):
-        DecodePool(ids[0], EXPERTS, 1, HALF_SECOND)
+        DecodePool(ids[0], EXPERTS, [Engine(HALF_SECOND)])
     with pytest.raises(ValueError, match="workers"):
-        DecodePool(ids, EXPERTS, 0, HALF_SECOND)
-    pool = DecodePool(ids, EXPERTS, 1, HALF_SECOND)
+        DecodePool(ids, EXPERTS, [])
+    pool = DecodePool(ids, EXPERTS, [Engine(HALF_SECOND)])
     for tokens in (slice(2, 2), slice(-1, 2), slice(0, 6), slice(0, 4, 2)):
         with pytest.raises(ValueError, match="no run of tokens"):
             pool.start(0.0, 0, "r", tokens)
@@ -192,7 +193,7 @@ def test_refuses_what_makes_no_sense():
 
 
 def test_built_in_costs_are_sums_over_layers():
-    qwen = BUILT_IN_COSTS["qwen3-30b-a3b-h200"]
+    qwen = built_in_costs()["qwen3-30b-a3b-h200"]
     active = np.full(48, 40)
     assert qwen.step_seconds(active, 16) == pytest.approx(48 * (19.2 + 2.2 * 40) * 1e-6)
     assert EVERYTHING.step_seconds(np.array([2, 3]), 5) == pytest.approx(0.140 + 0.030 + 0.045)

@@ -1,0 +1,107 @@
+"""Policies side by side: figures over seeds, and changes against the best that see load alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Figures = Mapping[str, float]
+
+LOAD_ONLY = ("round-robin", "random", "join-shortest-queue", "power-of-two-choices")
+COMPARED = (
+    *(f"tpot_ms.{part}" for part in ("p50", "p95", "p99", "mean")),
+    "active_experts",
+    "load_imbalance",
+)
+SUMMED = ("requests", "tokens", "copies", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A policy's figure relative to that of the load-only policy that does best by it.
+
+    Attributes
+    ----------
+    policy, best_load_only, figure : str
+    relative : float
+        Mean over seeds of value / best - 1: below 0 the policy is better.
+    interval : (float, float) or None
+        Student's 95% interval of that mean over paired seeds; None for a single seed.
+    """
+
+    policy: str
+    best_load_only: str
+    figure: str
+    relative: float
+    interval: tuple[float, float] | None
+
+
+def over_seeds(figures: Sequence[Figures]) -> dict[str, float]:
+    """One policy's figures: numbers of things are summed over the seeds, the others averaged."""
+    return {
+        name: (sum if name in SUMMED else _mean)([one[name] for one in figures])
+        for name in figures[0]
+    }
+
+
+def changes(figures: Mapping[str, Sequence[Figures]]) -> list[Change]:
+    """Compare every policy with the best load-only one.
+
+    Parameters
+    ----------
+    figures : mapping of NAME[:key=value,…] to a policy's figures, a seed each
+        The same seeds in the same order for all.
+
+    Returns
+    -------
+    list of Change
+        For each policy and figure; the best may be another for each figure, which is the strictest
+        comparison. Without a load-only policy, none.
+    """
+    rivals = [policy for policy in figures if policy.partition(":")[0] in LOAD_ONLY]
+    found = []
+    for figure in COMPARED if rivals else ():
+        values = {p: np.array([one[figure] for one in figures[p]]) for p in figures}
+        best = min(rivals, key=lambda rival: float(values[rival].mean()))
+        for policy, own in values.items():
+            if policy != best:
+                relative = own / values[best] - 1
+                mean = float(relative.mean())
+                found.append(Change(policy, best, figure, mean, _interval(relative)))
+    return sorted(found, key=lambda change: list(figures).index(change.policy))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _interval(values: np.ndarray) -> tuple[float, float] | None:
+    n = len(values)
+    if n < 2:
+        return None
+    half = student_t(n - 1) * float(values.std(ddof=1)) / math.sqrt(n)
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
+def student_t(degrees: int, confidence: float = 0.95) -> float:
+    """The t that a Student variable stays within, on both sides, with that probability."""
+    low, high = 0.0, math.pi / 2  # as angles atan(t / sqrt(degrees))
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _within(middle, degrees) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.tan(low) * math.sqrt(degrees)
+
+
+def _within(angle: float, degrees: int) -> float:
+    """Student's distribution in closed form (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for k in range(2 + odd, degrees + 1, 2):
+        total += term
+        term *= (k - 1) / k * cosine * cosine
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total

@@ -1,0 +1,130 @@
+"""`eldr simulate`: the document of the contract, and what it says of wrong use."""
+
+import math
+
+import pytest
+
+from eldr_service.simulation.synthetic import SyntheticRouting
+
+
+@pytest.fixture(scope="module")
+def activations(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recordings") / "small.npz"
+    SyntheticRouting(layers=3, requests=60, decode_tokens=20).generate().save(path)
+    return path
+
+
+@pytest.fixture
+def simulate(eldr, activations):
+    """Runs it with options that make sense, but for those that are given."""
+
+    def run(*more, code=0, json=True, **changed):
+        options = {
+            "activations": activations,
+            "workers": 3,
+            "rate": 500,
+            "duration": 0.5,
+            "cost": "qwen3-30b-a3b-h200",
+            "jobs": 1,
+            **changed,
+        }
+        words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+        return (eldr.json if json else eldr)("simulate", *words, *more, code=code)
+
+    return run
+
+
+def test_document(simulate):
+    document = simulate("--policy=round-robin", "--policy=locality-band:tau=0.2", seed=4, seeds=3)
+    assert document["seeds"] == [4, 5, 6]
+    assert set(document["policies"]) == {"round-robin", "locality-band:tau=0.2"}
+    for figures in document["policies"].values():
+        tpot = figures["tpot_ms"]
+        assert set(tpot) == {"p50", "p95", "p99", "mean"}
+        assert 0 < tpot["p50"] <= tpot["p95"] <= tpot["p99"]
+        assert 4 <= figures["active_experts"] <= 32
+        assert figures["load_imbalance"] >= 1
+        assert figures["requests"] == sum(one["requests"] for one in figures["of_each_seed"]) > 600
+        assert sum(figures["reasons"].values()) == figures["requests"]
+    by_figure = {change["figure"]: change for change in document["changes"]}
+    change = by_figure["tpot_ms.p50"]
+    assert change["policy"] == "locality-band:tau=0.2"
+    assert change["best_load_only"] == "round-robin"
+    low, high = change["interval"]
+    assert low < change["relative"] < high
+    each = [
+        band["tpot_ms"]["p50"] / turn["tpot_ms"]["p50"] - 1
+        for band, turn in zip(
+            document["policies"]["locality-band:tau=0.2"]["of_each_seed"],
+            document["policies"]["round-robin"]["of_each_seed"],
+            strict=True,
+        )
+    ]
+    assert change["relative"] == pytest.approx(sum(each) / 3)
+
+
+def test_processes_change_nothing(simulate):
+    two = simulate("--policy=random", "--policy=locality", jobs=2, seeds=2)
+    assert two == simulate("--policy=random", "--policy=locality", jobs=1, seeds=2)
+
+
+def test_by_default_the_band_is_compared_with_the_four_that_see_load_alone(simulate):
+    document = simulate()
+    assert list(document["policies"])[-1] == "locality-band"
+    assert len(document["policies"]) == 5
+    assert all(change["interval"] is None for change in document["changes"])
+
+
+def test_table(simulate):
+    shown = simulate("--policy=round-robin", "--policy=locality", json=False)
+    assert "TPOT p50 ms" in shown
+    (band,) = [line.split() for line in shown.splitlines() if "active_experts" in line]
+    assert (band[0], band[-1]) == ("locality", "round-robin")  # no interval of one seed
+
+
+def test_a_single_token_has_no_tpot(simulate):
+    document = simulate("--policy=random", output_tokens=1)
+    assert document["policies"]["random"]["tpot_ms"]["p50"] is None
+    assert not math.isnan(document["policies"]["random"]["active_experts"])
+    assert document["changes"] == []
+
+
+def test_engines_and_trace(simulate, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    line = '{{"timestamp": {}, "input_length": 50, "output_length": {}}}\n'
+    trace.write_text("".join(line.format(10 * i, 3 + i % 5) for i in range(50)))
+    cost = tmp_path / "own.toml"
+    cost.write_text("per_layer_us = 30\nper_expert_us = 1\n")
+    document = simulate(
+        *("--policy=join-shortest-queue", "--expert-parallel", f"--cost={cost}"),
+        *("--prefill=5:10", "--transfer=1", "--ranks=2", "--kv-tokens=100"),
+        workers=4,
+        arrivals=trace,
+    )
+    assert [cost["name"] for cost in document["costs"]] == ["qwen3-30b-a3b-h200", "own"]
+    figures = document["policies"]["join-shortest-queue"]
+    assert figures["ttft_ms"]["p50"] > 6.5
+    assert figures["tokens"] == pytest.approx(5 * figures["requests"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"policy": "fastest"}, "locality-band"),
+        ({"policy": "locality-band:tau=9"}, "a number, 0 to 2"),
+        ({"cost": "h100"}, "neither a file nor one of gemma"),
+        ({"activations": "missing.npz"}, "does not exist"),
+        ({"activations": __file__}, "not a whole .npz file"),
+        ({"arrivals": "missing.csv"}, "No such file"),
+        ({"arrivals": __file__}, "expected .csv (Azure)"),
+        ({"output_tokens": "0"}, "output_tokens must be positive"),
+        ({"rate": -1}, "rate_per_s must be positive"),
+        ({"ranks": 2}, "3 workers are no multiple of 2 ranks"),
+        ({"prefill": "soon"}, "expected MS or MS:US"),
+        ({"calibration_fraction": 1}, "between 0 and 1"),
+        ({"kv_tokens": 5, "output_tokens": 9}, "never fit"),
+        ({"workers": 40}, "40"),
+    ],
+)
+def test_wrong_use(simulate, changed, said):
+    assert said in simulate(code=2, json=False, **changed)
