@@ -32,7 +32,8 @@ def _dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float
 @njit
 def rounded(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
     """The similarity of one centroid, rounded to 1e-6 as `numpy.round` does."""
-    return float64(np.rint(_dot(centroid, signature) * 1e6) / 1e6)
+    result: float = np.rint(_dot(centroid, signature) * 1e6) / 1e6
+    return result
 
 
 @kernel(_SIMILARITY)
@@ -94,7 +95,8 @@ def _largest(signature: NDArray[np.float32]) -> float:
     bits, most = signature.view(np.int32), int32(0)
     for i in range(len(bits)):
         most = max(most, int32(bits[i] & 0x7FFFFFFF))
-    return float64(np.array([most]).view(np.float32)[0])
+    largest: float = np.array([most]).view(np.float32)[0]
+    return largest
 
 
 @njit(fastmath={"reassoc", "contract"})
