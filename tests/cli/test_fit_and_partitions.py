@@ -69,7 +69,9 @@ def test_warnings_are_told_beside_the_answer(eldr, tmp_path):
 
 def test_versions_are_listed_and_shown(kept):
     eldr, first, second = kept
-    rows = [line.split() for line in eldr("partition", "list").splitlines()[1:]]
+    versions, refits = eldr("partition", "list").split("\n\n")
+    assert refits.splitlines()[1].split()[:3] == ["m", "auto", "0"]
+    rows = [line.split() for line in versions.splitlines()[1:]]
     assert [row[1] for row in rows[-2:]] == [str(first), str(second)]
     assert rows[-1][2:6] == ["active", "3", rows[-1][4], "24"]
     shown = eldr("partition", "show")
