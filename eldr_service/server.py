@@ -148,7 +148,7 @@ class Daemon:
         await self._drain()
         ticking.cancel()
         await self._refits.close()
-        self._process.close()
+        await self._process.close()
         await server.stop(grace=1.0)
         await self._http.stop()
         self._store.close()

@@ -76,7 +76,7 @@ class FittingProcess:
                 raise FittingProcessError(str(error)) from error
             finally:
                 loop = asyncio.get_running_loop()
-                self._idle = loop.call_later(_IDLE_SECONDS, self.close)
+                self._idle = loop.call_later(_IDLE_SECONDS, self._end)
         for warning in warnings:
             log.warning("fit", warning=warning)
         if isinstance(result, Exception):
@@ -96,14 +96,14 @@ class FittingProcess:
             file.seek(0)
             file.truncate()
         except BaseException:  # cancelled, say: what it would answer next is not what is asked next
-            self.close()
+            self._end()
             raise
         return pickle.loads(answer)  # type: ignore[no-any-return]
 
     async def _started(self) -> tuple[asyncio.subprocess.Process, BinaryIO]:
         if self._process and self._process.returncode is None and self._file:
             return self._process, self._file
-        self.close()
+        self._end()
         self._file = _anonymous_file()
         descriptor = self._file.fileno()
         self._process = await asyncio.create_subprocess_exec(
@@ -115,8 +115,14 @@ class FittingProcess:
         )
         return self._process, self._file
 
-    def close(self) -> None:
-        """End the process, if there is one."""
+    async def close(self) -> None:
+        """End the process, if there is one, and whatever job it has."""
+        process = self._process
+        self._end()
+        if process:
+            await process.wait()
+
+    def _end(self) -> None:
         if self._idle:
             self._idle.cancel()
         if self._process and self._process.returncode is None:

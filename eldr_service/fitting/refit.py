@@ -62,7 +62,8 @@ def refit(
 ) -> Refit:
     """Fit a partition, and compare it with the current one on requests held out from the fit.
 
-    Held out is every other request of the newer half. Both partitions have the others assigned to
+    Held out is every other request of the newer half, in an order by chance, as ties are broken by
+    the order. Both partitions have the others assigned to
     them, and then these, under the same balance, and are scored by `active_experts.predicted`. A
     slot that several workers share counts as often, so that a candidate with a slot for each worker
     is compared with what the workers really do. Without a current one, any is better.
@@ -83,8 +84,9 @@ def refit(
         As `fit_partition` does.
     """
     n = len(counts)
-    held_out = np.arange(n // 2, n, 2)
-    fitted = np.setdiff1d(np.arange(n), held_out)
+    shuffled = np.random.default_rng(0).permutation(n)
+    is_held_out = (shuffled >= n // 2) & ((shuffled - n // 2) % 2 == 0)
+    fitted, held_out = shuffled[~is_held_out], shuffled[is_held_out]
     made = fit_partition(model, counts[fitted], geometry, n_clusters=num_slots)
     share = shares(counts)
     signatures = made.transform.apply(counts)

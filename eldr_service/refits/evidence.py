@@ -11,7 +11,8 @@ from eldr_service.core.fleet import StepReport
 TOLERANCE = 0.02
 _ERRORS = 3.0  # standard errors
 _BLOCKS = 8
-_LEAST = 64  # reports, of which some before are at the batch size of each
+LEAST = 64
+"""Reports before and after, of which some before are at the batch size of each."""
 
 
 def worse(before: Sequence[StepReport], after: Sequence[StepReport]) -> str:
@@ -22,7 +23,7 @@ def worse(before: Sequence[StepReport], after: Sequence[StepReport]) -> str:
     is compared is the logarithm of the ratio. Reports that follow each other are alike, so its
     standard error is that of the means of eight blocks of reports in a row, before and after.
     """
-    if min(len(before), len(after)) < _LEAST:
+    if min(len(before), len(after)) < LEAST:
         return ""
     old, new = np.array(before, dtype=np.float64), np.array(after, dtype=np.float64)
     for what, column in (("active experts", 1), ("step time", 2)):
@@ -37,7 +38,7 @@ def _least_change(old: NDArray[np.float64], new: NDArray[np.float64], column: in
     old_bin, new_bin = (np.round(4 * np.log2(reports[:, 0])) for reports in (old, new))
     expected = {size: np.log(old[old_bin == size, column]).mean() for size in np.unique(old_bin)}
     known = np.isin(new_bin, list(expected))
-    if min(known.sum(), len(old)) < _LEAST:
+    if min(known.sum(), len(old)) < LEAST:
         return -np.inf
     ratios = [
         np.log(values) - np.array([expected[size] for size in bins])

@@ -154,7 +154,7 @@ class Refits:
         bookings = len(model.bookings)
         self._install(model, made.partition, wishes)
         if current:
-            upkeep.probation(slots, bookings)
+            upkeep.probation(slots, bookings, time.monotonic())
         else:
             upkeep.installed()
         return "installed"

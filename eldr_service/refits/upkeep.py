@@ -8,7 +8,7 @@ from enum import Enum, IntEnum
 from eldr_service.core.fleet import StepReport
 from eldr_service.core.partition import Partition
 from eldr_service.refits.drift import Drift
-from eldr_service.refits.evidence import worse
+from eldr_service.refits.evidence import LEAST, worse
 from eldr_service.routing.model import Model
 
 # Workers that come or go together are to be one change.
@@ -16,6 +16,7 @@ QUIET_SECONDS = 2.0
 _MOST_DOUBLINGS = 6
 _DRIFT_SAMPLE = 8  # signatures a tick: some 0.2 ms
 _REPORTS_A_LOOK = 16
+_PROVEN = 512  # reports without evidence of anything worse
 
 
 class RefitMode(IntEnum):
@@ -68,6 +69,8 @@ class _Watch:
         How workers were bound before, to go back to.
     placements : int
         So many are to be made before reports are about this partition's.
+    until : float
+        A verdict after that is of no use: the traffic is another.
     since, looked : int
         Reports seen when that was so, and when the evidence was looked at last; -1 for not yet.
     """
@@ -75,6 +78,7 @@ class _Watch:
     before: list[StepReport]
     slots: Mapping[str, int]
     placements: int
+    until: float
     since: int = -1
     looked: int = -1
 
@@ -127,6 +131,8 @@ class Upkeep:
             self._after_change = Due.RESHAPE
         if now < self.held_until:
             self._after_change = None
+        if self._watch and now > self._watch.until:
+            self._watch = None
         new = min(model.recent.kept - self._kept_at_drift, _DRIFT_SAMPLE)
         self._kept_at_drift = model.recent.kept
         if self._drift and new:
@@ -158,7 +164,7 @@ class Upkeep:
                 return Due.RESHAPE
             self._after_change = None
         fresh = model.recent.kept - self._kept_at_refit >= need * workers
-        if not enough or not fresh or now < self._not_before:
+        if not enough or not fresh or self._watch or now < self._not_before:
             return None
         return Due.TRAFFIC if model.partition else Due.FIRST
 
@@ -188,14 +194,16 @@ class Upkeep:
         """A partition of ours is in force."""
         self._activated()
 
-    def probation(self, slots: Mapping[str, int], bookings: int) -> None:
+    def probation(self, slots: Mapping[str, int], bookings: int, now: float) -> None:
         """A refitted partition is in force, in place of one that bound workers to `slots`.
 
-        `bookings` were alive then, and their steps are not its doing.
+        `bookings` were alive then, and their steps are not its doing. No refit to other traffic
+        follows before the verdict, unless there can be none as workers do not report.
         """
         reports = self._reports_since(self._reports_at_activation)
         self._activated()
-        self._watch = _Watch(reports, slots, bookings)
+        if len(reports) >= LEAST:
+            self._watch = _Watch(reports, slots, bookings, now + self._settings.window)
 
     def got_worse(self) -> tuple[str, Mapping[str, int]] | None:
         """What got worse since the last refit, and how workers were bound before it.
@@ -215,7 +223,7 @@ class Upkeep:
         after = self._reports_since(watch.since)
         if what := worse(watch.before, after):
             return what, watch.slots
-        if len(after) == self.model.step_reports.maxlen:  # it has proved itself
+        if len(after) >= _PROVEN:
             self._watch, self._rollbacks = None, 0
         return None
 
