@@ -1,8 +1,8 @@
 """What a refit costs the decisions that go on meanwhile.
 
-The daemon's own router decides without pause, `locality-band` over 64 workers and 48 layers x 128
+The daemon's own router decides without pause, `locality-band` over 32 workers and 48 layers x 128
 experts, in one event loop with the fitting process's parent side, as in the daemon. Blocks with a
-refit of a full window under way take turns with blocks without, so that what else the machine does
+refit of the window under way take turns with blocks without, so that what else the machine does
 falls on both. A *decision* is choosing, booking and taking the counts into the window; a *turn* is
 from one decision's begin to the next, with all that the event loop does between them: handing
 over the window, taking the new partition back. The goal is a ratio of 1.2 at most.
@@ -181,9 +181,9 @@ def table(result: dict[str, Any]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", type=int, default=64)
-    parser.add_argument("--signatures", type=int, default=1_024)
-    parser.add_argument("--blocks", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=32)
+    parser.add_argument("--signatures", type=int, default=512)
+    parser.add_argument("--blocks", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("build/bench/refit.json"))
     options = parser.parse_args()
     configure_logging("console", "warning")

@@ -24,7 +24,7 @@ _START = (
     "from eldr_service.fitting.job import main; main(int(sys.argv[1]))"
 )
 # What is copied for the process between two turns of the event loop: some 0.2 ms.
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 512 << 10
 # Its imports alone hold 150 MB, and refits are minutes apart.
 _IDLE_SECONDS = 60.0
 
@@ -94,7 +94,7 @@ class FittingProcess:
             length = int.from_bytes(await process.stdout.readexactly(8), "little")
             answer = await process.stdout.readexactly(length)
             file.seek(0)
-            file.truncate()
+            await asyncio.to_thread(file.truncate)  # 10 ms for 64 MiB
         except BaseException:  # cancelled, say: what it would answer next is not what is asked next
             self._end()
             raise
