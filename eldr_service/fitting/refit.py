@@ -62,11 +62,11 @@ def refit(
 ) -> Refit:
     """Fit a partition, and compare it with the current one on requests held out from the fit.
 
-    Held out is every other request of the newer half, in an order by chance, as ties are broken by
-    the order. Both partitions have the others assigned to
+    Held out is every other request of the newer half. Both partitions have the others assigned to
     them, and then these, under the same balance, and are scored by `active_experts.predicted`. A
     slot that several workers share counts as often, so that a candidate with a slot for each worker
-    is compared with what the workers really do. Without a current one, any is better.
+    is compared with what the workers really do; requests are shuffled, as such slots tie and ties
+    go by the order. Without a current one, any is better.
 
     Parameters
     ----------
