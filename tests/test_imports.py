@@ -20,11 +20,14 @@ MAY_IMPORT = {
     "stores": "core kernels",
     "observability": "core kernels",
     "routing": "core kernels policies stores",
+    "refits": "core kernels fitting routing stores",
     "simulation": "core kernels fitting policies stores routing",
-    "rpc": "core kernels policies fitting stores observability routing",
+    "rpc": "core kernels policies fitting stores observability routing refits",
     "config": "core address flags",
     "static_fleet": "core routing rpc",
-    "server": "core kernels policies stores observability routing rpc config static_fleet",
+    "server": (
+        "core kernels policies fitting stores observability routing refits rpc config static_fleet"
+    ),
     "cli": "core kernels policies fitting stores observability simulation rpc address flags config",
 }
 # The wire is known to these alone; everything else can be used without gRPC.

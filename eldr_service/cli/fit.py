@@ -1,4 +1,4 @@
-"""`eldr fit`: a partition from recorded routing, fitted on this machine."""
+"""`eldr fit`: a partition from recorded routing, or from what the daemon has seen."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from eldr_service.cli import parsing
 from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.models import the_model
-from eldr_service.cli.partitions import Activate, kept
+from eldr_service.cli.partitions import Activate, described, kept
 from eldr_service.cli.session import Session, as_dict
 from eldr_service.cli.tables import facts, table
 
@@ -44,19 +44,23 @@ def register(app: typer.Typer) -> None:
 def fit(
     session: Session,
     file: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="FILE.npz",
+            metavar="[FILE.npz]",
             exists=True,
             dir_okay=False,
             readable=True,
             help="Recorded routing: each token's experts, or counts alone.",
         ),
-    ],
+    ] = None,
     slots: Annotated[
-        int,
-        typer.Option(metavar="K", min=1, help="Centroids: as many as decode workers is usual."),
-    ],
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="Centroids; needed with a file, else by default one for each decode worker.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -88,10 +92,30 @@ def fit(
         typer.Option(metavar="N", min=1, help="Experts per token; for files of counts alone."),
     ] = None,
 ) -> None:
-    """Fit a partition on the prefills of a recording.
+    """Fit a partition on the prefills of a recording, or on recent requests.
 
-    Give --out to write it to a file, --import to hand it to the daemon, or both.
+    With a file it is fitted here: give --out to write the partition to a file, --import to hand it
+    to the daemon, or both. Without one, the daemon fits and keeps it, on its window of recent
+    signatures.
     """
+    if file is None:
+        if out or import_ or top_k:
+            raise typer.BadParameter("--out, --import and --top-k are of use only with a file")
+        request = pb.FitPartitionRequest(
+            model=the_model(session, model),
+            num_slots=slots or 0,
+            transform=transform.value,
+            layers=parsing.layers(layers) or [],
+            max_iter=max_iter,
+            n_init=n_init,
+            random_state=seed,
+            activate=activate,
+        )
+        response = session.call(request)
+        session.answer(response, *described(response.partition), "", kept(response.partition))
+        return
+    if slots is None:
+        raise typer.BadParameter("needed with a file", param_hint="--slots")
     if activate and not import_:
         raise typer.BadParameter("--activate is of use only together with --import")
     if out and not out.parent.is_dir():  # said now, not after a long fit

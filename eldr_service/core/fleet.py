@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,17 @@ class LoadReport:
     batch_size: float = 0.0
     step_seconds: float = 0.0
     state: WorkerState = WorkerState.READY
+
+
+class StepReport(NamedTuple):
+    """How a worker's recent steps were: sequences, experts per layer and token, seconds.
+
+    A mean that is not known is 0.
+    """
+
+    batch_size: float
+    active_experts: float
+    step_seconds: float
 
 
 # One row of the table. A row belongs to one worker after another; `generation` tells them apart.

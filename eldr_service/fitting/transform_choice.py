@@ -16,6 +16,7 @@ from eldr_service.core.signature import (
     TransformName,
     inverse_document_frequency,
 )
+from eldr_service.fitting.active_experts import predicted, shares
 from eldr_service.fitting.lloyd import assign, cluster, seed_centers
 
 # Taken when there are too few requests to hold any back: it needs no calibration data, unlike idf,
@@ -42,17 +43,8 @@ def held_out_scores(
     """Score each transform by the experts that held-out requests would touch in their clusters.
 
     The requests are shuffled and halved. Each half in turn calibrates the transform and is
-    clustered; the other half is assigned to the clusters under the same balance. With
-    ``s[r, l, e]`` the share of request r's picks in layer l that went to expert e, ``q`` the mean
-    of ``s`` over the fitted members of r's cluster and E experts a layer, a request's score is the
-    expected number of distinct experts touched by E / 2 picks of its own and E / 2 picks of its
-    cluster::
-
-        sum over e of 1 - ((1 - s[r, l, e]) * (1 - q[l, e])) ** (E / 2)
-
-    averaged over all layers of the model, kept by the mask or not. E picks are 8 to 16 tokens of
-    the usual models (E = 128, top-8: 16), where a step touches some of the experts and not all.
-    Picks are taken as independent, which understates all scores alike. Lower is better.
+    clustered; the other half is assigned to the clusters under the same balance. The score is the
+    mean of `active_experts.predicted`, lower is better.
 
     Parameters
     ----------
@@ -70,8 +62,7 @@ def held_out_scores(
     """
     order = np.random.default_rng(random_state).permutation(len(counts))
     halves = order[::2], order[1::2]
-    picks = counts.sum(axis=2, keepdims=True, dtype=np.float64)
-    share = np.divide(counts, picks, out=np.zeros(counts.shape), where=picks > 0)
+    share = shares(counts)
     scores = {}
     for name in TRANSFORMS:
         total = 0.0
@@ -97,13 +88,4 @@ def _total(
     start = seed_centers(signatures[fitted], n_clusters, np.random.default_rng(random_state))
     clustering = cluster(signatures[fitted], start, max_iter)
     labels, _ = assign(signatures[held_out], clustering.centers)
-    draws = share.shape[2] / 2
-    total = 0.0
-    for label in np.unique(labels):
-        # An empty cluster touches nothing of its own: as if the request were alone in its batch.
-        members = fitted[clustering.labels == label]
-        own = share[held_out[labels == label]]
-        mean = share[members].mean(axis=0) if len(members) else own
-        missed = ((1.0 - own) * (1.0 - mean)) ** draws
-        total += float((1.0 - missed).sum(axis=2).mean(axis=1).sum())
-    return total
+    return float(predicted(share, fitted, clustering.labels, held_out, labels).sum())

@@ -11,6 +11,7 @@ from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import InstalledPolicy, parameters_of
+from eldr_service.refits.refits import RefitStatus
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
 
@@ -139,6 +140,19 @@ def partition_info(partition: Partition, model: Model) -> partition_pb2.Partitio
                 placements=model.bindings.placements[slot],
             )
     return message
+
+
+def refit_status(model: Model, status: RefitStatus) -> partition_pb2.RefitStatus:
+    """How refits of a model stand."""
+    return partition_pb2.RefitStatus(
+        model=model.name,
+        mode=f"REFIT_MODE_{status.mode.name}",
+        window_signatures=len(model.recent),
+        drift=model.drift or 0.0,
+        running=status.running,
+        last_outcome=status.last,
+        held=duration(status.held_seconds),
+    )
 
 
 def policy_info(policy: InstalledPolicy) -> policy_pb2.PolicyInfo:

@@ -107,6 +107,10 @@ class Telemetry:
         self.metrics.errors.labels("any", code.name).inc()
         log.info("refused", method=method[:MAX_LOGGED], code=code.name, error=str(error))
 
+    def refitted(self, model: str, outcome: str) -> None:
+        """A refit came to its end."""
+        self.metrics.refits.labels(model, outcome).inc()
+
     # Observer
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
@@ -162,4 +166,6 @@ def _model_state(model: Model, now: float) -> ModelState:
         for row in fleet.rows()
     ]
     version = model.partition.version if model.partition else 0
-    return ModelState(model.name, workers, len(model.bookings), version)
+    return ModelState(
+        model.name, workers, len(model.bookings), version, model.drift, len(model.recent)
+    )
