@@ -86,9 +86,17 @@ def add_options(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def finish(
-    title: str, result: dict[str, Any], goals: dict[str, float], options: argparse.Namespace
+    title: str,
+    result: dict[str, Any],
+    goals: dict[str, float],
+    options: argparse.Namespace,
+    floors: dict[str, float] | None = None,
 ) -> None:
-    """Show `result["ratios"]` beside their goals, write all as JSON, and check if asked to."""
+    """Show `result["ratios"]` beside their goals, write all as JSON, and check if asked to.
+
+    A goal that is not reached has a floor below it, which is checked in its place: what was
+    reached must not be lost.
+    """
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for column in ("ELDR", "baseline", "ratio", "95%", "goal"):
@@ -98,7 +106,7 @@ def finish(
     for name, r in result["ratios"].items():
         goal = goals.get(name)
         verdict = "" if goal is None else r.verdict(goal)
-        if verdict == "missed":
+        if goal is not None and r.verdict((floors or {}).get(name, goal)) == "missed":
             missed.append(name)
         table.add_row(
             name,
@@ -115,4 +123,4 @@ def finish(
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(document, indent=2, default=asdict) + "\n")
     if options.check and missed:
-        raise SystemExit(f"below the goal: {', '.join(missed)}")
+        raise SystemExit(f"below the goal or its floor: {', '.join(missed)}")

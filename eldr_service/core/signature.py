@@ -6,10 +6,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.kernels import transform_signature
 
 TransformName = Literal["counts", "counts-idf", "sqrt"]
+_ONES = np.empty((0, 0), dtype=np.float32)  # as the kernel knows them
 TRANSFORMS: tuple[str, ...] = get_args(TransformName)
 
 
@@ -63,6 +66,13 @@ class SignatureTransform:
         """Entries of a signature."""
         assert self.layers is not None
         return len(self.layers) * self.geometry.num_experts
+
+    def signature(self, counts: Counts) -> NDArray[np.float32] | None:
+        """The signature [size] of one request's counts [L, E]; None for a zero norm."""
+        assert self.layers is not None
+        weights = _ONES if self.idf is None else self.weights
+        signature, norm = transform_signature(counts, self.layers, weights, self.name == "sqrt")
+        return signature if norm else None
 
     def apply(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
         """Transform counts [..., L, E] into signatures [..., size]; zeros for a zero norm."""

@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.partition import Partition
-from eldr_service.kernels import transform_signature
 
 _SIGNATURES = 256  # that the running mean looks back on
 _ROUNDING = 1e-6  # below this, cosine distance is rounding
@@ -28,12 +27,9 @@ class Drift:
         transform = self._partition.transform
         if counts.shape[1:] != (transform.geometry.num_layers, transform.geometry.num_experts):
             return
-        assert transform.layers is not None
         for one in counts.astype(np.uint32):
-            signature, norm = transform_signature(
-                one, transform.layers, transform.weights, transform.name == "sqrt"
-            )
-            if norm:
+            signature = transform.signature(one)
+            if signature is not None:
                 distance = 1.0 - float((self._partition.centroids @ signature).max())
                 self._seen += 1
                 self._mean += (distance - self._mean) / min(self._seen, _SIGNATURES)

@@ -10,7 +10,7 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.lease import Booking
 from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.core.signature_buffer import HeldSignature
-from eldr_service.kernels import similarity, transform_signature
+from eldr_service.kernels import similarity
 from eldr_service.routing.decide import RouteCall, alternates, apply_filters, decide
 from eldr_service.routing.model import Model
 
@@ -80,7 +80,7 @@ def place(
     explain = call.explain or call.dry_run
     signature = None
     if counts is not None and partition and (policy.needs_signature or explain):
-        signature = _signature(counts, model)
+        signature = partition.transform.signature(counts)
     request = RequestView(
         call.request_id,
         model.decisions,
@@ -139,16 +139,6 @@ def _known_counts(
         return None, 0.0
     fits = model.geometry in (None, held.geometry) and (held.tokens + held.unknown).any()
     return held.counts if fits else None, held.coverage
-
-
-def _signature(counts: Counts, model: Model) -> NDArray[np.float32] | None:
-    assert model.partition
-    transform = model.partition.transform
-    assert transform.layers is not None
-    signature, norm = transform_signature(
-        counts, transform.layers, transform.weights, transform.name == "sqrt"
-    )
-    return signature if norm else None
 
 
 def _number(values: NDArray[np.float64] | None, index: int) -> float | None:
