@@ -140,7 +140,7 @@ def _replace_centers(
     sums[lost] = 0.0  # what rounding has left of members that went
     fresh = changed[members[changed] > 0]
     means = sums[fresh]
-    centers[fresh] = means / np.sqrt((means**2).sum(axis=1, keepdims=True))
+    centers[fresh] = means / np.sqrt(np.einsum("kd,kd->k", means, means))[:, None]
     similarity[:, fresh] = signatures.similarities(centers[fresh])
     if len(lost):
         own = similarity[np.arange(len(labels)), labels]

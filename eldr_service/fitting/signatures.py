@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.kernels.cluster_sums import move_dense, move_sparse
+from eldr_service.kernels.signature_rows import nonzero_rows
 from eldr_service.kernels.similarities import dense_similarities, sparse_similarities
 
 
@@ -46,8 +47,7 @@ class DenseSignatures:
         return len(self.values)
 
     def whole(self) -> NDArray[np.bool_]:  # noqa: D102
-        whole: NDArray[np.bool_] = np.logical_or.reduce(self.values, axis=1)
-        return whole
+        return nonzero_rows(self.values)
 
     def take(self, requests: NDArray[np.int64]) -> Self:  # noqa: D102
         return type(self)(self.values[requests])

@@ -77,8 +77,9 @@ def choose_transform(
     the usual models (E = 128, top-8: 16), where a step touches some of the experts and not all.
     Picks are taken as independent, which understates all scores alike. Lower is better.
 
-    Without decode counts the prefill's stand in for them, and no mask is tried: which layers
-    foretell the decode is what only decodes can tell.
+    A mask is taken only when it is the better on both halves: layers left out cost nothing then,
+    and chance alone would favour one of so many candidates. Without decode counts the prefill's
+    stand in for them, and no mask is tried: which layers foretell the decode only decodes can tell.
 
     Parameters
     ----------
@@ -111,26 +112,28 @@ def choose_transform(
         Candidate(name, masked) for masked in (False, True)[: 1 + masks] for name in TRANSFORMS
     ]
 
-    totals = dict.fromkeys(candidates, 0.0)
+    totals: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     rows = np.arange(len(order))
     halves = judged.take(rows[::2]), judged.take(rows[1::2])
-    done = 0
-    for fitted, held_out in (halves, halves[::-1]):
+    for done, (fitted, held_out) in enumerate((halves, halves[::-1])):
         half = most_telling_half(fitted.prefill, fitted.decode) if masks else everything
-        for candidate in candidates:
+        for at, candidate in enumerate(candidates, done * len(candidates) + 1):
             kept = half if candidate.masked else everything if layers is None else layers
             transform = calibrated(candidate.name, fitted.counts, kept)
-            totals[candidate] += _total(
-                transform, fitted, held_out, n_clusters, max_iter, random_state
+            totals[candidate].append(
+                _total(transform, fitted, held_out, n_clusters, max_iter, random_state)
             )
-            done += 1
             if progress is not None:
-                progress(done, 2 * len(candidates))
-    best = min(candidates, key=totals.__getitem__)
-    if best.masked:
-        layers = most_telling_half(judged.prefill, judged.decode)
-    scores = {str(candidate): total / len(order) for candidate, total in totals.items()}
-    return best.name, everything if layers is None else layers, scores
+                progress(at, 2 * len(candidates))
+
+    best = min(candidates[: len(TRANSFORMS)], key=lambda candidate: sum(totals[candidate]))
+    layers = everything if layers is None else layers
+    if masks:
+        masked = min(candidates[len(TRANSFORMS) :], key=lambda candidate: sum(totals[candidate]))
+        if all(np.less(totals[masked], totals[best])):
+            best, layers = masked, most_telling_half(judged.prefill, judged.decode)
+    scores = {str(candidate): sum(total) / len(order) for candidate, total in totals.items()}
+    return best.name, layers, scores
 
 
 def _judged(counts: Counts, decode_counts: Counts | None, rows: NDArray[np.int64]) -> _Judged:

@@ -61,10 +61,15 @@ def _dense(
     for i in range(len(signatures)):
         if before[i] == after[i]:
             continue
+        row = signatures[i]
         if first <= before[i] < last:
-            sums[before[i]] -= signatures[i]
+            old = sums[before[i]]
+            for d in range(len(row)):
+                old[d] -= row[d]
         if first <= after[i] < last:
-            sums[after[i]] += signatures[i]
+            new = sums[after[i]]
+            for d in range(len(row)):
+                new[d] += row[d]
 
 
 @kernel(

@@ -62,6 +62,18 @@ def sparse_signatures(
     return values
 
 
+@kernel(types.Array(boolean, 1, "C")(readonly(float32, 2)), nogil=True)
+def nonzero_rows(signatures: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which rows of `signatures` [n, D] are not all zero, read as far as their first entry."""
+    result = np.zeros(len(signatures), np.bool_)
+    for i in range(len(signatures)):
+        for value in signatures[i]:
+            if value != 0.0:
+                result[i] = True
+                break
+    return result
+
+
 @kernel(
     types.void(
         readonly(uint32, 3),

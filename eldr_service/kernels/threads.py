@@ -12,12 +12,15 @@ from itertools import pairwise
 from numba import config
 
 _WORTH_A_THREAD = 1 << 20  # multiplications, some 50 us: less is faster on fewer threads
+_RANGES = 4  # for each thread
 
 
 def over_rows(run: Callable[[int, int], object], n: int, *, work: int, align: int = 1) -> None:
-    """Call ``run(first, last)`` for ranges that cover rows 0 to n - 1, each on its own thread.
+    """Call ``run(first, last)`` for ranges that cover rows 0 to n - 1, on several threads.
 
-    Rows must not depend on each other. Up to ``NUMBA_NUM_THREADS`` threads, by default a core each.
+    Rows must not depend on each other. Each thread takes the next range when it is done with one,
+    so that a core that others use too holds nobody up. There are ``NUMBA_NUM_THREADS`` at most, by
+    default as many as cores.
 
     Parameters
     ----------
@@ -32,10 +35,19 @@ def over_rows(run: Callable[[int, int], object], n: int, *, work: int, align: in
     """
     blocks = -(-n // align)
     threads = max(1, min(config.NUMBA_NUM_THREADS, work // _WORTH_A_THREAD, blocks))
-    edges = [min(blocks * t // threads * align, n) for t in range(threads + 1)]
     if threads == 1:
         run(0, n)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(run, *edge) for edge in pairwise(edges)]:
-            done.result()
+    ranges = min(blocks, _RANGES * threads)
+    edges = [min(blocks * r // ranges * align, n) for r in range(ranges + 1)]
+    left = iter(list(pairwise(edges)))
+
+    def work_off() -> None:
+        for edge in left:
+            run(*edge)
+
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work_off) for _ in range(threads - 1)]
+        work_off()
+        for other in others:
+            other.result()
