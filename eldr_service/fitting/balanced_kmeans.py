@@ -27,8 +27,8 @@ class BalancedKMeans:
     Balance keeps one popular kind of request from filling a single worker. Each iteration assigns
     requests to centroids exactly, at the least total cosine distance that the capacity allows, and
     replaces each centroid by the normalised mean of its requests. Many requests are clustered from
-    what a sample of them converged to (`fitting.starts`). Signatures are float32. Runs on a thread
-    a core, or ``NUMBA_NUM_THREADS``; the result is the same for any number.
+    what a sample of them converged to (`fitting.starts`). There is a thread for each core, or
+    ``NUMBA_NUM_THREADS``; the result is the same, bit for bit, with any number of them.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ class BalancedKMeans:
         The layers that count. By default all, unless "auto" finds that half of them do better.
     max_iter : int
     n_init : int
-        Starts from different seeds, of which the least inertia is kept.
+        Starts from different seeds, of which the least inertia is kept, on the sample if there is
+        one.
     random_state : int
         The same gives the same fit.
 
@@ -54,7 +55,7 @@ class BalancedKMeans:
     inertia_ : float
         Sum of cosine distances ``1 - signature . centroid``.
     n_iter_ : int
-        Iterations of the best start.
+        Iterations of the best start, those on a sample not counted.
     transform_ : SignatureTransform
     transform_scores_ : dict of str to float
         With "auto", the held-out score of each transform, and of each with half of the layers where
