@@ -42,6 +42,7 @@ test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm; some 11 
 
 bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.json
 	$(BIN)/python -m benchmarks.assignment
+	$(BIN)/python -m benchmarks.fit
 	$(BIN)/python -m benchmarks.simulation
 	$(BIN)/python -m benchmarks.refit
 	PYTHONPATH=clients/vllm $(BIN)/python -m benchmarks.signature_cache

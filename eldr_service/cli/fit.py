@@ -77,10 +77,16 @@ def fit(
     ] = False,
     activate: Activate = False,
     transform: Annotated[
-        Transform, typer.Option(help="How counts become signatures; auto tries all three.")
+        Transform,
+        typer.Option(
+            help="How counts become signatures; auto tries all, with all or half of the layers."
+        ),
     ] = Transform.auto,
     layers: Annotated[
-        str | None, typer.Option(metavar="0-11,20", help="Layers that count; all by default.")
+        str | None,
+        typer.Option(
+            metavar="0-11,20", help="Layers that count; by default all, or as auto finds."
+        ),
     ] = None,
     max_iter: Annotated[int, typer.Option(metavar="N", min=1, help="Iterations at most.")] = 50,
     n_init: Annotated[
@@ -169,12 +175,20 @@ def _fit(
     """Fit; returns the partition, how many requests are nearest to each slot, and warnings."""
     from eldr_service.fitting import Recording, fit_partition  # numba: half a second
 
-    with _progress(session) as report, warnings.catch_warnings(record=True) as caught:
+    with _progress(session) as (choosing, fitting), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             recording = Recording.load(file, top_k=top_k)
             counts = recording.prefill_counts()
-            partition = fit_partition(model, counts, recording.geometry, progress=report, **how)
+            partition = fit_partition(
+                model,
+                counts,
+                recording.geometry,
+                decode_counts=recording.decode_counts(),
+                choice_progress=choosing,
+                progress=fitting,
+                **how,
+            )
         except ValueError as error:
             raise CommandError(str(error)) from error
     signatures = partition.transform.apply(counts)
@@ -184,19 +198,25 @@ def _fit(
 
 
 @contextmanager
-def _progress(session: Session) -> Iterator[Callable[[int, int, float], None]]:
-    """A bar on stderr where somebody looks; gone once the fit is done."""
+def _progress(
+    session: Session,
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int, float], None]]]:
+    """A bar on stderr where somebody looks, for the choice and then the fit; gone when done."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(
         *columns, console=session.err, transient=True, disable=not session.err.is_terminal
     ) as bar:
         task = bar.add_task("preparing", total=None)
 
-        def report(iteration: int, at_most: int, inertia: float) -> None:
+        def choosing(done: int, total: int) -> None:
+            description = f"choosing the transform, fit {done} of {total}"
+            bar.update(task, description=description, completed=done, total=total)
+
+        def fitting(iteration: int, at_most: int, inertia: float) -> None:
             description = f"iteration {iteration} of at most {at_most}, inertia {inertia:.3f}"
             bar.update(task, description=description, completed=iteration, total=at_most)
 
-        yield report
+        yield choosing, fitting
 
 
 def _info(partition: "Partition") -> pb.PartitionInfo:
@@ -222,9 +242,13 @@ def _described(info: pb.PartitionInfo, sizes: list[int]) -> list[RenderableType]
         for key, value in found.items()
         if key.startswith(HELD_OUT)
     }
+    widest = max(map(len, scores), default=0)
     chosen = [
         f"{info.transform}; experts that a step on held-out requests would touch, a layer:",
-        *(f"  {name:<11} {score:.2f}" for name, score in sorted(scores.items(), key=itemgetter(1))),
+        *(
+            f"  {name:<{widest}} {score:.2f}"
+            for name, score in sorted(scores.items(), key=itemgetter(1))
+        ),
     ]
     return [
         facts(
@@ -237,6 +261,7 @@ def _described(info: pb.PartitionInfo, sizes: list[int]) -> list[RenderableType]
                 ("requests", found["signatures"]),
                 ("inertia", f"{found['inertia']} after {found['iterations']} iterations"),
                 ("transform", "\n".join(chosen) if scores else info.transform),
+                *([("layers", ", ".join(map(str, info.layers)))] if info.layers else []),
             ]
         ),
         "",

@@ -91,6 +91,10 @@ class SignatureTransform:
 
 def inverse_document_frequency(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     """``ln((N + 1) / (df + 1))`` of counts [N, L, E]; df = requests that used the expert at all."""
-    df = (counts > 0).sum(axis=0)
-    idf: NDArray[np.float32] = np.log((len(counts) + 1) / (df + 1)).astype(np.float32)
+    return idf_of(np.count_nonzero(counts, axis=0), len(counts))
+
+
+def idf_of(df: NDArray[np.integer], requests: int) -> NDArray[np.float32]:
+    """As `inverse_document_frequency`, from df [L, E] itself and the number of requests N."""
+    idf: NDArray[np.float32] = np.log((requests + 1) / (df + 1)).astype(np.float32)
     return idf

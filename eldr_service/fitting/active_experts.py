@@ -4,21 +4,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def shares(counts: NDArray[np.integer]) -> NDArray[np.float64]:
+def shares(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     """The share of a layer's picks that went to each expert, of counts [n, L, E]."""
-    picks = counts.sum(axis=2, keepdims=True, dtype=np.float64)
-    share: NDArray[np.float64] = np.divide(
-        counts, picks, out=np.zeros(counts.shape), where=picks > 0
-    )
+    picks = counts.sum(axis=2, keepdims=True, dtype=np.float32)
+    share = np.zeros(counts.shape, np.float32)
+    np.divide(counts, picks, out=share, where=picks > 0)
     return share
 
 
 def predicted(
-    share: NDArray[np.float64],
-    fitted: NDArray[np.int64],
+    own: NDArray[np.float32],
+    own_labels: NDArray[np.int32],
+    fitted: NDArray[np.float32],
     fitted_labels: NDArray[np.int32],
-    held_out: NDArray[np.int64],
-    held_out_labels: NDArray[np.int32],
 ) -> NDArray[np.float64]:
     """Predict the distinct experts per layer of held-out requests, each within its cluster.
 
@@ -34,25 +32,25 @@ def predicted(
 
     Parameters
     ----------
-    share : ndarray of float64, shape [n, L, E]
-        From `shares`.
-    fitted, held_out : ndarray of int64
-        Which of the n requests.
-    fitted_labels, held_out_labels : ndarray of int32
+    own : ndarray of float32, shape [h, L, E]
+        From `shares`, of the held-out requests.
+    own_labels : ndarray of int32, shape [h]
         Their clusters.
+    fitted, fitted_labels
+        The same of the requests that were fitted.
 
     Returns
     -------
-    ndarray of float64, shape [len(held_out)]
+    ndarray of float64, shape [h]
     """
-    draws = share.shape[2] / 2
-    experts = np.empty(len(held_out))
-    for label in np.unique(held_out_labels):
-        chosen = held_out_labels == label
+    draws = own.shape[2] / 2
+    experts = np.empty(len(own))
+    for label in np.unique(own_labels):
+        chosen = own_labels == label
         # An empty cluster touches nothing of its own: as if the request were alone in its batch.
         members = fitted[fitted_labels == label]
-        own = share[held_out[chosen]]
-        mean = share[members].mean(axis=0) if len(members) else own
-        missed = ((1.0 - own) * (1.0 - mean)) ** draws
-        experts[chosen] = (1.0 - missed).sum(axis=2).mean(axis=1)
+        mean = members.mean(axis=0) if len(members) else own[chosen]
+        with np.errstate(divide="ignore"):  # all picks on one expert: it is never missed
+            missed = np.exp(draws * (np.log1p(-own[chosen]) + np.log1p(-mean)))
+        experts[chosen] = (1.0 - missed).sum(axis=2, dtype=np.float64).mean(axis=1)
     return experts

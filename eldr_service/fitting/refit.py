@@ -11,6 +11,7 @@ from eldr_service.fitting.active_experts import predicted, shares
 from eldr_service.fitting.alignment import aligned
 from eldr_service.fitting.lloyd import assign
 from eldr_service.fitting.partition import fit_partition
+from eldr_service.fitting.signatures import DenseSignatures
 
 # A new partition moves placements, away from workers that hold their like: it has to touch so much
 # fewer experts, and by twice the standard error of the difference.
@@ -129,13 +130,13 @@ def mean_distance(similarity: NDArray[np.floating]) -> float:
 
 
 def _experts(
-    share: NDArray[np.float64],
+    share: NDArray[np.float32],
     signatures: NDArray[np.float32],
     centroids: NDArray[np.float32],
     fitted: NDArray[np.int64],
     held_out: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     labels, held_out_labels = (
-        assign(signatures[chosen], centroids)[0] for chosen in (fitted, held_out)
+        assign(DenseSignatures(signatures[chosen]), centroids)[0] for chosen in (fitted, held_out)
     )
-    return predicted(share, fitted, labels, held_out, held_out_labels)
+    return predicted(share[held_out], held_out_labels, share[fitted], labels)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from eldr_service.core.partition import Partition
 from eldr_service.fitting.lloyd import cluster, seed_centers
 from eldr_service.fitting.refit import Bound, mean_distance
+from eldr_service.fitting.signatures import DenseSignatures
 
 _MAX_ITER = 20  # it is a makeshift
 
@@ -78,6 +79,7 @@ def _split(
     """Centers [parts, D], the one most like the old center first; that alone if it cannot be."""
     if parts == 1 or len(np.unique(members, axis=0)) < parts:
         return center[None]
-    seeds = seed_centers(members, parts, np.random.default_rng(0))
-    found = cluster(members, seeds, _MAX_ITER).centers
+    signatures = DenseSignatures(members)
+    seeds = seed_centers(signatures, parts, np.random.default_rng(0))
+    found = cluster(signatures, seeds, _MAX_ITER).centers
     return found[np.argsort(-(found @ center))]
