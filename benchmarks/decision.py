@@ -42,7 +42,11 @@ GOALS = {
     "24 workers, p99 us below 3 x p50": 1.0,
     "256 workers, p50 us, float32": 3.0,
 }
-FLOORS = {"256 workers, p50 us, float32": 1.5}  # benchmarks/README.md says why
+FLOORS = {  # met here, on a processor with 512-bit registers, but for the last
+    "24 workers, p50 us": 2.0,
+    "24 workers, p99 us below 3 x p50": 0.5,
+    "256 workers, p50 us, float32": 1.2,
+}
 
 
 def plain(data: bytes, centroids: np.ndarray, load: np.ndarray, precision: type) -> int:

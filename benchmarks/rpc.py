@@ -3,7 +3,9 @@
 A real `eldr-server` at its defaults and a `grpc.aio` server that returns what it gets, each in a
 process of its own, take turns in answering this process: 16 requests in flight over loopback, each
 a `Route` with the inline counts of 48 layers x 128 experts (12 KB). 24 workers, a partition of 24
-slots, `locality-band`. Request and answer are bytes here, so that the client costs little.
+slots, `locality-band`. Request and answer are bytes here, so that the client costs little. The same
+goes over `RouteStream`, and over `StreamSignatures` with a placement asked for at once. The echo
+runs on asyncio as gRPC's own examples do, and for comparison on uvloop as the daemon does.
 
 Prints a table and writes build/bench/rpc.json.
 """
@@ -39,7 +41,8 @@ WORKERS = 24
 IN_FLIGHT = 16
 ECHO = "/bench.Echo/Echo"
 ROUTE = "/eldr.v1.RouterService/Route"
-STREAM = "/eldr.v1.RouterService/RouteStream"
+ROUTE_STREAM = "/eldr.v1.RouterService/RouteStream"
+SIGNATURES = "/eldr.v1.RouterService/StreamSignatures"
 GOALS = {"Route, calls/s": 0.85, "Route, p99 s": 1 / 1.3, "RouteStream, requests/s": 1.5}
 # Python's own time; benchmarks/README.md says where it goes.
 FLOORS = {"Route, calls/s": 0.4, "Route, p99 s": 0.4, "RouteStream, requests/s": 0.4}
@@ -127,6 +130,23 @@ def requests(counts: np.ndarray) -> Iterator[bytes]:
         yield bodies[number % len(bodies)] + identity
 
 
+def signatures(counts: np.ndarray) -> Iterator[bytes]:
+    """StreamSignatures requests without end: a whole signature that asks for its placement."""
+    bodies = [
+        router_pb2.StreamSignaturesRequest(
+            model=MODEL,
+            prompt_tokens=TOKENS,
+            last=True,
+            counts=Counts(c, GEOMETRY.top_k).to_proto(),
+            route=router_pb2.RouteRequest(),
+        ).SerializeToString()
+        for c in counts
+    ]
+    for number in itertools.count():
+        identity = router_pb2.StreamSignaturesRequest(request_id=f"s{number}").SerializeToString()
+        yield bodies[number % len(bodies)] + identity
+
+
 async def unary(target: str, method: str, bodies: Iterator[bytes], seconds: float) -> list[float]:
     """Seconds of each call that ended within `seconds`, so many in flight at all times."""
     took: list[float] = []
@@ -144,11 +164,11 @@ async def unary(target: str, method: str, bodies: Iterator[bytes], seconds: floa
     return took
 
 
-async def stream(target: str, bodies: Iterator[bytes], seconds: float) -> list[float]:
+async def stream(target: str, method: str, bodies: Iterator[bytes], seconds: float) -> list[float]:
     """The same over one stream; answers come in the order of the requests."""
     took: list[float] = []
     async with grpc.aio.insecure_channel(target) as channel:
-        call = channel.stream_stream(STREAM)()
+        call = channel.stream_stream(method)()
         began = deque()
 
         async def write() -> None:
@@ -175,14 +195,15 @@ def summary(took: list[float], seconds: float) -> tuple[float, float, float]:
 
 def measure(turns: int, seconds: float) -> dict[str, Any]:
     counts = drawn_counts(256)
-    bodies = requests(counts)
+    bodies, chunks = requests(counts), signatures(counts)
     with echo_server() as echo, echo_server("--uvloop") as fast_echo, daemon() as router:
         set_up(router, counts)
         run = {
             "echo": lambda: asyncio.run(unary(echo, ECHO, bodies, seconds)),
             "echo on uvloop": lambda: asyncio.run(unary(fast_echo, ECHO, bodies, seconds)),
             "Route": lambda: asyncio.run(unary(router, ROUTE, bodies, seconds)),
-            "RouteStream": lambda: asyncio.run(stream(router, bodies, seconds)),
+            "RouteStream": lambda: asyncio.run(stream(router, ROUTE_STREAM, bodies, seconds)),
+            "StreamSignatures": lambda: asyncio.run(stream(router, SIGNATURES, chunks, seconds)),
         }
         seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in run}
         for warm in run.values():
@@ -200,6 +221,7 @@ def measure(turns: int, seconds: float) -> dict[str, Any]:
             "Route, calls/s": paired.ratio(rate["Route"], rate["echo"]),
             "Route, p99 s": paired.ratio(tail["Route"], tail["echo"], less=True),
             "RouteStream, requests/s": paired.ratio(rate["RouteStream"], rate["echo"]),
+            "StreamSignatures, placements/s": paired.ratio(rate["StreamSignatures"], rate["echo"]),
             "Route, calls/s, echo on uvloop": paired.ratio(rate["Route"], rate["echo on uvloop"]),
             "RouteStream, requests/s, echo on uvloop": paired.ratio(
                 rate["RouteStream"], rate["echo on uvloop"]
