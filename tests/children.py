@@ -8,14 +8,16 @@ import pytest
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
 
 
-def children(pid: int) -> set[int]:
+def fitting_processes(pid: int) -> set[int]:
+    """Fitting processes of a process, which may have other children."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             after_name = stat.read_text().rpartition(")")[2].split()
+            command = stat.with_name("cmdline").read_bytes()
         except OSError:  # gone meanwhile
             continue
-        if int(after_name[1]) == pid and after_name[0] != "Z":
+        if int(after_name[1]) == pid and after_name[0] != "Z" and b"fitting.job" in command:
             found.add(int(stat.parent.name))
     return found
 

@@ -17,9 +17,8 @@ from eldr_service.core.errors import EldrError
 def main(descriptor: int) -> None:
     """Run jobs on the counts in the file behind `descriptor` until stdin ends.
 
-    A pickled (job, dtype, shape) comes in, and a pickled (result or error, warnings) goes out, its
-    length before it; see `fitting.process`. Any other exception than those that a job may raise
-    ends the process as usual.
+    A pickled (job, dtype, shape) comes in, and a pickled (result or error, warnings) goes out; see
+    `fitting.process`. Any other exception than those that a job may raise ends the process.
     """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints must not spoil the answers
@@ -29,8 +28,7 @@ def main(descriptor: int) -> None:
             job, dtype, shape = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        answer = pickle.dumps(_answer(job, descriptor, dtype, shape))
-        answers.write(len(answer).to_bytes(8, "little") + answer)
+        pickle.dump(_answer(job, descriptor, dtype, shape), answers)
         answers.flush()
 
 

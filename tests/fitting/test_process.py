@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from children import alive, children, linux, open_files
+from children import alive, fitting_processes, linux, open_files
 from wire import eventually
 
 from eldr_service.fitting.process import FittingProcess, FittingProcessError
@@ -44,7 +44,7 @@ def given(*parts):
 
 async def running():
     """The pid of the fitting process, once it is there."""
-    while not (found := children(os.getpid())):
+    while not (found := fitting_processes(os.getpid())):
         await asyncio.sleep(0.01)
     (pid,) = found
     return pid
@@ -97,7 +97,7 @@ async def test_nothing_is_left_behind(process, jobs):
             await asyncio.sleep(0.01)
     while open_files(os.getpid()) > files:  # pipes close with the next turns of the loop
         await asyncio.sleep(0.01)
-    assert not children(os.getpid())
+    assert not fitting_processes(os.getpid())
 
 
 @linux
@@ -110,8 +110,8 @@ def test_it_ends_with_a_daemon_that_is_killed_in_the_middle(jobs):
             "asyncio.run(FittingProcess().run(slow_jobs.sleep, lambda: [numpy.ones((9, 2, 2))]))",
         ]
     )
-    eventually(lambda: children(parent.pid))
-    (pid,) = children(parent.pid)
+    eventually(lambda: fitting_processes(parent.pid))
+    (pid,) = fitting_processes(parent.pid)
     eventually(lambda: b"slow_jobs" in Path(f"/proc/{pid}/maps").read_bytes() or has_slept(pid))
     parent.kill()
     parent.wait()
