@@ -7,7 +7,7 @@ VLLM   := .venv-vllm
 VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
-.PHONY: help setup setup-vllm protos demo demo-vllm test test-fast test-vllm bench lint format clean
+.PHONY: help setup setup-vllm protos demo demo-vllm test test-fast test-vllm bench bench-check lint format clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -33,7 +33,7 @@ $(VLLM_STAMP): $(STAMP) benchmarks/demo_vllm/environment.py
 demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, three policies, 15 minutes; ARGS='--long', '--help', …
 	@$(BIN)/python -m benchmarks.demo_vllm $(ARGS)
 
-test: test-fast ## every test that needs no vLLM; those on real vLLM engines are in test-vllm
+test: test-fast bench-check test-vllm ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines
 test-fast: setup ## the tests that need no vLLM, in under 3 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
@@ -42,8 +42,18 @@ test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm; some 11 
 
 bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.json
 	$(BIN)/python -m benchmarks.assignment
+	$(BIN)/python -m benchmarks.decision
+	$(BIN)/python -m benchmarks.rpc
+	$(BIN)/python -m benchmarks.held_signatures
+	$(BIN)/python -m benchmarks.fit
 	$(BIN)/python -m benchmarks.simulation
+	$(BIN)/python -m benchmarks.refit
 	PYTHONPATH=clients/vllm $(BIN)/python -m benchmarks.signature_cache
+
+bench-check: setup ## a short form of the benchmarks with goals; fails on what noise does not explain
+	$(BIN)/python -m benchmarks.decision --turns 7 --check
+	$(BIN)/python -m benchmarks.held_signatures --check
+	$(BIN)/python -m benchmarks.rpc --turns 5 --seconds 1 --check
 
 lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking
 	$(BIN)/ruff check .

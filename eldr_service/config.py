@@ -245,6 +245,37 @@ class Settings(BaseSettings):
     max_models: int = _option(
         "COUNT", "models; more are refused, for the same reason", default=256, ge=1
     )
+    refit: Literal["off", "manual", "auto"] = _option(
+        "off|manual|auto",
+        "auto refits partitions to recent traffic by itself; manual keeps the window of signatures"
+        " for `eldr fit`; off keeps none",
+        default="auto",
+    )
+    refit_interval: Seconds = _option(
+        "SECONDS",
+        "time between a model's refits at least; a new partition moves placements",
+        default=300.0,
+    )
+    refit_window: Seconds = _option(
+        "SECONDS",
+        "age of the signatures that partitions are refitted to, at most, and how long one that was"
+        " activated by hand is left alone; a few intervals",
+        default=1_800.0,
+    )
+    refit_memory_bytes: ByteSize = _option(
+        "BYTES",
+        "memory of each model's window, a sample where more comes; about 5,400 signatures of 48"
+        " layers x 128 experts",
+        default=ByteSize(64 << 20),
+        ge=1 << 20,
+    )
+    refit_signatures: int = _option(
+        "COUNT",
+        "signatures for each decode worker before the first fit, and new ones before each later"
+        " one; fewer say little of a slot",
+        default=32,
+        ge=2,
+    )
     # Only in the file, as [[models]] tables.
     models: tuple[ModelDeclaration, ...] = ()
 

@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from grpc_reflection.v1alpha import reflection
 
 from eldr_service.config import Settings, load_settings
 from eldr_service.core.errors import EldrError
+from eldr_service.fitting.process import FittingProcess
 from eldr_service.kernels import warm_up
 from eldr_service.observability.http import HttpServer
 from eldr_service.observability.logging import configure_logging
 from eldr_service.policies.registry import create, parse
+from eldr_service.refits import RefitMode, Refits, RefitSettings
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers
@@ -76,6 +79,8 @@ class Daemon:
             alternates=settings.alternates,
             max_models=settings.max_models,
             max_workers=settings.max_workers,
+            window_seconds=settings.refit_window,
+            window_bytes=settings.refit_memory_bytes,
         )
         self._router = Router(
             lambda: create(name, parameters), self._telemetry, limits, secrets.token_hex(4)
@@ -83,6 +88,19 @@ class Daemon:
         self._telemetry.watch(self._router)
         self._workers = Workers(self._router, self._store, int(time.time() * 1e3))
         self._partitions = Partitions(self._router, self._workers, self._store)
+        self._process = FittingProcess()
+        self._refits = Refits(
+            self._router,
+            self._partitions,
+            self._process,
+            RefitSettings(
+                RefitMode[settings.refit.upper()],
+                settings.refit_interval,
+                settings.refit_window,
+                settings.refit_signatures,
+            ),
+            self._telemetry.refitted,
+        )
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
         self._fleet = (
             StaticFleet(settings.fleet, self._workers, settings.default_capacity)
@@ -110,7 +128,7 @@ class Daemon:
         if self._fleet:
             self._fleet.reload(now)
         server = self._server()
-        partition_service = self._add_services(server)
+        self._add_services(server)
         grpc_address = str(replace(self._settings.listen, port=self._open_port(server)))
         await server.start()
         http = self._settings.http
@@ -130,15 +148,19 @@ class Daemon:
         await self._stopping.wait()
         await self._drain()
         ticking.cancel()
+        await self._refits.close()
+        await self._process.close()
         await server.stop(grace=1.0)
         await self._http.stop()
-        partition_service.close()
         self._store.close()
         log.info("stopped")
 
     def _server(self) -> grpc.aio.Server:
         return grpc.aio.server(
-            interceptors=[TokenInterceptor(self._tokens, self._telemetry.refused_caller)],
+            # Every call pays for an interceptor, one without tokens too.
+            interceptors=[TokenInterceptor(self._tokens, self._telemetry.refused_caller)]
+            if self._tokens
+            else [],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -146,7 +168,7 @@ class Daemon:
             ],
         )
 
-    def _add_services(self, server: grpc.aio.Server) -> PartitionService:
+    def _add_services(self, server: grpc.aio.Server) -> None:
         settings, telemetry = self._settings, self._telemetry
         fleet_service = FleetService(
             self._router,
@@ -156,7 +178,9 @@ class Daemon:
             settings.default_capacity,
         )
         telemetry.on_worker_changed = fleet_service.worker_changed
-        partition_service = PartitionService(self._router, self._partitions, telemetry)
+        partition_service = PartitionService(
+            self._router, self._partitions, self._refits, self._process, telemetry
+        )
         router_pb2_grpc.add_RouterServiceServicer_to_server(
             RouterService(self._router, telemetry), server
         )
@@ -169,7 +193,6 @@ class Daemon:
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
-        return partition_service
 
     def _open_port(self, server: grpc.aio.Server) -> int:
         settings = self._settings
@@ -210,6 +233,7 @@ class Daemon:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
             self._workers.remove_silent(self._router.tick(now), now)
+            self._refits.tick(now)
 
     async def _drain(self) -> None:
         """Say NOT_SERVING, and let bookings go on until they are done or the deadline is there."""
@@ -235,6 +259,16 @@ def _write_ports(path: Path, grpc_address: str, http_address: str) -> None:
     unfinished.replace(path)
 
 
+def _run_loop(main: Coroutine[None, None, None]) -> None:
+    """Run on uvloop, where it exists: it takes a quarter of the time off each call."""
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
 async def _run(settings: Settings) -> None:
     await Daemon(settings).run()
 
@@ -244,6 +278,6 @@ def main() -> None:
     settings = load_settings(sys.argv[1:])
     configure_logging(settings.log_format, settings.log_level)
     try:
-        asyncio.run(_run(settings))
+        _run_loop(_run(settings))
     except (StartError, StoreError, TokensFileError, FleetFileError, EldrError) as error:
         sys.exit(f"eldr-server: {error}")

@@ -4,6 +4,7 @@ import numpy as np
 
 from eldr_service.core.lease import Booking
 from eldr_service.core.placement import FleetSnapshot, Reason, RequestView
+from eldr_service.core.quantised import QuantisedCentroids
 
 
 def snapshot(
@@ -22,7 +23,7 @@ def snapshot(
         sequences=sequences,
         capacity=capacity,
         slots=np.full(n, -1, np.int32) if slots is None else np.array(slots, dtype=np.int32),
-        centroids=centroids,
+        quantised=None if centroids is None else QuantisedCentroids.of(centroids),
         stale=np.zeros(n, dtype=np.bool_),
         active_experts=np.full(n, np.nan),
         batch_size=np.full(n, np.nan),

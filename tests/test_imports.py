@@ -11,7 +11,7 @@ CLIENT = ROOT / "clients" / "python"
 
 # A package of eldr_service (or a module at its top) -> what else of eldr_service it may import.
 MAY_IMPORT = {
-    "core": "",
+    "core": "kernels",
     "kernels": "",
     "address": "",
     "flags": "",
@@ -20,11 +20,14 @@ MAY_IMPORT = {
     "stores": "core kernels",
     "observability": "core kernels",
     "routing": "core kernels policies stores",
+    "refits": "core kernels fitting routing stores",
     "simulation": "core kernels fitting policies stores routing",
-    "rpc": "core kernels policies fitting stores observability routing",
+    "rpc": "core kernels policies fitting stores observability routing refits",
     "config": "core address flags",
     "static_fleet": "core routing rpc",
-    "server": "core kernels policies stores observability routing rpc config static_fleet",
+    "server": (
+        "core kernels policies fitting stores observability routing refits rpc config static_fleet"
+    ),
     "cli": "core kernels policies fitting stores observability simulation rpc address flags config",
 }
 # The wire is known to these alone; everything else can be used without gRPC.

@@ -33,6 +33,7 @@ def running_daemon(directory: Path) -> Iterator[str]:
         "port-file": str(ports),
         "log-level": "warning",
         "drain-seconds": "0",
+        "refit": "off",  # every policy is to have the same partition
     }
     command = [str(server), *(f"--{name}={value}" for name, value in options.items())]
     with _child(command, directory / "daemon.log") as child:

@@ -143,6 +143,7 @@ def _start_daemon(processes: Processes, folder: Path) -> str:
         "port-file": ports,
         "log-level": "warning",
         "drain-seconds": 0,
+        "refit": "off",  # every policy is to have the same partition
         "report-interval": 0.5,  # the active experts of short blocks are in the reports
         "report-limit": 10,
     }

@@ -1,4 +1,4 @@
-"""`eldr fit`: a partition from recorded routing, fitted on this machine."""
+"""`eldr fit`: a partition from recorded routing, or from what the daemon has seen."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from eldr_service.cli import parsing
 from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.models import the_model
-from eldr_service.cli.partitions import Activate, kept
+from eldr_service.cli.partitions import Activate, described, kept
 from eldr_service.cli.session import Session, as_dict
 from eldr_service.cli.tables import facts, table
 
@@ -44,19 +44,23 @@ def register(app: typer.Typer) -> None:
 def fit(
     session: Session,
     file: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="FILE.npz",
+            metavar="[FILE.npz]",
             exists=True,
             dir_okay=False,
             readable=True,
             help="Recorded routing: each token's experts, or counts alone.",
         ),
-    ],
+    ] = None,
     slots: Annotated[
-        int,
-        typer.Option(metavar="K", min=1, help="Centroids: as many as decode workers is usual."),
-    ],
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="Centroids; needed with a file, else by default one for each decode worker.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -73,10 +77,16 @@ def fit(
     ] = False,
     activate: Activate = False,
     transform: Annotated[
-        Transform, typer.Option(help="How counts become signatures; auto tries all three.")
+        Transform,
+        typer.Option(
+            help="How counts become signatures; auto tries all, with all or half of the layers."
+        ),
     ] = Transform.auto,
     layers: Annotated[
-        str | None, typer.Option(metavar="0-11,20", help="Layers that count; all by default.")
+        str | None,
+        typer.Option(
+            metavar="0-11,20", help="Layers that count; by default all, or as auto finds."
+        ),
     ] = None,
     max_iter: Annotated[int, typer.Option(metavar="N", min=1, help="Iterations at most.")] = 50,
     n_init: Annotated[
@@ -88,10 +98,30 @@ def fit(
         typer.Option(metavar="N", min=1, help="Experts per token; for files of counts alone."),
     ] = None,
 ) -> None:
-    """Fit a partition on the prefills of a recording.
+    """Fit a partition on the prefills of a recording, or on recent requests.
 
-    Give --out to write it to a file, --import to hand it to the daemon, or both.
+    With a file it is fitted here: give --out to write the partition to a file, --import to hand it
+    to the daemon, or both. Without one, the daemon fits and keeps it, on its window of recent
+    signatures.
     """
+    if file is None:
+        if out or import_ or top_k:
+            raise typer.BadParameter("--out, --import and --top-k are of use only with a file")
+        request = pb.FitPartitionRequest(
+            model=the_model(session, model),
+            num_slots=slots or 0,
+            transform=transform.value,
+            layers=parsing.layers(layers) or [],
+            max_iter=max_iter,
+            n_init=n_init,
+            random_state=seed,
+            activate=activate,
+        )
+        response = session.call(request)
+        session.answer(response, *described(response.partition), "", kept(response.partition))
+        return
+    if slots is None:
+        raise typer.BadParameter("needed with a file", param_hint="--slots")
     if activate and not import_:
         raise typer.BadParameter("--activate is of use only together with --import")
     if out and not out.parent.is_dir():  # said now, not after a long fit
@@ -145,12 +175,20 @@ def _fit(
     """Fit; returns the partition, how many requests are nearest to each slot, and warnings."""
     from eldr_service.fitting import Recording, fit_partition  # numba: half a second
 
-    with _progress(session) as report, warnings.catch_warnings(record=True) as caught:
+    with _progress(session) as (choosing, fitting), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             recording = Recording.load(file, top_k=top_k)
             counts = recording.prefill_counts()
-            partition = fit_partition(model, counts, recording.geometry, progress=report, **how)
+            partition = fit_partition(
+                model,
+                counts,
+                recording.geometry,
+                decode_counts=recording.decode_counts(),
+                choice_progress=choosing,
+                progress=fitting,
+                **how,
+            )
         except ValueError as error:
             raise CommandError(str(error)) from error
     signatures = partition.transform.apply(counts)
@@ -160,19 +198,25 @@ def _fit(
 
 
 @contextmanager
-def _progress(session: Session) -> Iterator[Callable[[int, int, float], None]]:
-    """A bar on stderr where somebody looks; gone once the fit is done."""
+def _progress(
+    session: Session,
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int, float], None]]]:
+    """A bar on stderr where somebody looks, for the choice and then the fit; gone when done."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(
         *columns, console=session.err, transient=True, disable=not session.err.is_terminal
     ) as bar:
         task = bar.add_task("preparing", total=None)
 
-        def report(iteration: int, at_most: int, inertia: float) -> None:
+        def choosing(done: int, total: int) -> None:
+            description = f"choosing the transform, fit {done} of {total}"
+            bar.update(task, description=description, completed=done, total=total)
+
+        def fitting(iteration: int, at_most: int, inertia: float) -> None:
             description = f"iteration {iteration} of at most {at_most}, inertia {inertia:.3f}"
             bar.update(task, description=description, completed=iteration, total=at_most)
 
-        yield report
+        yield choosing, fitting
 
 
 def _info(partition: "Partition") -> pb.PartitionInfo:
@@ -198,9 +242,13 @@ def _described(info: pb.PartitionInfo, sizes: list[int]) -> list[RenderableType]
         for key, value in found.items()
         if key.startswith(HELD_OUT)
     }
+    widest = max(map(len, scores), default=0)
     chosen = [
         f"{info.transform}; experts that a step on held-out requests would touch, a layer:",
-        *(f"  {name:<11} {score:.2f}" for name, score in sorted(scores.items(), key=itemgetter(1))),
+        *(
+            f"  {name:<{widest}} {score:.2f}"
+            for name, score in sorted(scores.items(), key=itemgetter(1))
+        ),
     ]
     return [
         facts(
@@ -213,6 +261,7 @@ def _described(info: pb.PartitionInfo, sizes: list[int]) -> list[RenderableType]
                 ("requests", found["signatures"]),
                 ("inertia", f"{found['inertia']} after {found['iterations']} iterations"),
                 ("transform", "\n".join(chosen) if scores else info.transform),
+                *([("layers", ", ".join(map(str, info.layers)))] if info.layers else []),
             ]
         ),
         "",

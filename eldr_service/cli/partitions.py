@@ -1,5 +1,6 @@
 """`eldr partition`: the versions that are kept, and which one decisions use."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,10 @@ from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.models import Model, the_model
 from eldr_service.cli.session import Session, as_dict
-from eldr_service.cli.tables import facts, moment, table
+from eldr_service.cli.tables import facts, moment, span, table
 
 app = typer.Typer(
-    help="What signatures are compared with: list, show, import, export, activate, rollback.",
+    help="What signatures are compared with, which version is in force, and refits.",
     no_args_is_help=True,
 )
 
@@ -24,6 +25,18 @@ COLUMNS = (
     *("MODEL", ">VERSION", "ACTIVE", ">SLOTS", "TRANSFORM", ">SIGNATURES", ">INERTIA"),
     "CREATED",
 )
+
+REFIT_COLUMNS = ("MODEL", "REFIT", ">WINDOW", ">DRIFT", "LAST OUTCOME", "NOW")
+
+
+class Mode(Enum):
+    """Whether partitions follow the traffic by themselves."""
+
+    off = "off"
+    manual = "manual"
+    auto = "auto"
+    default = "default"
+
 
 Version = Annotated[
     int, typer.Argument(metavar="VERSION", min=1, max=parsing.MAX_INT64, help="Its number.")
@@ -35,10 +48,12 @@ Activate = Annotated[bool, typer.Option("--activate", help="Let decisions use it
 def list_partitions(session: Session, model: Model = None) -> None:
     """The partitions that are kept."""
     response = session.call(pb.ListPartitionsRequest(model=model or ""))
+    lines: list[RenderableType] = ["no partitions yet; eldr fit makes one"]
     if response.partitions:
-        session.answer(response, table(COLUMNS, map(_row, response.partitions)))
-    else:
-        session.answer(response, "no partitions yet; eldr fit makes one")
+        lines = [table(COLUMNS, map(_row, response.partitions))]
+    if response.refits:
+        lines += ["", table(REFIT_COLUMNS, map(_refit_row, response.refits))]
+    session.answer(response, *lines)
 
 
 @command(app, "show")
@@ -118,6 +133,27 @@ def rollback(session: Session, model: Model = None) -> None:
     session.answer(response, f"{name} uses version {response.partition.version} again")
 
 
+@command(app, "refit")
+def refit(
+    session: Session,
+    mode: Annotated[
+        Mode,
+        typer.Argument(
+            metavar="off|manual|auto|default",
+            help="Keep no signatures; keep them for eldr fit; refit by itself; as the daemon says.",
+        ),
+    ],
+    model: Model = None,
+) -> None:
+    """Let a model's partition follow the traffic by itself, or not."""
+    name = the_model(session, model)
+    number = pb.RefitMode.Value(
+        f"REFIT_MODE_{'UNSPECIFIED' if mode is Mode.default else mode.name.upper()}"
+    )
+    response = session.call(pb.SetRefitRequest(model=name, mode=number))
+    session.answer(response, f"refit of {name}: {_mode(response.refit)}")
+
+
 def kept(partition: pb.PartitionInfo) -> str:
     """That a partition is kept, and what is left to do with it."""
     where = f"kept as version {partition.version} of {partition.model}"
@@ -172,3 +208,20 @@ def _row(partition: pb.PartitionInfo) -> list[str | Text]:
         partition.metadata.get("inertia", "-"),
         moment(partition.create_time.seconds),
     ]
+
+
+def _refit_row(refit: pb.RefitStatus) -> list[str | Text]:
+    held = refit.held.ToTimedelta().total_seconds()
+    now = "fitting" if refit.running else f"chosen by hand, left for {span(held)}" if held else "-"
+    return [
+        refit.model,
+        _mode(refit),
+        str(refit.window_signatures),
+        f"{refit.drift:.2f}" if refit.drift else "-",
+        refit.last_outcome or "-",
+        now,
+    ]
+
+
+def _mode(refit: pb.RefitStatus) -> str:
+    return str(pb.RefitMode.Name(refit.mode)).removeprefix("REFIT_MODE_").lower()

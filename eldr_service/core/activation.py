@@ -1,6 +1,5 @@
 """Activation counts: how often a prefill's tokens picked each expert of each layer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,11 @@ from numpy.typing import NDArray
 
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.kernels import wrong_row
+
+Counts = NDArray[np.uint16] | NDArray[np.uint32]
+
+_U16, _U32 = np.dtype("<u2"), np.dtype("<u4")  # on the wire
 
 # Keeps every sum of counts inside 32 bits at top_k <= 64.
 MAX_TOKENS = 1 << 26
@@ -23,7 +27,7 @@ class ActivationCounts:
         Of the whole model.
     layer_offset : int
         The first layer present.
-    counts : ndarray of uint32, shape [layers_present, num_experts]
+    counts : ndarray of uint16 or uint32, shape [layers_present, num_experts]
         Each row sums to ``num_tokens * top_k``.
     num_tokens : int
         Tokens in every row.
@@ -33,7 +37,7 @@ class ActivationCounts:
 
     geometry: ModelGeometry
     layer_offset: int
-    counts: NDArray[np.uint32]
+    counts: Counts
     num_tokens: int
     unknown_tokens: int = 0
 
@@ -50,14 +54,14 @@ class ActivationCounts:
         for field in ("num_tokens", "unknown_tokens"):
             if not 0 <= getattr(self, field) <= MAX_TOKENS:
                 raise InvalidArgumentError(field, f"0 to {MAX_TOKENS}", getattr(self, field))
-        sums = self.counts.sum(axis=1, dtype=np.uint64)
         wanted = self.num_tokens * g.top_k
-        if (sums != wanted).any():
-            row = int(np.argmax(sums != wanted))
+        row = wrong_row(self.counts, wanted)
+        if row >= 0:
             raise InvalidArgumentError(
                 "counts",
                 f"each row to sum to num_tokens x top_k = {wanted}",
-                f"{int(sums[row])} in the row of layer {self.layer_offset + row}",
+                f"{self.counts[row].sum(dtype=np.uint64)} in the row of layer"
+                f" {self.layer_offset + row}",
             )
 
     @property
@@ -82,8 +86,8 @@ def layers_present(geometry: ModelGeometry, layer_offset: int, declared: int) ->
     return declared or rest
 
 
-def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) -> NDArray[np.uint32]:
-    """Decode little-endian counts of `width` bytes each, row-major [rows, num_experts]."""
+def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) -> Counts:
+    """Read little-endian counts of 2 or 4 bytes each, row-major [rows, num_experts], in place."""
     expected = rows * geometry.num_experts * width
     if len(data) != expected:
         raise InvalidArgumentError(
@@ -91,24 +95,7 @@ def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) ->
             f"{expected} bytes ({rows} layers x {geometry.num_experts} experts x {width})",
             f"{len(data)} bytes",
         )
-    flat = np.frombuffer(data, dtype=f"<u{width}")
-    return flat.astype(np.uint32).reshape(rows, geometry.num_experts)
-
-
-def sparse_counts(
-    index: Sequence[int], count: Sequence[int], rows: int, geometry: ModelGeometry
-) -> NDArray[np.uint32]:
-    """Decode (index, count) pairs over the row-major [rows, num_experts] array."""
-    size = rows * geometry.num_experts
-    if len(index) != len(count):
-        raise InvalidArgumentError("sparse.count", f"{len(index)} entries", len(count))
-    if len(index) > size:
-        raise InvalidArgumentError("sparse.index", f"at most {size} entries", len(index))
-    positions = np.fromiter(index, dtype=np.int64, count=len(index))
-    if (np.diff(positions) <= 0).any():
-        raise InvalidArgumentError("sparse.index", "strictly increasing", "one that is not")
-    if len(positions) and positions[-1] >= size:
-        raise InvalidArgumentError("sparse.index", f"below {size}", int(positions[-1]))
-    counts = np.zeros(size, dtype=np.uint32)
-    counts[positions] = np.fromiter(count, dtype=np.uint32, count=len(count))
-    return counts.reshape(rows, geometry.num_experts)
+    shape = (rows, geometry.num_experts)
+    if width == 2:
+        return np.frombuffer(data, dtype=_U16).astype(np.uint16, copy=False).reshape(shape)
+    return np.frombuffer(data, dtype=_U32).astype(np.uint32, copy=False).reshape(shape)

@@ -14,12 +14,18 @@ class Bindings:
     Parameters
     ----------
     num_slots : int
+
+    Attributes
+    ----------
+    version : int
+        Rises with every change of who is bound where.
     """
 
     def __init__(self, num_slots: int) -> None:
         self._workers: list[list[int]] = [[] for _ in range(num_slots)]
         self.slot_of: dict[int, int] = {}
         self.placements = [0] * num_slots
+        self.version = 0
 
     @classmethod
     def of(cls, num_slots: int, rows: Iterable[int], wishes: Mapping[int, int]) -> "Bindings":
@@ -49,10 +55,12 @@ class Bindings:
         slot = self.slot_of.pop(row, None)
         if slot is not None:
             self._workers[slot].remove(row)
+            self.version += 1
             self._fill_vacant()
 
     def _bind(self, row: int, slot: int) -> None:
         self.slot_of[row] = slot
+        self.version += 1
         self._workers[slot].append(row)
 
     def _need(self, slot: int) -> tuple[float, int]:

@@ -1,13 +1,15 @@
 """The workers of one model, as a struct of arrays with stable rows and generation numbers."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.placement import FleetSnapshot
+from eldr_service.core.quantised import QuantisedCentroids
 
 
 class WorkerState(IntEnum):
@@ -59,6 +61,17 @@ class LoadReport:
     state: WorkerState = WorkerState.READY
 
 
+class StepReport(NamedTuple):
+    """How a worker's recent steps were: sequences, experts per layer and token, seconds.
+
+    A mean that is not known is 0.
+    """
+
+    batch_size: float
+    active_experts: float
+    step_seconds: float
+
+
 # One row of the table. A row belongs to one worker after another; `generation` tells them apart.
 _ROW = np.dtype(
     [
@@ -83,6 +96,25 @@ _ROW = np.dtype(
 )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """What changes only with membership, states, reports and their age, by decode worker."""
+
+    since: float  # seconds; a later change of the fleet makes it anew
+    until: float  # then the next report is too old
+    eligible: NDArray[np.bool_]
+    capacity: NDArray[np.int64]
+    divisor: NDArray[np.int64]  # capacity in the load's unit
+    largest: int  # of the divisors
+    fresh: NDArray[np.bool_]
+    stale: NDArray[np.bool_]
+    foreign: NDArray[np.int64]  # of fresh reports
+    kv_used: NDArray[np.float64]
+    active_experts: NDArray[np.float64]
+    batch_size: NDArray[np.float64]
+    step_seconds: NDArray[np.float64]
+
+
 class Fleet:
     """Membership, counts and reports of one model's workers.
 
@@ -90,6 +122,13 @@ class Fleet:
     ----------
     report_limit : float
         Seconds after which a worker's report no longer counts.
+
+    Attributes
+    ----------
+    version : int
+        Rises with every change of who is there.
+    groups : tuple of str
+        Of the decode workers, in order of registration; empty for one that fits any.
     """
 
     def __init__(self, report_limit: float = 5.0) -> None:
@@ -97,6 +136,7 @@ class Fleet:
         self._table = np.zeros(8, dtype=_ROW)
         self._specs: list[WorkerSpec | None] = [None] * 8
         self._row_of: dict[str, int] = {}
+        self.version = 0
         self._members_changed()
 
     def __len__(self) -> int:
@@ -108,6 +148,11 @@ class Fleet:
     def rows(self) -> Iterator[int]:
         """Rows in use, in order of registration."""
         return iter(sorted(self._row_of.values()))
+
+    @property
+    def decode_rows(self) -> NDArray[np.int64]:
+        """Rows of the decode workers, in order of registration; not to be written to."""
+        return self._decode_rows
 
     def row(self, worker_id: str) -> int | None:
         """The worker's row, or None when it is not there."""
@@ -171,6 +216,7 @@ class Fleet:
         """Move the worker on; GONE frees its row for another."""
         if state is not WorkerState.GONE:
             self._table["state"][row] = state
+            self._known.clear()
             return
         del self._row_of[self.spec(row).worker_id]
         self._specs[row] = None
@@ -188,6 +234,9 @@ class Fleet:
         self._decode_rows = np.array(decode, dtype=np.int64)
         self._worker_ids = tuple(self.spec(r).worker_id for r in decode)
         self._labels = tuple(self.spec(r).labels for r in decode)
+        self.groups = tuple(self.spec(r).group for r in decode)
+        self.version += 1
+        self._known: dict[str, _Known] = {}  # by the load's unit
 
     # Counts
 
@@ -226,6 +275,7 @@ class Fleet:
         entry["active_experts"] = report.active_experts
         entry["batch_size"] = report.batch_size
         entry["step_seconds"] = report.step_seconds
+        self._known.clear()
         if self.spec(row).time_to_live:
             entry["alive_until"] = now + self.spec(row).time_to_live
         return True
@@ -251,16 +301,18 @@ class Fleet:
         self,
         now: float,
         *,
-        slots: Mapping[int, int],
-        centroids: NDArray[np.float32] | None,
+        slots: NDArray[np.int32] | None = None,
+        quantised: QuantisedCentroids | None = None,
         load: str = "sequences",
     ) -> FleetSnapshot:
-        """Copy the decode workers' state.
+        """The decode workers' state at this moment.
 
         Parameters
         ----------
-        slots : mapping of row to slot
-        centroids : ndarray of float32, shape [K, D], or None
+        slots : ndarray of int32, optional
+            Of each decode worker in order of registration; -1 for none, which is the default.
+        quantised : QuantisedCentroids, optional
+            Of the active partition.
         load : {"sequences", "tokens", "kv"}
 
         Returns
@@ -269,41 +321,60 @@ class Fleet:
             Eligible are those that are READY; the caller narrows it further.
         """
         rows = self._decode_rows
-        table = self._table[rows]
-        reported = table["report_number"] >= 0
-        fresh = reported & (now - table["reported_at"] <= self.report_limit)
-        sequences = table["booked_sequences"] + np.where(fresh, table["foreign"], 0)
+        known = self._known.get(load)
+        if known is None or not known.since <= now <= known.until:
+            known = self._known[load] = _known(self._table[rows], now, self.report_limit, load)
+        sequences = self._table["booked_sequences"][rows] + known.foreign
+        if load == "sequences":
+            amount = sequences.astype(np.float64)
+        else:
+            amount = self._table["booked_tokens"][rows].astype(np.float64)
+        if load == "kv":
+            in_use = known.kv_used + self._table["unseen_tokens"][rows]
+            amount = np.where(known.fresh, in_use, amount)
         return FleetSnapshot(
             worker_ids=self._worker_ids,
             rows=rows,
-            eligible=table["state"] == WorkerState.READY,
-            load=_load(table, sequences, fresh, load),
+            eligible=known.eligible,
+            # Multiplied before it is divided: equal ratios of integers then give equal floats, and
+            # so ties. In floats, as what workers report can exceed 64 bits.
+            load=amount * known.largest / known.divisor,
             sequences=sequences,
-            capacity=table["capacity"],
-            slots=np.fromiter((slots.get(r, -1) for r in rows.tolist()), np.int32, len(rows)),
-            centroids=centroids,
-            stale=reported & ~fresh,
-            active_experts=np.where(table["active_experts"] > 0, table["active_experts"], np.nan),
-            batch_size=np.where(table["batch_size"] > 0, table["batch_size"], np.nan),
-            step_seconds=np.where(table["step_seconds"] > 0, table["step_seconds"], np.nan),
+            capacity=known.capacity,
+            slots=np.full(len(rows), -1, dtype=np.int32) if slots is None else slots,
+            quantised=quantised,
+            stale=known.stale,
+            active_experts=known.active_experts,
+            batch_size=known.batch_size,
+            step_seconds=known.step_seconds,
             labels=self._labels,
         )
 
 
-def _load(
-    table: NDArray[np.void], sequences: NDArray[np.int64], fresh: NDArray[np.bool_], unit: str
-) -> NDArray[np.float64]:
-    """In flight, divided by the capacity relative to the largest."""
-    capacity = table["capacity"]
-    if unit != "sequences" and (table["capacity_kv"] > 0).all():
-        capacity = table["capacity_kv"]
-    amount = sequences
-    if unit == "tokens":
-        amount = table["booked_tokens"]
-    elif unit == "kv":
-        in_use = table["kv_used"].astype(np.float64) + table["unseen_tokens"]
-        amount = np.where(fresh, in_use, table["booked_tokens"])
-    # Multiplied before it is divided: equal ratios of integers then give equal floats, and so ties.
-    # In floats, as sums and products of what workers report can exceed 64 bits.
-    load: NDArray[np.float64] = amount.astype(np.float64) * capacity.max(initial=1) / capacity
-    return load
+def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) -> _Known:
+    """Read the rows of the decode workers; the arrays are handed to policies as they are."""
+    reported = table["report_number"] >= 0
+    fresh = reported & (now - table["reported_at"] <= report_limit)
+    capacity = table["capacity"].copy()
+    in_kv = unit != "sequences" and (table["capacity_kv"] > 0).all()
+    divisor = table["capacity_kv"].copy() if in_kv else capacity
+    known = _Known(
+        since=now,
+        until=float((table["reported_at"][fresh] + report_limit).min(initial=np.inf)),
+        eligible=table["state"] == WorkerState.READY,
+        capacity=capacity,
+        divisor=divisor,
+        largest=int(divisor.max(initial=1)),
+        fresh=fresh,
+        stale=reported & ~fresh,
+        foreign=np.where(fresh, table["foreign"], 0),
+        kv_used=table["kv_used"].astype(np.float64),
+        **{
+            name: np.where(table[name] > 0, table[name], np.nan)
+            for name in ("active_experts", "batch_size", "step_seconds")
+        },
+    )
+    for column in fields(known):
+        if isinstance(array := getattr(known, column.name), np.ndarray):
+            array.flags.writeable = False
+    return known

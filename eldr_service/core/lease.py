@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-import numpy as np
-from numpy.typing import NDArray
-
+from eldr_service.core.activation import Counts
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.fleet import WorkerSpec
 from eldr_service.core.placement import Reason
@@ -59,7 +57,7 @@ class Booking:
         The rest of the answer, repeated as it was.
     slot : int
         The partition's slot that the placement counts for; -1 for none.
-    counts : ndarray of uint32, shape [num_layers, num_experts], or None
+    counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
         The activation counts, for policies that keep state.
     top_k : int
         Experts that a token picks per layer, where there are counts.
@@ -91,13 +89,13 @@ class Booking:
     stale: bool = False
     targets: tuple[WorkerSpec, ...] = ()
     slot: int = -1
-    counts: NDArray[np.uint32] | None = None
+    counts: Counts | None = None
     top_k: int = 0
     seen_running: bool = False
     absences: int = 0
     output_tokens: int = 0
     decode_seconds: float = 0.0
-    decode_counts: NDArray[np.uint32] | None = None
+    decode_counts: Counts | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -164,15 +162,18 @@ class BookingTable:
         FailedPreconditionError
             The identity came with another payload, has ended for good, or is superseded.
         """
-        name = f"request {_short(request_id)} attempt {attempt}"
         live = self._live.get(request_id)
+        past = self._past.get(request_id)
+        if live is None and past is None:
+            return None
+        name = f"request {_short(request_id)} attempt {attempt}"
         if live and live.attempt == attempt:
             if live.fingerprint != fingerprint:
                 raise FailedPreconditionError(
                     f"{name} is booked with another payload; send the same, or a higher attempt"
                 )
             return live
-        attempts = self._past[request_id].attempts if request_id in self._past else {}
+        attempts = past.attempts if past else {}
         ended = attempts.get(attempt)
         if ended and ended.final:
             raise FailedPreconditionError(f"{name} cannot be placed: {ended.value}")

@@ -7,6 +7,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.core.activation import Counts
+from eldr_service.core.quantised import QuantisedCentroids
+
 
 class Reason(Enum):
     """Why a placement is what it is; the names are those of the contract's PlacementReason."""
@@ -33,7 +36,7 @@ class RequestView:
         gives the same placements.
     signature : ndarray of float32, shape [D], or None
         Of unit length; None where the policy does not ask for one, or there is no partition.
-    counts : ndarray of uint32, shape [num_layers, num_experts], or None
+    counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
     top_k : int
         Experts that a token picks per layer: a row of counts sums to tokens x top_k; 0 without.
     coverage : float
@@ -46,7 +49,7 @@ class RequestView:
     request_id: str
     number: int = 0
     signature: NDArray[np.float32] | None = None
-    counts: NDArray[np.uint32] | None = None
+    counts: Counts | None = None
     top_k: int = 0
     coverage: float = 0.0
     num_sequences: int = 1
@@ -76,7 +79,7 @@ class FleetSnapshot:
         Sequences at most.
     slots : ndarray of int32
         The slot that the worker is bound to; -1 for none.
-    centroids : ndarray of float32, shape [K, D], or None
+    quantised : QuantisedCentroids or None
         Of the active partition.
     stale : ndarray of bool
         The worker's last report is older than its limit; what it reports is not in the loads.
@@ -92,12 +95,35 @@ class FleetSnapshot:
     sequences: NDArray[np.int64]
     capacity: NDArray[np.int64]
     slots: NDArray[np.int32]
-    centroids: NDArray[np.float32] | None
+    quantised: QuantisedCentroids | None
     stale: NDArray[np.bool_]
     active_experts: NDArray[np.float64]
     batch_size: NDArray[np.float64]
     step_seconds: NDArray[np.float64]
     labels: tuple[Mapping[str, str], ...]
+
+    @property
+    def centroids(self) -> NDArray[np.float32] | None:
+        """Of the active partition, shape [K, D]."""
+        return self.quantised.centroids if self.quantised else None
+
+    def narrowed(self, eligible: NDArray[np.bool_]) -> "FleetSnapshot":
+        """The same with fewer eligible workers."""
+        return FleetSnapshot(
+            self.worker_ids,
+            self.rows,
+            eligible,
+            self.load,
+            self.sequences,
+            self.capacity,
+            self.slots,
+            self.quantised,
+            self.stale,
+            self.active_experts,
+            self.batch_size,
+            self.step_seconds,
+            self.labels,
+        )
 
     def least_loaded(self) -> int:
         """The eligible worker with the least load; of equals the one that registered first."""
@@ -114,7 +140,8 @@ class Decision:
         Index into the snapshot.
     reason : Reason
     similarity : ndarray of float64, or None
-        Of each worker's centroid and the signature, rounded to 1e-6; NaN where there is none.
+        Of each worker's centroid and the signature, rounded to 1e-6; NaN where there is none, or
+        where the decision did not need it.
     in_band : ndarray of bool, or None
         The workers from which the least loaded was taken.
     predicted_active_experts : ndarray of float64, or None

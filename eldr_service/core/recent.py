@@ -1,43 +1,106 @@
-"""The activation counts that were placed lately, to fit a partition on."""
+"""A sliding window of the activation counts that were placed lately, to fit partitions on."""
 
-from collections import deque
-from typing import Any
+import math
+import random
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.core.activation import Counts
+
 
 class RecentCounts:
-    """The latest whole counts of one geometry, in a bounded memory.
+    """A sample of the whole counts of one geometry that came in the last `span` seconds.
+
+    The memory is fixed, and the window spans its time at any rate of requests: each newcomer is
+    kept with odds of the places over the number that comes in a span, in the place of the oldest.
+    Until that number is known, and after a sudden rush, the window is shorter.
+
+    Counts are kept in 16 bits. A request with a count above 65,535 is halved as a whole until it
+    fits, rounded down: its signature stays as it was, but for experts that it hardly used.
 
     Parameters
     ----------
     max_bytes : int
+    span : float
+        Seconds.
+
+    Attributes
+    ----------
+    kept : int
+        How many were ever kept; rises for as long as the window is there.
     """
 
-    def __init__(self, max_bytes: int = 64 << 20) -> None:
+    def __init__(self, max_bytes: int = 64 << 20, span: float = 1_800.0) -> None:
         self.max_bytes = max_bytes
-        self.nbytes = 0
-        self._counts: deque[NDArray[Any]] = deque()
+        self.span = span
+        self.kept = 0
+        self._is_open = True
+        self._chance = random.Random(0)
+        self._rows = np.empty((0, 0, 0), np.uint16)
+        self._times = np.empty(0)
+        self._next = self._held = 0
+        self._arrivals, self._last_arrival = 0.0, 0.0  # the former decays with the span
 
     def __len__(self) -> int:
-        return len(self._counts)
+        return self._held
 
-    def add(self, counts: NDArray[np.uint32]) -> None:
-        """Keep counts [num_layers, num_experts]; another shape than before starts anew."""
-        if self._counts and self._counts[0].shape != counts.shape:
+    @property
+    def is_open(self) -> bool:
+        """Counts are taken in; closing forgets all."""
+        return self._is_open
+
+    @is_open.setter
+    def is_open(self, is_open: bool) -> None:
+        if self._is_open and not is_open:
             self.clear()
-        packed = counts.astype(np.uint16 if counts.max(initial=0) <= 0xFFFF else np.uint32)
-        self._counts.append(packed)
-        self.nbytes += packed.nbytes
-        while self.nbytes > self.max_bytes:
-            self.nbytes -= self._counts.popleft().nbytes
+        self._is_open = is_open
+
+    def add(self, counts: Counts, now: float) -> None:
+        """Take in counts [num_layers, num_experts]; another shape than before starts anew."""
+        if not self._is_open:
+            return
+        if self._rows.shape[1:] != counts.shape:
+            self.clear()
+            places = self.max_bytes // (counts.size * 2)
+            self._rows = np.empty((places, *counts.shape), np.uint16)
+            self._times = np.empty(places)
+        places = len(self._rows)
+        self._arrivals *= math.exp((self._last_arrival - now) / self.span)
+        self._arrivals += 1.0
+        self._last_arrival = now
+        if self._chance.random() * self._arrivals >= places:
+            return
+        too_wide = int(counts.max(initial=0)).bit_length() - 16
+        self._rows[self._next] = counts >> too_wide if too_wide > 0 else counts
+        self._times[self._next] = now
+        self._next = (self._next + 1) % places
+        self._held = min(self._held + 1, places)
+        self.kept += 1
+
+    def spill(self, now: float) -> None:
+        """Drop what is older than the span."""
+        order = self._order()
+        self._held -= int(np.searchsorted(self._times[order], now - self.span))
 
     def clear(self) -> None:
-        """Forget all."""
-        self._counts.clear()
-        self.nbytes = 0
+        """Forget all, and give the memory back."""
+        self._rows = np.empty((0, 0, 0), np.uint16)
+        self._times = np.empty(0)
+        self._next = self._held = 0
+        self._arrivals, self._last_arrival = 0.0, 0.0
 
-    def stacked(self) -> NDArray[np.uint32]:
-        """All of them, shape [n, num_layers, num_experts], the oldest first."""
-        return np.array(self._counts, dtype=np.uint32)
+    def runs(self) -> list[NDArray[np.uint16]]:
+        """All that is held as one or two views [n, num_layers, num_experts], the oldest first."""
+        begin = self._next - self._held
+        if begin >= 0:
+            return [self._rows[begin : self._next]]
+        return [self._rows[begin:], self._rows[: self._next]]
+
+    def newest(self, most: int) -> NDArray[np.uint16]:
+        """A copy of the latest, at most so many, shape [n, num_layers, num_experts]."""
+        latest: NDArray[np.uint16] = self._rows[self._order()[max(0, self._held - most) :]]
+        return latest
+
+    def _order(self) -> NDArray[np.int64]:
+        return np.arange(self._next - self._held, self._next)  # negative ones count from the end

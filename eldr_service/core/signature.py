@@ -6,10 +6,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.kernels import transform_signature
 
 TransformName = Literal["counts", "counts-idf", "sqrt"]
+_ONES = np.empty((0, 0), dtype=np.float32)  # as the kernel knows them
 TRANSFORMS: tuple[str, ...] = get_args(TransformName)
 
 
@@ -64,6 +67,13 @@ class SignatureTransform:
         assert self.layers is not None
         return len(self.layers) * self.geometry.num_experts
 
+    def signature(self, counts: Counts) -> NDArray[np.float32] | None:
+        """The signature [size] of one request's counts [L, E]; None for a zero norm."""
+        assert self.layers is not None
+        weights = _ONES if self.idf is None else self.weights
+        signature, norm = transform_signature(counts, self.layers, weights, self.name == "sqrt")
+        return signature if norm else None
+
     def apply(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
         """Transform counts [..., L, E] into signatures [..., size]; zeros for a zero norm."""
         kept = counts[..., self.layers, :].astype(np.float64)
@@ -81,6 +91,10 @@ class SignatureTransform:
 
 def inverse_document_frequency(counts: NDArray[np.integer]) -> NDArray[np.float32]:
     """``ln((N + 1) / (df + 1))`` of counts [N, L, E]; df = requests that used the expert at all."""
-    df = (counts > 0).sum(axis=0)
-    idf: NDArray[np.float32] = np.log((len(counts) + 1) / (df + 1)).astype(np.float32)
+    return idf_of(np.count_nonzero(counts, axis=0), len(counts))
+
+
+def idf_of(df: NDArray[np.integer], requests: int) -> NDArray[np.float32]:
+    """As `inverse_document_frequency`, from df [L, E] itself and the number of requests N."""
+    idf: NDArray[np.float32] = np.log((requests + 1) / (df + 1)).astype(np.float32)
     return idf

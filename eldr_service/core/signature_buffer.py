@@ -3,9 +3,8 @@
 from collections import OrderedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
-from eldr_service.core.activation import MAX_TOKENS, ActivationCounts
+from eldr_service.core.activation import MAX_TOKENS, ActivationCounts, Counts
 from eldr_service.core.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -14,7 +13,7 @@ from eldr_service.core.errors import (
 from eldr_service.core.geometry import ModelGeometry
 
 MAX_CHUNKS = 65_536
-_MAX_COUNT = np.iinfo(np.uint32).max
+_MAX_SHORT, _MAX_COUNT = np.iinfo(np.uint16).max, np.iinfo(np.uint32).max
 _CHUNK_BYTES = 250  # what one remembered chunk costs, about
 _SIGNATURE_BYTES = 1_500  # and an empty signature
 
@@ -26,7 +25,7 @@ class HeldSignature:
 
     Attributes
     ----------
-    counts : ndarray of uint32, shape [num_layers, num_experts]
+    counts : ndarray of uint16, or uint32 where that is too narrow; shape [num_layers, num_experts]
     tokens, unknown : ndarray of int64, shape [num_layers]
         Tokens counted in each layer, and tokens whose experts are unknown there.
     """
@@ -34,9 +33,7 @@ class HeldSignature:
     def __init__(self, geometry: ModelGeometry, epoch: int) -> None:
         self.geometry = geometry
         self.epoch = epoch
-        self.counts: NDArray[np.uint32] = np.zeros(
-            (geometry.num_layers, geometry.num_experts), dtype=np.uint32
-        )
+        self.counts: Counts = np.zeros((geometry.num_layers, geometry.num_experts), dtype=np.uint16)
         self.tokens = np.zeros(geometry.num_layers, dtype=np.int64)
         self.unknown = np.zeros(geometry.num_layers, dtype=np.int64)
         self.total_chunks = 0  # 0: not known yet
@@ -115,7 +112,14 @@ class HeldSignature:
         self._chunks[name] = fingerprint
         self._sequences.add(sequence)
         self._highest = highest
-        self.counts[rows] += chunk.counts
+        if (
+            self.counts.dtype == np.uint16
+            and tokens * self.geometry.top_k > _MAX_SHORT
+            and int(self.counts.max()) + int(chunk.counts.max()) > _MAX_SHORT
+        ):
+            self.counts = self.counts.astype(np.uint32)
+        here = self.counts[rows]
+        np.add(here, chunk.counts, out=here, casting="same_kind")
         self.tokens[rows] += chunk.num_tokens
         self.unknown[rows] += chunk.unknown_tokens
 

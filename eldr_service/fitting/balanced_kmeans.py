@@ -9,8 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.signature import TRANSFORMS, SignatureTransform
-from eldr_service.fitting.lloyd import Progress, cluster, seed_centers
-from eldr_service.fitting.transform_choice import WITHOUT_EVIDENCE, calibrated, held_out_scores
+from eldr_service.fitting.counts import Counts, checked_counts
+from eldr_service.fitting.layer_choice import kept_layers
+from eldr_service.fitting.lloyd import Progress, cluster
+from eldr_service.fitting.starts import cluster_from_seeds, unit_centers
+from eldr_service.fitting.transform_choice import (
+    WITHOUT_EVIDENCE,
+    ChoiceProgress,
+    calibrated,
+    choose_transform,
+)
 
 
 class BalancedKMeans:
@@ -18,7 +26,9 @@ class BalancedKMeans:
 
     Balance keeps one popular kind of request from filling a single worker. Each iteration assigns
     requests to centroids exactly, at the least total cosine distance that the capacity allows, and
-    replaces each centroid by the normalised mean of its requests.
+    replaces each centroid by the normalised mean of its requests. Many requests are clustered from
+    what a sample of them converged to (`fitting.starts`). There is a thread for each core, or
+    ``NUMBA_NUM_THREADS``; the result is the same, bit for bit, with any number of them.
 
     Parameters
     ----------
@@ -28,10 +38,11 @@ class BalancedKMeans:
         requests would touch the fewest experts (`fitting.transform_choice`), and "sqrt" when there
         are fewer than ``2 * n_clusters`` requests.
     layer_mask : array_like of bool, shape [L], or of int, ascending; optional
-        The layers that count; all by default.
+        The layers that count. By default all, unless "auto" finds that half of them do better.
     max_iter : int
     n_init : int
-        Starts from different seeds, of which the least inertia is kept.
+        Starts from different seeds, of which the least inertia is kept, on the sample if there is
+        one.
     random_state : int
         The same gives the same fit.
 
@@ -44,11 +55,11 @@ class BalancedKMeans:
     inertia_ : float
         Sum of cosine distances ``1 - signature . centroid``.
     n_iter_ : int
-        Iterations of the best start.
+        Iterations of the best start, those on a sample not counted.
     transform_ : SignatureTransform
     transform_scores_ : dict of str to float
-        With "auto", the held-out score of each transform in experts per layer, lower is better;
-        else empty.
+        With "auto", the held-out score of each transform, and of each with half of the layers where
+        those were tried, in experts per layer, lower is better; else empty.
     """
 
     def __init__(
@@ -70,17 +81,21 @@ class BalancedKMeans:
 
     def fit(
         self,
-        counts: ArrayLike,
+        counts: ArrayLike | Any,
         initial_centers: ArrayLike | None = None,
         progress: Progress | None = None,
         geometry: ModelGeometry | None = None,
+        decode_counts: ArrayLike | Any | None = None,
+        choice_progress: ChoiceProgress | None = None,
     ) -> Self:
         """Cluster requests.
 
         Parameters
         ----------
-        counts : array_like of int, shape [n, L, E]
-            Activation counts of n requests; the all-zero are assigned, but shape nothing.
+        counts : array_like of int, shape [n, L, E], or sparse, shape [n, L * E]
+            Activation counts of n requests; the all-zero are assigned, but shape nothing. Sparse
+            ones as a CSR matrix of scipy.sparse (others are converted) with column
+            ``layer * E + expert``; they are never made dense, and need `geometry`.
         initial_centers : array_like of float, shape [n_clusters, D], optional
             Where to start from instead of k-means++, once whatever `n_init` is; normalised here.
         progress : callable of (iteration, iterations at most, inertia), optional
@@ -88,6 +103,11 @@ class BalancedKMeans:
         geometry : ModelGeometry, optional
             Of the model, for `transform_`. By default that of the counts with top_k 1, which has no
             part in the fit.
+        decode_counts : as `counts`, optional
+            What the decodes of the same requests picked: "auto" then judges by these, and tries
+            layer masks.
+        choice_progress : callable of (fits done, fits in all), optional
+            Called while "auto" tries transforms, before `progress` is.
 
         Raises
         ------
@@ -102,47 +122,47 @@ class BalancedKMeans:
             touch every expert.
         """
         self._check_parameters()
-        counts = _checked_counts(counts)
-        n, num_layers, num_experts = counts.shape
-        if n < self.n_clusters:
-            raise ValueError(f"{self.n_clusters} clusters need as many requests, got {n}")
-        geometry = geometry or ModelGeometry(num_layers, num_experts, top_k=1)
-        _check_geometry(counts, geometry)
-        self.transform_ = self._chosen_transform(counts, geometry)
-        signatures = self.transform_.apply(counts)
-        if not signatures.any():
+        checked = checked_counts(counts, geometry)
+        if len(checked) < self.n_clusters:
+            raise ValueError(
+                f"{self.n_clusters} clusters need as many requests, got {len(checked)}"
+            )
+        decodes = None
+        if decode_counts is not None:
+            decodes = checked_counts(decode_counts, checked.geometry, "decode_counts")
+            if len(decodes) != len(checked):
+                raise ValueError(
+                    f"decode_counts must be of the same {len(checked)} requests, got {len(decodes)}"
+                )
+        self.transform_ = self._chosen_transform(checked, decodes, choice_progress)
+        signatures = checked.signatures(self.transform_)
+        if not signatures.whole().any():
             raise ValueError(f"no request has a signature under {self.transform_.name}: all zero")
 
-        rng = np.random.default_rng(self.random_state)
-        starts = self.n_init if initial_centers is None else 1
-        best = None
-        for start in range(starts):
-            centers = (
-                seed_centers(signatures, self.n_clusters, rng)
-                if initial_centers is None
-                else self._unit_centers(initial_centers)
+        if initial_centers is None:
+            rng = np.random.default_rng(self.random_state)
+            best = cluster_from_seeds(
+                signatures, self.n_clusters, self.max_iter, self.n_init, rng, progress
             )
-            report = progress and _over_starts(progress, start, starts)
-            clustering = cluster(signatures, centers, self.max_iter, report)
-            if best is None or clustering.inertia < best.inertia:
-                best = clustering
-        assert best is not None
+        else:
+            shape = self.n_clusters, self.transform_.size
+            centers = unit_centers(np.asarray(initial_centers, np.float64), shape)
+            best = cluster(signatures, centers, self.max_iter, progress)
         self.cluster_centers_ = best.centers
         self.labels_ = best.labels
         self.inertia_ = best.inertia
         self.n_iter_ = best.n_iter
         return self
 
-    def predict(self, counts: ArrayLike) -> NDArray[np.int32]:
-        """Nearest centroid by cosine of counts [n, L, E], whatever the balance; int32 [n].
+    def predict(self, counts: ArrayLike | Any) -> NDArray[np.int32]:
+        """Nearest centroid by cosine, whatever the balance; int32 [n].
 
-        -1 where the norm is zero, as for a worker without a slot.
+        `counts` as `fit` takes them. -1 where the norm is zero, as for a worker without a slot.
         """
-        checked = _checked_counts(counts)
-        _check_geometry(checked, self.transform_.geometry)
-        signatures = self.transform_.apply(checked)
-        nearest = (signatures @ self.cluster_centers_.T).argmax(axis=1)
-        return np.where(signatures.any(axis=1), nearest, -1).astype(np.int32)
+        checked = checked_counts(counts, self.transform_.geometry)
+        signatures = checked.signatures(self.transform_)
+        nearest = signatures.similarities(self.cluster_centers_).argmax(axis=1)
+        return np.where(signatures.whole(), nearest, -1).astype(np.int32)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Parameters by name; `deep` is there for scikit-learn and changes nothing."""
@@ -167,40 +187,21 @@ class BalancedKMeans:
         if self.transform not in allowed:
             raise ValueError(f"transform must be one of {allowed}, got {self.transform!r}")
 
-    def _kept_layers(self, num_layers: int) -> NDArray[np.int64]:
-        if self.layer_mask is None:
-            return np.arange(num_layers)
-        mask = np.asarray(self.layer_mask)
-        if mask.dtype == np.bool_ and mask.shape == (num_layers,) and mask.any():
-            return np.flatnonzero(mask)
-        if (
-            np.issubdtype(mask.dtype, np.integer)
-            and mask.ndim == 1
-            and mask.size
-            and (np.diff(mask) > 0).all()
-            and mask[0] >= 0
-            and mask[-1] < num_layers
-        ):
-            return mask.astype(np.int64)
-        raise ValueError(
-            f"layer_mask must be {num_layers} booleans, not all False, or ascending layer numbers"
-            f" below {num_layers}, got {self.layer_mask!r}"
-        )
-
     def _chosen_transform(
-        self, counts: NDArray[np.integer], geometry: ModelGeometry
+        self, counts: Counts, decodes: Counts | None, progress: ChoiceProgress | None
     ) -> SignatureTransform:
-        layers = self._kept_layers(geometry.num_layers)
+        num_layers = counts.geometry.num_layers
+        given = None if self.layer_mask is None else kept_layers(self.layer_mask, num_layers)
+        layers = np.arange(num_layers) if given is None else given
         self.transform_scores_: dict[str, float] = {}
         name = self.transform
         if name == "auto" and len(counts) < 2 * self.n_clusters:
             name = WITHOUT_EVIDENCE
         elif name == "auto":
-            self.transform_scores_ = held_out_scores(
-                counts, geometry, layers, self.n_clusters, self.max_iter, self.random_state
+            name, layers, self.transform_scores_ = choose_transform(
+                counts, decodes, given, self.n_clusters, self.max_iter, self.random_state, progress
             )
-            name = min(self.transform_scores_, key=self.transform_scores_.__getitem__)
-        transform = calibrated(name, counts, geometry, layers)
+        transform = calibrated(name, counts, layers)
         unused = (transform.weights == 0).mean()
         if unused > 0.5:
             warnings.warn(
@@ -209,39 +210,3 @@ class BalancedKMeans:
                 stacklevel=3,
             )
         return transform
-
-    def _unit_centers(self, initial_centers: ArrayLike) -> NDArray[np.float32]:
-        centers = np.asarray(initial_centers, dtype=np.float64)
-        expected = (self.n_clusters, self.transform_.size)
-        if centers.shape != expected:
-            raise ValueError(
-                f"initial_centers must have shape {list(expected)}, got {list(centers.shape)}"
-            )
-        norms = np.linalg.norm(centers, axis=1, keepdims=True)
-        if not (np.isfinite(norms).all() and norms.all()):
-            raise ValueError("initial_centers must be finite, and no row all zero")
-        unit: NDArray[np.float32] = (centers / norms).astype(np.float32)
-        return unit
-
-
-def _checked_counts(counts: ArrayLike) -> NDArray[np.integer]:
-    array = np.asarray(counts)
-    if array.ndim != 3 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"counts must be integers of shape [n, L, E], got {array.dtype} {list(array.shape)}"
-        )
-    if array.size and array.min() < 0:
-        raise ValueError(f"counts must not be negative, got {array.min()}")
-    return array
-
-
-def _check_geometry(counts: NDArray[np.integer], geometry: ModelGeometry) -> None:
-    if counts.shape[1:] != (geometry.num_layers, geometry.num_experts):
-        raise ValueError(f"counts of shape {list(counts.shape)} are not of {geometry}")
-
-
-def _over_starts(progress: Progress, start: int, starts: int) -> Progress:
-    def report(iteration: int, max_iter: int, inertia: float) -> None:
-        progress(start * max_iter + iteration, starts * max_iter, inertia)
-
-    return report

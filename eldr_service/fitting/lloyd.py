@@ -2,6 +2,10 @@
 
 Sources: k-means++ (Arthur and Vassilvitskii, SODA 2007) for the seeding; Lloyd's iterations with an
 exact balanced assignment in place of the nearest centroid (Malinen and Fränti, S+SSPR 2014).
+
+Few signatures move in all iterations but the first ones, so an iteration does again only what they
+change: the sums of their clusters, the similarities with those, and from the last prices on, the
+assignment.
 """
 
 from collections.abc import Callable
@@ -10,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.kernels import balanced_assignment
+from eldr_service.fitting.signatures import Signatures
+from eldr_service.kernels.assignment import assignment_with_prices
 
 Progress = Callable[[int, int, float], None]
 
@@ -40,7 +45,7 @@ class Clustering:
 
 
 def cluster(
-    signatures: NDArray[np.float32],
+    signatures: Signatures,
     centers: NDArray[np.float32],
     max_iter: int,
     progress: Progress | None = None,
@@ -49,18 +54,28 @@ def cluster(
 
     Parameters
     ----------
-    signatures : ndarray of float32, shape [n, D]
-        Rows of unit length or zero; one at least is not zero.
+    signatures : Signatures
+        One at least is not zero.
     centers : ndarray of float32, shape [K, D]
     max_iter : int
     progress : callable of (iteration, max_iter, inertia), optional
     """
-    labels, inertia = assign(signatures, centers)
+    centers = centers.copy()
+    whole = signatures.whole()
+    similarity = signatures.similarities(centers)
+    labels, prices = _assigned(similarity)
+    sums = np.zeros(centers.shape)
+    previous = np.full_like(labels, -1)
+    inertia = 0.0
     iteration = 0
     for iteration in range(1, max_iter + 1):
-        centers = _unit_means(signatures, labels, len(centers))
+        signatures.move(sums, previous, labels)
+        moved = labels != previous
+        changed = np.union1d(labels[moved], previous[moved][previous[moved] >= 0])
+        _replace_centers(centers, similarity, signatures, sums, labels, whole, changed)
         previous = labels
-        labels, inertia = assign(signatures, centers)
+        labels, prices = _assigned(similarity, prices)
+        inertia = _inertia(similarity, labels)
         if progress is not None:
             progress(iteration, max_iter, inertia)
         if np.array_equal(labels, previous):
@@ -68,48 +83,68 @@ def cluster(
     return Clustering(centers, labels, inertia, iteration)
 
 
-def assign(
-    signatures: NDArray[np.float32], centers: NDArray[np.float32]
-) -> tuple[NDArray[np.int32], float]:
+def assign(signatures: Signatures, centers: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
     """Balanced labels, at most ``ceil(n / K)`` a center, and their inertia."""
-    distance = 1.0 - (signatures @ centers.T).astype(np.float64)
-    labels = balanced_assignment(distance, -(-len(signatures) // len(centers)))
-    return labels, float(distance[np.arange(len(labels)), labels].sum())
+    similarity = signatures.similarities(centers)
+    labels, _ = _assigned(similarity)
+    return labels, _inertia(similarity, labels)
 
 
 def seed_centers(
-    signatures: NDArray[np.float32], n_clusters: int, rng: np.random.Generator
+    signatures: Signatures, n_clusters: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Draw signatures, each with odds by its cosine distance to the nearest one drawn before.
 
     That distance is half the squared Euclidean one, which k-means++ weighs by. Zero signatures are
     never drawn; others repeat only when fewer distinct ones exist.
     """
-    whole = signatures.any(axis=1).astype(np.float64)
+    whole = signatures.whole().astype(np.float64)
     distance = whole
-    drawn = []
+    centers = []
     for _ in range(n_clusters):
         weight = distance if distance.any() else whole
-        drawn.append(int(rng.choice(len(signatures), p=weight / weight.sum())))
-        to_drawn = 1.0 - (signatures @ signatures[drawn[-1]]).astype(np.float64)
+        drawn = rng.choice(len(signatures), size=1, p=weight / weight.sum())
+        centers.append(signatures.rows(drawn))
+        to_drawn = 1.0 - signatures.similarities(centers[-1])[:, 0].astype(np.float64)
         distance = np.minimum(distance, np.where(to_drawn > _ROUNDING, to_drawn, 0.0))
-    return signatures[drawn]
+    return np.concatenate(centers)
 
 
-def _unit_means(
-    signatures: NDArray[np.float32], labels: NDArray[np.int32], n_clusters: int
-) -> NDArray[np.float32]:
-    """Normalised means; a cluster without one takes the signature farthest from its own mean."""
-    sums = np.stack(
-        [signatures[labels == k].sum(axis=0, dtype=np.float64) for k in range(n_clusters)]
-    )
-    norms = np.linalg.norm(sums, axis=1)
-    means = np.divide(sums, norms[:, None], out=sums, where=norms[:, None] > 0)
-    lost = np.flatnonzero(norms == 0)
+def _assigned(
+    similarity: NDArray[np.float32], prices: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    n, n_clusters = similarity.shape
+    return assignment_with_prices(-similarity, -(-n // n_clusters), start=prices)
+
+
+def _inertia(similarity: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
+    own = similarity[np.arange(len(labels)), labels]
+    return float((1.0 - own.astype(np.float64)).sum())
+
+
+def _replace_centers(
+    centers: NDArray[np.float32],
+    similarity: NDArray[np.float32],
+    signatures: Signatures,
+    sums: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    whole: NDArray[np.bool_],
+    changed: NDArray[np.int32],
+) -> None:
+    """Make the changed clusters' centers normalised means, and compare all signatures with them.
+
+    A cluster without a mean takes the signature farthest from its own mean, each another one.
+    """
+    members = np.bincount(labels[whole], minlength=len(centers))
+    lost = np.flatnonzero(members == 0)
+    sums[lost] = 0.0  # what rounding has left of members that went
+    fresh = changed[members[changed] > 0]
+    means = sums[fresh]
+    centers[fresh] = means / np.sqrt(np.einsum("kd,kd->k", means, means))[:, None]
+    similarity[:, fresh] = signatures.similarities(centers[fresh])
     if len(lost):
-        similarity = np.einsum("nd,nd->n", signatures, means[labels])
-        similarity[~signatures.any(axis=1)] = np.inf
-        farthest = np.argsort(similarity, kind="stable")[: np.isfinite(similarity).sum()]
-        means[lost] = signatures[np.resize(farthest, len(lost))]
-    unit: NDArray[np.float32] = means.astype(np.float32)
-    return unit
+        own = similarity[np.arange(len(labels)), labels]
+        own[~whole] = np.inf
+        farthest = np.argsort(own, kind="stable")[: whole.sum()]
+        centers[lost] = signatures.rows(np.resize(farthest, len(lost)))
+        similarity[:, lost] = signatures.similarities(centers[lost])

@@ -10,6 +10,7 @@ from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.fitting.balanced_kmeans import BalancedKMeans
 from eldr_service.fitting.lloyd import Progress
+from eldr_service.fitting.transform_choice import ChoiceProgress
 
 
 def fit_partition(
@@ -24,6 +25,8 @@ def fit_partition(
     n_init: int = 1,
     random_state: int = 0,
     progress: Progress | None = None,
+    decode_counts: NDArray[np.integer] | None = None,
+    choice_progress: ChoiceProgress | None = None,
 ) -> Partition:
     """Fit a partition with a slot a cluster; its metadata says how.
 
@@ -37,7 +40,13 @@ def fit_partition(
         max_iter=max_iter,
         n_init=n_init,
         random_state=random_state,
-    ).fit(counts, progress=progress, geometry=geometry)
+    ).fit(
+        counts,
+        progress=progress,
+        geometry=geometry,
+        decode_counts=decode_counts,
+        choice_progress=choice_progress,
+    )
     scores = {f"held_out_experts[{k}]": f"{v:.4f}" for k, v in kmeans.transform_scores_.items()}
     return Partition(
         model=model,
@@ -45,7 +54,7 @@ def fit_partition(
         centroids=kmeans.cluster_centers_,
         metadata={
             "algorithm": "balanced-kmeans",
-            "signatures": str(len(counts)),
+            "signatures": str(len(kmeans.labels_)),
             "inertia": f"{kmeans.inertia_:.6f}",
             "iterations": str(kmeans.n_iter_),
             "seed": str(random_state),

@@ -115,6 +115,12 @@ class Recording:
             return self.counts
         return np.stack([self.counts_of(self.prefill(r)) for r in range(self.num_requests)])
 
+    def decode_counts(self) -> NDArray[np.uint32] | None:
+        """Activation counts of every decode, shape [n, L, E]; None when there are counts alone."""
+        if self.counts is not None:
+            return None
+        return np.stack([self.counts_of(self.decode(r)) for r in range(self.num_requests)])
+
     def prefill(self, request: int) -> slice:
         """The tokens of a request's prefill; ValueError when there are counts alone."""
         offsets, prefill_len = self._tokens()[1:]

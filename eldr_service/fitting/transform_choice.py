@@ -4,106 +4,151 @@ Signatures of different transforms cannot be compared with each other: their cos
 scales. What the partition is for can: how many experts a decode step touches.
 """
 
-from typing import cast
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.signature import (
-    TRANSFORMS,
-    SignatureTransform,
-    TransformName,
-    inverse_document_frequency,
-)
+from eldr_service.core.signature import TRANSFORMS, SignatureTransform, TransformName, idf_of
+from eldr_service.fitting.active_experts import predicted, shares
+from eldr_service.fitting.counts import Counts, checked_counts
+from eldr_service.fitting.layer_choice import most_telling_half
 from eldr_service.fitting.lloyd import assign, cluster, seed_centers
+
+ChoiceProgress = Callable[[int, int], None]
 
 # Taken when there are too few requests to hold any back: it needs no calibration data, unlike idf,
 # and long rows of counts do not drown the others, unlike plain counts.
 WITHOUT_EVIDENCE = "sqrt"
 
-
-def calibrated(
-    name: str, counts: NDArray[np.integer], geometry: ModelGeometry, layers: NDArray[np.int64]
-) -> SignatureTransform:
-    """Make the transform `name`, its idf, if it has one, taken from counts [n, L, E]."""
-    idf = inverse_document_frequency(counts) if name == "counts-idf" else None
-    return SignatureTransform(geometry, cast(TransformName, name), layers, idf)
+_JUDGED = 2_048  # requests at least, where there are as many; more would not change the choice
+_JUDGED_OF_CLUSTER = 8  # for each cluster: four fitted, four held out
 
 
-def held_out_scores(
-    counts: NDArray[np.integer],
-    geometry: ModelGeometry,
-    layers: NDArray[np.int64],
+class Candidate(NamedTuple):
+    """A transform, and whether it keeps half of the layers (`layer_choice`)."""
+
+    name: str
+    masked: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}, half of the layers" if self.masked else self.name
+
+
+class _Judged(NamedTuple):
+    """Requests of the choice: counts, and shares of each layer's picks [n, L, E]."""
+
+    counts: Counts
+    prefill: NDArray[np.float32]
+    decode: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.int64]) -> "_Judged":
+        part = checked_counts(self.counts.dense(rows), self.counts.geometry)
+        return _Judged(part, self.prefill[rows], self.decode[rows])
+
+
+def calibrated(name: str, counts: Counts, layers: NDArray[np.int64]) -> SignatureTransform:
+    """Make the transform `name`, its idf, if it has one, taken from `counts`."""
+    idf = idf_of(counts.used_by(), len(counts)) if name == "counts-idf" else None
+    return SignatureTransform(counts.geometry, cast(TransformName, name), layers, idf)
+
+
+def choose_transform(
+    counts: Counts,
+    decode_counts: Counts | None,
+    layers: NDArray[np.int64] | None,
     n_clusters: int,
     max_iter: int,
     random_state: int,
-) -> dict[str, float]:
-    """Score each transform by the experts that held-out requests would touch in their clusters.
+    progress: ChoiceProgress | None = None,
+) -> tuple[str, NDArray[np.int64], dict[str, float]]:
+    """Score transforms by the experts that held-out requests would touch in their clusters.
 
-    The requests are shuffled and halved. Each half in turn calibrates the transform and is
-    clustered; the other half is assigned to the clusters under the same balance. With
-    ``s[r, l, e]`` the share of request r's picks in layer l that went to expert e, ``q`` the mean
-    of ``s`` over the fitted members of r's cluster and E experts a layer, a request's score is the
-    expected number of distinct experts touched by E / 2 picks of its own and E / 2 picks of its
-    cluster::
+    The requests, or 2,048 of them drawn at random (8 a cluster where that is more), are shuffled
+    and halved. Each half in turn calibrates the transform and is clustered; the other half is
+    assigned to the clusters under the same balance. The score is the mean of
+    `active_experts.predicted` with the shares of their decodes; lower is better.
 
-        sum over e of 1 - ((1 - s[r, l, e]) * (1 - q[l, e])) ** (E / 2)
-
-    averaged over all layers of the model, kept by the mask or not. E picks are 8 to 16 tokens of
-    the usual models (E = 128, top-8: 16), where a step touches some of the experts and not all.
-    Picks are taken as independent, which understates all scores alike. Lower is better.
+    A mask is taken only when it is the better on both halves: layers left out cost nothing then,
+    and chance alone would favour one of so many candidates. Without decode counts the prefill's
+    stand in for them, and no mask is tried: which layers foretell the decode only decodes can tell.
 
     Parameters
     ----------
-    counts : ndarray of int, shape [n, L, E]
-        With n at least ``2 * n_clusters``.
-    geometry : ModelGeometry
-    layers : ndarray of int64
-        Those kept.
+    counts : Counts
+        Of n prefills, n at least ``2 * n_clusters``.
+    decode_counts : Counts, optional
+        Of the same requests' decodes.
+    layers : ndarray of int64, optional
+        Those to keep. When None, all, and with decode counts also `most_telling_half`, found anew
+        on each half that is fitted.
     n_clusters, max_iter, random_state : int
+    progress : callable of (fits done, fits in all), optional
 
     Returns
     -------
-    dict of name to float
-        Experts per layer; infinite where a half has no signature at all under that transform.
+    name : str
+        Of the best transform.
+    layers : ndarray of int64
+        To keep with it.
+    scores : dict of name to float
+        Experts per layer of every candidate; infinite where a half has no signature at all.
     """
-    order = np.random.default_rng(random_state).permutation(len(counts))
-    halves = order[::2], order[1::2]
-    picks = counts.sum(axis=2, keepdims=True, dtype=np.float64)
-    share = np.divide(counts, picks, out=np.zeros(counts.shape), where=picks > 0)
-    scores = {}
-    for name in TRANSFORMS:
-        total = 0.0
-        for fitted, held_out in (halves, halves[::-1]):
-            signatures = calibrated(name, counts[fitted], geometry, layers).apply(counts)
-            total += _total(signatures, share, fitted, held_out, n_clusters, max_iter, random_state)
-        scores[name] = total / len(counts)
-    return scores
+    geometry = counts.geometry
+    most = max(_JUDGED, _JUDGED_OF_CLUSTER * n_clusters)
+    order = np.random.default_rng(random_state).permutation(len(counts))[:most]
+    judged = _judged(counts, decode_counts, order)
+    everything = np.arange(geometry.num_layers)
+    masks = layers is None and decode_counts is not None and geometry.num_layers > 1
+    candidates = [
+        Candidate(name, masked) for masked in (False, True)[: 1 + masks] for name in TRANSFORMS
+    ]
+
+    totals: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
+    rows = np.arange(len(order))
+    halves = judged.take(rows[::2]), judged.take(rows[1::2])
+    for done, (fitted, held_out) in enumerate((halves, halves[::-1])):
+        half = most_telling_half(fitted.prefill, fitted.decode) if masks else everything
+        for at, candidate in enumerate(candidates, done * len(candidates) + 1):
+            kept = half if candidate.masked else everything if layers is None else layers
+            transform = calibrated(candidate.name, fitted.counts, kept)
+            totals[candidate].append(
+                _total(transform, fitted, held_out, n_clusters, max_iter, random_state)
+            )
+            if progress is not None:
+                progress(at, 2 * len(candidates))
+
+    best = min(candidates[: len(TRANSFORMS)], key=lambda candidate: sum(totals[candidate]))
+    layers = everything if layers is None else layers
+    if masks:
+        masked = min(candidates[len(TRANSFORMS) :], key=lambda candidate: sum(totals[candidate]))
+        if all(np.less(totals[masked], totals[best])):
+            best, layers = masked, most_telling_half(judged.prefill, judged.decode)
+    scores = {str(candidate): sum(total) / len(order) for candidate, total in totals.items()}
+    return best.name, layers, scores
+
+
+def _judged(counts: Counts, decode_counts: Counts | None, rows: NDArray[np.int64]) -> _Judged:
+    dense = counts.dense(rows)
+    prefill = shares(dense)
+    decode = prefill if decode_counts is None else shares(decode_counts.dense(rows))
+    return _Judged(checked_counts(dense, counts.geometry), prefill, decode)
 
 
 def _total(
-    signatures: NDArray[np.float32],
-    share: NDArray[np.float64],
-    fitted: NDArray[np.int64],
-    held_out: NDArray[np.int64],
+    transform: SignatureTransform,
+    fitted: _Judged,
+    held_out: _Judged,
     n_clusters: int,
     max_iter: int,
     random_state: int,
 ) -> float:
-    """Sum of the scores of held-out requests; indices of requests in `fitted` and `held_out`."""
-    if not signatures[fitted].any():
+    """Sum of the scores of held-out requests."""
+    signatures = fitted.counts.signatures(transform)
+    if not signatures.whole().any():
         return np.inf
-    start = seed_centers(signatures[fitted], n_clusters, np.random.default_rng(random_state))
-    clustering = cluster(signatures[fitted], start, max_iter)
-    labels, _ = assign(signatures[held_out], clustering.centers)
-    draws = share.shape[2] / 2
-    total = 0.0
-    for label in np.unique(labels):
-        # An empty cluster touches nothing of its own: as if the request were alone in its batch.
-        members = fitted[clustering.labels == label]
-        own = share[held_out[labels == label]]
-        mean = share[members].mean(axis=0) if len(members) else own
-        missed = ((1.0 - own) * (1.0 - mean)) ** draws
-        total += float((1.0 - missed).sum(axis=2).mean(axis=1).sum())
-    return total
+    start = seed_centers(signatures, n_clusters, np.random.default_rng(random_state))
+    clustering = cluster(signatures, start, max_iter)
+    labels, _ = assign(held_out.counts.signatures(transform), clustering.centers)
+    return float(predicted(held_out.decode, labels, fitted.decode, clustering.labels).sum())

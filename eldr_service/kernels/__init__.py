@@ -6,7 +6,7 @@ Importing them compiles them once; numba keeps the result on disk for the next p
 import numpy as np
 
 from eldr_service.kernels.assignment import balanced_assignment
-from eldr_service.kernels.band import choose_in_band, similarity
+from eldr_service.kernels.band import choose_in_band
 from eldr_service.kernels.expert_prediction import (
     departure,
     follow_counts,
@@ -16,12 +16,17 @@ from eldr_service.kernels.expert_prediction import (
 )
 from eldr_service.kernels.expert_use import add_use, growth, use_terms
 from eldr_service.kernels.marginal_cost import least_marginal_cost, nearness
+from eldr_service.kernels.order import best_first
 from eldr_service.kernels.remaining import remaining_by_row
+from eldr_service.kernels.rows import wrong_row
 from eldr_service.kernels.signature import transform_signature
+from eldr_service.kernels.similarity import similarity
+from eldr_service.kernels.sparse import sparse_counts
 
 __all__ = [
     "add_use",
     "balanced_assignment",
+    "best_first",
     "choose_in_band",
     "departure",
     "follow_counts",
@@ -33,17 +38,26 @@ __all__ = [
     "remaining_by_row",
     "similarity",
     "sketch",
+    "sparse_counts",
     "transform_signature",
     "use_terms",
     "warm_up",
+    "wrong_row",
 ]
 
 
 def warm_up() -> None:
     """Call every kernel once, so that the first request pays for nothing."""
-    ones = np.ones((1, 1), dtype=np.float32)
-    signature = transform_signature(ones.astype(np.uint32), np.zeros(1, np.int64), ones, False)
-    slots = np.zeros(1, dtype=np.int32)
+    one, ones = np.ones(1), np.ones((1, 1), dtype=np.float32)
+    for counts in (np.ones((1, 1), np.uint16), np.ones((1, 1), np.uint32)):
+        wrong_row(counts, 1)
+        signature, _ = transform_signature(counts, np.zeros(1, np.int64), ones, False)
+    slots, codes = np.zeros(1, dtype=np.int32), np.zeros((1, 1), dtype=np.int8)
     similarity(ones, signature, slots)
-    choose_in_band(ones, signature, slots, np.ones(1, np.bool_), np.zeros(1), 0.1)
+    eligible = np.ones(1, np.bool_)
+    choose_in_band(
+        ones, signature, codes, one, one, one, signature, slots, eligible, np.zeros(1), 0.1
+    )
+    best_first(eligible, eligible, one, 0, 1)
+    sparse_counts(np.zeros(0, np.uint8), 1)
     balanced_assignment(ones, 1)

@@ -34,12 +34,17 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One model, as the metrics show it; `partition_version` is 0 where none is active."""
+    """One model, as the metrics show it; `partition_version` is 0 where none is active.
+
+    `partition_drift` is None where it is not known.
+    """
 
     model: str
     workers: Sequence[WorkerState] = ()
     leases: int = 0
     partition_version: int = 0
+    partition_drift: float | None = None
+    window_signatures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +102,40 @@ class Metrics:
             ["why"],
             registry=registry,
         )
+        self.refits = Counter(
+            "eldr_refits", "Refits of a partition", ["model", "outcome"], registry=registry
+        )
         self.errors = Counter(
             "eldr_errors",
             "Calls and stream messages refused",
             ["method", "code"],
             registry=registry,
         )
+        self._placements: dict[tuple[str, str, str, str], Counter] = {}
+        self._rpc_seconds: dict[str, Histogram] = {}
         registry.register(_StateCollector(state))
         ProcessCollector(registry=registry)
+
+    def placed(self, model: str, policy: str, reason: str, worker: str) -> None:
+        """Count a booking."""
+        names = (model, policy, reason, worker)
+        series = self._placements.get(names)
+        if series is None:  # looking one up in the metric takes as long as a decision's filters
+            series = self._placements[names] = self.placements.labels(*names)
+        series.inc()
+
+    def answered(self, method: str, seconds: float) -> None:
+        """Note the time of a unary call."""
+        series = self._rpc_seconds.get(method)
+        if series is None:
+            series = self._rpc_seconds[method] = self.rpc_seconds.labels(method)
+        series.observe(seconds)
 
     def forget_worker(self, model: str, worker_id: str) -> None:
         """Drop the series that name a worker, when it has been removed."""
         self.placements.remove_by_labels({"model": model, "worker": worker_id})
+        for names in [n for n in self._placements if (n[0], n[3]) == (model, worker_id)]:
+            del self._placements[names]
 
 
 class _StateCollector(Collector):
@@ -137,6 +164,14 @@ def _families(state: RouterState) -> list[Metric]:
     version = GaugeMetricFamily(
         "eldr_partition_version", "Version of the active partition, 0 for none", labels=["model"]
     )
+    drift = GaugeMetricFamily(
+        "eldr_partition_drift",
+        "Distance of recent signatures to the nearest centroid, relative to that at the fit",
+        labels=["model"],
+    )
+    window = GaugeMetricFamily(
+        "eldr_window_signatures", "Recent signatures kept to fit on", labels=["model"]
+    )
     held = GaugeMetricFamily(
         "eldr_signatures_held", "Signatures in memory", value=state.signatures_held
     )
@@ -146,6 +181,9 @@ def _families(state: RouterState) -> list[Metric]:
     for model in state.models:
         leases.add_metric([model.model], model.leases)
         version.add_metric([model.model], model.partition_version)
+        window.add_metric([model.model], model.window_signatures)
+        if model.partition_drift is not None:
+            drift.add_metric([model.model], model.partition_drift)
         states = dict.fromkeys(WORKER_STATES, 0)
         for worker in model.workers:
             labels = [model.model, worker.worker_id]
@@ -154,4 +192,4 @@ def _families(state: RouterState) -> list[Metric]:
             states[worker.state] = states.get(worker.state, 0) + 1
         for name, count in states.items():
             workers.add_metric([model.model, name], count)
-    return [load, booked, workers, leases, version, held, size]
+    return [load, booked, workers, leases, version, drift, window, held, size]

@@ -25,9 +25,9 @@ class Locality(Policy):
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the most similar."""
-        assert fleet.centroids is not None
+        assert fleet.quantised is not None
         assert request.signature is not None  # as needs_signature asks
         worker, similarity, in_band = choose_in_band(
-            fleet.centroids, request.signature, fleet.slots, fleet.eligible, fleet.load, 0.0
+            *fleet.quantised, request.signature, fleet.slots, fleet.eligible, fleet.load, 0.0
         )
         return Decision(worker, similarity=similarity, in_band=in_band)

@@ -51,9 +51,9 @@ class LocalityBand(Policy):
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least loaded of the band."""
         tau = self.parameters.tau
-        assert fleet.centroids is not None
+        assert fleet.quantised is not None
         assert request.signature is not None  # as needs_signature asks
         worker, similarity, in_band = choose_in_band(
-            fleet.centroids, request.signature, fleet.slots, fleet.eligible, fleet.load, tau
+            *fleet.quantised, request.signature, fleet.slots, fleet.eligible, fleet.load, tau
         )
         return Decision(worker, Reason.LOCALITY_BAND, similarity, in_band)

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.fleet import LoadReport
 from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
@@ -72,11 +73,11 @@ class Experts:
     held: dict[tuple[str, int], NDArray[np.uint16]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, counts: NDArray[np.uint32], top_k: int) -> "Experts":
+    def of(cls, counts: Counts, top_k: int) -> "Experts":
         """Nothing is known yet."""
         return cls(ExpertPrediction(counts.shape, top_k), Batches(counts.size))
 
-    def fits(self, counts: NDArray[np.uint32], top_k: int) -> bool:
+    def fits(self, counts: Counts, top_k: int) -> bool:
         """It is for the geometry of these counts."""
         return self.prediction.shape == counts.shape and self.prediction.top_k == top_k
 
@@ -171,7 +172,7 @@ class MarginalCost(Policy):
         ):
             experts.prediction.saw_decode(prefill, decode)
 
-    def _experts_for(self, counts: NDArray[np.uint32], top_k: int) -> Experts:
+    def _experts_for(self, counts: Counts, top_k: int) -> Experts:
         """What is known for the counts' geometry: nothing yet, where it is another than before."""
         if self.experts is None or not self.experts.fits(counts, top_k):
             return Experts.of(counts, top_k)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from eldr_service.core.activation import ActivationCounts
 from eldr_service.core.errors import ResourceExhaustedError, UnavailableError
 from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.kernels import best_first
 from eldr_service.policies.policy import Policy, SignatureParameters
 
 log = structlog.get_logger(__name__)
@@ -104,21 +105,23 @@ def apply_filters(
     if call.worker_selector:
         wanted = call.worker_selector.items()
         restrict("its labels do not match", [wanted <= labels.items() for labels in fleet.labels])
-    allowed = np.logical_and.reduce([passes for _, passes in steps])
-    if not allowed.any():
+    allowed = fleet.eligible
+    for _, passes in steps[1:]:
+        allowed = allowed & passes
+    if not np.count_nonzero(allowed):  # several times faster than any()
         raise UnavailableError(
             f"model {call.model} has no READY decode worker that passes the request's filters"
             f" ({n} known)"
         )
     steps.append(("it is at its capacity", fleet.sequences < fleet.capacity))
     eligible = allowed & steps[-1][1]
-    if not eligible.any():
+    if not np.count_nonzero(eligible):
         raise ResourceExhaustedError(
             f"all {int(allowed.sum())} eligible workers of model {call.model} are at capacity",
             RETRY_AFTER_SECONDS,
         )
     last_resort = -1
-    if earlier in ids and eligible[ids.index(earlier)] and eligible.sum() > 1:
+    if earlier and earlier in ids and eligible[ids.index(earlier)] and eligible.sum() > 1:
         last_resort = ids.index(earlier)
         eligible[last_resort] = False
     return Filters(eligible, tuple(steps), last_resort)
@@ -161,7 +164,7 @@ def _lesser_reason(policy: Policy, request: RequestView, fleet: FleetSnapshot) -
         return Reason.LEAST_LOADED_LOW_COVERAGE
     if not policy.needs_signature:
         return None
-    if fleet.centroids is None:
+    if fleet.quantised is None:
         return Reason.LEAST_LOADED_NO_PARTITION
     if request.signature is None:
         return Reason.LEAST_LOADED_NO_SIGNATURE
@@ -170,9 +173,8 @@ def _lesser_reason(policy: Policy, request: RequestView, fleet: FleetSnapshot) -
 
 def alternates(decision: Decision, fleet: FleetSnapshot, filters: Filters, most: int) -> list[int]:
     """Who to try next: the rest of the band, then the other eligible ones, by load."""
-    rest = [int(i) for i in np.flatnonzero(fleet.eligible) if i != decision.worker]
-    band = decision.in_band
-    rest.sort(key=lambda i: (band is not None and not band[i], fleet.load[i]))
-    if filters.last_resort >= 0:
+    band = fleet.eligible if decision.in_band is None else decision.in_band
+    rest: list[int] = best_first(fleet.eligible, band, fleet.load, decision.worker, most).tolist()
+    if filters.last_resort >= 0 and len(rest) < most:
         rest.append(filters.last_resort)
-    return rest[:most]
+    return rest

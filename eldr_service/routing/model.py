@@ -1,19 +1,26 @@
 """All that the daemon holds of one model; the sums over bookings and workers agree at all times."""
 
+from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from eldr_service.core.bindings import Bindings
 from eldr_service.core.errors import FailedPreconditionError
-from eldr_service.core.fleet import Fleet, LoadReport, WorkerRole, WorkerState
+from eldr_service.core.fleet import Fleet, LoadReport, StepReport, WorkerRole, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.lease import Booking, BookingTable, Ended
 from eldr_service.core.partition import Partition
+from eldr_service.core.placement import FleetSnapshot
+from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
 from eldr_service.policies.policy import Policy
+
+MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
 
 log = structlog.get_logger(__name__)
 
@@ -42,19 +49,38 @@ class Model:
         Booked since the policy is in force.
     has_own_policy : bool
         Somebody chose it for this model.
+    step_reports : deque of StepReport
+        The latest, from all workers.
+    step_reports_seen : int
+        How many there ever were.
+    drift : float or None
+        How much farther recent signatures are from the nearest centroid than those that the
+        partition was fitted on; None where it is not known.
     """
 
-    def __init__(self, name: str, policy: Policy, report_limit: float, observer: Observer) -> None:
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        report_limit: float,
+        observer: Observer,
+        recent: RecentCounts | None = None,
+    ) -> None:
         self.name = name
         self.geometry: ModelGeometry | None = None
         self.fleet = Fleet(report_limit)
         self.bookings = BookingTable()
-        self.recent = RecentCounts()
+        self.recent = RecentCounts() if recent is None else recent  # an empty one is false
         self.partition: Partition | None = None
         self.bindings: Bindings | None = None
+        self._quantised: QuantisedCentroids | None = None
+        self._slots: tuple[tuple[object, ...], NDArray[np.int32]] = ((), np.empty(0, np.int32))
         self.policy = policy
         self.decisions = 0
         self.has_own_policy = False
+        self.step_reports: deque[StepReport] = deque(maxlen=MAX_STEP_REPORTS)
+        self.step_reports_seen = 0
+        self.drift: float | None = None
         self.observer = observer
         self._declared_by: set[Hashable] = set()
 
@@ -93,6 +119,28 @@ class Model:
         """The group of a prefill worker; empty where it has none, or is not known."""
         row = self.fleet.row(worker_id)
         return "" if row is None else self.fleet.spec(row).group
+
+    # What policies see
+
+    def snapshot(self, now: float) -> FleetSnapshot:
+        """The fleet at this moment, as the policy in force wants to see it."""
+        return self.fleet.snapshot(
+            now,
+            slots=self._slots_now(),
+            quantised=self._quantised,
+            load=self.policy.parameters.load,
+        )
+
+    def _slots_now(self) -> NDArray[np.int32]:
+        """The slot of each decode worker; made anew only when somebody has moved."""
+        bindings = self.bindings
+        state = (self.fleet.version, bindings, bindings and bindings.version)
+        if self._slots[0] != state:
+            slot_of = bindings.slot_of if bindings else {}
+            slots = [slot_of.get(row, -1) for row in self.fleet.decode_rows.tolist()]
+            self._slots = state, np.array(slots, dtype=np.int32)
+            self._slots[1].flags.writeable = False
+        return self._slots[1]
 
     # Bookings
 
@@ -157,6 +205,11 @@ class Model:
             self.bindings.leave(row)
         self.observer.worker_changed(self.name, row, WorkerState.DRAINING)
 
+    def stepped(self, report: StepReport) -> None:
+        """A worker has said how its recent steps were."""
+        self.step_reports.append(report)
+        self.step_reports_seen += 1
+
     def end_life(self, row: int, now: float) -> int:
         """End the bookings of a worker's life and unbind it; returns how many there were."""
         bookings = self.bookings.on_row(row)
@@ -178,16 +231,26 @@ class Model:
 
     def activate(self, partition: Partition, wishes: Mapping[str, int]) -> None:
         """Use a partition from the next decision on; `wishes` bind workers to slots first."""
-        rows = [
+        rows = self.rows_to_bind()
+        slots = {row: wishes.get(self.fleet.spec(row).worker_id) for row in rows}
+        fitting = {r: s for r, s in slots.items() if s is not None and s < partition.num_slots}
+        self.bindings = Bindings.of(partition.num_slots, rows, fitting)
+        self.partition = partition
+        self._quantised = QuantisedCentroids.of(partition.centroids)
+
+    def rows_to_bind(self) -> list[int]:
+        """Rows of the decode workers that are to have a slot, in order of registration."""
+        return [
             row
             for row in self.fleet.rows()
             if self.fleet.spec(row).role is WorkerRole.DECODE
             and self.fleet.state(row) is not WorkerState.DRAINING
         ]
-        slots = {row: wishes.get(self.fleet.spec(row).worker_id) for row in rows}
-        fitting = {r: s for r, s in slots.items() if s is not None and s < partition.num_slots}
-        self.bindings = Bindings.of(partition.num_slots, rows, fitting)
-        self.partition = partition
+
+    def slots_by_worker(self) -> dict[str, int]:
+        """The slot of each bound worker, by worker id."""
+        slot_of = self.bindings.slot_of if self.bindings else {}
+        return {self.fleet.spec(row).worker_id: slot for row, slot in slot_of.items()}
 
     def set_policy(self, policy: Policy) -> None:
         """Use a policy from the next decision on; it is told of what is booked."""

@@ -1,5 +1,6 @@
 """Partitions of every model: kept under rising versions, activated, rolled back, restored."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import structlog
@@ -17,6 +18,7 @@ from eldr_service.stores.records import ModelRecord
 from eldr_service.stores.sqlite import SqliteStore
 
 MAX_HISTORY = 100
+MAX_AUTOMATIC = 16  # versions of refits that are kept of a model, as new ones come for ever
 
 log = structlog.get_logger(__name__)
 
@@ -82,15 +84,35 @@ class Partitions:
         """Use a version from the next decision on."""
         partition = self.get(model_name, version)
         model = self._router.model(model_name)
-        record = self._record(model)
-        history = record.history
-        if record.active_version not in (0, partition.version):
-            history = (*history, record.active_version)[-MAX_HISTORY:]
-        self._use(model, partition, history)
+        history = self._history_before(model, partition)
+        self._use(model, partition, history, partition.bindings)
+        self._by_hand(model)
         return partition
 
-    def rollback(self, model_name: str) -> Partition:
+    def install(self, partition: Partition, wishes: Mapping[str, int]) -> Partition:
+        """Keep and activate a partition of a refit; forget the oldest of those.
+
+        FailedPreconditionError as from `add`.
+        """
+        kept = self.add(replace(partition, bindings=wishes))
+        model = self._router.model(kept.model)
+        record = self._record(model)
+        automatic = (*record.automatic, kept.version)
+        forgotten = set(automatic[:-MAX_AUTOMATIC])
+        history = self._history_before(model, kept)
+        with self._store.transaction():
+            for version in forgotten:
+                self._store.delete_partition(model.name, version)
+            self._save(replace(record, automatic=automatic[-MAX_AUTOMATIC:]))
+        history = tuple(version for version in history if version not in forgotten)
+        self._use(model, kept, history, wishes)
+        return kept
+
+    def rollback(self, model_name: str, wishes: Mapping[str, int] | None = None) -> Partition:
         """Go back to the version that was active before.
+
+        `wishes` bind workers to slots first, by default as the version itself says; given, it is
+        no choice made by hand.
 
         Raises
         ------
@@ -102,14 +124,50 @@ class Partitions:
         if not history:
             raise FailedPreconditionError(f"model {model_name} had no partition before this one")
         partition = self.get(model_name, history[-1])
-        self._use(model, partition, history[:-1])
+        self._use(model, partition, history[:-1], partition.bindings if wishes is None else wishes)
+        if wishes is None:
+            self._by_hand(model)
         return partition
 
-    def _use(self, model: Model, partition: Partition, history: tuple[int, ...]) -> None:
-        model.activate(partition, partition.bindings)
+    def is_automatic(self, model: Model) -> bool:
+        """The active version came from a refit by itself."""
+        record = self._record(model)
+        return record.active_version in record.automatic
+
+    def _by_hand(self, model: Model) -> None:
+        """Somebody chose the active version: it is his now, whoever made it."""
+        record = self._record(model)
+        rest = tuple(v for v in record.automatic if v != record.active_version)
+        if rest != record.automatic:
+            self._save(replace(record, automatic=rest))
+
+    def _history_before(self, model: Model, partition: Partition) -> tuple[int, ...]:
+        record = self._record(model)
+        if record.active_version in (0, partition.version):
+            return record.history
+        return (*record.history, record.active_version)[-MAX_HISTORY:]
+
+    def _use(
+        self,
+        model: Model,
+        partition: Partition,
+        history: tuple[int, ...],
+        wishes: Mapping[str, int],
+    ) -> None:
+        model.activate(partition, wishes)
         record = replace(self._record(model), active_version=partition.version, history=history)
         self._save(record)
         self._workers.save_all(model)
+
+    # Refits
+
+    def refit_mode(self, model: Model) -> str:
+        """Name of the mode that somebody chose for the model; empty where nobody did."""
+        return self._record(model).refit
+
+    def set_refit_mode(self, model: Model, name: str) -> None:
+        """Keep a mode that was chosen for the model."""
+        self._save(replace(self._record(model), refit=name))
 
     # Policy
 

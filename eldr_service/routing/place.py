@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.lease import Booking
 from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.core.signature_buffer import HeldSignature
-from eldr_service.kernels import similarity, transform_signature
+from eldr_service.kernels import similarity
 from eldr_service.routing.decide import RouteCall, alternates, apply_filters, decide
 from eldr_service.routing.model import Model
 
@@ -38,14 +39,14 @@ class Placed:
         The booking was there before.
     scores : tuple of WorkerScore
         What `explain` asked for.
-    counts : ndarray of uint32, shape [num_layers, num_experts], or None
+    counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
         What the decision rests on.
     """
 
     booking: Booking
     repeated: bool = False
     scores: tuple[WorkerScore, ...] = ()
-    counts: NDArray[np.uint32] | None = None
+    counts: Counts | None = None
 
 
 def place(
@@ -67,26 +68,20 @@ def place(
     """
     counts, top_k, coverage = _known_counts(model, call, held)
     partition, policy = model.partition, model.policy
-    snapshot = model.fleet.snapshot(
-        now,
-        slots=model.bindings.slot_of if model.bindings else {},
-        centroids=partition.centroids if partition else None,
-        load=policy.parameters.load,
-    )
-    rows = snapshot.rows.tolist()
+    snapshot = model.snapshot(now)
     filters = apply_filters(
         call,
         snapshot,
-        tuple(model.fleet.spec(row).group for row in rows),
+        model.fleet.groups,
         model.group_of(call.prefill_worker or (held.prefill_worker if held else "")),
         model.bookings.earlier_worker(call.request_id, call.attempt),
     )
-    fleet = replace(snapshot, eligible=filters.eligible)
+    fleet = snapshot.narrowed(filters.eligible)
     explain = call.explain or call.dry_run
     signature = None
     wanted = policy.needs_signature or policy.needs_counts or explain
     if counts is not None and partition and wanted:
-        signature = _signature(counts, model)
+        signature = partition.transform.signature(counts)
     request = RequestView(
         call.request_id,
         model.decisions,
@@ -100,19 +95,20 @@ def place(
         call.labels,
     )
     decision = decide(policy, request, fleet, bool(call.pinned_worker), model.name)
-    if explain and decision.similarity is None and signature is not None and partition:
+    if explain and signature is not None and partition:  # of all, not only where it mattered
         decision = replace(
             decision, similarity=similarity(partition.centroids, signature, fleet.slots)
         )
     chosen = decision.worker
+    row = int(fleet.rows[chosen])
     targets = (chosen, *alternates(decision, fleet, filters, most_alternates))
     looked_at = signature is not None and decision.reason is not Reason.LEAST_LOADED_LOW_COVERAGE
     booking = Booking(
         request_id=call.request_id,
         attempt=call.attempt,
         lease_id=lease_id,
-        row=rows[chosen],
-        generation=model.fleet.generation(rows[chosen]),
+        row=row,
+        generation=model.fleet.generation(row),
         worker_id=fleet.worker_ids[chosen],
         num_sequences=call.num_sequences,
         prompt_tokens=call.prompt_tokens,
@@ -125,8 +121,8 @@ def place(
         partition_version=partition.version if partition and looked_at else 0,
         similarity=_number(decision.similarity, chosen),
         coverage=coverage,
-        stale=bool((fleet.stale & fleet.eligible).any()),
-        targets=tuple(model.fleet.spec(rows[i]) for i in targets),
+        stale=bool(np.count_nonzero(fleet.stale & fleet.eligible)),
+        targets=tuple(model.fleet.spec(int(fleet.rows[i])) for i in targets),
         slot=int(fleet.slots[chosen]),
         counts=counts.copy() if policy.keeps_counts and counts is not None else None,
         top_k=top_k,
@@ -137,7 +133,7 @@ def place(
 
 def _known_counts(
     model: Model, call: RouteCall, held: HeldSignature | None
-) -> tuple[NDArray[np.uint32] | None, int, float]:
+) -> tuple[Counts | None, int, float]:
     """Counts, None where there are none that fit the model, their top_k, and coverage."""
     if call.counts is not None:
         tokens = call.counts.num_tokens + call.counts.unknown_tokens
@@ -147,16 +143,6 @@ def _known_counts(
         return None, 0, 0.0
     fits = model.geometry in (None, held.geometry) and (held.tokens + held.unknown).any()
     return held.counts if fits else None, held.geometry.top_k, held.coverage
-
-
-def _signature(counts: NDArray[np.uint32], model: Model) -> NDArray[np.float32] | None:
-    assert model.partition
-    transform = model.partition.transform
-    assert transform.layers is not None
-    signature = transform_signature(
-        counts, transform.layers, transform.weights, transform.name == "sqrt"
-    )
-    return signature if signature.any() else None
 
 
 def _number(values: NDArray[np.float64] | None, index: int) -> float | None:

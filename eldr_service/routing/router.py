@@ -12,6 +12,7 @@ from eldr_service.core.errors import (
     UnavailableError,
 )
 from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.recent import RecentCounts
 from eldr_service.core.signature_buffer import HeldSignature, SignatureBuffer
 from eldr_service.policies.policy import Policy
 from eldr_service.routing.decide import RouteCall
@@ -43,6 +44,8 @@ class Limits:
     ----------
     alternates : int
         Alternates in a placement at most.
+    window_seconds, window_bytes
+        Of the recent counts of each model.
     """
 
     lease_seconds: float = 900.0
@@ -50,6 +53,8 @@ class Limits:
     signature_ttl: float = 600.0
     signature_bytes: int = 256 << 20
     alternates: int = 3
+    window_seconds: float = 1_800.0
+    window_bytes: int = 64 << 20
     max_models: int = 64
     max_workers: int = 4_096
 
@@ -114,7 +119,11 @@ class Router:
                     f"{len(self.models)} models are known, the most there may be", 60.0
                 )
             self.models[name] = Model(
-                name, self._make_policy(), self.limits.report_limit, self.observer
+                name,
+                self._make_policy(),
+                self.limits.report_limit,
+                self.observer,
+                RecentCounts(self.limits.window_bytes, self.limits.window_seconds),
             )
         return self.models[name]
 
@@ -194,7 +203,7 @@ class Router:
         if not call.dry_run:
             model.book(placed.booking)
             if placed.counts is not None and model.geometry and placed.booking.coverage >= 0.5:
-                model.recent.add(placed.counts)
+                model.recent.add(placed.counts, now)
         return placed
 
     def _next_lease(self) -> str:

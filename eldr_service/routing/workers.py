@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import structlog
 
 from eldr_service.core.errors import NotFoundError, ResourceExhaustedError
-from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.fleet import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.lease import Ended
 from eldr_service.routing.model import Model
@@ -171,6 +171,8 @@ class Workers:
         model.expire(now)
         if not model.fleet.accept(row, report, now):
             return False, []
+        if report.batch_size > 0:
+            model.stepped(StepReport(report.batch_size, report.active_experts, report.step_seconds))
         if report.state is WorkerState.GONE:
             self._remove(model, row, now)
             return True, list(report.held)

@@ -1,22 +1,24 @@
 """Messages to the domain, with every field checked; the errors name field, expected and found."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
 from eldr.v1 import activation_pb2, fleet_pb2, router_pb2
 from google.protobuf.duration_pb2 import Duration
+from numpy.typing import NDArray
 
 from eldr_service.core.activation import (
     ActivationCounts,
     dense_counts,
     layers_present,
-    sparse_counts,
 )
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.kernels.sparse import NOT_INCREASING, TOO_LARGE, sparse_counts
 from eldr_service.routing.decide import RouteCall
 
 MAX_MODEL = 256
@@ -36,6 +38,8 @@ Choice = TypeVar("Choice", bound=IntEnum)
 
 def text(field: str, value: str, longest: int, required: bool = False) -> str:
     """Check a text's length in bytes of UTF-8."""
+    if not value and not required:
+        return value
     # No character is shorter than a byte: long ones are refused without being encoded.
     length = len(value) if len(value) > longest or value.isascii() else len(value.encode())
     if length > longest or (required and not value):
@@ -84,6 +88,8 @@ def wait_seconds(request: router_pb2.RouteRequest | router_pb2.RouteStreamReques
 
 def labels(field: str, value: Mapping[str, str]) -> dict[str, str]:
     """Check labels."""
+    if not value:
+        return {}
     if len(value) > MAX_LABELS:
         raise InvalidArgumentError(field, f"at most {MAX_LABELS} labels", len(value))
     return {
@@ -92,29 +98,43 @@ def labels(field: str, value: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def worker_ids(field: str, values: Iterable[str]) -> frozenset[str]:
+def worker_ids(field: str, values: Collection[str]) -> frozenset[str]:
     """Check a list of workers."""
+    if not values:
+        return frozenset()
     found = frozenset(text(field, v, MAX_WORKER_ID, required=True) for v in values)
     if len(found) > MAX_LISTED:
         raise InvalidArgumentError(field, f"at most {MAX_LISTED} workers", len(found))
     return found
 
 
-@contextmanager
-def inside(field: str) -> Iterator[None]:
+class inside:  # noqa: N801 (used as a function is)
     """Name what is wrong within a field by its whole path."""
-    try:
-        yield
-    except InvalidArgumentError as error:
-        path = field if error.field == "counts" else f"{field}.{error.field}"
-        raise InvalidArgumentError(path, error.expected, error.found) from error
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, InvalidArgumentError):
+            within = "" if error.field == "counts" else f".{error.field}"
+            raise InvalidArgumentError(
+                f"{self._field}{within}", error.expected, error.found
+            ) from error
 
 
 def geometry(
     message: activation_pb2.ModelGeometry | activation_pb2.ActivationCounts,
 ) -> ModelGeometry:
     """Check a geometry, or that of counts."""
-    return ModelGeometry(message.num_layers, message.num_experts, message.top_k)
+    return _geometry(message.num_layers, message.num_experts, message.top_k)
+
+
+@lru_cache(maxsize=256)  # few models, many messages
+def _geometry(num_layers: int, num_experts: int, top_k: int) -> ModelGeometry:
+    return ModelGeometry(num_layers, num_experts, top_k)
 
 
 def activation_counts(field: str, message: activation_pb2.ActivationCounts) -> ActivationCounts:
@@ -132,9 +152,9 @@ def _activation_counts(message: activation_pb2.ActivationCounts) -> ActivationCo
         case "dense_u32":
             counts = dense_counts(message.dense_u32, rows, shape, width=4)
         case "sparse":
-            counts = sparse_counts(message.sparse.index, message.sparse.count, rows, shape)
+            counts = _sparse_counts(message.sparse, rows, shape)
         case _ if message.num_tokens == 0:
-            counts = sparse_counts((), (), rows, shape)
+            counts = np.zeros((rows, shape.num_experts), dtype=np.uint16)
         case _:
             raise InvalidArgumentError(
                 "encoding", "dense_u16, dense_u32 or sparse", "none that is known"
@@ -142,6 +162,23 @@ def _activation_counts(message: activation_pb2.ActivationCounts) -> ActivationCo
     return ActivationCounts(
         shape, message.layer_offset, counts, message.num_tokens, message.unknown_tokens
     )
+
+
+def _sparse_counts(
+    message: activation_pb2.SparseCounts, rows: int, shape: ModelGeometry
+) -> NDArray[np.uint32]:
+    size, pairs = rows * shape.num_experts, len(message.index)
+    if len(message.count) != pairs:
+        raise InvalidArgumentError("sparse.count", f"{pairs} entries", len(message.count))
+    if pairs > size:
+        raise InvalidArgumentError("sparse.index", f"at most {size} entries", pairs)
+    data = np.frombuffer(message.SerializeToString(), dtype=np.uint8)
+    counts, wrong = sparse_counts(data, size)
+    if wrong == NOT_INCREASING:
+        raise InvalidArgumentError("sparse.index", "strictly increasing", "one that is not")
+    if wrong == TOO_LARGE:
+        raise InvalidArgumentError("sparse.index", f"below {size}", max(message.index))
+    return counts.reshape(rows, shape.num_experts)
 
 
 def fingerprint(message: activation_pb2.ActivationCounts) -> int:
@@ -158,30 +195,44 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
     if request.HasField("lease_ttl"):
         lease = seconds("lease_ttl", request.lease_ttl, *LEASE_SECONDS)
     inline = request.HasField("counts")
-    call: dict[str, Any] = {
-        "num_sequences": sequences,
-        "prompt_tokens": request.prompt_tokens,
-        "expected_output_tokens": request.expected_output_tokens,
-        "prefill_worker": text("prefill_worker", request.prefill_worker, MAX_WORKER_ID),
-        "candidate_workers": worker_ids("candidate_workers", request.candidate_workers),
-        "exclude_workers": worker_ids("exclude_workers", request.exclude_workers),
-        "worker_selector": labels("worker_selector", request.worker_selector),
-        "pinned_worker": text("pinned_worker", request.pinned_worker, MAX_WORKER_ID),
-        "lease_seconds": lease,
-        "labels": labels("labels", request.labels),
-    }
+    prefill_worker = text("prefill_worker", request.prefill_worker, MAX_WORKER_ID)
+    candidates = worker_ids("candidate_workers", request.candidate_workers)
+    excluded = worker_ids("exclude_workers", request.exclude_workers)
+    selector = labels("worker_selector", request.worker_selector)
+    pinned_worker = text("pinned_worker", request.pinned_worker, MAX_WORKER_ID)
+    own_labels = labels("labels", request.labels)
     # Everything that the decision and its booking rest on; how the answer looks is no part of it.
-    payload = [frozenset(v.items()) if isinstance(v, dict) else v for v in call.values()]
-    payload.append(fingerprint(request.counts) if inline else None)
+    payload = (
+        sequences,
+        request.prompt_tokens,
+        request.expected_output_tokens,
+        prefill_worker,
+        candidates,
+        excluded,
+        frozenset(selector.items()),
+        pinned_worker,
+        lease,
+        frozenset(own_labels.items()),
+        fingerprint(request.counts) if inline else None,
+    )
     return RouteCall(
         model=model_name(request),
         request_id=request_id(request),
         attempt=request.attempt,
         counts=activation_counts("counts", request.counts) if inline else None,
+        num_sequences=sequences,
+        prompt_tokens=request.prompt_tokens,
+        expected_output_tokens=request.expected_output_tokens,
+        prefill_worker=prefill_worker,
+        candidate_workers=candidates,
+        exclude_workers=excluded,
+        worker_selector=selector,
+        pinned_worker=pinned_worker,
         dry_run=request.dry_run,
         explain=request.explain,
-        fingerprint=hash(tuple(payload)),
-        **call,
+        lease_seconds=lease,
+        labels=own_labels,
+        fingerprint=hash(payload),
     )
 
 

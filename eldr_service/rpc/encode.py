@@ -11,20 +11,27 @@ from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import InstalledPolicy, parameters_of
+from eldr_service.refits.refits import RefitStatus
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
 
 
 def duration(seconds: float) -> Duration:
     """A span of time."""
-    nanos = round(seconds * 1e9)
-    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+    message = Duration()
+    _set(message, seconds)
+    return message
 
 
 def timestamp(unix_seconds: float) -> Timestamp:
     """A moment."""
-    nanos = round(unix_seconds * 1e9)
-    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+    message = Timestamp()
+    _set(message, unix_seconds)
+    return message
+
+
+def _set(message: Duration | Timestamp, seconds: float) -> None:
+    message.seconds, message.nanos = divmod(round(seconds * 1e9), 1_000_000_000)
 
 
 def geometry(shape: ModelGeometry) -> activation_pb2.ModelGeometry:
@@ -58,8 +65,8 @@ def placement(placed: Placed, now: float) -> router_pb2.Placement:
     )
     if booking.lease_id:
         remaining = booking.expires_at - now
-        message.lease_remaining.CopyFrom(duration(remaining))
-        message.lease_expire_time.CopyFrom(timestamp(time.time() + remaining))
+        _set(message.lease_remaining, remaining)
+        _set(message.lease_expire_time, time.time() + remaining)
     for score in placed.scores:
         message.scores.add(
             worker_id=score.worker_id,
@@ -133,6 +140,19 @@ def partition_info(partition: Partition, model: Model) -> partition_pb2.Partitio
                 placements=model.bindings.placements[slot],
             )
     return message
+
+
+def refit_status(model: Model, status: RefitStatus) -> partition_pb2.RefitStatus:
+    """How refits of a model stand."""
+    return partition_pb2.RefitStatus(
+        model=model.name,
+        mode=f"REFIT_MODE_{status.mode.name}",
+        window_signatures=len(model.recent),
+        drift=model.drift or 0.0,
+        running=status.running,
+        last_outcome=status.last,
+        held=duration(status.held_seconds),
+    )
 
 
 def policy_info(policy: InstalledPolicy) -> policy_pb2.PolicyInfo:

@@ -1,13 +1,8 @@
 """PartitionService: partitions are fitted, kept, activated and rolled back."""
 
-import asyncio
 import functools
-import multiprocessing
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import grpc
 import numpy as np
@@ -25,6 +20,9 @@ from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.core.signature import TRANSFORMS
 from eldr_service.fitting import fit_partition
+from eldr_service.fitting.process import FittingProcess, FittingProcessError
+from eldr_service.refits import RefitMode, Refits
+from eldr_service.routing.model import Model
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
 from eldr_service.rpc import decode, encode
@@ -41,11 +39,19 @@ MAX_COUNTS_BYTES = 1 << 30  # of the signatures of one fit, unpacked
 class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     """Reads messages, keeps partitions, writes answers. Fits run in a process of their own."""
 
-    def __init__(self, router: Router, partitions: Partitions, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        router: Router,
+        partitions: Partitions,
+        refits: Refits,
+        process: FittingProcess,
+        telemetry: Telemetry,
+    ) -> None:
         self.telemetry = telemetry
         self._router = router
         self._partitions = partitions
-        self._pool: ProcessPoolExecutor | None = None
+        self._refits = refits
+        self._process = process
 
     @unary
     async def FitPartition(  # noqa: N802
@@ -53,7 +59,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     ) -> pb.FitPartitionResponse:
         """Fit a partition, beside the decisions."""
         model = self._router.model(decode.model_name(request))
-        counts, geometry = self._counts(request)
+        counts, number, geometry = self._counts(request)
         model.check_geometry(geometry)
         slots = request.num_slots or sum(
             model.fleet.spec(row).role is WorkerRole.DECODE for row in model.fleet.rows()
@@ -70,13 +76,12 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         if layers != sorted(set(layers)) or layers[-1:] >= [geometry.num_layers]:
             expected = f"ascending numbers below {geometry.num_layers}"
             raise InvalidArgumentError("layers", expected, str(layers))
-        if len(counts) < slots:
-            raise FailedPreconditionError(f"{len(counts)} signatures are too few for {slots} slots")
+        if number < slots:
+            raise FailedPreconditionError(f"{number} signatures are too few for {slots} slots")
         fit = functools.partial(
-            _fit,
+            fit_partition,
             model.name,
-            counts,
-            geometry,
+            geometry=geometry,
             n_clusters=slots,
             transform=request.transform or "auto",
             layers=layers or None,
@@ -84,7 +89,16 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             n_init=request.n_init or 1,
             random_state=request.random_state,
         )
-        partition = load_partition(await self._elsewhere(fit))
+        try:
+            partition = await self._process.run(fit, counts)
+        except ValueError as error:
+            raise InvalidArgumentError("request", "what can be fitted", str(error)) from error
+        except FittingProcessError as error:
+            raise ResourceExhaustedError(
+                "the fitting process could not be started or was ended from outside, for want of"
+                f" memory perhaps: {error}",
+                1.0,
+            ) from error
         return pb.FitPartitionResponse(partition=self._keep(partition, request.activate))
 
     @unary
@@ -115,8 +129,11 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     ) -> pb.ListPartitionsResponse:
         """Answer with what is kept."""
         decode.text("model", request.model, decode.MAX_MODEL)
+        named = [self._router.model(request.model)] if request.model else None
+        models = named or [model for _, model in sorted(self._router.models.items())]
         return pb.ListPartitionsResponse(
-            partitions=map(self._info, self._partitions.all(request.model))
+            partitions=map(self._info, self._partitions.all(request.model)),
+            refits=map(self._refit_status, models),
         )
 
     @unary
@@ -137,28 +154,15 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         partition = self._partitions.rollback(decode.model_name(request))
         return pb.RollbackPartitionResponse(partition=self._info(partition))
 
-    def close(self) -> None:
-        """Give up a fit that is under way, for which the interpreter would wait at its end."""
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-
-    async def _elsewhere(self, fit: Callable[[], bytes]) -> bytes:
-        try:
-            if self._pool is None:
-                spawn = multiprocessing.get_context("spawn")  # gRPC's threads do not survive a fork
-                self._pool = ProcessPoolExecutor(1, spawn)
-            return await asyncio.get_running_loop().run_in_executor(self._pool, fit)
-        except ValueError as error:
-            raise InvalidArgumentError("request", "what can be fitted", str(error)) from error
-        except (BrokenProcessPool, OSError) as error:
-            self._pool = None
-            raise ResourceExhaustedError(
-                "the fitting process could not be started or was ended from outside, for want of"
-                f" memory perhaps: {error}",
-                1.0,
-            ) from error
+    @unary
+    async def SetRefit(  # noqa: N802
+        self, request: pb.SetRefitRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SetRefitResponse:
+        """Refit a model by itself, or not."""
+        model = self._router.model(decode.model_name(request))
+        mode = decode.choice("mode", RefitMode, request.mode) if request.mode else None
+        self._refits.set_mode(model, mode)
+        return pb.SetRefitResponse(refit=self._refit_status(model))
 
     def _keep(self, partition: Partition, activate: bool) -> pb.PartitionInfo:
         kept = self._partitions.add(partition)
@@ -166,13 +170,15 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             kept = self._partitions.activate(kept.model, kept.version)
         return self._info(kept)
 
-    def _counts(self, request: pb.FitPartitionRequest) -> tuple[NDArray[np.uint32], ModelGeometry]:
-        """The signatures to fit on [n, L, E]: those sent along, or what has been seen."""
+    def _counts(
+        self, request: pb.FitPartitionRequest
+    ) -> tuple[Callable[[], Sequence[NDArray[np.integer]]], int, ModelGeometry]:
+        """The signatures to fit on, sent along or seen before; their number and geometry."""
         model = self._router.model(request.model)
         if not request.counts:
             if model.geometry is None or not len(model.recent):
                 raise FailedPreconditionError(f"model {model.name} has placed no signature yet")
-            return model.recent.stacked(), model.geometry
+            return model.recent.runs, len(model.recent), model.geometry
         with decode.inside("counts[0]"):
             geometry = decode.geometry(request.counts[0])
         most = MAX_COUNTS_BYTES // (geometry.size * 4)  # sparse ones are a thousand times larger
@@ -188,12 +194,10 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
                     f"counts[{place}]", f"all layers of {geometry}", str(counts.geometry)
                 )
             sent[place] = counts.counts
-        return sent, geometry
+        return lambda: [sent], len(sent), geometry
 
     def _info(self, partition: Partition) -> pb.PartitionInfo:
         return encode.partition_info(partition, self._router.model(partition.model))
 
-
-def _fit(model: str, counts: NDArray[np.uint32], geometry: ModelGeometry, **how: Any) -> bytes:
-    """Run in the fitting process; a partition travels back as its file."""
-    return dump_partition(fit_partition(model, counts, geometry, **how))
+    def _refit_status(self, model: Model) -> pb.RefitStatus:
+        return encode.refit_status(model, self._refits.status(model))

@@ -1,5 +1,6 @@
 """What the daemon says of itself: a log line a decision, and the metrics."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -49,10 +50,10 @@ class Telemetry:
         reason = booking.reason.name
         if not placed.repeated:
             self.metrics.decision_seconds.observe(seconds)
-            self.metrics.placements.labels(
-                call.model, booking.policy, reason, booking.worker_id
-            ).inc()
-        log.info(
+            self.metrics.placed(call.model, booking.policy, reason, booking.worker_id)
+        if not log.is_enabled_for(logging.DEBUG):
+            return
+        log.debug(
             "placed",
             request_id=call.request_id,
             attempt=call.attempt,
@@ -90,7 +91,7 @@ class Telemetry:
 
     def answered(self, servicer: object, method: str, seconds: float) -> None:
         """A unary call was answered, well or not."""
-        self.metrics.rpc_seconds.labels(_full_name(servicer, method)).observe(seconds)
+        self.metrics.answered(_full_name(servicer, method), seconds)
 
     def refused(
         self, servicer: object, method: str, code: grpc.StatusCode, error: EldrError
@@ -105,6 +106,10 @@ class Telemetry:
         code = status_code(error)
         self.metrics.errors.labels("any", code.name).inc()
         log.info("refused", method=method[:MAX_LOGGED], code=code.name, error=str(error))
+
+    def refitted(self, model: str, outcome: str) -> None:
+        """A refit came to its end."""
+        self.metrics.refits.labels(model, outcome).inc()
 
     # Observer
 
@@ -161,4 +166,6 @@ def _model_state(model: Model, now: float) -> ModelState:
         for row in fleet.rows()
     ]
     version = model.partition.version if model.partition else 0
-    return ModelState(model.name, workers, len(model.bookings), version)
+    return ModelState(
+        model.name, workers, len(model.bookings), version, model.drift, len(model.recent)
+    )

@@ -27,6 +27,11 @@ class ModelRecord:
         Versions that were active before, the latest last; what a rollback goes back through.
     next_version : int
         Of the next partition; never given twice.
+    automatic : tuple of int
+        Versions that came from refits by themselves and that nobody has activated by hand, the
+        latest last.
+    refit : str
+        OFF, MANUAL or AUTO; empty for the daemon's own setting.
     """
 
     name: str
@@ -36,6 +41,8 @@ class ModelRecord:
     active_version: int = 0
     history: tuple[int, ...] = ()
     next_version: int = 1
+    automatic: tuple[int, ...] = ()
+    refit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,13 @@ class SqliteStore:
         data: bytes = row[0]
         return data
 
+    def delete_partition(self, model: str, version: int) -> None:
+        """Forget a partition, if it is there; its version is not given again."""
+        with self._explained():
+            self._db.execute(
+                "DELETE FROM partitions WHERE model = ? AND version = ?", (model, version)
+            )
+
     def partition_versions(self, model: str) -> list[int]:
         """Return the versions that are kept, ascending."""
         with self._explained():
@@ -198,7 +205,12 @@ class SqliteStore:
 
 def _model(record: dict[str, Any]) -> ModelRecord:
     return ModelRecord(
-        **{**record, "geometry": _geometry(record), "history": tuple(record["history"])}
+        **{
+            **record,
+            "geometry": _geometry(record),
+            "history": tuple(record["history"]),
+            "automatic": tuple(record.get("automatic", ())),  # earlier versions wrote none
+        }
     )
 
 

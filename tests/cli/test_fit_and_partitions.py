@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from eldr_client import Counts, RouterClient
+from wire import TOP_K, drawn
 
 from eldr_service.stores.partition_file import load_partition
 
@@ -38,6 +40,20 @@ def test_a_fit_to_a_file(eldr, recording, tmp_path):
     assert partition.metadata["seed"] == "7"
 
 
+def test_a_fit_on_the_daemons_window(fleet):
+    assert "placed no signature yet" in fleet("fit", code=1)
+    for number in range(6):
+        counts = Counts(drawn(number % 3, number), TOP_K)
+        with RouterClient(fleet.server) as client, client.place("m", f"w{number}", counts):
+            pass
+    fitted = fleet.json("fit", "--activate")["partition"]
+    assert (fitted["num_slots"], fitted["metadata"]["signatures"]) == (3, "6")
+    assert fitted["active"]
+    assert fleet("partition", "refit", "off") == "refit of m: off\n"
+    assert fleet.json("partition", "list")["refits"][0]["mode"] == "REFIT_MODE_OFF"
+    assert fleet("partition", "refit", "default") == "refit of m: auto\n"
+
+
 def test_counts_alone_need_top_k(eldr, aggregate):
     assert "say the model's top_k" in eldr("fit", aggregate, "--slots", 3, code=1)
     assert "top-2" in eldr("fit", aggregate, "--slots", 3, "--top-k", 2)
@@ -46,6 +62,7 @@ def test_counts_alone_need_top_k(eldr, aggregate):
 def test_wrong_fits_are_refused(eldr, recording, tmp_path):
     fit = "fit", recording, "--slots", 3
     assert "--slots" in eldr("fit", recording, code=2)
+    assert "only with a file" in eldr("fit", "--out", tmp_path / "p", code=2)
     assert "only together with --import" in eldr(*fit, "--activate", code=2)
     assert "--model: needed" in eldr(*fit, "--out", tmp_path / "p", code=2)
     assert "--out: no directory" in eldr(*fit, "--model", "q", "--out", tmp_path / "a/p", code=2)
@@ -69,7 +86,9 @@ def test_warnings_are_told_beside_the_answer(eldr, tmp_path):
 
 def test_versions_are_listed_and_shown(kept):
     eldr, first, second = kept
-    rows = [line.split() for line in eldr("partition", "list").splitlines()[1:]]
+    versions, refits = eldr("partition", "list").split("\n\n")
+    assert refits.splitlines()[1].split()[:2] == ["m", "auto"]
+    rows = [line.split() for line in versions.splitlines()[1:]]
     assert [row[1] for row in rows[-2:]] == [str(first), str(second)]
     assert rows[-1][2:6] == ["active", "3", rows[-1][4], "24"]
     shown = eldr("partition", "show")

@@ -5,7 +5,7 @@ from eldr_client import Counts
 from eldr_client.counts import as_message
 
 from eldr_service.core import activation
-from eldr_service.core.geometry import ModelGeometry
+from eldr_service.rpc.decode import activation_counts
 
 
 def routed(layers, experts, top_k, tokens, seed=0, used=None):
@@ -16,21 +16,7 @@ def routed(layers, experts, top_k, tokens, seed=0, used=None):
 
 
 def decoded(message: ActivationCounts) -> activation.ActivationCounts:
-    geometry = ModelGeometry(message.num_layers, message.num_experts, message.top_k)
-    rows = activation.layers_present(geometry, message.layer_offset, message.layers_present)
-    match message.WhichOneof("encoding"):
-        case "dense_u16":
-            counts = activation.dense_counts(message.dense_u16, rows, geometry, 2)
-        case "dense_u32":
-            counts = activation.dense_counts(message.dense_u32, rows, geometry, 4)
-        case "sparse":
-            pairs = message.sparse
-            counts = activation.sparse_counts(pairs.index, pairs.count, rows, geometry)
-        case None:
-            counts = np.zeros((rows, geometry.num_experts), np.uint32)
-    return activation.ActivationCounts(
-        geometry, message.layer_offset, counts, message.num_tokens, message.unknown_tokens
-    )
+    return activation_counts("counts", message)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def fleet_of(*capacities, kv=0):
 
 
 def loads(fleet, now=0.0, unit="sequences"):
-    return fleet.snapshot(now, slots={}, centroids=None, load=unit).load.tolist()
+    return fleet.snapshot(now, load=unit).load.tolist()
 
 
 def test_load_is_relative_to_the_largest_capacity_and_ties_are_exact():
@@ -43,7 +43,7 @@ def test_foreign_sequences_count_while_they_are_fresh():
     fleet.book(0, 1, 0)
     assert fleet.accept(0, LoadReport(1, 0, foreign_sequences=2), now=10.0)
     assert loads(fleet, now=15.0) == [3.0, 0.0]
-    snapshot = fleet.snapshot(15.01, slots={}, centroids=None)
+    snapshot = fleet.snapshot(15.01)
     assert snapshot.load.tolist() == [1.0, 0.0]
     assert snapshot.stale.tolist() == [True, False]  # one that never reported is not stale
     assert fleet.load(0, 15.01) == 1.0
@@ -106,6 +106,6 @@ def test_a_row_passes_to_another_worker_without_its_counts():
 def test_the_table_grows():
     fleet = fleet_of(*[4] * 20)
     assert [fleet.spec(row).worker_id for row in fleet.rows()] == [f"w{i}" for i in range(20)]
-    snapshot = fleet.snapshot(0.0, slots={3: 1}, centroids=None)
-    assert snapshot.slots.tolist() == [-1] * 3 + [1] + [-1] * 16
+    snapshot = fleet.snapshot(0.0)
+    assert snapshot.slots.tolist() == [-1] * 20
     assert np.isnan(snapshot.active_experts).all()

@@ -4,7 +4,6 @@ import pytest
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
-from eldr_service.core.recent import RecentCounts
 from eldr_service.core.signature import SignatureTransform, inverse_document_frequency
 
 GEOMETRY = ModelGeometry(3, 4, 2)
@@ -69,17 +68,3 @@ def test_inverse_document_frequency_is_the_papers():
     np.testing.assert_allclose(
         inverse_document_frequency(counts), np.log([[3 / 3, 3 / 1, 3 / 2]]), rtol=1e-6
     )
-
-
-def test_recent_counts_are_bounded_and_of_one_shape():
-    recent = RecentCounts(max_bytes=100)
-    for i in range(9):
-        recent.add(np.full((3, 4), i, dtype=np.uint32))  # 24 bytes as 16 bits
-    assert recent.stacked()[:, 0, 0].tolist() == [5, 6, 7, 8]
-    assert recent.nbytes == 96
-    recent.add(np.full((3, 4), 70_000, dtype=np.uint32))  # 48 bytes as 32 bits
-    assert recent.stacked()[:, 0, 0].tolist() == [7, 8, 70_000]
-    recent.add(np.ones((2, 2), dtype=np.uint32))
-    assert recent.stacked().tolist() == [[[1, 1], [1, 1]]]
-    recent.add(np.ones((20, 20), dtype=np.uint32))  # larger than the memory alone
-    assert (len(recent), recent.nbytes) == (0, 0)

@@ -99,7 +99,7 @@ def test_the_oldest_go_first():
 def test_one_that_can_never_fit_displaces_nobody():
     buffer = SignatureBuffer(max_bytes=4_000)
     add(buffer)
-    large = chunk(1, ModelGeometry(8, 128, 1))
+    large = chunk(1, ModelGeometry(16, 128, 1))
     with pytest.raises(ResourceExhaustedError, match="exceeds the memory"):
         add(buffer, request="large", part=large)
     assert len(buffer) == 1

@@ -2,7 +2,25 @@ import numpy as np
 import pytest
 from band_reference import locality_band
 
-from eldr_service.kernels import choose_in_band, similarity
+from eldr_service import kernels
+from eldr_service.core.quantised import QuantisedCentroids
+from eldr_service.kernels.similarity import similarity
+
+
+def choose_in_band(centroids, *others):
+    return kernels.choose_in_band(*QuantisedCentroids.of(centroids), *others)
+
+
+def agree(*given):
+    """Decide as the reference does; the similarities that were needed are exact."""
+    worker, similar, in_band = choose_in_band(*given)
+    expected_worker, expected_similar, expected_in_band = locality_band(*given)
+    assert worker == expected_worker, given
+    np.testing.assert_array_equal(in_band, expected_in_band)
+    needed = ~np.isnan(similar)
+    np.testing.assert_array_equal(similar[needed], expected_similar[needed])
+    assert worker < 0 or needed[worker] == (given[2][worker] >= 0)
+    return needed
 
 
 def instance(rng, ties):
@@ -34,12 +52,47 @@ def instance(rng, ties):
 def test_decides_as_the_reference_on_10_000_random_instances(ties):
     rng = np.random.default_rng(7 + ties)
     for _ in range(10_000):
-        given = instance(rng, ties)
-        worker, similar, in_band = choose_in_band(*given)
-        expected_worker, expected_similar, expected_in_band = locality_band(*given)
-        assert worker == expected_worker, given
-        np.testing.assert_array_equal(similar, expected_similar)
-        np.testing.assert_array_equal(in_band, expected_in_band)
+        agree(*instance(rng, ties))
+
+
+def kinds(rng, workers, size):
+    """Unit centroids and a signature as requests of a few kinds have them: mostly alike."""
+    common, own = rng.gamma(0.5, size=size), rng.gamma(0.5, size=(4, size))
+    rows = (
+        common + own[rng.integers(4, size=workers + 1)] + rng.gamma(0.3, size=(workers + 1, size))
+    )
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows[1:].astype(np.float32), rows[0].astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [96, 6_144, 9_000])
+def test_the_quantised_look_never_changes_a_decision_not_even_at_the_edges(size):
+    """Edges: tau is the very distance of some worker from the best, or a millionth off it."""
+    rng = np.random.default_rng(size)
+    spared = []
+    for _ in range(40):
+        centroids, signature = kinds(rng, 24, size)
+        slots = rng.permutation(24).astype(np.int32)
+        eligible, load = rng.random(24) < 0.9, rng.integers(0, 4, 24).astype(np.float64)
+        if not eligible.any():
+            continue
+        exact = similarity(centroids, signature, slots)
+        edge = exact[eligible].max() - rng.choice(exact[eligible])
+        for tau in (0.0, 0.1, edge, edge - 1e-6, edge + 1e-6, 2.0):
+            needed = agree(centroids, signature, slots, eligible, load, max(float(tau), 0.0))
+            spared.append(1 - needed[eligible].mean())
+    assert np.mean(spared) > 0.4  # or the quantised copy would be of no use
+
+
+def test_unequal_directions_and_lengths_are_bounded_too():
+    rng = np.random.default_rng(5)
+    for _ in range(500):
+        centroids = (rng.normal(size=(6, 300)) * rng.choice([1e-3, 1, 50], (6, 1))).astype(
+            np.float32
+        )
+        signature = (rng.normal(size=300) * rng.choice([1e-4, 1, 20])).astype(np.float32)
+        slots, load = np.arange(6, dtype=np.int32), rng.random(6)
+        agree(centroids, signature, slots, np.ones(6, np.bool_), load, 0.1)
 
 
 def choose(similarities, load, tau, slots=None, eligible=None):

@@ -95,7 +95,7 @@ def test_each_decision_has_its_log_line(watched):
     for line in placed:
         assert line["model"] == "m"
         assert line["worker"] in ("w0", "w1", "w2")
-        assert line["level"] == "info"
+        assert line["level"] == "debug"
         assert line["timestamp"].endswith("Z")
     assert [line["reason"] for line in placed[-2:]] == [
         "LOCALITY_BAND",

@@ -26,7 +26,7 @@ PROMPTS = [
     f"{number}: a prompt of its own, long enough to fill a block or two" for number in range(4)
 ]
 GREEDY = {"model": MODEL, "temperature": 0, "max_tokens": 24, "ignore_eos": True}
-SETTLE = 5.0  # seconds; an engine on half a core takes its steps slowly
+SETTLE = 1.0  # seconds
 
 
 @pytest.fixture(scope="module")

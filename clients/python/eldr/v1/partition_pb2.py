@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from eldr.v1 import activation_pb2 as eldr_dot_v1_dot_activation__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65ldr/v1/partition.proto\x12\x07\x65ldr.v1\x1a\x18\x65ldr/v1/activation.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x02\n\rPartitionInfo\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12(\n\x08geometry\x18\x04 \x01(\x0b\x32\x16.eldr.v1.ModelGeometry\x12\x11\n\tnum_slots\x18\x05 \x01(\r\x12\x11\n\ttransform\x18\x06 \x01(\t\x12\x0e\n\x06layers\x18\x07 \x03(\r\x12\x36\n\x08metadata\x18\x08 \x03(\x0b\x32$.eldr.v1.PartitionInfo.MetadataEntry\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x08\x62indings\x18\n \x03(\x0b\x32\x14.eldr.v1.SlotBinding\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0bSlotBinding\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x12\n\nworker_ids\x18\x02 \x03(\t\x12\x12\n\nplacements\x18\x03 \x01(\x04\"\xcf\x01\n\x13\x46itPartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x19.eldr.v1.ActivationCounts\x12\x11\n\tnum_slots\x18\x03 \x01(\r\x12\x11\n\ttransform\x18\x04 \x01(\t\x12\x0e\n\x06layers\x18\x05 \x03(\r\x12\x10\n\x08max_iter\x18\x06 \x01(\r\x12\x0e\n\x06n_init\x18\x07 \x01(\r\x12\x14\n\x0crandom_state\x18\x08 \x01(\x04\x12\x10\n\x08\x61\x63tivate\x18\t \x01(\x08\"A\n\x14\x46itPartitionResponse\x12)\n\tpartition\x18\x01 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\"G\n\x16ImportPartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\"D\n\x17ImportPartitionResponse\x12)\n\tpartition\x18\x01 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\"8\n\x16\x45xportPartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"R\n\x17\x45xportPartitionResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12)\n\tpartition\x18\x02 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\"&\n\x15ListPartitionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"D\n\x16ListPartitionsResponse\x12*\n\npartitions\x18\x01 \x03(\x0b\x32\x16.eldr.v1.PartitionInfo\":\n\x18\x41\x63tivatePartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"F\n\x19\x41\x63tivatePartitionResponse\x12)\n\tpartition\x18\x01 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\")\n\x18RollbackPartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\"F\n\x19RollbackPartitionResponse\x12)\n\tpartition\x18\x01 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo2\x96\x04\n\x10PartitionService\x12K\n\x0c\x46itPartition\x12\x1c.eldr.v1.FitPartitionRequest\x1a\x1d.eldr.v1.FitPartitionResponse\x12T\n\x0fImportPartition\x12\x1f.eldr.v1.ImportPartitionRequest\x1a .eldr.v1.ImportPartitionResponse\x12T\n\x0f\x45xportPartition\x12\x1f.eldr.v1.ExportPartitionRequest\x1a .eldr.v1.ExportPartitionResponse\x12Q\n\x0eListPartitions\x12\x1e.eldr.v1.ListPartitionsRequest\x1a\x1f.eldr.v1.ListPartitionsResponse\x12Z\n\x11\x41\x63tivatePartition\x12!.eldr.v1.ActivatePartitionRequest\x1a\".eldr.v1.ActivatePartitionResponse\x12Z\n\x11RollbackPartition\x12!.eldr.v1.RollbackPartitionRequest\x1a\".eldr.v1.RollbackPartitionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65ldr/v1/partition.proto\x12\x07\x65ldr.v1\x1a\x18\x65ldr/v1/activation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x01\n\x0bRefitStatus\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x04mode\x18\x02 \x01(\x0e\x32\x12.eldr.v1.RefitMode\x12\x19\n\x11window_signatures\x18\x03 \x01(\x04\x12\r\n\x05\x64rift\x18\x04 \x01(\x01\x12\x0f\n\x07running\x18\x05 \x01(\x08\x12\x14\n\x0clast_outcome\x18\x06 \x01(\t\x12\'\n\x04held\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe1\x02\n\rPartitionInfo\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12(\n\x08geometry\x18\x04 \x01(\x0b\x32\x16.eldr.v1.ModelGeometry\x12\x11\n\tnum_slots\x18\x05 \x01(\r\x12\x11\n\ttransform\x18\x06 \x01(\t\x12\x0e\n\x06layers\x18\x07 \x03(\r\x12\x36\n\x08metadata\x18\x08 \x03(\x0b\x32$.eldr.v1.PartitionInfo.MetadataEntry\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x08\x62indings\x18\n \x03(\x0b\x32\x14.eldr.v1.SlotBinding\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0bSlotBinding\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x12\n\nworker_ids\x18\x02 \x03(\t\x12\x12\n\nplacements\x18\x03 \x01(\x04\"\xcf\x01\n\x13\x46itPartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12)\n\x06\x63ounts\x18\x02 \x03(\x0b\x32\x19.eldr.v1.ActivationCounts\x12\x11\n\tnum_slots\x18\x03 \x01(\r\x12\x11\n\ttransform\x18\x04 \x01(\t\x12\x0e\n\x06layers\x18\x05 \x03(\r\x12\x10\n\x08max_iter\x18\x06 \x01(\r\x12\x0e\n\x06n_init\x18\x07 \x01(\r\x12\x14\n\x0crandom_state\x18\x08 \x01(\x04\x12\x10\n\x08\x61\x63tivate\x18\t \x01(\x08\"A\n\x14\x46itPartitionResponse\x12)\n\tpartition\x18\x01 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\"G\n\x16ImportPartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x10\n\x08\x61\x63tivate\x18\x03 \x01(\x08\"D\n\x17ImportPartitionResponse\x12)\n\tpartition\x18\x01 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\"8\n\x16\x45xportPartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"R\n\x17\x45xportPartitionResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12)\n\tpartition\x18\x02 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\"&\n\x15ListPartitionsRequest\x12\r\n\x05model\x18\x01 \x01(\t\"j\n\x16ListPartitionsResponse\x12*\n\npartitions\x18\x01 \x03(\x0b\x32\x16.eldr.v1.PartitionInfo\x12$\n\x06refits\x18\x02 \x03(\x0b\x32\x14.eldr.v1.RefitStatus\":\n\x18\x41\x63tivatePartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"F\n\x19\x41\x63tivatePartitionResponse\x12)\n\tpartition\x18\x01 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\")\n\x18RollbackPartitionRequest\x12\r\n\x05model\x18\x01 \x01(\t\"F\n\x19RollbackPartitionResponse\x12)\n\tpartition\x18\x01 \x01(\x0b\x32\x16.eldr.v1.PartitionInfo\"B\n\x0fSetRefitRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12 \n\x04mode\x18\x02 \x01(\x0e\x32\x12.eldr.v1.RefitMode\"7\n\x10SetRefitResponse\x12#\n\x05refit\x18\x01 \x01(\x0b\x32\x14.eldr.v1.RefitStatus*g\n\tRefitMode\x12\x1a\n\x16REFIT_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eREFIT_MODE_OFF\x10\x01\x12\x15\n\x11REFIT_MODE_MANUAL\x10\x02\x12\x13\n\x0fREFIT_MODE_AUTO\x10\x03\x32\xd7\x04\n\x10PartitionService\x12K\n\x0c\x46itPartition\x12\x1c.eldr.v1.FitPartitionRequest\x1a\x1d.eldr.v1.FitPartitionResponse\x12T\n\x0fImportPartition\x12\x1f.eldr.v1.ImportPartitionRequest\x1a .eldr.v1.ImportPartitionResponse\x12T\n\x0f\x45xportPartition\x12\x1f.eldr.v1.ExportPartitionRequest\x1a .eldr.v1.ExportPartitionResponse\x12Q\n\x0eListPartitions\x12\x1e.eldr.v1.ListPartitionsRequest\x1a\x1f.eldr.v1.ListPartitionsResponse\x12Z\n\x11\x41\x63tivatePartition\x12!.eldr.v1.ActivatePartitionRequest\x1a\".eldr.v1.ActivatePartitionResponse\x12Z\n\x11RollbackPartition\x12!.eldr.v1.RollbackPartitionRequest\x1a\".eldr.v1.RollbackPartitionResponse\x12?\n\x08SetRefit\x12\x18.eldr.v1.SetRefitRequest\x1a\x19.eldr.v1.SetRefitResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,36 +36,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PARTITIONINFO_METADATAENTRY']._loaded_options = None
   _globals['_PARTITIONINFO_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_PARTITIONINFO']._serialized_start=96
-  _globals['_PARTITIONINFO']._serialized_end=449
-  _globals['_PARTITIONINFO_METADATAENTRY']._serialized_start=402
-  _globals['_PARTITIONINFO_METADATAENTRY']._serialized_end=449
-  _globals['_SLOTBINDING']._serialized_start=451
-  _globals['_SLOTBINDING']._serialized_end=518
-  _globals['_FITPARTITIONREQUEST']._serialized_start=521
-  _globals['_FITPARTITIONREQUEST']._serialized_end=728
-  _globals['_FITPARTITIONRESPONSE']._serialized_start=730
-  _globals['_FITPARTITIONRESPONSE']._serialized_end=795
-  _globals['_IMPORTPARTITIONREQUEST']._serialized_start=797
-  _globals['_IMPORTPARTITIONREQUEST']._serialized_end=868
-  _globals['_IMPORTPARTITIONRESPONSE']._serialized_start=870
-  _globals['_IMPORTPARTITIONRESPONSE']._serialized_end=938
-  _globals['_EXPORTPARTITIONREQUEST']._serialized_start=940
-  _globals['_EXPORTPARTITIONREQUEST']._serialized_end=996
-  _globals['_EXPORTPARTITIONRESPONSE']._serialized_start=998
-  _globals['_EXPORTPARTITIONRESPONSE']._serialized_end=1080
-  _globals['_LISTPARTITIONSREQUEST']._serialized_start=1082
-  _globals['_LISTPARTITIONSREQUEST']._serialized_end=1120
-  _globals['_LISTPARTITIONSRESPONSE']._serialized_start=1122
-  _globals['_LISTPARTITIONSRESPONSE']._serialized_end=1190
-  _globals['_ACTIVATEPARTITIONREQUEST']._serialized_start=1192
-  _globals['_ACTIVATEPARTITIONREQUEST']._serialized_end=1250
-  _globals['_ACTIVATEPARTITIONRESPONSE']._serialized_start=1252
-  _globals['_ACTIVATEPARTITIONRESPONSE']._serialized_end=1322
-  _globals['_ROLLBACKPARTITIONREQUEST']._serialized_start=1324
-  _globals['_ROLLBACKPARTITIONREQUEST']._serialized_end=1365
-  _globals['_ROLLBACKPARTITIONRESPONSE']._serialized_start=1367
-  _globals['_ROLLBACKPARTITIONRESPONSE']._serialized_end=1437
-  _globals['_PARTITIONSERVICE']._serialized_start=1440
-  _globals['_PARTITIONSERVICE']._serialized_end=1974
+  _globals['_REFITMODE']._serialized_start=1821
+  _globals['_REFITMODE']._serialized_end=1924
+  _globals['_REFITSTATUS']._serialized_start=128
+  _globals['_REFITSTATUS']._serialized_end=312
+  _globals['_PARTITIONINFO']._serialized_start=315
+  _globals['_PARTITIONINFO']._serialized_end=668
+  _globals['_PARTITIONINFO_METADATAENTRY']._serialized_start=621
+  _globals['_PARTITIONINFO_METADATAENTRY']._serialized_end=668
+  _globals['_SLOTBINDING']._serialized_start=670
+  _globals['_SLOTBINDING']._serialized_end=737
+  _globals['_FITPARTITIONREQUEST']._serialized_start=740
+  _globals['_FITPARTITIONREQUEST']._serialized_end=947
+  _globals['_FITPARTITIONRESPONSE']._serialized_start=949
+  _globals['_FITPARTITIONRESPONSE']._serialized_end=1014
+  _globals['_IMPORTPARTITIONREQUEST']._serialized_start=1016
+  _globals['_IMPORTPARTITIONREQUEST']._serialized_end=1087
+  _globals['_IMPORTPARTITIONRESPONSE']._serialized_start=1089
+  _globals['_IMPORTPARTITIONRESPONSE']._serialized_end=1157
+  _globals['_EXPORTPARTITIONREQUEST']._serialized_start=1159
+  _globals['_EXPORTPARTITIONREQUEST']._serialized_end=1215
+  _globals['_EXPORTPARTITIONRESPONSE']._serialized_start=1217
+  _globals['_EXPORTPARTITIONRESPONSE']._serialized_end=1299
+  _globals['_LISTPARTITIONSREQUEST']._serialized_start=1301
+  _globals['_LISTPARTITIONSREQUEST']._serialized_end=1339
+  _globals['_LISTPARTITIONSRESPONSE']._serialized_start=1341
+  _globals['_LISTPARTITIONSRESPONSE']._serialized_end=1447
+  _globals['_ACTIVATEPARTITIONREQUEST']._serialized_start=1449
+  _globals['_ACTIVATEPARTITIONREQUEST']._serialized_end=1507
+  _globals['_ACTIVATEPARTITIONRESPONSE']._serialized_start=1509
+  _globals['_ACTIVATEPARTITIONRESPONSE']._serialized_end=1579
+  _globals['_ROLLBACKPARTITIONREQUEST']._serialized_start=1581
+  _globals['_ROLLBACKPARTITIONREQUEST']._serialized_end=1622
+  _globals['_ROLLBACKPARTITIONRESPONSE']._serialized_start=1624
+  _globals['_ROLLBACKPARTITIONRESPONSE']._serialized_end=1694
+  _globals['_SETREFITREQUEST']._serialized_start=1696
+  _globals['_SETREFITREQUEST']._serialized_end=1762
+  _globals['_SETREFITRESPONSE']._serialized_start=1764
+  _globals['_SETREFITRESPONSE']._serialized_end=1819
+  _globals['_PARTITIONSERVICE']._serialized_start=1927
+  _globals['_PARTITIONSERVICE']._serialized_end=2526
 # @@protoc_insertion_point(module_scope)

@@ -1,14 +1,45 @@
 import datetime
 
 from eldr.v1 import activation_pb2 as _activation_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class RefitMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REFIT_MODE_UNSPECIFIED: _ClassVar[RefitMode]
+    REFIT_MODE_OFF: _ClassVar[RefitMode]
+    REFIT_MODE_MANUAL: _ClassVar[RefitMode]
+    REFIT_MODE_AUTO: _ClassVar[RefitMode]
+REFIT_MODE_UNSPECIFIED: RefitMode
+REFIT_MODE_OFF: RefitMode
+REFIT_MODE_MANUAL: RefitMode
+REFIT_MODE_AUTO: RefitMode
+
+class RefitStatus(_message.Message):
+    __slots__ = ("model", "mode", "window_signatures", "drift", "running", "last_outcome", "held")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    LAST_OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    mode: RefitMode
+    window_signatures: int
+    drift: float
+    running: bool
+    last_outcome: str
+    held: _duration_pb2.Duration
+    def __init__(self, model: _Optional[str] = ..., mode: _Optional[_Union[RefitMode, str]] = ..., window_signatures: _Optional[int] = ..., drift: _Optional[float] = ..., running: bool = ..., last_outcome: _Optional[str] = ..., held: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PartitionInfo(_message.Message):
     __slots__ = ("model", "version", "active", "geometry", "num_slots", "transform", "layers", "metadata", "create_time", "bindings")
@@ -118,10 +149,12 @@ class ListPartitionsRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class ListPartitionsResponse(_message.Message):
-    __slots__ = ("partitions",)
+    __slots__ = ("partitions", "refits")
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    REFITS_FIELD_NUMBER: _ClassVar[int]
     partitions: _containers.RepeatedCompositeFieldContainer[PartitionInfo]
-    def __init__(self, partitions: _Optional[_Iterable[_Union[PartitionInfo, _Mapping]]] = ...) -> None: ...
+    refits: _containers.RepeatedCompositeFieldContainer[RefitStatus]
+    def __init__(self, partitions: _Optional[_Iterable[_Union[PartitionInfo, _Mapping]]] = ..., refits: _Optional[_Iterable[_Union[RefitStatus, _Mapping]]] = ...) -> None: ...
 
 class ActivatePartitionRequest(_message.Message):
     __slots__ = ("model", "version")
@@ -148,3 +181,17 @@ class RollbackPartitionResponse(_message.Message):
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     partition: PartitionInfo
     def __init__(self, partition: _Optional[_Union[PartitionInfo, _Mapping]] = ...) -> None: ...
+
+class SetRefitRequest(_message.Message):
+    __slots__ = ("model", "mode")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    mode: RefitMode
+    def __init__(self, model: _Optional[str] = ..., mode: _Optional[_Union[RefitMode, str]] = ...) -> None: ...
+
+class SetRefitResponse(_message.Message):
+    __slots__ = ("refit",)
+    REFIT_FIELD_NUMBER: _ClassVar[int]
+    refit: RefitStatus
+    def __init__(self, refit: _Optional[_Union[RefitStatus, _Mapping]] = ...) -> None: ...

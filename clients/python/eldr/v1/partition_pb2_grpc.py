@@ -69,6 +69,11 @@ class PartitionServiceStub(object):
                 request_serializer=eldr_dot_v1_dot_partition__pb2.RollbackPartitionRequest.SerializeToString,
                 response_deserializer=eldr_dot_v1_dot_partition__pb2.RollbackPartitionResponse.FromString,
                 _registered_method=True)
+        self.SetRefit = channel.unary_unary(
+                '/eldr.v1.PartitionService/SetRefit',
+                request_serializer=eldr_dot_v1_dot_partition__pb2.SetRefitRequest.SerializeToString,
+                response_deserializer=eldr_dot_v1_dot_partition__pb2.SetRefitResponse.FromString,
+                _registered_method=True)
 
 
 class PartitionServiceServicer(object):
@@ -129,6 +134,13 @@ class PartitionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRefit(self, request, context):
+        """Says whether a model's partitions are refitted by themselves, from now on and over restarts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PartitionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +173,11 @@ def add_PartitionServiceServicer_to_server(servicer, server):
                     servicer.RollbackPartition,
                     request_deserializer=eldr_dot_v1_dot_partition__pb2.RollbackPartitionRequest.FromString,
                     response_serializer=eldr_dot_v1_dot_partition__pb2.RollbackPartitionResponse.SerializeToString,
+            ),
+            'SetRefit': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRefit,
+                    request_deserializer=eldr_dot_v1_dot_partition__pb2.SetRefitRequest.FromString,
+                    response_serializer=eldr_dot_v1_dot_partition__pb2.SetRefitResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -330,6 +347,33 @@ class PartitionService(object):
             '/eldr.v1.PartitionService/RollbackPartition',
             eldr_dot_v1_dot_partition__pb2.RollbackPartitionRequest.SerializeToString,
             eldr_dot_v1_dot_partition__pb2.RollbackPartitionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRefit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/eldr.v1.PartitionService/SetRefit',
+            eldr_dot_v1_dot_partition__pb2.SetRefitRequest.SerializeToString,
+            eldr_dot_v1_dot_partition__pb2.SetRefitResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,164 @@
+"""Similarities of a signature and centroids: exact, and bounded at a quarter of the reading.
+
+Reading the centroids is what they cost. The quantised copy (`core.quantised`) bounds each of them
+from both sides, and the centroids themselves are read only where the bounds leave a question open.
+"""
+
+import numpy as np
+from numba import float32, float64, int16, int32, njit, types
+from numpy.typing import NDArray
+
+from eldr_service.kernels.compiling import kernel, readonly
+
+_SIMILARITY = types.Array(float64, 1, "C")(
+    readonly(float32, 2), readonly(float32, 1), readonly(int32, 1)
+)
+
+_STEPS = 2_047  # of a quantised signature's largest entry
+_BLOCK = 8_192  # entries whose products with codes, 127 * 2,047 each at most, fit 32 bits
+_ROUNDING = 1.1e-6  # of similarities, and of the bounds' own arithmetic
+
+
+# Only the sum may be reordered, which is what lets it use vector registers: in float64 that moves
+# the result by about 1e-16, always by the same amount on the same machine.
+@njit(fastmath={"reassoc", "contract"})
+def _dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
+    total = 0.0
+    for i in range(len(signature)):
+        total += float64(centroid[i]) * float64(signature[i])
+    return total
+
+
+@njit
+def rounded(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
+    """The similarity of one centroid, rounded to 1e-6 as `numpy.round` does."""
+    result: float = np.rint(_dot(centroid, signature) * 1e6) / 1e6
+    return result
+
+
+@kernel(_SIMILARITY)
+def similarity(
+    centroids: NDArray[np.float32], signature: NDArray[np.float32], slots: NDArray[np.int32]
+) -> NDArray[np.float64]:
+    """Compare a signature with the centroid of each worker's slot.
+
+    Parameters
+    ----------
+    centroids : ndarray of float32, shape [K, D]
+    signature : ndarray of float32, shape [D]
+    slots : ndarray of int32, shape [n]
+        Each worker's slot; negative for none.
+
+    Returns
+    -------
+    ndarray of float64, shape [n]
+        Dot products, rounded to 1e-6 as `numpy.round` does; NaN without a slot.
+
+    Raises
+    ------
+    ValueError
+        When the signature's length is not D, or a slot is not below K.
+    """
+    if centroids.shape[1] != len(signature):
+        raise ValueError("the signature must be as long as a centroid")
+    by_slot = np.full(len(centroids), np.nan)  # workers may share a slot
+    result = np.full(len(slots), np.nan)
+    for worker in range(len(slots)):
+        slot = slots[worker]
+        if slot < 0:
+            continue
+        if slot >= len(centroids):
+            raise ValueError("slots must be below the number of centroids")
+        if np.isnan(by_slot[slot]):
+            by_slot[slot] = rounded(centroids[slot], signature)
+        result[worker] = by_slot[slot]
+    return result
+
+
+@njit
+def _product(codes: NDArray[np.int8], steps: NDArray[np.int16]) -> float:
+    """Exact dot product of two rows of integers."""
+    total = 0.0
+    for start in range(0, len(steps), _BLOCK):
+        ours, theirs = codes[start : start + _BLOCK], steps[start : start + _BLOCK]
+        part = int32(0)
+        for i in range(len(theirs)):  # in 32 bits, for the processor's multiply-and-add
+            part = int32(part + int32(int32(ours[i]) * int32(theirs[i])))
+        total += part
+    return total
+
+
+@njit
+def _largest(signature: NDArray[np.float32]) -> float:
+    """The largest entry, whatever its sign."""
+    # Without their sign, floats are ordered as their bits are; integers are compared many at once.
+    bits, most = signature.view(np.int32), int32(0)
+    for i in range(len(bits)):
+        most = max(most, int32(bits[i] & 0x7FFFFFFF))
+    largest: float = np.array([most]).view(np.float32)[0]
+    return largest
+
+
+@njit(fastmath={"reassoc", "contract"})
+def _quantise(
+    signature: NDArray[np.float32], step: float, steps: NDArray[np.int16]
+) -> tuple[float, float]:
+    """Fill in whole steps; returns the signature's squared length and that of what they miss."""
+    squares = lost = 0.0
+    inverse = 1.0 / step
+    for i in range(len(signature)):
+        value = float64(signature[i])
+        whole = np.rint(value * inverse)
+        steps[i] = int16(int32(whole))
+        rest = value - step * whole
+        squares += value * value
+        lost += rest * rest
+    return squares, lost
+
+
+@njit
+def bounds(
+    mean: NDArray[np.float32],
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float64],
+    error: NDArray[np.float64],
+    length: NDArray[np.float64],
+    signature: NDArray[np.float32],
+    wanted: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the rounded similarity of each wanted slot is at least, and at most."""
+    step = max(_largest(signature) / _STEPS, 1e-30)
+    steps = np.empty(len(signature), dtype=np.int16)
+    squares, missed = _quantise(signature, step, steps)
+    norm, lost = np.sqrt(squares), np.sqrt(missed)
+    common = _dot(mean, signature)
+    low, high = np.full(len(codes), np.nan), np.full(len(codes), np.nan)
+    for slot in range(len(codes)):
+        if wanted[slot]:
+            middle = common + scale[slot] * step * _product(codes[slot], steps)
+            off = error[slot] * norm + length[slot] * lost + _ROUNDING
+            low[slot], high[slot] = middle - off, middle + off
+    return low, high
+
+
+@njit
+def greatest(
+    centroids: NDArray[np.float32],
+    signature: NDArray[np.float32],
+    wanted: NDArray[np.bool_],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    exact: NDArray[np.float64],
+) -> float:
+    """The greatest similarity among the wanted slots, noting in `exact` what had to be computed."""
+    at_least = -np.inf
+    for slot in range(len(wanted)):
+        if wanted[slot]:
+            at_least = max(at_least, low[slot])
+    best = -np.inf
+    for slot in range(len(wanted)):
+        if wanted[slot] and high[slot] >= at_least:
+            if np.isnan(exact[slot]):
+                exact[slot] = rounded(centroids[slot], signature)
+            best = max(best, exact[slot])
+    return best

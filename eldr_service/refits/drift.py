@@ -1,0 +1,53 @@
+"""How much worse a partition explains recent traffic than what it was fitted on."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.partition import Partition
+
+_SIGNATURES = 256  # that the running mean looks back on
+_ROUNDING = 1e-6  # below this, cosine distance is rounding
+
+
+class Drift:
+    """The running mean distance to the nearest centroid, relative to that at the fit.
+
+    At the fit it is that of requests held out from it where the partition comes from a refit, else
+    that of those fitted on, which is a little less.
+    """
+
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
+        self._expected = _expected_distance(partition)
+        self._mean = 0.0
+        self._seen = 0
+
+    def update(self, counts: NDArray[np.integer]) -> None:
+        """Take in counts [n, num_layers, num_experts]; of another geometry they say nothing."""
+        transform = self._partition.transform
+        if counts.shape[1:] != (transform.geometry.num_layers, transform.geometry.num_experts):
+            return
+        for one in counts.astype(np.uint32):
+            signature = transform.signature(one)
+            if signature is not None:
+                distance = 1.0 - float((self._partition.centroids @ signature).max())
+                self._seen += 1
+                self._mean += (distance - self._mean) / min(self._seen, _SIGNATURES)
+
+    @property
+    def ratio(self) -> float | None:
+        """1 for traffic like that of the fit; None before there is any, or where it says naught."""
+        if not self._seen or self._expected < _ROUNDING:
+            return None
+        return self._mean / self._expected
+
+
+def _expected_distance(partition: Partition) -> float:
+    """0 where the metadata do not tell."""
+    told = partition.metadata
+    try:
+        if "refit_distance" in told:
+            return float(told["refit_distance"])
+        return float(told["inertia"]) / float(told["signatures"])
+    except (KeyError, ValueError, ZeroDivisionError):  # a file may come from anywhere
+        return 0.0

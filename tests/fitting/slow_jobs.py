@@ -1,0 +1,16 @@
+"""Jobs for the fitting process; a module of its own, as the process imports it."""
+
+import os
+import time
+
+
+def sleep(counts):
+    time.sleep(600)
+
+
+def die(counts):
+    os._exit(3)
+
+
+def surroundings(counts):
+    return os.getpid(), os.nice(0), os.environ["OPENBLAS_NUM_THREADS"], counts.copy()
