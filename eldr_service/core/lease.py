@@ -59,6 +59,8 @@ class Booking:
         The partition's slot that the placement counts for; -1 for none.
     counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
         The activation counts, for policies that keep state.
+    top_k : int
+        Experts that a token picks per layer, where there are counts.
     seen_running : bool
         The worker has reported it.
     absences : int
@@ -88,6 +90,7 @@ class Booking:
     targets: tuple[WorkerSpec, ...] = ()
     slot: int = -1
     counts: Counts | None = None
+    top_k: int = 0
     seen_running: bool = False
     absences: int = 0
     output_tokens: int = 0

@@ -35,8 +35,10 @@ class RequestView:
         source of chance (see `policies.draw`), so that a dry run changes nothing and the same seed
         gives the same placements.
     signature : ndarray of float32, shape [D], or None
-        Of unit length; None where the policy does not ask for one.
+        Of unit length; None where the policy does not ask for one, or there is no partition.
     counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
+    top_k : int
+        Experts that a token picks per layer: a row of counts sums to tokens x top_k; 0 without.
     coverage : float
         Share of the prompt's tokens whose experts are known.
     num_sequences, prompt_tokens, expected_output_tokens : int
@@ -48,6 +50,7 @@ class RequestView:
     number: int = 0
     signature: NDArray[np.float32] | None = None
     counts: Counts | None = None
+    top_k: int = 0
     coverage: float = 0.0
     num_sequences: int = 1
     prompt_tokens: int = 0

@@ -7,19 +7,40 @@ import numpy as np
 
 from eldr_service.kernels.assignment import balanced_assignment
 from eldr_service.kernels.band import choose_in_band
+from eldr_service.kernels.expert_prediction import (
+    departure,
+    follow_counts,
+    learn_decode,
+    predict_use,
+    sketch,
+)
+from eldr_service.kernels.expert_use import add_use, growth, use_terms
+from eldr_service.kernels.marginal_cost import least_marginal_cost, nearness
 from eldr_service.kernels.order import best_first
+from eldr_service.kernels.remaining import remaining_by_row
 from eldr_service.kernels.rows import wrong_row
 from eldr_service.kernels.signature import transform_signature
 from eldr_service.kernels.similarity import similarity
 from eldr_service.kernels.sparse import sparse_counts
 
 __all__ = [
+    "add_use",
     "balanced_assignment",
     "best_first",
     "choose_in_band",
+    "departure",
+    "follow_counts",
+    "growth",
+    "learn_decode",
+    "least_marginal_cost",
+    "nearness",
+    "predict_use",
+    "remaining_by_row",
     "similarity",
+    "sketch",
     "sparse_counts",
     "transform_signature",
+    "use_terms",
     "warm_up",
     "wrong_row",
 ]

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from eldr_service.core.fleet import LoadReport
 from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
 
@@ -55,8 +56,8 @@ class Policy(ABC):
     request, snapshot and bookings so far give the same decision; chance comes from `request.number`
     and the seed alone (see `draw`).
 
-    State belongs into the hooks, which are called exactly once for each booking, in the order in
-    which bookings begin and end. They see every booking, those that `pick` did not decide too:
+    State belongs into the hooks. Those of bookings are called exactly once for each, in the order
+    in which bookings begin and end; they see every booking, those that `pick` did not decide too:
     pinned ones, and those of requests without a signature. When a policy is put in force while
     requests flow, `on_booked` is first called for each living booking.
 
@@ -70,6 +71,9 @@ class Policy(ABC):
     # Asks for a signature and a partition: without them `pick` is not called, and the least loaded
     # worker is taken.
     needs_signature: ClassVar[bool] = False
+    # Asks for counts of enough coverage: without them `pick` is not called either. There is a
+    # signature too where there is a partition.
+    needs_counts: ClassVar[bool] = False
     # Wants Booking.counts, which costs the memory of one signature a booking.
     keeps_counts: ClassVar[bool] = False
 
@@ -85,3 +89,6 @@ class Policy(ABC):
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:  # noqa: B027
         """A booking ended; `ended` says how, its worker being gone included."""
+
+    def on_reported(self, worker_id: str, report: LoadReport) -> None:  # noqa: B027
+        """A worker reported its load; called for reports that count, in their order."""

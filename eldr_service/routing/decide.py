@@ -155,13 +155,15 @@ def _check(decision: Decision, fleet: FleetSnapshot) -> None:
 
 
 def _lesser_reason(policy: Policy, request: RequestView, fleet: FleetSnapshot) -> Reason | None:
-    if not policy.needs_signature:
+    if not (policy.needs_signature or policy.needs_counts):
         return None
     if request.counts is None:
         return Reason.LEAST_LOADED_NO_SIGNATURE
     parameters = policy.parameters
     if isinstance(parameters, SignatureParameters) and request.coverage < parameters.min_coverage:
         return Reason.LEAST_LOADED_LOW_COVERAGE
+    if not policy.needs_signature:
+        return None
     if fleet.quantised is None:
         return Reason.LEAST_LOADED_NO_PARTITION
     if request.signature is None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from eldr_service.core.bindings import Bindings
 from eldr_service.core.errors import FailedPreconditionError
-from eldr_service.core.fleet import Fleet, StepReport, WorkerRole, WorkerState
+from eldr_service.core.fleet import Fleet, LoadReport, StepReport, WorkerRole, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.lease import Booking, BookingTable, Ended
 from eldr_service.core.partition import Partition
@@ -167,6 +167,11 @@ class Model:
         with self._policy_logged(self.policy):
             self.policy.on_ended(booking, how)
         self.observer.ended(self.name, booking, how)
+
+    def reported(self, row: int, report: LoadReport) -> None:
+        """Tell the policy of a worker's report."""
+        with self._policy_logged(self.policy):
+            self.policy.on_reported(self.fleet.spec(row).worker_id, report)
 
     def expire(self, now: float) -> None:
         """End the bookings whose lease has run out."""

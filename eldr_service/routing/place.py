@@ -66,7 +66,7 @@ def place(
     UnavailableError, ResourceExhaustedError
         As `apply_filters` does.
     """
-    counts, coverage = _known_counts(model, call, held)
+    counts, top_k, coverage = _known_counts(model, call, held)
     partition, policy = model.partition, model.policy
     snapshot = model.snapshot(now)
     filters = apply_filters(
@@ -79,13 +79,15 @@ def place(
     fleet = snapshot.narrowed(filters.eligible)
     explain = call.explain or call.dry_run
     signature = None
-    if counts is not None and partition and (policy.needs_signature or explain):
+    wanted = policy.needs_signature or policy.needs_counts or explain
+    if counts is not None and partition and wanted:
         signature = partition.transform.signature(counts)
     request = RequestView(
         call.request_id,
         model.decisions,
         signature,
         counts,
+        top_k,
         coverage,
         call.num_sequences,
         call.prompt_tokens,
@@ -123,6 +125,7 @@ def place(
         targets=tuple(model.fleet.spec(int(fleet.rows[i])) for i in targets),
         slot=int(fleet.slots[chosen]),
         counts=counts.copy() if policy.keeps_counts and counts is not None else None,
+        top_k=top_k,
     )
     scores = _scores(decision, fleet, filters.why_not) if explain else ()
     return Placed(booking, scores=scores, counts=counts)
@@ -130,15 +133,16 @@ def place(
 
 def _known_counts(
     model: Model, call: RouteCall, held: HeldSignature | None
-) -> tuple[Counts | None, float]:
-    """Counts, None where there are none that fit the model, and coverage."""
+) -> tuple[Counts | None, int, float]:
+    """Counts, None where there are none that fit the model, their top_k, and coverage."""
     if call.counts is not None:
         tokens = call.counts.num_tokens + call.counts.unknown_tokens
-        return call.counts.counts if tokens else None, call.counts.coverage
+        counts = call.counts.counts if tokens else None
+        return counts, call.counts.geometry.top_k, call.counts.coverage
     if held is None:
-        return None, 0.0
+        return None, 0, 0.0
     fits = model.geometry in (None, held.geometry) and (held.tokens + held.unknown).any()
-    return held.counts if fits else None, held.coverage
+    return held.counts if fits else None, held.geometry.top_k, held.coverage
 
 
 def _number(values: NDArray[np.float64] | None, index: int) -> float | None:

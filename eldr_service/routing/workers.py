@@ -176,6 +176,7 @@ class Workers:
         if report.state is WorkerState.GONE:
             self._remove(model, row, now)
             return True, list(report.held)
+        model.reported(row, report)
         if model.follow(row, report.state):
             self.save_all(model)
         started, finished, unknown = model.bookings.reported(row, report.held, now)

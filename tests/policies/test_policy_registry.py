@@ -14,6 +14,7 @@ OWN = {
     "power-of-two-choices": {"load": "sequences", "seed": "0"},
     "locality": {"load": "sequences", "min_coverage": "0.5"},
     "locality-band": {"load": "sequences", "min_coverage": "0.5", "tau": "0.1"},
+    "marginal-cost": {"load": "sequences", "min_coverage": "0.5", "tail": "0.1"},
     "domain-oracle": {"load": "sequences"},
 }
 

@@ -1,0 +1,120 @@
+"""Which experts a worker's batch will use: probabilities of not being used, kept as integers.
+
+A request uses expert e of a layer for a token with probability p[e]; requests are taken to be
+independent given these, so a batch leaves e unused with probability prod(1 - p[e]). Its logarithm
+is a sum, one term a request. As integers, in steps of 1 / `STEPS` of a natural logarithm, such
+sums are exact: taking a request out again leaves what was there before it came.
+"""
+
+import numpy as np
+from numba import float32, float64, int32, int64, types, uint16
+from numpy.typing import NDArray
+
+from eldr_service.kernels.compiling import kernel, readonly
+
+STEPS = 2048.0
+# Looked up, as logarithms and exponentials would take most of a booking's time.
+_PARTS = 8192
+_TERM = np.rint(-np.log1p(-np.minimum(np.arange(_PARTS + 1) / _PARTS, 1 - 1e-6)) * STEPS).astype(
+    np.uint16
+)
+_UNUSED = np.exp(-np.arange(16 * int(STEPS)) / STEPS).astype(
+    np.float32
+)  # beyond: 1e-7, as good as 0
+
+_TERMS = types.Array(uint16, 1, "C")(readonly(float32, 1))
+_ADD = float64(readonly(uint16, 1), int64, types.Array(int32, 1, "C"), types.Array(float32, 1, "C"))
+_GROWTH = types.Array(float64, 1, "C")(
+    readonly(float32, 2), readonly(int64, 1), readonly(float32, 1)
+)
+
+
+@kernel(_TERMS)
+def use_terms(probabilities: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """-log(1 - p) in steps, for `add_use`; p is rounded to 1 / 8192 and kept within 0 and 1 - 1e-6.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float32, shape [n]
+
+    Returns
+    -------
+    ndarray of uint16, shape [n]
+    """
+    terms = np.empty(len(probabilities), np.uint16)
+    for i in range(len(probabilities)):
+        p = min(max(probabilities[i], np.float32(0.0)), np.float32(1.0))
+        terms[i] = _TERM[int(p * np.float32(_PARTS) + np.float32(0.5))]
+    return terms
+
+
+@kernel(_ADD, fastmath={"reassoc"})
+def add_use(
+    terms: NDArray[np.uint16], times: int, sums: NDArray[np.int32], unused: NDArray[np.float32]
+) -> float:
+    """Put requests into a worker's batch, or (`times` below 0) take them out. In place.
+
+    Parameters
+    ----------
+    terms : ndarray of uint16, shape [n]
+        Of one request, over the experts of all layers.
+    times : int
+        How many such requests.
+    sums : ndarray of int32, shape [n]
+        Of the terms of all that are in the batch.
+    unused : ndarray of float32, shape [n]
+        Becomes the probability that a step leaves the expert unused.
+
+    Returns
+    -------
+    float
+        Distinct experts that a step is expected to use, over all layers.
+    """
+    if len(sums) != len(terms) or len(unused) != len(terms):
+        raise ValueError("terms, sums and unused must be equally long")
+    total = np.float32(0.0)
+    factor = np.int32(times)
+    for i in range(len(terms)):
+        sums[i] += factor * np.int32(terms[i])
+        unused[i] = _UNUSED[min(max(sums[i], 0), len(_UNUSED) - 1)]
+        total += unused[i]
+    return float(len(terms) - total)
+
+
+# Reordering the sum lets it use vector registers.
+@kernel(_GROWTH, fastmath={"reassoc", "contract"})
+def growth(
+    unused: NDArray[np.float32], rows: NDArray[np.int64], probabilities: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """How many more distinct experts each worker's step would use with one more request.
+
+    Parameters
+    ----------
+    unused : ndarray of float32, shape [m, n]
+    rows : ndarray of int64, shape [workers]
+        Each worker's row of `unused`.
+    probabilities : ndarray of float32, shape [n]
+        Of the new request.
+
+    Returns
+    -------
+    ndarray of float64, shape [workers]
+        Over all layers.
+
+    Raises
+    ------
+    ValueError
+        When the lengths do not fit, or a row is not there.
+    """
+    if unused.shape[1] != len(probabilities):
+        raise ValueError("probabilities must be as long as a row")
+    result = np.empty(len(rows))
+    for worker in range(len(rows)):
+        if not 0 <= rows[worker] < len(unused):
+            raise ValueError("rows must be below the number of rows")
+        row = unused[rows[worker]]
+        total = np.float32(0.0)
+        for i in range(len(probabilities)):
+            total += row[i] * probabilities[i]
+        result[worker] = total
+    return result

@@ -1,0 +1,55 @@
+"""The experts that each worker's batch is expected to use, kept as requests come and go."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.kernels import add_use, growth, use_terms
+
+
+class Batches:
+    """One row a worker; what a request adds is kept with its booking, and taken out exactly.
+
+    Parameters
+    ----------
+    size : int
+        Experts of all layers.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._sums = np.zeros((0, size), np.int32)
+        self._unused = np.ones((0, size), np.float32)
+        self._active = np.zeros(0)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self._active)
+
+    def reach(self, rows: int) -> None:
+        """Have so many rows at least."""
+        if rows > len(self):
+            more = max(rows, 2 * len(self)) - len(self)
+            size = self._sums.shape[1]
+            self._sums = np.concatenate([self._sums, np.zeros((more, size), np.int32)])
+            self._unused = np.concatenate([self._unused, np.ones((more, size), np.float32)])
+            self._active = np.concatenate([self._active, np.zeros(more)])
+
+    def add(self, row: int, probabilities: NDArray[np.float32], times: int) -> NDArray[np.uint16]:
+        """Put so many like requests into a row's batch; returns what `remove` needs to know."""
+        terms = use_terms(probabilities)
+        self.reach(row + 1)
+        self._active[row] = add_use(terms, times, self._sums[row], self._unused[row])
+        return terms
+
+    def remove(self, row: int, terms: NDArray[np.uint16], times: int) -> None:
+        """Take them out again."""
+        self._active[row] = add_use(terms, -times, self._sums[row], self._unused[row])
+
+    def active(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Distinct experts that a step is expected to use, over all layers."""
+        return self._active[rows]
+
+    def growth(
+        self, rows: NDArray[np.int64], probabilities: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """How many more it would be with one more request."""
+        return growth(self._unused, rows, probabilities)

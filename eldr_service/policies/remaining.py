@@ -1,0 +1,85 @@
+"""How much of what each worker holds is still to be generated, told without a clock.
+
+Time is counted in bookings of the whole fleet: a request's age is how many came after it, its
+expected life how many came in the lives of those that ended before, longer where it is expected to
+generate more than they did. A request weighs 2 when it begins, and less in proportion as it ages,
+so that of a steady stream each weighs 1 on average; at least 0.3, as lives differ.
+"""
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.lease import Booking
+from eldr_service.kernels import remaining_by_row
+
+LEAST = 0.3
+_RECENT = 0.05  # weight of the newest life in the mean
+
+
+class Remaining:
+    """The living bookings and their ages."""
+
+    def __init__(self) -> None:
+        self._keys: list[tuple[str, int]] = []
+        self._place: dict[tuple[str, int], int] = {}
+        # An entry for each of them: row, sequences, expected life, when it began.
+        self._table = (np.zeros(64, np.int64), np.zeros(64), np.zeros(64), np.zeros(64))
+        self._now = 0.0
+        self._life = 0.0  # 0: none has ended
+        self._tokens = 0.0  # generated in it; 0: none said
+
+    def add(self, booking: Booking) -> None:
+        """A booking begins."""
+        self._now += 1
+        place = len(self._keys)
+        if place == len(self._table[0]):
+            rows, sequences, lives, began = self._table
+            self._table = _twice(rows), _twice(sequences), _twice(lives), _twice(began)
+        self._keys.append(booking.key)
+        self._place[booking.key] = place
+        life = self._expected_life(booking.expected_output_tokens)
+        for array, value in zip(
+            self._table, (booking.row, booking.num_sequences, life, self._now), strict=True
+        ):
+            array[place] = value
+
+    def remove(self, booking: Booking, finished: bool) -> None:
+        """A booking ends; only of one that `finished` anything is learned."""
+        place = self._place.pop(booking.key)
+        if finished:
+            began = self._table[3][place]
+            self._life = _moved(self._life, max(self._now - began, 1.0))
+            if booking.output_tokens:
+                self._tokens = _moved(self._tokens, booking.output_tokens)
+        last = self._keys.pop()
+        if last != booking.key:  # it moves to the free place
+            self._keys[place] = last
+            self._place[last] = place
+            for array in self._table:
+                array[place] = array[len(self._keys)]
+
+    def by_row(self, num_rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Booked sequences of each of the first `num_rows` rows, plainly and by weight."""
+        living = len(self._keys)
+        return remaining_by_row(*self._table, living, self._now + 1, LEAST, num_rows)
+
+    def _expected_life(self, expected_tokens: int) -> float:
+        if not self._life:
+            return np.inf
+        if not (expected_tokens and self._tokens):
+            return self._life
+        return self._life * min(max(expected_tokens / self._tokens, 0.1), 10.0)
+
+
+Entries = TypeVar("Entries", bound=NDArray[Any])
+
+
+def _twice(array: Entries) -> Entries:
+    """The same with as much room again."""
+    return np.concatenate([array, np.zeros_like(array)])  # type: ignore[return-value]
+
+
+def _moved(mean: float, value: float) -> float:
+    return mean + _RECENT * (value - mean) if mean else float(value)

@@ -1,0 +1,86 @@
+"""What a decode step costs, learned from the workers' own reports by recursive least squares.
+
+    step seconds = speed[worker] x (fixed + expert x active experts a layer + sequence x batch size)
+
+The three coefficients are the fleet's, from all reports, older ones forgotten by 0.2% a report.
+They lean on a prior: a step without experts costs as much as 8 experts (6 to 9 on the GPUs that
+were measured), a sequence as a tenth of one. Until the first report the unit is the expert, which
+ranks workers by experts and load. `speed` is by how much a worker has reported longer steps than
+the fleet's coefficients say, so that unlike hardware can be compared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.fleet import LoadReport
+
+PRIOR = np.array([8.0, 1.0, 0.1])
+_KEEP = 0.998
+# Of the prior, beside the reports. Experts and sequences grow together, and a report's means, some
+# over steps and some over tokens, agree to about a tenth: without a lasting prior that error would
+# be shared out between the two at will.
+_TRUST = 0.01
+_RECENT = 0.02  # weight of a worker's newest report in its speed
+_MOST_WORKERS = 4_096
+_LEAST_SEQUENCE = 0.01  # of an expert: so that load decides where all experts are in use
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """Seconds of a step, for one more expert a layer, and for one more sequence."""
+
+    fixed: float
+    expert: float
+    sequence: float
+
+
+class LearnedStepCost:
+    """Coefficients of a model's fleet, and how slow each worker is beside it."""
+
+    def __init__(self) -> None:
+        self._information = np.zeros((3, 3))
+        self._products = np.zeros(3)
+        self._sums = np.zeros(5)  # of the weights, the three inputs and the seconds
+        self._speed: dict[str, tuple[int, float]] = {}  # (incarnation, speed), last reported last
+        self.coefficients = Coefficients(*PRIOR.tolist())
+
+    def learn(self, worker_id: str, report: LoadReport) -> None:
+        """Take in a report; one without active experts, batch size or step time says nothing."""
+        measured = np.array([report.active_experts, report.batch_size, report.step_seconds])
+        if not ((measured > 0) & np.isfinite(measured)).all():
+            return
+        inputs = np.array([1.0, report.active_experts, report.batch_size])
+        life, speed = self._speed.pop(worker_id, (report.incarnation, 1.0))
+        if life != report.incarnation:
+            speed = 1.0
+        seconds = report.step_seconds / speed
+        self._information = _KEEP * self._information + np.outer(inputs, inputs)
+        self._products = _KEEP * self._products + inputs * seconds
+        self._sums = _KEEP * self._sums + np.array([1.0, *inputs, seconds])
+        fitted = self._solve()
+        expected = float(fitted @ inputs)
+        off = report.step_seconds / expected / speed
+        speed = min(max(speed * off**_RECENT, 0.1), 10.0)
+        self._speed[worker_id] = report.incarnation, speed
+        if len(self._speed) > _MOST_WORKERS:
+            del self._speed[next(iter(self._speed))]
+        self.coefficients = Coefficients(*fitted.tolist())
+
+    def speeds(self, worker_ids: Sequence[str]) -> NDArray[np.float64]:
+        """Of each of these workers; 1 where nothing is known."""
+        return np.array([self._speed.get(worker, (0, 1.0))[1] for worker in worker_ids])
+
+    def _solve(self) -> NDArray[np.float64]:
+        """Ridge regression towards the prior, scaled to what was measured."""
+        mean = self._sums[1:] / self._sums[0]
+        prior = PRIOR * (mean[3] / (PRIOR @ mean[:3]))
+        weight = np.diag(_TRUST * self._sums[0] * mean[:3] ** 2)
+        fitted = np.linalg.solve(self._information + weight, self._products + weight @ prior)
+        if fitted[1] <= 0:  # noise: more experts are not faster
+            fitted = prior
+        fitted[0] = max(fitted[0], 0.0)
+        fitted[2] = max(fitted[2], _LEAST_SEQUENCE * fitted[1])
+        return np.asarray(fitted)

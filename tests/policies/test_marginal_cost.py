@@ -1,0 +1,240 @@
+"""`marginal-cost`: its rule against a plain statement, its state against a rebuild."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fleet_snapshot import booking, request, snapshot
+from price_reference import prices
+
+from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.fleet import LoadReport
+from eldr_service.core.lease import Ended
+from eldr_service.policies.marginal_cost import PARTING, MarginalCost, MarginalCostParameters
+from eldr_service.policies.registry import create
+
+LAYERS, EXPERTS, TOP_K = 3, 16, 2
+
+
+def counts(rng, tokens=None):
+    """Of a prefill whose tokens all pick by the same skewed chances."""
+    tokens = rng.integers(5, 200) if tokens is None else tokens
+    rows = [rng.dirichlet(np.full(EXPERTS, 0.3)) for _ in range(LAYERS)]
+    return np.array([rng.multinomial(tokens * TOP_K, row) for row in rows], dtype=np.uint32)
+
+
+def booked(fleet, worker, name, prefill, **fields):
+    known = {} if prefill is None else {"counts": prefill, "top_k": TOP_K, "coverage": 1.0}
+    return replace(booking(fleet, worker), request_id=name, **known, **fields)
+
+
+def asked(prefill, number=0, **fields):
+    return request(number, counts=prefill, top_k=TOP_K, coverage=1.0, **fields)
+
+
+def history(policy, rng, fleet, steps=120):
+    """Random bookings and ends; returns the living ones."""
+    living = []
+    for step in range(steps):
+        if living and rng.random() < 0.4:
+            gone = living.pop(rng.integers(len(living)))
+            how = rng.choice([Ended.RELEASED, Ended.EXPIRED, Ended.WORKER_GONE])
+            gone.output_tokens = 50
+            gone.decode_counts = counts(rng, 50) if rng.random() < 0.7 else None
+            policy.on_ended(gone, how)
+        else:
+            worker = int(rng.integers(len(fleet.rows)))
+            prefill = counts(rng) if rng.random() < 0.9 else None
+            living.append(
+                booked(fleet, worker, f"r{step}", prefill, num_sequences=int(rng.integers(1, 3)))
+            )
+            policy.on_booked(living[-1])
+    return living
+
+
+def reports(policy, fleet, rng, fixed, expert, sequence, speed, number=40):
+    """Workers that report a step time of exactly these costs."""
+    for n in range(number):
+        for worker, name in enumerate(fleet.worker_ids):
+            batch = float(rng.uniform(1, 30))
+            active = EXPERTS * (1 - rng.uniform(0.8, 0.97) ** batch)
+            seconds = speed[worker] * (fixed + expert * active + sequence * batch)
+            policy.on_reported(
+                name,
+                LoadReport(1, n, active_experts=active, batch_size=batch, step_seconds=seconds),
+            )
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_price_is_the_plain_statements(seed):
+    rng = np.random.default_rng(seed)
+    policy = MarginalCost(MarginalCostParameters(tail=float(rng.choice([0.0, 0.1, 5.0]))))
+    n = int(rng.integers(1, 7))
+    empty = snapshot(np.zeros(n, int))
+    living = history(policy, rng, empty)
+    if seed % 2:
+        reports(policy, empty, rng, 1e-3, 2e-4, 1e-5, np.ones(n))
+    held = [[b for b in living if b.row == row] for row in empty.rows]
+    eligible = rng.random(n) < 0.8
+    eligible[rng.integers(n)] = True
+    centroids = rng.random((4, 5)).astype(np.float32)
+    fleet = snapshot(
+        [sum(b.num_sequences for b in bs) + int(rng.integers(3)) for bs in held],
+        np.full(n, 1_000),
+        eligible,
+        rng.integers(-1, 4, n),
+        centroids,
+    )
+    signature = rng.random(5).astype(np.float32)
+    prefill = counts(rng)
+    decision = policy.pick(asked(prefill, signature=signature), fleet)
+
+    shape = (LAYERS, EXPERTS)
+    terms = policy.experts.held
+    uses = [
+        [(1 - np.exp(terms[b.key].reshape(shape) / -2048.0), b.num_sequences) for b in bs]
+        for bs in held
+    ]
+    plain, weight = policy.remaining.by_row(int(fleet.rows.max()) + 1)
+    weights = weight[fleet.rows] + fleet.sequences - plain[fleet.rows]
+    cost = policy.cost.coefficients
+    similar = np.array([centroids[s] @ signature if s >= 0 else np.nan for s in fleet.slots])
+    expected = prices(
+        fleet,
+        uses,
+        policy.experts.prediction.predict(prefill).reshape(shape),
+        weights,
+        (cost.fixed, cost.expert, cost.sequence),
+        policy.cost.speeds(fleet.worker_ids),
+        similar,
+        PARTING * TOP_K,
+        policy.parameters.tail,
+    )
+    np.testing.assert_array_equal(decision.in_band, np.isfinite(expected))
+    assert expected[decision.worker] == pytest.approx(expected.min(), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_batches_are_what_a_rebuild_gives_after_any_bookings_and_ends(seed):
+    rng = np.random.default_rng(seed)
+    policy, fleet = MarginalCost(), snapshot([0, 0, 0, 0])
+    living = history(policy, rng, fleet, 300)
+    batches, held = policy.experts.batches, policy.experts.held
+    sums = np.zeros_like(batches._sums)
+    for b in living:
+        if b.key in held:  # else it came before anything was known of experts
+            sums[b.row] += b.num_sequences * held[b.key].astype(np.int32)
+    np.testing.assert_array_equal(batches._sums, sums)
+    np.testing.assert_allclose(batches._unused, np.exp(-sums / 2048.0), atol=2e-7)
+    active = (1 - batches._unused.astype(float)).sum(axis=1)
+    np.testing.assert_allclose(batches.active(fleet.rows), active[fleet.rows], atol=1e-3)
+
+    for b in living:
+        policy.on_ended(b, Ended.WORKER_GONE)
+    assert not batches._sums.any()
+    assert not held
+    assert (batches.active(fleet.rows) == 0).all()
+    booked_left, weight = policy.remaining.by_row(int(fleet.rows.max()) + 1)
+    assert not booked_left.any()
+    assert not weight.any()
+
+
+def test_same_history_same_decisions_and_pick_changes_nothing():
+    decisions = []
+    for times in (1, 3):
+        rng = np.random.default_rng(5)
+        policy, fleet = MarginalCost(), snapshot([3, 1, 4, 1])
+        seen = []
+        for _ in range(20):
+            history(policy, rng, fleet, 10)
+            prefill = counts(rng)
+            for _ in range(times):
+                decision = policy.pick(asked(prefill), fleet)
+            seen.append((decision.worker, decision.predicted_active_experts.tolist()))
+        decisions.append(seen)
+    assert decisions[0] == decisions[1]
+
+
+def test_goes_to_the_worker_that_uses_its_experts_already():
+    policy, fleet = MarginalCost(), snapshot([3, 3])
+    mine, others = np.zeros((2, LAYERS, EXPERTS), np.uint32)
+    mine[:, :2] = others[:, 8:10] = 100
+    for i in range(3):
+        policy.on_booked(booked(fleet, 0, f"a{i}", others))
+        policy.on_booked(booked(fleet, 1, f"b{i}", mine))
+    decision = policy.pick(asked(mine), fleet)
+    assert decision.worker == 1
+    assert decision.predicted_active_experts[1] < decision.predicted_active_experts[0]
+    assert policy.pick(asked(others), fleet).worker == 0
+
+
+def test_load_decides_where_experts_do_not():
+    policy, fleet = MarginalCost(), snapshot([2, 1, 2])
+    even = np.full((LAYERS, EXPERTS), 50, np.uint32)
+    for name, worker in (("a", 0), ("b", 0), ("c", 1), ("d", 2), ("e", 2)):
+        policy.on_booked(booked(fleet, worker, name, even))
+    assert policy.pick(asked(even), fleet).worker == 1
+
+
+def test_those_about_to_end_weigh_less():
+    policy, fleet = MarginalCost(), snapshot([0, 0])
+    alike = np.full((LAYERS, EXPERTS), 50, np.uint32)
+    lives = []
+    for i in range(40):  # each lives for ten bookings
+        lives.append(booked(fleet, i % 2, f"r{i}", alike))
+        policy.on_booked(lives[-1])
+        if i >= 10:
+            policy.on_ended(lives[i - 10], Ended.RELEASED)
+    for b in lives[30:]:
+        policy.on_ended(b, Ended.EXPIRED)
+    for name, worker in (("old", 1), ("young", 0)):
+        policy.on_booked(booked(fleet, worker, name, alike))
+        for i in range(4):
+            passing = booked(fleet, 0, f"{name}{i}", alike)
+            policy.on_booked(passing)
+            policy.on_ended(passing, Ended.EXPIRED)
+    assert policy.pick(asked(alike), snapshot([1, 1])).worker == 1
+
+
+def test_a_prefill_without_any_other_signal_is_enough():
+    policy, fleet = MarginalCost(), snapshot([0, 5, 0])
+    decision = policy.pick(asked(counts(np.random.default_rng(0))), fleet)
+    assert decision.worker == 0
+    assert np.isnan(decision.similarity).all()
+
+
+def test_bookings_without_counts_weigh_as_the_mean_request():
+    policy, fleet = MarginalCost(), snapshot([2, 1])
+    rng = np.random.default_rng(2)
+    early = booked(fleet, 0, "early", None)
+    policy.on_booked(early)  # nothing is known of experts yet
+    policy.on_booked(booked(fleet, 1, "known", counts(rng)))
+    late = booked(fleet, 0, "late", None)
+    policy.on_booked(late)
+    assert policy.experts.batches.active(fleet.rows)[0] == pytest.approx(
+        policy.experts.prediction.predict(None).sum(), rel=0.01
+    )
+    for b in (early, late):
+        policy.on_ended(b, Ended.RELEASED)
+    assert policy.experts.batches.active(fleet.rows)[0] == 0
+
+
+def test_another_geometry_begins_anew():
+    policy, fleet = MarginalCost(), snapshot([0, 0])
+    rng = np.random.default_rng(3)
+    old = booked(fleet, 0, "old", counts(rng))
+    policy.on_booked(old)
+    wider = np.ones((LAYERS, 2 * EXPERTS), np.uint32)
+    policy.on_booked(booked(fleet, 1, "new", wider))
+    policy.on_ended(old, Ended.RELEASED)
+    assert policy.experts.prediction.shape == wider.shape
+    assert list(policy.experts.held) == [("new", 0)]
+    assert policy.pick(asked(wider), fleet).worker in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"), [("tail", "-0.1"), ("tail", "much"), ("tau", "0.1"), ("load", "cups")]
+)
+def test_wrong_parameters_are_named(parameter, value):
+    with pytest.raises(InvalidArgumentError, match=parameter):
+        create("marginal-cost", {parameter: value})

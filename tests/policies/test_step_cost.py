@@ -1,0 +1,70 @@
+"""Costs learned from reports: synthetic ones have known costs."""
+
+import numpy as np
+import pytest
+
+from eldr_service.core.fleet import LoadReport
+from eldr_service.policies.step_cost import PRIOR, LearnedStepCost
+
+
+def feed(cost, rng, true, reports=400, speeds=(1.0,), noise=0.0):
+    for n in range(reports):
+        worker = n % len(speeds)
+        batch = rng.uniform(1, 60)
+        active = 32 * (1 - rng.uniform(0.85, 0.97) ** batch)
+        seconds = speeds[worker] * (true @ [1, active, batch]) * (1 + noise * rng.normal())
+        report = LoadReport(1, n, active_experts=active, batch_size=batch, step_seconds=seconds)
+        cost.learn(f"w{worker}", report)
+
+
+@pytest.mark.parametrize("true", [[9e-4, 1.2e-4, 0], [2e-4, 2e-5, 1e-5], [5e-3, 1e-3, 1e-4]])
+def test_converges_where_batches_vary(true):
+    cost = LearnedStepCost()
+    feed(cost, np.random.default_rng(0), np.array(true), noise=0.02)
+    found = cost.coefficients
+    for active, batch in ((5.0, 2.0), (20.0, 20.0), (30.0, 50.0)):
+        expected = np.array(true) @ [1, active, batch]
+        given = found.fixed + found.expert * active + found.sequence * batch
+        assert given == pytest.approx(expected, rel=0.1)
+    assert found.expert == pytest.approx(true[1], rel=0.35)
+
+
+def test_is_the_prior_before_reports_and_where_they_say_nothing():
+    cost = LearnedStepCost()
+    for active, batch, seconds in ((0, 4, 0.1), (3, 0, 0.1), (3, 4, 0), (np.inf, 4, 0.1)):
+        report = LoadReport(1, 1, active_experts=active, batch_size=batch, step_seconds=seconds)
+        cost.learn("w", report)
+    found = cost.coefficients
+    np.testing.assert_array_equal((found.fixed, found.expert, found.sequence), PRIOR)
+    assert cost.speeds(["w", "another"]).tolist() == [1.0, 1.0]
+
+
+def test_one_report_gives_the_priors_ratios_its_scale():
+    cost = LearnedStepCost()
+    cost.learn("w", LoadReport(1, 1, active_experts=12, batch_size=10, step_seconds=0.021))
+    found = np.array(
+        [cost.coefficients.fixed, cost.coefficients.expert, cost.coefficients.sequence]
+    )
+    np.testing.assert_allclose(found, PRIOR * 1e-3, rtol=1e-6)
+
+
+def test_slow_workers_are_told_from_fast_ones_and_a_new_life_begins_even():
+    cost = LearnedStepCost()
+    feed(cost, np.random.default_rng(1), np.array([1e-3, 1e-4, 1e-5]), 2_000, (1.0, 2.0))
+    slow, fast = cost.speeds(["w1", "w0"])
+    assert slow / fast == pytest.approx(2.0, rel=0.1)
+    cost.learn("w1", LoadReport(2, 1, active_experts=9, batch_size=9, step_seconds=0.002))
+    assert cost.speeds(["w1"])[0] == pytest.approx(1.0, abs=0.1)
+
+
+def test_costs_stay_positive_whatever_is_reported():
+    rng = np.random.default_rng(2)
+    cost = LearnedStepCost()
+    for n in range(200):
+        active, batch, seconds = rng.uniform(1e-3, 1e3, 3)
+        report = LoadReport(1, n, active_experts=active, batch_size=batch, step_seconds=seconds)
+        cost.learn(f"w{n % 3}", report)
+        found = cost.coefficients
+        assert found.fixed >= 0
+        assert found.expert > 0
+        assert found.sequence > 0
