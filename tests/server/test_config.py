@@ -96,7 +96,7 @@ def test_version(capsys):
         (["--lease-ttl", "0.5"], "--lease-ttl: expected greater than or equal to 1, found '0.5'"),
         (["--report-limit", "nan"], "--report-limit: expected"),
         (["--signature-memory-bytes", "much"], "--signature-memory-bytes: expected bytes such as"),
-        (["--policy", "localty"], "locality-band, power-of-two-choices"),
+        (["--policy", "localty"], "locality-band, marginal-cost, power-of-two-choices"),
         (["--policy", "locality-band:tau"], "--policy: expected NAME or NAME:key=value"),
         (["--policy", "locality-band:tau=1,tau=2"], "--policy: expected each parameter once"),
         (["--tokens", "missing.toml"], "--tokens: expected a file that exists and can be read"),
