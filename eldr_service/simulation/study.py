@@ -61,7 +61,7 @@ class Study:
 
     def workload(self, seed: int) -> Workload:
         """What every policy is given under a seed; ValueError when it cannot be drawn."""
-        recording = _recording(self.activations)
+        recording = load_recorded(self.activations)
         return Workload.draw(
             recording, self.traffic, seed, self.calibration_fraction, self.drive_all
         )
@@ -205,7 +205,8 @@ def _groups(recording: Recording, partition: Partition) -> NDArray[np.str_]:
 
 
 @cache
-def _recording(path: Path) -> Recording:
+def load_recorded(path: Path) -> Recording:
+    """A recording with tokens, read once in a process; ValueError otherwise."""
     recording = Recording.load(path)
     if recording.expert_ids is None:
         raise ValueError(f"{path}: holds counts alone, no tokens to decode")
