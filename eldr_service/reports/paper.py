@@ -1,5 +1,6 @@
 """The report as a PDF: the page's words and tables, and its pictures as vectors."""
 
+import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import as_file, files
 from io import BytesIO
@@ -194,7 +195,11 @@ def _grid(table: Table) -> Any:
     rows = [
         [_words(cell, RIGHT if i else CELL) for i, cell in enumerate(row)] for row in table.rows
     ]
-    lengths = [max(6, *(len(row[i]) for row in table.rows)) for i in range(len(table.headings))]
+    columns = zip(table.headings, *table.rows, strict=True)
+    lengths = [
+        max(max(map(len, re.split(r"[\s-]", heading))) + 3, *map(len, cells))
+        for heading, *cells in columns
+    ]
     share = WIDTH / max(sum(lengths), 60)
     style = [
         ("LINEBELOW", (0, 0), (-1, -1), 0.4, HexColor(GRID)),

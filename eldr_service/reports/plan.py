@@ -42,7 +42,7 @@ class Points:
 
 QUICK = Points(
     rates=(0.5, 1.0, 1.5),
-    workers=(0.75, 0.875, 1.0),
+    workers=(0.75, 0.875, 1.0, 1.25),
     outputs=(1.0, 2.0),
     taus=(0.0, 0.1, 0.2),
     tails=(0.0, 0.1, 0.3),

@@ -10,6 +10,7 @@ from eldr_service.reports.findings import FIGURES, TPOT, Findings, sweep_documen
 from eldr_service.reports.limits import limits
 from eldr_service.reports.verdict import Verdict, Worth, verdict, worth
 from eldr_service.reports.words import change, milliseconds, number, percent, plain
+from eldr_service.simulation.comparison import Change
 
 P50, P99, MEAN = TPOT
 NAMES = {P50: "p50", P99: "p99", MEAN: "mean"}
@@ -99,8 +100,8 @@ def _verdict(findings: Findings, found: Verdict, value: Worth | None) -> str:
         beside = "the only one" if len(findings.base) == 1 else "the lowest of all"
         mean = milliseconds(findings.mean(policy, MEAN))
         return (
-            f"Under {policy}, {beside}, the mean TPOT is {mean} ms. No policy that sees load alone was given, so there is nothing to measure a gain"
-            " against."
+            f"Under {policy}, {beside}, the mean TPOT is {mean} ms."
+            " No policy that sees load alone was given: there is nothing to measure a gain against."
         )
     if not found.gains:
         why = (
@@ -110,12 +111,7 @@ def _verdict(findings: Findings, found: Verdict, value: Worth | None) -> str:
             " beyond chance"
         )
         return f"Stay with {policy}: {why}. On this traffic routing by experts gains nothing."
-    parts = [
-        f"{NAMES[figure]} by {percent(-found.changes[figure].relative, signed=False)}"
-        if found.changes[figure].relative < 0
-        else f"{NAMES[figure]} not at all ({percent(found.changes[figure].relative)})"
-        for figure in (P50, P99)
-    ]
+    parts = [_gain(found.changes[figure]) for figure in (P50, P99)]
     words = (
         f"Use {policy}. On this traffic it lowers TPOT {parts[0]} and {parts[1]}, each against the"
         " best policy that sees load alone"
@@ -125,11 +121,19 @@ def _verdict(findings: Findings, found: Verdict, value: Worth | None) -> str:
         rival = value.needed[value.reference]
         bound = "at least " if needed.at_most else ""
         words += (
-            f". A median TPOT of {milliseconds(value.target_ms)} ms takes {needed.fewest} workers"
-            f" under it and {rival.fewest} under {value.reference}: {bound}"
+            f". A median TPOT of {milliseconds(value.target_ms)} ms takes {number(needed.exact, 1)}"
+            f" workers under it and {number(rival.exact, 1)} under {value.reference}: {bound}"
             f"{number(needed.saved, 1)} fewer, read between the numbers tried"
         )
     return f"{words}."
+
+
+def _gain(found: Change) -> str:
+    """How much lower a figure is; what chance may explain is said to be so."""
+    name, (_, high) = NAMES[found.figure], found.interval or (0.0, found.relative)
+    if high < 0:
+        return f"{name} by {percent(-found.relative, signed=False)}"
+    return f"{name} by nothing that chance does not explain ({percent(found.relative)})"
 
 
 def _tiles(findings: Findings, found: Verdict, value: Worth | None) -> list[Tile]:
@@ -157,7 +161,8 @@ def _tiles(findings: Findings, found: Verdict, value: Worth | None) -> list[Tile
     needed = value.needed.get(policy) if value else None
     if needed and needed.saved is not None and value:
         lines = [
-            f"{needed.fewest} instead of {value.needed[value.reference or policy].fewest} keep"
+            f"{number(needed.exact, 1)} instead of"
+            f" {number(value.needed[value.reference or policy].exact, 1)} keep"
             f" a median TPOT of {milliseconds(value.target_ms)} ms"
         ]
         if needed.interval:

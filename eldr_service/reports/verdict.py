@@ -122,7 +122,7 @@ def _needed(swept: Swept, policy: str, reference: str | None, target_ms: float) 
     if reference is not None and exact is not None and policy != reference:
         saved = (_exact(workers, swept.mean(reference, P50), target_ms) or 0.0) - exact
         within = interval(_saved_by_seed(swept, policy, reference, target_ms))
-    return Needed(policy, fewest, exact, fewest == workers[0], saved, within)
+    return Needed(policy, fewest, exact, bool(fewest == workers[0]), saved, within)
 
 
 def _saved_by_seed(
