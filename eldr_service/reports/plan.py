@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from eldr_service.fitting import Recording
 from eldr_service.policies.registry import parse
 from eldr_service.simulation.comparison import LOAD_ONLY
@@ -95,7 +93,7 @@ class Plan:
 def mean_output(recording: Recording, output_tokens: int | Trace | None) -> float:
     """Tokens of a request, on average."""
     if isinstance(output_tokens, Trace):
-        return float(np.mean(output_tokens.output_tokens))
+        return int(output_tokens.output_tokens.sum()) / len(output_tokens.output_tokens)
     if output_tokens is not None:
         return float(output_tokens)
     spans = [recording.decode(r) for r in range(recording.num_requests)]
