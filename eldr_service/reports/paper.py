@@ -44,7 +44,7 @@ HEADING = ParagraphStyle(
 QUIETLY = ParagraphStyle("quiet", TEXT, fontSize=6.5, leading=9, textColor=HexColor(QUIET))
 LABEL = ParagraphStyle("label", QUIETLY, fontName=BOLD, fontSize=7.5, leading=10)
 NUMBER = ParagraphStyle("number", TEXT, fontName=BOLD, fontSize=14, leading=18, textColor=ACCENT)
-CELL = ParagraphStyle("cell", TEXT, fontSize=6.5, leading=8.5)
+CELL = ParagraphStyle("cell", TEXT, fontSize=6, leading=8)
 RIGHT = ParagraphStyle("right", CELL, alignment=2)
 HEAD = ParagraphStyle("head", RIGHT, fontName=BOLD, textColor=HexColor(QUIET))
 HEAD_LEFT = ParagraphStyle("head-left", HEAD, alignment=0)
@@ -144,10 +144,10 @@ def _section(report: Report, figure: Figure, placed: list[Any]) -> Iterator[Any]
             _words(figure.text, TEXT),
             Spacer(0, 4),
             drawn,
-            _grid(figure.table),
-            _source(report, figure.command),
         ]
     )
+    yield _grid(figure.table)
+    yield _source(report, figure.command)
 
 
 def _words(text: str, style: ParagraphStyle) -> Any:

@@ -97,7 +97,8 @@ def mean_output(recording: Recording, output_tokens: int | Trace | None) -> floa
     if output_tokens is not None:
         return float(output_tokens)
     spans = [recording.decode(r) for r in range(recording.num_requests)]
-    return sum(t.stop - t.start for t in spans) / len(spans)
+    tokens: int = sum(t.stop - t.start for t in spans)
+    return tokens / len(spans)
 
 
 def in_flight(deployment: Deployment, driven: int) -> int:
