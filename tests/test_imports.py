@@ -22,13 +22,15 @@ MAY_IMPORT = {
     "routing": "core kernels policies stores",
     "refits": "core kernels fitting routing stores",
     "simulation": "core kernels fitting policies stores routing",
+    "reports": "core kernels fitting policies simulation",
     "rpc": "core kernels policies fitting stores observability routing refits",
     "config": "core address flags",
     "static_fleet": "core routing rpc",
     "server": (
         "core kernels policies fitting stores observability routing refits rpc config static_fleet"
     ),
-    "cli": "core kernels policies fitting stores observability simulation rpc address flags config",
+    "cli": "core kernels policies fitting stores observability simulation reports rpc address flags"
+    " config",
 }
 # The wire is known to these alone; everything else can be used without gRPC.
 KNOW_THE_WIRE = {"rpc", "server", "static_fleet", "cli"}
