@@ -143,6 +143,7 @@ def report(
             seeds=tuple(range(options.seed, options.seed + seeds)),
             calibration_fraction=options.calibration_fraction,
             drive_all=options.drive_all,
+            shift_s=options.shift_at,
         )
         plan = make_plan(base, recording, options.kinds(costs), points.points(), points.wanted())
         processes = jobs or os.cpu_count() or 1

@@ -49,7 +49,8 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="NAME[:KEY=VALUE,…]",
-            help="Several times; by default locality-band and the four that see load alone.",
+            help="Several times; by default locality-band, marginal-cost and the four that see load"
+            " alone.",
         ),
     ] = None,
     duration: Annotated[
@@ -71,7 +72,7 @@ def simulate(
     from eldr_service.simulation.comparison import LOAD_ONLY
     from eldr_service.simulation.study import Study, log_to_stderr, run_study
 
-    policies = tuple(dict.fromkeys(policy or (*LOAD_ONLY, "locality-band")))
+    policies = tuple(dict.fromkeys(policy or (*LOAD_ONLY, "locality-band", "marginal-cost")))
     check_policies(policies)
     study = Study(
         activations=activations,
@@ -81,6 +82,7 @@ def simulate(
         seeds=tuple(range(options.seed, options.seed + seeds)),
         calibration_fraction=options.calibration_fraction,
         drive_all=options.drive_all,
+        shift_s=options.shift_at,
     )
     log_to_stderr()
     try:

@@ -1,5 +1,6 @@
 """What `eldr simulate` and `eldr report` are both told: traffic, split, engines."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +55,15 @@ class SimulationOptions:
         bool,
         typer.Option("--drive-all", help="Drive the fitted part too, where the rest is too small."),
     ] = False
+    shift_at: Annotated[
+        float,
+        typer.Option(
+            metavar="S",
+            help="Requests before that second are of one half of the domains, on which the"
+            " partition is fitted, later ones of the other; by default there is no such shift.",
+            show_default=False,
+        ),
+    ] = math.inf
     ranks: Annotated[
         int,
         typer.Option(

@@ -1,5 +1,6 @@
 """The whole report, before it is laid out: words, figures, limits, and the document of numbers."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -188,6 +189,9 @@ def _facts(findings: Findings, name: str) -> list[tuple[str, str]]:
     came = "Poisson" if traffic.trace is None else "trace"
     fitted = percent(base.calibration_fraction, signed=False)
     driven = "the whole recording" if base.drive_all else "the rest"
+    shift = ""
+    if math.isfinite(base.shift_s):
+        shift = f", other domains from {plain(base.shift_s)} s on"
     seeds = ", ".join(map(str, base.seeds))
     return [
         (
@@ -197,7 +201,7 @@ def _facts(findings: Findings, name: str) -> list[tuple[str, str]]:
         ),
         ("Fleet", f"{base.deployment.workers} decode workers, {costs}"),
         ("Traffic", f"{came}, {rate} for {plain(traffic.duration_s)} s"),
-        ("Split", f"partition fitted on {fitted} of the recording, {driven} is driven"),
+        ("Split", f"partition fitted on {fitted} of the recording, {driven} is driven{shift}"),
         ("Seeds", seeds),
     ]
 

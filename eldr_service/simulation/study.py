@@ -42,6 +42,7 @@ class Study:
         worker; all policies run on the same.
     calibration_fraction : float
     drive_all : bool
+    shift_s : float
         See `Workload.draw`.
     fit_share : float
         The partition sees this share of the part that is for fitting; what is driven stays.
@@ -56,6 +57,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     calibration_fraction: float = 0.5
     drive_all: bool = False
+    shift_s: float = math.inf
     fit_share: float = 1.0
     fit_domains: float = 1.0
 
@@ -63,7 +65,12 @@ class Study:
         """What every policy is given under a seed; ValueError when it cannot be drawn."""
         recording = load_recorded(self.activations)
         return Workload.draw(
-            recording, self.traffic, seed, self.calibration_fraction, self.drive_all
+            recording,
+            self.traffic,
+            seed,
+            self.calibration_fraction,
+            self.drive_all,
+            self.shift_s,
         )
 
     def seen(self, workload: Workload) -> NDArray[np.int64]:
