@@ -23,7 +23,7 @@ _KEEP = 0.998
 # over steps and some over tokens, agree to about a tenth: without a lasting prior that error would
 # be shared out between the two at will.
 _TRUST = 0.01
-_RECENT = 0.02  # weight of a worker's newest report in its speed
+_RECENT = 0.05  # weight of a worker's newest report in its speed; the first ones weigh more
 _MOST_WORKERS = 4_096
 _LEAST_SEQUENCE = 0.01  # of an expert: so that load decides where all experts are in use
 
@@ -44,7 +44,8 @@ class LearnedStepCost:
         self._information = np.zeros((3, 3))
         self._products = np.zeros(3)
         self._sums = np.zeros(5)  # of the weights, the three inputs and the seconds
-        self._speed: dict[str, tuple[int, float]] = {}  # (incarnation, speed), last reported last
+        self._speed: dict[str, tuple[int, int, float]] = {}
+        """Incarnation, reports and speed; who reported last comes last."""
         self.coefficients = Coefficients(*PRIOR.tolist())
 
     def learn(self, worker_id: str, report: LoadReport) -> None:
@@ -53,9 +54,9 @@ class LearnedStepCost:
         if not ((measured > 0) & np.isfinite(measured)).all():
             return
         inputs = np.array([1.0, report.active_experts, report.batch_size])
-        life, speed = self._speed.pop(worker_id, (report.incarnation, 1.0))
+        life, reports, speed = self._speed.pop(worker_id, (report.incarnation, 0, 1.0))
         if life != report.incarnation:
-            speed = 1.0
+            reports, speed = 0, 1.0
         seconds = report.step_seconds / speed
         self._information = _KEEP * self._information + np.outer(inputs, inputs)
         self._products = _KEEP * self._products + inputs * seconds
@@ -63,15 +64,15 @@ class LearnedStepCost:
         fitted = self._solve()
         expected = float(fitted @ inputs)
         off = report.step_seconds / expected / speed
-        speed = min(max(speed * off**_RECENT, 0.1), 10.0)
-        self._speed[worker_id] = report.incarnation, speed
+        speed = min(max(speed * off ** max(_RECENT, 1 / (reports + 2)), 0.1), 10.0)
+        self._speed[worker_id] = report.incarnation, reports + 1, speed
         if len(self._speed) > _MOST_WORKERS:
             del self._speed[next(iter(self._speed))]
         self.coefficients = Coefficients(*fitted.tolist())
 
     def speeds(self, worker_ids: Sequence[str]) -> NDArray[np.float64]:
         """Of each of these workers; 1 where nothing is known."""
-        return np.array([self._speed.get(worker, (0, 1.0))[1] for worker in worker_ids])
+        return np.array([self._speed.get(worker, (0, 0, 1.0))[2] for worker in worker_ids])
 
     def _solve(self) -> NDArray[np.float64]:
         """Ridge regression towards the prior, scaled to what was measured."""
