@@ -19,9 +19,9 @@ from eldr_service.core.fleet import LoadReport
 
 PRIOR = np.array([8.0, 1.0, 0.1])
 _KEEP = 0.998
-# Of the prior, beside the reports. Experts and sequences grow together, and a report's means, some
-# over steps and some over tokens, agree to about a tenth: without a lasting prior that error would
-# be shared out between the two at will.
+# Of the prior, beside the reports. Experts and sequences grow together: without a lasting prior any
+# error would be shared out between the two at will. Where a worker reports its experts as a mean
+# over tokens alone, they agree with the other means, over steps, to about a tenth.
 _TRUST = 0.01
 _RECENT = 0.05  # weight of a worker's newest report in its speed; the first ones weigh more
 _MOST_WORKERS = 4_096
@@ -50,10 +50,11 @@ class LearnedStepCost:
 
     def learn(self, worker_id: str, report: LoadReport) -> None:
         """Take in a report; one without active experts, batch size or step time says nothing."""
-        measured = np.array([report.active_experts, report.batch_size, report.step_seconds])
+        active = report.step_active_experts or report.active_experts
+        measured = np.array([active, report.batch_size, report.step_seconds])
         if not ((measured > 0) & np.isfinite(measured)).all():
             return
-        inputs = np.array([1.0, report.active_experts, report.batch_size])
+        inputs = np.array([1.0, active, report.batch_size])
         life, reports, speed = self._speed.pop(worker_id, (report.incarnation, 0, 1.0))
         if life != report.incarnation:
             reports, speed = 0, 1.0

@@ -192,6 +192,7 @@ class _Run:
                 active_experts=float(np.nan_to_num(recent.active_experts)),
                 batch_size=float(np.nan_to_num(recent.batch_size)),
                 step_seconds=float(np.nan_to_num(recent.step_seconds)),
+                step_active_experts=float(np.nan_to_num(recent.step_active_experts)),
             )
             self._workers.report(MODEL, f"decode-{worker}", report, now)
         following = now + self._deployment.report_interval_s
