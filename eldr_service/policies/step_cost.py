@@ -46,6 +46,7 @@ class LearnedStepCost:
         self._sums = np.zeros(5)  # of the weights, the three inputs and the seconds
         self._speed: dict[str, tuple[int, int, float]] = {}
         """Incarnation, reports and speed; who reported last comes last."""
+        self._asked: tuple[Sequence[str], NDArray[np.float64]] = (), np.zeros(0)
         self.coefficients = Coefficients(*PRIOR.tolist())
 
     def learn(self, worker_id: str, report: LoadReport) -> None:
@@ -67,13 +68,17 @@ class LearnedStepCost:
         off = report.step_seconds / expected / speed
         speed = min(max(speed * off ** max(_RECENT, 1 / (reports + 2)), 0.1), 10.0)
         self._speed[worker_id] = report.incarnation, reports + 1, speed
+        self._asked = (), np.zeros(0)
         if len(self._speed) > _MOST_WORKERS:
             del self._speed[next(iter(self._speed))]
         self.coefficients = Coefficients(*fitted.tolist())
 
     def speeds(self, worker_ids: Sequence[str]) -> NDArray[np.float64]:
         """Of each of these workers; 1 where nothing is known."""
-        return np.array([self._speed.get(worker, (0, 0, 1.0))[2] for worker in worker_ids])
+        if self._asked[0] is not worker_ids:
+            speeds = [self._speed.get(worker, (0, 0, 1.0))[2] for worker in worker_ids]
+            self._asked = worker_ids, np.array(speeds)
+        return self._asked[1]
 
     def _solve(self) -> NDArray[np.float64]:
         """Ridge regression towards the prior, scaled to what was measured."""
