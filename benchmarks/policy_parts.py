@@ -171,10 +171,10 @@ def _partition(workload: Workload, workers: int, seed: int) -> Partition:
     return fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)
 
 
-def share_of_true_gain(values: Values) -> float:
-    """What of the mean that the true price gains `marginal-cost` gains too."""
+def share_of_true_gain(values: Values) -> float | None:
+    """Of the true price's gain in the mean, what `marginal-cost` gains; None where it has none."""
     priced, true = (gain(values, policy, MEAN).change for policy in (PRICED, "true price"))
-    return priced / true
+    return priced / true if true < 0 else None
 
 
 def main() -> None:
@@ -220,7 +220,8 @@ def main() -> None:
         share = share_of_true_gain(values)
         requests, copies = (sum(one[PRICED][k] for one in found) for k in ("requests", "copies"))
         shown = (f"{goal} {goal.verdict}" for goal in goals.values())
-        reached.add_row(str(cell), *shown, f"{share:.0%}", f"{copies / requests:.0%}")
+        of_true = "it gains nothing" if share is None else f"{share:.0%}"
+        reached.add_row(str(cell), *shown, of_true, f"{copies / requests:.0%}")
         document[str(cell)] = {
             "gains": {
                 policy: {f: asdict(one) for f, one in g.items()} for policy, g in gains.items()

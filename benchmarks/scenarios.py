@@ -46,9 +46,9 @@ def scenarios(cell: Cell, seeds: int) -> dict[str, Study]:
     traffic = base.traffic
     fast = base.deployment.engines[0].cost
     found = {"as it is": base}
-    slower = {"half of half the speed": _scaled(fast, 2.0)}
+    slower = {"every other half as fast": _scaled(fast, 2.0)}
     if cell.cost == "qwen3-30b-a3b-h200":
-        slower["half RTX PRO 6000"] = load_cost("qwen3-30b-a3b-rtxpro6000")
+        slower["every other an RTX PRO 6000"] = load_cost("qwen3-30b-a3b-rtxpro6000")
     for name, cost in slower.items():
         kinds = (Engine(fast), Engine(cost))
         deployment = Deployment.in_turn(kinds, cell.workers)
