@@ -1,6 +1,7 @@
 """What `eldr simulate` and `eldr report` are both told: traffic, split, engines."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,19 +26,21 @@ class SimulationOptions:
         float | None,
         typer.Option(
             metavar="R",
-            help="Arrivals per second; a trace is stretched to it, or left as it is without.",
+            help="Arrivals per second; a trace is stretched to it, or left as it is without, a"
+            " recording so that a worker gets as many as a recorded decode engine did.",
         ),
     ] = None
     arrivals: Annotated[
         str,
         typer.Option(
-            metavar="poisson|FILE", help="A trace: Azure's .csv, Mooncake's .jsonl or .jsonl.zst."
+            metavar="poisson|FILE|DIR",
+            help="A trace: Azure's .csv, Mooncake's .jsonl or .jsonl.zst; or engines' recordings.",
         ),
     ] = POISSON
     output_tokens: Annotated[
         str | None,
         typer.Option(
-            metavar="N|FILE",
+            metavar="N|FILE|DIR",
             help="Of each request, or drawn from a trace; by default as the arrivals' trace says,"
             " else as recorded. Longer outputs go through the recorded tokens again.",
         ),
@@ -149,6 +152,13 @@ class SimulationOptions:
         """What --arrivals says."""
         return None if self.arrivals == POISSON else _trace(self.arrivals, "--arrivals")
 
+    def offered(self, workers: int) -> float | None:
+        """Arrivals per second; None: a trace's own, or nothing said."""
+        trace = self.trace()
+        if self.rate is None and trace is not None and trace.decode_engines:
+            return trace.rate_per_s * workers / trace.decode_engines
+        return self.rate
+
     def traffic(self, rate: float | None, duration: float) -> "Traffic":
         """Arrivals at a rate, for a duration in seconds."""
         from eldr_service.simulation.traffic import Traffic
@@ -178,6 +188,22 @@ def _trace(path: str, option: str) -> "Trace":
     except (OSError, ValueError) as error:
         what = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise typer.BadParameter(what, param_hint=option) from error
+
+
+def recording_notes(*paths: Path | str | None) -> list[str]:
+    """What was joined and what is lost, of those paths that are folders of engines' recordings."""
+    from eldr_service.recordings import join, read_recorded
+
+    notes = []
+    for folder in dict.fromkeys(Path(path) for path in paths if path and Path(path).is_dir()):
+        recorded = read_recorded(folder)
+        requests = join(recorded)
+        notes.append(
+            f"{folder}: {len(requests.arrival_s):,} requests of {recorded.decode_engines} decode"
+            f" engines, {len(requests.counts):,} with experts; {requests.lost:,} are not whole"
+        )
+        notes += recorded.cautions
+    return notes
 
 
 def _delay(text: str, option: str) -> "Delay":

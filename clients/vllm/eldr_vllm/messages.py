@@ -30,6 +30,20 @@ class PromptChunk:
 
 
 @dataclass(slots=True)
+class RecordPlan:
+    """What a recording wants to know of a step, and knows of it already.
+
+    `tokens` are computed, with `context` tokens of the generating sequences behind them. The
+    experts of the tokens at the KV `slots` are wanted, in the recording's `sequences` beside each.
+    """
+
+    tokens: int
+    context: int
+    sequences: NDArray[np.uint32]
+    slots: NDArray[np.int64]
+
+
+@dataclass(slots=True)
 class StepPlan:
     """What the workers should know of a step.
 
@@ -45,6 +59,7 @@ class StepPlan:
     chunks: list[PromptChunk] = field(default_factory=list)
     answer_rows: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     answer_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    record: RecordPlan | None = None
 
 
 @dataclass(slots=True)
@@ -65,7 +80,8 @@ class StepReport:
     """What one pipeline rank says of a step.
 
     `distinct` experts were touched over its `layers` MoE layers together. `answer_experts` [n,
-    layers, top_k] belong to the plan's `answer_rows`; None where none were wanted.
+    layers, top_k] belong to the plan's `answer_rows`; None where none were wanted. `record` is the
+    plan's, with its experts in `recorded`.
     """
 
     started: float
@@ -75,6 +91,8 @@ class StepReport:
     totals: list[PromptTotal]
     answer_rows: NDArray[np.int64]
     answer_experts: NDArray[np.integer] | None
+    record: RecordPlan | None = None
+    recorded: NDArray[np.integer] | None = None
 
 
 @dataclass(slots=True)

@@ -91,11 +91,13 @@ class WorkerSide:
                 self._cache.mark_unknown(np.array(plan.filled_blocks, np.int64))
             self._cache.add(slots, experts)
             totals = [self._total(chunk) for chunk in plan.chunks]
-        distinct, answer_experts = 0, None
+        distinct, answer_experts, recorded = 0, None, None
         if self._decodes and plan.generating:
             distinct = int(count_distinct(experts, self._num_experts))
         if len(plan.answer_slots):
             answer_experts = experts_at(plan.answer_slots, slots, experts)
+        if plan.record is not None and len(plan.record.slots):
+            recorded = experts_at(plan.record.slots, slots, experts)
         return StepReport(
             plan.started,
             plan.generating,
@@ -104,6 +106,8 @@ class WorkerSide:
             totals,
             plan.answer_rows,
             answer_experts,
+            plan.record,
+            recorded,
         )
 
     def _total(self, chunk: Any) -> PromptTotal:
