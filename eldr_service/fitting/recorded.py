@@ -1,4 +1,4 @@
-"""Recorded routing: each token's experts, or counts alone; in `.npz` files or engines' recordings."""
+"""Recorded routing, token by token or as counts; from `.npz` files or engines' recordings."""
 
 import zipfile
 import zlib

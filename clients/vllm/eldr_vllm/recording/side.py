@@ -98,6 +98,8 @@ class RecordSide:
             if request is None:
                 continue
             request.started = request.started or now
+            if request_id in resumed:
+                request.slots.moved()
             if after < request.prompt_tokens:
                 continue
             context += after
@@ -112,8 +114,6 @@ class RecordSide:
                 if request.asks:
                     chunks.append(_whole_prompt(request_id, request, blocks(), block_size))
             if request.writes:
-                if request_id in resumed:
-                    request.slots.moved()
                 new = request.slots.advance(before, after, blocks, block_size)
                 request.recorded += len(new)
                 slots += new
