@@ -152,8 +152,7 @@ class Recording:
         """How many tokens of a request's prefill are known."""
         if self.counts is not None:
             return int(self.counts[request, 0].sum()) // self.geometry.top_k
-        tokens = self.prefill(request)
-        return tokens.stop - tokens.start
+        return int(self._tokens()[2][request])
 
     def prefill(self, request: int) -> slice:
         """The tokens of a request's prefill, none beside counts.

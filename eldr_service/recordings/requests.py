@@ -58,7 +58,7 @@ def join(recorded: Recorded) -> Requests:
             )
     longest = np.argsort(recorded["decodes.tokens"][:, 1], kind="stable")
     keys, of_prefill, of_decode = np.intersect1d(
-        *(np.unique(side) for side in (prefills, decodes)), return_indices=True
+        np.unique(prefills), np.unique(decodes), return_indices=True
     )
     if not len(keys):
         raise ValueError(
@@ -73,9 +73,11 @@ def join(recorded: Recorded) -> Requests:
     signature = _find(recorded["signatures.request"], keys)
     order, first, after = _tokens(recorded, decode)
     wanted = recorded["decodes.tokens"][decode, 2]
-    known = recorded["signatures.counts"][signature, 0].sum(axis=1) // recorded.top_k
-    routed = (signature >= 0) & (known >= recorded["signatures.unknown"][signature])
-    whole = routed & (after - first == wanted) & (wanted > 0)
+    known = recorded["signatures.counts"][:, :1].sum(axis=(1, 2)) // recorded.top_k
+    routed = np.append(
+        known >= recorded["signatures.unknown"], False
+    )  # the last where there is none
+    whole = routed[signature] & (after - first == wanted) & (wanted > 0)
     rows = [order[a:b] for a, b in zip(first[whole], after[whole], strict=True)]
     missing = (after - first != wanted).sum()
     return Requests(

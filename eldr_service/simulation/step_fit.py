@@ -95,8 +95,11 @@ def fit_steps(seconds: Floats, sizes: NDArray[np.integer]) -> StepFit:
     cost = _least_squares(design, us)
     around, half = _jackknife(_least_squares, design, us)
     residual = us - design @ cost
+    fixed, sequence, expert = cost.tolist()
     return StepFit(
-        *cost.tolist(),
+        fixed,
+        sequence,
+        expert,
         (around - half, around + half),
         float(1 - residual.var() / us.var()),
         float(np.median(np.abs(residual) / us)),
@@ -128,9 +131,10 @@ def _free(design: Floats, us: Floats) -> Floats:
 
 def _least_squares(design: Floats, us: Floats) -> Floats:
     """None negative: the best over the sets of columns whose free solution is so."""
+    best: Floats
     best, least = np.zeros(3), np.inf
     for columns in ([0, 1, 2], [0, 2], [1, 2], [2]):
-        solution = np.zeros(3)
+        solution: Floats = np.zeros(3)
         solution[columns] = _free(design[:, columns], us)
         error = float(((us - design @ solution) ** 2).sum())
         if solution.min() >= 0 and error < least:

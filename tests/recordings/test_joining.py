@@ -1,11 +1,9 @@
 """What engines wrote is what is read: halves, torn ends, versions, models."""
 
-import shutil
-
 import numpy as np
 import pytest
-from engine_recording import recorder, write, write_decodes, write_prefills
 from eldr_vllm.recording import tables
+from engine_recording import recorder, write, write_decodes, write_prefills
 from routed import separable
 
 from eldr_service.fitting import Recording
@@ -133,15 +131,15 @@ def test_several_models(tmp_path):
 
 
 def test_other_geometry_under_the_same_name(tmp_path):
-    write_prefills(tmp_path, DRAWN)
-    write_decodes(tmp_path, separable(3, 8, layers=4))
+    between, within = tmp_path / "between", tmp_path / "within"
+    write_prefills(between, DRAWN)
+    write_decodes(between, separable(3, 8, layers=4))
     with pytest.raises(ValueError, match="differ in the model's geometry"):
-        Recording.load(tmp_path)
-    shutil.rmtree(tmp_path)
-    write(tmp_path, DRAWN)
-    write_prefills(tmp_path, separable(3, 8, layers=4))
+        Recording.load(between)
+    write(within, DRAWN)
+    write_prefills(within, separable(3, 8, layers=4))
     with pytest.raises(ValueError, match="differ in shape"):
-        Recording.load(tmp_path)
+        Recording.load(within)
 
 
 def test_experts_beyond_the_model(tmp_path):

@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 import pytest
-from engine_recording import ABOUT
 from eldr_vllm.recording import recorder as recording
 from eldr_vllm.recording.files import PARTS, RecordingFiles
 from eldr_vllm.recording.recorder import Recorder
 from eldr_vllm.recording.tables import is_sampled, request_key
+from engine_recording import ABOUT
 
 from eldr_service.recordings.frames import read_frames
 

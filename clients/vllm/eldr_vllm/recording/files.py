@@ -1,8 +1,8 @@
 """The files of a recording: appended to, and the oldest dropped so that they stay bounded."""
 
 import re
-import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +32,7 @@ class RecordingFiles:
     def __init__(self, folder: Path, engine: str, most_bytes: int) -> None:
         self._folder, self._most = folder, most_bytes
         self._prefix = re.sub(r"[^A-Za-z0-9_-]+", "_", engine)
-        self.run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+        self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
         self._number = 0
         self._file: BinaryIO | None = None
 
