@@ -154,10 +154,10 @@ class SimulationOptions:
 
     def offered(self, workers: int) -> float | None:
         """Arrivals per second; None: a trace's own, or nothing said."""
-        trace = self.trace()
-        if self.rate is None and trace is not None and trace.decode_engines:
-            return trace.rate_per_s * workers / trace.decode_engines
-        return self.rate
+        trace = self.trace() if self.rate is None else None
+        if trace is None or not trace.decode_engines:
+            return self.rate
+        return float(f"{trace.rate_per_s * workers / trace.decode_engines:.4g}")
 
     def traffic(self, rate: float | None, duration: float) -> "Traffic":
         """Arrivals at a rate, for a duration in seconds."""

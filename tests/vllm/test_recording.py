@@ -46,6 +46,7 @@ def test_from_record_to_simulation(rig, folder):
 
         with futures.ThreadPoolExecutor(IN_FLIGHT) as pool:
             list(pool.map(complete, range(REQUESTS)))
+    through_a_proxy_that_does_not_know_eldr(rig)
     for engine in (rig.prefill, *rig.decodes):
         engine.terminate()
 
@@ -59,9 +60,10 @@ def test_from_record_to_simulation(rig, folder):
     outputs = dict(
         zip(requests.prompt_tokens.tolist(), requests.output_tokens.tolist(), strict=True)
     )
+    assert outputs[50] == 33
     assert all(outputs[60 + 5 * n] == TOKENS + n % 7 for n in range(REQUESTS))
     text = b"".join(path.read_bytes() for path in folder.iterdir())
-    assert b"request-" not in text  # nor anything else that a caller said
+    assert b"request-" not in text  # the ids are hashes
 
     document = simulate(folder, "qwen3-30b-a3b-h200")
     for figures in document["policies"].values():
@@ -71,6 +73,17 @@ def test_from_record_to_simulation(rig, folder):
     steps = recorded["steps.sizes"]
     assert (steps[:, 0] == steps[:, 1]).sum() > REQUESTS
     assert (steps[:, 3] >= 3 * 4).all()  # 3 layers, top-4
+
+
+def through_a_proxy_that_does_not_know_eldr(rig):
+    """It sends both engines the request's id, for vLLM."""
+    from rig import prompt
+
+    tokens, kv = prompt(99, 50), {"do_remote_decode": True, "do_remote_prefill": False}
+    answer = rig.prefill.complete(tokens, 1, kv, request_id="foreign")
+    params = answer["kv_transfer_params"]
+    params.pop("eldr")
+    rig.decode.complete(tokens, 33, params, request_id="foreign")
 
 
 def simulate(folder, cost):

@@ -9,7 +9,7 @@ from typing import Any
 from eldr_vllm.guard import UnsupportedError
 
 _CHOICES = {"role": ("", "prefill", "decode", "both"), "place": ("caller", "daemon")}
-_RANGES = {"record_share": (0.0, 1.0), "record_max_mb": (1.0, 1e9)}
+_RANGES = {"record_share": (0.0, 1.0), "record_max_mb": (64.0, 1e9)}  # 64: files of 4
 _BY_KV_ROLE = {"kv_producer": "prefill", "kv_consumer": "decode", "kv_both": "both"}
 
 
