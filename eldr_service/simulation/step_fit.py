@@ -76,7 +76,7 @@ def fit_steps(seconds: Floats, sizes: NDArray[np.integer]) -> StepFit:
     batch, active = (sizes[alone, column].astype(np.float64) for column in (0, 3))
     us = seconds[alone] * 1e6
     design = np.column_stack([np.ones_like(us), batch, active])
-    if np.ptp(active) == 0 or _told_by_batch(batch, active):
+    if _told_by_batch(batch, active):
         raise ValueError(
             "the recorded steps do not tell an expert's cost: their batch size says how many"
             " experts are active. Record under a load that varies"
@@ -125,8 +125,7 @@ def _told_by_batch(batch: Floats, active: Floats) -> bool:
 
 def _free(design: Floats, us: Floats) -> Floats:
     """Of any sign; a batch size that never varies gets a share of the constant."""
-    solution: Floats = np.linalg.lstsq(design, us, rcond=None)[0]
-    return solution
+    return np.asarray(np.linalg.lstsq(design, us, rcond=None)[0], np.float64)
 
 
 def _least_squares(design: Floats, us: Floats) -> Floats:

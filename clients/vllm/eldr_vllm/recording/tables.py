@@ -57,5 +57,5 @@ def frame(rows: Mapping[str, Sequence[Row]], about: Mapping[str, str]) -> bytes:
             if column == "counts" and joined.max(initial=0) <= np.iinfo(np.uint16).max:
                 joined = joined.astype(np.uint16)
             tensors[f"{table}.{column}"] = joined
-    document = save(tensors, metadata={"format": FORMAT, **about})
+    document: bytes = save(tensors, metadata={"format": FORMAT, **about})
     return len(document).to_bytes(8, "little") + document
