@@ -2,7 +2,8 @@
 
 The recording is switched on and off between turns (`shim_switch`), ELDR's other parts go on. Each
 round has a turn off, one on and another one off, in changing order; figures are medians of the
-rounds' ratios. Turns are of 16 prompts at once: read only, and read and answered.
+rounds' ratios. Turns are of 16 prompts at once: read only, and read and answered. Since such ratios
+are noisy, the parts of a step that are the recording's are timed by themselves too.
 
     ELDR_DAEMON_PYTHON=.venv/bin/python .venv-vllm/bin/python -m benchmarks.recording
 """
@@ -10,20 +11,32 @@ rounds' ratios. Turns are of 16 prompts at once: read only, and read and answere
 import argparse
 import json
 import os
+import pickle
 import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import cycle, permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.shim_cost import BLOCK, PATHS, TURNS, WARM_UPS, ratio
+from benchmarks.shim_cost import (
+    BLOCK,
+    EXPERTS,
+    LAYERS,
+    PATHS,
+    SEQUENCES,
+    TOP_K,
+    TURNS,
+    WARM_UPS,
+    ratio,
+)
 
-SEQUENCES = 16
 PROMPT = 128
 PAUSE_SECONDS = 1.5  # what was recorded has been written
 KINDS = {"prefill": 1, "decode": 64}  # tokens of an answer
@@ -95,6 +108,63 @@ def measure(model: Path, rounds: int, router: str, folder: Path) -> dict[str, An
     return found
 
 
+def step_us(repeats: int, folder: Path) -> dict[str, float]:
+    """Microseconds that a decode step of 16 sequences takes longer, 48 layers of top-8 of 128.
+
+    The parts are one after the other in the step, but for `write`, which is another thread's.
+    """
+    from eldr_vllm.capture import experts_at
+    from eldr_vllm.messages import StepReport
+    from eldr_vllm.recording.files import RecordingFiles
+    from eldr_vllm.recording.recorder import Recorder
+    from eldr_vllm.recording.side import RecordSide
+    from eldr_vllm.recording.tables import frame
+
+    rng = np.random.default_rng(0)
+    recorder = Recorder(RecordingFiles(folder, "bench", 1 << 30), {})
+    side = RecordSide("decode", 1.0, recorder)
+    for name in range(SEQUENCES):
+        side.begin(
+            SimpleNamespace(
+                request_id=str(name),
+                num_prompt_tokens=1000,
+                arrival_time=0.0,
+                kv_transfer_params={"eldr": {"request_id": str(name)}},
+            )
+        )
+    blocks = {
+        str(name): (row.tolist(),)
+        for name, row in enumerate(rng.permutation(16_384).reshape(16, -1))
+    }
+    parts: dict[str, list[float]] = {name: [] for name in ("plan", "select", "carry", "take")}
+    rows = []
+
+    def timed(part: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.perf_counter()
+        result = work(*arguments)
+        parts[part].append(1e6 * (time.perf_counter() - began))
+        return result
+
+    for step in range(repeats):
+        picks = rng.random((SEQUENCES, LAYERS, EXPERTS)).argpartition(TOP_K)[..., :TOP_K]
+        computed = {name: (1000 + step, 1001 + step) for name in blocks}
+        now = time.monotonic()
+        slots, _ = timed("plan", side.plan, computed, set(), blocks.__getitem__, BLOCK, now)
+        shuffled = rng.permutation(slots)
+        found = timed("select", experts_at, slots, shuffled, picks.astype(np.uint8))
+        _, found = timed("carry", lambda x: pickle.loads(pickle.dumps(x)), (slots, found))
+        report = StepReport(now, SEQUENCES, LAYERS, 9, [], slots, None, found)
+        timed("take", side.take, [report], now)
+        rows.append((list(range(SEQUENCES)), found))
+    recorder.close()
+    medians = {name: float(np.median(values)) for name, values in parts.items()}
+    medians["together"] = sum(medians.values())
+    began = time.perf_counter()
+    frame({"tokens": rows}, {})
+    medians["write"] = 1e6 * (time.perf_counter() - began) / repeats
+    return {name: round(value, 1) for name, value in medians.items()}
+
+
 def size(folder: Path) -> int:
     """Bytes of all files."""
     return sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0
@@ -110,7 +180,8 @@ def table(result: dict[str, Any]) -> str:
             ]
             turn = f"{found['ms_a_turn']:.0f} ms"
             lines.append(f"{model:>8}  {kind:>8}  {turn:>8}  {cells[0]:>24}  {cells[1]:>24}")
-    return "\n".join(lines)
+    parts = ", ".join(f"{name} {value}" for name, value in result["step_us"].items())
+    return "\n".join([*lines, f"us a decode step of {SEQUENCES} sequences: {parts}"])
 
 
 def main() -> None:
@@ -141,6 +212,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name, ExitStack() as ending:
         folder = Path(name)
+        result["step_us"] = step_us(2_000, folder / "step")
         os.environ["ELDR_BENCH_OFF"] = str(folder / "off")
         daemon = Daemon(folder)
         ending.callback(daemon.kill)

@@ -10,6 +10,7 @@ FEWEST_STEPS = 200
 BLOCKS = 10  # stretches of time, each left out once for the interval
 WIDEST = 0.5  # half the interval of an expert's cost over the cost: beyond it the data do not tell
 OUTLIER = 5.0  # robust standard deviations
+ROUNDS = 4  # of fitting, weighing and leaving out
 STUDENT = 2.262  # 97.5% at BLOCKS - 1 degrees of freedom
 
 Floats = NDArray[np.float64]
@@ -54,7 +55,7 @@ class StepFit:
 
 
 def fit_steps(seconds: Floats, sizes: NDArray[np.integer]) -> StepFit:
-    """Least squares on the steps that decode alone.
+    """Least squares of the relative errors, on the steps that decode alone.
 
     Parameters
     ----------
@@ -81,29 +82,34 @@ def fit_steps(seconds: Floats, sizes: NDArray[np.integer]) -> StepFit:
             "the recorded steps do not tell an expert's cost: their batch size says how many"
             " experts are active. Record under a load that varies"
         )
-    residual = us - design @ _least_squares(design, us)
-    spread = np.median(np.abs(residual - np.median(residual))) * 1.4826
-    kept = np.abs(residual) <= OUTLIER * max(spread, 1e-9)
-    design, us = design[kept], us[kept]
+    # What disturbs a step makes it longer by a share: relative errors are alike, absolute ones not.
+    weight, kept = 1 / us, np.ones(len(us), bool)
+    for _ in range(ROUNDS):
+        cost = _least_squares((design * weight[:, None])[kept], (us * weight)[kept])
+        weight = 1 / np.maximum(design @ cost, np.median(us) / 100)
+        error = us * weight - 1
+        spread = np.median(np.abs(error - np.median(error))) * 1.4826
+        kept = np.abs(error) <= OUTLIER * max(spread, 1e-9)
+    design, relative = (design * weight[:, None])[kept], (us * weight)[kept]
 
-    around, half = _jackknife(_free, design, us)
+    around, half = _jackknife(_free, design, relative)
     if not half < WIDEST * around:
         raise ValueError(
             f"the recorded steps do not tell an expert's cost: {around:.3g} µs, 95%"
             f" {around - half:.3g} to {around + half:.3g}. Record longer, under a load that varies"
         )
-    cost = _least_squares(design, us)
-    around, half = _jackknife(_least_squares, design, us)
-    residual = us - design @ cost
+    cost = _least_squares(design, relative)
+    around, half = _jackknife(_least_squares, design, relative)
+    error = relative - design @ cost
     fixed, sequence, expert = cost.tolist()
     return StepFit(
         fixed,
         sequence,
         expert,
         (around - half, around + half),
-        float(1 - residual.var() / us.var()),
-        float(np.median(np.abs(residual) / us)),
-        len(us),
+        float(1 - (error / weight[kept]).var() / us[kept].var()),
+        float(np.median(np.abs(error))),
+        int(kept.sum()),
         int((~kept).sum()),
     )
 

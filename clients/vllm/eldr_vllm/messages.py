@@ -30,27 +30,13 @@ class PromptChunk:
 
 
 @dataclass(slots=True)
-class RecordPlan:
-    """What a recording wants to know of a step, and knows of it already.
-
-    `tokens` are computed, with `context` tokens of the generating sequences behind them. The
-    experts of the tokens at the KV `slots` are wanted, in the recording's `sequences` beside each.
-    """
-
-    tokens: int
-    context: int
-    sequences: NDArray[np.uint32]
-    slots: NDArray[np.int64]
-
-
-@dataclass(slots=True)
 class StepPlan:
     """What the workers should know of a step.
 
     `started` is the scheduler's clock. `generating` sequences get a token from this step.
     `filled_blocks` get their content from outside, before the step writes anything. The experts of
     the tokens at the KV slots `answer_slots` are wanted, for the row of DecodeCounts that
-    `answer_rows` has beside each.
+    `answer_rows` has beside each; those at `recorded_slots`, for the recording.
     """
 
     started: float
@@ -59,7 +45,7 @@ class StepPlan:
     chunks: list[PromptChunk] = field(default_factory=list)
     answer_rows: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     answer_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)
-    record: RecordPlan | None = None
+    recorded_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)
 
 
 @dataclass(slots=True)
@@ -80,8 +66,8 @@ class StepReport:
     """What one pipeline rank says of a step.
 
     `distinct` experts were touched over its `layers` MoE layers together. `answer_experts` [n,
-    layers, top_k] belong to the plan's `answer_rows`; None where none were wanted. `record` is the
-    plan's, with its experts in `recorded`.
+    layers, top_k] belong to the plan's `answer_rows`, `recorded` to its `recorded_slots`; each is
+    None where none were wanted.
     """
 
     started: float
@@ -91,7 +77,6 @@ class StepReport:
     totals: list[PromptTotal]
     answer_rows: NDArray[np.int64]
     answer_experts: NDArray[np.integer] | None
-    record: RecordPlan | None = None
     recorded: NDArray[np.integer] | None = None
 
 

@@ -170,7 +170,7 @@ class SchedulerSide:
                 self._block_size,
             )
         if self._record is not None:
-            plan.record, chunks = self._record.plan(
+            plan.recorded_slots, chunks = self._record.plan(
                 computed,
                 cached.resumed_req_ids,
                 output.kv_connector_block_state.resolve_block_ids,

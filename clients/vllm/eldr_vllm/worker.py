@@ -96,8 +96,10 @@ class WorkerSide:
             distinct = int(count_distinct(experts, self._num_experts))
         if len(plan.answer_slots):
             answer_experts = experts_at(plan.answer_slots, slots, experts)
-        if plan.record is not None and len(plan.record.slots):
-            recorded = experts_at(plan.record.slots, slots, experts)
+        if np.array_equal(plan.recorded_slots, plan.answer_slots):  # every answer is recorded
+            recorded = answer_experts
+        elif len(plan.recorded_slots):
+            recorded = experts_at(plan.recorded_slots, slots, experts)
         return StepReport(
             plan.started,
             plan.generating,
@@ -106,7 +108,6 @@ class WorkerSide:
             totals,
             plan.answer_rows,
             answer_experts,
-            plan.record,
             recorded,
         )
 

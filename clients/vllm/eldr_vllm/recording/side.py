@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eldr_vllm.answer import is_prefill, request_name
 from eldr_vllm.answer_slots import AnswerSlots
-from eldr_vllm.messages import PromptChunk, RecordPlan, StepReport
+from eldr_vllm.messages import PromptChunk, StepReport
 from eldr_vllm.recording.recorder import Recorder
 from eldr_vllm.recording.tables import is_sampled, request_key
 
@@ -38,6 +39,15 @@ class _Request:
     recorded: int = 0
 
 
+@dataclass(slots=True)
+class _Step:
+    """A step that is under way: tokens computed, those of context, whose experts will come."""
+
+    tokens: int
+    context: int
+    sequences: list[int]
+
+
 class RecordSide:
     """Called by the scheduler's thread alone. Every time is of the wall clock, in Unix seconds.
 
@@ -55,6 +65,7 @@ class RecordSide:
         self._requests: dict[str, _Request] = {}
         # Of sampled requests whose counts have not come; vLLM tells of an end before them.
         self._keys: dict[str, int] = {}
+        self._planned: dict[float, _Step] = {}  # by when they were
         self._sequences = 0
         self._last_output = 0.0
         self._wall = time.time() - time.monotonic()
@@ -87,8 +98,11 @@ class RecordSide:
         blocks_of: Callable[[str], tuple[list[int], ...]],
         block_size: int,
         now: float,
-    ) -> tuple[RecordPlan, list[PromptChunk]]:
-        """What to ask of this step; the arguments are those of PrefillSide.plan."""
+    ) -> tuple[NDArray[np.int64], list[PromptChunk]]:
+        """What to ask of this step: KV slots whose experts are wanted, prompts' counts.
+
+        The arguments are those of PrefillSide.plan; `now` is the plan's `started`.
+        """
         sequences: list[int] = []
         slots: list[int] = []
         chunks = []
@@ -119,10 +133,8 @@ class RecordSide:
                 slots += new
                 sequences += [request.sequence] * len(new)
         tokens = sum(after - before for before, after in computed.values())
-        plan = RecordPlan(
-            tokens, context, np.array(sequences, np.uint32), np.array(slots, np.int64)
-        )
-        return plan, chunks
+        self._planned[now] = _Step(tokens, context, sequences)
+        return np.array(slots, np.int64), chunks
 
     def take(self, step: list[StepReport], now: float) -> None:
         """The reports of the pipeline ranks on one step, in order."""
@@ -132,18 +144,19 @@ class RecordSide:
             if total.last and (key := self._keys.pop(total.request_id, None)) is not None:
                 counts = np.concatenate([part.counts for part in parts])
                 self._recorder.put("signatures", [key], [total.unknown_tokens], counts[None])
-        if first.record is None or not first.generating:
+        planned = self._planned.pop(first.started, None)
+        if planned is None or not first.generating:
             return
         if self._role != "prefill":
             # Steps overlap under asynchronous scheduling: see DecodeSide.take.
             seconds = now - max(first.started, self._last_output)
             self._last_output = now
             distinct = sum(report.distinct for report in step)
-            sizes = first.generating, first.record.tokens, first.record.context, distinct
+            sizes = first.generating, planned.tokens, planned.context, distinct
             self._recorder.put("steps", [(now + self._wall, seconds)], [sizes])
         if first.recorded is not None:
             experts = np.concatenate([report.recorded for report in step], axis=1)
-            self._recorder.put("tokens", first.record.sequences, experts)
+            self._recorder.put("tokens", planned.sequences, experts)
 
     def finish(self, request: Any, now: float) -> None:
         """A request has ended."""
@@ -162,6 +175,7 @@ class RecordSide:
     def stop_counting(self) -> None:
         """No experts will come any more."""
         self._keys.clear()
+        self._planned.clear()
 
     def close(self) -> None:
         """Write what is not written."""
