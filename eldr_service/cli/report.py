@@ -133,7 +133,7 @@ def report(
     file = activations or Path(str(files("eldr_service.simulation") / "sample.npz"))
     log_to_stderr()
     try:
-        for note in recording_notes(activations, options.arrivals):
+        for note in recording_notes((activations, options.arrivals), costs):
             session.note(note)
         recording = load_recorded(file)
         deployment = options.deployment(costs, workers)
@@ -174,7 +174,7 @@ def report(
     made = make_report(
         findings,
         again,
-        name=file.resolve().stem if activations else "ELDR's sample",
+        name=_name(activations),
         sample=activations is None,
         target_ms=target,
     )
@@ -191,6 +191,17 @@ def report(
         written.append(("PDF", pdf))
     tiles = [(tile.label, f"{tile.number}  {'; '.join(tile.lines)}") for tile in made.tiles]
     session.answer(made.document, made.verdict, "", facts([*tiles, *written]))
+
+
+def _name(activations: Path | None) -> str:
+    """What a reader of the report knows the recording by."""
+    from eldr_service.recordings import read_recorded
+
+    if activations is None:
+        return "ELDR's sample"
+    if activations.is_dir():
+        return f"recorded traffic of {read_recorded(activations).model}"
+    return activations.stem
 
 
 def _check_extra() -> None:

@@ -84,7 +84,7 @@ def simulate(
     )
     log_to_stderr()
     try:
-        for note in recording_notes(activations, options.arrivals):
+        for note in recording_notes((activations, options.arrivals), cost):
             session.note(note)
         with _progress(session, study) as done:
             runs = run_study(study, jobs or os.cpu_count() or 1, done)

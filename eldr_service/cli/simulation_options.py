@@ -1,5 +1,6 @@
 """What `eldr simulate` and `eldr report` are both told: traffic, split, engines."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -190,17 +191,18 @@ def _trace(path: str, option: str) -> "Trace":
         raise typer.BadParameter(what, param_hint=option) from error
 
 
-def recording_notes(*paths: Path | str | None) -> list[str]:
-    """What was joined and what is lost, of those paths that are folders of engines' recordings."""
+def recording_notes(requests: Sequence[Path | str | None], costs: Sequence[str]) -> list[str]:
+    """What was joined, lost and fitted, of those that are folders of engines' recordings."""
     from eldr_service.recordings import join, read_recorded
+    from eldr_service.simulation.cost import load_cost
 
-    notes = []
-    for folder in dict.fromkeys(Path(path) for path in paths if path and Path(path).is_dir()):
+    notes = [f"{cost}: {load_cost(cost).source}" for cost in costs if Path(cost).is_dir()]
+    for folder in dict.fromkeys(Path(path) for path in requests if path and Path(path).is_dir()):
         recorded = read_recorded(folder)
-        requests = join(recorded)
+        joined = join(recorded)
         notes.append(
-            f"{folder}: {len(requests.arrival_s):,} requests of {recorded.decode_engines} decode"
-            f" engines, {len(requests.counts):,} with experts; {requests.lost:,} are not whole"
+            f"{folder}: {len(joined.arrival_s):,} requests, {len(joined.counts):,} with experts,"
+            f" {joined.lost:,} not whole; decode engines: {recorded.decode_engines}"
         )
         notes += recorded.cautions
     return notes

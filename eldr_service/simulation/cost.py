@@ -133,12 +133,12 @@ def _fitted(folder: Path) -> StepCost:
         raise ValueError(f"{folder}: {error}") from error
     layers = recorded.num_layers
     return StepCost(
-        folder.resolve().name,
+        f"the recorded steps of {recorded.model}",
         per_layer_us=0.0,  # a recording does not tell it from what is outside the layers
         per_expert_us=fit.per_expert_us,
         per_sequence_us=fit.per_sequence_us / layers,
         fixed_us=fit.fixed_us,
-        source=f"Fitted to the recorded steps: {fit.quality()}",
+        source=f"Fitted: {fit.quality()}",
     )
 
 

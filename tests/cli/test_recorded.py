@@ -32,13 +32,14 @@ def test_simulate(eldr, three, folder):
     assert again["rate_per_s"] == 100
 
 
-def test_the_halves_are_counted(eldr, three, folder):
+def test_what_was_joined_and_fitted_is_said(three):
     from typer.testing import CliRunner
 
     from eldr_service.cli.app import app
 
     said = CliRunner().invoke(app, ["simulate", *three, *QUICK]).stderr
-    assert "120 requests of 2 decode engines, 120 with experts; 0 are not whole" in said
+    assert "120 requests, 120 with experts, 0 not whole; decode engines: 2" in said
+    assert "900 steps, R²" in said
 
 
 def test_report(eldr, three, folder, tmp_path):
@@ -46,9 +47,9 @@ def test_report(eldr, three, folder, tmp_path):
     document = eldr.json("report", *three, *QUICK, "--figure=none", f"--out={html}")
     assert document["command"].count(str(folder)) == 3
     page = html.read_text("utf-8")
-    assert f"What ELDR gains on {folder.name}" in page
+    assert "What ELDR gains on recorded traffic of m" in page
     assert "Arrivals and lengths are as recorded" in page
-    assert "Fitted to the recorded steps" in page
+    assert "A step's time follows the recorded steps of m. Fitted: " in page.replace("&#39;", "'")
     assert "stand in for the prefill" not in page
 
 

@@ -75,7 +75,7 @@ def test_experts_that_only_follow_the_batch():
 def test_from_a_folder(tmp_path):
     write(tmp_path)
     cost = load_cost(str(tmp_path))
-    assert cost.name == tmp_path.name
+    assert cost.name == "the recorded steps of m"
     assert cost.per_expert_us == pytest.approx(STEP_US[2], rel=0.1)
     assert "µs an expert (95%" in cost.source
     other = tmp_path / "other"
