@@ -16,21 +16,22 @@ MAY_IMPORT = {
     "address": "",
     "flags": "",
     "policies": "core kernels",
-    "fitting": "core kernels",
+    "recordings": "",
+    "fitting": "core kernels recordings",
     "stores": "core kernels",
     "observability": "core kernels",
     "routing": "core kernels policies stores",
     "refits": "core kernels fitting routing stores",
-    "simulation": "core kernels fitting policies stores routing",
-    "reports": "core kernels fitting policies simulation",
+    "simulation": "core kernels recordings fitting policies stores routing",
+    "reports": "core kernels recordings fitting policies simulation",
     "rpc": "core kernels policies fitting stores observability routing refits",
     "config": "core address flags",
     "static_fleet": "core routing rpc",
     "server": (
         "core kernels policies fitting stores observability routing refits rpc config static_fleet"
     ),
-    "cli": "core kernels policies fitting stores observability simulation reports rpc address flags"
-    " config",
+    "cli": "core kernels policies recordings fitting stores observability simulation reports rpc"
+    " address flags config",
 }
 # The wire is known to these alone; everything else can be used without gRPC.
 KNOW_THE_WIRE = {"rpc", "server", "static_fleet", "cli"}

@@ -46,11 +46,11 @@ def fit(
     file: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE.npz]",
+            metavar="[FILE.npz|DIR]",
             exists=True,
-            dir_okay=False,
             readable=True,
-            help="Recorded routing: each token's experts, or counts alone.",
+            help="Recorded routing: each token's experts, or counts alone; or a folder of engines'"
+            " recordings.",
         ),
     ] = None,
     slots: Annotated[

@@ -25,7 +25,7 @@ from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.report_points import PointOptions
 from eldr_service.cli.session import Session
-from eldr_service.cli.simulation_options import SimulationOptions, check_policies
+from eldr_service.cli.simulation_options import SimulationOptions, check_policies, recording_notes
 from eldr_service.cli.tables import facts, span
 
 if TYPE_CHECKING:
@@ -59,16 +59,17 @@ def report(
     activations: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.npz",
+            metavar="FILE.npz|DIR",
             exists=True,
             readable=True,
-            help="Recorded routing of your traffic; by default the sample that comes with ELDR.",
+            help="Recorded routing of your traffic, a file or engines' recordings; by default the"
+            " sample that comes with ELDR.",
         ),
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Decode workers.")] = 16,
     cost: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME|FILE", help=f"As of eldr simulate; by default {COST}."),
+        typer.Option(metavar="NAME|FILE|DIR", help=f"As of eldr simulate; by default {COST}."),
     ] = None,
     policy: Annotated[
         list[str] | None,
@@ -132,6 +133,8 @@ def report(
     file = activations or Path(str(files("eldr_service.simulation") / "sample.npz"))
     log_to_stderr()
     try:
+        for note in recording_notes((activations, options.arrivals), costs):
+            session.note(note)
         recording = load_recorded(file)
         deployment = options.deployment(costs, workers)
         rate, seconds = _load(options, recording, deployment, duration, points.quick)
@@ -172,7 +175,7 @@ def report(
     made = make_report(
         findings,
         again,
-        name=file.stem if activations else "ELDR's sample",
+        name=_name(activations),
         sample=activations is None,
         target_ms=target,
     )
@@ -189,6 +192,17 @@ def report(
         written.append(("PDF", pdf))
     tiles = [(tile.label, f"{tile.number}  {'; '.join(tile.lines)}") for tile in made.tiles]
     session.answer(made.document, made.verdict, "", facts([*tiles, *written]))
+
+
+def _name(activations: Path | None) -> str:
+    """What a reader of the report knows the recording by."""
+    from eldr_service.recordings import read_recorded
+
+    if activations is None:
+        return "ELDR's sample"
+    if activations.is_dir():
+        return f"recorded traffic of {read_recorded(activations).model}"
+    return activations.stem
 
 
 def _check_extra() -> None:
@@ -215,7 +229,7 @@ def _load(
     tokens = mean_output(recording, output)
     share = 1.0 if options.drive_all else 1 - options.calibration_fraction
     driven = int(recording.num_requests * share)
-    rate = options.rate
+    rate = options.offered(deployment.workers)
     if trace is not None:
         offered = rate or trace.rate_per_s
     else:

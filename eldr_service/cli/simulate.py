@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from eldr_service.cli.command import command
 from eldr_service.cli.session import Session
-from eldr_service.cli.simulation_options import SimulationOptions, check_policies
+from eldr_service.cli.simulation_options import SimulationOptions, check_policies, recording_notes
 
 if TYPE_CHECKING:
     from eldr_service.simulation.study import Study
@@ -27,21 +27,21 @@ def simulate(
     activations: Annotated[
         Path,
         typer.Option(
-            metavar="FILE.npz",
+            metavar="FILE.npz|DIR",
             exists=True,
-            dir_okay=False,
             readable=True,
-            help="Recorded routing: each token's experts, prefill and decode.",
+            help="Recorded routing: each token's experts, prefill and decode; or a folder of"
+            " engines' recordings.",
         ),
     ],
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Decode workers.")],
     cost: Annotated[
         list[str],
         typer.Option(
-            metavar="NAME|FILE",
+            metavar="NAME|FILE|DIR",
             help="What a decode step costs: qwen3-30b-a3b-h200, gpt-oss-120b-h200,"
-            " gemma-4-26b-a4b-h200, qwen3-30b-a3b-rtxpro6000, or a TOML file. Several times: the"
-            " engines take them in turn.",
+            " gemma-4-26b-a4b-h200, qwen3-30b-a3b-rtxpro6000, a TOML file, or engines' recordings,"
+            " to whose steps it is fitted. Several times: the engines take them in turn.",
         ),
     ],
     options: SimulationOptions,
@@ -78,7 +78,7 @@ def simulate(
         activations=activations,
         policies=policies,
         deployment=options.deployment(cost, workers),
-        traffic=options.traffic(options.rate, duration),
+        traffic=options.traffic(options.offered(workers), duration),
         seeds=tuple(range(options.seed, options.seed + seeds)),
         calibration_fraction=options.calibration_fraction,
         drive_all=options.drive_all,
@@ -86,6 +86,8 @@ def simulate(
     )
     log_to_stderr()
     try:
+        for note in recording_notes((activations, options.arrivals), cost):
+            session.note(note)
         with _progress(session, study) as done:
             runs = run_study(study, jobs or os.cpu_count() or 1, done)
     except ValueError as error:

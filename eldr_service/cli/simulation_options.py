@@ -1,7 +1,9 @@
 """What `eldr simulate` and `eldr report` are both told: traffic, split, engines."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,19 +28,21 @@ class SimulationOptions:
         float | None,
         typer.Option(
             metavar="R",
-            help="Arrivals per second; a trace is stretched to it, or left as it is without.",
+            help="Arrivals per second; a trace is stretched to it, or left as it is without, a"
+            " recording so that a worker gets as many as a recorded decode engine did.",
         ),
     ] = None
     arrivals: Annotated[
         str,
         typer.Option(
-            metavar="poisson|FILE", help="A trace: Azure's .csv, Mooncake's .jsonl or .jsonl.zst."
+            metavar="poisson|FILE|DIR",
+            help="A trace: Azure's .csv, Mooncake's .jsonl or .jsonl.zst; or engines' recordings.",
         ),
     ] = POISSON
     output_tokens: Annotated[
         str | None,
         typer.Option(
-            metavar="N|FILE",
+            metavar="N|FILE|DIR",
             help="Of each request, or drawn from a trace; by default as the arrivals' trace says,"
             " else as recorded. Longer outputs go through the recorded tokens again.",
         ),
@@ -159,6 +163,13 @@ class SimulationOptions:
         """What --arrivals says."""
         return None if self.arrivals == POISSON else _trace(self.arrivals, "--arrivals")
 
+    def offered(self, workers: int) -> float | None:
+        """Arrivals per second; None: a trace's own, or nothing said."""
+        trace = self.trace() if self.rate is None else None
+        if trace is None or not trace.decode_engines:
+            return self.rate
+        return float(f"{trace.rate_per_s * workers / trace.decode_engines:.4g}")
+
     def traffic(self, rate: float | None, duration: float) -> "Traffic":
         """Arrivals at a rate, for a duration in seconds."""
         from eldr_service.simulation.traffic import Traffic
@@ -188,6 +199,23 @@ def _trace(path: str, option: str) -> "Trace":
     except (OSError, ValueError) as error:
         what = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise typer.BadParameter(what, param_hint=option) from error
+
+
+def recording_notes(requests: Sequence[Path | str | None], costs: Sequence[str]) -> list[str]:
+    """What was joined, lost and fitted, of those that are folders of engines' recordings."""
+    from eldr_service.recordings import join, read_recorded
+    from eldr_service.simulation.cost import load_cost
+
+    notes = [f"{cost}: {load_cost(cost).source}" for cost in costs if Path(cost).is_dir()]
+    for folder in dict.fromkeys(Path(path) for path in requests if path and Path(path).is_dir()):
+        recorded = read_recorded(folder)
+        joined = join(recorded)
+        notes.append(
+            f"{folder}: {len(joined.arrival_s):,} requests, {len(joined.counts):,} with experts,"
+            f" {joined.lost:,} not whole; decode engines: {recorded.decode_engines}"
+        )
+        notes += recorded.cautions
+    return notes
 
 
 def _delay(text: str, option: str) -> "Delay":

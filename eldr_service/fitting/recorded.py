@@ -1,4 +1,4 @@
-"""Recorded routing in `.npz` files: each token's experts, or counts alone."""
+"""Recorded routing, token by token or as counts; from `.npz` files or engines' recordings."""
 
 import zipfile
 import zlib
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.recordings import join, read_recorded
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,13 +23,15 @@ class Recording:
     domains : ndarray of str, shape [n]
         Task or topic, empty where the file says none; for evaluation, a router never sees it.
     counts : ndarray of uint32, shape [n, L, E], or None
-        Of the prefills, in an aggregate file; then the other three are None.
+        Of the prefills, where their tokens were not recorded one by one: in an aggregate file,
+        where the other three are None, and in engines' recordings.
     expert_ids : ndarray of int, shape [tokens, L, top_k], or None
         The experts of every token, all requests end to end.
     offsets : ndarray of int64, shape [n + 1], or None
         Request r owns the tokens ``offsets[r]:offsets[r + 1]``.
     prefill_len : ndarray of int64, shape [n], or None
-        How many of a request's first tokens are its prefill; the rest are its decode.
+        How many of a request's first tokens are its prefill; the rest are its decode. 0 beside
+        counts.
     """
 
     geometry: ModelGeometry
@@ -45,6 +48,7 @@ class Recording:
         Parameters
         ----------
         path : str or Path
+            Or the folder of engines' recordings (docs/recording.md).
         top_k : int, optional
             Needed for aggregate files, whose row sums are tokens x top_k and tell neither apart.
 
@@ -53,6 +57,8 @@ class Recording:
         ValueError
             Saying which array of the file is not as it must be.
         """
+        if Path(path).is_dir():
+            return cls._of_engines(Path(path), top_k)
         try:
             archive = np.load(path, allow_pickle=False)
             arrays = {name: archive[name] for name in archive.files}
@@ -66,6 +72,27 @@ class Recording:
             raise ValueError(f"{path}: no array {error}; there are {sorted(arrays)}") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def _of_engines(cls, folder: Path, top_k: int | None) -> Self:
+        recorded = read_recorded(folder)
+        if top_k not in (None, recorded.top_k):
+            raise ValueError(f"{folder}: the model is of top_k {recorded.top_k}, not {top_k}")
+        requests = join(recorded)
+        n, num_layers = requests.counts.shape[:2]
+        if not n:
+            raise ValueError(f"{folder}: no request has its experts recorded in both halves")
+        shapes = requests.counts.shape[1:], requests.experts.shape[1:]
+        if shapes != ((num_layers, recorded.num_experts), (num_layers, recorded.top_k)):
+            raise ValueError(f"{folder}: the halves differ in the model's geometry: {shapes}")
+        return cls(
+            ModelGeometry(num_layers, recorded.num_experts, recorded.top_k),
+            np.full(n, ""),
+            requests.counts,
+            requests.experts,
+            requests.offsets,
+            np.zeros(n, np.int64),
+        )
 
     @classmethod
     def _of_counts(cls, arrays: dict[str, NDArray[Any]], top_k: int | None) -> Self:
@@ -117,12 +144,21 @@ class Recording:
 
     def decode_counts(self) -> NDArray[np.uint32] | None:
         """Activation counts of every decode, shape [n, L, E]; None when there are counts alone."""
-        if self.counts is not None:
+        if self.expert_ids is None:
             return None
         return np.stack([self.counts_of(self.decode(r)) for r in range(self.num_requests)])
 
+    def prefill_tokens(self, request: int) -> int:
+        """How many tokens of a request's prefill are known."""
+        if self.counts is not None:
+            return int(self.counts[request, 0].sum()) // self.geometry.top_k
+        return int(self._tokens()[2][request])
+
     def prefill(self, request: int) -> slice:
-        """The tokens of a request's prefill; ValueError when there are counts alone."""
+        """The tokens of a request's prefill, none beside counts.
+
+        ValueError when there are counts alone.
+        """
         offsets, prefill_len = self._tokens()[1:]
         start = int(offsets[request])
         return slice(start, start + int(prefill_len[request]))
@@ -143,7 +179,9 @@ class Recording:
         return counts.astype(np.uint32).reshape(g.num_layers, g.num_experts)
 
     def save(self, path: str | Path) -> None:
-        """Write a compressed .npz that `load` reads; ValueError when there are counts alone."""
+        """Write a compressed .npz that `load` reads; ValueError when there are counts."""
+        if self.counts is not None:
+            raise ValueError("prefills are recorded as counts, not token by token")
         expert_ids, offsets, prefill_len = self._tokens()
         with Path(path).open("wb") as file:  # given a name, NumPy would add a suffix of its own
             np.savez_compressed(

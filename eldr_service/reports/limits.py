@@ -23,11 +23,17 @@ def _limits(findings: Findings, sample: bool) -> Iterator[str]:
             " trained for it. It shows what a report looks like; your own traffic needs your own"
             " recording (--activations)."
         )
-    came = "a trace" if base.traffic.trace else "a Poisson process"
-    yield (
-        f"Arrivals are {came} and experts come from the recording: no one observed the two"
-        " together, so the pairing is synthetic."
-    )
+    trace = base.traffic.trace
+    if trace and trace.decode_engines:
+        yield (
+            "Arrivals and lengths are as recorded, but each stands beside the experts of another"
+            " request of the recording: requests that came together may have been more alike."
+        )
+    else:
+        yield (
+            f"Arrivals are {'a trace' if trace else 'a Poisson process'} and experts come from the"
+            " recording: no one observed the two together, so the pairing is synthetic."
+        )
     share = _stand_in(recording)
     if share is not None:
         yield (
@@ -64,7 +70,7 @@ def _limits(findings: Findings, sample: bool) -> Iterator[str]:
 
 def _stand_in(recording: Recording) -> float | None:
     """The share that the prefill is of every request's tokens, where it is the same of all."""
-    if recording.offsets is None or recording.prefill_len is None:
+    if recording.counts is not None or recording.offsets is None or recording.prefill_len is None:
         return None
     lengths = np.diff(recording.offsets)
     shares = recording.prefill_len[lengths > 0] / lengths[lengths > 0]

@@ -186,7 +186,8 @@ def _facts(findings: Findings, name: str) -> list[tuple[str, str]]:
     rate = (
         "the trace's own rate" if traffic.rate_per_s is None else f"{plain(traffic.rate_per_s)}/s"
     )
-    came = "Poisson" if traffic.trace is None else "trace"
+    recorded = traffic.trace is not None and traffic.trace.decode_engines
+    came = "Poisson" if traffic.trace is None else "recorded" if recorded else "trace"
     fitted = percent(base.calibration_fraction, signed=False)
     driven = "the whole recording" if base.drive_all else "the rest"
     shift = ""

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from eldr_service.recordings import read_recorded
+from eldr_service.simulation.step_fit import fit_steps
+
 Coefficients = tuple[float, float, float, float, float]
 Microseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -100,6 +103,8 @@ def built_in_costs() -> dict[str, StepCost]:
 def load_cost(name: str) -> StepCost:
     """A cost model by its built-in name, or from a TOML file of `StepCost`'s attributes.
 
+    A folder is of engines' recordings (docs/recording.md): it is fitted to the recorded steps.
+
     Raises
     ------
     ValueError
@@ -108,6 +113,8 @@ def load_cost(name: str) -> StepCost:
     if name in built_in_costs():
         return built_in_costs()[name]
     path = Path(name)
+    if path.is_dir():
+        return _fitted(path)
     if not path.is_file():
         raise ValueError(f"{name}: neither a file nor one of {', '.join(built_in_costs())}")
     try:
@@ -115,6 +122,24 @@ def load_cost(name: str) -> StepCost:
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: not UTF-8 text: {error}") from error
     return _parsed(path.stem, text, name)
+
+
+@cache
+def _fitted(folder: Path) -> StepCost:
+    recorded = read_recorded(folder)
+    try:
+        fit = fit_steps(recorded["steps.times"][:, 1], recorded["steps.sizes"])
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    layers = recorded.num_layers
+    return StepCost(
+        f"the recorded steps of {recorded.model}",
+        per_layer_us=0.0,  # a recording does not tell it from what is outside the layers
+        per_expert_us=fit.per_expert_us,
+        per_sequence_us=fit.per_sequence_us / layers,
+        fixed_us=fit.fixed_us,
+        source=f"Fitted: {fit.quality()}",
+    )
 
 
 def _parsed(name: str, text: str, where: str = "") -> StepCost:

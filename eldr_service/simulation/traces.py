@@ -1,15 +1,17 @@
-"""Arrivals and lengths of real services, from the files in which they were published."""
+"""Arrivals and lengths of real services: published traces, and what engines recorded."""
 
 import csv
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from eldr_service.recordings import join, read_recorded
 
 Row = tuple[float, int, int]
 
@@ -24,11 +26,14 @@ class Trace:
         Ascending from 0.
     prompt_tokens, output_tokens : ndarray of int64, shape [n]
         1 at least.
+    decode_engines : int or None
+        That served them, where engines recorded it.
     """
 
     times_s: NDArray[np.float64]
     prompt_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+    decode_engines: int | None = None
 
     @property
     def rate_per_s(self) -> float:
@@ -40,7 +45,8 @@ class Trace:
         """Read a trace.
 
         By its name a file is of Azure (.csv: TIMESTAMP, ContextTokens, GeneratedTokens) or of
-        Mooncake (.jsonl or .jsonl.zst: timestamp in ms, input_length, output_length).
+        Mooncake (.jsonl or .jsonl.zst: timestamp in ms, input_length, output_length). A folder is
+        of engines' recordings (docs/recording.md).
 
         Raises
         ------
@@ -48,6 +54,8 @@ class Trace:
             Saying what is wrong with it.
         """
         name = Path(path).name
+        if Path(path).is_dir():
+            return cls._recorded(Path(path))
         try:
             if name.endswith(".csv"):
                 rows = _rows(csv.DictReader(_text(path).splitlines()), _azure)
@@ -58,6 +66,17 @@ class Trace:
             return cls._of(rows)
         except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are such
             raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def _recorded(cls, folder: Path) -> "Trace":
+        recorded = read_recorded(folder)
+        requests = join(recorded)
+        columns = requests.arrival_s, requests.prompt_tokens, requests.output_tokens
+        try:
+            trace = cls._of(list(zip(*(column.tolist() for column in columns), strict=True)))
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+        return replace(trace, decode_engines=recorded.decode_engines)
 
     @classmethod
     def _of(cls, rows: Sequence[Row]) -> "Trace":

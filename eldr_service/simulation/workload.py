@@ -84,7 +84,11 @@ class Workload:
 
     def prefill_counts(self, driven: int) -> ActivationCounts:
         """What the prefill of ``self.driven[driven]`` activated."""
-        return self._counts(self.recording.prefill(int(self.driven[driven])))
+        request, recording = int(self.driven[driven]), self.recording
+        if recording.counts is None:
+            return self._counts(recording.prefill(request))
+        counts, tokens = recording.counts[request], recording.prefill_tokens(request)
+        return ActivationCounts(recording.geometry, 0, counts, tokens)
 
     def decode_counts(self, driven: int, output_tokens: int) -> ActivationCounts:
         """What its decode activated, gone through again where it is recorded too short."""
@@ -129,8 +133,7 @@ def split(
     whole = [
         r
         for r in range(recording.num_requests)
-        if recording.prefill(r).stop > recording.prefill(r).start
-        and recording.decode(r).stop > recording.decode(r).start
+        if recording.prefill_tokens(r) and recording.decode(r).stop > recording.decode(r).start
     ]
     shuffled = np.random.default_rng(seed).permutation(np.array(whole, dtype=np.int64))
     fitted, driven = np.split(shuffled, [math.ceil(len(whole) * calibration_fraction)])

@@ -233,15 +233,16 @@ class Apart:
 
 
 @contextlib.contextmanager
-def running_apart(model, directory, **options):
-    """Once all serve and each pair has met; `options` are the engines'."""
+def running_apart(model, directory, settings=(), **options):
+    """Once all serve and each pair has met; `settings` are the shim's, `options` the engines'."""
     with contextlib.ExitStack() as ending:
         rig = Apart(directory, Daemon(directory))
         ending.callback(lambda: rig.daemon.kill())
         eldr = {"router": rig.daemon.target, "group": "here", "timeout": 5.0}  # on a busy machine
+        eldr.update(settings)
         for name in ("prefill", "decode", "other"):
             role = "kv_producer" if name == "prefill" else "kv_consumer"
-            more = {} if name == "prefill" else {"shutdown-timeout": 20}
+            more = {} if name == "prefill" and not settings else {"shutdown-timeout": 20}
             engine = Engine(name, model, directory, role, eldr, **more, **options)
             ending.callback(engine.kill)
             if name == "prefill":

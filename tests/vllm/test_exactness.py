@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+from eldr_vllm.recording.tables import request_key
 
 pytestmark = pytest.mark.vllm
 
@@ -31,7 +32,7 @@ def router():
 def engine(model, router, tmp_path_factory):
     from vllm import LLM
 
-    log = tmp_path_factory.mktemp("oracle")
+    log, recording = tmp_path_factory.mktemp("oracle"), tmp_path_factory.mktemp("recording")
     inner = {
         "kv_connector": "OracleConnector",
         "kv_connector_module_path": "oracle_connector",
@@ -52,19 +53,24 @@ def engine(model, router, tmp_path_factory):
             "kv_connector_module_path": "eldr_vllm.connector",
             "kv_role": "kv_both",
             "kv_connector_extra_config": {
-                "eldr": {"router": router.target, "force": bool(MORE), "timeout": 5.0},
+                "eldr": {
+                    "router": router.target,
+                    "force": bool(MORE),
+                    "timeout": 5.0,
+                    "record": str(recording),
+                },
                 "inner": inner,
             },
         },
         **MORE,
     )
-    yield Engine(llm, log)
+    yield Engine(llm, log, recording)
     llm.llm_engine.engine_core.shutdown()
 
 
 class Engine:
-    def __init__(self, llm, log):
-        self._llm, self._log = llm, log
+    def __init__(self, llm, log, recording):
+        self._llm, self._log, self._recording = llm, log, recording
 
     def run(self, prompts, max_tokens, salts=(), **params):
         """What the shim and what the oracle say of each request: (counts, known, unknown).
@@ -133,6 +139,19 @@ class Engine:
             found.setdefault(booking, {}).setdefault((request, position), experts)
         return found
 
+    def recorded(self, column, rows):
+        """What is recorded by now, as soon as there are so many rows of a column."""
+        from rig import wait
+
+        def read():
+            read_recorded.cache_clear()
+            found = read_recorded(self._recording) if any(self._recording.iterdir()) else None
+            return found if found is not None and len(found[column]) >= rows else None
+
+        from eldr_service.recordings import read_recorded
+
+        return wait(read, 20)
+
     def _read(self, pattern):
         """The pipeline ranks' logs in order."""
         for path in sorted(self._log.glob(pattern)):
@@ -173,6 +192,17 @@ def test_counts_are_those_of_the_forward_passes(engine):
     )
     assert cached
     assert preempted
+    recorded = engine.recorded("signatures.request", REQUESTS)
+    assert recorded.cautions == ()
+    signatures = dict(
+        zip(
+            recorded["signatures.request"].tolist(),
+            recorded["signatures.counts"].tolist(),
+            strict=True,
+        )
+    )
+    assert len(signatures) == REQUESTS
+    assert all(signatures[request_key(o.request_id)] == oracle[0] for _, oracle, o in pairs)
 
 
 def test_counts_with_and_without_the_prefix_cache(engine):
@@ -223,6 +253,34 @@ def test_releases_carry_the_counts_of_the_answers(engine, router):
     preempted = engine.metric("vllm:num_preemptions") - before
     print(f"{ANSWERS} answers exact: {tokens} tokens, {preempted} preemptions")  # what -s shows
     assert preempted
+    assert recorded_answers(engine) == {
+        request_key(booking): sorted(in_order(computed)) for booking, computed in oracle.items()
+    }
+
+
+def in_order(computed):
+    """The oracle's tokens of each sequence of a booking, by position."""
+    sequences = {}
+    for (request, position), experts in computed.items():
+        sequences.setdefault(request, {})[position] = np.sort(experts).tolist()
+    return [[tokens[position] for position in sorted(tokens)] for tokens in sequences.values()]
+
+
+def recorded_answers(engine):
+    """Tokens of each sequence of a request, as recorded, where there are any."""
+    recorded = engine.recorded("decodes.request", 2 * ANSWERS)
+    tokens = {}
+    for sequence, experts in zip(
+        recorded["tokens.sequence"].tolist(), recorded["tokens.experts"], strict=True
+    ):
+        tokens.setdefault(sequence, []).append(np.sort(experts).tolist())
+    found = {}
+    rows = (recorded[f"decodes.{name}"].tolist() for name in ("request", "sequence", "tokens"))
+    for key, sequence, (_, output, count) in zip(*rows, strict=True):
+        assert len(tokens.get(sequence, [])) == count <= output
+        if sequence in tokens:
+            found.setdefault(key, []).append(tokens[sequence])
+    return {key: sorted(sequences) for key, sequences in found.items()}
 
 
 def test_tokens_from_outside_are_unknown(engine):

@@ -100,6 +100,7 @@ def test_unchecked_version(config, kv_cache, warnings, monkeypatch):
         ({"rooter": "x"}, "no setting is called rooter"),
         ({"role": "both sides"}, "role: expected one of"),
         ({"capacity": "many"}, "capacity: expected int"),
+        ({"record_share": 3}, "record_share: expected 0 to 1, found 3"),
         ({"root_certificates": "/does/not/exist"}, "No such file"),
     ],
 )

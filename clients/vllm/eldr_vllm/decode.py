@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vllm.v1.request import RequestStatus
 
 from eldr_vllm.answer import Booking, booking, is_prefill
+from eldr_vllm.answer_slots import AnswerSlots
 from eldr_vllm.decode_counts import DecodeCounts
 from eldr_vllm.outbox import Outbox
 from eldr_vllm.settings import Settings
@@ -47,34 +48,11 @@ _NO_ROW = -1
 
 @dataclass(slots=True)
 class _Sequence:
-    """One request of the engine; `held` is None for one that ELDR did not place.
-
-    Positions before `counted` are the prompt's, or have been counted. `block` is the KV block of
-    the `block_index`-th stretch of positions.
-    """
+    """One request of the engine; `held` is None for one that ELDR did not place."""
 
     held: _Held | None
-    counted: int
+    slots: AnswerSlots
     first_token: float = 0.0
-    block_index: int = -1
-    block: int = 0
-
-    def advance(
-        self, before: int, after: int, blocks: Callable[[], tuple[list[int], ...]], block_size: int
-    ) -> list[int]:
-        """KV slots of the answer's tokens that a step computes for the first time.
-
-        The step computes the positions from `before` to below `after`. `blocks` is slow for long
-        sequences, so it is called once a block.
-        """
-        slots = []
-        for position in range(max(before, self.counted), after):
-            index, offset = divmod(position, block_size)
-            if index != self.block_index:
-                self.block_index, self.block = index, blocks()[0][index]
-            slots.append(self.block * block_size + offset)
-        self.counted = max(self.counted, after)
-        return slots
 
 
 @dataclass(slots=True)
@@ -139,7 +117,9 @@ class DecodeSide:
             if booked is not None:
                 held = self._held.setdefault(booked, _Held(booked))
                 held.running += 1
-            self._sequences[request.request_id] = _Sequence(held, request.num_prompt_tokens)
+            self._sequences[request.request_id] = _Sequence(
+                held, AnswerSlots(request.num_prompt_tokens)
+            )
 
     def plan(self, writing: Iterable[str], now: float, scheduled: int) -> None:
         """A step is scheduled; `writing` are the requests that have written a token before it."""
@@ -170,9 +150,9 @@ class DecodeSide:
                 if sequence is None or sequence.held is None:
                     continue
                 if request_id in resumed:
-                    sequence.block_index = -1  # its blocks are others now
+                    sequence.slots.moved()
                 blocks = partial(blocks_of, request_id)
-                new = sequence.advance(before, after, blocks, block_size)
+                new = sequence.slots.advance(before, after, blocks, block_size)
                 if new and (row := self._row(sequence.held)) != _NO_ROW:
                     slots += new
                     rows += [row] * len(new)

@@ -36,7 +36,7 @@ class StepPlan:
     `started` is the scheduler's clock. `generating` sequences get a token from this step.
     `filled_blocks` get their content from outside, before the step writes anything. The experts of
     the tokens at the KV slots `answer_slots` are wanted, for the row of DecodeCounts that
-    `answer_rows` has beside each.
+    `answer_rows` has beside each; those at `recorded_slots`, for the recording.
     """
 
     started: float
@@ -45,6 +45,7 @@ class StepPlan:
     chunks: list[PromptChunk] = field(default_factory=list)
     answer_rows: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     answer_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    recorded_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)
 
 
 @dataclass(slots=True)
@@ -65,7 +66,8 @@ class StepReport:
     """What one pipeline rank says of a step.
 
     `distinct` experts were touched over its `layers` MoE layers together. `answer_experts` [n,
-    layers, top_k] belong to the plan's `answer_rows`; None where none were wanted.
+    layers, top_k] belong to the plan's `answer_rows`, `recorded` to its `recorded_slots`; each is
+    None where none were wanted.
     """
 
     started: float
@@ -75,6 +77,7 @@ class StepReport:
     totals: list[PromptTotal]
     answer_rows: NDArray[np.int64]
     answer_experts: NDArray[np.integer] | None
+    recorded: NDArray[np.integer] | None = None
 
 
 @dataclass(slots=True)

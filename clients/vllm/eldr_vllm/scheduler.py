@@ -1,6 +1,8 @@
 """The scheduler's side: follows the requests, plans each step, hears what the workers say of it."""
 
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ from eldr_vllm.guard import Guard
 from eldr_vllm.messages import StepPlan, StepReport
 from eldr_vllm.outbox import Outbox
 from eldr_vllm.prefill import PrefillSide
+from eldr_vllm.recording.files import RecordingFiles
+from eldr_vllm.recording.recorder import Recorder
+from eldr_vllm.recording.side import RecordSide
 from eldr_vllm.registration import Registration, worker_id
 from eldr_vllm.settings import Settings
 
@@ -65,6 +70,21 @@ class SchedulerSide:
                 DecodeCounts(rows, model.get_num_experts()) if settings.decode_counts else None,
                 self._outbox,
             )
+        self._record = self._recording() if settings.record else None
+
+    def _recording(self) -> RecordSide:
+        settings, model = self._settings, self._config.model_config
+        engine = f"{self._name or socket.gethostname()}.{settings.role}"
+        about = {
+            "model": self._model,
+            "engine": engine,
+            "role": settings.role,
+            "share": f"{settings.record_share:g}",
+            "num_experts": str(model.get_num_experts()),
+            "top_k": str(model.get_num_experts_per_tok()),
+        }
+        files = RecordingFiles(Path(settings.record), engine, int(settings.record_max_mb * 1e6))
+        return RecordSide(settings.role, settings.record_share, Recorder(files, about))
 
     def bind(self, kv_cache_manager: Any) -> None:
         """The KV cache is there."""
@@ -97,7 +117,7 @@ class SchedulerSide:
     def begin(self, request: Any) -> None:
         """A request has come."""
         self._prompt_tokens[request.request_id] = request.num_prompt_tokens
-        for side in (self._prefill, self._decode):
+        for side in (self._prefill, self._decode, self._record):
             if side is not None:
                 side.begin(request)
 
@@ -149,6 +169,15 @@ class SchedulerSide:
                 output.kv_connector_block_state.resolve_block_ids,
                 self._block_size,
             )
+        if self._record is not None:
+            plan.recorded_slots, chunks = self._record.plan(
+                computed,
+                cached.resumed_req_ids,
+                output.kv_connector_block_state.resolve_block_ids,
+                self._block_size,
+                now,
+            )
+            plan.chunks += chunks
         return plan
 
     def take(self, ranks: dict[int, list[StepReport]]) -> None:
@@ -156,8 +185,10 @@ class SchedulerSide:
 
         No rank at all: the workers have stepped aside.
         """
-        if not ranks and self._decode is not None:
-            self._decode.stop_counting()
+        if not ranks:
+            for side in (self._decode, self._record):
+                if side is not None:
+                    side.stop_counting()
         for step in zip(*(ranks[rank] for rank in sorted(ranks)), strict=True):
             first = step[0]
             if self._prefill is not None:
@@ -170,6 +201,8 @@ class SchedulerSide:
                 if first.answer_experts is not None:
                     experts = [report.answer_experts for report in step]
                     self._decode.count(first.answer_rows, np.concatenate(experts, axis=1))
+            if self._record is not None:
+                self._record.take(list(step), time.monotonic())
 
     def finish(self, request: Any) -> dict[str, Any] | None:
         """A request has ended; what its answer should carry as `eldr`."""
@@ -177,6 +210,8 @@ class SchedulerSide:
         self._local_tokens.pop(request.request_id, None)
         if self._decode is not None:
             self._decode.finish(request, time.monotonic())
+        if self._record is not None:
+            self._record.finish(request, time.monotonic())
         if self._prefill is None:
             return None
         aborted = request.status == RequestStatus.FINISHED_ABORTED
@@ -187,6 +222,8 @@ class SchedulerSide:
         if self._registration is not None:
             self._registration.close()
         self._outbox.close()
+        if self._record is not None:
+            self._record.close()
 
     def _report(self) -> LoadReport:
         """Only that the engine lives, once the shim has stepped aside and counts no longer."""

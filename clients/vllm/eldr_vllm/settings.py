@@ -9,6 +9,7 @@ from typing import Any
 from eldr_vllm.guard import UnsupportedError
 
 _CHOICES = {"role": ("", "prefill", "decode", "both"), "place": ("caller", "daemon")}
+_RANGES = {"record_share": (0.0, 1.0), "record_max_mb": (64.0, 1e9)}  # 64: files of 4
 _BY_KV_ROLE = {"kv_producer": "prefill", "kv_consumer": "decode", "kv_both": "both"}
 
 
@@ -51,6 +52,12 @@ class Settings:
         Release a booking with the activation counts of its answer.
     outbox : int
         Messages to the daemon that may wait; beyond them the oldest are dropped.
+    record : str
+        Folder to which the engine's routing and timings are recorded; empty: none.
+    record_share : float
+        Share of requests, by their ids, whose experts are recorded. Timings are of all.
+    record_max_mb : float
+        Of this engine's files; the oldest are dropped.
     force : bool
         Capture where it was not verified, too.
     """
@@ -76,6 +83,9 @@ class Settings:
     place: str = "caller"
     decode_counts: bool = True
     outbox: int = 4_096
+    record: str = ""
+    record_share: float = 1.0
+    record_max_mb: float = 1_024.0
     force: bool = False
 
     @classmethod
@@ -104,6 +114,9 @@ class Settings:
         for name, choices in _CHOICES.items():
             if given.get(name, choices[0]) not in choices:
                 raise UnsupportedError(f"{name}: expected one of {choices}, found {given[name]!r}")
+        for name, (low, high) in _RANGES.items():
+            if name in given and not low <= given[name] <= high:
+                raise UnsupportedError(f"{name}: expected {low:g} to {high:g}, found {given[name]}")
         given["role"] = given.get("role") or _BY_KV_ROLE[kv_role or "kv_both"]
         return cls(**given)
 

@@ -91,11 +91,15 @@ class WorkerSide:
                 self._cache.mark_unknown(np.array(plan.filled_blocks, np.int64))
             self._cache.add(slots, experts)
             totals = [self._total(chunk) for chunk in plan.chunks]
-        distinct, answer_experts = 0, None
+        distinct, answer_experts, recorded = 0, None, None
         if self._decodes and plan.generating:
             distinct = int(count_distinct(experts, self._num_experts))
         if len(plan.answer_slots):
             answer_experts = experts_at(plan.answer_slots, slots, experts)
+        if np.array_equal(plan.recorded_slots, plan.answer_slots):  # every answer is recorded
+            recorded = answer_experts
+        elif len(plan.recorded_slots):
+            recorded = experts_at(plan.recorded_slots, slots, experts)
         return StepReport(
             plan.started,
             plan.generating,
@@ -104,6 +108,7 @@ class WorkerSide:
             totals,
             plan.answer_rows,
             answer_experts,
+            recorded,
         )
 
     def _total(self, chunk: Any) -> PromptTotal:

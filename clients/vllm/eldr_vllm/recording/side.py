@@ -1,0 +1,190 @@
+"""The scheduler's side of a recording: what is wanted of each step, and what comes of it."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_vllm.answer import is_prefill, request_name
+from eldr_vllm.answer_slots import AnswerSlots
+from eldr_vllm.messages import PromptChunk, StepReport
+from eldr_vllm.recording.recorder import Recorder
+from eldr_vllm.recording.tables import is_sampled, request_key
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request of the engine.
+
+    `reads`: its prompt is computed here; `writes`: its answer is. `asks`: nobody else asks for its
+    prompt's counts. `recorded` tokens of its answer were put.
+    """
+
+    key: int
+    sequence: int
+    arrival: float
+    prompt_tokens: int
+    reads: bool
+    writes: bool
+    asks: bool
+    sampled: bool
+    slots: AnswerSlots
+    started: float = 0.0
+    first_token: float = 0.0
+    asked: bool = False
+    recorded: int = 0
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step that is under way: tokens computed, those of context, whose experts will come."""
+
+    tokens: int
+    context: int
+    sequences: list[int]
+
+
+class RecordSide:
+    """Called by the scheduler's thread alone. Every time is of the wall clock, in Unix seconds.
+
+    Parameters
+    ----------
+    role : {"prefill", "decode", "both"}
+    share : float
+        Of the requests whose experts are recorded.
+    recorder : Recorder
+    """
+
+    def __init__(self, role: str, share: float, recorder: Recorder) -> None:
+        self._role, self._share = role, share
+        self._recorder = recorder
+        self._requests: dict[str, _Request] = {}
+        # Of sampled requests whose counts have not come; vLLM tells of an end before them.
+        self._keys: dict[str, int] = {}
+        self._planned: dict[float, _Step] = {}  # by when they were
+        self._sequences = 0
+        self._last_output = 0.0
+        self._wall = time.time() - time.monotonic()
+
+    def begin(self, request: Any) -> None:
+        """A request has come."""
+        if not self._recorder.active:
+            return
+        prefill = is_prefill(request, self._role)
+        remote = bool((request.kv_transfer_params or {}).get("do_remote_prefill"))
+        reads = prefill or (self._role == "both" and not remote)
+        key = request_key(request_name(request))
+        self._requests[request.request_id] = _Request(
+            key,
+            self._sequences,
+            request.arrival_time,
+            request.num_prompt_tokens,
+            reads=reads,
+            writes=not prefill,
+            asks=reads and not prefill,
+            sampled=is_sampled(key, self._share),
+            slots=AnswerSlots(request.num_prompt_tokens),
+        )
+        self._sequences += 1
+
+    def plan(
+        self,
+        computed: Mapping[str, tuple[int, int]],
+        resumed: set[str],
+        blocks_of: Callable[[str], tuple[list[int], ...]],
+        block_size: int,
+        now: float,
+    ) -> tuple[NDArray[np.int64], list[PromptChunk]]:
+        """What to ask of this step: KV slots whose experts are wanted, prompts' counts.
+
+        The arguments are those of PrefillSide.plan; `now` is the plan's `started`.
+        """
+        sequences: list[int] = []
+        slots: list[int] = []
+        chunks = []
+        context = 0
+        for request_id, (before, after) in computed.items():
+            request = self._requests.get(request_id)
+            if request is None:
+                continue
+            request.started = request.started or now
+            if request_id in resumed:
+                request.slots.moved()
+            if after < request.prompt_tokens:
+                continue
+            context += after
+            if after > request.prompt_tokens:  # it has written a token before this step
+                request.first_token = request.first_token or now
+            if not request.sampled:
+                continue
+            blocks = partial(blocks_of, request_id)
+            if request.reads and not request.asked:
+                request.asked = True
+                self._keys[request_id] = request.key
+                if request.asks:
+                    chunks.append(_whole_prompt(request_id, request, blocks(), block_size))
+            if request.writes:
+                new = request.slots.advance(before, after, blocks, block_size)
+                request.recorded += len(new)
+                slots += new
+                sequences += [request.sequence] * len(new)
+        tokens = sum(after - before for before, after in computed.values())
+        self._planned[now] = _Step(tokens, context, sequences)
+        return np.array(slots, np.int64), chunks
+
+    def take(self, step: list[StepReport], now: float) -> None:
+        """The reports of the pipeline ranks on one step, in order."""
+        first = step[0]
+        for parts in zip(*(report.totals for report in step), strict=True):
+            total = parts[0]
+            if total.last and (key := self._keys.pop(total.request_id, None)) is not None:
+                counts = np.concatenate([part.counts for part in parts])
+                self._recorder.put("signatures", [key], [total.unknown_tokens], counts[None])
+        planned = self._planned.pop(first.started, None)
+        if planned is None or not first.generating:
+            return
+        if self._role != "prefill":
+            # Steps overlap under asynchronous scheduling: see DecodeSide.take.
+            seconds = now - max(first.started, self._last_output)
+            self._last_output = now
+            distinct = sum(report.distinct for report in step)
+            sizes = first.generating, planned.tokens, planned.context, distinct
+            self._recorder.put("steps", [(now + self._wall, seconds)], [sizes])
+        if first.recorded is not None:
+            experts = np.concatenate([report.recorded for report in step], axis=1)
+            self._recorder.put("tokens", planned.sequences, experts)
+
+    def finish(self, request: Any, now: float) -> None:
+        """A request has ended."""
+        known = self._requests.pop(request.request_id, None)
+        if known is None or not known.started:
+            return
+        first_token = known.first_token or now
+        if known.reads and request.num_output_tokens:
+            times = known.arrival, known.started + self._wall, first_token + self._wall
+            self._recorder.put("prefills", [known.key], [times], [known.prompt_tokens])
+        if known.writes and request.num_output_tokens:
+            times = known.arrival, first_token + self._wall, now + self._wall
+            tokens = known.prompt_tokens, request.num_output_tokens, known.recorded
+            self._recorder.put("decodes", [known.key], [known.sequence], [times], [tokens])
+
+    def stop_counting(self) -> None:
+        """No experts will come any more."""
+        self._keys.clear()
+        self._planned.clear()
+
+    def close(self) -> None:
+        """Write what is not written."""
+        self._recorder.close()
+
+
+def _whole_prompt(
+    request_id: str, request: _Request, blocks: tuple[list[int], ...], block_size: int
+) -> PromptChunk:
+    tokens = request.prompt_tokens
+    ids = np.array(blocks[0][: -(-tokens // block_size)], np.int64)
+    return PromptChunk(request_id, 0, 0, ids, tokens, last=True)
