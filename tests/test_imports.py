@@ -20,18 +20,24 @@ MAY_IMPORT = {
     "stores": "core kernels",
     "observability": "core kernels",
     "routing": "core kernels policies stores",
+    "decision_log": "core kernels policies routing stores",
+    "replay": "core kernels policies routing stores decision_log",
     "refits": "core kernels fitting routing stores",
     "simulation": "core kernels fitting policies stores routing",
     "rpc": "core kernels policies fitting stores observability routing refits",
     "config": "core address flags",
     "static_fleet": "core routing rpc",
     "server": (
-        "core kernels policies fitting stores observability routing refits rpc config static_fleet"
+        "core kernels policies fitting stores observability routing refits rpc decision_log config"
+        " static_fleet"
     ),
-    "cli": "core kernels policies fitting stores observability simulation rpc address flags config",
+    "cli": (
+        "core kernels policies fitting stores observability simulation rpc decision_log replay"
+        " address flags config"
+    ),
 }
-# The wire is known to these alone; everything else can be used without gRPC.
-KNOW_THE_WIRE = {"rpc", "server", "static_fleet", "cli"}
+# The wire, or messages that are written down, are known to these alone; everything else can be used without gRPC.
+KNOW_THE_WIRE = {"decision_log", "replay", "rpc", "server", "static_fleet", "cli"}
 WIRE = ("grpc", "grpc_health", "grpc_reflection", "eldr.v1", "google.rpc", "google.protobuf")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.fleet import LoadReport
+from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
 PRIOR = np.array([8.0, 1.0, 0.1])
 _KEEP = 0.998
@@ -72,6 +73,27 @@ class LearnedStepCost:
     def speeds(self, worker_ids: Sequence[str]) -> NDArray[np.float64]:
         """Of each of these workers; 1 where nothing is known."""
         return np.array([self._speed.get(worker, (0, 1.0))[1] for worker in worker_ids])
+
+    def state(self) -> PolicyState:
+        """What was learned, for `restore`."""
+        fitted = self.coefficients
+        return {
+            "information": self._information.copy(),
+            "products": self._products.copy(),
+            "sums": self._sums.copy(),
+            "coefficients": np.array([fitted.fixed, fitted.expert, fitted.sequence]),
+            "workers": pack_texts(self._speed),
+            "lives": np.array([life for life, _ in self._speed.values()], np.int64),
+            "speeds": np.array([speed for _, speed in self._speed.values()]),
+        }
+
+    def restore(self, state: PolicyState) -> None:
+        """Take over what `state` gave."""
+        self._information, self._products = state["information"].copy(), state["products"].copy()
+        self._sums = state["sums"].copy()
+        self.coefficients = Coefficients(*state["coefficients"].tolist())
+        lives = zip(state["lives"].tolist(), state["speeds"].tolist(), strict=True)
+        self._speed = dict(zip(unpack_texts(state["workers"]), lives, strict=True))
 
     def _solve(self) -> NDArray[np.float64]:
         """Ridge regression towards the prior, scaled to what was measured."""

@@ -1,0 +1,48 @@
+"""Activation counts as a log keeps them: byte by byte of all, which packs best."""
+
+from typing import NamedTuple
+
+import numpy as np
+from eldr.v1 import decision_log_pb2 as pb
+
+from eldr_service.core.activation import Counts
+
+
+class Copied(NamedTuple):
+    """The counts of a moment, whatever becomes of their array. The quickest copy there is."""
+
+    data: bytes
+    shape: tuple[int, ...]
+    width: int
+    top_k: int
+
+    @classmethod
+    def of(cls, counts: Counts | None, top_k: int) -> "Copied | None":
+        """Copy counts [num_layers, num_experts]; None for none."""
+        if counts is None:
+            return None
+        return cls(counts.tobytes(), counts.shape, counts.itemsize, top_k)
+
+
+def encode(counts: Copied | None) -> pb.LogCounts | None:
+    """Write counts; None for none."""
+    if counts is None:
+        return None
+    planes = np.frombuffer(counts.data, np.uint8).reshape(-1, counts.width).T
+    used = max((i for i, plane in enumerate(planes) if plane.any()), default=-1) + 1
+    layers, experts = counts.shape
+    return pb.LogCounts(
+        num_layers=layers,
+        num_experts=experts,
+        top_k=counts.top_k,
+        planes=[plane.tobytes() for plane in planes[:used]],
+    )
+
+
+def decode(message: pb.LogCounts) -> tuple[Counts, int]:
+    """Read counts [num_layers, num_experts] as they were sent, and top_k."""
+    shape = message.num_layers, message.num_experts
+    counts: Counts = np.zeros(shape, np.uint16 if len(message.planes) <= 2 else np.uint32)
+    for place, plane in enumerate(message.planes):
+        counts |= np.frombuffer(plane, np.uint8).reshape(shape).astype(counts.dtype) << 8 * place
+    return counts, message.top_k
