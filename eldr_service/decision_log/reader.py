@@ -1,7 +1,7 @@
 """Reads a decision log: one file, or a folder of them in their order."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,8 +39,10 @@ class LogReader:
     ----------
     files : list of Path
         In the order in which they are read.
-    bytes_read : int
-        Of the files, so far.
+    total_bytes, bytes_read : int
+        Of the files, and of those so far.
+    on_read : callable ()
+        Called whenever more was read.
     notes : list of str
         What was found missing so far, and which files it concerns.
 
@@ -54,7 +56,8 @@ class LogReader:
         self.files = sorted(path.glob(PATTERN)) if path.is_dir() else [path]
         if not self.files:
             raise LogError(f"{path}: no decision log in this folder ({PATTERN})")
-        self.bytes_read = 0
+        self.total_bytes, self.bytes_read = sum(_size(path) for path in self.files), 0
+        self.on_read: Callable[[], None] = lambda: None
         self.notes: list[str] = []
         self._last: LogHeader | None = None  # None where nothing can be continued
 
@@ -128,7 +131,13 @@ class LogReader:
     def _read(self, file: BinaryIO) -> bytes:
         chunk = file.read(_CHUNK)
         self.bytes_read += len(chunk)
+        self.on_read()
         return chunk
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it was deleted meanwhile."""
+    return path.stat().st_size if path.exists() else 0

@@ -80,14 +80,31 @@ class Way:
         return self.moves.total()
 
     @property
+    def same(self) -> int:
+        """Those that came to the recorded worker."""
+        return sum(n for (old, new), n in self.moves.items() if old == new)
+
+    @property
     def changed(self) -> int:
         """Those that came to another worker, or to none."""
-        return sum(n for (old, new), n in self.moves.items() if old != new)
+        return self.decisions - self.same
 
     @property
     def refused(self) -> int:
         """Those for which there was no room."""
-        return sum(n for (_, new), n in self.moves.items() if new is None)
+        return self.now(None)
+
+    def recorded(self, worker: str) -> int:
+        """Those that were recorded on a worker."""
+        return sum(n for (old, _), n in self.moves.items() if old == worker)
+
+    def now(self, worker: str | None) -> int:
+        """Those that come to a worker now."""
+        return sum(n for (_, new), n in self.moves.items() if new == worker)
+
+    def left(self, worker: str) -> int:
+        """Those recorded on a worker that come to another now."""
+        return self.recorded(worker) - self.moves[worker, worker]
 
 
 @dataclass(slots=True)

@@ -59,10 +59,13 @@ class Replay:
     ----------
     figures : dict of model to Figures
         Of what was read so far.
+    models : set of str
+        Seen so far, with decisions or without.
     """
 
     def __init__(self, instead: Instead, model: str | None = None) -> None:
         self.figures: dict[str, Figures] = {}
+        self.models: set[str] = set()
         self._instead, self._only = instead, model
         self._models: dict[int, _Pair] = {}
         self._report_limit = self._now = 0.0
@@ -99,6 +102,7 @@ class Replay:
                     _follow(pair, record, self._now)
 
     def _appeared(self, message: pb.LogModel) -> None:
+        self.models.add(message.name)
         if self._only in (None, message.name):
             replicas = (
                 Replica(message, self._report_limit, self._instead, follow)
