@@ -1,11 +1,14 @@
 """Activation counts as a log keeps them: byte by byte of all, which packs best."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
 from eldr.v1 import decision_log_pb2 as pb
 
 from eldr_service.core.activation import Counts
+
+LITTLE = sys.byteorder == "little"
 
 
 class Copied(NamedTuple):
@@ -24,19 +27,16 @@ class Copied(NamedTuple):
         return cls(counts.tobytes(), counts.shape, counts.itemsize, top_k)
 
 
-def encode(counts: Copied | None) -> pb.LogCounts | None:
-    """Write counts; None for none."""
+def encode(counts: Copied | None, message: pb.LogCounts) -> None:
+    """Write counts into a message; none leave it unset."""
     if counts is None:
-        return None
-    planes = np.frombuffer(counts.data, np.uint8).reshape(-1, counts.width).T
-    used = max((i for i, plane in enumerate(planes) if plane.any()), default=-1) + 1
-    layers, experts = counts.shape
-    return pb.LogCounts(
-        num_layers=layers,
-        num_experts=experts,
-        top_k=counts.top_k,
-        planes=[plane.tobytes() for plane in planes[:used]],
-    )
+        return
+    message.num_layers, message.num_experts = counts.shape
+    message.top_k = counts.top_k
+    largest = int(np.frombuffer(counts.data, f"=u{counts.width}").max())
+    planes = np.frombuffer(counts.data, np.uint8).reshape(-1, counts.width)
+    for place in range((largest.bit_length() + 7) // 8):
+        message.planes.append(planes[:, place if LITTLE else -1 - place].tobytes())
 
 
 def decode(message: pb.LogCounts) -> tuple[Counts, int]:

@@ -105,10 +105,10 @@ def booking(model: int, booking: Booking, running: bool) -> pb.LogRecord:
         prompt_tokens=booking.prompt_tokens,
         expected_output_tokens=booking.expected_output_tokens,
         slot=booking.slot,
-        counts=counts.encode(Copied.of(booking.counts, booking.top_k)),
         coverage=booking.coverage,
         running=running,
     )
+    counts.encode(Copied.of(booking.counts, booking.top_k), message.counts)
     return pb.LogRecord(model=model, booking=message)
 
 
@@ -127,25 +127,25 @@ def placement(
     reason: Reason,
 ) -> pb.LogRecord:
     """A decision; `copied` are the known counts."""
-    message = pb.LogPlacement(
-        request_id=call.request_id,
-        attempt=call.attempt,
-        num_sequences=call.num_sequences,
-        prompt_tokens=call.prompt_tokens,
-        expected_output_tokens=call.expected_output_tokens,
-        counts=counts.encode(copied),
-        coverage=known.coverage,
-        group=known.group,
-        earlier=known.earlier,
-        candidate_workers=call.candidate_workers,
-        exclude_workers=call.exclude_workers,
-        worker_selector=call.worker_selector,
-        pinned_worker=call.pinned_worker,
-        labels=call.labels,
-        row=row,
-        reason=reason.value,  # type: ignore[arg-type]
-    )
-    return pb.LogRecord(model=model, seconds=seconds, placement=message)
+    record = pb.LogRecord(model=model, seconds=seconds)
+    message = record.placement  # filled in place: this is done for every request
+    message.request_id = call.request_id
+    message.attempt = call.attempt
+    message.num_sequences = call.num_sequences
+    message.prompt_tokens = call.prompt_tokens
+    message.expected_output_tokens = call.expected_output_tokens
+    counts.encode(copied, message.counts)
+    message.coverage = known.coverage
+    message.group = known.group
+    message.earlier = known.earlier
+    message.candidate_workers.extend(call.candidate_workers)
+    message.exclude_workers.extend(call.exclude_workers)
+    message.worker_selector.update(call.worker_selector)
+    message.pinned_worker = call.pinned_worker
+    message.labels.update(call.labels)
+    message.row = row
+    message.reason = reason.value  # type: ignore[assignment]
+    return record
 
 
 def end(
@@ -158,8 +158,8 @@ def end(
         kind=f"LOG_END_KIND_{how.name}",
         output_tokens=tokens,
         decode_seconds=took,
-        decode_counts=counts.encode(decode),
     )
+    counts.encode(decode, message.decode_counts)
     return pb.LogRecord(model=model, seconds=seconds, end=message)
 
 

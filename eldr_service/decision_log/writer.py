@@ -1,6 +1,5 @@
 """Brings records to the disk in a thread of its own, in files that never exceed their bound."""
 
-import io
 import os
 import threading
 import time
@@ -197,7 +196,8 @@ class Writer:
             excess -= self._sizes.pop(path)
         if excess > 0:
             raise ValueError(
-                f"{self._max_bytes} bytes are too few: the snapshot of the state alone needs more"
+                f"{self._max_bytes:,} bytes do not hold a snapshot of the state and what comes"
+                " before the next"
             )
 
 
@@ -221,11 +221,14 @@ class _Frame:
 
     def add(self, record: LogRecord) -> None:
         """Add a record."""
-        data = io.BytesIO()
-        serialize_length_prefixed(record, data)
-        self._packed.append(self._packer.compress(data.getvalue()))
+        serialize_length_prefixed(record, self)  # which calls `write`
         self.records += 1
-        self.size += data.tell()
+
+    def write(self, data: bytes) -> int:
+        """Take in a piece of a record, as a file does."""
+        self._packed.append(self._packer.compress(data))
+        self.size += len(data)
+        return len(data)
 
     def finish(self) -> bytes:
         """The whole frame."""
