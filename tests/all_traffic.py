@@ -11,7 +11,6 @@ from google.protobuf.duration_pb2 import Duration
 from wire import Client, counts, drawn
 
 LAYERS, EXPERTS, TOP_K = 8, 32, 2
-REQUESTS = 350
 IN_FLIGHT = 12
 MODELS = {
     "round-robin": "round-robin",
@@ -32,7 +31,10 @@ def drawn_counts(kind, seed, tokens=30):
 
 
 class Traffic:
-    def __init__(self, address):
+    """Drives a daemon that knows none of `MODELS` yet."""
+
+    def __init__(self, address, requests=350):
+        self._requests = requests
         self._address = address
         self._answers = {}
         self._reports = itertools.count(1)
@@ -73,7 +75,7 @@ class Traffic:
     async def _drive(self, model, seed):
         """Requests in flight at once; between them, the fleet and the partition change."""
         chance = random.Random(seed)
-        numbers = iter(range(REQUESTS))
+        numbers = iter(range(self._requests))
         held = {}  # what the workers report, and not always truly
 
         async def one_after_another():

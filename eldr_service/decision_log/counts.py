@@ -1,14 +1,11 @@
 """Activation counts as a log keeps them: byte by byte of all, which packs best."""
 
-import sys
 from typing import NamedTuple
 
 import numpy as np
 from eldr.v1 import decision_log_pb2 as pb
 
 from eldr_service.core.activation import Counts
-
-LITTLE = sys.byteorder == "little"
 
 
 class Copied(NamedTuple):
@@ -33,10 +30,10 @@ def encode(counts: Copied | None, message: pb.LogCounts) -> None:
         return
     message.num_layers, message.num_experts = counts.shape
     message.top_k = counts.top_k
-    largest = int(np.frombuffer(counts.data, f"=u{counts.width}").max())
-    planes = np.frombuffer(counts.data, np.uint8).reshape(-1, counts.width)
-    for place in range((largest.bit_length() + 7) // 8):
-        message.planes.append(planes[:, place if LITTLE else -1 - place].tobytes())
+    rest = np.frombuffer(counts.data, f"=u{counts.width}")
+    for _ in range((int(rest.max()).bit_length() + 7) // 8):
+        message.planes.append(rest.astype(np.uint8).tobytes())
+        rest = rest >> 8
 
 
 def decode(message: pb.LogCounts) -> tuple[Counts, int]:

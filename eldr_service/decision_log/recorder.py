@@ -1,8 +1,8 @@
 """Takes down what happens, for the writer: a decision pays for a copy of its counts, no more."""
 
 import secrets
-import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 
@@ -149,7 +149,7 @@ class Recorder(Journal):
         for name, model in self._router.models.items():
             snapshot += _snapshot(self._numbers[name], model)
         snapshot.append(encode.snapshot_end)
-        begun = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # names in order are files in order
         self._writer.begin(f"decisions-{begun}-{self._run}-{file:06}.zst", header, snapshot)
         self._lost = 0
         self._in_step = True

@@ -4,15 +4,14 @@ import itertools
 import shutil
 
 import pytest
-from small_daemon import SmallDaemon, counts_on
+from replayed import changed, replayed
+from small_daemon import MODEL, SmallDaemon, counts_on
 from wire import eventually
 
 from eldr_service.decision_log import encode, writer
 from eldr_service.decision_log.reader import LogError, LogReader
 from eldr_service.decision_log.recorder import Recorder
 from eldr_service.decision_log.writer import Writer
-from eldr_service.replay.instead import Instead
-from eldr_service.replay.replay import Replay
 
 
 class Logging(SmallDaemon):
@@ -41,7 +40,7 @@ class Logging(SmallDaemon):
             self.now += 0.01
             self.route(f"r{number}", counts=counts_on(number * number % 4, tokens=number % 90 + 1))
             if number >= 3:
-                self.router.release("model", f"r{number - 3}", 0, self.now)
+                self.router.release(MODEL, f"r{number - 3}", 0, self.now)
 
     def drained(self):
         eventually(lambda: self.writer.may_begin)
@@ -49,10 +48,10 @@ class Logging(SmallDaemon):
 
 
 def decided(path):
-    reader = LogReader(path)
-    found = list(Replay(Instead()).run(reader))
-    assert all(d.recorded == d.as_recorded == d.followed for d in found)
-    return [d.request_id for d in found], reader.notes
+    by_model, reader = replayed(path)
+    decisions = by_model.get(MODEL, [])
+    assert not changed(decisions)
+    return [d.request_id for d in decisions], reader.notes
 
 
 def size(folder):

@@ -4,23 +4,9 @@ from collections import Counter
 
 import pytest
 from all_traffic import MODELS
+from replayed import changed, replayed
 
 from eldr_service.decision_log.reader import LogReader
-from eldr_service.replay.instead import Instead
-from eldr_service.replay.replay import Replay
-
-
-def replayed(path, **instead):
-    """All decisions of a log by model, and the reader's notes."""
-    reader, by_model = LogReader(path), {}
-    for decided in Replay(Instead(**instead)).run(reader):
-        by_model.setdefault(decided.model, []).append(decided)
-    return by_model, reader
-
-
-def changed(decisions):
-    return [d for d in decisions if not d.recorded == d.as_recorded == d.followed]
-
 
 @pytest.fixture(scope="module")
 def whole(logged):

@@ -1,0 +1,39 @@
+"""Counts come out of a log as they went in, whatever their size."""
+
+import numpy as np
+import pytest
+from eldr.v1 import decision_log_pb2 as pb
+
+from eldr_service.decision_log import counts
+from eldr_service.decision_log.counts import Copied
+
+
+@pytest.mark.parametrize(
+    ("largest", "planes"), [(0, 0), (1, 1), (255, 1), (256, 2), (65_535, 2), (1 << 16, 3),
+                            (1 << 24, 4), (2**32 - 1, 4)]
+)  # fmt: skip
+def test_round_trip(largest, planes):
+    sent = np.random.default_rng(0).integers(0, largest + 1, (3, 16), dtype=np.uint32)
+    sent[1, 2] = largest
+    if largest < 1 << 16:
+        sent = sent.astype(np.uint16)
+    message = pb.LogCounts()
+    counts.encode(Copied.of(sent, 8), message)
+    assert len(message.planes) == planes
+    found, top_k = counts.decode(message)
+    assert (found == sent).all()
+    assert (found.shape, top_k) == (sent.shape, 8)
+
+
+def test_none_stays_none():
+    placement = pb.LogPlacement()
+    counts.encode(Copied.of(None, 0), placement.counts)
+    assert not placement.HasField("counts")
+
+
+def test_a_copy_does_not_follow_its_array():
+    array = np.ones((2, 4), np.uint16)
+    copied, message = Copied.of(array, 1), pb.LogCounts()
+    array += 1
+    counts.encode(copied, message)
+    assert (counts.decode(message)[0] == 1).all()
