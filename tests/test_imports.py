@@ -36,7 +36,7 @@ MAY_IMPORT = {
         " address flags config"
     ),
 }
-# The wire, or messages that are written down, are known to these alone; everything else can be used without gRPC.
+# The wire's messages, sent or written down, are known to these alone; all else needs no gRPC.
 KNOW_THE_WIRE = {"decision_log", "replay", "rpc", "server", "static_fleet", "cli"}
 WIRE = ("grpc", "grpc_health", "grpc_reflection", "eldr.v1", "google.rpc", "google.protobuf")
 

@@ -74,7 +74,6 @@ def replay(
     from eldr_service.cli.replay_report import Report  # numba: half a second
     from eldr_service.decision_log.reader import LogError, LogReader
     from eldr_service.observability.logging import configure_logging
-    from eldr_service.replay.instead import Instead
     from eldr_service.replay.replay import Replay
 
     instead = _checked(policy, pairs(param, "--param"))

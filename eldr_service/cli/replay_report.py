@@ -85,7 +85,7 @@ def _tables(model: str, figures: Figures) -> Iterator[RenderableType]:
             ("decisions", f"{own.decisions:,}", f"{own.decisions:,}", f"{through.decisions:,}"),
             ("to the same worker", "", *(f"{way.same:,}" for way in (own, through))),
             ("changed", "", *map(_changed, (own, through))),
-            *([("no room", "", "", f"{through.refused:,}")] if through.refused else ()),
+            *([(NO_ROOM, "", "", f"{through.refused:,}")] if through.refused else ()),
             (
                 "active experts predicted",
                 _number(recorded.active_experts),
@@ -102,11 +102,15 @@ def _tables(model: str, figures: Figures) -> Iterator[RenderableType]:
     )
     yield ""
     workers = _workers(figures)
-    headings = ("REQUESTS OF", ">RECORDED", ">AS RECORDED", ">LEFT", ">FOLLOWED THROUGH", ">LEFT")
-    yield table(headings, (_requests(worker, figures) for worker in workers))
+    yield table(
+        ("REQUESTS OF", ">RECORDED", ">AS RECORDED", ">LEFT", ">FOLLOWED THROUGH", ">LEFT"),
+        (_requests(worker, figures) for worker in workers),
+    )
     yield ""
-    headings = ("MEANS OF", ">EXPERTS", ">FOLLOWED THROUGH", ">LOAD", ">FOLLOWED THROUGH")
-    yield table(headings, (_means(worker, figures) for worker in workers))
+    yield table(
+        ("MEANS OF", ">EXPERTS", ">FOLLOWED THROUGH", ">LOAD", ">FOLLOWED THROUGH"),
+        (_means(worker, figures) for worker in workers),
+    )
     if through.changed:
         yield from _matrix(through, workers)
 
@@ -130,19 +134,15 @@ def _matrix(way: Way, workers: list[str]) -> Iterator[RenderableType]:
         return
     columns: list[str | None] = [*workers, *([None] if way.refused else ())]
     yield ""
-    rows = [
-        (
-            old,
-            *(
-                Text(f"{way.moves[old, new] or '·':}", "green" if new == old else "")
-                for new in columns
-            ),
-        )
-        for old in workers
-    ]
+    headings = (f">{new or NO_ROOM.upper()}" for new in columns)
     yield table(
-        ("FOLLOWED THROUGH, FROM", *(f">{new or NO_ROOM.upper()}" for new in columns)), rows
+        ("FOLLOWED THROUGH, FROM", *headings),
+        ([Text(old), *(_moved(way, old, new) for new in columns)] for old in workers),
     )
+
+
+def _moved(way: Way, old: str, new: str | None) -> Text:
+    return Text(f"{way.moves[old, new] or '·'}", "green" if new == old else "")
 
 
 def _workers(figures: Figures) -> list[str]:

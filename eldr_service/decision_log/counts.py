@@ -37,9 +37,9 @@ def encode(counts: Copied | None, message: pb.LogCounts) -> None:
 
 
 def decode(message: pb.LogCounts) -> tuple[Counts, int]:
-    """Read counts [num_layers, num_experts] as they were sent, and top_k."""
+    """Read counts [num_layers, num_experts], as narrow as they fit, and top_k."""
     shape = message.num_layers, message.num_experts
-    counts: Counts = np.zeros(shape, np.uint16 if len(message.planes) <= 2 else np.uint32)
+    counts = np.zeros(shape, np.uint32)
     for place, plane in enumerate(message.planes):
-        counts |= np.frombuffer(plane, np.uint8).reshape(shape).astype(counts.dtype) << 8 * place
-    return counts, message.top_k
+        counts |= np.frombuffer(plane, np.uint8).reshape(shape).astype(np.uint32) << 8 * place
+    return counts.astype(np.uint16) if len(message.planes) <= 2 else counts, message.top_k

@@ -88,9 +88,7 @@ def worker(
 
 def policy_state(model: int, name: str, array: NDArray[Any]) -> pb.LogRecord:
     """One array of a policy's state."""
-    message = pb.LogArray(
-        name=name, dtype=array.dtype.str, shape=array.shape, data=array.tobytes()
-    )
+    message = pb.LogArray(name=name, dtype=array.dtype.str, shape=array.shape, data=array.tobytes())
     return pb.LogRecord(model=model, policy_state=message)
 
 

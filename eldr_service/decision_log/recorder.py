@@ -15,7 +15,8 @@ from eldr_service.core.partition import Partition
 from eldr_service.decision_log import encode
 from eldr_service.decision_log.counts import Copied
 from eldr_service.decision_log.writer import Make, Writer
-from eldr_service.policies.policy import Policy, PolicyState
+from eldr_service.policies.policy import Policy
+from eldr_service.policies.state import PolicyState
 from eldr_service.routing.decide import Known, RouteCall
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model
@@ -178,9 +179,9 @@ def _snapshot(number: int, model: Model) -> list[Make]:
         )
     for name, array in _state(model).items():
         records.append(partial(encode.policy_state, number, name, array))
-    for booking in model.bookings:
-        records.append(partial(encode.booking, number, booking, booking.seen_running))
-    return records
+    return records + [
+        partial(encode.booking, number, booking, booking.seen_running) for booking in model.bookings
+    ]
 
 
 def _state(model: Model) -> PolicyState:

@@ -1,5 +1,6 @@
 """Brings records to the disk in a thread of its own, in files that never exceed their bound."""
 
+import errno
 import os
 import threading
 import time
@@ -103,7 +104,9 @@ class Writer:
             self._wake.set()
         return True
 
-    def begin(self, name: str, header: Callable[[int], LogRecord], snapshot: Sequence[Make]) -> None:
+    def begin(
+        self, name: str, header: Callable[[int], LogRecord], snapshot: Sequence[Make]
+    ) -> None:
         """Begin a file; `header` takes the number of events that were lost here since the last."""
         self._asked += 1
         self._queue.append((1, _Beginning(name, header, snapshot)))
@@ -133,13 +136,18 @@ class Writer:
         """Nothing that goes wrong here may end the thread: the log is broken off instead."""
         try:
             step(*arguments)
-        except Exception as error:  # a full disk, a policy's parameters that cannot be written
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            log.error("decision log broken off", path=str(self._path), error=reason)
-            self._broken = True
-            self._retry_at = time.monotonic() + RETRY_SECONDS
-            self._lose(self._frame.records)
-            self._frame = _Frame()
+        except OSError as error:
+            log.error("decision log broken off", path=str(self._path), error=error.strerror)
+            self._break_off()
+        except Exception:  # of a policy's parameters that cannot be written, say
+            log.exception("decision log broken off", path=str(self._path))
+            self._break_off()
+
+    def _break_off(self) -> None:
+        self._broken = True
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._lose(self._frame.records)
+        self._frame = _Frame()
 
     def _lose(self, events: int) -> None:
         self._lost += events
@@ -195,9 +203,10 @@ class Writer:
             path.unlink(missing_ok=True)
             excess -= self._sizes.pop(path)
         if excess > 0:
-            raise ValueError(
+            raise OSError(
+                errno.ENOSPC,
                 f"{self._max_bytes:,} bytes do not hold a snapshot of the state and what comes"
-                " before the next"
+                " before the next",
             )
 
 

@@ -87,9 +87,7 @@ class Remaining:
         while len(self._table[0]) < len(self._keys):
             rows, sequences, lives, began = self._table
             self._table = _twice(rows), _twice(sequences), _twice(lives), _twice(began)
-        for array, name in zip(
-            self._table, ("rows", "sequences", "lives", "began"), strict=True
-        ):
+        for array, name in zip(self._table, ("rows", "sequences", "lives", "began"), strict=True):
             array[: len(self._keys)] = state[name]
         self._now, self._life, self._tokens = state["means"].tolist()
 

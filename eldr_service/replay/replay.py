@@ -85,8 +85,8 @@ class Replay:
                 self._report_limit = record.header.report_limit
                 restoring = True
             elif kind == "snapshot_end":
-                for pair in self._models.values():
-                    for replica in pair.both:
+                for restored in self._models.values():
+                    for replica in restored.both:
                         replica.restored()
                 restoring = False
             elif kind == "appeared":
@@ -104,11 +104,12 @@ class Replay:
     def _appeared(self, message: pb.LogModel) -> None:
         self.models.add(message.name)
         if self._only in (None, message.name):
-            replicas = (
-                Replica(message, self._report_limit, self._instead, follow)
-                for follow in (False, True)
+            limit = self._report_limit
+            self._models[message.number] = _Pair(
+                Replica(message, limit, self._instead, follow=False),
+                Replica(message, limit, self._instead, follow=True),
+                message.policy.name,
             )
-            self._models[message.number] = _Pair(*replicas, message.policy.name)
 
     def _decide(self, pair: _Pair, message: pb.LogPlacement) -> Decided:
         now, model = self._now, pair.as_recorded.model.name

@@ -140,10 +140,11 @@ class Replica:
 
     def worker_moved(self, message: pb.LogMove, now: float) -> None:
         """A worker moved on."""
-        if message.state == WorkerState.GONE:
+        state = WorkerState(message.state)
+        if state is WorkerState.GONE:
             self.model.remove(message.row, now)
         else:
-            self.model.follow(message.row, WorkerState(message.state))
+            self.model.follow(message.row, state)
 
     def reported(self, message: pb.LogReport, now: float) -> None:
         """A worker reported."""
@@ -226,4 +227,3 @@ class Replica:
         fleet = self.model.snapshot(now)
         active = self._meter.active_experts(fleet.rows)
         return Moment(fleet.worker_ids, fleet.eligible, fleet.load, fleet.sequences, active)
-

@@ -1,10 +1,9 @@
 """`eldr replay`: its document, its tables, and what it says of wrong use."""
 
 import pytest
+from daemon import running_daemon
 from routed import separable
 from wire import TOP_K, Client, counts
-
-from daemon import running_daemon
 
 
 @pytest.fixture(scope="module")

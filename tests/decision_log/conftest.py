@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from daemon import running_daemon
 from all_traffic import MODELS, Traffic
+from daemon import running_daemon
 
 from eldr_service.policies.registry import installed, parse
 

@@ -8,6 +8,7 @@ from replayed import changed, replayed
 
 from eldr_service.decision_log.reader import LogReader
 
+
 @pytest.fixture(scope="module")
 def whole(logged):
     return replayed(logged.folder)
@@ -38,7 +39,7 @@ def test_every_placement_is_reproduced(whole, model):
 
 
 def test_from_any_file_on(logged):
-    for path in LogReader(logged.folder).files:
+    for path in LogReader(logged.folder).files[1:]:
         by_model, reader = replayed(path)
         assert not reader.notes
         for decisions in by_model.values():
