@@ -30,7 +30,7 @@ $(VLLM_STAMP): $(STAMP) benchmarks/demo_vllm/environment.py
 	$(BIN)/python -m benchmarks.demo_vllm.environment $(VLLM)
 	touch $@
 
-demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, three policies, 15 minutes; ARGS='--long', '--help', …
+demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, four policies, 17 minutes; ARGS='--long', '--help', …
 	@$(BIN)/python -m benchmarks.demo_vllm $(ARGS)
 
 test: test-fast bench-check test-vllm ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines

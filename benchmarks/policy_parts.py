@@ -8,21 +8,25 @@ learned from the half that the partition was fitted on, and learns no more: the 
 come again, and what was learned of a request itself would help it the next time. --parts adds, each
 without one part: decode counts, remaining tokens, the partition, the tail, reports of costs.
 
-Prints each policy's change against the best of the four load-only policies, and against
-locality-band, with 95% intervals from paired seeds; writes build/bench/policy_parts.json.
+Prints each policy's change against the best of the four load-only policies, with 95% intervals from
+paired seeds, and whether `marginal-cost` reaches its goals; writes build/bench/policy_parts.json.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from benchmarks.cells import CELLS, DEEPSEEK, GPT_OSS, Cell, How, study_of
 from benchmarks.demo.data import ACTIVATIONS
+from benchmarks.goals import BAND, FIGURES, GOALS, MEAN, PRICED, Values, gain, judge
 from benchmarks.written import written
 from eldr_service.core.fleet import LoadReport
 from eldr_service.core.lease import Booking, Ended
@@ -34,13 +38,12 @@ from eldr_service.policies.marginal_cost import Experts, MarginalCost, MarginalC
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import create
 from eldr_service.policies.remaining import Remaining
-from eldr_service.simulation.comparison import LOAD_ONLY, student_t
+from eldr_service.simulation.comparison import LOAD_ONLY
 from eldr_service.simulation.simulate import MODEL, simulate
 from eldr_service.simulation.study import log_to_stderr
 from eldr_service.simulation.workload import Workload
 
-BAND = "locality-band"
-FIGURES = ("tpot_ms.p50", "tpot_ms.p99", "tpot_ms.mean")
+STDERR = Console(stderr=True)
 ALL_CELLS = (*CELLS, Cell(*DEEPSEEK, 8, 120), Cell(*GPT_OSS, 8, 75))
 
 
@@ -148,22 +151,18 @@ def policies(parts: bool, output_tokens: int) -> dict[str, Make]:
     return chosen
 
 
-def run_cell(cell: Cell, how: How, parts: bool) -> dict[str, dict[str, list[float]]]:
-    """Policy -> figure -> a value a seed."""
+def run(cell: Cell, how: How, seed: int, parts: bool) -> dict[str, dict[str, float]]:
+    """Policy -> figure -> value under a seed."""
     study = study_of(cell, (), how)
     output_tokens = study.traffic.output_tokens
     assert isinstance(output_tokens, int)
-    found: dict[str, dict[str, list[float]]] = {}
-    for seed in study.seeds:
-        workload = study.workload(seed)
-        partition = _partition(workload, cell.workers, seed)
-        cost = study.deployment.engines[0].cost.per_expert_us * 1e-6
-        for name, make in policies(parts, output_tokens).items():
-            made = make(workload, cost)
-            figures = simulate(workload, made, study.deployment, partition).figures()
-            for figure in FIGURES:
-                found.setdefault(name, {}).setdefault(figure, []).append(figures[figure])
-    return found
+    workload = study.workload(seed)
+    partition = _partition(workload, cell.workers, seed)
+    cost = study.deployment.engines[0].cost.per_expert_us * 1e-6
+    return {
+        name: simulate(workload, make(workload, cost), study.deployment, partition).figures()
+        for name, make in policies(parts, output_tokens).items()
+    }
 
 
 def _partition(workload: Workload, workers: int, seed: int) -> Partition:
@@ -172,13 +171,10 @@ def _partition(workload: Workload, workers: int, seed: int) -> Partition:
     return fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)
 
 
-def change(values: list[float], beside: list[float]) -> tuple[float, float]:
-    """Mean relative change over seeds, and half of its 95% interval; NaN of a single seed."""
-    relative = np.array(values) / np.array(beside) - 1
-    if len(relative) < 2:
-        return float(relative.mean()), float("nan")
-    half = student_t(len(relative) - 1) * relative.std(ddof=1) / np.sqrt(len(relative))
-    return float(relative.mean()), float(half)
+def share_of_true_gain(values: Values) -> float:
+    """What of the mean that the true price gains `marginal-cost` gains too."""
+    priced, true = (gain(values, policy, MEAN).change for policy in (PRICED, "true price"))
+    return priced / true
 
 
 def main() -> None:
@@ -189,35 +185,55 @@ def main() -> None:
     )
     parser.add_argument("--parts", action="store_true", help="without each part too")
     parser.add_argument("--cell", action="append", help="only cells whose name has this in it")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
     parser.add_argument("--held-out", action="store_true", help="drive what was not fitted on only")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if not ACTIVATIONS.is_dir():
         sys.exit(f"{ACTIVATIONS}: the public recordings are not here")
-    log_to_stderr()
     how = How(options.seeds, options.duration, not options.held_out)
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    cells = [c for c in ALL_CELLS if any(part in str(c) for part in options.cell or [""])]
+    tasks = [(cell, how, seed, options.parts) for cell in cells for seed in range(options.seeds)]
+    with ProcessPoolExecutor(options.jobs, initializer=log_to_stderr) as pool:
+        runs = pool.map(run, *zip(*tasks, strict=True))
+        each = list(track(runs, "simulating", len(tasks), console=STDERR))
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    reached = Table("CELL", *GOALS, "OF TRUE GAIN", "COPIES", title=f"{PRICED}: goals")
     document = {}
-    for cell in ALL_CELLS:
-        if options.cell and not any(part in str(cell) for part in options.cell):
-            continue
-        found = run_cell(cell, how, options.parts)
-        table = Table("POLICY", *FIGURES, *(f"{f} / band" for f in FIGURES), title=str(cell))
-        rows: dict[str, dict[str, tuple[float, float]]] = {}
-        for name, figures in found.items():
-            if name in LOAD_ONLY:
-                continue
-            rows[name] = {}
-            for figure in FIGURES:
-                best = min((found[p][figure] for p in LOAD_ONLY), key=np.mean)
-                rows[name][figure] = change(figures[figure], best)
-            for figure in FIGURES:
-                rows[name][f"{figure} / band"] = change(figures[figure], found[BAND][figure])
-            table.add_row(name, *(f"{m:+.1%} ±{h:.1%}" for m, h in rows[name].values()))
+    for cell in cells:
+        found = [one for (of, *_), one in zip(tasks, each, strict=True) if of == cell]
+        values = {
+            policy: {figure: [one[policy][figure] for one in found] for figure in FIGURES}
+            for policy in found[0]
+        }
+        table = Table("POLICY", *FIGURES, title=f"{cell}, against the best load-only policy")
+        gains = {
+            policy: {figure: gain(values, policy, figure) for figure in FIGURES}
+            for policy in values
+            if policy not in LOAD_ONLY
+        }
+        for policy, of_figure in gains.items():
+            table.add_row(policy, *map(str, of_figure.values()))
         console.print(table)
-        document[str(cell)] = {"changes": rows, "values": found}
-    written("policy_parts", document)
+        goals = judge(values, cell.workers)
+        share = share_of_true_gain(values)
+        requests, copies = (sum(one[PRICED][k] for one in found) for k in ("requests", "copies"))
+        shown = (f"{goal} {goal.verdict}" for goal in goals.values())
+        reached.add_row(str(cell), *shown, f"{share:.0%}", f"{copies / requests:.0%}")
+        document[str(cell)] = {
+            "gains": {
+                policy: {f: asdict(one) for f, one in g.items()} for policy, g in gains.items()
+            },
+            "goals": {
+                name: asdict(goal) | {"verdict": goal.verdict} for name, goal in goals.items()
+            },
+            "of_true_gain": share,
+            "copies": copies / requests,
+            "values": values,
+        }
+    console.print(reached)
+    written("policy_parts", {"how": asdict(how), "cells": document})
 
 
 if __name__ == "__main__":

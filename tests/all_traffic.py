@@ -184,7 +184,7 @@ class Traffic:
                 model=model, worker_id=worker.worker_id, incarnation=worker.incarnation,
                 report_number=next(self._reports), kv_tokens_used=chance.randrange(9_000),
                 kv_tokens_total=10_000, foreign_sequences=chance.randrange(3),
-                active_experts=steps[0], batch_size=steps[1],
+                active_experts=steps[0], batch_size=steps[1], step_active_experts=steps[0] - 0.5,
             )  # fmt: skip
             report.step_time.FromNanoseconds(int(steps @ (2e5, 1e5)))
             for request_id, attempt in held.get(worker.worker_id, ())[-4:]:

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "replay": "core kernels policies routing stores decision_log",
     "refits": "core kernels fitting routing stores",
     "simulation": "core kernels fitting policies stores routing",
+    "reports": "core kernels fitting policies simulation",
     "rpc": "core kernels policies fitting stores observability routing refits",
     "config": "core address flags",
     "static_fleet": "core routing rpc",
@@ -32,8 +33,8 @@ MAY_IMPORT = {
         " static_fleet"
     ),
     "cli": (
-        "core kernels policies fitting stores observability simulation rpc decision_log replay"
-        " address flags config"
+        "core kernels policies fitting stores observability simulation reports rpc decision_log"
+        " replay address flags config"
     ),
 }
 # The wire's messages, sent or written down, are known to these alone; all else needs no gRPC.

@@ -111,6 +111,7 @@ class Engines:
         )
         if not math.isnan(recent.batch_size):
             report.active_experts = recent.active_experts
+            report.step_active_experts = recent.step_active_experts
             report.batch_size = recent.batch_size
             report.step_time.FromNanoseconds(round(recent.step_seconds * 1e9))
         return report

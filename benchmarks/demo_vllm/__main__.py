@@ -1,4 +1,4 @@
-"""`make demo-vllm`: real vLLM engines, three policies in turn, and what a client sees of it."""
+"""`make demo-vllm`: real vLLM engines, four policies in turn, and what a client sees of it."""
 
 import argparse
 import json
@@ -111,7 +111,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--decode-engines", type=int, default=4, help="of its own; default 4")
     parser.add_argument("--expert-mb", type=float, default=12.6, help="float32; default 12.6")
     parser.add_argument("--blocks", type=int, help="paired blocks a workload; default 20, long 60")
-    parser.add_argument("--minutes", type=float, help="to aim at; default 12.5, long 40")
+    parser.add_argument("--minutes", type=float, help="to aim at; default 15, long 50")
     parser.add_argument(
         "--workloads", type=int, choices=(1, 2), default=2, help="1: ten kinds only"
     )
@@ -130,7 +130,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         if value is not None and value < 2:
             parser.error(f"--{name.replace('_', '-')}: expected 2 or more, found {value}")
     options.blocks = options.blocks or (60 if options.long else 20)
-    options.minutes = options.minutes or (40.0 if options.long else 12.5)
+    options.minutes = options.minutes or (50.0 if options.long else 15.0)
     return options
 
 

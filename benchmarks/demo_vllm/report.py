@@ -6,7 +6,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from benchmarks.demo_vllm.statistics import METRICS, Estimate
-from benchmarks.demo_vllm.study import LOAD_ONLY, POLICIES, SUBJECT
+from benchmarks.demo_vllm.study import LOAD_ONLY, POLICIES, SUBJECTS
 from benchmarks.demo_vllm.verdict import Findings
 
 
@@ -23,21 +23,25 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
         style="dim",
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table = _table()
     for policy in POLICIES:
-        style = "bold green" if policy == SUBJECT else None
+        style = "bold green" if policy in SUBJECTS else None
         table.add_column(policy, justify="right", no_wrap=True, style=style)
-    table.add_column(f"change against\n{found.best}", justify="right", no_wrap=True)
+    changes = _table()
+    for policy, other in found.pairs:
+        changes.add_column(f"{policy}\nagainst {other}", justify="right", no_wrap=True)
     for metric in METRICS:
         values = found.values[metric.name]
-        change = found.change(metric.name)
         table.add_row(
             f"{metric.name}, {metric.unit}",
             *(_shown(values[policy], metric.digits) for policy in POLICIES),
-            f"{change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]",
+        )
+        pairs = (found.change(metric.name, *pair) for pair in found.pairs)
+        changes.add_row(
+            metric.name, *(f"{c.value:+.1%} [{c.low:+.1%}, {c.high:+.1%}]" for c in pairs)
         )
     console.print(table)
+    console.print(changes)
     console.print(
         f"In brackets 95% intervals, bootstrapped over runs of paired blocks. {found.best} is the"
         f" better of {' and '.join(LOAD_ONLY)} by TPOT p50.",
@@ -47,6 +51,12 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
     for sentence in found.sentences():
         console.print(f"• {sentence}", highlight=False)
     console.print()
+
+
+def _table() -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    return table
 
 
 def _shown(estimate: Estimate, digits: int) -> str:

@@ -13,8 +13,8 @@ from benchmarks.demo_vllm.rig import Rig, Say
 from benchmarks.demo_vllm.statistics import Segment
 
 LOAD_ONLY = ("round-robin", "join-shortest-queue")
-SUBJECT = "locality-band"
-POLICIES = (*LOAD_ONLY, SUBJECT)
+BAND, PRICED = SUBJECTS = ("locality-band", "marginal-cost")
+POLICIES = (*LOAD_ONLY, *SUBJECTS)
 
 TOKENS = (48, 96)
 """Of an answer, evenly drawn."""

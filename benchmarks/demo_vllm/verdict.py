@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.demo_vllm.statistics import METRICS, Estimate, bootstrap
-from benchmarks.demo_vllm.study import LOAD_ONLY, SUBJECT, Study
+from benchmarks.demo_vllm.study import BAND, LOAD_ONLY, PRICED, SUBJECTS, Study
 
 
 class Findings:
@@ -16,9 +16,14 @@ class Findings:
         p50 = self.values["TPOT p50"]
         self.best = min(LOAD_ONLY, key=lambda policy: p50[policy].value)
 
-    def change(self, metric: str) -> Estimate:
-        """Of the subject, relative to the best load-only policy (by TPOT p50)."""
-        return self._changes[metric][SUBJECT, self.best]
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Which policies are set against which."""
+        return [*((subject, self.best) for subject in SUBJECTS), (PRICED, BAND)]
+
+    def change(self, metric: str, policy: str, against: str) -> Estimate:
+        """Of one policy, relative to another."""
+        return self._changes[metric][policy, against]
 
     @property
     def requests(self) -> int:
@@ -50,20 +55,7 @@ class Findings:
 
     def sentences(self) -> list[str]:
         """What a reader should take home."""
-        tpot, experts = self.change("TPOT p50"), self.change("active experts")
-        said = [
-            f"{SUBJECT} against {self.best}, the better of the load-only policies:"
-            f" active experts a token {_percent(experts)}, TPOT p50 {_percent(tpot)}."
-        ]
-        if tpot.high < 0:
-            said.append("The gain in TPOT p50 is outside chance: its 95% interval is below zero.")
-        elif tpot.low > 0:
-            said.append("TPOT p50 is WORSE, outside chance: its 95% interval is above zero.")
-        else:
-            also = "though active experts fell" if experts.high < 0 else "nor do active experts"
-            said.append(f"TPOT p50 shows no difference outside chance, {also}.")
-        p99 = self.change("TPOT p99")
-        said.append(f"TPOT p99 {_percent(p99)}, TTFT p50 {_percent(self.change('TTFT p50'))}.")
+        said = [self._sentence(*pair) for pair in self.pairs]
         reasons = sum(map(self.reasons, self.values["TPOT p50"]), Counter())
         fallbacks = sum(
             count
@@ -99,11 +91,32 @@ class Findings:
                 metric.name: {
                     "unit": metric.unit,
                     **{p: _triple(e) for p, e in self.values[metric.name].items()},
-                    "change": _triple(self.change(metric.name)),
+                    "changes": {
+                        f"{policy} against {other}": _triple(
+                            self.change(metric.name, policy, other)
+                        )
+                        for policy, other in self.pairs
+                    },
                 }
                 for metric in METRICS
             },
         }
+
+    def _sentence(self, policy: str, against: str) -> str:
+        tpot, p99, experts = (
+            self.change(metric, policy, against)
+            for metric in ("TPOT p50", "TPOT p99", "active experts")
+        )
+        if tpot.high < 0:
+            chance = "a gain outside chance"
+        elif tpot.low > 0:
+            chance = "WORSE, outside chance"
+        else:
+            chance = "no difference outside chance"
+        return (
+            f"{policy} against {against}: TPOT p50 {_percent(tpot)}, {chance};"
+            f" p99 {_percent(p99)}; active experts {_percent(experts)}."
+        )
 
     def _sum(self, field: str) -> int:
         return sum(getattr(s, field) for block in self.study.blocks for s in block.values())

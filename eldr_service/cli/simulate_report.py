@@ -73,6 +73,7 @@ class Report:
             "output_tokens": self._output_tokens,
             "calibration_fraction": study.calibration_fraction,
             "driven": "all" if study.drive_all else "rest",
+            "shift_s": study.shift_s if math.isfinite(study.shift_s) else None,
             "seeds": list(study.seeds),
             "policies": {
                 policy: {
@@ -89,9 +90,12 @@ class Report:
         """Figures, then how the other policies change them against the best load-only one."""
         study = self._study
         driven = "the whole recording" if study.drive_all else "the rest"
+        shift = ""
+        if math.isfinite(study.shift_s):
+            shift = f", other domains from {study.shift_s:g} s on"
         told = (
             ("recording", study.activations),
-            ("fitted", f"on {study.calibration_fraction:.0%} of it, {driven} is driven"),
+            ("fitted", f"on {study.calibration_fraction:.0%} of it, {driven} is driven{shift}"),
             ("seeds", ", ".join(map(str, study.seeds))),
         )
         headings = ("POLICY", *(f">{heading}" for heading, _ in COLUMNS.values()))

@@ -58,6 +58,7 @@ class LoadReport:
     active_experts: float = 0.0
     batch_size: float = 0.0
     step_seconds: float = 0.0
+    step_active_experts: float = 0.0
     state: WorkerState = WorkerState.READY
 
 

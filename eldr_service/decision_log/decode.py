@@ -95,4 +95,5 @@ def report(message: pb.LogReport) -> LoadReport:
         active_experts=message.active_experts,
         batch_size=message.batch_size,
         step_seconds=message.step_seconds,
+        step_active_experts=message.step_active_experts,
     )

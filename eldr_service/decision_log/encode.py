@@ -180,6 +180,7 @@ def report(model: int, seconds: float, row: int, report: LoadReport) -> pb.LogRe
         active_experts=report.active_experts,
         batch_size=report.batch_size,
         step_seconds=report.step_seconds,
+        step_active_experts=report.step_active_experts,
     )
     return pb.LogRecord(model=model, seconds=seconds, report=message)
 

@@ -7,13 +7,7 @@ import numpy as np
 
 from eldr_service.kernels.assignment import balanced_assignment
 from eldr_service.kernels.band import choose_in_band
-from eldr_service.kernels.expert_prediction import (
-    departure,
-    follow_counts,
-    learn_decode,
-    predict_use,
-    sketch,
-)
+from eldr_service.kernels.expert_prediction import follow_counts, learn_decode, predict_use
 from eldr_service.kernels.expert_use import add_use, growth, use_terms
 from eldr_service.kernels.marginal_cost import least_marginal_cost, nearness
 from eldr_service.kernels.order import best_first
@@ -28,7 +22,6 @@ __all__ = [
     "balanced_assignment",
     "best_first",
     "choose_in_band",
-    "departure",
     "follow_counts",
     "growth",
     "learn_decode",
@@ -37,7 +30,6 @@ __all__ = [
     "predict_use",
     "remaining_by_row",
     "similarity",
-    "sketch",
     "sparse_counts",
     "transform_signature",
     "use_terms",

@@ -4,7 +4,7 @@ Tables are [L, E]: a probability for each expert of each layer that a token uses
 """
 
 import numpy as np
-from numba import float32, float64, int64, njit, types, void
+from numba import float32, float64, int8, int64, njit, types, void
 from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import kernel, readonly
@@ -13,32 +13,26 @@ NEIGHBOURS = 8
 # Weight exp(SHARPNESS (cosine - 1)) of a finished request; DOUBT is the weight of none of them.
 SHARPNESS = 10.0
 DOUBT = 0.01
+_LARGEST = 127
 
 _ROW = types.Array(float32, 1, "C")
 _TABLE = types.Array(float32, 2, "C")
-_DEPARTURE = _TABLE(readonly(float32, 2), float64, readonly(float32, 2), float64)
-_SKETCH = _ROW(readonly(float32, 2), readonly(int64, 1), readonly(float32, 1), int64)
+_COUNTS = (readonly(float32, 2), float64, float64)  # with top_k and tokens_of_mean
+_HASH = (readonly(int64, 1), readonly(float32, 1))
 _PREDICT = _ROW(
-    readonly(float32, 2),
-    readonly(float32, 2),
-    readonly(float32, 2),
-    float64,
-    readonly(float32, 1),
-    readonly(float32, 1),
-    readonly(float32, 2),
-    readonly(float32, 2),
-    int64,
+    *_COUNTS,
+    *(readonly(float32, 2), readonly(float32, 2), float64, readonly(float32, 1)),
+    *_HASH,
+    *(readonly(float32, 2), readonly(int8, 2), readonly(float64, 1), int64),
 )
 _FOLLOW = void(_TABLE, readonly(float32, 2), float64, float64)
-_LEARN = void(
+_LEARN = float64(
+    *_COUNTS,
     readonly(float32, 2),
-    readonly(float32, 2),
-    float64,
-    readonly(float32, 2),
-    _TABLE,
-    float64,
-    float64,
-    types.Array(float64, 2, "C"),
+    *(readonly(float32, 2), _TABLE, float64, float64, float64),
+    *(types.Array(float64, 2, "C"), _ROW),
+    *_HASH,
+    *(_ROW, types.Array(int8, 1, "C")),
 )
 _FAST = {"reassoc", "contract"}
 
@@ -59,28 +53,11 @@ def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(total)
 
 
-@kernel(_DEPARTURE, fastmath=_FAST)
-def departure(
-    counts: NDArray[np.float32], top_k: float, mean: NDArray[np.float32], tokens_of_mean: float
+@njit(fastmath=_FAST)
+def _departure(
+    counts: NDArray[np.float32], top_k: float, tokens_of_mean: float, mean: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """How a request departs from the mean, ``(counts + m mean) / (tokens + m) - mean``.
-
-    Parameters
-    ----------
-    counts : ndarray of float32, shape [L, E]
-        A layer of zeros, of which nothing is known, departs by nothing.
-    top_k : float
-        Experts of a token: a layer's counts sum to tokens x top_k.
-    mean : ndarray of float32, shape [L, E]
-    tokens_of_mean : float
-        m: the mean counts as so many tokens.
-
-    Returns
-    -------
-    ndarray of float32, shape [L, E]
-    """
-    if mean.shape != counts.shape:
-        raise ValueError("mean must have the shape of counts")
+    """``(counts + m mean) / (tokens + m) - mean``: 0 in layers of zeros."""
     departs = np.empty(counts.shape, np.float32)
     for layer in range(len(counts)):
         tokens = _sum(counts[layer]) / top_k
@@ -91,62 +68,53 @@ def departure(
     return departs
 
 
-@kernel(_SKETCH)
-def sketch(
+@njit
+def _sketch(
     departs: NDArray[np.float32],
     buckets: NDArray[np.int64],
     signs: NDArray[np.float32],
-    size: int,
-) -> NDArray[np.float32]:
-    """A short vector whose dot products are nearly the cosines of departures: a count sketch.
-
-    Parameters
-    ----------
-    departs : ndarray of float32, shape [L, E]
-    buckets : ndarray of int64, shape [L * E]
-        Drawn once, each from 0 to below size.
-    signs : ndarray of float32, shape [L * E]
-        Drawn once, each 1 or -1.
-    size : int
-
-    Returns
-    -------
-    ndarray of float32, shape [size]
-        Of unit length, or all zeros.
-    """
+    short: NDArray[np.float32],
+) -> None:
+    """Fill in a vector whose dot products are nearly departures' cosines: a count sketch."""
     flat = departs.reshape(departs.size)
-    if len(buckets) != len(flat) or len(signs) != len(flat):
-        raise ValueError("buckets and signs must have one entry an expert of a layer")
-    short = np.zeros(size, np.float32)
+    short[:] = 0.0
     for i in range(len(flat)):
         short[buckets[i]] += signs[i] * flat[i]
     length = np.sqrt(_dot(short, short))
     if length > 0.0:
         short *= np.float32(1.0 / length)
-    return short
 
 
 @kernel(_PREDICT, fastmath=_FAST)
 def predict_use(
-    departs: NDArray[np.float32],
+    counts: NDArray[np.float32],
+    top_k: float,
+    tokens_of_mean: float,
     mean: NDArray[np.float32],
     drift: NDArray[np.float32],
     known: float,
     reliability: NDArray[np.float32],
-    own: NDArray[np.float32],
+    buckets: NDArray[np.int64],
+    signs: NDArray[np.float32],
     sketches: NDArray[np.float32],
-    residuals: NDArray[np.float32],
+    residuals: NDArray[np.int8],
+    scales: NDArray[np.float64],
     finished: int,
 ) -> NDArray[np.float32]:
     """Predict with what probability a decode's token uses each expert.
 
-    ``mean + known drift + reliability departs + sum_j w_j residuals[j]`` over the `NEIGHBOURS` most
-    similar finished requests, ``w_j = exp(SHARPNESS (cosine_j - 1)) / (DOUBT + their sum)``.
+    ``mean + known drift + reliability departure + sum_j w_j scales[j] residuals[j]`` over the
+    `NEIGHBOURS` most similar finished requests, ``w_j = exp(SHARPNESS (cosine_j - 1)) / (DOUBT +
+    their sum)``, where ``departure = (counts + m mean) / (tokens + m) - mean``.
 
     Parameters
     ----------
-    departs : ndarray of float32, shape [L, E]
-        See `departure`.
+    counts : ndarray of float32, shape [L, E]
+        Of the prefill; a layer of zeros, of which nothing is known, departs by nothing.
+    top_k : float
+        Experts of a token: a layer's counts sum to tokens x top_k.
+    tokens_of_mean : float
+        m: the mean counts as so many tokens.
     mean : ndarray of float32, shape [L, E]
         Of prefills.
     drift : ndarray of float32, shape [L, E]
@@ -155,23 +123,28 @@ def predict_use(
         How much of it to believe, 0 to 1.
     reliability : ndarray of float32, shape [L]
         How much of a prefill's departure lasts in the decode.
-    own : ndarray of float32, shape [S]
-        The request's sketch.
+    buckets : ndarray of int64, shape [L * E]
+        Drawn once, each from 0 to below S.
+    signs : ndarray of float32, shape [L * E]
+        Drawn once, each 1 or -1.
     sketches : ndarray of float32, shape [M, S]
-        Of finished requests.
-    residuals : ndarray of float32, shape [M, L * E]
-        Their decodes less what the first three terms say.
+        Of finished requests' departures: their dot products are nearly the cosines.
+    residuals : ndarray of int8, shape [M, L * E]
+        Their decodes less what the first three terms say, in units of scales [M].
     finished : int
-        How many rows of the two are filled.
+        How many rows of these are filled.
 
     Returns
     -------
     ndarray of float32, shape [L * E]
         From 0 to 1.
     """
-    layers, experts = departs.shape
-    if finished > min(len(sketches), len(residuals)) or residuals.shape[1] != layers * experts:
+    layers, experts = counts.shape
+    if mean.shape != counts.shape:
+        raise ValueError("mean must have the shape of counts")
+    if finished > min(len(sketches), len(residuals)) or residuals.shape[1] != counts.size:
         raise ValueError("sketches and residuals must have the rows that are filled")
+    departs = _departure(counts, top_k, tokens_of_mean, mean)
     probabilities = np.empty((layers, experts), np.float32)
     believed = np.float32(known)
     for layer in range(layers):
@@ -180,7 +153,9 @@ def predict_use(
             probabilities[layer, e] = (
                 mean[layer, e] + believed * drift[layer, e] + lasting * departs[layer, e]
             )
-    flat = probabilities.reshape(layers * experts)
+    flat = probabilities.reshape(counts.size)
+    own = np.empty(sketches.shape[1], np.float32)
+    _sketch(departs, buckets, signs, own)
     cosines = np.empty(finished, np.float64)
     for j in range(finished):
         cosines[j] = _dot(own, sketches[j])
@@ -192,10 +167,10 @@ def predict_use(
         cosines[nearest[k]] = -2.0
     weights /= DOUBT + weights.sum()
     for k in range(len(nearest)):
-        weight = np.float32(weights[k])
+        weight = np.float32(weights[k] * scales[nearest[k]])
         residual = residuals[nearest[k]]
         for i in range(len(flat)):
-            flat[i] += weight * residual[i]
+            flat[i] += weight * np.float32(residual[i])
     for i in range(len(flat)):
         flat[i] = min(max(flat[i], np.float32(0.0)), np.float32(1.0))
     return flat
@@ -227,47 +202,84 @@ def follow_counts(
 
 @kernel(_LEARN, fastmath=_FAST)
 def learn_decode(
-    departs: NDArray[np.float32],
-    counts: NDArray[np.float32],
+    prefill: NDArray[np.float32],
     top_k: float,
+    tokens_of_mean: float,
+    decode: NDArray[np.float32],
     mean: NDArray[np.float32],
     drift: NDArray[np.float32],
     rate: float,
     keep: float,
+    known: float,
     sums: NDArray[np.float64],
-) -> None:
-    """Learn from one decode, in place; layers of zeros say nothing.
+    reliability: NDArray[np.float32],
+    buckets: NDArray[np.int64],
+    signs: NDArray[np.float32],
+    sketch: NDArray[np.float32],
+    residual: NDArray[np.int8],
+) -> float:
+    """Learn from a request that finished, in place; layers of zeros say nothing.
 
     Parameters
     ----------
-    departs : ndarray of float32, shape [L, E]
-        Of its prefill.
-    counts : ndarray of float32, shape [L, E]
-        Of the decode.
-    top_k : float
-    mean : ndarray of float32, shape [L, E]
-        Of prefills.
+    prefill, top_k, tokens_of_mean, mean, buckets, signs
+        As for `predict_use`.
+    decode : ndarray of float32, shape [L, E]
+        Counts.
     drift : ndarray of float32, shape [L, E]
         Moved `rate` of the way towards this decode's difference from `mean`.
     keep : float
         By how much the sums are multiplied first, to forget.
+    known : float
+        How much to believe of what was learned, 0 to 1.
     sums : ndarray of float64, shape [2, L]
         Of squared departures, and of their products with what decodes differ by beside the drift.
+    reliability : ndarray of float32, shape [L]
+        Becomes their quotient, drawn to 1 where little is known.
+    sketch : ndarray of float32, shape [S]
+        Becomes the request's.
+    residual : ndarray of int8, shape [L * E]
+        Becomes what the decode used beyond what the mean, the drift and the prefill say.
+
+    Returns
+    -------
+    float
+        The unit of `residual`.
     """
-    layers, experts = departs.shape
-    if counts.shape != departs.shape or sums.shape[1] != layers:
-        raise ValueError("counts and sums must have the layers of departs")
-    moved = np.float32(rate)
+    layers, experts = prefill.shape
+    if decode.shape != prefill.shape or sums.shape[1] != layers or len(residual) != prefill.size:
+        raise ValueError("decode, sums and residual must have the layers of prefill")
+    departs = _departure(prefill, top_k, tokens_of_mean, mean)
+    _sketch(departs, buckets, signs, sketch)
+    moved, believed = np.float32(rate), np.float32(known)
+    beyond = np.zeros((layers, experts), np.float32)
+    largest = np.float32(0.0)
     for layer in range(layers):
-        picks = _sum(counts[layer])
+        picks = _sum(decode[layer])
         if picks <= 0.0:
             continue
         each = np.float32(top_k / picks)
         squares = products = np.float32(0.0)
         for e in range(experts):
-            off = counts[layer, e] * each - mean[layer, e]
+            off = decode[layer, e] * each - mean[layer, e]
             drift[layer, e] += moved * (off - drift[layer, e])
             squares += departs[layer, e] * departs[layer, e]
             products += departs[layer, e] * (off - drift[layer, e])
         sums[0, layer] = keep * sums[0, layer] + squares
         sums[1, layer] = keep * sums[1, layer] + products
+        if sums[0, layer] > 0.0:
+            reliability[layer] = 1.0 + known * (sums[1, layer] / sums[0, layer] - 1.0)
+        for e in range(experts):
+            beyond[layer, e] = (
+                decode[layer, e] * each
+                - mean[layer, e]
+                - believed * drift[layer, e]
+                - reliability[layer] * departs[layer, e]
+            )
+            largest = max(largest, abs(beyond[layer, e]))
+    unit = largest / np.float32(_LARGEST)
+    inverse = np.float32(1.0) / unit if unit > 0.0 else np.float32(0.0)
+    flat = beyond.reshape(prefill.size)
+    for i in range(len(flat)):
+        residual[i] = np.int8(np.rint(flat[i] * inverse))
+    return float(unit)

@@ -2,31 +2,31 @@
 
 A request uses expert e of a layer for a token with probability p[e]; requests are taken to be
 independent given these, so a batch leaves e unused with probability prod(1 - p[e]). Its logarithm
-is a sum, one term a request. As integers, in steps of 1 / `STEPS` of a natural logarithm, such
-sums are exact: taking a request out again leaves what was there before it came.
+is a sum, one term a request. As integers, in steps of 1 / 2048 of a natural logarithm, such sums
+are exact: taking a request out again leaves what was there before it came. For decisions to read,
+the probabilities are kept as a byte each, in 127ths.
 """
 
 import numpy as np
-from numba import float32, float64, int32, int64, types, uint16
+from numba import float32, float64, int8, int16, int32, int64, types, uint16
 from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.integer_products import STEPS, product
 
-STEPS = 2048.0
+_LOGARITHM = 2048.0
 # Looked up, as logarithms and exponentials would take most of a booking's time.
 _PARTS = 8192
-_TERM = np.rint(-np.log1p(-np.minimum(np.arange(_PARTS + 1) / _PARTS, 1 - 1e-6)) * STEPS).astype(
-    np.uint16
-)
-_UNUSED = np.exp(-np.arange(16 * int(STEPS)) / STEPS).astype(
-    np.float32
-)  # beyond: 1e-7, as good as 0
+_USED = np.minimum(np.arange(_PARTS + 1) / _PARTS, 1 - 1e-6)
+_TERM = np.rint(-np.log1p(-_USED) * _LOGARITHM).astype(np.uint16)
+# Beyond: 1e-7, as good as 0.
+_UNUSED = np.exp(-np.arange(16 * int(_LOGARITHM)) / _LOGARITHM).astype(np.float32)
+_WHOLE = 127
+_CODE = np.rint(_UNUSED * _WHOLE).astype(np.int8)
 
 _TERMS = types.Array(uint16, 1, "C")(readonly(float32, 1))
-_ADD = float64(readonly(uint16, 1), int64, types.Array(int32, 1, "C"), types.Array(float32, 1, "C"))
-_GROWTH = types.Array(float64, 1, "C")(
-    readonly(float32, 2), readonly(int64, 1), readonly(float32, 1)
-)
+_ADD = float64(readonly(uint16, 1), int64, types.Array(int32, 1, "C"), types.Array(int8, 1, "C"))
+_GROWTH = types.Array(float64, 1, "C")(readonly(int8, 2), readonly(int64, 1), readonly(float32, 1))
 
 
 @kernel(_TERMS)
@@ -50,7 +50,7 @@ def use_terms(probabilities: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 @kernel(_ADD, fastmath={"reassoc"})
 def add_use(
-    terms: NDArray[np.uint16], times: int, sums: NDArray[np.int32], unused: NDArray[np.float32]
+    terms: NDArray[np.uint16], times: int, sums: NDArray[np.int32], unused: NDArray[np.int8]
 ) -> float:
     """Put requests into a worker's batch, or (`times` below 0) take them out. In place.
 
@@ -62,8 +62,8 @@ def add_use(
         How many such requests.
     sums : ndarray of int32, shape [n]
         Of the terms of all that are in the batch.
-    unused : ndarray of float32, shape [n]
-        Becomes the probability that a step leaves the expert unused.
+    unused : ndarray of int8, shape [n]
+        Becomes the probability that a step leaves the expert unused, in 127ths.
 
     Returns
     -------
@@ -76,25 +76,26 @@ def add_use(
     factor = np.int32(times)
     for i in range(len(terms)):
         sums[i] += factor * np.int32(terms[i])
-        unused[i] = _UNUSED[min(max(sums[i], 0), len(_UNUSED) - 1)]
-        total += unused[i]
+        place = min(max(sums[i], 0), len(_UNUSED) - 1)
+        unused[i] = _CODE[place]
+        total += _UNUSED[place]
     return float(len(terms) - total)
 
 
-# Reordering the sum lets it use vector registers.
-@kernel(_GROWTH, fastmath={"reassoc", "contract"})
+@kernel(_GROWTH)
 def growth(
-    unused: NDArray[np.float32], rows: NDArray[np.int64], probabilities: NDArray[np.float32]
+    unused: NDArray[np.int8], rows: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """How many more distinct experts each worker's step would use with one more request.
 
     Parameters
     ----------
-    unused : ndarray of float32, shape [m, n]
+    unused : ndarray of int8, shape [m, n]
+        In 127ths.
     rows : ndarray of int64, shape [workers]
         Each worker's row of `unused`.
     probabilities : ndarray of float32, shape [n]
-        Of the new request.
+        Of the new request; from 0 to 1.
 
     Returns
     -------
@@ -108,13 +109,12 @@ def growth(
     """
     if unused.shape[1] != len(probabilities):
         raise ValueError("probabilities must be as long as a row")
+    steps = np.empty(len(probabilities), np.int16)
+    for i in range(len(steps)):
+        steps[i] = int16(probabilities[i] * np.float32(STEPS) + np.float32(0.5))
     result = np.empty(len(rows))
     for worker in range(len(rows)):
         if not 0 <= rows[worker] < len(unused):
             raise ValueError("rows must be below the number of rows")
-        row = unused[rows[worker]]
-        total = np.float32(0.0)
-        for i in range(len(probabilities)):
-            total += row[i] * probabilities[i]
-        result[worker] = total
+        result[worker] = product(unused[rows[worker]], steps) / (_WHOLE * STEPS)
     return result

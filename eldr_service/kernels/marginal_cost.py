@@ -1,13 +1,18 @@
 """What a request costs on each worker, in predicted step time, and where it costs least."""
 
 import numpy as np
-from numba import boolean, float32, float64, int32, int64, njit, types
+from numba import boolean, float32, float64, int8, int32, int64, types
 from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.integer_products import product
+from eldr_service.kernels.similarity import dot, quantised
 
 _VECTOR = types.Array(float64, 1, "C")
-_NEARNESS = _VECTOR(readonly(float32, 2), readonly(float32, 1), readonly(int32, 1))
+_NEARNESS = _VECTOR(
+    *(readonly(float32, 1), readonly(int8, 2), readonly(float64, 1)),
+    *(readonly(float32, 1), readonly(int32, 1)),
+)
 _LEAST = types.Tuple((int64, types.Array(boolean, 1, "C")))(
     *(readonly(boolean, 1), readonly(int64, 1), readonly(int64, 1)),
     *([readonly(float64, 1)] * 6),
@@ -15,30 +20,32 @@ _LEAST = types.Tuple((int64, types.Array(boolean, 1, "C")))(
 )
 
 
-@njit(fastmath={"reassoc", "contract"})
-def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    total = np.float32(0.0)
-    for i in range(len(one)):
-        total += one[i] * other[i]
-    return float(total)
-
-
 @kernel(_NEARNESS)
 def nearness(
-    centroids: NDArray[np.float32], signature: NDArray[np.float32], slots: NDArray[np.int32]
+    mean: NDArray[np.float32],
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float64],
+    signature: NDArray[np.float32],
+    slots: NDArray[np.int32],
 ) -> NDArray[np.float64]:
-    """As `similarity`, but summed in float32 and not rounded: twice as fast, good to 1e-6."""
-    if centroids.shape[1] != len(signature):
+    """The similarity to each worker's centroid, from its codes alone and rounded to 1e-3; or NaN.
+
+    `mean`, `codes` and `scale` as in `core.quantised`, `signature` and `slots` as for `similarity`.
+    """
+    if not len(mean) == codes.shape[1] == len(signature):
         raise ValueError("the signature must be as long as a centroid")
-    by_slot = np.full(len(centroids), np.nan)  # workers may share a slot
+    step, steps, _, _ = quantised(signature)
+    common = dot(mean, signature)
+    by_slot = np.full(len(codes), np.nan)  # workers may share a slot
     result = np.full(len(slots), np.nan)
     for worker in range(len(slots)):
         slot = slots[worker]
-        if slot >= len(centroids):
+        if slot >= len(codes):
             raise ValueError("slots must be below the number of centroids")
         if slot >= 0:
             if np.isnan(by_slot[slot]):
-                by_slot[slot] = _dot(centroids[slot], signature)
+                near = common + scale[slot] * step * product(codes[slot], steps)
+                by_slot[slot] = np.rint(near * 1e3) / 1e3
             result[worker] = by_slot[slot]
     return result
 

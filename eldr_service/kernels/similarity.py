@@ -5,24 +5,24 @@ from both sides, and the centroids themselves are read only where the bounds lea
 """
 
 import numpy as np
-from numba import float32, float64, int16, int32, njit, types
+from numba import float32, float64, int32, njit, types
 from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.integer_products import STEPS, product, quantise
 
 _SIMILARITY = types.Array(float64, 1, "C")(
     readonly(float32, 2), readonly(float32, 1), readonly(int32, 1)
 )
 
-_STEPS = 2_047  # of a quantised signature's largest entry
-_BLOCK = 8_192  # entries whose products with codes, 127 * 2,047 each at most, fit 32 bits
 _ROUNDING = 1.1e-6  # of similarities, and of the bounds' own arithmetic
 
 
 # Only the sum may be reordered, which is what lets it use vector registers: in float64 that moves
 # the result by about 1e-16, always by the same amount on the same machine.
 @njit(fastmath={"reassoc", "contract"})
-def _dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
+def dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
+    """Summed in float64."""
     total = 0.0
     for i in range(len(signature)):
         total += float64(centroid[i]) * float64(signature[i])
@@ -32,7 +32,7 @@ def _dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float
 @njit
 def rounded(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
     """The similarity of one centroid, rounded to 1e-6 as `numpy.round` does."""
-    result: float = np.rint(_dot(centroid, signature) * 1e6) / 1e6
+    result: float = np.rint(dot(centroid, signature) * 1e6) / 1e6
     return result
 
 
@@ -76,19 +76,6 @@ def similarity(
 
 
 @njit
-def _product(codes: NDArray[np.int8], steps: NDArray[np.int16]) -> float:
-    """Exact dot product of two rows of integers."""
-    total = 0.0
-    for start in range(0, len(steps), _BLOCK):
-        ours, theirs = codes[start : start + _BLOCK], steps[start : start + _BLOCK]
-        part = int32(0)
-        for i in range(len(theirs)):  # in 32 bits, for the processor's multiply-and-add
-            part = int32(part + int32(int32(ours[i]) * int32(theirs[i])))
-        total += part
-    return total
-
-
-@njit
 def _largest(signature: NDArray[np.float32]) -> float:
     """The largest entry, whatever its sign."""
     # Without their sign, floats are ordered as their bits are; integers are compared many at once.
@@ -99,21 +86,15 @@ def _largest(signature: NDArray[np.float32]) -> float:
     return largest
 
 
-@njit(fastmath={"reassoc", "contract"})
-def _quantise(
-    signature: NDArray[np.float32], step: float, steps: NDArray[np.int16]
-) -> tuple[float, float]:
-    """Fill in whole steps; returns the signature's squared length and that of what they miss."""
-    squares = lost = 0.0
-    inverse = 1.0 / step
-    for i in range(len(signature)):
-        value = float64(signature[i])
-        whole = np.rint(value * inverse)
-        steps[i] = int16(int32(whole))
-        rest = value - step * whole
-        squares += value * value
-        lost += rest * rest
-    return squares, lost
+@njit
+def quantised(
+    signature: NDArray[np.float32],
+) -> tuple[float, NDArray[np.int16], float, float]:
+    """A step, the signature in whole steps, its squared length and that of what the steps miss."""
+    step = max(_largest(signature) / STEPS, 1e-30)
+    steps = np.empty(len(signature), dtype=np.int16)
+    squares, missed = quantise(signature, step, steps)
+    return step, steps, squares, missed
 
 
 @njit
@@ -127,15 +108,13 @@ def bounds(
     wanted: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What the rounded similarity of each wanted slot is at least, and at most."""
-    step = max(_largest(signature) / _STEPS, 1e-30)
-    steps = np.empty(len(signature), dtype=np.int16)
-    squares, missed = _quantise(signature, step, steps)
+    step, steps, squares, missed = quantised(signature)
     norm, lost = np.sqrt(squares), np.sqrt(missed)
-    common = _dot(mean, signature)
+    common = dot(mean, signature)
     low, high = np.full(len(codes), np.nan), np.full(len(codes), np.nan)
     for slot in range(len(codes)):
         if wanted[slot]:
-            middle = common + scale[slot] * step * _product(codes[slot], steps)
+            middle = common + scale[slot] * step * product(codes[slot], steps)
             off = error[slot] * norm + length[slot] * lost + _ROUNDING
             low[slot], high[slot] = middle - off, middle + off
     return low, high

@@ -18,7 +18,7 @@ class Batches:
 
     def __init__(self, size: int) -> None:
         self._sums = np.zeros((0, size), np.int32)
-        self._unused = np.ones((0, size), np.float32)
+        self._unused = np.zeros((0, size), np.int8)
         self._active = np.zeros(0)
 
     def __len__(self) -> int:
@@ -31,7 +31,8 @@ class Batches:
             more = max(rows, 2 * len(self)) - len(self)
             size = self._sums.shape[1]
             self._sums = np.concatenate([self._sums, np.zeros((more, size), np.int32)])
-            self._unused = np.concatenate([self._unused, np.ones((more, size), np.float32)])
+            nobody = np.full((more, size), 127, np.int8)
+            self._unused = np.concatenate([self._unused, nobody])
             self._active = np.concatenate([self._active, np.zeros(more)])
 
     def add(self, row: int, probabilities: NDArray[np.float32], times: int) -> NDArray[np.uint16]:

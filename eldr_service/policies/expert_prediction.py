@@ -13,7 +13,7 @@ so that without any decode counts this is the shrunken prefill.
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.kernels import departure, follow_counts, learn_decode, predict_use, sketch
+from eldr_service.kernels import follow_counts, learn_decode, predict_use
 from eldr_service.policies.state import PolicyState
 
 TOKENS_OF_MEAN = 16.0
@@ -22,7 +22,7 @@ REMEMBERED = 128
 SKETCH = 256
 _MOST_BYTES = 64 << 20  # of residuals, whatever the geometry
 _WINDOW = 1_000  # requests over which means forget
-_LEARNED = ("mean", "drift", "sums", "reliability", "sketches", "residuals")
+_LEARNED = ("mean", "drift", "sums", "reliability", "sketches", "residuals", "scales")
 
 
 class ExpertPrediction:
@@ -44,12 +44,13 @@ class ExpertPrediction:
         self._drift = np.zeros(shape, np.float32)
         self._sums = np.zeros((2, layers))
         self._reliability = np.ones(layers, np.float32)
-        remembered = max(1, min(REMEMBERED, _MOST_BYTES // (4 * size)))
+        remembered = max(1, min(REMEMBERED, _MOST_BYTES // size))
         self._sketches = np.zeros((remembered, SKETCH), np.float32)
-        self._residuals = np.zeros((remembered, size), np.float32)
+        self._residuals = np.zeros((remembered, size), np.int8)
+        self._scales = np.zeros(remembered)
         rng = np.random.default_rng(0)
-        self._buckets = rng.integers(0, SKETCH, size)
-        self._signs = rng.choice(np.array([-1, 1], np.float32), size)
+        signs = np.array([-1, 1], np.float32)
+        self._hash = rng.integers(0, SKETCH, size), rng.choice(signs, size)
 
     def predict(self, counts: NDArray[np.integer] | None) -> NDArray[np.float32]:
         """Probability that a token of the decode uses each expert, shape [layers * experts].
@@ -58,16 +59,18 @@ class ExpertPrediction:
         """
         if counts is None:
             return np.clip(self._mean + self._known * self._drift, 0, 1).ravel()
-        departs = self._departs(counts)
         return predict_use(
-            departs,
+            counts.astype(np.float32),
+            self.top_k,
+            TOKENS_OF_MEAN,
             self._mean,
             self._drift,
             self._known,
             self._reliability,
-            self._sketch(departs),
+            *self._hash,
             self._sketches,
             self._residuals,
+            self._scales,
             min(self._decodes, len(self._residuals)),
         )
 
@@ -79,19 +82,24 @@ class ExpertPrediction:
 
     def saw_decode(self, prefill: NDArray[np.integer], decode: NDArray[np.integer]) -> None:
         """Learn from a request that finished: counts [layers, experts] of both its parts."""
-        departs, used = self._departs(prefill), decode.astype(np.float32)
         place = self._decodes % len(self._residuals)
         self._decodes += 1
-        rate, keep = 1 / min(self._decodes, _WINDOW), 1 - 1 / _WINDOW
-        learn_decode(departs, used, self.top_k, self._mean, self._drift, rate, keep, self._sums)
-        squares, products = self._sums
-        slope = np.divide(products, squares, out=np.ones_like(squares), where=squares > 0)
-        self._reliability = (1 + self._known * (slope - 1)).astype(np.float32)
-        expected = self._mean + self._known * self._drift + self._reliability[:, None] * departs
-        came = expected.copy()  # and so it stays in layers of which nothing is known
-        follow_counts(came, used, self.top_k, 1.0)
-        self._residuals[place] = (came - expected).ravel()
-        self._sketches[place] = self._sketch(departs)
+        self._scales[place] = learn_decode(
+            prefill.astype(np.float32),
+            self.top_k,
+            TOKENS_OF_MEAN,
+            decode.astype(np.float32),
+            self._mean,
+            self._drift,
+            1 / min(self._decodes, _WINDOW),
+            1 - 1 / _WINDOW,
+            self._known,
+            self._sums,
+            self._reliability,
+            *self._hash,
+            self._sketches[place],
+            self._residuals[place],
+        )
 
     def state(self) -> PolicyState:
         """What was learned, for `restore`."""
@@ -109,9 +117,3 @@ class ExpertPrediction:
         """How much of what was learned to believe, 0 to 1."""
         n = min(self._decodes, _WINDOW)
         return n / (n + PRIOR_REQUESTS)
-
-    def _departs(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
-        return departure(counts.astype(np.float32), self.top_k, self._mean, TOKENS_OF_MEAN)
-
-    def _sketch(self, departs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return sketch(departs, self._buckets, self._signs, SKETCH)

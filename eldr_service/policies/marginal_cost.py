@@ -126,6 +126,7 @@ class MarginalCost(Policy):
         self.cost = LearnedStepCost()
         self.remaining = Remaining()
         self.experts: Experts | None = None
+        self._predicted: tuple[Counts, NDArray[np.float32]] | None = None
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least costly."""
@@ -133,14 +134,16 @@ class MarginalCost(Policy):
         assert counts is not None  # as needs_counts asks
         experts = self._experts_for(counts, top_k)
         probabilities = experts.prediction.predict(counts)
+        self._predicted = counts, probabilities  # which the booking needs again
         if request.num_sequences > 1:  # used by one of them at least
             probabilities = 1 - (1 - probabilities) ** np.float32(request.num_sequences)
         num_rows = int(rows.max()) + 1
         experts.batches.reach(num_rows)
         grown = experts.batches.growth(rows, probabilities) / len(counts)
         active = experts.batches.active(rows) / len(counts) + grown
-        if fleet.centroids is not None and request.signature is not None:
-            similar = nearness(fleet.centroids, request.signature, fleet.slots)
+        if fleet.quantised is not None and request.signature is not None:
+            _, mean, codes, scale, _, _ = fleet.quantised
+            similar = nearness(mean, codes, scale, request.signature, fleet.slots)
         else:
             similar = np.full(len(rows), np.nan)
         cost = self.cost.coefficients
@@ -161,7 +164,7 @@ class MarginalCost(Policy):
         )
         return Decision(
             worker,
-            similarity=similar.round(6),
+            similarity=similar,
             in_band=allowed,
             predicted_active_experts=active,
         )
@@ -172,14 +175,16 @@ class MarginalCost(Policy):
         counts, top_k = booking.counts, booking.top_k
         if counts is not None and booking.coverage >= self.parameters.min_coverage:
             self.experts = self._experts_for(counts, top_k)
-            self.experts.prediction.saw_prefill(counts)
         else:
             counts = None
         if self.experts is not None:
-            probabilities = self.experts.prediction.predict(counts)
+            probabilities = self._prediction_of(counts)
             self.experts.held[booking.key] = self.experts.batches.add(
                 booking.row, probabilities, booking.num_sequences
             )
+            if counts is not None:
+                self.experts.prediction.saw_prefill(counts)
+            self._predicted = None
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:
         """Take the request out, and learn from what its decode used."""
@@ -198,6 +203,16 @@ class MarginalCost(Policy):
             and decode.shape == prefill.shape
         ):
             experts.prediction.saw_decode(prefill, decode)
+            self._predicted = None  # it would be another now
+
+    def _prediction_of(self, counts: Counts | None) -> NDArray[np.float32]:
+        """What `pick` has just predicted of them, or anew."""
+        assert self.experts is not None
+        if counts is not None and self._predicted is not None:
+            asked, probabilities = self._predicted
+            if np.array_equal(asked, counts):
+                return probabilities
+        return self.experts.prediction.predict(counts)
 
     def _experts_for(self, counts: Counts, top_k: int) -> Experts:
         """What is known for the counts' geometry: nothing yet, where it is another than before."""

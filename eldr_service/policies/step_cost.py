@@ -20,11 +20,11 @@ from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
 PRIOR = np.array([8.0, 1.0, 0.1])
 _KEEP = 0.998
-# Of the prior, beside the reports. Experts and sequences grow together, and a report's means, some
-# over steps and some over tokens, agree to about a tenth: without a lasting prior that error would
-# be shared out between the two at will.
+# Of the prior, beside the reports. Experts and sequences grow together: without a lasting prior any
+# error would be shared out between the two at will. Where a worker reports its experts as a mean
+# over tokens alone, they agree with the other means, over steps, to about a tenth.
 _TRUST = 0.01
-_RECENT = 0.02  # weight of a worker's newest report in its speed
+_RECENT = 0.05  # weight of a worker's newest report in its speed; the first ones weigh more
 _MOST_WORKERS = 4_096
 _LEAST_SEQUENCE = 0.01  # of an expert: so that load decides where all experts are in use
 
@@ -45,18 +45,21 @@ class LearnedStepCost:
         self._information = np.zeros((3, 3))
         self._products = np.zeros(3)
         self._sums = np.zeros(5)  # of the weights, the three inputs and the seconds
-        self._speed: dict[str, tuple[int, float]] = {}  # (incarnation, speed), last reported last
+        self._speed: dict[str, tuple[int, int, float]] = {}
+        """Incarnation, reports and speed; who reported last comes last."""
+        self._asked: tuple[Sequence[str], NDArray[np.float64]] = (), np.zeros(0)
         self.coefficients = Coefficients(*PRIOR.tolist())
 
     def learn(self, worker_id: str, report: LoadReport) -> None:
         """Take in a report; one without active experts, batch size or step time says nothing."""
-        measured = np.array([report.active_experts, report.batch_size, report.step_seconds])
+        active = report.step_active_experts or report.active_experts
+        measured = np.array([active, report.batch_size, report.step_seconds])
         if not ((measured > 0) & np.isfinite(measured)).all():
             return
-        inputs = np.array([1.0, report.active_experts, report.batch_size])
-        life, speed = self._speed.pop(worker_id, (report.incarnation, 1.0))
+        inputs = np.array([1.0, active, report.batch_size])
+        life, reports, speed = self._speed.pop(worker_id, (report.incarnation, 0, 1.0))
         if life != report.incarnation:
-            speed = 1.0
+            reports, speed = 0, 1.0
         seconds = report.step_seconds / speed
         self._information = _KEEP * self._information + np.outer(inputs, inputs)
         self._products = _KEEP * self._products + inputs * seconds
@@ -64,15 +67,19 @@ class LearnedStepCost:
         fitted = self._solve()
         expected = float(fitted @ inputs)
         off = report.step_seconds / expected / speed
-        speed = min(max(speed * off**_RECENT, 0.1), 10.0)
-        self._speed[worker_id] = report.incarnation, speed
+        speed = min(max(speed * off ** max(_RECENT, 1 / (reports + 2)), 0.1), 10.0)
+        self._speed[worker_id] = report.incarnation, reports + 1, speed
+        self._asked = (), np.zeros(0)
         if len(self._speed) > _MOST_WORKERS:
             del self._speed[next(iter(self._speed))]
         self.coefficients = Coefficients(*fitted.tolist())
 
     def speeds(self, worker_ids: Sequence[str]) -> NDArray[np.float64]:
         """Of each of these workers; 1 where nothing is known."""
-        return np.array([self._speed.get(worker, (0, 1.0))[1] for worker in worker_ids])
+        if self._asked[0] is not worker_ids:
+            speeds = [self._speed.get(worker, (0, 0, 1.0))[2] for worker in worker_ids]
+            self._asked = worker_ids, np.array(speeds)
+        return self._asked[1]
 
     def state(self) -> PolicyState:
         """What was learned, for `restore`."""
@@ -83,8 +90,9 @@ class LearnedStepCost:
             "sums": self._sums.copy(),
             "coefficients": np.array([fitted.fixed, fitted.expert, fitted.sequence]),
             "workers": pack_texts(self._speed),
-            "lives": np.array([life for life, _ in self._speed.values()], np.int64),
-            "speeds": np.array([speed for _, speed in self._speed.values()]),
+            "lives": np.array([life for life, _, _ in self._speed.values()], np.int64),
+            "reports": np.array([reports for _, reports, _ in self._speed.values()], np.int64),
+            "speeds": np.array([speed for _, _, speed in self._speed.values()]),
         }
 
     def restore(self, state: PolicyState) -> None:
@@ -92,8 +100,10 @@ class LearnedStepCost:
         self._information, self._products = state["information"].copy(), state["products"].copy()
         self._sums = state["sums"].copy()
         self.coefficients = Coefficients(*state["coefficients"].tolist())
-        lives = zip(state["lives"].tolist(), state["speeds"].tolist(), strict=True)
-        self._speed = dict(zip(unpack_texts(state["workers"]), lives, strict=True))
+        columns = (state[name].tolist() for name in ("lives", "reports", "speeds"))
+        self._speed = dict(
+            zip(unpack_texts(state["workers"]), zip(*columns, strict=True), strict=True)
+        )
 
     def _solve(self) -> NDArray[np.float64]:
         """Ridge regression towards the prior, scaled to what was measured."""

@@ -271,7 +271,7 @@ def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
     """Check a worker's report."""
     if len(request.held) > MAX_LISTED:
         raise InvalidArgumentError("held", f"at most {MAX_LISTED} requests", len(request.held))
-    for field in ("active_experts", "batch_size"):
+    for field in ("active_experts", "batch_size", "step_active_experts"):
         value = getattr(request, field)
         if not 0 <= value < 1e9:  # no NaN either
             raise InvalidArgumentError(field, "0 to 1e9", value)
@@ -287,6 +287,7 @@ def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
         request.active_experts,
         request.batch_size,
         seconds("step_time", request.step_time, 0.0, 3_600.0),
+        request.step_active_experts,
         choice("state", WorkerState, request.state or WorkerState.READY),
     )
 

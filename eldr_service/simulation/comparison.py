@@ -68,7 +68,7 @@ def changes(figures: Mapping[str, Sequence[Figures]]) -> list[Change]:
             if policy != best:
                 relative = own / values[best] - 1
                 mean = float(relative.mean())
-                found.append(Change(policy, best, figure, mean, _interval(relative)))
+                found.append(Change(policy, best, figure, mean, interval(relative)))
     return sorted(found, key=lambda change: list(figures).index(change.policy))
 
 
@@ -76,7 +76,8 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
-def _interval(values: np.ndarray) -> tuple[float, float] | None:
+def interval(values: np.ndarray) -> tuple[float, float] | None:
+    """Student's 95% interval of the mean; None of less than two values."""
     n = len(values)
     if n < 2:
         return None

@@ -169,14 +169,17 @@ class DecodePool:
     def recent(self, worker: int) -> RecentSteps:
         """A worker's completed steps since this was last called for it."""
         now, before = self._workers[worker], self._asked[worker]
-        steps, tokens, seconds, experts = (
+        steps, tokens, seconds, experts, token_experts = (
             float(now[name] - before[name])
-            for name in ("steps", "tokens", "seconds", "token_experts")
+            for name in ("steps", "tokens", "seconds", "experts", "token_experts")
         )
         self._asked[worker] = now
         layers = self._sets.shape[1]
         return RecentSteps(
-            ratio_of(experts, tokens * layers), ratio_of(tokens, steps), ratio_of(seconds, steps)
+            active_experts=ratio_of(token_experts, tokens * layers),
+            step_active_experts=ratio_of(experts, steps * layers),
+            batch_size=ratio_of(tokens, steps),
+            step_seconds=ratio_of(seconds, steps),
         )
 
     def statistics(self) -> PoolStatistics:

@@ -1,6 +1,8 @@
 """What is simulated around the engines: capacities, prefill and KV transfer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eldr_service.simulation.engine import Engine
 
@@ -50,6 +52,12 @@ class Deployment:
             raise ValueError("a deployment needs one engine at least")
         if not 0 < self.report_interval_s < float("inf"):
             raise ValueError(f"report_interval_s must be positive, not {self.report_interval_s}")
+
+    @classmethod
+    def in_turn(cls, kinds: Sequence[Engine], workers: int, **around: Any) -> "Deployment":
+        """As many workers, a multiple of the ranks, of engines that take the kinds in turn."""
+        engines = workers // kinds[0].ranks
+        return cls(tuple(kinds[i % len(kinds)] for i in range(engines)), **around)
 
     @property
     def workers(self) -> int:

@@ -88,3 +88,27 @@ def _active_experts(
             means[i, j] = touched.sum(axis=1).mean()
     mixed, alike = means.mean(axis=0).tolist()
     return mixed, alike
+
+
+def mixed_active_experts(
+    recording: Recording, batch: int, draws: int = 400, seed: int = 0
+) -> float:
+    """Mean distinct experts per layer of `batch` decode tokens, each of any request.
+
+    Several tokens are of one request where the batch is larger than the recording.
+    """
+    assert recording.expert_ids is not None
+    rng = np.random.default_rng(seed)
+    spans = [recording.decode(r) for r in range(recording.num_requests)]
+    starts, stops = np.array([(t.start, t.stop) for t in spans if t.stop > t.start]).T
+    layers = np.arange(recording.geometry.num_layers)[:, None]
+    total = 0
+    for _ in range(draws):
+        requests = rng.choice(len(starts), batch, replace=batch > len(starts))
+        tokens = rng.integers(starts[requests], stops[requests])
+        touched = np.zeros((len(layers), recording.geometry.num_experts), dtype=bool)
+        touched[
+            layers, recording.expert_ids[tokens].transpose(1, 0, 2).reshape(len(layers), -1)
+        ] = True
+        total += int(touched.sum())
+    return total / (draws * len(layers))

@@ -30,11 +30,12 @@ class RecentSteps:
     ----------
     active_experts : float
         Mean over generated tokens of the mean over layers of the distinct experts in their step.
-    batch_size, step_seconds : float
+    step_active_experts, batch_size, step_seconds : float
         Means over steps.
     """
 
     active_experts: float
+    step_active_experts: float
     batch_size: float
     step_seconds: float
 

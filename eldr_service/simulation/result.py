@@ -64,6 +64,21 @@ class Result:
         until = float(self.arrival_s[-1])
         return load_imbalance(self.placed_s, self.end_s, self.worker, self.workers, until)
 
+    @cached_property
+    def in_flight(self) -> float:
+        """Requests booked on a worker: mean over workers and the time until the last arrival."""
+        until = float(self.arrival_s[-1])
+        spans = np.minimum(self.end_s, until) - np.minimum(self.placed_s, until)
+        return float(spans.sum()) / (until * self.workers) if until else float("nan")
+
+    def sent(self, groups: NDArray[np.str_]) -> dict[str, list[int]]:
+        """Requests by group and worker; groups [recorded requests] names each one's."""
+        group = groups[self.recording]
+        return {
+            str(name): np.bincount(self.worker[group == name], minlength=self.workers).tolist()
+            for name in np.unique(group)
+        }
+
     def figures(self) -> dict[str, float]:
         """All figures by name; times in ms, NaN where there is none."""
         return {
@@ -71,6 +86,7 @@ class Result:
             **_distribution("ttft_ms", self.ttft_s),
             "active_experts": self.active_experts,
             "load_imbalance": self.load_imbalance,
+            "in_flight": self.in_flight,
             "requests": len(self.tokens),
             "tokens": int(self.tokens.sum()),
             "copies": self.copies,

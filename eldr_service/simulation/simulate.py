@@ -96,7 +96,11 @@ class _Run:
         self._pool = DecodePool(
             recording.expert_ids, recording.geometry.num_experts, deployment.engines
         )
-        self._picker = RecordingPicker(len(workload.driven), workload.seed, again=True)
+        self._late = workload.late
+        sides = (np.flatnonzero(~self._late), np.flatnonzero(self._late))
+        self._sides = [
+            (side, RecordingPicker(len(side), workload.seed, again=True)) for side in sides
+        ]
         self._router = Router(lambda: policy, _Silent())
         self._workers = Workers(self._router, SqliteStore(None), first_incarnation=0)
         self._lives = self._register()
@@ -188,15 +192,18 @@ class _Run:
                 active_experts=float(np.nan_to_num(recent.active_experts)),
                 batch_size=float(np.nan_to_num(recent.batch_size)),
                 step_seconds=float(np.nan_to_num(recent.step_seconds)),
+                step_active_experts=float(np.nan_to_num(recent.step_active_experts)),
             )
             self._workers.report(MODEL, f"decode-{worker}", report, now)
         following = now + self._deployment.report_interval_s
         heapq.heappush(self._events, (following, _Event.REPORT, 0))
 
     def _arrive(self, now: float, i: int) -> None:
-        self._copies += self._picker.all_in_flight
-        picked = self._picker.take()
-        assert picked is not None  # it hands out copies
+        side, picker = self._sides[int(now >= self._workload.shift_s)]
+        self._copies += picker.all_in_flight
+        taken = picker.take()
+        assert taken is not None  # it hands out copies
+        picked = int(side[taken])
         requests, recording = self._workload.requests, self._workload.recording
         tokens = recording.decode(int(self._workload.driven[picked]))
         self._picked[i] = picked
@@ -266,7 +273,8 @@ class _Run:
                 decode_seconds=done.end_s - done.first_token_s,
                 decode_counts=self._decode_counts(picked, done.tokens),
             )
-            self._picker.give_back(picked)
+            side, picker = self._sides[int(self._late[picked])]
+            picker.give_back(int(np.searchsorted(side, picked)))
             del self._held[done.worker][str(i)]
             self._left -= 1
 

@@ -33,6 +33,7 @@ WORKER = np.dtype(
         ("steps", np.int64),
         ("tokens", np.int64),
         ("seconds", np.float64),
+        ("experts", np.int64),
         ("token_experts", np.int64),
         ("token_seconds", np.float64),
     ]
@@ -128,6 +129,7 @@ def _complete(
         worker.steps += 1
         worker.tokens += batch
         worker.seconds += engine.step_s
+        worker.experts += worker.step_experts
         worker.token_experts += batch * worker.step_experts
         worker.token_seconds += batch * engine.step_s
     kept = 0

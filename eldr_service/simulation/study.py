@@ -1,5 +1,6 @@
 """Several policies over several seeds, in as many processes as there are cores."""
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,12 +8,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from eldr_service.core.partition import Partition
 from eldr_service.fitting import Recording, fit_partition
@@ -40,7 +42,12 @@ class Study:
         worker; all policies run on the same.
     calibration_fraction : float
     drive_all : bool
+    shift_s : float
         See `Workload.draw`.
+    fit_share : float
+        The partition sees this share of the part that is for fitting; what is driven stays.
+    fit_domains : float
+        It sees so large a share of the domains alone, drawn by the seed: the others are new to it.
     """
 
     activations: Path
@@ -50,53 +57,89 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     calibration_fraction: float = 0.5
     drive_all: bool = False
+    shift_s: float = math.inf
+    fit_share: float = 1.0
+    fit_domains: float = 1.0
 
     def workload(self, seed: int) -> Workload:
         """What every policy is given under a seed; ValueError when it cannot be drawn."""
-        recording = _recording(self.activations)
+        recording = load_recorded(self.activations)
         return Workload.draw(
-            recording, self.traffic, seed, self.calibration_fraction, self.drive_all
+            recording,
+            self.traffic,
+            seed,
+            self.calibration_fraction,
+            self.drive_all,
+            self.shift_s,
         )
+
+    def seen(self, workload: Workload) -> NDArray[np.int64]:
+        """The recording's requests that the partition is fitted on."""
+        fitted = workload.fitted
+        if self.fit_domains < 1:
+            domains = np.unique(workload.recording.domains)
+            order = np.random.default_rng([workload.seed, 2]).permutation(domains)
+            known = order[: math.ceil(len(domains) * self.fit_domains)]
+            fitted = fitted[np.isin(workload.recording.domains[fitted], known)]
+        return fitted[: math.ceil(len(fitted) * self.fit_share)]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of a policy under a seed: see `Result`."""
+    """What came of a policy under a seed: see `Result`.
+
+    `sent` has the requests of each domain, or of each slot where no domain was recorded, by worker.
+    """
 
     figures: dict[str, float]
     reasons: Counter[str]
+    sent: dict[str, list[int]]
 
 
 def run_study(
     study: Study, jobs: int = 1, done: Callable[[], None] = lambda: None
 ) -> dict[str, list[Run]]:
-    """Run every policy under every seed.
+    """Run every policy of one study under every seed; see `run_studies`."""
+    return run_studies([study], jobs, done)[0]
+
+
+def run_studies(
+    studies: Sequence[Study], jobs: int = 1, done: Callable[[], None] = lambda: None
+) -> list[dict[str, list[Run]]]:
+    """Run every policy of each study under every seed.
 
     Parameters
     ----------
-    study : Study
+    studies : sequence of Study
     jobs : int
         Processes; 1 stays in this one. They change nothing in the results.
     done : callable
-        Called `steps` times.
+        Called as often as `steps` of the studies say together.
 
     Returns
     -------
-    dict of policy to list of Run, a seed each
+    list of dict of policy to list of Run, a seed each
+        In the order of the studies.
 
     Raises
     ------
     ValueError, EldrError
-        Something in the study makes no sense.
+        Something in a study makes no sense.
     """
-    with _map(min(jobs, len(study.seeds) * len(study.policies)), done) as each:
-        partitions = dict(each(_fit, [(study, seed) for seed in study.seeds]))
+    fits = [(i, study, seed) for i, study in enumerate(studies) for seed in study.seeds]
+    policies = sum(len(study.seeds) * len(study.policies) for study in studies)
+    with _map(min(jobs, policies), done) as each:
+        partitions = dict(each(_fit, fits))
         tasks = [
-            (study, seed, policy, partitions[seed])
-            for seed, policy in product(study.seeds, study.policies)
+            (i, study, seed, policy, partitions[i, seed])
+            for i, study, seed in fits
+            for policy in study.policies
         ]
         runs = dict(each(_run, tasks))
-    return {policy: [runs[seed, policy] for seed in study.seeds] for policy in study.policies}
+    return [
+        {policy: [runs[i, seed, policy] for seed in study.seeds] for policy in study.policies}
+        for i, study in enumerate(studies)
+    ]
 
 
 def log_to_stderr() -> None:
@@ -140,22 +183,37 @@ def _map(jobs: int, done: Callable[[], None]) -> Iterator[Each]:
             raise
 
 
-def _fit(study: Study, seed: int) -> tuple[int, Partition]:
+def _fit(number: int, study: Study, seed: int) -> tuple[tuple[int, int], Partition]:
     workload = study.workload(seed)
-    counts = workload.recording.prefill_counts()[workload.fitted]
+    counts = workload.recording.prefill_counts()[study.seen(workload)]
     workers = study.deployment.workers
     geometry = workload.recording.geometry
-    return seed, fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)
+    partition = fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)
+    return (number, seed), partition
 
 
-def _run(study: Study, seed: int, policy: str, partition: Partition) -> tuple[tuple[int, str], Run]:
+def _run(
+    number: int, study: Study, seed: int, policy: str, partition: Partition
+) -> tuple[tuple[int, int, str], Run]:
     made = create(*parse(policy))
-    result = simulate(study.workload(seed), made, study.deployment, partition)
-    return (seed, policy), Run(result.figures(), result.reasons)
+    workload = study.workload(seed)
+    result = simulate(workload, made, study.deployment, partition)
+    sent = result.sent(_groups(workload.recording, partition))
+    return (number, seed, policy), Run(result.figures(), result.reasons, sent)
+
+
+def _groups(recording: Recording, partition: Partition) -> NDArray[np.str_]:
+    """Each recorded request's domain or, where none was recorded, the slot nearest to it."""
+    if (recording.domains != "").any():
+        return np.where(recording.domains == "", "(none)", recording.domains)
+    signatures = partition.transform.apply(recording.prefill_counts())
+    nearest = np.argmax(signatures @ partition.centroids.T, axis=1)
+    return np.array([f"slot {slot}" for slot in nearest])
 
 
 @cache
-def _recording(path: Path) -> Recording:
+def load_recorded(path: Path) -> Recording:
+    """A recording with tokens, read once in a process; ValueError otherwise."""
     recording = Recording.load(path)
     if recording.expert_ids is None:
         raise ValueError(f"{path}: holds counts alone, no tokens to decode")

@@ -23,6 +23,8 @@ class Workload:
     requests : Requests
     seed : int
         Of the split, the requests and the order of recordings.
+    shift_s : float
+        Requests that arrive before it are of one half of the domains, later ones of the other.
     """
 
     recording: Recording
@@ -30,6 +32,7 @@ class Workload:
     driven: NDArray[np.int64]
     requests: Requests
     seed: int
+    shift_s: float = math.inf
 
     @classmethod
     def draw(
@@ -39,6 +42,7 @@ class Workload:
         seed: int,
         calibration_fraction: float = 0.5,
         drive_all: bool = False,
+        shift_s: float = math.inf,
     ) -> "Workload":
         """Split the recording and draw requests.
 
@@ -50,6 +54,8 @@ class Workload:
             Drive the fitted part too. A partition does better on what it was fitted on; but where
             the rest is too small for the load, requests are copies of each other, and that flatters
             locality still more (`Result.copies` counts them).
+        shift_s : float
+            When traffic changes; the partition is then fitted on what comes before alone.
 
         Raises
         ------
@@ -62,7 +68,19 @@ class Workload:
             )
         fitted, rest = split(recording, calibration_fraction, seed)
         driven = np.concatenate([fitted, rest]) if drive_all else rest
-        return cls(recording, fitted, driven, traffic.draw(seed), seed)
+        if shift_s < math.inf:
+            fitted = fitted[~later_half(recording, seed)[fitted]]
+        drawn = cls(recording, fitted, driven, traffic.draw(seed), seed, shift_s)
+        if shift_s < math.inf and not (len(fitted) and 0 < drawn.late.sum() < len(driven)):
+            raise ValueError("a shift needs requests of two domains at least, on both its sides")
+        return drawn
+
+    @property
+    def late(self) -> NDArray[np.bool_]:
+        """Which of the driven come after the shift, shape [driven]; none without a shift."""
+        if self.shift_s == math.inf:
+            return np.zeros(len(self.driven), np.bool_)
+        return later_half(self.recording, self.seed)[self.driven]
 
     def prefill_counts(self, driven: int) -> ActivationCounts:
         """What the prefill of ``self.driven[driven]`` activated."""
@@ -86,6 +104,18 @@ class Workload:
     def _counts(self, tokens: slice) -> ActivationCounts:
         counts = self.recording.counts_of(tokens)
         return ActivationCounts(self.recording.geometry, 0, counts, tokens.stop - tokens.start)
+
+
+def later_half(recording: Recording, seed: int) -> NDArray[np.bool_]:
+    """Which recorded requests are of the domains that come after a shift, shape [requests].
+
+    Domains in an order drawn by `seed`, cut where the two sides are nearest to as large.
+    """
+    domains, which, sizes = np.unique(recording.domains, return_inverse=True, return_counts=True)
+    order = np.random.default_rng([seed, 3]).permutation(len(domains))
+    cut = np.argmin(np.abs(np.cumsum(sizes[order]) - sizes.sum() / 2))
+    later: NDArray[np.bool_] = np.isin(which, order[cut + 1 :])
+    return later
 
 
 def split(

@@ -68,10 +68,10 @@ def test_processes_change_nothing(simulate):
     assert two == simulate("--policy=random", "--policy=locality", jobs=1, seeds=2)
 
 
-def test_by_default_the_band_is_compared_with_the_four_that_see_load_alone(simulate):
+def test_by_default_two_policies_are_compared_with_the_four_that_see_load_alone(simulate):
     document = simulate()
-    assert list(document["policies"])[-1] == "locality-band"
-    assert len(document["policies"]) == 5
+    assert list(document["policies"])[-2:] == ["locality-band", "marginal-cost"]
+    assert len(document["policies"]) == 6
     assert all(change["interval"] is None for change in document["changes"])
 
 

@@ -8,19 +8,19 @@ from rich.console import Console
 
 from benchmarks.demo_vllm.report import print_report
 from benchmarks.demo_vllm.statistics import METRICS, Segment, bootstrap
-from benchmarks.demo_vllm.study import LOAD_ONLY, POLICIES, SUBJECT, Load, Study
+from benchmarks.demo_vllm.study import BAND, LOAD_ONLY, POLICIES, SUBJECTS, Load, Study
 from benchmarks.demo_vllm.verdict import Findings
 
 
 def blocks(gain, number=20, noise=0.02, seed=0):
-    """Blocks that differ by a lot, alike for all policies; the subject is faster by `gain`."""
+    """Blocks that differ by a lot, alike for all policies; subjects are faster by `gain`."""
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(number):
         pace = rng.uniform(0.03, 0.09)
         block = {}
         for policy in POLICIES:
-            factor = 1 - gain if policy == SUBJECT else 1.0
+            factor = 1 - gain if policy in SUBJECTS else 1.0
             tpot = pace * factor * rng.normal(1, noise, 20)
             block[policy] = Segment(
                 tpot=tpot.tolist(),
@@ -45,9 +45,9 @@ def findings(gain, **more):
 
 def test_pairing_finds_what_is_smaller_than_the_blocks_differ():
     _, changes = bootstrap(blocks(0.08), samples=500)
-    change = changes["TPOT p50"][SUBJECT, LOAD_ONLY[0]]
+    change = changes["TPOT p50"][BAND, LOAD_ONLY[0]]
     assert change.low < change.value < change.high < 0
-    experts = changes["active experts"][SUBJECT, LOAD_ONLY[0]]
+    experts = changes["active experts"][BAND, LOAD_ONLY[0]]
     assert experts.value == pytest.approx(-0.08)
 
 
@@ -55,7 +55,7 @@ def test_no_difference_is_inside_the_interval():
     covered = 0
     for seed in range(20):
         _, changes = bootstrap(blocks(0.0, seed=seed), samples=200)
-        change = changes["TPOT p50"][SUBJECT, LOAD_ONLY[0]]
+        change = changes["TPOT p50"][BAND, LOAD_ONLY[0]]
         covered += change.low <= 0 <= change.high
     assert covered >= 16
 
@@ -71,21 +71,23 @@ def test_nothing_measured_is_no_number():
         for segment in block.values():
             segment.experts = (0.0, 0.0)
     values, _ = bootstrap(some, samples=50)
-    assert np.isnan(values["active experts"][SUBJECT].value)
+    assert np.isnan(values["active experts"][BAND].value)
 
 
 @pytest.mark.parametrize(
     ("gain", "said"),
-    [(0.1, "is outside chance"), (-0.1, "is WORSE"), (0.0, "no difference outside chance")],
+    [(0.1, "a gain outside"), (-0.1, "WORSE, outside"), (0.0, "no difference outside")],
 )
 def test_the_verdict_follows_the_interval(gain, said):
-    assert any(said in sentence for sentence in findings(gain).sentences())
+    for subject, sentence in zip(SUBJECTS, findings(gain).sentences(), strict=False):
+        assert sentence.startswith(f"{subject} against ")
+        assert said in sentence
 
 
 def test_fallbacks_are_counted():
     found = findings(0.1)
-    found.study.blocks[0][SUBJECT].reasons = {"CLIENT_FALLBACK": 2, "LOCALITY_BAND": 18}
-    assert any(s.startswith("2 of 1200 placements fell back") for s in found.sentences())
+    found.study.blocks[0][BAND].reasons = {"CLIENT_FALLBACK": 2, "LOCALITY_BAND": 18}
+    assert any(s.startswith("2 of 1600 placements fell back") for s in found.sentences())
 
 
 def test_the_page_has_every_figure():

@@ -201,6 +201,7 @@ FIELDS = {  # service, method, fields beside model and the ids, the field that i
     "KV": ("fleet", "RegisterWorker",
            {"capacity": fleet_pb2.WorkerCapacity(kv_tokens=2**64 - 1)}, "capacity.kv_tokens"),
     "NaN": ("fleet", "ReportLoad", {"active_experts": float("nan")}, "active_experts"),
+    "negative": ("fleet", "ReportLoad", {"step_active_experts": -1.0}, "step_active_experts"),
     "infinite": ("fleet", "ReportLoad", {"batch_size": float("inf")}, "batch_size"),
     "negative batch": ("fleet", "ReportLoad", {"batch_size": -1.0}, "batch_size"),
     "KV used": ("fleet", "ReportLoad", {"kv_tokens_used": 2**64 - 1}, "kv_tokens_used"),

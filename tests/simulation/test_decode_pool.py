@@ -112,6 +112,7 @@ def test_equals_the_plain_statement(seed, dtype, cost):
         recent = pool.recent(worker)
         made = sum(batch for batch, _, _ in steps)
         assert recent.active_experts == sum(b * a for b, a, _ in steps) / (made * LAYERS)
+        assert recent.step_active_experts == sum(a for _, a, _ in steps) / (len(steps) * LAYERS)
         assert recent.batch_size == made / len(steps)
         assert recent.step_seconds == sum(s for _, _, s in steps) / len(steps)
 

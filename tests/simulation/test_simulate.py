@@ -1,5 +1,7 @@
 """A run: nothing is lost, everything is paired, and the router is the daemon's own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -122,6 +124,27 @@ def test_no_recording_is_in_flight_twice_while_another_is_free(rate):
             assert result.recording[i] not in in_flight
     assert copies == result.copies
     assert (copies > 0) == (rate > 10000)
+
+
+@pytest.mark.parametrize("drive_all", [False, True])
+def test_traffic_shifts_to_domains_that_the_partition_has_not_seen(drive_all):
+    traffic = Traffic(0.5, 500.0)
+    workload = Workload.draw(RECORDING, traffic, seed=2, drive_all=drive_all, shift_s=0.3)
+    result = run(workload, "locality-band", Deployment((Engine(COST),) * 3), fitted(workload, 3))
+    late = result.arrival_s >= 0.3
+    domains = RECORDING.domains[result.recording]
+    before, after = set(domains[~late]), set(domains[late])
+    assert before
+    assert after
+    assert not before & after
+    assert set(RECORDING.domains[workload.fitted]) <= before
+    assert len(result.tokens) == len(workload.requests.times_s)
+
+
+def test_no_traffic_shifts_without_domains():
+    plain = replace(RECORDING, domains=np.full(RECORDING.num_requests, ""))
+    with pytest.raises(ValueError, match="two domains at least"):
+        Workload.draw(plain, Traffic(1.0, 10.0), seed=0, shift_s=0.5)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.demo_vllm.processes import free_port
 
 HERE = Path(__file__).parent
 MODEL = "tiny-moe"
@@ -71,7 +72,7 @@ def running_engines(folder: Path, *roles: str) -> Iterator[list[RealEngine]]:
 
 
 def _start(role: str, folder: Path, environ: dict[str, str], number: int) -> RealEngine:
-    port, side_channel = _free_port(), _free_port()
+    port, side_channel = free_port(), free_port()
     transfer = {
         "kv_connector": "NixlConnector",
         "kv_connector_module_path": "benchmarks.demo_vllm.tame",  # more processes than cores
@@ -119,8 +120,3 @@ def _is_healthy(engine: RealEngine) -> bool:
             return answer.status == 200
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]

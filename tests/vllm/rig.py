@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,17 +26,13 @@ from eldr.v1 import (
 from eldr.v1.activation_pb2 import ActivationCounts
 from eldr_client import RouterClient
 
+from benchmarks.demo_vllm.processes import free_port
+
 MODEL = "tiny"
 DAEMON_PYTHON = os.environ.get("ELDR_DAEMON_PYTHON", sys.executable)
 """The interpreter that has the daemon's dependencies; vLLM's environment need not."""
 
 START_SECONDS = 400
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Process:

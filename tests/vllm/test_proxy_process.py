@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,14 +10,11 @@ import urllib.request
 
 import pytest
 
-
-@pytest.fixture
-def port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+from benchmarks.demo_vllm.processes import free_port
 
 
-def test_serves_and_goes(port):
+def test_serves_and_goes():
+    port = free_port()
     nobody = "http://127.0.0.1:9"
     flags = ["--listen", f"127.0.0.1:{port}", "--router", "none"]
     process = subprocess.Popen(

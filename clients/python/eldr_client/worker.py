@@ -32,8 +32,9 @@ class LoadReport:
     """What a worker runs at the moment.
 
     `held` are the (request_id, attempt) that it runs or queues. `active_experts` (distinct, per
-    layer and step, mean over generated tokens), `batch_size` (sequences, mean over steps) and
-    `step_time` (seconds, likewise) are since the last report; 0 means unknown.
+    layer and step, mean over generated tokens), `batch_size` (sequences, mean over steps),
+    `step_time` (seconds, likewise) and `step_active_experts` (likewise) are since the last report;
+    0 means unknown.
     """
 
     running_sequences: int = 0
@@ -45,6 +46,7 @@ class LoadReport:
     active_experts: float = 0.0
     batch_size: float = 0.0
     step_time: float = 0.0
+    step_active_experts: float = 0.0
 
 
 class WorkerSession:
@@ -236,4 +238,5 @@ _AS_THEY_ARE = (
     "foreign_sequences",
     "active_experts",
     "batch_size",
+    "step_active_experts",
 )

@@ -79,13 +79,15 @@ class _Sequence:
 
 @dataclass(slots=True)
 class _Steps:
-    """Sums over the steps since the last report; experts are weighted by generated tokens."""
+    """Sums over the steps since the last report; `token_experts` weighs each by its tokens."""
 
     steps: int = 0
     tokens: int = 0
-    experts: float = 0.0
-    expert_tokens: int = 0
     seconds: float = 0.0
+    expert_steps: int = 0  # whose experts are known
+    expert_tokens: int = 0
+    experts: float = 0.0
+    token_experts: float = 0.0
 
 
 class DecodeSide:
@@ -210,8 +212,10 @@ class DecodeSide:
             steps.seconds += now - max(started, self._last_output)
             self._last_output = now
             if active_experts:
-                steps.experts += active_experts * generating
+                steps.expert_steps += 1
                 steps.expert_tokens += generating
+                steps.experts += active_experts
+                steps.token_experts += active_experts * generating
 
     def finish(self, request: Any, now: float) -> None:
         """A request has ended; its booking ends with the last of its sequences."""
@@ -247,9 +251,10 @@ class DecodeSide:
                 kv_tokens_total=self._kv_tokens,
                 held=[(held.request_id, held.attempt) for held in self._held],
                 foreign_sequences=foreign,
-                active_experts=steps.experts / steps.expert_tokens if steps.expert_tokens else 0.0,
-                batch_size=steps.tokens / steps.steps if steps.steps else 0.0,
-                step_time=steps.seconds / steps.steps if steps.steps else 0.0,
+                active_experts=_mean(steps.token_experts, steps.expert_tokens),
+                batch_size=_mean(steps.tokens, steps.steps),
+                step_time=_mean(steps.seconds, steps.steps),
+                step_active_experts=_mean(steps.experts, steps.expert_steps),
             )
 
     def _row(self, held: _Held) -> int:
@@ -290,3 +295,8 @@ class DecodeSide:
             decode_duration=seconds,
             decode_counts=None if counts is None else Counts(counts, self._top_k),
         )
+
+
+def _mean(total: float, number: int) -> float:
+    """0 of nothing: unknown."""
+    return total / number if number else 0.0

@@ -286,7 +286,7 @@ class LogRunning(_message.Message):
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
 class LogReport(_message.Message):
-    __slots__ = ("row", "incarnation", "number", "running_sequences", "waiting_sequences", "kv_tokens_used", "kv_tokens_total", "foreign_sequences", "active_experts", "batch_size", "step_seconds")
+    __slots__ = ("row", "incarnation", "number", "running_sequences", "waiting_sequences", "kv_tokens_used", "kv_tokens_total", "foreign_sequences", "active_experts", "batch_size", "step_seconds", "step_active_experts")
     ROW_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -298,6 +298,7 @@ class LogReport(_message.Message):
     ACTIVE_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     STEP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_ACTIVE_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     row: int
     incarnation: int
     number: int
@@ -309,7 +310,8 @@ class LogReport(_message.Message):
     active_experts: float
     batch_size: float
     step_seconds: float
-    def __init__(self, row: _Optional[int] = ..., incarnation: _Optional[int] = ..., number: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ..., kv_tokens_used: _Optional[int] = ..., kv_tokens_total: _Optional[int] = ..., foreign_sequences: _Optional[int] = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_seconds: _Optional[float] = ...) -> None: ...
+    step_active_experts: float
+    def __init__(self, row: _Optional[int] = ..., incarnation: _Optional[int] = ..., number: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ..., kv_tokens_used: _Optional[int] = ..., kv_tokens_total: _Optional[int] = ..., foreign_sequences: _Optional[int] = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_seconds: _Optional[float] = ..., step_active_experts: _Optional[float] = ...) -> None: ...
 
 class LogMove(_message.Message):
     __slots__ = ("row", "state")

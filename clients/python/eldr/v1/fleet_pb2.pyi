@@ -122,7 +122,7 @@ class HeldRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class ReportLoadRequest(_message.Message):
-    __slots__ = ("model", "worker_id", "incarnation", "report_number", "running_sequences", "waiting_sequences", "kv_tokens_used", "kv_tokens_total", "held", "foreign_sequences", "active_experts", "batch_size", "step_time", "state")
+    __slots__ = ("model", "worker_id", "incarnation", "report_number", "running_sequences", "waiting_sequences", "kv_tokens_used", "kv_tokens_total", "held", "foreign_sequences", "active_experts", "batch_size", "step_time", "state", "step_active_experts")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,7 @@ class ReportLoadRequest(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     STEP_TIME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    STEP_ACTIVE_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     worker_id: str
     incarnation: int
@@ -151,7 +152,8 @@ class ReportLoadRequest(_message.Message):
     batch_size: float
     step_time: _duration_pb2.Duration
     state: WorkerState
-    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., report_number: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ..., kv_tokens_used: _Optional[int] = ..., kv_tokens_total: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ..., foreign_sequences: _Optional[int] = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ...) -> None: ...
+    step_active_experts: float
+    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., report_number: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ..., kv_tokens_used: _Optional[int] = ..., kv_tokens_total: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ..., foreign_sequences: _Optional[int] = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., step_active_experts: _Optional[float] = ...) -> None: ...
 
 class ReportLoadResponse(_message.Message):
     __slots__ = ("accepted", "report_interval", "unknown")

@@ -1,10 +1,13 @@
-"""Counts come out of a log as they went in, whatever their size."""
+"""What goes into a log comes out as it was."""
+
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
 from eldr.v1 import decision_log_pb2 as pb
 
-from eldr_service.decision_log import counts
+from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.decision_log import counts, decode, encode
 from eldr_service.decision_log.counts import Copied
 
 
@@ -37,3 +40,20 @@ def test_a_copy_does_not_follow_its_array():
     array += 1
     counts.encode(copied, message)
     assert (counts.decode(message)[0] == 1).all()
+
+
+def test_all_numbers_of_a_report_are_there():
+    left_out = {"held", "state"}  # what follows from them is logged by itself
+    numbers = [field.name for field in fields(LoadReport) if field.name not in left_out]
+    sent = LoadReport(**{name: place for place, name in enumerate(numbers, start=1)})
+    assert asdict(decode.report(encode.report(1, 0.0, 3, sent).report)) == asdict(sent)
+
+
+def test_a_worker_is_there_but_for_its_address():
+    sent = WorkerSpec(
+        "w", WorkerRole.PREFILL, "http://somewhere", 3, "group", {"zone": "a"}, 17, 40_000, 2.5
+    )
+    record = encode.worker(1, 0.0, 3, sent, WorkerState.DRAINING, 5)
+    found = asdict(decode.worker_spec(record.worker))
+    assert found == asdict(sent) | {"url": "", "dp_rank": 0, "time_to_live": 0.0}
+    assert b"somewhere" not in record.SerializeToString()

@@ -1,0 +1,270 @@
+"""`eldr report`: what ELDR would gain on some traffic, as a page and a PDF."""
+
+import importlib.util
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from eldr_service.cli.command import command
+from eldr_service.cli.failure import CommandError
+from eldr_service.cli.report_points import PointOptions
+from eldr_service.cli.session import Session
+from eldr_service.cli.simulation_options import SimulationOptions, check_policies
+from eldr_service.cli.tables import facts, span
+
+if TYPE_CHECKING:
+    from eldr_service.fitting import Recording
+    from eldr_service.reports.plan import Plan
+    from eldr_service.simulation.deployment import Deployment
+
+NEEDED = ("matplotlib", "jinja2", "reportlab", "pypdf")
+POLICIES = (
+    "round-robin",
+    "random",
+    "join-shortest-queue",
+    "power-of-two-choices",
+    "locality-band",
+    "marginal-cost",
+)
+COST = "qwen3-30b-a3b-h200"
+RESIDENCES = 10  # requests that come in the default duration, for each that is in flight
+QUICK_RESIDENCES = 4
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `eldr` itself."""
+    command(app, "report")(report)
+
+
+def report(
+    session: Session,
+    options: SimulationOptions,
+    points: PointOptions,
+    activations: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz",
+            exists=True,
+            readable=True,
+            help="Recorded routing of your traffic; by default the sample that comes with ELDR.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Decode workers.")] = 16,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|FILE", help=f"As of eldr simulate; by default {COST}."),
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,…]",
+            help="Several times; by default locality-band, marginal-cost and the four that see load"
+            " alone.",
+        ),
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Seconds for which requests arrive; by default about ten times as long as one"
+            " takes.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="So many from --seed on; by default 5, quick 3."),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            min=0.000001,
+            help="Median TPOT for which workers are counted; by default what the best policy that"
+            " sees load alone reaches.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write the page.", dir_okay=False)
+    ] = None,
+    pdf: Annotated[
+        Path | None, typer.Option(metavar="FILE.pdf", help="Write a PDF.", dir_okay=False)
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes; by default the cores.")
+    ] = None,
+) -> None:
+    """Tell what ELDR would gain on your traffic: one HTML page that needs no network, and a PDF.
+
+    Recorded requests are simulated under every policy, along sweeps of rate, workers and settings.
+    Without --out, --pdf and --json it writes eldr-report.html.
+    """
+    _check_extra()
+    from eldr_service.reports.findings import find
+    from eldr_service.reports.plan import make_plan
+    from eldr_service.reports.report import make_report
+    from eldr_service.simulation.study import Study, load_recorded, log_to_stderr
+
+    if out is None and pdf is None and not session.json:
+        out = Path("eldr-report.html")
+    for path in filter(None, (out, pdf)):
+        if not path.parent.is_dir():
+            raise CommandError(f"{path}: there is no folder {path.parent}")
+    policies = tuple(dict.fromkeys(policy or POLICIES))
+    check_policies(policies)
+    costs = cost or [COST]
+    seeds = seeds or (3 if points.quick else 5)
+    file = activations or Path(str(files("eldr_service.simulation") / "sample.npz"))
+    log_to_stderr()
+    try:
+        recording = load_recorded(file)
+        deployment = options.deployment(costs, workers)
+        rate, seconds = _load(options, recording, deployment, duration, points.quick)
+        base = Study(
+            activations=file,
+            policies=policies,
+            deployment=deployment,
+            traffic=options.traffic(rate, seconds),
+            seeds=tuple(range(options.seed, options.seed + seeds)),
+            calibration_fraction=options.calibration_fraction,
+            drive_all=options.drive_all,
+            shift_s=options.shift_at,
+        )
+        plan = make_plan(base, recording, options.kinds(costs), points.points(), points.wanted())
+        processes = jobs or os.cpu_count() or 1
+        session.note(f"{plan.runs():,} runs, {_estimate(plan, processes)} on {processes} cores")
+        with _progress(session, plan) as done:
+            findings = find(plan, processes, done)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+    def again(sweep: str) -> str:
+        words = [
+            *(("--activations", str(activations)) if activations else ()),
+            *(word for name in policies for word in ("--policy", name) if policy),
+            *("--workers", str(workers)),
+            *(word for name in costs for word in ("--cost", name)),
+            *(("--rate", f"{rate:g}") if rate else ()),
+            *("--duration", f"{seconds:g}", "--seeds", str(seeds)),
+            *_written(options),
+            *(("--target", f"{target:g}") if target else ()),
+            *points.words(),
+        ]
+        chosen = points.figure or [] if sweep == "all" else [sweep or "none"]
+        words += [word for name in chosen for word in ("--figure", name)]
+        return shlex.join(["eldr", "report", *words])
+
+    made = make_report(
+        findings,
+        again,
+        name=file.stem if activations else "ELDR's sample",
+        sample=activations is None,
+        target_ms=target,
+    )
+    written = []
+    if out:
+        from eldr_service.reports.page import page
+
+        out.write_text(page(made), "utf-8")
+        written.append(("page", out))
+    if pdf:
+        from eldr_service.reports.paper import paper
+
+        pdf.write_bytes(paper(made))
+        written.append(("PDF", pdf))
+    tiles = [(tile.label, f"{tile.number}  {'; '.join(tile.lines)}") for tile in made.tiles]
+    session.answer(made.document, made.verdict, "", facts([*tiles, *written]))
+
+
+def _check_extra() -> None:
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CommandError(
+            f"a report needs {', '.join(missing)}", "pip install 'eldr-service[report]'"
+        )
+
+
+def _load(
+    options: SimulationOptions,
+    recording: "Recording",
+    deployment: "Deployment",
+    duration: float | None,
+    quick: bool,
+) -> tuple[float | None, float]:
+    """Arrivals per second, None for a trace's own, and for how many seconds."""
+    from eldr_service.reports.plan import default_rate, in_flight, mean_output, rounded
+
+    output, trace = options.output(), options.trace()
+    if output is None and trace is not None:
+        output = trace
+    tokens = mean_output(recording, output)
+    share = 1.0 if options.drive_all else 1 - options.calibration_fraction
+    driven = int(recording.num_requests * share)
+    rate = options.rate
+    if trace is not None:
+        offered = rate or trace.rate_per_s
+    else:
+        rate = offered = rate or default_rate(recording, deployment, tokens, driven)
+    if duration is None:
+        residences = QUICK_RESIDENCES if quick else RESIDENCES
+        requests = max(200, residences * in_flight(deployment, driven))
+        duration = rounded(requests / offered)
+    return rate, duration
+
+
+def _estimate(plan: "Plan", processes: int) -> str:
+    """About how long the runs take, by one of them."""
+    from eldr_service.simulation.study import run_study
+
+    base = plan.base
+    once = replace(base, seeds=base.seeds[:1], policies=base.policies[-1:])
+    run_study(replace(once, traffic=replace(base.traffic, duration_s=base.traffic.duration_s / 50)))
+    start = time.perf_counter()  # its kernels are compiled
+    run_study(once)
+    seconds = (time.perf_counter() - start) * plan.runs() / processes
+    return f"about {span(max(1.0, seconds))}"
+
+
+@contextmanager
+def _progress(session: Session, plan: "Plan") -> Iterator[Callable[[], None]]:
+    """A bar on stderr where somebody looks."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=session.err,
+        transient=True,
+        disable=not session.err.is_terminal,
+    ) as bar:
+        task = bar.add_task("simulating", total=plan.runs())
+        yield lambda: bar.advance(task)
+
+
+def _written(options: SimulationOptions) -> list[str]:
+    """The options that are not at their defaults, but for the rate, as they are written."""
+    words: list[str] = []
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name == "rate" or value == option.default:
+            continue
+        name = f"--{option.name.replace('_', '-')}"
+        words += [name] if value is True else [name, str(value)]
+    return words

@@ -1,0 +1,201 @@
+"""What `eldr simulate` and `eldr report` are both told: traffic, split, engines."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eldr_service.core.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from eldr_service.simulation.deployment import Delay, Deployment
+    from eldr_service.simulation.engine import Engine
+    from eldr_service.simulation.traces import Trace
+    from eldr_service.simulation.traffic import Traffic
+
+ENGINES = "Engines"
+POISSON = "poisson"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationOptions:
+    """Options of both; what makes no sense ends as wrong use."""
+
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R",
+            help="Arrivals per second; a trace is stretched to it, or left as it is without.",
+        ),
+    ] = None
+    arrivals: Annotated[
+        str,
+        typer.Option(
+            metavar="poisson|FILE", help="A trace: Azure's .csv, Mooncake's .jsonl or .jsonl.zst."
+        ),
+    ] = POISSON
+    output_tokens: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|FILE",
+            help="Of each request, or drawn from a trace; by default as the arrivals' trace says,"
+            " else as recorded. Longer outputs go through the recorded tokens again.",
+        ),
+    ] = None
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The same: the same result.")] = 0
+    calibration_fraction: Annotated[
+        float,
+        typer.Option(
+            metavar="F",
+            help="The share of the recording on which the partition is fitted; the rest is driven.",
+        ),
+    ] = 0.5
+    drive_all: Annotated[
+        bool,
+        typer.Option("--drive-all", help="Drive the fitted part too, where the rest is too small."),
+    ] = False
+    shift_at: Annotated[
+        float,
+        typer.Option(
+            metavar="S",
+            help="Requests before that second are of one half of the domains, on which the"
+            " partition is fitted, later ones of the other; by default there is no such shift.",
+            show_default=False,
+        ),
+    ] = math.inf
+    ranks: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Workers that are data-parallel ranks of one engine and step together.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = 1
+    expert_parallel: Annotated[
+        bool,
+        typer.Option(
+            "--expert-parallel",
+            help="Each expert lies on one of an engine's ranks.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = False
+    max_running: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Requests in a worker's batch.", rich_help_panel=ENGINES
+        ),
+    ] = 256
+    kv_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Tokens that a worker's KV memory holds; no limit by default.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = None
+    prefill: Annotated[
+        str,
+        typer.Option(
+            metavar="MS[:US]",
+            help="Milliseconds from arrival to placement, and microseconds more a prompt token.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = "0"
+    transfer: Annotated[
+        str,
+        typer.Option(
+            metavar="MS[:US]",
+            help="The same from placement until the KV cache is on the worker.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = "0"
+
+    def kinds(self, costs: list[str]) -> tuple["Engine", ...]:
+        """Engines, one a cost model."""
+        from eldr_service.simulation.cost import load_cost
+        from eldr_service.simulation.engine import Engine
+
+        try:
+            return tuple(
+                Engine(
+                    load_cost(cost),
+                    ranks=self.ranks,
+                    expert_parallel=self.expert_parallel,
+                    max_running=self.max_running,
+                    kv_tokens=self.kv_tokens,
+                )
+                for cost in costs
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--cost") from error
+
+    def deployment(self, costs: list[str], workers: int) -> "Deployment":
+        """So many workers, whose engines take the cost models in turn."""
+        from eldr_service.simulation.deployment import Deployment
+
+        if workers % self.ranks:
+            raise typer.BadParameter(
+                f"{workers} workers are no multiple of {self.ranks} ranks", param_hint="--ranks"
+            )
+        return Deployment.in_turn(
+            self.kinds(costs),
+            workers,
+            prefill=_delay(self.prefill, "--prefill"),
+            transfer=_delay(self.transfer, "--transfer"),
+        )
+
+    def output(self) -> "int | Trace | None":
+        """What --output-tokens says."""
+        if self.output_tokens is None:
+            return None
+        if self.output_tokens.lstrip("-").isdecimal():
+            return int(self.output_tokens)
+        return _trace(self.output_tokens, "--output-tokens")
+
+    def trace(self) -> "Trace | None":
+        """What --arrivals says."""
+        return None if self.arrivals == POISSON else _trace(self.arrivals, "--arrivals")
+
+    def traffic(self, rate: float | None, duration: float) -> "Traffic":
+        """Arrivals at a rate, for a duration in seconds."""
+        from eldr_service.simulation.traffic import Traffic
+
+        try:
+            return Traffic(duration, rate, self.trace(), self.output())
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+
+def check_policies(policies: tuple[str, ...]) -> None:
+    """Wrong use, unless all of them can be made."""
+    from eldr_service.policies.registry import create, parse
+
+    for policy in policies:
+        try:
+            create(*parse(policy))
+        except InvalidArgumentError as error:
+            raise typer.BadParameter(f"{policy}: {error}", param_hint="--policy") from error
+
+
+def _trace(path: str, option: str) -> "Trace":
+    from eldr_service.simulation.traces import Trace
+
+    try:
+        return Trace.load(path)
+    except (OSError, ValueError) as error:
+        what = f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise typer.BadParameter(what, param_hint=option) from error
+
+
+def _delay(text: str, option: str) -> "Delay":
+    from eldr_service.simulation.deployment import Delay
+
+    fixed, _, each = text.partition(":")
+    try:
+        return Delay(float(fixed) * 1e-3, float(each or 0) * 1e-6)
+    except ValueError as error:
+        hint = f"expected MS or MS:US, such as 50:20, found {text!r}"
+        raise typer.BadParameter(hint, param_hint=option) from error

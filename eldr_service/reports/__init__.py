@@ -1,0 +1,1 @@
+"""What ELDR would gain on some traffic: sweeps, figures of them, a page and a PDF."""
