@@ -33,7 +33,7 @@ def drawn_counts(kind, seed, tokens=30):
 class Traffic:
     """Drives a daemon that knows none of `MODELS` yet."""
 
-    def __init__(self, address, requests=300):
+    def __init__(self, address, requests=160):
         self._requests = requests
         self._address = address
         self._answers = {}

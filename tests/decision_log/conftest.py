@@ -24,7 +24,7 @@ def logged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logged") / "log"
     assert {parse(policy)[0] for policy in MODELS.values()} == set(installed())
     with running_daemon(
-        *("--decision-log", str(folder), "--decision-log-max-mb", "2", "--refit", "manual")
+        *("--decision-log", str(folder), "--decision-log-max-mb", "1", "--refit", "manual")
     ) as daemon:
         answers = asyncio.run(Traffic(daemon.grpc).run())
     return Logged(folder, answers)
