@@ -1,5 +1,6 @@
 """Activation counts as a log keeps them: byte by byte of all, which packs best."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -8,32 +9,27 @@ from eldr.v1 import decision_log_pb2 as pb
 from eldr_service.core.activation import Counts
 
 
-class Copied(NamedTuple):
-    """The counts of a moment, whatever becomes of their array. The quickest copy there is."""
+class Kept(NamedTuple):
+    """Counts [num_layers, num_experts] that nobody writes to any more, and their top_k."""
 
-    data: bytes
-    shape: tuple[int, ...]
-    width: int
+    counts: Counts
     top_k: int
 
-    @classmethod
-    def of(cls, counts: Counts | None, top_k: int) -> "Copied | None":
-        """Copy counts [num_layers, num_experts]; None for none."""
-        if counts is None:
-            return None
-        return cls(counts.tobytes(), counts.shape, counts.itemsize, top_k)
 
-
-def encode(counts: Copied | None, message: pb.LogCounts) -> None:
+def encode(kept: Kept | None, message: pb.LogCounts) -> None:
     """Write counts into a message; none leave it unset."""
-    if counts is None:
+    if kept is None:
         return
+    counts, message.top_k = kept
     message.num_layers, message.num_experts = counts.shape
-    message.top_k = counts.top_k
-    rest = np.frombuffer(counts.data, f"=u{counts.width}")
-    for _ in range((int(rest.max()).bit_length() + 7) // 8):
-        message.planes.append(rest.astype(np.uint8).tobytes())
-        rest = rest >> 8
+    # Not by NumPy, which would hand over to the thread of the decisions at each step and back.
+    data, width = counts.tobytes(), counts.itemsize
+    planes = [data[place::width] for place in range(width)]
+    if sys.byteorder == "big":
+        planes.reverse()
+    while planes and planes[-1] == bytes(len(planes[-1])):
+        planes.pop()
+    message.planes.extend(planes)
 
 
 def decode(message: pb.LogCounts) -> tuple[Counts, int]:

@@ -14,7 +14,7 @@ from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.placement import Reason
 from eldr_service.decision_log import counts
-from eldr_service.decision_log.counts import Copied
+from eldr_service.decision_log.counts import Kept
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import parameters_of
 from eldr_service.routing.decide import Known, RouteCall
@@ -106,7 +106,8 @@ def booking(model: int, booking: Booking, running: bool) -> pb.LogRecord:
         coverage=booking.coverage,
         running=running,
     )
-    counts.encode(Copied.of(booking.counts, booking.top_k), message.counts)
+    if booking.counts is not None:
+        counts.encode(Kept(booking.counts, booking.top_k), message.counts)
     return pb.LogRecord(model=model, booking=message)
 
 
@@ -120,11 +121,11 @@ def placement(
     seconds: float,
     call: RouteCall,
     known: Known,
-    copied: Copied | None,
+    kept: Kept | None,
     row: int,
     reason: Reason,
 ) -> pb.LogRecord:
-    """A decision; `copied` are the known counts."""
+    """A decision; `kept` are the known counts."""
     record = pb.LogRecord(model=model, seconds=seconds)
     message = record.placement  # filled in place: this is done for every request
     message.request_id = call.request_id
@@ -132,7 +133,7 @@ def placement(
     message.num_sequences = call.num_sequences
     message.prompt_tokens = call.prompt_tokens
     message.expected_output_tokens = call.expected_output_tokens
-    counts.encode(copied, message.counts)
+    counts.encode(kept, message.counts)
     message.coverage = known.coverage
     message.group = known.group
     message.earlier = known.earlier
@@ -148,7 +149,7 @@ def placement(
 
 def end(
     model: int, seconds: float, request_id: str, how: Ended, tokens: int, took: float,
-    decode: Copied | None,
+    decode: Kept | None,
 ) -> pb.LogRecord:  # fmt: skip
     """The end of a booking."""
     message = pb.LogEnd(

@@ -1,4 +1,4 @@
-"""Takes down what happens, for the writer: a decision pays for a copy of its counts, no more."""
+"""Takes down what happens, for the writer; a decision only pays for what must be copied."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
 from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
 from eldr_service.decision_log import encode
-from eldr_service.decision_log.counts import Copied
+from eldr_service.decision_log.counts import Kept
 from eldr_service.decision_log.writer import Make, Writer
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.state import PolicyState
@@ -99,20 +99,22 @@ class Recorder(Journal):
         self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
     ) -> None:
         """A request was decided and booked."""
-        # Now, as chunks of a signature that come late are added in place.
-        copied = Copied.of(known.counts, known.top_k)
+        counts = known.counts
+        if counts is not None and call.counts is None:
+            counts = counts.copy()  # chunks of a held signature that come late are added in place
+        kept = None if counts is None else Kept(counts, known.top_k)
         self._tell(
-            encode.placement, self._numbers[model], now, call, known, copied, booking.row,
-            booking.reason, size=_SIZE + (len(copied.data) if copied else 0),
+            encode.placement, self._numbers[model], now, call, known, kept, booking.row,
+            booking.reason, size=_size(kept),
         )  # fmt: skip
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
         """A booking ended."""
-        decode = Copied.of(booking.decode_counts, booking.top_k)
+        counts = booking.decode_counts
+        kept = None if counts is None else Kept(counts, booking.top_k)
         self._tell(
             encode.end, self._numbers[model], now, booking.request_id, how,
-            booking.output_tokens, booking.decode_seconds, decode,
-            size=_SIZE + (len(decode.data) if decode else 0),
+            booking.output_tokens, booking.decode_seconds, kept, size=_size(kept),
         )  # fmt: skip
 
     def activated(self, model: str, partition: Partition, wishes: Mapping[str, int]) -> None:
@@ -154,6 +156,10 @@ class Recorder(Journal):
         self._writer.begin(f"decisions-{begun}-{self._run}-{file:06}.zst", header, snapshot)
         self._lost = 0
         self._in_step = True
+
+
+def _size(kept: Kept | None) -> int:
+    return _SIZE + (kept.counts.nbytes if kept else 0)
 
 
 def _snapshot(number: int, model: Model) -> list[Make]:

@@ -8,7 +8,7 @@ from replayed import changed, replayed
 from small_daemon import MODEL, SmallDaemon, counts_on
 from wire import eventually
 
-from eldr_service.decision_log import encode, writer
+from eldr_service.decision_log import decode, encode, writer
 from eldr_service.decision_log.reader import LogError, LogReader
 from eldr_service.decision_log.recorder import Recorder
 from eldr_service.decision_log.writer import Writer
@@ -72,6 +72,18 @@ def test_the_bound_is_never_exceeded(tmp_path):
     assert len(requests) > 1_000
     assert (notes, sum(daemon.lost)) == ([], 0)
     assert "000001" not in min(tmp_path.iterdir()).name
+
+
+def test_chunks_that_come_after_a_placement_are_not_in_it(tmp_path):
+    with Logging(tmp_path) as daemon:
+        for sequence, expert in enumerate((0, 1)):
+            daemon.router.register_signature(
+                MODEL, "r", 0, counts_on(expert), sequence=sequence, fingerprint=0, now=daemon.now
+            )
+            if sequence == 0:
+                daemon.route("r")
+    (placement,) = (r.placement for r in LogReader(tmp_path) if r.HasField("placement"))
+    assert (decode.placement(placement, MODEL)[1].counts == counts_on(0).counts).all()
 
 
 def test_files_of_earlier_runs_count_and_go_first(tmp_path):
