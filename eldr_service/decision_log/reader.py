@@ -107,7 +107,9 @@ class LogReader:
             self._note(f"{header.lost:,} events before {path.name} were lost")
         if last is None or last.run != header.run:
             return False
-        return not header.lost and header.file == last.file + 1
+        if missing := header.file - last.file - 1:
+            self._note(f"{missing} of the files before {path.name} are missing")
+        return not (header.lost or missing)
 
     def _records(self, file: BinaryIO) -> Iterator[LogRecord]:
         for frame in self._frames(file):

@@ -1,5 +1,6 @@
 """Brings records to the disk in a thread of its own, in files that never exceed their bound."""
 
+import contextlib
 import errno
 import io
 import os
@@ -132,8 +133,16 @@ class Writer:
                 self._attempt(self._begin if isinstance(what, _Beginning) else self._add, what)
                 self._taken += size
             self._attempt(self._flush)
-        if self._file:
+        self._end_file()
+
+    def _end_file(self) -> None:
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):  # said before, by what could not be written
             self._file.close()
+        self._file = None
+        if self._path.exists():  # with a piece of what could not be written
+            self._sizes[self._path] = self._path.stat().st_size
 
     def _attempt(self, step: Callable[..., None], *arguments: object) -> None:
         """Nothing that goes wrong here may end the thread: the log is broken off instead."""
@@ -166,10 +175,9 @@ class Writer:
             self._flush()
 
     def _begin(self, beginning: "_Beginning") -> None:
-        self._flush()
-        if self._file:
-            self._file.close()
-        self._begun += 1
+        self._begun += 1  # first, as whoever asked for it must not wait for ever
+        self._attempt(self._flush)
+        self._end_file()
         self._path = self._folder / beginning.name
         # Who sent what is nobody else's business.
         self._file = open(self._path, "xb", opener=partial(os.open, mode=0o600))  # noqa: SIM115

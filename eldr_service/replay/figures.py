@@ -1,5 +1,6 @@
 """What a replay found, of one model."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -59,7 +60,7 @@ class Side:
         ):
             experts, loads = self.by_worker.setdefault(worker, (Mean(), Mean()))
             loads.add(load)
-            if active == active:
+            if not math.isnan(active):
                 experts.add(active)
 
 

@@ -141,6 +141,23 @@ def test_a_torn_file_is_read_as_far_as_it_is_whole(tmp_path):
     assert "damaged" in decided(folder)[1][0]
 
 
+def test_a_file_that_is_missing_between_others_is_told_of(tmp_path):
+    with Logging(tmp_path, 50_000) as daemon:
+        for _ in range(3):
+            daemon.serve(700)
+            eventually(lambda: daemon.writer.is_full)
+            daemon.recorder.tick()
+        daemon.serve(10)
+    first, second, *_ = sorted(tmp_path.iterdir())
+    second.unlink()
+    requests, notes = decided(tmp_path)
+    assert requests[0] == "r0"
+    assert requests[-1] == "r2109"
+    assert len(requests) < 2_000
+    assert notes == [f"1 of the files before {sorted(tmp_path.iterdir())[1].name} are missing"]
+    assert decided(first)[0] == requests[: len(decided(first)[0])]
+
+
 def test_a_folder_that_vanishes_breaks_the_log_off_until_it_is_back(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "RETRY_SECONDS", 0.0)
     folder = tmp_path / "log"
