@@ -31,6 +31,7 @@ from eldr_service.core.signature import SignatureTransform
 from eldr_service.kernels import warm_up
 from eldr_service.observability.logging import configure_logging
 from eldr_service.policies.locality_band import LocalityBand
+from eldr_service.routing.journal import Journal
 from eldr_service.routing.router import Router
 from eldr_service.rpc import decode, encode
 from eldr_service.rpc.telemetry import Telemetry
@@ -68,13 +69,13 @@ def plain(data: bytes, centroids: np.ndarray, load: np.ndarray, precision: type)
 class Setup:
     """A router with `workers` workers, a slot each, and requests for it."""
 
-    def __init__(self, workers: int, requests: int) -> None:
+    def __init__(self, workers: int, requests: int, journal: Journal | None = None) -> None:
         counts = drawn_counts(workers + requests)
         self.transform = SignatureTransform(GEOMETRY, "sqrt")
         self.centroids = self.transform.apply(counts[:workers])
         telemetry = Telemetry()
         self.telemetry = telemetry
-        self.router = Router(LocalityBand, telemetry)
+        self.router = Router(LocalityBand, telemetry, journal=journal)
         telemetry.watch(self.router)
         model = self.model = self.router.model_or_new(MODEL)
         for number in range(workers):

@@ -108,10 +108,10 @@ def echo_server(*options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def daemon() -> Iterator[Server]:
+def daemon(*options: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
         ports = Path(folder, "ports")
-        flags = ("--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--state=:memory:")
+        flags = ("--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--state=:memory:", *options)
         run = "from eldr_service.server import main; main()"
         with process("-c", run, *flags, "--drain-seconds=0", f"--port-file={ports}") as started:
             while not ports.exists():

@@ -44,6 +44,13 @@ def _readable_file(path: Path) -> Path:
     return path
 
 
+def _directory(path: Path) -> Path:
+    path = path.expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError("expected a directory (it is made if missing)")
+    return path
+
+
 def _state(text: object) -> Path | None:
     if text is None or text == MEMORY:
         return None
@@ -75,6 +82,7 @@ def _policy(text: str) -> str:
 
 ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
+Directory = Annotated[Path, AfterValidator(_directory)]
 StateDirectory = Annotated[Path | None, BeforeValidator(_state)]
 PolicyChoice = Annotated[str, AfterValidator(_policy)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -275,6 +283,19 @@ class Settings(BaseSettings):
         " one; fewer say little of a slot",
         default=32,
         ge=2,
+    )
+    decision_log: Directory | None = _option(
+        "DIR",
+        "log all that decisions see, for `eldr replay`, to a folder of its own; no text of prompts"
+        " or answers is ever in it",
+        default=None,
+    )
+    decision_log_max_mb: int = _option(
+        "MB",
+        "size of the decision log, the oldest file deleted first; some 5 KB a decision with 48"
+        " layers x 128 experts, so 1000 hold 200,000",
+        default=1_000,
+        ge=1,
     )
     # Only in the file, as [[models]] tables.
     models: tuple[ModelDeclaration, ...] = ()

@@ -26,6 +26,8 @@ from grpc_reflection.v1alpha import reflection
 
 from eldr_service.config import Settings, load_settings
 from eldr_service.core.errors import EldrError
+from eldr_service.decision_log.recorder import Recorder
+from eldr_service.decision_log.writer import Writer
 from eldr_service.fitting.process import FittingProcess
 from eldr_service.kernels import warm_up
 from eldr_service.observability.http import HttpServer
@@ -82,10 +84,17 @@ class Daemon:
             window_seconds=settings.refit_window,
             window_bytes=settings.refit_memory_bytes,
         )
+        self._recorder = self._record(settings)
         self._router = Router(
-            lambda: create(name, parameters), self._telemetry, limits, secrets.token_hex(4)
+            lambda: create(name, parameters),
+            self._telemetry,
+            limits,
+            secrets.token_hex(4),
+            self._recorder,
         )
         self._telemetry.watch(self._router)
+        if self._recorder:
+            self._recorder.watch(self._router)
         self._workers = Workers(self._router, self._store, int(time.time() * 1e3))
         self._partitions = Partitions(self._router, self._workers, self._store)
         self._process = FittingProcess()
@@ -127,6 +136,8 @@ class Daemon:
         self._partitions.restore(now)
         if self._fleet:
             self._fleet.reload(now)
+        if self._recorder:
+            self._recorder.tick()
         server = self._server()
         self._add_services(server)
         grpc_address = str(replace(self._settings.listen, port=self._open_port(server)))
@@ -152,8 +163,20 @@ class Daemon:
         await self._process.close()
         await server.stop(grace=1.0)
         await self._http.stop()
+        if self._recorder:
+            self._recorder.close()
         self._store.close()
         log.info("stopped")
+
+    def _record(self, settings: Settings) -> Recorder | None:
+        if settings.decision_log is None:
+            return None
+        metrics, most = self._telemetry.metrics, settings.decision_log_max_mb * 1_000_000
+        lost, wrote = metrics.decision_log_lost.inc, metrics.decision_log_bytes.inc
+        try:
+            return Recorder(Writer(settings.decision_log, most, lost, wrote), lost)
+        except OSError as error:
+            raise StartError(f"--decision-log {settings.decision_log}: {error.strerror}") from error
 
     def _server(self) -> grpc.aio.Server:
         return grpc.aio.server(
@@ -234,6 +257,8 @@ class Daemon:
             now = time.monotonic()
             self._workers.remove_silent(self._router.tick(now), now)
             self._refits.tick(now)
+            if self._recorder:
+                self._recorder.tick()
 
     async def _drain(self) -> None:
         """Say NOT_SERVING, and let bookings go on until they are done or the deadline is there."""

@@ -35,11 +35,13 @@ def partition(slots=4):
 class SmallDaemon:
     """Router, workers and partitions on one store; `now` is turned by hand."""
 
-    def __init__(self, *, store=None, first_incarnation=0, **limits):
+    def __init__(self, *, store=None, first_incarnation=0, journal=None, **limits):
         self.now = 100.0
         self.told = Told()
         self.store = store or SqliteStore(None)
-        self.router = Router(lambda: create("locality-band", {}), self.told, Limits(**limits))
+        self.router = Router(
+            lambda: create("locality-band", {}), self.told, Limits(**limits), journal=journal
+        )
         self.workers = Workers(self.router, self.store, first_incarnation)
         self.partitions = Partitions(self.router, self.workers, self.store)
         self.incarnations = {}

@@ -21,6 +21,8 @@ MAY_IMPORT = {
     "stores": "core kernels",
     "observability": "core kernels",
     "routing": "core kernels policies stores",
+    "decision_log": "core kernels policies routing stores",
+    "replay": "core kernels policies routing stores decision_log",
     "refits": "core kernels fitting routing stores",
     "simulation": "core kernels recordings fitting policies stores routing",
     "reports": "core kernels recordings fitting policies simulation",
@@ -28,13 +30,16 @@ MAY_IMPORT = {
     "config": "core address flags",
     "static_fleet": "core routing rpc",
     "server": (
-        "core kernels policies fitting stores observability routing refits rpc config static_fleet"
+        "core kernels policies fitting stores observability routing refits rpc decision_log config"
+        " static_fleet"
     ),
-    "cli": "core kernels policies recordings fitting stores observability simulation reports rpc"
-    " address flags config",
+    "cli": (
+        "core kernels policies recordings fitting stores observability simulation reports rpc"
+        " decision_log replay address flags config"
+    ),
 }
-# The wire is known to these alone; everything else can be used without gRPC.
-KNOW_THE_WIRE = {"rpc", "server", "static_fleet", "cli"}
+# The wire's messages, sent or written down, are known to these alone; all else needs no gRPC.
+KNOW_THE_WIRE = {"decision_log", "replay", "rpc", "server", "static_fleet", "cli"}
 WIRE = ("grpc", "grpc_health", "grpc_reflection", "eldr.v1", "google.rpc", "google.protobuf")
 
 

@@ -1,6 +1,6 @@
 """Which workers are bound to which slot of a partition, as workers come and go."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class Bindings:
@@ -37,6 +37,16 @@ class Bindings:
         for row in (r for r in rows if r not in wishes):
             bindings.join(row)
         bindings._fill_vacant()
+        return bindings
+
+    @classmethod
+    def restored(cls, slots: Sequence[tuple[Iterable[int], int]]) -> "Bindings":
+        """Bindings as they were: each slot's rows, the eldest first, and its placements."""
+        bindings = cls(len(slots))
+        for slot, (rows, placements) in enumerate(slots):
+            bindings.placements[slot] = placements
+            for row in rows:
+                bindings._bind(row, slot)
         return bindings
 
     def workers(self, slot: int) -> tuple[int, ...]:

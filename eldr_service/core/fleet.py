@@ -192,9 +192,7 @@ class Fleet:
         row = self._row_of.get(spec.worker_id)
         if row is None:
             row = next((i for i, s in enumerate(self._specs) if s is None), len(self._specs))
-            if row == len(self._specs):
-                self._table = np.concatenate([self._table, np.zeros(row, dtype=_ROW)])
-                self._specs.extend([None] * row)
+            self._reach(row)
         generation = self._table["generation"][row] + 1
         self._table[row] = np.zeros((), dtype=_ROW)
         for name, value in {
@@ -212,6 +210,22 @@ class Fleet:
         self._row_of[spec.worker_id] = row
         self._members_changed()
         return row
+
+    def restore(self, row: int, spec: WorkerSpec, numbers: Mapping[str, float]) -> None:
+        """Give the worker a free row with the numbers that `record` once told of it."""
+        self._reach(row)
+        for name, value in numbers.items():
+            self._table[name][row] = value
+        self._specs[row] = spec
+        self._row_of[spec.worker_id] = row
+        self._members_changed()
+
+    def _reach(self, row: int) -> None:
+        """Have the row."""
+        while row >= len(self._specs):
+            size = len(self._specs)
+            self._table = np.concatenate([self._table, np.zeros(size, dtype=_ROW)])
+            self._specs.extend([None] * size)
 
     def set_state(self, row: int, state: WorkerState) -> None:
         """Move the worker on; GONE frees its row for another."""

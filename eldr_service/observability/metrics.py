@@ -111,6 +111,12 @@ class Metrics:
             ["method", "code"],
             registry=registry,
         )
+        self.decision_log_lost = Counter(
+            "eldr_decision_log_lost", "Events that the decision log misses", registry=registry
+        )
+        self.decision_log_bytes = Counter(
+            "eldr_decision_log_bytes", "Bytes written to the decision log", registry=registry
+        )
         self._placements: dict[tuple[str, str, str, str], Counter] = {}
         self._rpc_seconds: dict[str, Histogram] = {}
         registry.register(_StateCollector(state))

@@ -11,6 +11,7 @@ from eldr_service.policies.policy import (
     SeededParameters,
     SignatureParameters,
 )
+from eldr_service.policies.state import PolicyState
 
 __all__ = [
     "Booking",
@@ -19,6 +20,7 @@ __all__ = [
     "FleetSnapshot",
     "Policy",
     "PolicyParameters",
+    "PolicyState",
     "Reason",
     "RequestView",
     "SeededParameters",

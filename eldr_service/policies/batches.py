@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.kernels import add_use, growth, use_terms
+from eldr_service.policies.state import PolicyState
 
 
 class Batches:
@@ -44,6 +45,19 @@ class Batches:
     def remove(self, row: int, terms: NDArray[np.uint16], times: int) -> None:
         """Take them out again."""
         self._active[row] = add_use(terms, -times, self._sums[row], self._unused[row])
+
+    def state(self) -> PolicyState:
+        """All rows, for `restore`."""
+        return {
+            "sums": self._sums.copy(),
+            "unused": self._unused.copy(),
+            "active": self._active.copy(),
+        }
+
+    def restore(self, state: PolicyState) -> None:
+        """Take over the rows that `state` gave."""
+        self._sums, self._unused = state["sums"].copy(), state["unused"].copy()
+        self._active = state["active"].copy()
 
     def active(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Distinct experts that a step is expected to use, over all layers."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.kernels import follow_counts, learn_decode, predict_use
+from eldr_service.policies.state import PolicyState
 
 TOKENS_OF_MEAN = 16.0
 PRIOR_REQUESTS = 4.0
@@ -21,6 +22,7 @@ REMEMBERED = 128
 SKETCH = 256
 _MOST_BYTES = 64 << 20  # of residuals, whatever the geometry
 _WINDOW = 1_000  # requests over which means forget
+_LEARNED = ("mean", "drift", "sums", "reliability", "sketches", "residuals", "scales")
 
 
 class ExpertPrediction:
@@ -98,6 +100,17 @@ class ExpertPrediction:
             self._sketches[place],
             self._residuals[place],
         )
+
+    def state(self) -> PolicyState:
+        """What was learned, for `restore`."""
+        seen = np.array([self._prefills, self._decodes])
+        return {"seen": seen, **{name: getattr(self, f"_{name}").copy() for name in _LEARNED}}
+
+    def restore(self, state: PolicyState) -> None:
+        """Take over what `state` gave."""
+        self._prefills, self._decodes = state["seen"].tolist()
+        for name in _LEARNED:
+            setattr(self, f"_{name}", state[name].copy())
 
     @property
     def _known(self) -> float:

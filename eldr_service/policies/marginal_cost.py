@@ -44,6 +44,7 @@ from eldr_service.policies.batches import Batches
 from eldr_service.policies.expert_prediction import ExpertPrediction
 from eldr_service.policies.policy import Policy, SignatureParameters
 from eldr_service.policies.remaining import Remaining
+from eldr_service.policies.state import PolicyState, inside, pack_texts, unpack_texts, within
 from eldr_service.policies.step_cost import LearnedStepCost
 
 PARTING = 0.3
@@ -76,6 +77,32 @@ class Experts:
     def of(cls, counts: Counts, top_k: int) -> "Experts":
         """Nothing is known yet."""
         return cls(ExpertPrediction(counts.shape, top_k), Batches(counts.size))
+
+    def state(self) -> PolicyState:
+        """All of it, for `restored`."""
+        # What bookings hold is never written to: no copies of the most there is.
+        held = {str(i): terms for i, terms in enumerate(self.held.values())}
+        return {
+            "geometry": np.array([*self.prediction.shape, self.prediction.top_k]),
+            "requests": pack_texts(request for request, _ in self.held),
+            "attempts": np.array([attempt for _, attempt in self.held], np.int64),
+            **within("held", held),
+            **within("prediction", self.prediction.state()),
+            **within("batches", self.batches.state()),
+        }
+
+    @classmethod
+    def restored(cls, state: PolicyState) -> "Experts":
+        """What `state` gave."""
+        layers, experts, top_k = state["geometry"].tolist()
+        made = cls(ExpertPrediction((layers, experts), top_k), Batches(layers * experts))
+        made.prediction.restore(inside(state, "prediction"))
+        made.batches.restore(inside(state, "batches"))
+        held = inside(state, "held")
+        requests = unpack_texts(state["requests"])
+        for i, key in enumerate(zip(requests, state["attempts"].tolist(), strict=True)):
+            made.held[key] = held[str(i)]
+        return made
 
     def fits(self, counts: Counts, top_k: int) -> bool:
         """It is for the geometry of these counts."""
@@ -192,6 +219,20 @@ class MarginalCost(Policy):
         if self.experts is None or not self.experts.fits(counts, top_k):
             return Experts.of(counts, top_k)
         return self.experts
+
+    def state(self) -> PolicyState:
+        """What was learned, and what each living booking added to its worker's batch."""
+        parts = within("cost", self.cost.state()) | within("remaining", self.remaining.state())
+        if self.experts is None:
+            return parts
+        return parts | within("experts", self.experts.state())
+
+    def restore(self, state: PolicyState) -> None:
+        """Take over what `state` gave."""
+        self.cost.restore(inside(state, "cost"))
+        self.remaining.restore(inside(state, "remaining"))
+        if experts := inside(state, "experts"):
+            self.experts = Experts.restored(experts)
 
     def on_reported(self, worker_id: str, report: LoadReport) -> None:
         """Learn what a step costs."""

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from eldr_service.core.fleet import LoadReport
 from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.policies.state import PolicyState
 
 LoadUnit = Literal["sequences", "tokens", "kv"]
 
@@ -89,6 +90,17 @@ class Policy(ABC):
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:  # noqa: B027
         """A booking ended; `ended` says how, its worker being gone included."""
+
+    def state(self) -> PolicyState:
+        """What the hooks have gathered, as arrays that later calls leave as they are.
+
+        Each file of a decision log begins with it. A replay that begins with a file and finds none
+        has only the living bookings to go by.
+        """
+        return {}
+
+    def restore(self, state: PolicyState) -> None:  # noqa: B027
+        """Take over what `state` gave of a policy of this name; called once, on a new one."""
 
     def on_reported(self, worker_id: str, report: LoadReport) -> None:  # noqa: B027
         """A worker reported its load; called for reports that count, in their order."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from eldr_service.core.lease import Booking
 from eldr_service.kernels import remaining_by_row
+from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
 LEAST = 0.3
 _RECENT = 0.05  # weight of the newest life in the mean
@@ -64,6 +65,31 @@ class Remaining:
         """Booked sequences of each of the first `num_rows` rows, plainly and by weight."""
         living = len(self._keys)
         return remaining_by_row(*self._table, living, self._now + 1, LEAST, num_rows)
+
+    def state(self) -> PolicyState:
+        """All of it, for `restore`."""
+        rows, sequences, lives, began = (array[: len(self._keys)].copy() for array in self._table)
+        return {
+            "requests": pack_texts(request for request, _ in self._keys),
+            "attempts": np.array([attempt for _, attempt in self._keys], np.int64),
+            "rows": rows,
+            "sequences": sequences,
+            "lives": lives,
+            "began": began,
+            "means": np.array([self._now, self._life, self._tokens]),
+        }
+
+    def restore(self, state: PolicyState) -> None:
+        """Take over what `state` gave."""
+        requests = unpack_texts(state["requests"])
+        self._keys = list(zip(requests, state["attempts"].tolist(), strict=True))
+        self._place = {key: place for place, key in enumerate(self._keys)}
+        while len(self._table[0]) < len(self._keys):
+            rows, sequences, lives, began = self._table
+            self._table = _twice(rows), _twice(sequences), _twice(lives), _twice(began)
+        for array, name in zip(self._table, ("rows", "sequences", "lives", "began"), strict=True):
+            array[: len(self._keys)] = state[name]
+        self._now, self._life, self._tokens = state["means"].tolist()
 
     def _expected_life(self, expected_tokens: int) -> float:
         if not self._life:

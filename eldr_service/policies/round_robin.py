@@ -13,6 +13,7 @@ import numpy as np
 from eldr_service.core.lease import Booking
 from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
 from eldr_service.policies.policy import Policy, PolicyParameters
+from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
 
 class RoundRobin(Policy):
@@ -37,6 +38,16 @@ class RoundRobin(Policy):
         """Pass the turn on."""
         self._turns.pop(booking.row, None)
         self._turns[booking.row] = booking.worker_id
+
+    def state(self) -> PolicyState:
+        """The turns."""
+        rows, ids = list(self._turns), self._turns.values()
+        return {"rows": np.array(rows, np.int64), "worker_ids": pack_texts(ids)}
+
+    def restore(self, state: PolicyState) -> None:
+        """Go on with the turns."""
+        rows, ids = state["rows"].tolist(), unpack_texts(state["worker_ids"])
+        self._turns = dict(zip(rows, ids, strict=True))
 
     def _booked_last(self, fleet: FleetSnapshot) -> int:
         """Index of the worker booked last among those still there; -1 for none."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.fleet import LoadReport
+from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
 PRIOR = np.array([8.0, 1.0, 0.1])
 _KEEP = 0.998
@@ -79,6 +80,30 @@ class LearnedStepCost:
             speeds = [self._speed.get(worker, (0, 0, 1.0))[2] for worker in worker_ids]
             self._asked = worker_ids, np.array(speeds)
         return self._asked[1]
+
+    def state(self) -> PolicyState:
+        """What was learned, for `restore`."""
+        fitted = self.coefficients
+        return {
+            "information": self._information.copy(),
+            "products": self._products.copy(),
+            "sums": self._sums.copy(),
+            "coefficients": np.array([fitted.fixed, fitted.expert, fitted.sequence]),
+            "workers": pack_texts(self._speed),
+            "lives": np.array([life for life, _, _ in self._speed.values()], np.int64),
+            "reports": np.array([reports for _, reports, _ in self._speed.values()], np.int64),
+            "speeds": np.array([speed for _, _, speed in self._speed.values()]),
+        }
+
+    def restore(self, state: PolicyState) -> None:
+        """Take over what `state` gave."""
+        self._information, self._products = state["information"].copy(), state["products"].copy()
+        self._sums = state["sums"].copy()
+        self.coefficients = Coefficients(*state["coefficients"].tolist())
+        columns = (state[name].tolist() for name in ("lives", "reports", "speeds"))
+        self._speed = dict(
+            zip(unpack_texts(state["workers"]), zip(*columns, strict=True), strict=True)
+        )
 
     def _solve(self) -> NDArray[np.float64]:
         """Ridge regression towards the prior, scaled to what was measured."""

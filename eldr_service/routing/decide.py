@@ -7,7 +7,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from eldr_service.core.activation import ActivationCounts
+from eldr_service.core.activation import ActivationCounts, Counts
 from eldr_service.core.errors import ResourceExhaustedError, UnavailableError
 from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.kernels import best_first
@@ -39,6 +39,31 @@ class RouteCall:
     lease_seconds: float | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     fingerprint: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What the daemon knows of a request, or its call brought along.
+
+    Attributes
+    ----------
+    counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
+        None where there are none that fit the model.
+    top_k : int
+        Theirs; 0 without.
+    coverage : float
+        Share of the prompt's tokens whose experts are known.
+    group : str
+        The prefill worker's; empty does not restrict.
+    earlier : str
+        The worker of the attempt before, which is tried last; empty for none.
+    """
+
+    counts: Counts | None = None
+    top_k: int = 0
+    coverage: float = 0.0
+    group: str = ""
+    earlier: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from eldr_service.core.bindings import Bindings
 from eldr_service.core.errors import FailedPreconditionError
-from eldr_service.core.fleet import Fleet, LoadReport, StepReport, WorkerRole, WorkerState
+from eldr_service.core.fleet import (
+    Fleet,
+    LoadReport,
+    StepReport,
+    WorkerRole,
+    WorkerSpec,
+    WorkerState,
+)
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.lease import Booking, BookingTable, Ended
 from eldr_service.core.partition import Partition
@@ -19,6 +26,7 @@ from eldr_service.core.placement import FleetSnapshot
 from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
 from eldr_service.policies.policy import Policy
+from eldr_service.routing.journal import Journal
 
 MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
 
@@ -65,6 +73,7 @@ class Model:
         report_limit: float,
         observer: Observer,
         recent: RecentCounts | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.name = name
         self.geometry: ModelGeometry | None = None
@@ -82,6 +91,7 @@ class Model:
         self.step_reports_seen = 0
         self.drift: float | None = None
         self.observer = observer
+        self.journal = journal or Journal()
         self._declared_by: set[Hashable] = set()
 
     @property
@@ -166,12 +176,19 @@ class Model:
         )
         with self._policy_logged(self.policy):
             self.policy.on_ended(booking, how)
+        self.journal.ended(self.name, booking, how, now)
         self.observer.ended(self.name, booking, how)
 
-    def reported(self, row: int, report: LoadReport) -> None:
+    def reported(self, row: int, report: LoadReport, now: float) -> None:
         """Tell the policy of a worker's report."""
         with self._policy_logged(self.policy):
             self.policy.on_reported(self.fleet.spec(row).worker_id, report)
+        self.journal.reported(self.name, row, report, now)
+
+    def running(self, booking: Booking) -> None:
+        """A worker has reported a booking for the first time."""
+        self.fleet.seen(booking.row, booking.tokens)
+        self.journal.running(self.name, booking)
 
     def expire(self, now: float) -> None:
         """End the bookings whose lease has run out."""
@@ -179,6 +196,25 @@ class Model:
             self.end(booking, Ended.EXPIRED, now)
 
     # Workers
+
+    def join(
+        self,
+        spec: WorkerSpec,
+        state: WorkerState,
+        incarnation: int,
+        geometry: ModelGeometry | None,
+        now: float,
+    ) -> int:
+        """Begin a worker's life, after the end of the one before; returns its row."""
+        old = self.fleet.row(spec.worker_id)
+        if old is not None:
+            self.end_life(old, now)
+        row = self.fleet.join(spec, state, incarnation, now)
+        if geometry:
+            self.declare_geometry(geometry, row)
+        self.journal.joined(self.name, row, spec, state, incarnation, now)
+        self.joined(row)
+        return row
 
     def joined(self, row: int) -> None:
         """A worker has taken its row."""
@@ -193,6 +229,7 @@ class Model:
             self.drain(row)
         elif reported is WorkerState.READY and before is WorkerState.JOINING:
             self.fleet.set_state(row, WorkerState.READY)
+            self.journal.moved(self.name, row, WorkerState.READY)
             self.observer.worker_changed(self.name, row, WorkerState.READY)
         return self.fleet.state(row) is not before
 
@@ -203,6 +240,7 @@ class Model:
         self.fleet.set_state(row, WorkerState.DRAINING)
         if self.bindings:
             self.bindings.leave(row)
+        self.journal.moved(self.name, row, WorkerState.DRAINING)
         self.observer.worker_changed(self.name, row, WorkerState.DRAINING)
 
     def stepped(self, report: StepReport) -> None:
@@ -225,6 +263,7 @@ class Model:
         ended = self.end_life(row, now)
         self.observer.worker_changed(self.name, row, WorkerState.GONE)
         self.fleet.set_state(row, WorkerState.GONE)
+        self.journal.moved(self.name, row, WorkerState.GONE)
         return ended
 
     # Partition and policy
@@ -237,6 +276,7 @@ class Model:
         self.bindings = Bindings.of(partition.num_slots, rows, fitting)
         self.partition = partition
         self._quantised = QuantisedCentroids.of(partition.centroids)
+        self.journal.activated(self.name, partition, wishes)
 
     def rows_to_bind(self) -> list[int]:
         """Rows of the decode workers that are to have a slot, in order of registration."""
@@ -259,6 +299,7 @@ class Model:
                 policy.on_booked(booking)
         self.policy = policy
         self.decisions = 0
+        self.journal.policy_set(self.name, policy)
 
     @contextmanager
     def _policy_logged(self, policy: Policy) -> Iterator[None]:

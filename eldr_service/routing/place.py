@@ -11,7 +11,7 @@ from eldr_service.core.lease import Booking
 from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.kernels import similarity
-from eldr_service.routing.decide import RouteCall, alternates, apply_filters, decide
+from eldr_service.routing.decide import Known, RouteCall, alternates, apply_filters, decide
 from eldr_service.routing.model import Model
 
 
@@ -52,7 +52,7 @@ class Placed:
 def place(
     model: Model,
     call: RouteCall,
-    held: HeldSignature | None,
+    known: Known,
     *,
     most_alternates: int,
     lease_seconds: float,
@@ -66,16 +66,10 @@ def place(
     UnavailableError, ResourceExhaustedError
         As `apply_filters` does.
     """
-    counts, top_k, coverage = _known_counts(model, call, held)
+    counts, top_k, coverage = known.counts, known.top_k, known.coverage
     partition, policy = model.partition, model.policy
     snapshot = model.snapshot(now)
-    filters = apply_filters(
-        call,
-        snapshot,
-        model.fleet.groups,
-        model.group_of(call.prefill_worker or (held.prefill_worker if held else "")),
-        model.bookings.earlier_worker(call.request_id, call.attempt),
-    )
+    filters = apply_filters(call, snapshot, model.fleet.groups, known.group, known.earlier)
     fleet = snapshot.narrowed(filters.eligible)
     explain = call.explain or call.dry_run
     signature = None
@@ -131,10 +125,16 @@ def place(
     return Placed(booking, scores=scores, counts=counts)
 
 
+def known_of(model: Model, call: RouteCall, held: HeldSignature | None) -> Known:
+    """What is known of a request, and of an earlier attempt of it."""
+    group = model.group_of(call.prefill_worker or (held.prefill_worker if held else ""))
+    earlier = model.bookings.earlier_worker(call.request_id, call.attempt)
+    return Known(*_known_counts(model, call, held), group, earlier)
+
+
 def _known_counts(
     model: Model, call: RouteCall, held: HeldSignature | None
 ) -> tuple[Counts | None, int, float]:
-    """Counts, None where there are none that fit the model, their top_k, and coverage."""
     if call.counts is not None:
         tokens = call.counts.num_tokens + call.counts.unknown_tokens
         counts = call.counts.counts if tokens else None

@@ -16,8 +16,9 @@ from eldr_service.core.recent import RecentCounts
 from eldr_service.core.signature_buffer import HeldSignature, SignatureBuffer
 from eldr_service.policies.policy import Policy
 from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model, Observer
-from eldr_service.routing.place import Placed, place
+from eldr_service.routing.place import Placed, known_of, place
 
 
 class ReleaseResult(Enum):
@@ -70,6 +71,8 @@ class Router:
     observer : Observer
     lease_prefix : str
         Tells this daemon's leases from another's.
+    journal : Journal, optional
+        Told of all that decisions depend on.
 
     Notes
     -----
@@ -83,11 +86,13 @@ class Router:
         observer: Observer,
         limits: Limits | None = None,
         lease_prefix: str = "lease",
+        journal: Journal | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.models: dict[str, Model] = {}
         self.signatures = SignatureBuffer(self.limits.signature_ttl, self.limits.signature_bytes)
         self.observer = observer
+        self._journal = journal or Journal()
         self._make_policy = make_policy
         self._lease_prefix = lease_prefix
         self._leases = 0
@@ -118,13 +123,15 @@ class Router:
                 raise ResourceExhaustedError(
                     f"{len(self.models)} models are known, the most there may be", 60.0
                 )
-            self.models[name] = Model(
+            model = self.models[name] = Model(
                 name,
                 self._make_policy(),
                 self.limits.report_limit,
                 self.observer,
                 RecentCounts(self.limits.window_bytes, self.limits.window_seconds),
+                self._journal,
             )
+            self._journal.appeared(name, model.policy)
         return self.models[name]
 
     # Signatures
@@ -191,10 +198,11 @@ class Router:
                 return Placed(booking, repeated=True)
             if lower := model.bookings.live(call.request_id):
                 model.end(lower, Ended.SUPERSEDED, now)
+        known = known_of(model, call, self.signatures.get(call.model, call.request_id))
         placed = place(
             model,
             call,
-            self.signatures.get(call.model, call.request_id),
+            known,
             most_alternates=self.limits.alternates,
             lease_seconds=call.lease_seconds or self.limits.lease_seconds,
             lease_id="" if call.dry_run else self._next_lease(),
@@ -202,6 +210,7 @@ class Router:
         )
         if not call.dry_run:
             model.book(placed.booking)
+            self._journal.placed(model.name, call, known, placed.booking, now)
             if placed.counts is not None and model.geometry and placed.booking.coverage >= 0.5:
                 model.recent.add(placed.counts, now)
         return placed
@@ -289,4 +298,5 @@ class Router:
             silent += [(model.name, row) for row in model.fleet.silent(now)]
             if model.is_empty:
                 del self.models[model.name]
+                self._journal.forgotten(model.name)
         return silent

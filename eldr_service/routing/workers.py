@@ -67,7 +67,7 @@ class Workers:
         (self._static.add if static else self._static.discard)((model_name, spec.worker_id))
         self._next_incarnation += 1
         returning = spec.worker_id in model.fleet
-        row = self._join(model, spec, state, geometry, self._next_incarnation, now)
+        row = model.join(spec, state, self._next_incarnation, geometry, now)
         if returning:  # another worker may have moved to the slot that it left
             self.save_all(model)
         else:
@@ -91,25 +91,7 @@ class Workers:
         )
         self._next_incarnation = max(self._next_incarnation, record.incarnation)
         state = WorkerState[record.state]
-        self._join(model, spec, state, record.geometry, record.incarnation, now)
-
-    def _join(
-        self,
-        model: Model,
-        spec: WorkerSpec,
-        state: WorkerState,
-        geometry: ModelGeometry | None,
-        incarnation: int,
-        now: float,
-    ) -> int:
-        old = model.fleet.row(spec.worker_id)
-        if old is not None:
-            model.end_life(old, now)
-        row = model.fleet.join(spec, state, incarnation, now)
-        if geometry:
-            model.declare_geometry(geometry, row)
-        model.joined(row)
-        return row
+        model.join(spec, state, record.incarnation, record.geometry, now)
 
     def drain(self, model_name: str, worker_id: str) -> int:
         """Place nothing new on a worker; returns the sequences still booked on it.
@@ -176,12 +158,12 @@ class Workers:
         if report.state is WorkerState.GONE:
             self._remove(model, row, now)
             return True, list(report.held)
-        model.reported(row, report)
+        model.reported(row, report, now)
         if model.follow(row, report.state):
             self.save_all(model)
         started, finished, unknown = model.bookings.reported(row, report.held, now)
         for booking in started:
-            model.fleet.seen(row, booking.tokens)
+            model.running(booking)
         for booking in finished:
             model.end(booking, Ended.REPORTED_GONE, now)
         return True, unknown

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from numpy.typing import NDArray
 
 from eldr_service.recordings import join, read_recorded
@@ -113,12 +114,6 @@ def _mooncake(record: dict[str, Any]) -> Row:
 def _text(path: str | Path) -> str:
     data = Path(path).read_bytes()
     if Path(path).suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError as error:
-            raise ValueError(
-                "reading .zst needs the package zstandard; install it, or unpack with zstd -d"
-            ) from error
         try:
             data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
         except zstandard.ZstdError as error:

@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import zstandard
 
 from eldr_service.simulation.traces import Trace
 from eldr_service.simulation.traffic import Traffic
@@ -35,7 +36,6 @@ def test_azure(written):
 
 
 def test_mooncake(written):
-    zstandard = pytest.importorskip("zstandard")
     packed = zstandard.ZstdCompressor().compress(MOONCAKE.encode())
     for path in (written("m.jsonl", MOONCAKE), written("m.jsonl.zst", packed)):
         trace = Trace.load(path)

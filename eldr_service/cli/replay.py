@@ -1,0 +1,146 @@
+"""`eldr replay`: a decision log decided again, by the same or by another policy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from eldr_service.cli.command import command
+from eldr_service.cli.failure import CommandError
+from eldr_service.cli.parsing import pairs
+from eldr_service.cli.session import Session
+from eldr_service.core.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from eldr_service.core.partition import Partition
+    from eldr_service.decision_log.reader import LogReader
+    from eldr_service.replay.instead import Instead
+    from eldr_service.replay.replay import Replay
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `eldr` itself."""
+    command(app, "replay")(replay)
+
+
+def replay(
+    session: Session,
+    log: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LOG",
+            exists=True,
+            readable=True,
+            help="The folder of eldr-server --decision-log, or one of its files.",
+        ),
+    ],
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,…]",
+            help="Decides from the beginning to the end; by default the policies of the log, which"
+            " must come to the same.",
+        ),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="A parameter of --policy, or of the log's. Several times."
+        ),
+    ] = None,
+    partition: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="A partition (eldr partition export) in place of the log's.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Only decisions of this model.")
+    ] = None,
+) -> None:
+    """Decide again what a daemon decided, on this machine.
+
+    In two ways: as recorded, where each decision sees what the daemon's own did, and followed
+    through, where it sees what came of the decisions before it. docs/replay.md says more.
+    """
+    from eldr_service.cli.replay_report import Report  # numba: half a second
+    from eldr_service.decision_log.reader import LogError, LogReader
+    from eldr_service.observability.logging import configure_logging
+    from eldr_service.replay.replay import Replay
+
+    instead = _checked(policy, pairs(param, "--param"))
+    if partition:
+        instead = replace(instead, partition=_partition(partition, model))
+    configure_logging("console", "warning")
+    try:
+        reader, again = LogReader(log), Replay(instead, model)
+        with _progress(session, reader):
+            for _ in again.run(reader):
+                pass
+    except LogError as error:
+        raise CommandError(str(error)) from error
+    for note in reader.notes:
+        session.note(f"warning: {note}", "yellow")
+    _check_found(again, instead, model)
+    report = Report(log, reader, instead, again.figures)
+    session.answer(report.document(), *report.tables())
+
+
+def _checked(policy: str | None, parameters: dict[str, str]) -> "Instead":
+    from eldr_service.policies.registry import create, parse
+    from eldr_service.replay.instead import Instead
+
+    if policy is None:
+        return Instead(None, parameters)
+    try:
+        name, written = parse(policy)
+        parameters = {**written, **parameters}
+        create(name, parameters)
+    except InvalidArgumentError as error:
+        raise typer.BadParameter(f"{policy}: {error}", param_hint="--policy") from error
+    return Instead(name, parameters)
+
+
+def _partition(path: Path, model: str | None) -> "Partition":
+    from eldr_service.stores.partition_file import load_partition
+
+    try:
+        found = load_partition(path.read_bytes())
+    except InvalidArgumentError as error:
+        raise CommandError(f"{path}: {error}") from error
+    return replace(found, model=model) if model else found
+
+
+def _check_found(again: "Replay", instead: "Instead", model: str | None) -> None:
+    """Say so where nothing was decided again, or not as was asked."""
+    known = ", ".join(sorted(again.models)) or "none"
+    if model and model not in again.models:
+        raise CommandError(f"the log has no model {model}", f"it has {known}")
+    if instead.partition and instead.partition.model not in again.models:
+        raise CommandError(
+            f"the partition is of model {instead.partition.model}, of which the log has nothing",
+            f"--model says which of {known} it is for",
+        )
+
+
+@contextmanager
+def _progress(session: Session, reader: "LogReader") -> Iterator[None]:
+    """A bar on stderr where somebody looks."""
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
+    with Progress(
+        *columns,
+        console=session.err,
+        transient=True,
+        disable=not session.err.is_terminal,
+    ) as bar:
+        task = bar.add_task("replaying", total=reader.total_bytes)
+        reader.on_read = lambda: bar.update(task, completed=reader.bytes_read)
+        yield

@@ -1,0 +1,99 @@
+"""From records to the domain."""
+
+import numpy as np
+from eldr.v1 import decision_log_pb2 as pb
+from numpy.typing import NDArray
+
+from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec
+from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.placement import Reason
+from eldr_service.decision_log import counts
+from eldr_service.routing.decide import Known, RouteCall
+
+
+def worker_spec(message: pb.LogWorker) -> WorkerSpec:
+    """What a worker said of itself, without its address."""
+    return WorkerSpec(
+        message.worker_id,
+        WorkerRole(message.role),
+        group=message.group,
+        labels=dict(message.labels),
+        capacity_sequences=message.capacity_sequences,
+        capacity_kv_tokens=message.capacity_kv_tokens,
+    )
+
+
+def array(message: pb.LogArray) -> NDArray[np.generic]:
+    """An array of a policy's state; not to be written to."""
+    return np.frombuffer(message.data, np.dtype(message.dtype)).reshape(tuple(message.shape))
+
+
+def booking(message: pb.LogBooking, worker_id: str, policy: str) -> Booking:
+    """A living booking; its lease never ends by itself."""
+    known, top_k = counts.decode(message.counts) if message.HasField("counts") else (None, 0)
+    return Booking(
+        request_id=message.request_id,
+        attempt=message.attempt,
+        lease_id="",
+        row=message.row,
+        generation=message.generation,
+        worker_id=worker_id,
+        num_sequences=message.num_sequences,
+        prompt_tokens=message.prompt_tokens,
+        expected_output_tokens=message.expected_output_tokens,
+        fingerprint=0,
+        lease_seconds=np.inf,
+        expires_at=np.inf,
+        reason=Reason.POLICY,  # nobody reads it any more
+        policy=policy,
+        coverage=message.coverage,
+        slot=message.slot,
+        counts=known,
+        top_k=top_k,
+        seen_running=message.running,
+    )
+
+
+def placement(message: pb.LogPlacement, model: str) -> tuple[RouteCall, Known]:
+    """What a decision saw of its request."""
+    call = RouteCall(
+        model=model,
+        request_id=message.request_id,
+        attempt=message.attempt,
+        num_sequences=message.num_sequences,
+        prompt_tokens=message.prompt_tokens,
+        expected_output_tokens=message.expected_output_tokens,
+        candidate_workers=frozenset(message.candidate_workers),
+        exclude_workers=frozenset(message.exclude_workers),
+        worker_selector=dict(message.worker_selector),
+        pinned_worker=message.pinned_worker,
+        labels=dict(message.labels),
+    )
+    known, top_k = counts.decode(message.counts) if message.HasField("counts") else (None, 0)
+    return call, Known(known, top_k, message.coverage, message.group, message.earlier)
+
+
+def end(message: pb.LogEnd, booking: Booking) -> Ended:
+    """How a booking ended; what its release reported is noted on it."""
+    booking.output_tokens = message.output_tokens
+    booking.decode_seconds = message.decode_seconds
+    if message.HasField("decode_counts"):
+        booking.decode_counts, _ = counts.decode(message.decode_counts)
+    return Ended[pb.LogEndKind.Name(message.kind).removeprefix("LOG_END_KIND_")]
+
+
+def report(message: pb.LogReport) -> LoadReport:
+    """A worker's report."""
+    return LoadReport(
+        message.incarnation,
+        message.number,
+        message.running_sequences,
+        message.waiting_sequences,
+        message.kv_tokens_used,
+        message.kv_tokens_total,
+        foreign_sequences=message.foreign_sequences,
+        active_experts=message.active_experts,
+        batch_size=message.batch_size,
+        step_seconds=message.step_seconds,
+        step_active_experts=message.step_active_experts,
+    )

@@ -1,0 +1,198 @@
+"""Takes down what happens, for the writer; a decision only pays for what must be copied."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+
+import structlog
+from eldr.v1.decision_log_pb2 import LogRecord
+
+from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
+from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.partition import Partition
+from eldr_service.decision_log import encode
+from eldr_service.decision_log.counts import Kept
+from eldr_service.decision_log.writer import Make, Writer
+from eldr_service.policies.policy import Policy
+from eldr_service.policies.state import PolicyState
+from eldr_service.routing.decide import Known, RouteCall
+from eldr_service.routing.journal import Journal
+from eldr_service.routing.model import Model
+from eldr_service.routing.router import Router
+
+_SIZE = 500  # bytes that an event takes in the queue, beside its counts
+
+log = structlog.get_logger(__name__)
+
+
+class Recorder(Journal):
+    """Writes a decision log.
+
+    It is in step from the first snapshot on, which `tick` takes. When the writer cannot keep up,
+    it falls out of step: events are lost until `tick` begins another file, whose header says so.
+
+    Parameters
+    ----------
+    writer : Writer
+    lost : callable (int)
+        Told of events that came into no file.
+    """
+
+    def __init__(self, writer: Writer, lost: Callable[[int], None]) -> None:
+        self._writer = writer
+        self._tell_lost = lost
+        self._run = secrets.token_hex(4)
+        self._version = version("eldr-service")
+        self._router: Router | None = None
+        self._numbers: dict[str, int] = {}
+        self._files = self._lost = 0
+        self._in_step = False
+
+    def watch(self, router: Router) -> None:
+        """Record this router's decisions from the first `tick` on."""
+        self._router = router
+
+    def tick(self) -> None:
+        """Begin another file where one is due; several times a second."""
+        if self._writer.is_broken:
+            self._in_step = False
+        if self._writer.is_full if self._in_step else self._writer.may_begin:
+            self._begin()
+
+    def close(self) -> None:
+        """Write what is there and end."""
+        self._writer.close()
+
+    # Journal
+
+    def appeared(self, model: str, policy: Policy) -> None:
+        """A model became known."""
+        self._numbers[model] = max(self._numbers.values(), default=0) + 1
+        self._tell(encode.appeared, self._numbers[model], model, policy)
+
+    def forgotten(self, model: str) -> None:
+        """A model is not known any more."""
+        self._tell(encode.forgotten, self._numbers.pop(model))
+
+    def joined(
+        self, model: str, row: int, spec: WorkerSpec, state: WorkerState, incarnation: int,
+        now: float,
+    ) -> None:  # fmt: skip
+        """A worker began a life."""
+        self._tell(encode.worker, self._numbers[model], now, row, spec, state, incarnation)
+
+    def moved(self, model: str, row: int, state: WorkerState) -> None:
+        """A worker moved on."""
+        self._tell(encode.move, self._numbers[model], row, state)
+
+    def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
+        """A worker's report was accepted."""
+        self._tell(encode.report, self._numbers[model], now, row, report)
+
+    def running(self, model: str, booking: Booking) -> None:
+        """A worker has reported a booking for the first time."""
+        self._tell(encode.running, self._numbers[model], booking.request_id)
+
+    def placed(
+        self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
+    ) -> None:
+        """A request was decided and booked."""
+        counts = known.counts
+        if counts is not None and call.counts is None:
+            counts = counts.copy()  # chunks of a held signature that come late are added in place
+        kept = None if counts is None else Kept(counts, known.top_k)
+        self._tell(
+            encode.placement, self._numbers[model], now, call, known, kept, booking.row,
+            booking.reason, size=_size(kept),
+        )  # fmt: skip
+
+    def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
+        """A booking ended."""
+        counts = booking.decode_counts
+        kept = None if counts is None else Kept(counts, booking.top_k)
+        self._tell(
+            encode.end, self._numbers[model], now, booking.request_id, how,
+            booking.output_tokens, booking.decode_seconds, kept, size=_size(kept),
+        )  # fmt: skip
+
+    def activated(self, model: str, partition: Partition, wishes: Mapping[str, int]) -> None:
+        """A partition is in force."""
+        size = _SIZE + partition.centroids.nbytes
+        self._tell(encode.partition, self._numbers[model], partition, dict(wishes), size=size)
+
+    def policy_set(self, model: str, policy: Policy) -> None:
+        """A policy is in force."""
+        self._tell(encode.policy, self._numbers[model], policy)
+
+    def _tell(self, make: Callable[..., LogRecord], *of: object, size: int = _SIZE) -> None:
+        if not self._in_step:
+            if self._files:  # before the first one there is nothing to be out of step with
+                self._lost += 1
+                self._tell_lost(1)
+        elif not self._writer.offer(size, partial(make, *of)):
+            self._in_step = False
+            self._lost += 1
+            self._tell_lost(1)
+            log.warning("decision log behind, with a gap", bytes=self._writer.pending_bytes)
+
+    # Snapshots
+
+    def _begin(self) -> None:
+        assert self._router
+        self._files += 1
+        file, own_lost = self._files, self._lost
+        limit = self._router.limits.report_limit
+
+        def header(lost: int) -> LogRecord:
+            return encode.header(self._run, file, own_lost + lost, self._version, limit)
+
+        snapshot: list[Make] = []
+        for name, model in self._router.models.items():
+            snapshot += _snapshot(self._numbers[name], model)
+        snapshot.append(encode.snapshot_end)
+        begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # names in order are files in order
+        self._writer.begin(f"decisions-{begun}-{self._run}-{file:06}.zst", header, snapshot)
+        self._lost = 0
+        self._in_step = True
+
+
+def _size(kept: Kept | None) -> int:
+    return _SIZE + (kept.counts.nbytes if kept else 0)
+
+
+def _snapshot(number: int, model: Model) -> list[Make]:
+    """All of a model that decisions depend on, as records to be made of what does not change."""
+    bindings, fleet = model.bindings, model.fleet
+    slots = (
+        [(bindings.workers(slot), placed) for slot, placed in enumerate(bindings.placements)]
+        if bindings
+        else ()
+    )
+    records: list[Make] = [
+        partial(
+            encode.appeared, number, model.name, model.policy, model.decisions, model.geometry,
+            model.partition, slots,
+        )
+    ]  # fmt: skip
+    for row in fleet.rows():
+        state, life = fleet.state(row), fleet.incarnation(row)
+        records.append(
+            partial(
+                encode.worker, number, 0.0, row, fleet.spec(row), state, life, fleet.record(row)
+            )
+        )
+    for name, array in _state(model).items():
+        records.append(partial(encode.policy_state, number, name, array))
+    return records + [
+        partial(encode.booking, number, booking, booking.seen_running) for booking in model.bookings
+    ]
+
+
+def _state(model: Model) -> PolicyState:
+    try:
+        return model.policy.state()
+    except Exception:  # a policy is anyone's code; a replay then has the bookings to go by
+        log.exception("policy failed", model=model.name, policy=model.policy.name)
+        return {}

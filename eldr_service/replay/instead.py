@@ -1,0 +1,37 @@
+"""What decides in a replay instead of what did."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from eldr_service.core.partition import Partition
+from eldr_service.policies.policy import Policy
+from eldr_service.policies.registry import create
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """A policy, some of its parameters, a partition; each as recorded where it is left out.
+
+    Attributes
+    ----------
+    policy : str or None
+        In force from the beginning to the end; None goes with the log, as policies are set.
+    parameters : mapping of str to str
+        Beside the defaults of `policy`, or in place of those in the log.
+    partition : Partition or None
+        In force for its model from the beginning to the end.
+    """
+
+    policy: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    partition: Partition | None = None
+
+    def make(self, name: str, parameters: Mapping[str, str]) -> Policy:
+        """The policy in place of the recorded one; `policies.registry.create` has the errors."""
+        if self.policy is not None:
+            return create(self.policy, self.parameters)
+        return create(name, {**parameters, **self.parameters})
+
+    def partition_of(self, model: str) -> Partition | None:
+        """The partition of a model."""
+        return self.partition if self.partition and self.partition.model == model else None

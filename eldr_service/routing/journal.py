@@ -1,0 +1,51 @@
+"""What a decision log is told: all that later decisions depend on, in the order in which it was."""
+
+from collections.abc import Mapping
+
+from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
+from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.partition import Partition
+from eldr_service.policies.policy import Policy
+from eldr_service.routing.decide import Known, RouteCall
+
+
+class Journal:
+    """Told of every change of a model right after it, by the model's name. This one keeps nothing.
+
+    What follows from a change by itself is not told again: the slots that workers move to, say.
+    """
+
+    def appeared(self, model: str, policy: Policy) -> None:
+        """A model became known."""
+
+    def forgotten(self, model: str) -> None:
+        """A model is not known any more."""
+
+    def joined(
+        self, model: str, row: int, spec: WorkerSpec, state: WorkerState, incarnation: int,
+        now: float,
+    ) -> None:  # fmt: skip
+        """A worker began a life; what was left of one before has ended with it."""
+
+    def moved(self, model: str, row: int, state: WorkerState) -> None:
+        """A worker became READY or DRAINING, or is GONE; in that case after its bookings' ends."""
+
+    def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
+        """A worker's report was accepted."""
+
+    def running(self, model: str, booking: Booking) -> None:
+        """A worker has reported a booking for the first time."""
+
+    def placed(
+        self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
+    ) -> None:
+        """A request was decided and booked."""
+
+    def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
+        """A booking ended."""
+
+    def activated(self, model: str, partition: Partition, wishes: Mapping[str, int]) -> None:
+        """A partition is in force; `wishes` bound workers to slots first."""
+
+    def policy_set(self, model: str, policy: Policy) -> None:
+        """A policy is in force."""

@@ -1,0 +1,55 @@
+"""Whatever was logged is decided again to the same worker: from the start, and from any file."""
+
+from collections import Counter
+
+import pytest
+from all_traffic import MODELS
+from replayed import changed, replayed
+
+from eldr_service.decision_log.reader import LogReader
+
+
+@pytest.fixture(scope="module")
+def whole(logged):
+    return replayed(logged.folder)
+
+
+def test_the_log_has_several_files_without_a_gap(whole):
+    _, reader = whole
+    assert len(reader.files) >= 3
+    assert not reader.notes
+
+
+def test_it_holds_what_clients_were_answered(logged, whole):
+    by_model, _ = whole
+    found = {(d.model, d.request_id, d.attempt): d.recorded.worker
+             for decisions in by_model.values() for d in decisions}  # fmt: skip
+    assert found.items() <= logged.answers.items()
+    first = next(iter(LogReader(logged.folder))).header
+    if first.file == 1:  # no file had to be deleted yet
+        assert len(found) == len(logged.answers)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_placement_is_reproduced(whole, model):
+    decisions = whole[0][model]
+    assert len(decisions) > 100
+    assert not changed(decisions)
+    assert len({d.recorded.worker for d in decisions}) > 3
+
+
+def test_from_any_file_on(logged):
+    for path in LogReader(logged.folder).files[1:]:
+        by_model, reader = replayed(path)
+        assert not reader.notes
+        for decisions in by_model.values():
+            assert not changed(decisions), path
+
+
+def test_every_reason_is_among_them(whole):
+    reasons = Counter(d.recorded.reason.name for ds in whole[0].values() for d in ds)
+    assert reasons.keys() >= {
+        "POLICY", "LOCALITY_BAND", "PINNED", "LEAST_LOADED_NO_SIGNATURE",
+        "LEAST_LOADED_NO_PARTITION", "LEAST_LOADED_LOW_COVERAGE",
+    }  # fmt: skip
+    assert "LEAST_LOADED_POLICY_ERROR" not in reasons
