@@ -142,10 +142,35 @@ class MarginalCost(Policy):
     def on_booked(self, booking: Booking) -> None:
         """Put the request into its worker's batch, and its prefill into the mean."""
         self.remaining.add(booking)
-        counts, top_k = booking.counts, booking.top_k
+        self._put_in(booking)
+
+    def on_signature_completed(self, booking: Booking) -> None:
+        """Predict the request's experts again, from its whole prefill."""
+        self._take_out(booking)
+        self._put_in(booking)
+
+    def on_ended(self, booking: Booking, ended: Ended) -> None:
+        """Take the request out, and learn from what its decode used."""
+        self.remaining.remove(booking, finished=ended is Ended.RELEASED)
+        if not self._take_out(booking):
+            return
+        experts, prefill, decode = self.experts, booking.counts, booking.decode_counts
+        if (
+            experts is not None
+            and prefill is not None
+            and decode is not None
+            and booking.coverage >= self.parameters.min_coverage
+            and experts.fits(prefill, booking.top_k)
+            and decode.shape == prefill.shape
+        ):
+            experts.prediction.saw_decode(prefill, decode)
+
+    def _put_in(self, booking: Booking) -> None:
+        counts = booking.counts
         if counts is not None and booking.coverage >= self.parameters.min_coverage:
-            self.experts = self._experts_for(counts, top_k)
-            self.experts.prediction.saw_prefill(counts)
+            self.experts = self._experts_for(counts, booking.top_k)
+            if not booking.awaits_signature:  # a part would count as much as a whole
+                self.experts.prediction.saw_prefill(counts)
         else:
             counts = None
         if self.experts is not None:
@@ -154,23 +179,13 @@ class MarginalCost(Policy):
                 booking.row, probabilities, booking.num_sequences
             )
 
-    def on_ended(self, booking: Booking, ended: Ended) -> None:
-        """Take the request out, and learn from what its decode used."""
-        self.remaining.remove(booking, finished=ended is Ended.RELEASED)
+    def _take_out(self, booking: Booking) -> bool:
         experts = self.experts
         if experts is None or booking.key not in experts.held:
-            return
+            return False
         terms = experts.held.pop(booking.key)
         experts.batches.remove(booking.row, terms, booking.num_sequences)
-        prefill, decode = booking.counts, booking.decode_counts
-        if (
-            prefill is not None
-            and decode is not None
-            and booking.coverage >= self.parameters.min_coverage
-            and experts.fits(prefill, booking.top_k)
-            and decode.shape == prefill.shape
-        ):
-            experts.prediction.saw_decode(prefill, decode)
+        return True
 
     def _experts_for(self, counts: Counts, top_k: int) -> Experts:
         """What is known for the counts' geometry: nothing yet, where it is another than before."""

@@ -9,6 +9,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.bindings import Bindings
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.fleet import Fleet, LoadReport, StepReport, WorkerRole, WorkerState
@@ -18,9 +19,11 @@ from eldr_service.core.partition import Partition
 from eldr_service.core.placement import FleetSnapshot
 from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
+from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.policies.policy import Policy
 
 MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
+LEAST_FITTED_COVERAGE = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -153,6 +156,21 @@ class Model:
         with self._policy_logged(self.policy):
             self.policy.on_booked(booking)
         self.decisions += 1
+
+    def complete_signature(self, booking: Booking, held: HeldSignature, now: float) -> None:
+        """Give a booking that awaits it the whole signature."""
+        booking.awaits_signature = False
+        booking.top_k, booking.coverage = held.geometry.top_k, held.coverage
+        booking.counts = held.counts.copy() if self.policy.keeps_counts else None
+        with self._policy_logged(self.policy):
+            self.policy.on_signature_completed(booking)
+        self.remember(held.counts, booking, now)
+
+    def remember(self, counts: Counts | None, booking: Booking, now: float) -> None:
+        """Keep a booking's counts for fits, unless they are a part that the whole is to follow."""
+        enough = booking.coverage >= LEAST_FITTED_COVERAGE and not booking.awaits_signature
+        if counts is not None and self.geometry and enough:
+            self.recent.add(counts, now)
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
         """Take a booking back everywhere."""

@@ -126,6 +126,7 @@ def place(
         slot=int(fleet.slots[chosen]),
         counts=counts.copy() if policy.keeps_counts and counts is not None else None,
         top_k=top_k,
+        awaits_signature=call.counts is None and not (held and held.complete),
     )
     scores = _scores(decision, fleet, filters.why_not) if explain else ()
     return Placed(booking, scores=scores, counts=counts)
