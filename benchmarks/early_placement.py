@@ -1,4 +1,4 @@
-"""Placing a request from a part of its prompt: how often that is the final choice, and what it gains.
+"""Placing a request from a part of its prompt: how often is it the final choice, what does it gain?
 
     python -m benchmarks.early_placement [--cell TEXT ...] [--policy NAME ...] [--seeds N]
 
@@ -13,11 +13,11 @@ asked with the whole prompt of another request: what load alone agrees on.
 *TPOT, TTFT*: requests placed when the prefill has gone through that share (whole chunks), their
 bookings completed when it ends, against the same requests placed at its end; paired seeds.
 
-*KV there sooner*: the time from the prefill's end until the decode may begin, for several links. The
-model: a prefill takes --prefill-us a token; KV of a size that the model's configuration says goes
-out at the link's rate from the placement on, that of the last chunk when the prefill has ended. So
-the gain of a request is the rest of its prefill, or the transfer of all but the last chunk, if that
-is less. Nobody waits for anybody in either.
+*KV there sooner*: how much sooner the decode may begin, for several links. The model: a prefill
+takes --prefill-us a token; KV of a size that the model's configuration says goes out at the link's
+rate from the placement on, that of the last chunk when the prefill has ended. So the gain of a
+request is the rest of its prefill, or the transfer of all but the last chunk, if that is less.
+Nobody waits for anybody in either.
 
 Needs the public recordings in ../shared/data; writes build/bench/early_placement.json.
 """
@@ -146,9 +146,7 @@ def sooner(deployment: Deployment, prompts: np.ndarray, share: float) -> float:
     for n in prompts.tolist():
         prefilled = early.prefill.of(n)
         placed = prefilled * early.seen(n) / n
-        gains.append(
-            early.kv_ready(prefilled, prefilled, n) - early.kv_ready(placed, prefilled, n)
-        )
+        gains.append(early.kv_ready(prefilled, prefilled, n) - early.kv_ready(placed, prefilled, n))
     return float(np.mean(gains))
 
 
@@ -192,7 +190,9 @@ def run_cell(cell: Cell, options: argparse.Namespace, done) -> dict:
         "prompt_tokens": float(every.mean()),
         "seen": {str(s): _seen(replace(deployment, place_at=s), every) for s in SHARES},
         "same_choice": {
-            policy: dict(zip((*map(str, SHARES), "another's"), map(mean, np.transpose(found))))
+            policy: dict(
+                zip((*map(str, SHARES), "another's"), map(mean, np.transpose(found)), strict=True)
+            )
             for policy, found in same.items()
             if found
         },
@@ -252,7 +252,8 @@ def show(console: Console, cell: Cell, found: dict, options: argparse.Namespace)
             cells = (shown(value, 1, "+") for value in row.values())
             table.add_row(policy, f"{float(share):.0%}", f"{found['seen'][share]:.0%}", *cells)
     console.print(table)
-    title = f"KV there sooner, ms; prefill {options.prefill_us * found['prompt_tokens'] / 1e3:.0f} ms"
+    prefill_ms = options.prefill_us * found["prompt_tokens"] / 1e3
+    title = f"KV there sooner, ms; the mean prefill takes {prefill_ms:.0f} ms"
     table = Table("LINK", "TRANSFER", *shares[:-1], title=title)
     for gbit, gains in found["kv_sooner_ms"].items():
         table.add_row(f"{gbit} Gbit/s", *(f"{ms:.1f}" for ms in gains.values()))

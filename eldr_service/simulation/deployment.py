@@ -71,9 +71,7 @@ class Deployment:
     def kv_ready(self, placed_s: float, prefilled_s: float, prompt_tokens: int) -> float:
         """When the KV cache is there; that of the last chunk can only leave after the prefill."""
         last = (prompt_tokens - 1) % self.chunk_tokens + 1
-        return max(
-            placed_s + self.transfer.of(prompt_tokens), prefilled_s + self.transfer.of(last)
-        )
+        return max(placed_s + self.transfer.of(prompt_tokens), prefilled_s + self.transfer.of(last))
 
     @property
     def workers(self) -> int:

@@ -281,9 +281,7 @@ class _Run:
         self._reasons[booking.reason.name] += 1
         self._worker[i] = int(booking.worker_id.removeprefix("decode-"))
         self._placed_s[i] = now
-        ready = self._deployment.kv_ready(
-            now, float(self._prefilled_s[i]), int(self._prompt[i])
-        )
+        ready = self._deployment.kv_ready(now, float(self._prefilled_s[i]), int(self._prompt[i]))
         heapq.heappush(self._events, (ready, _Event.START, i))
 
     def _start(self, now: float, i: int) -> None:

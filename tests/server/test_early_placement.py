@@ -1,4 +1,4 @@
-"""Requests that are placed while their prefill still runs: the worker stays, the signature grows."""
+"""Requests placed while their prefill still runs: the worker stays, the signature grows."""
 
 import pytest
 from eldr.v1 import policy_pb2, router_pb2
