@@ -248,6 +248,8 @@ def show(console: Console, cell: Cell, found: dict, options: argparse.Namespace)
     title = f"against placing at the prefill's end; chunks of {options.chunk_tokens} tokens"
     table = Table("POLICY", "PLACED AT", "SEEN", *FIGURES, title=title)
     for policy, changes in found["changes"].items():
+        at_end = (f"{m:.2f} ms" for m, _ in found["at_the_end"][policy].values())
+        table.add_row(policy, "its end", "100%", *at_end)
         for share, row in changes.items():
             cells = (shown(value, 1, "+") for value in row.values())
             table.add_row(policy, f"{float(share):.0%}", f"{found['seen'][share]:.0%}", *cells)
