@@ -52,7 +52,7 @@ from eldr_service.simulation.workload import Workload
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 POLICIES = ("locality-band", "marginal-cost", "join-shortest-queue")
-FIGURES = ("tpot_ms.p50", "tpot_ms.p99", "tpot_ms.mean", "ttft_ms.mean")
+FIGURES = ("tpot_ms.p50", "tpot_ms.p99", "tpot_ms.mean", "ttft_ms.mean", "load_imbalance")
 CELLS = (Cell(*DEEPSEEK, 16, 100), Cell(*GPT_OSS, 16, 150))
 CONFIGS = {
     "qwen3-30b-a3b-h200": "Qwen--Qwen3-30B-A3B.json",
@@ -248,7 +248,7 @@ def show(console: Console, cell: Cell, found: dict, options: argparse.Namespace)
     title = f"against placing at the prefill's end; chunks of {options.chunk_tokens} tokens"
     table = Table("POLICY", "PLACED AT", "SEEN", *FIGURES, title=title)
     for policy, changes in found["changes"].items():
-        at_end = (f"{m:.2f} ms" for m, _ in found["at_the_end"][policy].values())
+        at_end = (f"{m:.2f}" for m, _ in found["at_the_end"][policy].values())
         table.add_row(policy, "its end", "100%", *at_end)
         for share, row in changes.items():
             cells = (shown(value, 1, "+") for value in row.values())
