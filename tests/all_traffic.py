@@ -77,6 +77,8 @@ class Traffic:
         chance = random.Random(seed)
         numbers = iter(range(self._requests))
         held = {}  # what the workers report, and not always truly
+        if model == "band":  # the others have none at first
+            await self._install(model, 2)
 
         async def one_after_another():
             for number in numbers:
@@ -93,6 +95,7 @@ class Traffic:
         signature = drawn_counts(kind, number, chance.choice((10, 30, 3_000)))
         if chance.random() < 0.1:
             signature.unknown_tokens = 60  # too little is known
+        rest = None
         if chance.random() < 0.3:
             last = chance.random() < 0.8  # else a part of it is all there is
             await self._client.router.RegisterSignature(
@@ -101,6 +104,11 @@ class Traffic:
                     prompt_tokens=100 if last else 0,
                 )
             )  # fmt: skip
+            if not last and chance.random() < 0.7:  # the rest comes after the placement
+                rest = router_pb2.RegisterSignatureRequest(
+                    model=model, request_id=request_id, sequence=1, last=True,
+                    counts=drawn_counts((kind + 1) % 4, number, 300),
+                )  # fmt: skip
         elif chance.random() < 0.9:
             fields["counts"] = signature
         if chance.random() < 0.1:
@@ -114,6 +122,8 @@ class Traffic:
         fields["num_sequences"] = chance.choice((1, 1, 2))
         fields["expected_output_tokens"] = chance.choice((0, 50))
         await self._route(model, request_id, 0, fields)
+        if rest:
+            await self._client.router.RegisterSignature(rest)
         await asyncio.sleep(chance.random() * 0.05)
         if chance.random() < 0.1:  # it failed, and is tried again without a word
             await self._route(model, request_id, 1, fields)

@@ -73,13 +73,13 @@ def replay(
     """
     from eldr_service.cli.replay_report import Report  # numba: half a second
     from eldr_service.decision_log.reader import LogError, LogReader
-    from eldr_service.observability.logging import configure_logging
     from eldr_service.replay.replay import Replay
+    from eldr_service.simulation.study import log_to_stderr
 
     instead = _checked(policy, pairs(param, "--param"))
     if partition:
         instead = replace(instead, partition=_partition(partition, model))
-    configure_logging("console", "warning")
+    log_to_stderr()
     try:
         reader, again = LogReader(log), Replay(instead, model)
         with _progress(session, reader):

@@ -223,6 +223,8 @@ def _score(score: pb.WorkerScore, placement: pb.Placement) -> list[str | Text]:
 
 def _why(model: str, placement: pb.Placement) -> list[str]:
     lines = [in_words(model, placement)]
+    if placement.early:
+        lines.append("early: it rests on the part of the prompt seen so far, the rest is to come")
     if placement.stale:
         lines.append("a worker's report is stale, so the loads rest on the daemon's own bookings")
     version = placement.partition_version

@@ -61,6 +61,8 @@ class Booking:
         The activation counts, for policies that keep state.
     top_k : int
         Experts that a token picks per layer, where there are counts.
+    awaits_signature : bool
+        The counts did not come inline, and what is registered of the signature is not complete.
     seen_running : bool
         The worker has reported it.
     absences : int
@@ -91,6 +93,7 @@ class Booking:
     slot: int = -1
     counts: Counts | None = None
     top_k: int = 0
+    awaits_signature: bool = False
     seen_running: bool = False
     absences: int = 0
     output_tokens: int = 0
@@ -101,6 +104,11 @@ class Booking:
     def key(self) -> tuple[str, int]:
         """The identity."""
         return self.request_id, self.attempt
+
+    @property
+    def early(self) -> bool:
+        """It rests on a part of its signature, and the rest has not come."""
+        return self.awaits_signature and self.top_k > 0
 
     @property
     def tokens(self) -> int:

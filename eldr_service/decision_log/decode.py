@@ -50,6 +50,7 @@ def booking(message: pb.LogBooking, worker_id: str, policy: str) -> Booking:
         slot=message.slot,
         counts=known,
         top_k=top_k,
+        awaits_signature=message.awaits_signature,
         seen_running=message.running,
     )
 
@@ -70,7 +71,14 @@ def placement(message: pb.LogPlacement, model: str) -> tuple[RouteCall, Known]:
         labels=dict(message.labels),
     )
     known, top_k = counts.decode(message.counts) if message.HasField("counts") else (None, 0)
-    return call, Known(known, top_k, message.coverage, message.group, message.earlier)
+    return call, Known(
+        known,
+        top_k,
+        message.coverage,
+        message.group,
+        message.earlier,
+        message.awaits_signature,
+    )
 
 
 def end(message: pb.LogEnd, booking: Booking) -> Ended:

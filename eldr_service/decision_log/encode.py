@@ -105,6 +105,7 @@ def booking(model: int, booking: Booking, running: bool) -> pb.LogRecord:
         slot=booking.slot,
         coverage=booking.coverage,
         running=running,
+        awaits_signature=booking.awaits_signature,
     )
     if booking.counts is not None:
         counts.encode(Kept(booking.counts, booking.top_k), message.counts)
@@ -135,6 +136,7 @@ def placement(
     message.expected_output_tokens = call.expected_output_tokens
     counts.encode(kept, message.counts)
     message.coverage = known.coverage
+    message.awaits_signature = known.awaits_signature
     message.group = known.group
     message.earlier = known.earlier
     message.candidate_workers.extend(call.candidate_workers)
@@ -160,6 +162,13 @@ def end(
     )
     counts.encode(decode, message.decode_counts)
     return pb.LogRecord(model=model, seconds=seconds, end=message)
+
+
+def completed(model: int, request_id: str, coverage: float, kept: Kept) -> pb.LogRecord:
+    """A booking that has got its whole signature."""
+    message = pb.LogCompleted(request_id=request_id, coverage=coverage)
+    counts.encode(kept, message.counts)
+    return pb.LogRecord(model=model, completed=message)
 
 
 def running(model: int, request_id: str) -> pb.LogRecord:

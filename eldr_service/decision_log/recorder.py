@@ -9,6 +9,7 @@ from importlib.metadata import version
 import structlog
 from eldr.v1.decision_log_pb2 import LogRecord
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
 from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
@@ -106,6 +107,14 @@ class Recorder(Journal):
         self._tell(
             encode.placement, self._numbers[model], now, call, known, kept, booking.row,
             booking.reason, size=_size(kept),
+        )  # fmt: skip
+
+    def completed(self, model: str, booking: Booking, counts: Counts) -> None:
+        """A booking has got its whole signature."""
+        kept = Kept(counts.copy(), booking.top_k)  # what is held of it goes on its own way
+        self._tell(
+            encode.completed, self._numbers[model], booking.request_id, booking.coverage, kept,
+            size=_size(kept),
         )  # fmt: skip
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:

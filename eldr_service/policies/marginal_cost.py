@@ -172,9 +172,33 @@ class MarginalCost(Policy):
     def on_booked(self, booking: Booking) -> None:
         """Put the request into its worker's batch, and its prefill into the mean."""
         self.remaining.add(booking)
-        counts, top_k = booking.counts, booking.top_k
+        self._put_in(booking)
+
+    def on_signature_completed(self, booking: Booking) -> None:
+        """Predict the request's experts again, from its whole prefill."""
+        self._take_out(booking)
+        self._put_in(booking)
+
+    def on_ended(self, booking: Booking, ended: Ended) -> None:
+        """Take the request out, and learn from what its decode used."""
+        self.remaining.remove(booking, finished=ended is Ended.RELEASED)
+        if not self._take_out(booking):
+            return
+        experts, prefill, decode = self.experts, booking.counts, booking.decode_counts
+        if (
+            experts is not None
+            and prefill is not None
+            and decode is not None
+            and booking.coverage >= self.parameters.min_coverage
+            and experts.fits(prefill, booking.top_k)
+            and decode.shape == prefill.shape
+        ):
+            experts.prediction.saw_decode(prefill, decode)
+
+    def _put_in(self, booking: Booking) -> None:
+        counts = booking.counts
         if counts is not None and booking.coverage >= self.parameters.min_coverage:
-            self.experts = self._experts_for(counts, top_k)
+            self.experts = self._experts_for(counts, booking.top_k)
         else:
             counts = None
         if self.experts is not None:
@@ -182,28 +206,18 @@ class MarginalCost(Policy):
             self.experts.held[booking.key] = self.experts.batches.add(
                 booking.row, probabilities, booking.num_sequences
             )
-            if counts is not None:
-                self.experts.prediction.saw_prefill(counts)
+            if counts is not None and not booking.awaits_signature:
+                self.experts.prediction.saw_prefill(counts)  # a part would count as a whole
             self._predicted = None
 
-    def on_ended(self, booking: Booking, ended: Ended) -> None:
-        """Take the request out, and learn from what its decode used."""
-        self.remaining.remove(booking, finished=ended is Ended.RELEASED)
+    def _take_out(self, booking: Booking) -> bool:
         experts = self.experts
         if experts is None or booking.key not in experts.held:
-            return
+            return False
         terms = experts.held.pop(booking.key)
         experts.batches.remove(booking.row, terms, booking.num_sequences)
-        prefill, decode = booking.counts, booking.decode_counts
-        if (
-            prefill is not None
-            and decode is not None
-            and booking.coverage >= self.parameters.min_coverage
-            and experts.fits(prefill, booking.top_k)
-            and decode.shape == prefill.shape
-        ):
-            experts.prediction.saw_decode(prefill, decode)
-            self._predicted = None  # it would be another now
+        self._predicted = None  # it would be another now
+        return True
 
     def _prediction_of(self, counts: Counts | None) -> NDArray[np.float32]:
         """What `pick` has just predicted of them, or anew."""

@@ -88,6 +88,12 @@ class Policy(ABC):
     def on_booked(self, booking: Booking) -> None:  # noqa: B027
         """A request is booked on a worker."""
 
+    def on_signature_completed(self, booking: Booking) -> None:  # noqa: B027
+        """The whole signature of a living booking has come, whose `counts` were a part or none.
+
+        Called once at most for each booking that had `awaits_signature` when it was made.
+        """
+
     def on_ended(self, booking: Booking, ended: Ended) -> None:  # noqa: B027
         """A booking ended; `ended` says how, its worker being gone included."""
 

@@ -23,6 +23,11 @@ class Meter:
         self._counts[booking.request_id] = counts
         self._predicting.on_booked(replace(booking, counts=counts))
 
+    def completed(self, booking: Booking, counts: Counts) -> None:
+        """It has got its whole signature."""
+        self._counts[booking.request_id] = counts
+        self._predicting.on_signature_completed(replace(booking, counts=counts))
+
     def active_experts(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Distinct experts per layer of a step of each row's batch; NaN before any counts."""
         experts = self._predicting.experts

@@ -144,6 +144,8 @@ def _follow(pair: _Pair, record: pb.LogRecord, now: float) -> None:
                 replica.worker_moved(record.move, now)
             case "report":
                 replica.reported(record.report, now)
+            case "completed":
+                replica.completed(record.completed, now)
             case "running":
                 replica.running(record.running)
             case "end":

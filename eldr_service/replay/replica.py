@@ -15,7 +15,7 @@ from eldr_service.core.errors import (
 from eldr_service.core.fleet import WorkerState
 from eldr_service.core.lease import Booking
 from eldr_service.core.placement import Reason
-from eldr_service.decision_log import decode
+from eldr_service.decision_log import counts, decode
 from eldr_service.replay.instead import Instead
 from eldr_service.replay.meter import Meter
 from eldr_service.routing.decide import Known, RouteCall
@@ -151,6 +151,13 @@ class Replica:
         report = decode.report(message)
         self.model.fleet.accept(message.row, report, now)
         self.model.reported(message.row, report, now)
+
+    def completed(self, message: pb.LogCompleted, now: float) -> None:
+        """A booking has got its whole signature."""
+        if booking := self.model.bookings.live(message.request_id):
+            known, top_k = counts.decode(message.counts)
+            self.model.complete_signature(booking, known, top_k, message.coverage, now)
+            self._meter.completed(booking, known)
 
     def running(self, message: pb.LogRunning) -> None:
         """A booking's tokens are in its worker's reports from now on."""

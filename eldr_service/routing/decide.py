@@ -57,6 +57,8 @@ class Known:
         The prefill worker's; empty does not restrict.
     earlier : str
         The worker of the attempt before, which is tried last; empty for none.
+    awaits_signature : bool
+        The counts did not come with the call, and what is registered of them is not complete.
     """
 
     counts: Counts | None = None
@@ -64,6 +66,7 @@ class Known:
     coverage: float = 0.0
     group: str = ""
     earlier: str = ""
+    awaits_signature: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

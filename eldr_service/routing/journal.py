@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
 from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
@@ -32,6 +33,9 @@ class Journal:
 
     def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
         """A worker's report was accepted."""
+
+    def completed(self, model: str, booking: Booking, counts: Counts) -> None:
+        """A booking has got its whole signature."""
 
     def running(self, model: str, booking: Booking) -> None:
         """A worker has reported a booking for the first time."""

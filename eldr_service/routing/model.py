@@ -9,6 +9,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.bindings import Bindings
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.fleet import (
@@ -29,6 +30,7 @@ from eldr_service.policies.policy import Policy
 from eldr_service.routing.journal import Journal
 
 MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
+LEAST_FITTED_COVERAGE = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -163,6 +165,24 @@ class Model:
         with self._policy_logged(self.policy):
             self.policy.on_booked(booking)
         self.decisions += 1
+
+    def complete_signature(
+        self, booking: Booking, counts: Counts, top_k: int, coverage: float, now: float
+    ) -> None:
+        """Give a booking that awaits it the whole signature."""
+        booking.awaits_signature = False
+        booking.top_k, booking.coverage = top_k, coverage
+        booking.counts = counts.copy() if self.policy.keeps_counts else None
+        with self._policy_logged(self.policy):
+            self.policy.on_signature_completed(booking)
+        self.journal.completed(self.name, booking, counts)
+        self.remember(counts, booking, now)
+
+    def remember(self, counts: Counts | None, booking: Booking, now: float) -> None:
+        """Keep a booking's counts for fits, unless they are a part that the whole is to follow."""
+        enough = booking.coverage >= LEAST_FITTED_COVERAGE and not booking.awaits_signature
+        if counts is not None and self.geometry and enough:
+            self.recent.add(counts, now)
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
         """Take a booking back everywhere."""

@@ -120,6 +120,7 @@ def place(
         slot=int(fleet.slots[chosen]),
         counts=counts.copy() if policy.keeps_counts and counts is not None else None,
         top_k=top_k,
+        awaits_signature=known.awaits_signature,
     )
     scores = _scores(decision, fleet, filters.why_not) if explain else ()
     return Placed(booking, scores=scores, counts=counts)
@@ -129,7 +130,8 @@ def known_of(model: Model, call: RouteCall, held: HeldSignature | None) -> Known
     """What is known of a request, and of an earlier attempt of it."""
     group = model.group_of(call.prefill_worker or (held.prefill_worker if held else ""))
     earlier = model.bookings.earlier_worker(call.request_id, call.attempt)
-    return Known(*_known_counts(model, call, held), group, earlier)
+    awaits = call.counts is None and not (held and held.complete)
+    return Known(*_known_counts(model, call, held), group, earlier, awaits)
 
 
 def _known_counts(

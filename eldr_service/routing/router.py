@@ -150,8 +150,12 @@ class Router:
         fingerprint: int,
         now: float,
     ) -> HeldSignature:
-        """Add a chunk to what is held of the request; see `SignatureBuffer.add` for the errors."""
-        if known := self.models.get(model):
+        """Add a chunk to what is held of the request; see `SignatureBuffer.add` for the errors.
+
+        A booking that was made before the signature was complete takes it in when it is.
+        """
+        known = self.models.get(model)
+        if known:
             known.check_geometry(chunk.geometry)
         held, dropped = self.signatures.add(
             model,
@@ -167,6 +171,11 @@ class Router:
         )
         if dropped:
             self.observer.signatures_dropped(dropped, "memory")
+        if known and held.complete:
+            booking = known.bookings.live(request_id)
+            if booking and booking.awaits_signature:
+                top_k, coverage = held.geometry.top_k, held.coverage
+                known.complete_signature(booking, held.counts, top_k, coverage, now)
         return held
 
     # Placements
@@ -211,8 +220,7 @@ class Router:
         if not call.dry_run:
             model.book(placed.booking)
             self._journal.placed(model.name, call, known, placed.booking, now)
-            if placed.counts is not None and model.geometry and placed.booking.coverage >= 0.5:
-                model.recent.add(placed.counts, now)
+            model.remember(placed.counts, placed.booking, now)
         return placed
 
     def _next_lease(self) -> str:

@@ -62,6 +62,7 @@ def placement(placed: Placed, now: float) -> router_pb2.Placement:
         lease_id=booking.lease_id,
         similarity=booking.similarity,
         coverage=booking.coverage,
+        early=booking.early,
     )
     if booking.lease_id:
         remaining = booking.expires_at - now

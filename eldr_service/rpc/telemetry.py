@@ -65,6 +65,7 @@ class Telemetry:
             coverage=round(booking.coverage, 3),
             stale=booking.stale,
             repeated=placed.repeated,
+            early=booking.early,
             microseconds=round(seconds * 1e6),
         )
 

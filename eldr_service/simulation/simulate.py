@@ -64,8 +64,10 @@ class _Event(IntEnum):
 
     REPORT = 0
     ARRIVAL = 1
-    PLACEMENT = 2
-    START = 3
+    FIRST_CHUNKS = 2
+    LAST_CHUNKS = 3
+    PLACEMENT = 4
+    START = 5
 
 
 class _Silent:
@@ -75,7 +77,7 @@ class _Silent:
         """Needs no note: the releases are the run's own."""
 
     def signatures_dropped(self, number: int, why: str) -> None:
-        """No signature is held: counts come with the call."""
+        """There is memory enough for those of the requests in flight."""
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
         """Workers stay."""
@@ -116,6 +118,7 @@ class _Run:
         n = len(requests.times_s)
         self._picked = np.full(n, -1)
         self._prompt = np.zeros(n, np.int64)
+        self._prefilled_s = np.full(n, np.nan)
         self._tokens = np.zeros(n, np.int64)
         self._worker = np.full(n, -1)
         self._placed_s = np.full(n, np.nan)
@@ -133,6 +136,8 @@ class _Run:
         handlers = {
             _Event.REPORT: self._report,
             _Event.ARRIVAL: self._arrive,
+            _Event.FIRST_CHUNKS: self._begin_signature,
+            _Event.LAST_CHUNKS: self._end_signature,
             _Event.PLACEMENT: self._place,
             _Event.START: self._start,
         }
@@ -217,8 +222,49 @@ class _Run:
             if requests.output_tokens is None
             else requests.output_tokens[i]
         )
-        placed = now + self._deployment.prefill.of(int(self._prompt[i]))
-        heapq.heappush(self._events, (placed, _Event.PLACEMENT, i))
+        prefill_s = self._deployment.prefill.of(int(self._prompt[i]))
+        self._prefilled_s[i] = now + prefill_s
+        if self._is_early(i):
+            seen_s = now + prefill_s * self._share_seen(i)
+            heapq.heappush(self._events, (seen_s, _Event.FIRST_CHUNKS, i))
+            heapq.heappush(self._events, (now + prefill_s, _Event.LAST_CHUNKS, i))
+        else:
+            heapq.heappush(self._events, (now + prefill_s, _Event.PLACEMENT, i))
+
+    def _share_seen(self, i: int) -> float:
+        return self._deployment.seen(int(self._prompt[i])) / int(self._prompt[i])
+
+    def _is_early(self, i: int) -> bool:
+        return self._share_seen(i) < 1
+
+    def _begin_signature(self, now: float, i: int) -> None:
+        chunk = self._workload.first_counts(int(self._picked[i]), self._share_seen(i))
+        self._register_chunk(now, i, chunk, 0)
+        self._place(now, i)
+
+    def _end_signature(self, now: float, i: int) -> None:
+        picked = int(self._picked[i])
+        first = self._workload.first_counts(picked, self._share_seen(i))
+        whole = self._counts[picked]
+        rest = ActivationCounts(
+            whole.geometry,
+            0,
+            whole.counts - first.counts,
+            whole.num_tokens - first.num_tokens,
+        )
+        self._register_chunk(now, i, rest, 1)
+
+    def _register_chunk(self, now: float, i: int, chunk: ActivationCounts, sequence: int) -> None:
+        self._router.register_signature(
+            MODEL,
+            str(i),
+            0,
+            chunk,
+            sequence=sequence,
+            total_chunks=2 * sequence,  # the second is the last
+            fingerprint=sequence,
+            now=now,
+        )
 
     def _place(self, now: float, i: int) -> None:
         picked = int(self._picked[i])
@@ -226,7 +272,7 @@ class _Run:
         call = RouteCall(
             model=MODEL,
             request_id=str(i),
-            counts=self._counts[picked],
+            counts=None if self._is_early(i) else self._counts[picked],
             prompt_tokens=int(self._prompt[i]),
             labels={"domain": domain},  # read by domain-oracle alone
         )
@@ -242,7 +288,7 @@ class _Run:
         self._reasons[booking.reason.name] += 1
         self._worker[i] = int(booking.worker_id.removeprefix("decode-"))
         self._placed_s[i] = now
-        ready = now + self._deployment.transfer.of(int(self._prompt[i]))
+        ready = self._deployment.kv_ready(now, float(self._prefilled_s[i]), int(self._prompt[i]))
         heapq.heappush(self._events, (ready, _Event.START, i))
 
     def _start(self, now: float, i: int) -> None:

@@ -90,6 +90,12 @@ class Workload:
         counts, tokens = recording.counts[request], recording.prefill_tokens(request)
         return ActivationCounts(recording.geometry, 0, counts, tokens)
 
+    def first_counts(self, driven: int, share: float) -> ActivationCounts:
+        """What the first tokens of that prefill activated, one at least."""
+        tokens = self.recording.prefill(int(self.driven[driven]))
+        seen = max(1, round(share * (tokens.stop - tokens.start)))
+        return self._counts(slice(tokens.start, tokens.start + seen))
+
     def decode_counts(self, driven: int, output_tokens: int) -> ActivationCounts:
         """What its decode activated, gone through again where it is recorded too short."""
         tokens = self.recording.decode(int(self.driven[driven]))

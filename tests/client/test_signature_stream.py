@@ -51,6 +51,14 @@ def test_the_last_chunk_brings_the_placement(client, worker):
         assert client.release(MODEL, name).value == "RELEASED"
 
 
+def test_an_earlier_chunk_brings_it_too(client, worker):
+    early = client.stream_signature(MODEL, "r", COUNTS, last=False, route={})
+    assert early.early
+    assert client.stream_signature(MODEL, "r", COUNTS, sequence=1) is None
+    final = client.route(MODEL, "r")
+    assert (final.lease_id, final.early) == (early.lease_id, False)
+
+
 def test_a_refusal_is_typed_and_ends_nothing(client, worker):
     client.stream_signature(MODEL, "r", COUNTS)
     stream = client._signatures._call

@@ -75,6 +75,22 @@ def test_a_streamed_signature_decides_like_an_inline_one(daemon):
     assert daemon.router.signatures.get(MODEL, "r") is None
 
 
+def test_fits_learn_from_whole_signatures_alone(daemon):
+    for sequence, total in ((0, 0), (1, 2)):
+        daemon.router.register_signature(
+            MODEL,
+            "r",
+            0,
+            counts_on(sequence, tokens=5),
+            sequence=sequence,
+            total_chunks=total,
+            fingerprint=sequence,
+            now=daemon.now,
+        )
+        assert daemon.route("r").early is (sequence == 0)
+        assert len(daemon.model.recent) == sequence
+
+
 # The lesser answers
 
 

@@ -84,6 +84,42 @@ def test_delays_come_before_the_first_token():
     assert result.tpot_s[0] == pytest.approx(1.0)
 
 
+def test_placed_early_the_kv_moves_while_the_prefill_runs():
+    deployment = Deployment(
+        (Engine(SECOND),),
+        prefill=Delay(2.0, 0.5),
+        transfer=Delay(0.25, 0.1),
+        place_at=0.5,
+        chunk_tokens=2,
+    )
+    result = run(at_once(1, 3), "round-robin", deployment)
+    prefilled = 2 + 7 * 0.5
+    assert result.placed_s[0] == pytest.approx(prefilled * 4 / 7)  # two chunks of two tokens
+    last_chunk = 0.25 + 1 * 0.1
+    assert result.first_token_s[0] == pytest.approx(prefilled + last_chunk + 1)
+    slow = replace(deployment, transfer=Delay(0.0, 2.0))
+    result = run(at_once(1, 3), "round-robin", slow)
+    assert result.first_token_s[0] == pytest.approx(prefilled * 4 / 7 + 7 * 2 + 1)
+
+
+@pytest.mark.parametrize("policy", ["locality-band", "marginal-cost"])
+def test_refused_early_a_request_is_placed_later(policy):
+    deployment = Deployment(
+        (Engine(SECOND, max_running=2),) * 3,
+        prefill=Delay(0.0, 1.0),
+        place_at=0.3,
+        chunk_tokens=1,
+    )
+    workload = at_once(12, 3)
+    result = run(workload, policy, deployment, fitted(workload, 3))
+    assert result.refused > 0
+    early = result.placed_s == 3.0
+    assert early.sum() == 6
+    assert (result.placed_s[~early] > 7.0).all()  # when the others have been decoded
+    assert sum(result.reasons.values()) == 12
+    assert set(result.reasons) <= {"POLICY", "LOCALITY_BAND"}
+
+
 def test_who_finds_every_worker_full_comes_again():
     deployment = Deployment((Engine(SECOND, max_running=2),))
     result = run(at_once(4, 2), "join-shortest-queue", deployment)

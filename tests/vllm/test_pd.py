@@ -81,21 +81,24 @@ def test_outputs_of_several_in_flight(rig):
 
 
 def test_the_answer_carries_the_placement(rig):
-    from rig import prompt
+    from rig import prompt, wait
 
     rig.await_workers()
-    found = 0
+    found, by = 0, f"127.0.0.1:{rig.prefill.port}"
     with rig.client() as client:
         for seed in range(30, 36):
             name = f"placed-{seed}"
             tokens = prompt(seed, 900)
             params, eldr = rig.prefill.prefill(tokens, {"request_id": name, "place": "daemon"})
-            again = client.route(MODEL, name, prefill_worker=f"127.0.0.1:{rig.prefill.port}")
+            again = client.route(MODEL, name, prefill_worker=by)
             if placement := eldr.get("placement"):
                 found += 1
                 assert rig.at(placement["url"])
                 assert placement["lease_id"] == again.lease_id
                 assert again.repeated
+                # It was asked for before the last chunk, which the booking has taken in since.
+                assert placement["early"]
+                wait(lambda name=name: not client.route(MODEL, name, prefill_worker=by).early, 5)
             rig.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
             client.release(MODEL, name)
     assert found

@@ -92,6 +92,9 @@ class Placement:
         Cosine of signature and centroid, -1 to 1.
     coverage : float
         Share of the prompt's tokens whose experts are known, 0 to 1.
+    early : bool
+        It rests on a part of the signature, as the rest has not come; `coverage` is that of the
+        tokens seen so far. The booking takes in the whole when it is complete.
     scores : tuple of WorkerScore
         Of all workers; with explain or dry_run.
     """
@@ -109,6 +112,7 @@ class Placement:
     lease_expires_at: datetime.datetime | None = None
     similarity: float | None = None
     coverage: float = 0.0
+    early: bool = False
     scores: tuple[WorkerScore, ...] = field(default=(), repr=False)
 
     @property
@@ -151,6 +155,7 @@ class Placement:
             lease_expires_at=expires,
             similarity=_optional(message, "similarity"),
             coverage=message.coverage,
+            early=message.early,
             scores=tuple(
                 WorkerScore(
                     worker_id=score.worker_id,

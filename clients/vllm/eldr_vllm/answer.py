@@ -78,6 +78,7 @@ def encode_placement(placement: Placement) -> dict[str, Any]:
         "attempt": 0,
         "lease_id": placement.lease_id,
         "coverage": placement.coverage,
+        "early": placement.early,
         "similarity": placement.similarity,
     }
 

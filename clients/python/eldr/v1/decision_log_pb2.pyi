@@ -29,7 +29,7 @@ LOG_END_KIND_REPORTED_GONE: LogEndKind
 LOG_END_KIND_WORKER_GONE: LogEndKind
 
 class LogRecord(_message.Message):
-    __slots__ = ("model", "seconds", "header", "appeared", "worker", "policy_state", "booking", "snapshot_end", "placement", "end", "running", "report", "move", "partition", "policy", "forgotten")
+    __slots__ = ("model", "seconds", "header", "appeared", "worker", "policy_state", "booking", "snapshot_end", "placement", "end", "running", "report", "move", "partition", "policy", "forgotten", "completed")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,7 @@ class LogRecord(_message.Message):
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    COMPLETED_FIELD_NUMBER: _ClassVar[int]
     model: int
     seconds: float
     header: LogHeader
@@ -62,7 +63,8 @@ class LogRecord(_message.Message):
     partition: LogPartition
     policy: LogPolicy
     forgotten: LogForgotten
-    def __init__(self, model: _Optional[int] = ..., seconds: _Optional[float] = ..., header: _Optional[_Union[LogHeader, _Mapping]] = ..., appeared: _Optional[_Union[LogModel, _Mapping]] = ..., worker: _Optional[_Union[LogWorker, _Mapping]] = ..., policy_state: _Optional[_Union[LogArray, _Mapping]] = ..., booking: _Optional[_Union[LogBooking, _Mapping]] = ..., snapshot_end: _Optional[_Union[LogSnapshotEnd, _Mapping]] = ..., placement: _Optional[_Union[LogPlacement, _Mapping]] = ..., end: _Optional[_Union[LogEnd, _Mapping]] = ..., running: _Optional[_Union[LogRunning, _Mapping]] = ..., report: _Optional[_Union[LogReport, _Mapping]] = ..., move: _Optional[_Union[LogMove, _Mapping]] = ..., partition: _Optional[_Union[LogPartition, _Mapping]] = ..., policy: _Optional[_Union[LogPolicy, _Mapping]] = ..., forgotten: _Optional[_Union[LogForgotten, _Mapping]] = ...) -> None: ...
+    completed: LogCompleted
+    def __init__(self, model: _Optional[int] = ..., seconds: _Optional[float] = ..., header: _Optional[_Union[LogHeader, _Mapping]] = ..., appeared: _Optional[_Union[LogModel, _Mapping]] = ..., worker: _Optional[_Union[LogWorker, _Mapping]] = ..., policy_state: _Optional[_Union[LogArray, _Mapping]] = ..., booking: _Optional[_Union[LogBooking, _Mapping]] = ..., snapshot_end: _Optional[_Union[LogSnapshotEnd, _Mapping]] = ..., placement: _Optional[_Union[LogPlacement, _Mapping]] = ..., end: _Optional[_Union[LogEnd, _Mapping]] = ..., running: _Optional[_Union[LogRunning, _Mapping]] = ..., report: _Optional[_Union[LogReport, _Mapping]] = ..., move: _Optional[_Union[LogMove, _Mapping]] = ..., partition: _Optional[_Union[LogPartition, _Mapping]] = ..., policy: _Optional[_Union[LogPolicy, _Mapping]] = ..., forgotten: _Optional[_Union[LogForgotten, _Mapping]] = ..., completed: _Optional[_Union[LogCompleted, _Mapping]] = ...) -> None: ...
 
 class LogHeader(_message.Message):
     __slots__ = ("format", "run", "file", "lost", "begun", "version", "report_limit")
@@ -186,7 +188,7 @@ class LogCounts(_message.Message):
     def __init__(self, num_layers: _Optional[int] = ..., num_experts: _Optional[int] = ..., top_k: _Optional[int] = ..., planes: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class LogBooking(_message.Message):
-    __slots__ = ("request_id", "attempt", "row", "generation", "num_sequences", "prompt_tokens", "expected_output_tokens", "slot", "counts", "coverage", "running")
+    __slots__ = ("request_id", "attempt", "row", "generation", "num_sequences", "prompt_tokens", "expected_output_tokens", "slot", "counts", "coverage", "running", "awaits_signature")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ROW_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +200,7 @@ class LogBooking(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     COVERAGE_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
+    AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     row: int
@@ -209,14 +212,15 @@ class LogBooking(_message.Message):
     counts: LogCounts
     coverage: float
     running: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., row: _Optional[int] = ..., generation: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., slot: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., running: bool = ...) -> None: ...
+    awaits_signature: bool
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., row: _Optional[int] = ..., generation: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., slot: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., running: bool = ..., awaits_signature: bool = ...) -> None: ...
 
 class LogSnapshotEnd(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class LogPlacement(_message.Message):
-    __slots__ = ("request_id", "attempt", "num_sequences", "prompt_tokens", "expected_output_tokens", "counts", "coverage", "group", "earlier", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "labels", "row", "reason")
+    __slots__ = ("request_id", "attempt", "num_sequences", "prompt_tokens", "expected_output_tokens", "counts", "coverage", "group", "earlier", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "labels", "row", "reason", "awaits_signature")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +251,7 @@ class LogPlacement(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     ROW_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     num_sequences: int
@@ -263,7 +268,8 @@ class LogPlacement(_message.Message):
     labels: _containers.ScalarMap[str, str]
     row: int
     reason: _router_pb2.PlacementReason
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., group: _Optional[str] = ..., earlier: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., row: _Optional[int] = ..., reason: _Optional[_Union[_router_pb2.PlacementReason, str]] = ...) -> None: ...
+    awaits_signature: bool
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., group: _Optional[str] = ..., earlier: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., row: _Optional[int] = ..., reason: _Optional[_Union[_router_pb2.PlacementReason, str]] = ..., awaits_signature: bool = ...) -> None: ...
 
 class LogEnd(_message.Message):
     __slots__ = ("request_id", "kind", "output_tokens", "decode_seconds", "decode_counts")
@@ -278,6 +284,16 @@ class LogEnd(_message.Message):
     decode_seconds: float
     decode_counts: LogCounts
     def __init__(self, request_id: _Optional[str] = ..., kind: _Optional[_Union[LogEndKind, str]] = ..., output_tokens: _Optional[int] = ..., decode_seconds: _Optional[float] = ..., decode_counts: _Optional[_Union[LogCounts, _Mapping]] = ...) -> None: ...
+
+class LogCompleted(_message.Message):
+    __slots__ = ("request_id", "counts", "coverage")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    counts: LogCounts
+    coverage: float
+    def __init__(self, request_id: _Optional[str] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ...) -> None: ...
 
 class LogRunning(_message.Message):
     __slots__ = ("request_id",)

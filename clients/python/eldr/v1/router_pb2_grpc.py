@@ -105,6 +105,9 @@ class RouterServiceServicer(object):
     def Route(self, request, context):
         """Picks a decode worker and books it, in one act.
 
+        It may come while the prefill still runs: then it rests on the chunks registered so far
+        (Placement.early). The worker stays; the booking takes in the whole signature when that is complete.
+
         FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was released
         already, or is superseded by a higher attempt; or the counts' geometry is not the model's.
         RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity.
