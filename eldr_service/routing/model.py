@@ -1,8 +1,7 @@
 """All that the daemon holds of one model; the sums over bookings and workers agree at all times."""
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -150,8 +149,7 @@ class Model:
         self.fleet.book(booking.row, booking.num_sequences, booking.tokens)
         if self.bindings and booking.slot >= 0:
             self.bindings.placements[booking.slot] += 1
-        with self._policy_logged(self.policy):
-            self.policy.on_booked(booking)
+        self._tell(self.policy, self.policy.on_booked, booking)
         self.decisions += 1
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
@@ -164,14 +162,13 @@ class Model:
             booking.tokens,
             booking.seen_running,
         )
-        with self._policy_logged(self.policy):
-            self.policy.on_ended(booking, how)
+        self._tell(self.policy, self.policy.on_ended, booking, how)
         self.observer.ended(self.name, booking, how)
 
     def reported(self, row: int, report: LoadReport) -> None:
         """Tell the policy of a worker's report."""
-        with self._policy_logged(self.policy):
-            self.policy.on_reported(self.fleet.spec(row).worker_id, report)
+        worker_id = self.fleet.spec(row).worker_id
+        self._tell(self.policy, self.policy.on_reported, worker_id, report)
 
     def expire(self, now: float) -> None:
         """End the bookings whose lease has run out."""
@@ -255,15 +252,13 @@ class Model:
     def set_policy(self, policy: Policy) -> None:
         """Use a policy from the next decision on; it is told of what is booked."""
         for booking in self.bookings:
-            with self._policy_logged(policy):
-                policy.on_booked(booking)
+            self._tell(policy, policy.on_booked, booking)
         self.policy = policy
         self.decisions = 0
 
-    @contextmanager
-    def _policy_logged(self, policy: Policy) -> Iterator[None]:
+    def _tell(self, policy: Policy, hook: Callable[..., None], *what: object) -> None:
         """A policy is anyone's code: what it raises must not keep a booking from its end."""
         try:
-            yield
+            hook(*what)
         except Exception:  # nothing is known of what it may raise, and it is logged whole
             log.exception("policy failed", model=self.name, policy=policy.name)
