@@ -109,7 +109,8 @@ class Setup:
         call = decode.route_call(router_pb2.RouteRequest.FromString(body))
         placed = self.router.route(call, 0.0)
         self.telemetry.placed(call, placed, 0.0)
-        answer = router_pb2.RouteResponse(placement=encode.placement(placed, 0.0))
+        answer = router_pb2.RouteResponse()
+        encode.write_placement(answer.placement, placed, 0.0)
         answer.SerializeToString()
         self.router.release(MODEL, name, 0, 0.0)
 

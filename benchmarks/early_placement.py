@@ -85,7 +85,7 @@ class Watched(Policy):
         decision = self._inner.pick(request, fleet)
         assert request.counts is not None
         choices = [
-            self._inner.pick(replace(request, counts=part, signature=signature), fleet).worker
+            self._inner.pick(request._replace(counts=part, signature=signature), fleet).worker
             for part, signature in self._known[request.counts.tobytes()]
         ]
         self.same.append([choice == decision.worker for choice in choices])

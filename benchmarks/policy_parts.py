@@ -59,7 +59,7 @@ class NoReports(MarginalCost):
 
 class NoPartition(MarginalCost):
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
-        return super().pick(replace(request, signature=None), fleet)
+        return super().pick(request._replace(signature=None), fleet)
 
 
 class AllRemains(Remaining):

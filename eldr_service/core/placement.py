@@ -1,8 +1,10 @@
 """What a policy sees of a request and of the fleet, and what a decision is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +25,7 @@ class Reason(Enum):
     LEAST_LOADED_POLICY_ERROR = 8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RequestView:
+class RequestView(NamedTuple):
     """A request, as a policy sees it.
 
     Attributes
@@ -55,11 +56,10 @@ class RequestView:
     num_sequences: int = 1
     prompt_tokens: int = 0
     expected_output_tokens: int = 0
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FleetSnapshot:
+class FleetSnapshot(NamedTuple):
     """One model's decode workers at the moment of a decision, in order of registration.
 
     All arrays have one entry a worker and are not to be written to. At least one is eligible.
@@ -109,21 +109,7 @@ class FleetSnapshot:
 
     def narrowed(self, eligible: NDArray[np.bool_]) -> "FleetSnapshot":
         """The same with fewer eligible workers."""
-        return FleetSnapshot(
-            self.worker_ids,
-            self.rows,
-            eligible,
-            self.load,
-            self.sequences,
-            self.capacity,
-            self.slots,
-            self.quantised,
-            self.stale,
-            self.active_experts,
-            self.batch_size,
-            self.step_seconds,
-            self.labels,
-        )
+        return self._replace(eligible=eligible)
 
     def least_loaded(self) -> int:
         """The eligible worker with the least load; of equals the one that registered first."""

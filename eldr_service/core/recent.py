@@ -71,7 +71,8 @@ class RecentCounts:
         self._last_arrival = now
         if self._chance.random() * self._arrivals >= places:
             return
-        too_wide = int(counts.max(initial=0)).bit_length() - 16
+        fits = counts.dtype == np.uint16
+        too_wide = 0 if fits else int(counts.max(initial=0)).bit_length() - 16
         self._rows[self._next] = counts >> too_wide if too_wide > 0 else counts
         self._times[self._next] = now
         self._next = (self._next + 1) % places

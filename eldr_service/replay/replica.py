@@ -200,7 +200,7 @@ class Replica:
                 )
         if self._follow and known.earlier:
             earlier = model.bookings.earlier_worker(call.request_id, call.attempt)
-            known = replace(known, earlier=earlier)
+            known = known._replace(earlier=earlier)
         try:
             placed = place(
                 model, call, known, most_alternates=0, lease_seconds=np.inf, lease_id="", now=now

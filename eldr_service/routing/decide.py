@@ -1,7 +1,8 @@
 """One decision: who is eligible, what the policy says, who comes next. Books nothing."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -18,8 +19,7 @@ log = structlog.get_logger(__name__)
 RETRY_AFTER_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RouteCall:
+class RouteCall(NamedTuple):
     """A Route request in the domain's terms. Empty collections do not restrict."""
 
     model: str
@@ -32,17 +32,16 @@ class RouteCall:
     prefill_worker: str = ""
     candidate_workers: Collection[str] = ()
     exclude_workers: Collection[str] = ()
-    worker_selector: Mapping[str, str] = field(default_factory=dict)
+    worker_selector: Mapping[str, str] = MappingProxyType({})
     pinned_worker: str = ""
     dry_run: bool = False
     explain: bool = False
     lease_seconds: float | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
     fingerprint: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Known:
+class Known(NamedTuple):
     """What the daemon knows of a request, or its call brought along.
 
     Attributes
@@ -69,8 +68,7 @@ class Known:
     awaits_signature: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Filters:
+class Filters(NamedTuple):
     """Which workers a request may go to, and why not to the others.
 
     Attributes

@@ -1,8 +1,7 @@
 """All that the daemon holds of one model; the sums over bookings and workers agree at all times."""
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -162,8 +161,7 @@ class Model:
         self.fleet.book(booking.row, booking.num_sequences, booking.tokens)
         if self.bindings and booking.slot >= 0:
             self.bindings.placements[booking.slot] += 1
-        with self._policy_logged(self.policy):
-            self.policy.on_booked(booking)
+        self._tell(self.policy, self.policy.on_booked, booking)
         self.decisions += 1
 
     def complete_signature(
@@ -173,8 +171,7 @@ class Model:
         booking.awaits_signature = False
         booking.top_k, booking.coverage = top_k, coverage
         booking.counts = counts.copy() if self.policy.keeps_counts else None
-        with self._policy_logged(self.policy):
-            self.policy.on_signature_completed(booking)
+        self._tell(self.policy, self.policy.on_signature_completed, booking)
         self.journal.completed(self.name, booking, counts)
         self.remember(counts, booking, now)
 
@@ -194,15 +191,14 @@ class Model:
             booking.tokens,
             booking.seen_running,
         )
-        with self._policy_logged(self.policy):
-            self.policy.on_ended(booking, how)
+        self._tell(self.policy, self.policy.on_ended, booking, how)
         self.journal.ended(self.name, booking, how, now)
         self.observer.ended(self.name, booking, how)
 
     def reported(self, row: int, report: LoadReport, now: float) -> None:
         """Tell the policy of a worker's report."""
-        with self._policy_logged(self.policy):
-            self.policy.on_reported(self.fleet.spec(row).worker_id, report)
+        worker_id = self.fleet.spec(row).worker_id
+        self._tell(self.policy, self.policy.on_reported, worker_id, report)
         self.journal.reported(self.name, row, report, now)
 
     def running(self, booking: Booking) -> None:
@@ -315,16 +311,14 @@ class Model:
     def set_policy(self, policy: Policy) -> None:
         """Use a policy from the next decision on; it is told of what is booked."""
         for booking in self.bookings:
-            with self._policy_logged(policy):
-                policy.on_booked(booking)
+            self._tell(policy, policy.on_booked, booking)
         self.policy = policy
         self.decisions = 0
         self.journal.policy_set(self.name, policy)
 
-    @contextmanager
-    def _policy_logged(self, policy: Policy) -> Iterator[None]:
+    def _tell(self, policy: Policy, hook: Callable[..., None], *what: object) -> None:
         """A policy is anyone's code: what it raises must not keep a booking from its end."""
         try:
-            yield
+            hook(*what)
         except Exception:  # nothing is known of what it may raise, and it is logged whole
             log.exception("policy failed", model=self.name, policy=policy.name)

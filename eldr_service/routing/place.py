@@ -1,5 +1,6 @@
 """One placement: what is known of the request, the decision, and the booking to be made of it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -148,9 +149,8 @@ def _known_counts(
 
 
 def _number(values: NDArray[np.float64] | None, index: int) -> float | None:
-    if values is None or np.isnan(values[index]):
-        return None
-    return float(values[index])
+    value = math.nan if values is None else float(values[index])
+    return None if math.isnan(value) else value
 
 
 def _scores(

@@ -6,14 +6,19 @@ from eldr.v1 import activation_pb2, fleet_pb2, partition_pb2, policy_pb2, router
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eldr_service.core.fleet import WorkerSpec, WorkerState
+from eldr_service.core.fleet import WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
+from eldr_service.core.placement import Reason
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import InstalledPolicy, parameters_of
 from eldr_service.refits.refits import RefitStatus
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
+
+_REASONS = {
+    reason: router_pb2.PlacementReason.Value(f"PLACEMENT_REASON_{reason.name}") for reason in Reason
+}
 
 
 def duration(seconds: float) -> Duration:
@@ -41,30 +46,26 @@ def geometry(shape: ModelGeometry) -> activation_pb2.ModelGeometry:
     )
 
 
-def _target(spec: WorkerSpec) -> router_pb2.WorkerTarget:
-    return router_pb2.WorkerTarget(worker_id=spec.worker_id, url=spec.url, dp_rank=spec.dp_rank)
-
-
-def placement(placed: Placed, now: float) -> router_pb2.Placement:
-    """An answer to Route."""
+def write_placement(message: router_pb2.Placement, placed: Placed, now: float) -> None:
+    """Write an answer to Route into its place in a response."""
     booking = placed.booking
     chosen, *others = booking.targets
-    message = router_pb2.Placement(
-        worker_id=chosen.worker_id,
-        url=chosen.url,
-        dp_rank=chosen.dp_rank,
-        alternates=map(_target, others),
-        reason=f"PLACEMENT_REASON_{booking.reason.name}",
-        repeated=placed.repeated,
-        stale=booking.stale,
-        policy=booking.policy,
-        partition_version=booking.partition_version,
-        lease_id=booking.lease_id,
-        similarity=booking.similarity,
-        coverage=booking.coverage,
-        early=booking.early,
-    )
+    message.worker_id = chosen.worker_id
+    message.url = chosen.url
+    message.dp_rank = chosen.dp_rank
+    for spec in others:
+        message.alternates.add(worker_id=spec.worker_id, url=spec.url, dp_rank=spec.dp_rank)
+    message.reason = _REASONS[booking.reason]
+    message.repeated = placed.repeated
+    message.stale = booking.stale
+    message.policy = booking.policy
+    message.partition_version = booking.partition_version
+    message.coverage = booking.coverage
+    message.early = booking.early
+    if booking.similarity is not None:
+        message.similarity = booking.similarity
     if booking.lease_id:
+        message.lease_id = booking.lease_id
         remaining = booking.expires_at - now
         _set(message.lease_remaining, remaining)
         _set(message.lease_expire_time, time.time() + remaining)
@@ -78,7 +79,6 @@ def placement(placed: Placed, now: float) -> router_pb2.Placement:
             in_band=score.in_band,
             predicted_active_experts=score.predicted_active_experts,
         )
-    return message
 
 
 def worker(

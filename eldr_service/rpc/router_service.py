@@ -43,7 +43,6 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> None:
         """Add chunks, and place the requests whose chunk asks for it."""
         await answer_each(
-            request_iterator,
             context,
             self._stream_signature,
             lambda r: r.HasField("route") and _waits(r.route),
@@ -54,7 +53,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: pb.RouteRequest, context: grpc.aio.ServicerContext
     ) -> pb.RouteResponse:
         """Place one request."""
-        return pb.RouteResponse(placement=await self._route(request))
+        response = pb.RouteResponse()
+        await self._route(request, response.placement)
+        return response
 
     async def RouteStream(  # noqa: N802
         self,
@@ -62,7 +63,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Place requests as they come."""
-        await answer_each(request_iterator, context, self._stream_route, _waits)
+        await answer_each(context, self._stream_route, _waits)
 
     @unary
     async def Release(  # noqa: N802
@@ -132,7 +133,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             self._waiters.complete((model, request_id))
         return pb.RegisterSignatureResponse(tokens_held=held.tokens_held, complete=held.complete)
 
-    async def _route(self, request: pb.RouteRequest | pb.RouteStreamRequest) -> pb.Placement:
+    async def _route(
+        self, request: pb.RouteRequest | pb.RouteStreamRequest, answer: pb.Placement
+    ) -> None:
         began = time.perf_counter()
         call = decode.route_call(request)
         wait = decode.wait_seconds(request)
@@ -142,7 +145,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         now = time.monotonic()
         placed = self._router.route(call, now)
         self.telemetry.placed(call, placed, time.perf_counter() - began)
-        return encode.placement(placed, now)
+        encode.write_placement(answer, placed, now)
 
     async def _wait_for_signature(self, call: RouteCall, timeout: float) -> None:
         def is_complete() -> bool:
@@ -166,7 +169,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                 for field in _SIGNATURE_FIELDS:
                     if not getattr(request.route, field):
                         setattr(request.route, field, getattr(request, field))
-                response.placement.CopyFrom(await self._route(request.route))
+                await self._route(request.route, response.placement)
             else:
                 response.acknowledgement.CopyFrom(acknowledgement)
         except EldrError as error:
@@ -181,7 +184,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             attempt=request.attempt,
         )
         try:
-            response.placement.CopyFrom(await self._route(request))
+            await self._route(request, response.placement)
         except EldrError as error:
             self.telemetry.refused(self, "RouteStream", status_code(error), error)
             response.status.CopyFrom(to_status(error))

@@ -1,7 +1,7 @@
 """What both bidirectional streams have in common: each message is answered once, in any order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
@@ -13,8 +13,7 @@ MAX_WAITING = 1_024
 
 
 async def answer_each(
-    requests: AsyncIterator[Request],
-    context: grpc.aio.ServicerContext,
+    context: grpc.aio.ServicerContext[Request, Response],
     answer: Callable[[Request], Awaitable[Response]],
     waits: Callable[[Request], bool],
 ) -> None:
@@ -32,7 +31,8 @@ async def answer_each(
             await context.write(response)
 
     try:
-        async for request in requests:
+        # Cheaper than gRPC's iterator over requests.
+        while (request := await context.read()) is not grpc.aio.EOF:
             if not waits(request):
                 await respond(request)
                 continue

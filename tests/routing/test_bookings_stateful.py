@@ -1,7 +1,5 @@
 """Random lives of a fleet and its bookings, against the contract in plain dicts."""
 
-from dataclasses import replace
-
 import numpy as np
 from contract_model import REPORT_LIMIT, Contract, ModelBooking, ModelPast, ModelWorker
 from hypothesis import HealthCheck, settings
@@ -178,7 +176,7 @@ class Bookings(RuleBasedStateMachine, Contract):
     @rule(request=requests, change=st.sampled_from([0, 0, 0, 1]))
     def route_the_same(self, request, change):
         if call := self.last_calls.get(self.name(request)):
-            call = self.last_calls[call.request_id] = replace(call, attempt=call.attempt + change)
+            call = self.last_calls[call.request_id] = call._replace(attempt=call.attempt + change)
             self.expire()
             self.route(call)
 
