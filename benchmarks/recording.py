@@ -13,7 +13,6 @@ import json
 import os
 import pickle
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,11 +28,11 @@ from benchmarks.shim_cost import (
     BLOCK,
     EXPERTS,
     LAYERS,
-    PATHS,
     SEQUENCES,
     TOP_K,
     TURNS,
     WARM_UPS,
+    one_thread,
     ratio,
 )
 
@@ -191,15 +190,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/bench/recording.json"))
     options = parser.parse_args()
 
-    sys.path[:0] = map(str, PATHS)
-    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, PATHS), os.environ.get("PYTHONPATH", "")])
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
+    one_thread()
     import torch
     from rig import Daemon
 

@@ -173,6 +173,19 @@ def table(result: dict) -> str:
     return "\n".join([*lines, f"decode_counts, us a step of {SEQUENCES} sequences: {parts}"])
 
 
+def one_thread() -> None:
+    """Set this process up for engines of one CPU thread, with the tests' rig at hand."""
+    sys.path[:0] = map(str, PATHS)
+    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, PATHS), os.environ.get("PYTHONPATH", "")])
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--expert-mb", type=float, nargs="*", default=[4.0], help="widened models")
@@ -183,15 +196,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/bench/shim_cost.json"))
     options = parser.parse_args()
 
-    sys.path[:0] = map(str, PATHS)
-    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, PATHS), os.environ.get("PYTHONPATH", "")])
-    os.environ |= {
-        "OMP_NUM_THREADS": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
+    one_thread()
     import torch
     from rig import Daemon
 
