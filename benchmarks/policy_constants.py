@@ -26,13 +26,12 @@ from rich.table import Table
 from benchmarks.cells import Cell, How, study_of
 from benchmarks.demo.data import ACTIVATIONS
 from benchmarks.goals import BAND, MEAN, P99
-from benchmarks.policy_parts import ALL_CELLS, STDERR
+from benchmarks.policy_parts import ALL_CELLS, STDERR, partition_of
 from benchmarks.written import written
-from eldr_service.fitting import fit_partition
 from eldr_service.policies import marginal_cost
 from eldr_service.policies.marginal_cost import PARTING, MarginalCost, MarginalCostParameters
 from eldr_service.policies.registry import create
-from eldr_service.simulation.simulate import MODEL, simulate
+from eldr_service.simulation.simulate import simulate
 from eldr_service.simulation.study import log_to_stderr
 
 SHIPPED = (PARTING, MarginalCostParameters().tail)
@@ -49,9 +48,7 @@ def run(cell: Cell, seed: int, half: int) -> dict[Values, tuple[float, float]]:
     workload = study.workload(seed)
     if half:
         workload = replace(workload, fitted=workload.driven, driven=workload.fitted)
-    counts = workload.recording.prefill_counts()[workload.fitted]
-    geometry = workload.recording.geometry
-    partition = fit_partition(MODEL, counts, geometry, n_clusters=cell.workers, random_state=seed)
+    partition = partition_of(workload, cell.workers, seed)
 
     def figures(policy: marginal_cost.Policy) -> np.ndarray:
         found = simulate(workload, policy, study.deployment, partition).figures()

@@ -157,7 +157,7 @@ def run(cell: Cell, how: How, seed: int, parts: bool) -> dict[str, dict[str, flo
     output_tokens = study.traffic.output_tokens
     assert isinstance(output_tokens, int)
     workload = study.workload(seed)
-    partition = _partition(workload, cell.workers, seed)
+    partition = partition_of(workload, cell.workers, seed)
     cost = study.deployment.engines[0].cost.per_expert_us * 1e-6
     return {
         name: simulate(workload, make(workload, cost), study.deployment, partition).figures()
@@ -165,7 +165,8 @@ def run(cell: Cell, how: How, seed: int, parts: bool) -> dict[str, dict[str, flo
     }
 
 
-def _partition(workload: Workload, workers: int, seed: int) -> Partition:
+def partition_of(workload: Workload, workers: int, seed: int) -> Partition:
+    """Fitted on the workload's fitted half, a slot a worker."""
     counts = workload.recording.prefill_counts()[workload.fitted]
     geometry = workload.recording.geometry
     return fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)

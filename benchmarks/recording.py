@@ -34,6 +34,7 @@ from benchmarks.shim_cost import (
     WARM_UPS,
     one_thread,
     ratio,
+    ratios,
 )
 
 PROMPT = 128
@@ -173,10 +174,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"{'expert':>8}  {'turn':>8}  {'takes':>8}  {'on / off':>24}  {'off again / off':>24}"]
     for model, kinds in result["engines"].items():
         for kind, found in kinds.items():
-            cells = [
-                "{median:.3f} ({low:.3f} to {high:.3f})".format(**found[name])
-                for name in ("on / off", "off again / off")
-            ]
+            cells = ratios(found)
             turn = f"{found['ms_a_turn']:.0f} ms"
             lines.append(f"{model:>8}  {kind:>8}  {turn:>8}  {cells[0]:>24}  {cells[1]:>24}")
     parts = ", ".join(f"{name} {value}" for name, value in result["step_us"].items())

@@ -163,14 +163,17 @@ def table(result: dict) -> str:
     lines = [f"{'expert':>8}  {'prompt':>11}  {'a turn':>9}  {'on / off':>24}  off again / off"]
     for model, lengths in result["prefill"].items():
         for length, found in lengths.items():
-            cells = [
-                "{median:.3f} ({low:.3f} to {high:.3f})".format(**found[name])
-                for name in ("on / off", "off again / off")
-            ]
+            cells = ratios(found)
             turn = f"{found['ms_a_turn']:.0f} ms"
             lines.append(f"{model:>8}  {length:>11}  {turn:>9}  {cells[0]:>24}  {cells[1]}")
     parts = ", ".join(f"{name} {value}" for name, value in result["decode_counts_us"].items())
     return "\n".join([*lines, f"decode_counts, us a step of {SEQUENCES} sequences: {parts}"])
+
+
+def ratios(found: dict[str, Any]) -> list[str]:
+    """On and off again beside off, as they are shown."""
+    names = ("on / off", "off again / off")
+    return ["{median:.3f} ({low:.3f} to {high:.3f})".format(**found[name]) for name in names]
 
 
 def one_thread() -> None:

@@ -199,11 +199,9 @@ def _outputs(
     base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
 ) -> Sweep | None:
     """Longer answers at the same number of requests in flight: the rate falls as they grow."""
-    if isinstance(base.traffic.output_tokens, Trace):
-        return None
-    traced = base.traffic.trace is not None and base.traffic.output_tokens is None
-    if traced:
-        return None
+    given = base.traffic.output_tokens
+    if isinstance(given, Trace) or (given is None and base.traffic.trace is not None):
+        return None  # lengths are a trace's
     mean = mean_output(recording, base.traffic.output_tokens)
     pairs = []
     for share in points.outputs:
