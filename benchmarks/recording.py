@@ -113,12 +113,12 @@ def step_us(repeats: int, folder: Path) -> dict[str, float]:
 
     The parts are one after the other in the step, but for `write`, which is another thread's.
     """
-    from eldr_vllm.capture import experts_at
     from eldr_vllm.messages import StepReport
     from eldr_vllm.recording.files import RecordingFiles
     from eldr_vllm.recording.recorder import Recorder
-    from eldr_vllm.recording.side import RecordSide
     from eldr_vllm.recording.tables import frame
+    from eldr_vllm.scheduler.recording import RecordSide
+    from eldr_vllm.worker.capture import experts_at
 
     rng = np.random.default_rng(0)
     recorder = Recorder(RecordingFiles(folder, "bench", 1 << 30), {})

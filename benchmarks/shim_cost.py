@@ -116,10 +116,10 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 def decode_counts(repeats: int) -> dict[str, float]:
     """Microseconds that counting adds to a decode step of 16 sequences, 48 layers, top-8 of 128."""
-    from eldr_vllm.capture import experts_at
-    from eldr_vllm.decode import DecodeSide
-    from eldr_vllm.decode_counts import DecodeCounts
+    from eldr_vllm.scheduler.decode import DecodeSide
+    from eldr_vllm.scheduler.decode_counts import DecodeCounts
     from eldr_vllm.settings import Settings
+    from eldr_vllm.worker.capture import experts_at
 
     rng = np.random.default_rng(0)
     counts = DecodeCounts(2 * SEQUENCES, EXPERTS)

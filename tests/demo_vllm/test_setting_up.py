@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from benchmarks.demo_vllm.__main__ import main
-from benchmarks.demo_vllm.environment import requirements
+from benchmarks.demo_vllm.environment import ordinary_build, requirements
 from benchmarks.demo_vllm.memory import available_gb, engines_that_fit
 from benchmarks.demo_vllm.processes import DemoError, Processes
 
@@ -22,6 +22,12 @@ def test_what_vllm_requires_here(tmp_path):
             'Requires-Dist: torch==2.13.0+cpu\nRequires-Dist: av; extra == "audio"\n',
         )
     assert requirements(wheel) == ["numpy", "torch==2.13.0+cpu"]
+
+
+def test_the_ordinary_build_of_a_requirement():
+    required = 'torch==2.13.0+cpu; platform_machine == "x86_64"'
+    assert ordinary_build(required) == 'torch==2.13.0; platform_machine == "x86_64"'
+    assert ordinary_build("numpy>=1.26") == "numpy>=1.26"
 
 
 @pytest.mark.parametrize(

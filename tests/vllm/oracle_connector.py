@@ -13,7 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from eldr_vllm import prefill, worker
+from eldr_vllm.scheduler import prefill
+from eldr_vllm.worker import side as worker
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,

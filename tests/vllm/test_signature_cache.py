@@ -4,9 +4,9 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from eldr_vllm import signature_cache
-from eldr_vllm.block_code import decode, encode, row_lanes
-from eldr_vllm.signature_cache import BLOCKS_A_ROW, BLOCKS_A_SUM, SignatureCache
+from eldr_vllm.worker import signature_cache
+from eldr_vllm.worker.block_code import decode, encode, row_lanes
+from eldr_vllm.worker.signature_cache import BLOCKS_A_ROW, BLOCKS_A_SUM, SignatureCache
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule

@@ -152,7 +152,7 @@ def test_what_callers_say_wrongly_does_no_harm(config, kv_cache, warnings, said)
 
 def test_own_rows(monkeypatch):
     import torch
-    from eldr_vllm import layout
+    from eldr_vllm.worker import own_rows as layout
 
     def rows(count, sizes=None, tokens=(3, 5), dp_rank=1, tp_size=2):
         metadata = SimpleNamespace(num_tokens_across_dp_cpu=torch.tensor(tokens), local_sizes=sizes)

@@ -41,7 +41,7 @@ class EldrConnector(DelegatingConnector):
         )
         compat.check_version(self._settings.force)
         if self.role is KVConnectorRole.SCHEDULER:
-            from eldr_vllm.scheduler import SchedulerSide
+            from eldr_vllm.scheduler.side import SchedulerSide
 
             self._scheduler = SchedulerSide(
                 self._vllm_config, self._kv_cache_config, self._settings, self._guard
@@ -55,7 +55,7 @@ class EldrConnector(DelegatingConnector):
         self._guard.run(self._listen)
 
     def _listen(self) -> None:
-        from eldr_vllm.worker import WorkerSide
+        from eldr_vllm.worker.side import WorkerSide
 
         self._worker = WorkerSide(
             self._vllm_config, self._kv_cache_config, self._settings, self._guard

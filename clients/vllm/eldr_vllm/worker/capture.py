@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eldr_vllm.compat import MoeLayer
 from eldr_vllm.guard import Guard, UnsupportedError
-from eldr_vllm.layout import own_rows
+from eldr_vllm.worker.own_rows import own_rows
 
 Token = TypeVar("Token")
 Rows = tuple[NDArray[np.int64], NDArray[np.integer]]

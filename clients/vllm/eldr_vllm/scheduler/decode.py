@@ -11,10 +11,10 @@ from eldr_client import Counts, LoadReport, ReleaseOutcome, RouterClient
 from numpy.typing import NDArray
 from vllm.v1.request import RequestStatus
 
-from eldr_vllm.answer import Booking, booking, is_prefill
-from eldr_vllm.answer_slots import AnswerSlots
-from eldr_vllm.decode_counts import DecodeCounts
-from eldr_vllm.outbox import Outbox
+from eldr_vllm.scheduler.answer_slots import AnswerSlots
+from eldr_vllm.scheduler.decode_counts import DecodeCounts
+from eldr_vllm.scheduler.outbox import Outbox
+from eldr_vllm.scheduler.transfer_params import Booking, booking, is_prefill
 from eldr_vllm.settings import Settings
 
 # A stop string ends a request by an abort too; the engine cannot tell the two apart.

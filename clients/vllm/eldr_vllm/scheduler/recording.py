@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_vllm.answer import is_prefill, request_name
-from eldr_vllm.answer_slots import AnswerSlots
 from eldr_vllm.messages import PromptChunk, StepReport
 from eldr_vllm.recording.recorder import Recorder
 from eldr_vllm.recording.tables import is_sampled, request_key
+from eldr_vllm.scheduler.answer_slots import AnswerSlots
+from eldr_vllm.scheduler.transfer_params import is_prefill, request_name
 
 
 @dataclass(slots=True)

@@ -11,12 +11,12 @@ from vllm.forward_context import ForwardContext
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from eldr_vllm import compat
-from eldr_vllm.capture import DeviceExpertRows, ExpertRows, Rows, experts_at
 from eldr_vllm.guard import Guard
-from eldr_vllm.kernels import count_distinct
 from eldr_vllm.messages import PromptTotal, StepPlan, StepReport
 from eldr_vllm.settings import Settings
-from eldr_vllm.signature_cache import SignatureCache
+from eldr_vllm.worker.capture import DeviceExpertRows, ExpertRows, Rows, experts_at
+from eldr_vllm.worker.distinct import count_distinct
+from eldr_vllm.worker.signature_cache import SignatureCache
 
 
 class WorkerSide:

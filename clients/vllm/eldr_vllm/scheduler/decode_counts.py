@@ -1,9 +1,10 @@
 """Which experts the answers under way have used: activation counts, a row for each booking."""
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
-from eldr_vllm.kernels import add_picks
+from eldr_vllm.compiling import kernel, readonly
 
 
 class DecodeCounts:
@@ -38,7 +39,7 @@ class DecodeCounts:
         if self._counts is None:
             num_rows, num_experts = self._shape
             self._counts = np.zeros((num_rows, experts.shape[1], num_experts), np.uint32)
-        add_picks(self._counts, rows, experts)
+        _add_picks(self._counts, rows, experts)
 
     def close(self, row: int) -> NDArray[np.uint32] | None:
         """The counts [L, E] of a row, which is free from now on; None where nothing was counted."""
@@ -48,3 +49,30 @@ class DecodeCounts:
         counts = self._counts[row].copy()
         self._counts[row] = 0
         return counts
+
+
+@kernel(
+    *(
+        types.void(types.Array(types.uint32, 3, "C"), readonly(types.int64, 1), readonly(ids, 3))
+        for ids in (types.uint8, types.int16)
+    )
+)
+def _add_picks(
+    counts: NDArray[np.uint32], rows: NDArray[np.int64], experts: NDArray[np.integer]
+) -> None:
+    """Add the picks of each token, `experts` [n, L, k], to its row of `counts` [rows, L, E].
+
+    A token with an expert that is none of the model's is left out, in all layers.
+    """
+    num_experts = counts.shape[2]
+    tokens, layers, picks = experts.shape
+    for token in range(tokens):
+        valid = True
+        for layer in range(layers):
+            for pick in range(picks):
+                valid &= 0 <= experts[token, layer, pick] < num_experts
+        if not valid:
+            continue
+        for layer in range(layers):
+            for pick in range(picks):
+                counts[rows[token], layer, experts[token, layer, pick]] += 1

@@ -11,16 +11,16 @@ from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
-from eldr_vllm.decode import DecodeSide
-from eldr_vllm.decode_counts import DecodeCounts
 from eldr_vllm.guard import Guard
 from eldr_vllm.messages import StepPlan, StepReport
-from eldr_vllm.outbox import Outbox
-from eldr_vllm.prefill import PrefillSide
 from eldr_vllm.recording.files import RecordingFiles
 from eldr_vllm.recording.recorder import Recorder
-from eldr_vllm.recording.side import RecordSide
-from eldr_vllm.registration import Registration, worker_id
+from eldr_vllm.scheduler.decode import DecodeSide
+from eldr_vllm.scheduler.decode_counts import DecodeCounts
+from eldr_vllm.scheduler.outbox import Outbox
+from eldr_vllm.scheduler.prefill import PrefillSide
+from eldr_vllm.scheduler.recording import RecordSide
+from eldr_vllm.scheduler.registration import Registration, worker_id
 from eldr_vllm.settings import Settings
 
 

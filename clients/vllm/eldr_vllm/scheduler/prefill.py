@@ -10,9 +10,9 @@ from eldr.v1.activation_pb2 import ActivationCounts
 from eldr_client import Counts, Placement, ReleaseOutcome, RouterClient
 from numpy.typing import NDArray
 
-from eldr_vllm import answer
 from eldr_vllm.messages import PromptChunk, PromptTotal
-from eldr_vllm.outbox import Outbox
+from eldr_vllm.scheduler import transfer_params
+from eldr_vllm.scheduler.outbox import Outbox
 from eldr_vllm.settings import Settings
 
 # Requests that have finished and whose counts have not come; a worker that has stepped aside sends
@@ -65,13 +65,13 @@ class PrefillSide:
 
     def begin(self, request: Any) -> None:
         """A request has come."""
-        if answer.is_prefill(request, self._settings.role):
-            name = answer.request_name(request)
+        if transfer_params.is_prefill(request, self._settings.role):
+            name = transfer_params.request_name(request)
             prompt = _Prompt(
                 name,
                 request.num_prompt_tokens,
-                answer.first_epoch(request),
-                answer.places(request, self._settings.place),
+                transfer_params.first_epoch(request),
+                transfer_params.places(request, self._settings.place),
             )
             prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
             self._prompts[request.request_id] = prompt
@@ -127,7 +127,7 @@ class PrefillSide:
             whole = None
             if first.last:
                 whole = self._counts(counts, first.num_tokens, first.unknown_tokens)
-                prompt.said["counts"] = answer.encode_counts(whole)
+                prompt.said["counts"] = transfer_params.encode_counts(whole)
                 self._late.pop(first.request_id, None)
             self._send(prompt, first, counts, whole)
 
@@ -188,7 +188,7 @@ class PrefillSide:
             prompt_tokens=prompt.num_tokens if total.last else 0,
         )
         if placement is not None:
-            prompt.said["placement"] = answer.encode_placement(placement)
+            prompt.said["placement"] = transfer_params.encode_placement(placement)
 
     def _place(self, prompt: _Prompt) -> None:
         """Ask for the placement before the last chunk, if that is this side's to do."""
@@ -201,7 +201,7 @@ class PrefillSide:
             self._model, prompt.name, prefill_worker=self._worker_id
         )
         if not placement.is_fallback:
-            prompt.said["placement"] = answer.encode_placement(placement)
+            prompt.said["placement"] = transfer_params.encode_placement(placement)
 
 
 def _cancel(client: RouterClient, model: str, name: str) -> None:

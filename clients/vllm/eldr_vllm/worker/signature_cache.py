@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eldr_vllm.block_code import (
+from eldr_vllm.worker.block_code import (
     BLOCK,
     NO_ROW,
     UNKNOWN,

@@ -1,0 +1,1 @@
+"""In each worker process: listens to the MoE layers and counts."""
