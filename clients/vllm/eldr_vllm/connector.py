@@ -1,9 +1,10 @@
 """The KV connector that vLLM loads: the real one, and ELDR beside it.
 
 Every method first does what the wrapped connector does; what is ELDR's own runs under a guard. A
-failure there, or a vLLM that was not checked, leaves the wrapped connector alone at work.
+failure there leaves the wrapped connector alone at work, and the scheduler's side is told.
 """
 
+from functools import partial
 from typing import Any
 
 from vllm.config import VllmConfig
@@ -16,7 +17,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from eldr_vllm.delegation import DelegatingConnector
 from eldr_vllm.guard import Guard
-from eldr_vllm.messages import EldrHandshake, EldrMetadata, EldrWorkerMetadata
+from eldr_vllm.messages import EldrHandshake, EldrMetadata, EldrWorkerMetadata, StepReport
 from eldr_vllm.settings import Settings
 
 
@@ -32,39 +33,44 @@ class EldrConnector(DelegatingConnector):
         self._guard.run(self._begin)
 
     def _begin(self) -> None:
-        # Imported here, as what they take from vLLM is not in every version.
-        from eldr_vllm import compat
-
         transfer = self._vllm_config.kv_transfer_config
         self._settings = Settings.read(
             transfer.kv_connector_extra_config.get("eldr", {}), transfer.kv_role
         )
-        compat.check_version(self._settings.force)
         if self.role is KVConnectorRole.SCHEDULER:
             from eldr_vllm.scheduler.side import SchedulerSide
 
             self._scheduler = SchedulerSide(
-                self._vllm_config, self._kv_cache_config, self._settings, self._guard
+                self._vllm_config, self._kv_cache_config, self._settings
             )
 
     # The workers' side
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
-        """Also the time to listen to the MoE layers: the model is loaded and nothing has run."""
+        """Also the time to listen to the MoE layers: no CUDA graph has been captured yet."""
         super().register_kv_caches(kv_caches)
-        self._guard.run(self._listen)
+        worker = self._guard.run(self._prepare)
+        if self._vllm_config.parallel_config.use_sequence_parallel_moe:
+            from eldr_vllm.worker.agreement import all_ranks
 
-    def _listen(self) -> None:
+            if not all_ranks(worker is not None):
+                self._guard.step_aside("another tensor-parallel rank cannot listen")
+        if worker is not None:
+            self._guard.run(worker.listen)
+            self._worker = worker
+
+    def _prepare(self) -> Any:
+        # Imported here, as what they take from vLLM is not in every version.
         from eldr_vllm.worker.side import WorkerSide
 
-        self._worker = WorkerSide(
-            self._vllm_config, self._kv_cache_config, self._settings, self._guard
-        )
+        return WorkerSide(self._vllm_config, self._kv_cache_config, self._settings)
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
-        """The inner connector's, and how many MoE layers there are."""
-        layers = self._worker.num_layers if self._worker is not None else 0
-        return EldrHandshake(super().get_handshake_metadata(), layers)
+        """The inner connector's, and how many MoE layers are captured."""
+        inner = super().get_handshake_metadata()
+        if self._worker is None or not self._guard.active:
+            return EldrHandshake(inner, 0, self._guard.reason)
+        return EldrHandshake(inner, self._worker.num_layers)
 
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
         """Forwarded, with the inner metadata."""
@@ -77,20 +83,25 @@ class EldrConnector(DelegatingConnector):
             self._guard.run(self._worker.begin, connector_metadata.plan)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        """Before or after the forward pass; either way its context is at hand."""
+        """Before or after the forward pass."""
         super().start_load_kv(forward_context, **kwargs)
         if self._worker is not None:
-            self._guard.run(self._worker.see, forward_context, kwargs)
+            self._guard.run(self._worker.see, kwargs)
 
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        """The end of a step."""
+        """The end of a step; it may be of use to the scheduler that there is none of ours."""
         inner = super().build_connector_worker_meta()
-        reports = None
+        number = None
         if self._worker is not None:
-            reports = self._guard.run(self._worker.finish)
-        if reports is None:
-            return None if inner is None else EldrWorkerMetadata(inner, {})
-        return EldrWorkerMetadata(inner, {self._worker.rank: reports})
+            number = self._guard.run(self._worker.finish)
+        return EldrWorkerMetadata(inner, partial(self._report, number))
+
+    def _report(self, number: int | None) -> tuple[dict[int, list[StepReport]], str]:
+        """Called when the step's output is there, on whatever thread sends it."""
+        reports = None
+        if number is not None:
+            reports = self._guard.run(self._worker.reports, number)
+        return {self._worker.rank: reports} if reports else {}, self._guard.reason
 
     # The scheduler's side
 
@@ -102,8 +113,9 @@ class EldrConnector(DelegatingConnector):
         if inner:
             super().set_xfer_handshake_metadata_pp_aware(inner)
         if self._scheduler is not None:
-            layers = sum(item.layers for (_, tp), item in metadata.items() if tp == 0)
-            self._guard.run(self._scheduler.register, layers)
+            ranks = [item for (_, tp), item in metadata.items() if tp == 0]
+            stopped = next((item.stopped for item in metadata.values() if item.stopped), "")
+            self._guard.run(self._scheduler.register, sum(r.layers for r in ranks), stopped)
 
     def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
         """Forwarded; its use goes into the reports."""
@@ -141,14 +153,17 @@ class EldrConnector(DelegatingConnector):
 
     def update_connector_output(self, connector_output: Any) -> None:
         """The inner connector sees its own metadata only."""
-        ours = connector_output.kv_connector_worker_meta or EldrWorkerMetadata(None, {})
+        ours = connector_output.kv_connector_worker_meta
+        if not isinstance(ours, EldrWorkerMetadata):  # of a worker that ran nothing
+            super().update_connector_output(connector_output)
+            return
         connector_output.kv_connector_worker_meta = ours.inner
         try:
             super().update_connector_output(connector_output)
         finally:
             connector_output.kv_connector_worker_meta = ours
         if self._scheduler is not None:
-            self._guard.run(self._scheduler.take, ours.reports)
+            self._guard.run(self._scheduler.take, *ours.report())
 
     def request_finished(
         self, request: Any, block_ids: list[int]

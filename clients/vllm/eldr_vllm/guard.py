@@ -11,23 +11,33 @@ T = TypeVar("T")
 
 
 class UnsupportedError(Exception):
-    """This vLLM, model or layout is not one that the shim is known to be right for."""
+    """What was found cannot be captured, or was not captured rightly; the message says why."""
 
 
 class Guard:
     """Does one part of the shim's work until it fails once; from then on it does nothing.
 
     vLLM's own calls pass outside of it, so a failure here costs ELDR's part and nothing else.
+
+    Attributes
+    ----------
+    reason : str
+        Why it has given way; empty while it has not.
     """
 
     def __init__(self, part: str) -> None:
         self._part = part
-        self.active = True
+        self.reason = ""
+
+    @property
+    def active(self) -> bool:
+        """The part has not given way."""
+        return not self.reason
 
     def step_aside(self, reason: str) -> None:
         """Do nothing from now on; says so once."""
         if self.active:
-            self.active = False
+            self.reason = reason
             logger.warning("ELDR steps aside (%s): %s. vLLM serves on", self._part, reason)
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:

@@ -1,6 +1,8 @@
 """What travels with each step between the scheduler's side and the workers' side."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 _NONE = np.empty(0, np.int64)
+_NO_SPANS = np.empty((0, 3), np.int64)
 
 
 @dataclass(slots=True)
@@ -33,19 +36,25 @@ class PromptChunk:
 class StepPlan:
     """What the workers should know of a step.
 
-    `started` is the scheduler's clock. `generating` sequences get a token from this step.
+    `started` is the scheduler's clock. `num_tokens` are computed; `spans` [requests, 3] says where:
+    the first and the last KV slot of each request, in the order of the scheduler's output, and its
+    tokens (0 where only the workers know). `generating` sequences get a token from this step.
     `filled_blocks` get their content from outside, before the step writes anything. The experts of
     the tokens at the KV slots `answer_slots` are wanted, for the row of DecodeCounts that
-    `answer_rows` has beside each; those at `recorded_slots`, for the recording.
+    `answer_rows` has beside each; those at `recorded_slots`, for the recording. With `keeps_counts`
+    false no prompt's counts will be asked for any more.
     """
 
     started: float
+    num_tokens: int = 0
+    spans: NDArray[np.int64] = field(default_factory=lambda: _NO_SPANS)
     generating: int = 0
     filled_blocks: list[int] = field(default_factory=list)
     chunks: list[PromptChunk] = field(default_factory=list)
     answer_rows: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     answer_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     recorded_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    keeps_counts: bool = True
 
 
 @dataclass(slots=True)
@@ -65,9 +74,9 @@ class PromptTotal:
 class StepReport:
     """What one pipeline rank says of a step.
 
-    `distinct` experts were touched over its `layers` MoE layers together. `answer_experts` [n,
-    layers, top_k] belong to the plan's `answer_rows`, `recorded` to its `recorded_slots`; each is
-    None where none were wanted.
+    `distinct` experts were touched over its `layers` MoE layers together, 0 where that is unknown.
+    `answer_experts` [n, layers, top_k] belong to the plan's `answer_rows`, `recorded` to its
+    `recorded_slots`; each is None where none were wanted, or the step's experts are unknown.
     """
 
     started: float
@@ -88,12 +97,35 @@ class EldrMetadata(KVConnectorMetadata):
     plan: StepPlan | None
 
 
-@dataclass(slots=True)
 class EldrWorkerMetadata(KVConnectorWorkerMetadata):
-    """The inner connector's metadata and ours, by pipeline rank."""
+    """The inner connector's metadata and ours.
 
-    inner: KVConnectorWorkerMetadata | None
-    reports: dict[int, list[StepReport]]
+    The reports are made when they are first read, or when vLLM pickles them for the scheduler: by
+    then it has waited for the step, so that nothing waits for the device before.
+
+    Parameters
+    ----------
+    inner : KVConnectorWorkerMetadata, optional
+    report : callable () -> ({pipeline rank: reports of steps}, why the capture has stopped or "")
+    """
+
+    def __init__(
+        self,
+        inner: KVConnectorWorkerMetadata | None,
+        report: Callable[[], tuple[dict[int, list[StepReport]], str]],
+    ) -> None:
+        self.inner = inner
+        self._report = report
+        self._made: tuple[dict[int, list[StepReport]], str] | None = None
+
+    def report(self) -> tuple[dict[int, list[StepReport]], str]:
+        """Reports by pipeline rank, and why the capture has stopped, if it has."""
+        if self._made is None:
+            self._made = self._report()
+        return self._made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (self.inner, *self.report())
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "EldrWorkerMetadata":
         """Both; ranks that share their layers saw the same, so one of them is enough."""
@@ -101,12 +133,23 @@ class EldrWorkerMetadata(KVConnectorWorkerMetadata):
         inner = self.inner or other.inner
         if self.inner is not None and other.inner is not None:
             inner = self.inner.aggregate(other.inner)
-        return EldrWorkerMetadata(inner, {**other.reports, **self.reports})
+        (ours, stopped), (theirs, stopped_too) = self.report(), other.report()
+        return _arrived(inner, {**theirs, **ours}, stopped or stopped_too)
+
+
+def _arrived(
+    inner: KVConnectorWorkerMetadata | None, reports: dict[int, list[StepReport]], stopped: str
+) -> EldrWorkerMetadata:
+    return EldrWorkerMetadata(inner, lambda: (reports, stopped))
 
 
 @dataclass(slots=True)
 class EldrHandshake(KVConnectorHandshakeMetadata):
-    """The inner connector's handshake, and how many MoE layers the rank has (0: none captured)."""
+    """The inner connector's handshake, and how many MoE layers the rank captures.
+
+    None are (0) where it cannot, and `stopped` says why.
+    """
 
     inner: KVConnectorHandshakeMetadata | None
     layers: int
+    stopped: str = ""

@@ -1,7 +1,7 @@
 """The scheduler's side of a decode: what the engine runs, and the end of each booking."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,10 +11,12 @@ from eldr_client import Counts, LoadReport, ReleaseOutcome, RouterClient
 from numpy.typing import NDArray
 from vllm.v1.request import RequestStatus
 
-from eldr_vllm.scheduler.answer_slots import AnswerSlots
 from eldr_vllm.scheduler.decode_counts import DecodeCounts
+from eldr_vllm.scheduler.drafts import Drafts
+from eldr_vllm.scheduler.new_tokens import NewTokens
 from eldr_vllm.scheduler.outbox import Outbox
-from eldr_vllm.scheduler.transfer_params import Booking, booking, is_prefill
+from eldr_vllm.scheduler.step import ScheduledStep
+from eldr_vllm.scheduler.transfer_params import Booking, booking
 from eldr_vllm.settings import Settings
 
 # A stop string ends a request by an abort too; the engine cannot tell the two apart.
@@ -30,7 +32,7 @@ class _Held:
     """A booking whose sequences are here: how many run, how many have ended, what they wrote.
 
     Its answer is counted in `row`: None before its first token, _NO_ROW where it is not counted.
-    The experts of `awaited` tokens have not come yet. `ending` is what its release will say.
+    The experts of `awaited` tokens have not come yet; with `lost` some never will. `ending` is what its release will say.
     """
 
     booking: Booking
@@ -40,6 +42,7 @@ class _Held:
     first_token: float = 0.0
     row: int | None = None
     awaited: int = 0
+    lost: bool = False
     ending: tuple[ReleaseOutcome, float] | None = None
 
 
@@ -51,7 +54,7 @@ class _Sequence:
     """One request of the engine; `held` is None for one that ELDR did not place."""
 
     held: _Held | None
-    slots: AnswerSlots
+    tokens: NewTokens | Drafts
     first_token: float = 0.0
 
 
@@ -81,6 +84,8 @@ class DecodeSide:
     counts : DecodeCounts, optional
         Where answers are counted, if they are to be.
     outbox : Outbox
+    drafts : bool
+        vLLM decodes speculatively: of what it computes, some is rejected.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class DecodeSide:
         top_k: int,
         counts: DecodeCounts | None,
         outbox: Outbox,
+        drafts: bool = False,
     ) -> None:
         self._settings = settings
         self._model = model
@@ -98,6 +104,10 @@ class DecodeSide:
         self._top_k = top_k
         self._counts = counts
         self._outbox = outbox
+        self._new_tokens = Drafts if drafts else NewTokens
+        # Tokens whose experts are held back: (their sequence, position), by what stands for them.
+        self._awaited: dict[int, tuple[_Sequence, int]] = {}
+        self._asked = 0
         self._lock = threading.Lock()
         self._sequences: dict[str, _Sequence] = {}
         self._held: dict[Booking, _Held] = {}
@@ -109,8 +119,6 @@ class DecodeSide:
 
     def begin(self, request: Any) -> None:
         """A request has come."""
-        if is_prefill(request, self._settings.role):
-            return
         booked = booking(request)
         with self._lock:
             held = None
@@ -118,7 +126,7 @@ class DecodeSide:
                 held = self._held.setdefault(booked, _Held(booked))
                 held.running += 1
             self._sequences[request.request_id] = _Sequence(
-                held, AnswerSlots(request.num_prompt_tokens)
+                held, self._new_tokens(request.num_prompt_tokens)
             )
 
     def plan(self, writing: Iterable[str], now: float, scheduled: int) -> None:
@@ -130,32 +138,26 @@ class DecodeSide:
                 if sequence is not None and not sequence.first_token:
                     sequence.first_token = now
 
-    def wanted(
-        self,
-        computed: Mapping[str, tuple[int, int]],
-        resumed: set[str],
-        blocks_of: Callable[[str], tuple[list[int], ...]],
-        block_size: int,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def wanted(self, step: ScheduledStep) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens of answers that a step computes for the first time: (rows of counts, KV slots).
 
-        The arguments are those of PrefillSide.plan. What is computed again after a preemption has
-        been counted before.
+        What is computed again after a preemption has been counted before. Of tokens that may be
+        rejected there is a number in the place of the row.
         """
         rows: list[int] = []
         slots: list[int] = []
         with self._lock:
-            for request_id, (before, after) in computed.items():
+            for request_id, (before, after) in step.computed.items():
                 sequence = self._sequences.get(request_id)
                 if sequence is None or sequence.held is None:
                     continue
-                if request_id in resumed:
-                    sequence.slots.moved()
-                blocks = partial(blocks_of, request_id)
-                new = sequence.slots.advance(before, after, blocks, block_size)
+                if isinstance(sequence.tokens, Drafts):
+                    self._settle(sequence, before)
+                new = sequence.tokens.advance(before, after)
                 if new and (row := self._row(sequence.held)) != _NO_ROW:
-                    slots += new
-                    rows += [row] * len(new)
+                    slots += [step.slots.slot(request_id, position) for position in new]
+                    drafts = isinstance(sequence.tokens, Drafts)
+                    rows += self._await(sequence, new) if drafts else [row] * len(new)
                     sequence.held.awaited += len(new)
         return np.array(rows, np.int64), np.array(slots, np.int64)
 
@@ -164,11 +166,25 @@ class DecodeSide:
         with self._lock:
             if self._counts is None:
                 return
+            if self._awaited:
+                self._hold_back(rows, experts)
+                return
             self._counts.add(rows, experts)
             for row in rows.tolist():
                 held = self._by_row[row]
                 held.awaited -= 1
                 self._end(held)
+
+    def lose(self, rows: NDArray[np.int64]) -> None:
+        """The experts of the tokens that `wanted` has named are unknown, so their answers' are."""
+        with self._lock:
+            for row in rows.tolist():
+                sequence, _ = self._awaited.pop(row, (None, 0))
+                held = self._by_row.get(row) if sequence is None else sequence.held
+                if held is not None:
+                    held.awaited -= 1
+                    held.lost = True
+                    self._end(held)
 
     def stop_counting(self) -> None:
         """No experts will come any more; what waits for them is released without."""
@@ -178,6 +194,7 @@ class DecodeSide:
                 held.row, held.awaited = _NO_ROW, 0
                 self._end(held)
             self._by_row.clear()
+            self._awaited.clear()
 
     def take(self, started: float, generating: int, active_experts: float, now: float) -> None:
         """A step's output has come; `active_experts` is the mean over layers, 0 where unknown."""
@@ -204,6 +221,10 @@ class DecodeSide:
             if sequence is None or sequence.held is None:
                 return
             held = sequence.held
+            if isinstance(sequence.tokens, Drafts):
+                # The last token ends the answer before it passes a layer.
+                sequence.tokens.ends = request.num_prompt_tokens + request.num_output_tokens - 1
+                self._settle(sequence, sequence.tokens.ends)
             held.running -= 1
             held.ended += 1
             held.output_tokens += request.num_output_tokens
@@ -248,6 +269,28 @@ class DecodeSide:
                 self._by_row[row] = held
         return held.row
 
+    def _await(self, sequence: _Sequence, positions: range) -> range:
+        """Numbers that stand for tokens whose experts will be held back."""
+        first, self._asked = self._asked, self._asked + len(positions)
+        numbers = range(first, self._asked)
+        self._awaited.update(zip(numbers, ((sequence, p) for p in positions), strict=True))
+        return numbers
+
+    def _hold_back(self, numbers: NDArray[np.int64], experts: NDArray[np.integer]) -> None:
+        for number, picked in zip(numbers.tolist(), experts, strict=True):
+            sequence, position = self._awaited.pop(number)
+            sequence.tokens.put(position, picked)
+            if sequence.tokens.ends is not None:
+                self._settle(sequence, sequence.tokens.ends)
+            sequence.held.awaited -= 1
+            self._end(sequence.held)
+
+    def _settle(self, sequence: _Sequence, stands: int) -> None:
+        kept = sequence.tokens.settle(stands)
+        if kept and self._counts is not None:
+            rows = np.full(len(kept), sequence.held.row, np.int64)
+            self._counts.add(rows, np.ascontiguousarray(kept))
+
     def _end(self, held: _Held) -> None:
         """Release the booking, if it has ended and its last experts have come.
 
@@ -259,6 +302,7 @@ class DecodeSide:
         if self._counts is not None and held.row not in (None, _NO_ROW):
             counts = self._counts.close(held.row)
             del self._by_row[held.row]
+            counts = None if held.lost else counts
         self._outbox.put(partial(self._release, held, counts))
 
     def _release(

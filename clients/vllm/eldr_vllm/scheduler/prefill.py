@@ -1,6 +1,5 @@
 """The scheduler's side of a prefill: asks for counts, sends them on, puts them in the answer."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 
 from eldr_vllm.messages import PromptChunk, PromptTotal
 from eldr_vllm.scheduler import transfer_params
+from eldr_vllm.scheduler.capture_state import CaptureState
 from eldr_vllm.scheduler.outbox import Outbox
+from eldr_vllm.scheduler.step import ScheduledStep
 from eldr_vllm.settings import Settings
 
 # Requests that have finished and whose counts have not come; a worker that has stepped aside sends
@@ -33,6 +34,7 @@ class _Prompt:
     num_tokens: int
     epoch: int
     to_place: bool
+    is_probe: bool
     sequence: int = 0
     asked: bool = False
     placed: bool = False
@@ -50,57 +52,58 @@ class PrefillSide:
         As registered at the daemon; worker_id is empty where the engine is not.
     top_k : int
     outbox : Outbox
+    capture : CaptureState
+        Where the share of known tokens is kept.
     """
 
     def __init__(
-        self, settings: Settings, model: str, worker_id: str, top_k: int, outbox: Outbox
+        self,
+        settings: Settings,
+        model: str,
+        worker_id: str,
+        top_k: int,
+        outbox: Outbox,
+        capture: CaptureState,
     ) -> None:
         self._settings = settings
         self._model = model
         self._worker_id = worker_id
         self._top_k = top_k
         self._outbox = outbox
+        self._capture = capture
         self._prompts: dict[str, _Prompt] = {}
         self._late: dict[str, _Prompt] = {}
 
-    def begin(self, request: Any) -> None:
+    def begin(self, request: Any, is_probe: bool) -> None:
         """A request has come."""
-        if transfer_params.is_prefill(request, self._settings.role):
-            name = transfer_params.request_name(request)
-            prompt = _Prompt(
-                name,
-                request.num_prompt_tokens,
-                transfer_params.first_epoch(request),
-                transfer_params.places(request, self._settings.place),
-            )
-            prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
-            self._prompts[request.request_id] = prompt
+        name = transfer_params.request_name(request)
+        prompt = _Prompt(
+            name,
+            request.num_prompt_tokens,
+            transfer_params.first_epoch(request),
+            not is_probe and transfer_params.places(request, self._settings.place),
+            is_probe,
+        )
+        prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
+        self._prompts[request.request_id] = prompt
 
-    def plan(
-        self,
-        computed: Mapping[str, tuple[int, int]],
-        resumed: set[str],
-        blocks_of: Callable[[str], tuple[list[int], ...]],
-        block_size: int,
-    ) -> list[PromptChunk]:
-        """What to ask of this step.
-
-        `computed` has the tokens of each scheduled request before and after the step, `resumed`
-        those that begin anew after a preemption.
-        """
+    def plan(self, step: ScheduledStep) -> list[PromptChunk]:
+        """What to ask of this step."""
         chunks = []
-        for request_id, (_, after) in computed.items():
+        for request_id, (_, after) in step.computed.items():
             prompt = self._prompts.get(request_id)
             if prompt is None or prompt.asked:
                 continue
-            if request_id in resumed:  # its blocks may be others now: another try of the prefill
+            if request_id in step.resumed:  # its blocks may be others now: another try of the prefill
                 prompt.epoch, prompt.sequence = prompt.epoch + 1, 0
                 prompt.said["epoch"] = prompt.epoch
             prompt.asked = after >= prompt.num_tokens
-            if not prompt.asked and not self._settings.stream:
+            if not prompt.asked and (prompt.is_probe or not self._settings.stream):
                 continue
+            if prompt.is_probe:
+                prompt.said["alone"] = len(step.computed) == 1
             tokens = min(after, prompt.num_tokens)
-            blocks = blocks_of(request_id)[0][: -(-tokens // block_size)]
+            blocks = step.slots.blocks(request_id, tokens)
             if prompt.asked and prompt.sequence:
                 self._place(prompt)  # on what the daemon has, so that the answer can carry it
             chunks.append(
@@ -129,6 +132,9 @@ class PrefillSide:
                 whole = self._counts(counts, first.num_tokens, first.unknown_tokens)
                 prompt.said["counts"] = transfer_params.encode_counts(whole)
                 self._late.pop(first.request_id, None)
+                if prompt.is_probe:
+                    continue
+                self._capture.add(first.num_tokens, first.unknown_tokens)
             self._send(prompt, first, counts, whole)
 
     def finish(self, request: Any, aborted: bool) -> dict[str, Any] | None:
@@ -143,6 +149,13 @@ class PrefillSide:
         if aborted and prompt.placed:
             self._outbox.put(partial(_cancel, model=self._model, name=prompt.name))
         return prompt.said
+
+    def stop(self) -> None:
+        """No counts will come any more: nobody need wait for a signature."""
+        for prompt in (*self._prompts.values(), *self._late.values()):
+            prompt.said.clear()
+        self._prompts.clear()
+        self._late.clear()
 
     def _counts(self, counts: NDArray[np.uint32], tokens: int, unknown: int) -> ActivationCounts:
         return Counts(counts, self._top_k, num_tokens=tokens, unknown_tokens=unknown).to_proto()

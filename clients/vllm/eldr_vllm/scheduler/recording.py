@@ -1,9 +1,7 @@
 """The scheduler's side of a recording: what is wanted of each step, and what comes of it."""
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,8 @@ from numpy.typing import NDArray
 from eldr_vllm.messages import PromptChunk, StepReport
 from eldr_vllm.recording.recorder import Recorder
 from eldr_vllm.recording.tables import is_sampled, request_key
-from eldr_vllm.scheduler.answer_slots import AnswerSlots
+from eldr_vllm.scheduler.new_tokens import NewTokens
+from eldr_vllm.scheduler.step import ScheduledStep
 from eldr_vllm.scheduler.transfer_params import is_prefill, request_name
 
 
@@ -32,7 +31,7 @@ class _Request:
     writes: bool
     asks: bool
     sampled: bool
-    slots: AnswerSlots
+    tokens: NewTokens
     started: float = 0.0
     first_token: float = 0.0
     asked: bool = False
@@ -45,7 +44,7 @@ class _Step:
 
     tokens: int
     context: int
-    sequences: list[int]
+    writing: list[_Request]
 
 
 class RecordSide:
@@ -57,10 +56,12 @@ class RecordSide:
     share : float
         Of the requests whose experts are recorded.
     recorder : Recorder
+    answers : bool
+        The experts of answers are recorded, too.
     """
 
-    def __init__(self, role: str, share: float, recorder: Recorder) -> None:
-        self._role, self._share = role, share
+    def __init__(self, role: str, share: float, recorder: Recorder, answers: bool = True) -> None:
+        self._role, self._share, self._answers = role, share, answers
         self._recorder = recorder
         self._requests: dict[str, _Request] = {}
         # Of sampled requests whose counts have not come; vLLM tells of an end before them.
@@ -87,53 +88,40 @@ class RecordSide:
             writes=not prefill,
             asks=reads and not prefill,
             sampled=is_sampled(key, self._share),
-            slots=AnswerSlots(request.num_prompt_tokens),
+            tokens=NewTokens(request.num_prompt_tokens),
         )
         self._sequences += 1
 
-    def plan(
-        self,
-        computed: Mapping[str, tuple[int, int]],
-        resumed: set[str],
-        blocks_of: Callable[[str], tuple[list[int], ...]],
-        block_size: int,
-        now: float,
-    ) -> tuple[NDArray[np.int64], list[PromptChunk]]:
-        """What to ask of this step: KV slots whose experts are wanted, prompts' counts.
-
-        The arguments are those of PrefillSide.plan; `now` is the plan's `started`.
-        """
-        sequences: list[int] = []
+    def plan(self, step: ScheduledStep) -> tuple[NDArray[np.int64], list[PromptChunk]]:
+        """What to ask of this step: KV slots whose experts are wanted, prompts' counts."""
+        writing: list[_Request] = []
         slots: list[int] = []
         chunks = []
         context = 0
-        for request_id, (before, after) in computed.items():
+        for request_id, (before, after) in step.computed.items():
             request = self._requests.get(request_id)
             if request is None:
                 continue
-            request.started = request.started or now
-            if request_id in resumed:
-                request.slots.moved()
+            request.started = request.started or step.now
             if after < request.prompt_tokens:
                 continue
             context += after
             if after > request.prompt_tokens:  # it has written a token before this step
-                request.first_token = request.first_token or now
+                request.first_token = request.first_token or step.now
             if not request.sampled:
                 continue
-            blocks = partial(blocks_of, request_id)
             if request.reads and not request.asked:
                 request.asked = True
                 self._keys[request_id] = request.key
                 if request.asks:
-                    chunks.append(_whole_prompt(request_id, request, blocks(), block_size))
-            if request.writes:
-                new = request.slots.advance(before, after, blocks, block_size)
+                    chunks.append(_whole_prompt(request_id, request, step))
+            if request.writes and self._answers:
+                new = request.tokens.advance(before, after)
                 request.recorded += len(new)
-                slots += new
-                sequences += [request.sequence] * len(new)
-        tokens = sum(after - before for before, after in computed.values())
-        self._planned[now] = _Step(tokens, context, sequences)
+                slots += [step.slots.slot(request_id, position) for position in new]
+                writing += [request] * len(new)
+        tokens = sum(after - before for before, after in step.computed.values())
+        self._planned[step.now] = _Step(tokens, context, writing)
         return np.array(slots, np.int64), chunks
 
     def take(self, step: list[StepReport], now: float) -> None:
@@ -156,7 +144,10 @@ class RecordSide:
             self._recorder.put("steps", [(now + self._wall, seconds)], [sizes])
         if first.recorded is not None:
             experts = np.concatenate([report.recorded for report in step], axis=1)
-            self._recorder.put("tokens", planned.sequences, experts)
+            self._recorder.put("tokens", [each.sequence for each in planned.writing], experts)
+        else:
+            for request in planned.writing:  # the step's experts are unknown
+                request.recorded -= 1
 
     def finish(self, request: Any, now: float) -> None:
         """A request has ended."""
@@ -182,9 +173,7 @@ class RecordSide:
         self._recorder.close()
 
 
-def _whole_prompt(
-    request_id: str, request: _Request, blocks: tuple[list[int], ...], block_size: int
-) -> PromptChunk:
+def _whole_prompt(request_id: str, request: _Request, step: ScheduledStep) -> PromptChunk:
     tokens = request.prompt_tokens
-    ids = np.array(blocks[0][: -(-tokens // block_size)], np.int64)
-    return PromptChunk(request_id, 0, 0, ids, tokens, last=True)
+    blocks = np.array(step.slots.blocks(request_id, tokens), np.int64)
+    return PromptChunk(request_id, 0, 0, blocks, tokens, last=True)

@@ -1,31 +1,40 @@
 """The scheduler's side: follows the requests, plans each step, hears what the workers say of it."""
 
+import dataclasses
+import secrets
 import socket
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eldr_client import LoadReport, RouterClient
+from eldr_client import LoadReport, ReleaseOutcome, RouterClient
+from numpy.typing import NDArray
 from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
-from eldr_vllm.guard import Guard
+from eldr_vllm.attention_group import AttentionGroup, attention_group
+from eldr_vllm.guard import Guard, UnsupportedError
 from eldr_vllm.messages import StepPlan, StepReport
 from eldr_vllm.recording.files import RecordingFiles
 from eldr_vllm.recording.recorder import Recorder
+from eldr_vllm.scheduler import transfer_params
+from eldr_vllm.scheduler.capture_state import CaptureState
 from eldr_vllm.scheduler.decode import DecodeSide
 from eldr_vllm.scheduler.decode_counts import DecodeCounts
 from eldr_vllm.scheduler.outbox import Outbox
 from eldr_vllm.scheduler.prefill import PrefillSide
+from eldr_vllm.scheduler.probe import Probe, can_probe
 from eldr_vllm.scheduler.recording import RecordSide
 from eldr_vllm.scheduler.registration import Registration, worker_id
+from eldr_vllm.scheduler.step import KvSlots, ScheduledStep
 from eldr_vllm.settings import Settings
 
 
 class SchedulerSide:
-    """One engine core's.
+    """One engine core's. Its methods never raise: bookings end whatever becomes of the capture.
 
     Raises
     ------
@@ -33,44 +42,56 @@ class SchedulerSide:
         A credential cannot be read.
     """
 
-    def __init__(
-        self, config: VllmConfig, kv_cache: KVCacheConfig, settings: Settings, guard: Guard
-    ) -> None:
+    def __init__(self, config: VllmConfig, kv_cache: KVCacheConfig, settings: Settings) -> None:
         parallel, model = config.parallel_config, config.model_config
         self._settings = settings
         self._config = config
-        self._guard = guard
         self._model = settings.model or str(model.served_model_name)
         self._name = worker_id(settings, parallel.data_parallel_rank, parallel.data_parallel_size)
-        self._block_size = config.cache_config.block_size
-        self._kv_tokens = kv_cache.num_blocks * self._block_size
+        self._capturing, self._booking = Guard("capture"), Guard("bookings")
+        self.capture = CaptureState(can_probe(settings, config.kv_transfer_config))
+        self._probe_key = secrets.token_hex(16)
+        group = self._group(config, kv_cache)
+        self._slots = KvSlots(group.index, group.block_size)
+        self._kv_tokens = kv_cache.num_blocks * group.block_size
         self._prompt_tokens: dict[str, int] = {}
         self._local_tokens: dict[str, int] = {}
         self._filled_blocks: list[int] = []
         self._registration: Registration | None = None
         self._outbox = Outbox(RouterClient(**settings.endpoint()), settings.outbox)
-        self._prefill: PrefillSide | None = None
+        self._drafts = config.speculative_config is not None
+        # Where a step is scheduled before the last one's drafts are judged, positions are guesses.
+        self._guesses = self._drafts and config.scheduler_config.async_scheduling
+        prefill_name = f"{self._name}/prefill" if settings.decodes else self._name
+        self._prefill = PrefillSide(
+            settings,
+            self._model,
+            prefill_name if settings.url else "",
+            model.get_num_experts_per_tok(),
+            self._outbox,
+            self.capture,
+        )
         self._decode: DecodeSide | None = None
-        if settings.prefills:
-            prefill_name = f"{self._name}/prefill" if settings.decodes else self._name
-            self._prefill = PrefillSide(
-                settings,
-                self._model,
-                prefill_name if settings.url else "",
-                model.get_num_experts_per_tok(),
-                self._outbox,
-            )
         if settings.decodes:
             rows = 2 * config.scheduler_config.max_num_seqs  # preempted ones keep theirs
+            counted = settings.decode_counts and not self._guesses
             self._decode = DecodeSide(
                 settings,
                 self._model,
                 self._kv_tokens,
                 model.get_num_experts_per_tok(),
-                DecodeCounts(rows, model.get_num_experts()) if settings.decode_counts else None,
+                DecodeCounts(rows, model.get_num_experts()) if counted else None,
                 self._outbox,
+                self._drafts,
             )
         self._record = self._recording() if settings.record else None
+
+    def _group(self, config: VllmConfig, kv_cache: KVCacheConfig) -> AttentionGroup:
+        try:
+            return attention_group(config, kv_cache)
+        except UnsupportedError as error:
+            self.capture.stop(str(error))
+            return AttentionGroup(0, config.cache_config.block_size, "")
 
     def _recording(self) -> RecordSide:
         settings, model = self._settings, self._config.model_config
@@ -84,22 +105,25 @@ class SchedulerSide:
             "top_k": str(model.get_num_experts_per_tok()),
         }
         files = RecordingFiles(Path(settings.record), engine, int(settings.record_max_mb * 1e6))
-        return RecordSide(settings.role, settings.record_share, Recorder(files, about))
+        recorder = Recorder(files, about)
+        return RecordSide(settings.role, settings.record_share, recorder, answers=not self._drafts)
 
     def bind(self, kv_cache_manager: Any) -> None:
         """The KV cache is there."""
         if self._decode is not None:
             self._decode.kv_cache_manager = kv_cache_manager
 
-    def register(self, num_layers: int) -> None:
-        """The engine is complete, with so many MoE layers (0 where the workers do not know)."""
+    def register(self, num_layers: int, stopped: str) -> None:
+        """The engine is complete, with so many MoE layers; or the workers do not capture."""
+        if stopped or not num_layers:
+            self._stop(stopped or "no worker process listens")
         if not self._settings.url:
             return
         parallel, model = self._config.parallel_config, self._config.model_config
         geometry = num_layers, model.get_num_experts(), model.get_num_experts_per_tok()
         reports = {"DECODE": self._report} if self._decode is not None else {}
-        if self._prefill is not None:
-            reports["PREFILL"] = LoadReport
+        if self._settings.prefills:
+            reports["PREFILL"] = lambda: LoadReport(capture=self.capture.status())
         self._registration = Registration(
             self._settings,
             reports,
@@ -112,14 +136,23 @@ class SchedulerSide:
                 "geometry": geometry if num_layers else None,
             },
             self._name,
+            Probe(self._settings, self._config, self._probe_key, self.capture),
         )
 
     def begin(self, request: Any) -> None:
         """A request has come."""
+        is_probe = transfer_params.is_probe(request, self._probe_key)
+        is_prefill = transfer_params.is_prefill(request, self._settings.role)
+        if self._decode is not None and not (is_prefill or is_probe):
+            self._booking.run(self._decode.begin, request)
+        self._capturing.run(self._begin, request, is_probe, is_prefill)
+
+    def _begin(self, request: Any, is_probe: bool, is_prefill: bool) -> None:
         self._prompt_tokens[request.request_id] = request.num_prompt_tokens
-        for side in (self._prefill, self._decode, self._record):
-            if side is not None:
-                side.begin(request)
+        if is_probe or (is_prefill and self.capture.capturing):
+            self._prefill.begin(request, is_probe)
+        if self._record is not None and not is_probe:
+            self._record.begin(request)
 
     def match(self, request: Any, num_computed_tokens: int) -> None:
         """So many tokens of the request are in the prefix cache; from there on it may be filled."""
@@ -131,91 +164,119 @@ class SchedulerSide:
         Which blocks are filled follows from their positions: vLLM may have hashed them already.
         """
         if num_external_tokens:
-            start = self._local_tokens[request.request_id]
-            end = start + num_external_tokens
-            first, last = start // self._block_size, -(-end // self._block_size)
-            self._filled_blocks += blocks.get_block_ids()[0][first:last]
+            self._capturing.run(self._fill, request, blocks, num_external_tokens)
 
-    def plan(self, output: Any) -> StepPlan:
+    def _fill(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        start = self._local_tokens[request.request_id]
+        end = start + num_external_tokens
+        first, last = start // self._slots.block_size, -(-end // self._slots.block_size)
+        self._filled_blocks += blocks.get_block_ids()[self._slots.group][first:last]
+
+    def plan(self, output: Any) -> StepPlan | None:
         """What the workers should know of the step that `output` (SchedulerOutput) describes."""
         now = time.monotonic()
-        scheduled = output.num_scheduled_tokens
+        cached = output.scheduled_cached_reqs
+        if self._decode is not None:
+            counts = zip(cached.req_ids, cached.num_output_tokens, strict=True)
+            writing = [name for name, count in counts if count]
+            self._booking.run(self._decode.plan, writing, now, len(output.num_scheduled_tokens))
+        plan = None
+        if not self.capture.stopped:
+            plan = self._capturing.run(self._plan, output, now)
+        if plan is None:
+            self._stop(self._capturing.reason)
+        return plan
+
+    def _plan(self, output: Any, now: float) -> StepPlan:
         cached = output.scheduled_cached_reqs
         before = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         before.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
-        computed = {name: (before[name], before[name] + count) for name, count in scheduled.items()}
+        scheduled = output.num_scheduled_tokens.items()
+        step = ScheduledStep(
+            now,
+            {name: (before[name], before[name] + count) for name, count in scheduled},
+            cached.resumed_req_ids,
+            self._slots,
+        )
+        self._slots.begin(output.kv_connector_block_state.resolve_block_ids, step.resumed)
         filled, self._filled_blocks = self._filled_blocks, []
-        filled += [copy.dst_block_id for copy in output.kv_cache_block_copies or ()]
+        copies = getattr(output, "kv_cache_block_copies", None) or ()
         plan = StepPlan(
             now,
+            num_tokens=output.total_num_scheduled_tokens,
+            spans=self._spans(step),
             generating=sum(
-                after >= self._prompt_tokens.get(name, 0) for name, (_, after) in computed.items()
+                after >= self._prompt_tokens.get(name, 0)
+                for name, (_, after) in step.computed.items()
             ),
-            filled_blocks=filled,
+            filled_blocks=filled + [copy.dst_block_id for copy in copies],
+            chunks=self._prefill.plan(step),
+            keeps_counts=self._settings.prefills or not self.capture.capturing,
         )
-        if self._prefill is not None:
-            plan.chunks = self._prefill.plan(
-                computed,
-                cached.resumed_req_ids,
-                output.kv_connector_block_state.resolve_block_ids,
-                self._block_size,
-            )
         if self._decode is not None:
-            counts = zip(cached.req_ids, cached.num_output_tokens, strict=True)
-            self._decode.plan((name for name, count in counts if count), now, len(scheduled))
-            plan.answer_rows, plan.answer_slots = self._decode.wanted(
-                computed,
-                cached.resumed_req_ids,
-                output.kv_connector_block_state.resolve_block_ids,
-                self._block_size,
-            )
+            plan.answer_rows, plan.answer_slots = self._decode.wanted(step)
         if self._record is not None:
-            plan.recorded_slots, chunks = self._record.plan(
-                computed,
-                cached.resumed_req_ids,
-                output.kv_connector_block_state.resolve_block_ids,
-                self._block_size,
-                now,
-            )
+            plan.recorded_slots, chunks = self._record.plan(step)
             plan.chunks += chunks
         return plan
 
-    def take(self, ranks: dict[int, list[StepReport]]) -> None:
-        """The reports of each pipeline rank on one step, or on a few.
+    def _spans(self, step: ScheduledStep) -> NDArray[np.int64]:
+        spans = np.zeros((len(step.computed), 3), np.int64)
+        for index, (name, (before, after)) in enumerate(step.computed.items()):
+            if not self._guesses or after <= self._prompt_tokens[name]:
+                first, last = step.slots.slot(name, before), step.slots.slot(name, after - 1)
+                spans[index] = first, last, after - before
+        return spans
 
-        No rank at all: the workers have stepped aside.
-        """
-        if not ranks:
-            for side in (self._decode, self._record):
-                if side is not None:
-                    side.stop_counting()
-        for step in zip(*(ranks[rank] for rank in sorted(ranks)), strict=True):
-            first = step[0]
-            if self._prefill is not None:
-                totals = [report.totals for report in step]
-                self._prefill.take([list(parts) for parts in zip(*totals, strict=True)])
-            if self._decode is not None:
-                layers = sum(report.layers for report in step)
-                active = sum(report.distinct for report in step) / layers
-                self._decode.take(first.started, first.generating, active, time.monotonic())
-                if first.answer_experts is not None:
-                    experts = [report.answer_experts for report in step]
-                    self._decode.count(first.answer_rows, np.concatenate(experts, axis=1))
-            if self._record is not None:
-                self._record.take(list(step), time.monotonic())
+    def take(self, ranks: dict[int, list[StepReport]], stopped: str) -> None:
+        """The reports of each pipeline rank on a step, or on a few; or why there will be none."""
+        now = time.monotonic()
+        for step in zip(*(ranks[rank] for rank in sorted(ranks)), strict=False):
+            self._capturing.run(self._take, list(step), now)
+        if stopped or self._capturing.reason:
+            self._stop(stopped or self._capturing.reason)
+
+    def _take(self, step: list[StepReport], now: float) -> None:
+        first = step[0]
+        if any(report.started != first.started for report in step):
+            raise UnsupportedError("the pipeline ranks tell of different steps")
+        totals = [report.totals for report in step]
+        self._prefill.take([list(parts) for parts in zip(*totals, strict=True)])
+        if self._decode is not None:
+            layers = sum(report.layers for report in step)
+            known = all(report.distinct for report in step)
+            active = sum(report.distinct for report in step) / layers if known else 0.0
+            self._decode.take(first.started, first.generating, active, now)
+            experts = [report.answer_experts for report in step]
+            if any(part is None for part in experts):
+                self._decode.lose(first.answer_rows)
+            else:
+                self._decode.count(first.answer_rows, np.concatenate(experts, axis=1))
+        if self._record is not None:
+            self._record.take(step, now)
 
     def finish(self, request: Any) -> dict[str, Any] | None:
         """A request has ended; what its answer should carry as `eldr`."""
+        if self._decode is not None:
+            self._booking.run(self._decode.finish, request, time.monotonic())
+            if not self._booking.active:
+                self._release(request)
+        return self._capturing.run(self._finish, request)
+
+    def _finish(self, request: Any) -> dict[str, Any] | None:
         self._prompt_tokens.pop(request.request_id, None)
         self._local_tokens.pop(request.request_id, None)
-        if self._decode is not None:
-            self._decode.finish(request, time.monotonic())
+        self._slots.forget(request.request_id)
         if self._record is not None:
             self._record.finish(request, time.monotonic())
-        if self._prefill is None:
-            return None
         aborted = request.status == RequestStatus.FINISHED_ABORTED
         return self._prefill.finish(request, aborted)
+
+    def _release(self, request: Any) -> None:
+        """End the booking of a request, knowing nothing else of it."""
+        booked = transfer_params.booking(request)
+        if booked is not None:
+            self._outbox.put(partial(_release, self._model, booked))
 
     def close(self) -> None:
         """Deregister, and say what is unsaid."""
@@ -225,6 +286,25 @@ class SchedulerSide:
         if self._record is not None:
             self._record.close()
 
+    def _stop(self, reason: str) -> None:
+        self.capture.stop(reason)
+        self._prefill.stop()
+        for side in (self._decode, self._record):
+            if side is not None:
+                side.stop_counting()
+
     def _report(self) -> LoadReport:
-        """Only that the engine lives, once the shim has stepped aside and counts no longer."""
-        return self._decode.report() if self._guard.active else LoadReport()
+        """Only that the engine lives, where its bookings are not known any more."""
+        assert self._decode is not None
+        report = self._decode.report() if self._booking.active else LoadReport()
+        return dataclasses.replace(report, capture=self.capture.status())
+
+
+def _release(model: str, booked: transfer_params.Booking, client: RouterClient) -> None:
+    client.release(
+        model,
+        booked.request_id,
+        attempt=booked.attempt,
+        lease_id=booked.lease_id,
+        outcome=ReleaseOutcome.COMPLETED,
+    )

@@ -1,13 +1,13 @@
 """The key `eldr` of kv_transfer_params, both ways."""
 
 import base64
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from eldr.v1.activation_pb2 import ActivationCounts
 from eldr_client import Placement
 
-from eldr_vllm.compat import external_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,19 @@ def encode_placement(placement: Placement) -> dict[str, Any]:
         "early": placement.early,
         "similarity": placement.similarity,
     }
+
+
+def is_probe(request: Any, key: str) -> bool:
+    """Whether the engine itself asks; `key` is what only it knows."""
+    return _said(request).get("probe") == key
+
+
+_SUFFIX = re.compile(r"-[0-9a-f]{8}$")
+
+
+def external_id(request_id: str) -> str:
+    """The request's id as its caller knows it: without what vLLM appends."""
+    return _SUFFIX.sub("", request_id)
 
 
 def _number(said: dict[str, Any], key: str) -> int:

@@ -1,118 +1,117 @@
-"""The expert ids of each forward pass, taken while the layers run.
+"""The expert ids of each forward pass, taken while the layers run and copied to the host.
 
 Every layer writes its ids into one buffer [rows, layers, top_k] on the device, by a plain copy of
-a fixed shape: nothing of it waits, and a CUDA graph that holds the layers holds the copies too. At
-the end of the step the rows are joined with the KV slots that vLLM wrote the same rows to. Rows are
-never matched by the scheduler's order, which is not the batch's.
+a fixed shape: nothing of it waits, and a CUDA graph that holds the layers holds the copies too.
+Behind the forward pass, on its stream, the rows and their KV slots are copied to the host. They are
+waited for when they are read, which is when vLLM has waited for the step's own output.
 """
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Generic, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from vllm.config import VllmConfig
 
-from eldr_vllm.compat import MoeLayer
-from eldr_vllm.guard import Guard, UnsupportedError
-from eldr_vllm.worker.own_rows import own_rows
+from eldr_vllm.worker.checks import FailedStepError
+from eldr_vllm.worker.moe_layers import MoeLayers
 
-Token = TypeVar("Token")
-Rows = tuple[NDArray[np.int64], NDArray[np.integer]]
+PADDING_ROWS = 1_024
+"""Rows of a batch beyond the tokens that may be scheduled: what graphs and shards round up to."""
 
 
-class ExpertRows(Generic[Token]):
-    """Listens to the MoE layers of this rank, on a device that shares the host's memory.
+@dataclass(slots=True)
+class HostRows:
+    """A step's rows, on their way to the host, in memory that other steps use after it.
+
+    Attributes
+    ----------
+    slots : Tensor of int64, shape [rows]
+        The KV slot of each row; negative for padding.
+    experts : Tensor of uint8 or int16, shape [rows, layers, top_k]
+    copied : torch.Event, optional
+        When both are there; None where the device is the host.
+    rows : int
+    """
+
+    slots: torch.Tensor
+    experts: torch.Tensor
+    copied: torch.Event | None
+    rows: int = 0
+
+    def read(self) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
+        """Slots [n] and experts [n, layers, top_k] of the rows that are tokens."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        slots = self.slots[: self.rows].numpy()
+        experts = self.experts[: self.rows].numpy()
+        real = slots >= 0
+        tokens = int(np.count_nonzero(real))
+        if real[:tokens].all():  # padding comes last
+            return slots[:tokens], experts[:tokens]
+        return slots[real], experts[real]
+
+
+class ExpertRows:
+    """Listens to the MoE layers of this rank.
 
     Parameters
     ----------
-    layers : sequence of MoeLayer
-        In the model's order; their places here are the layers' indices.
-    max_rows : int
-        Rows of a batch at most, padding included.
-    dp_rank, tp_size : int
-    device : torch.device
-    guard : Guard
-        What runs inside the forward pass must not break it.
+    layers : MoeLayers
+    config : VllmConfig
+
+    Attributes
+    ----------
+    missing : int
+        Stands in the place of an expert that no layer has told.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[MoeLayer],
-        max_rows: int,
-        dp_rank: int,
-        tp_size: int,
-        device: torch.device,
-        guard: Guard,
-    ) -> None:
-        first = layers[0]
-        dtype = torch.uint8 if first.num_experts <= 256 else torch.int16
-        self._buffer = torch.zeros((max_rows, len(layers), first.top_k), dtype=dtype, device=device)
-        self._rank = dp_rank, tp_size
-        for index, layer in enumerate(layers):
-            layer.bind(partial(guard.run, self._store, index))
+    def __init__(self, layers: MoeLayers, config: VllmConfig) -> None:
+        self._device = torch.device(config.device_config.device)
+        dtype = torch.uint8 if layers.num_ids < 255 else torch.int16
+        self.missing = 255 if dtype == torch.uint8 else -1
+        shape = (
+            config.scheduler_config.max_num_batched_tokens + PADDING_ROWS,
+            len(layers),
+            layers.top_k,
+        )
+        self._buffer = torch.full(shape, self.missing, dtype=dtype, device=self._device)
+        self._free: list[HostRows] = []
+        layers.listen(self._buffer, config)
 
-    def collect(self, slots: torch.Tensor | None, token: Token) -> list[tuple[Token, Rows]]:
-        """Steps whose rows are there: (token, (slots int64 [n], experts [n, layers, top_k])).
+    def begin(self, tokens: int) -> None:
+        """Before a forward pass of so many tokens: what it does not write will be seen missing."""
+        self._buffer[:tokens].fill_(self.missing)
 
-        `token` stands for the step that has just run, `slots` for its rows. The arrays hold until
-        the next forward pass.
+    def take(self, slots: torch.Tensor) -> HostRows:
+        """After a forward pass: its rows, `slots` [rows] being their KV slots.
+
+        Raises
+        ------
+        FailedStepError
+            The batch had more rows than any may have.
         """
-        if slots is None:
-            slots = torch.empty(0, dtype=torch.int64)
-        return [(token, self._join(slots.numpy(), self._buffer[: slots.shape[0]].numpy()))]
+        if len(slots) > len(self._buffer):
+            raise FailedStepError(f"{len(slots)} rows, at most {len(self._buffer)} were expected")
+        host = self._free.pop() if self._free else self._allocate()
+        host.rows = len(slots)
+        host.slots[: host.rows].copy_(slots, non_blocking=True)
+        host.experts[: host.rows].copy_(self._buffer[: host.rows], non_blocking=True)
+        if host.copied is not None:
+            host.copied.record()
+        return host
 
-    def _store(self, index: int, topk_ids: torch.Tensor) -> None:
-        rows = own_rows(topk_ids, *self._rank)
-        self._buffer[: rows.shape[0], index].copy_(rows)
+    def give_back(self, host: HostRows) -> None:
+        """What `take` gave is not needed any more."""
+        self._free.append(host)
 
-    @staticmethod
-    def _join(slots: NDArray[np.int64], experts: NDArray[np.integer]) -> Rows:
-        if len(experts) < len(slots):
-            raise UnsupportedError(f"a batch of {len(slots)} rows, {len(experts)} at most")
-        real = slots >= 0
-        return (slots, experts) if real.all() else (slots[real], experts[real])
-
-
-class DeviceExpertRows(ExpertRows[Token]):
-    """The same on a GPU: one small copy a step to the host, which is waited for a step later.
-
-    The copy runs on the forward pass's own stream, behind it. Two host buffers take turns, so that
-    the step that is read is never the one being written. Not verified on a GPU (see README).
-    """
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self._host = [
-            (
-                torch.empty(self._buffer.shape[0], dtype=torch.int64, pin_memory=True),
-                torch.empty(self._buffer.shape, dtype=self._buffer.dtype, pin_memory=True),
-                torch.cuda.Event(),
-            )
-            for _ in range(2)
-        ]
-        self._turn = 0
-        self._pending: tuple[Token, int, int] | None = None  # token, rows, host buffer
-
-    def collect(self, slots: torch.Tensor | None, token: Token) -> list[tuple[Token, Rows]]:
-        """As in ExpertRows, one step late."""
-        before = self._pending
-        rows = 0 if slots is None else slots.shape[0]
-        if rows:
-            host_slots, host_experts, copied = self._host[self._turn]
-            host_slots[:rows].copy_(slots, non_blocking=True)
-            host_experts[:rows].copy_(self._buffer[:rows], non_blocking=True)
-            copied.record()
-        self._pending = token, rows, self._turn
-        self._turn ^= 1
-        if before is None:
-            return []
-        token, rows, turn = before
-        host_slots, host_experts, copied = self._host[turn]
-        if rows:
-            copied.synchronize()  # of the step before this one: long past
-        return [(token, self._join(host_slots[:rows].numpy(), host_experts[:rows].numpy()))]
+    def _allocate(self) -> HostRows:
+        pinned = self._device.type != "cpu"
+        return HostRows(
+            torch.empty(len(self._buffer), dtype=torch.int64, pin_memory=pinned),
+            torch.empty(self._buffer.shape, dtype=self._buffer.dtype, pin_memory=pinned),
+            torch.Event(device=self._device) if pinned else None,
+        )
 
 
 def experts_at(
@@ -122,11 +121,11 @@ def experts_at(
 
     Raises
     ------
-    UnsupportedError
+    FailedStepError
         The step had no such row.
     """
     order = np.argsort(slots)
     rows = order.take(np.searchsorted(slots, wanted, sorter=order), mode="clip")
     if not np.array_equal(slots[rows], wanted):
-        raise UnsupportedError("a token that was scheduled was not computed")
+        raise FailedStepError("a token that was scheduled was not computed")
     return experts[rows]

@@ -1,118 +1,210 @@
 """The workers' side: counts the experts of each step, and answers what the scheduler asks."""
 
+import logging
+import threading
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from vllm.config import VllmConfig
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
-from vllm.forward_context import ForwardContext
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
-from eldr_vllm import compat
-from eldr_vllm.guard import Guard
-from eldr_vllm.messages import PromptTotal, StepPlan, StepReport
+from eldr_vllm.attention_group import attention_group
+from eldr_vllm.guard import UnsupportedError
+from eldr_vllm.messages import PromptChunk, PromptTotal, StepPlan, StepReport
 from eldr_vllm.settings import Settings
-from eldr_vllm.worker.capture import DeviceExpertRows, ExpertRows, Rows, experts_at
+from eldr_vllm.worker.batch import Batch
+from eldr_vllm.worker.capture import ExpertRows, HostRows, experts_at
+from eldr_vllm.worker.checks import FailedStepError, check_experts, check_slots
 from eldr_vllm.worker.distinct import count_distinct
+from eldr_vllm.worker.moe_layers import moe_layers
 from eldr_vllm.worker.signature_cache import SignatureCache
+
+logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+
+MOST_FAILED_STEPS = 3
+"""So many failed steps in a row end the capture."""
+MOST_UNREAD_STEPS = 16
+"""Steps that may wait to be read; vLLM has far fewer under way."""
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step that has been submitted: its rows, or why there are none."""
+
+    number: int
+    plan: StepPlan
+    order: list[int] | None
+    rows: HostRows | FailedStepError | None
 
 
 class WorkerSide:
     """One pipeline rank's listener. Tensor-parallel ranks see the same, so only the first speaks.
 
+    `begin`, `see` and `finish` are the model runner's thread's; `reports` may be another's.
+
     Raises
     ------
     UnsupportedError
-        Model, layout or device is not one that is captured rightly.
+        Model or layout is not one that can be captured.
     """
 
-    def __init__(
-        self, config: VllmConfig, kv_cache: KVCacheConfig, settings: Settings, guard: Guard
-    ) -> None:
-        compat.check_layout(config, kv_cache, settings.force)
-        layers = compat.moe_layers(config, settings.force)
-        parallel = config.parallel_config
-        self.num_layers = len(layers)
+    def __init__(self, config: VllmConfig, kv_cache: KVCacheConfig, settings: Settings) -> None:
+        self._group = attention_group(config, kv_cache)
+        self._config, self._layers = config, moe_layers(config)
+        self.num_layers = len(self._layers)
         self.rank = get_pp_group().rank_in_group
-        self._num_experts = layers[0].num_experts
-        self._plan: StepPlan | None = None
-        self._slots: torch.Tensor | None = None
-        self._rows: ExpertRows[StepPlan] | None = None
-        self._cache: SignatureCache | None = None
+        self._num_experts = self._layers.num_experts
         self._decodes = settings.decodes
         self._speaks = get_tp_group().rank_in_group == 0
-        # Sequence-parallel shards are gathered from all ranks, so there all of them listen.
-        if not self._speaks and parallel.data_parallel_size == 1:
-            return
-        device = torch.device(config.device_config.device)
-        self._rows = (ExpertRows if device.type == "cpu" else DeviceExpertRows)(
-            layers,
-            max_rows=config.scheduler_config.max_num_batched_tokens + 1_024,  # and padding
-            dp_rank=parallel.data_parallel_rank,
-            tp_size=parallel.tensor_parallel_size,
-            device=device,
-            guard=guard,
-        )
-        if settings.prefills and self._speaks:
+        self._plan: StepPlan | None = None
+        self._batch = Batch(self._group.layer)
+        self._steps: deque[_Step] = deque()
+        self._ready: list[StepReport] = []
+        self._number = 0
+        self._failed = 0
+        self._lock = threading.Lock()
+        self._rows: ExpertRows | None = None
+        self._cache: SignatureCache | None = None
+        if self._speaks:
             self._cache = SignatureCache(
                 kv_cache.num_blocks,
-                kv_cache.kv_cache_groups[0].kv_cache_spec.block_size,
+                self._group.block_size,
                 self.num_layers,
                 self._num_experts,
-                layers[0].top_k,
+                self._layers.top_k,
             )
+
+    def listen(self) -> None:
+        """Bind the layers; to be called before a forward pass is captured in a CUDA graph."""
+        # Sequence-parallel shards are gathered from all ranks, so there all of them listen.
+        if self._speaks or self._config.parallel_config.use_sequence_parallel_moe:
+            self._rows = ExpertRows(self._layers, self._config)
 
     def begin(self, plan: StepPlan) -> None:
         """A step is about to run."""
-        self._plan, self._slots = plan, None
+        self._plan, self._batch = plan, Batch(self._group.layer)
+        if self._rows is not None:
+            self._rows.begin(plan.num_tokens)
+            self._batch.look({})
 
-    def see(self, context: ForwardContext, load_kwargs: Mapping[str, Any]) -> None:
-        """Its batch is known."""
-        self._slots = compat.slot_mapping(context, load_kwargs)
+    def see(self, load_kwargs: Mapping[str, Any]) -> None:
+        """More of its batch is known; `load_kwargs` are those of `start_load_kv`."""
+        if self._rows is not None:
+            self._batch.look(load_kwargs)
 
-    def finish(self) -> list[StepReport] | None:
-        """The step has been submitted; reports of those steps whose rows are on the host.
-
-        None where another rank speaks for this one.
-        """
+    def finish(self) -> int:
+        """The step has been submitted; its number, for `reports`."""
         plan, self._plan = self._plan, None
-        if self._rows is None or plan is None:
-            return None
-        steps = self._rows.collect(self._slots, plan)
-        return [self._report(*step) for step in steps] if self._speaks else None
+        if self._rows is not None and self._speaks and plan is not None:
+            rows: HostRows | FailedStepError | None = None
+            if plan.num_tokens:
+                try:
+                    rows = self._take()
+                except FailedStepError as error:
+                    rows = error
+            self._number += 1
+            self._steps.append(_Step(self._number, plan, self._batch.order, rows))
+            if len(self._steps) > MOST_UNREAD_STEPS:
+                with self._lock:
+                    self._read(self._steps[0].number)
+        return self._number
 
-    def _report(self, plan: StepPlan, rows: Rows) -> StepReport:
-        slots, experts = rows
-        totals = []
-        if self._cache is not None:
-            if plan.filled_blocks:
-                self._cache.mark_unknown(np.array(plan.filled_blocks, np.int64))
-            self._cache.add(slots, experts)
-            totals = [self._total(chunk) for chunk in plan.chunks]
-        distinct, answer_experts, recorded = 0, None, None
-        if self._decodes and plan.generating:
-            distinct = int(count_distinct(experts, self._num_experts))
-        if len(plan.answer_slots):
-            answer_experts = experts_at(plan.answer_slots, slots, experts)
-        if np.array_equal(plan.recorded_slots, plan.answer_slots):  # every answer is recorded
-            recorded = answer_experts
-        elif len(plan.recorded_slots):
-            recorded = experts_at(plan.recorded_slots, slots, experts)
-        return StepReport(
-            plan.started,
-            plan.generating,
-            self.num_layers,
-            distinct,
-            totals,
-            plan.answer_rows,
-            answer_experts,
-            recorded,
+    def reports(self, number: int) -> list[StepReport]:
+        """Of all steps up to that one whose reports were not given yet; waits for the device.
+
+        Raises
+        ------
+        UnsupportedError
+            Several steps in a row were not captured rightly.
+        """
+        with self._lock:
+            self._read(number)
+            ready, self._ready = self._ready, []
+            return ready
+
+    def _take(self) -> HostRows:
+        if self._batch.slots is None:
+            raise FailedStepError("the model runner has told no KV slots")
+        return self._rows.take(self._batch.slots)
+
+    def _read(self, number: int) -> None:
+        while self._steps and self._steps[0].number <= number:
+            step = self._steps.popleft()
+            try:
+                self._ready.append(self._report(step))
+            finally:
+                if isinstance(step.rows, HostRows):
+                    self._rows.give_back(step.rows)
+
+    def _report(self, step: _Step) -> StepReport:
+        plan = step.plan
+        report = StepReport(
+            plan.started, plan.generating, self.num_layers, 0, [], plan.answer_rows, None
         )
+        if not plan.keeps_counts:
+            self._cache = None
+        if self._cache is not None and plan.filled_blocks:
+            self._cache.mark_unknown(np.array(plan.filled_blocks, np.int64))
+        try:
+            if step.rows is not None:
+                self._count(report, plan, *self._checked(step, step.rows))
+                self._failed = 0
+        except FailedStepError as error:
+            self._forget(error)
+        if self._cache is not None:
+            report.totals = [self._total(self._cache, chunk) for chunk in plan.chunks]
+        return report
 
-    def _total(self, chunk: Any) -> PromptTotal:
-        total = self._cache.total(chunk.blocks, chunk.num_tokens)
+    def _checked(
+        self, step: _Step, rows: HostRows | FailedStepError
+    ) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
+        if isinstance(rows, FailedStepError):
+            raise rows
+        slots, experts = rows.read()
+        check_slots(slots, step.plan.num_tokens, step.plan.spans, step.order)
+        try:
+            check_experts(experts, self._num_experts, self._rows.missing)
+        except FailedStepError:
+            if self._cache is not None:
+                self._cache.mark_unknown(np.unique(slots // self._group.block_size))
+            raise
+        return slots, experts
+
+    def _count(
+        self,
+        report: StepReport,
+        plan: StepPlan,
+        slots: NDArray[np.int64],
+        experts: NDArray[np.integer],
+    ) -> None:
+        if len(plan.answer_slots):
+            report.answer_experts = experts_at(plan.answer_slots, slots, experts)
+        if np.array_equal(plan.recorded_slots, plan.answer_slots):  # every answer is recorded
+            report.recorded = report.answer_experts
+        elif len(plan.recorded_slots):
+            report.recorded = experts_at(plan.recorded_slots, slots, experts)
+        if self._cache is not None:
+            self._cache.add(slots, experts)
+        if self._decodes and plan.generating:
+            report.distinct = int(count_distinct(experts, self._num_experts))
+
+    def _forget(self, error: FailedStepError) -> None:
+        """What a failed step has computed is unknown."""
+        self._failed += 1
+        if self._cache is not None and not error.slots_hold:
+            self._cache.reset()  # nobody can say which blocks it has written
+        if self._failed >= MOST_FAILED_STEPS:
+            raise UnsupportedError(f"{self._failed} steps in a row failed: {error}") from error
+        logger.warning("ELDR leaves a step out: %s", error)
+
+    @staticmethod
+    def _total(cache: SignatureCache, chunk: PromptChunk) -> PromptTotal:
+        total = cache.total(chunk.blocks, chunk.num_tokens)
         return PromptTotal(
             chunk.request_id,
             chunk.epoch,

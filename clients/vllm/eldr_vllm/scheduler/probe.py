@@ -1,0 +1,187 @@
+"""The engine asks itself, before it is READY: does the capture tell the same of the same prompt?
+
+A few short prompts go through the engine's own HTTP server: one alone, again from the prefix cache,
+and again in a batch with others. Rows that are mixed up between requests, taken from another rank
+or left over from another step give other experts then, and two different prompts the same.
+"""
+
+import base64
+import binascii
+import http.client
+import json
+import logging
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from eldr.v1.activation_pb2 import ActivationCounts
+from eldr_client import read_counts
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from eldr_vllm.scheduler.capture_state import CaptureState
+from eldr_vllm.settings import Settings
+
+logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+
+LEAST_AGREEMENT = 0.9
+"""Share of a prompt's picks that must come again; another batch may round some of them elsewhere."""
+MOST_ALIKE = 0.99
+"""Two of the prompts share fewer picks than this."""
+TRIES_AMONG_OTHERS = 5
+TIMEOUT = 120.0  # seconds; an engine compiles what it has not seen before
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any http_proxy
+
+# So unlike each other that no model takes them to the same experts; less than 500 tokens each.
+PROMPTS = (
+    "The harbour lay still before sunrise. Two boats came back early, low in the water, and the "
+    "women on the quay counted the crates before anyone spoke of prices or of the weather.",
+    "def merge(left, right):\n    out = []\n    while left and right:\n        side = left if "
+    "left[0] <= right[0] else right\n        out.append(side.pop(0))\n    return out + left + right",
+    '{"id": 40817, "items": [{"sku": "A-113", "qty": 12, "price": 3.75}, {"sku": "Z-9", "qty": 1, '
+    '"price": 1499.0}], "paid": false, "total": 1544.0, "currency": "EUR", "codes": [7, 77, 777]}',
+    "Am Abend zog Nebel vom Fluss herauf, und die Laternen der alten Brücke wurden zu matten "
+    "Kreisen. Niemand ging mehr hinüber; nur der Müller wartete noch auf seinen Wagen.",
+)
+
+# Their KV goes to whom the request's id names, so a request of one's own has nowhere to go.
+_ADDRESSED_BY_ID = ("P2pNccl", "MoRIIO")
+
+
+class ProbeError(Exception):
+    """The probe could not be made; nothing is known of the capture."""
+
+
+def can_probe(settings: Settings, transfer: Any) -> bool:
+    """Whether the engine can ask itself."""
+    inner = json.dumps(transfer.kv_connector_extra_config.get("inner", {}), default=str)
+    addressed = any(name in inner for name in _ADDRESSED_BY_ID)
+    return bool(settings.probe and settings.url and settings.health_check and not addressed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What an answer says: counts uint32 [L, E], tokens known and unknown, nothing else in its step."""
+
+    counts: NDArray[np.uint32]
+    known: int
+    unknown: int
+    alone: bool
+
+
+class Probe:
+    """One engine's; `run` is called once its HTTP server answers.
+
+    Parameters
+    ----------
+    settings : Settings
+    config : VllmConfig
+    key : str
+        By it the scheduler's side knows these requests.
+    capture : CaptureState
+        Told what came out.
+    """
+
+    def __init__(self, settings: Settings, config: Any, key: str, capture: CaptureState) -> None:
+        self._url = settings.url.rstrip("/") + "/v1/completions"
+        self._token = settings.api_key or os.environ.get("VLLM_API_KEY", "")
+        parallel = config.parallel_config
+        self._dp_rank = parallel.data_parallel_rank if parallel.data_parallel_size > 1 else None
+        self._model = config.model_config.served_model_name
+        self._key = key
+        self._capture = capture
+
+    def run(self) -> None:
+        """Ask, compare, and say what that means for the capture."""
+        if self._capture.stopped or self._capture.capturing:
+            return
+        try:
+            fault = self._fault()
+        except ProbeError as error:
+            self._capture.verified(f"the probe could not be made: {error}")
+            return
+        if fault:
+            self._capture.stop(f"the start-up probe: {fault}")
+        else:
+            self._capture.verified()
+
+    def _fault(self) -> str:
+        """What the answers show to be wrong; empty where they agree."""
+        salt = f"eldr-{self._key}"
+        alone, again = self._ask(PROMPTS[0], salt), self._ask(PROMPTS[0], salt)
+        other = self._ask(PROMPTS[1], salt)
+        among = self._among_others(salt)
+        told = (alone, again, other, *((among,) if among else ()))
+        if any(heard.unknown for heard in told):
+            return f"of {alone.known + alone.unknown} tokens {max(h.unknown for h in told)} unknown"
+        for heard, when in ((again, "from the prefix cache"), (among, "in a batch with others")):
+            if heard is not None and (share := agreement(alone, heard)) < LEAST_AGREEMENT:
+                return f"a prompt told {share:.0%} of the same experts {when}"
+        if agreement(alone, other) > MOST_ALIKE:
+            return "two different prompts told the same experts"
+        return ""
+
+    def _among_others(self, salt: str) -> _Heard | None:
+        """The first prompt, computed anew in a step with others; None if it never met them."""
+        for turn in range(TRIES_AMONG_OTHERS):
+            with ThreadPoolExecutor(len(PROMPTS)) as pool:
+                fresh = f"{salt}-{turn}"
+                futures = [
+                    pool.submit(self._ask, prompt, fresh, tokens)
+                    for prompt, tokens in zip(PROMPTS[::-1], (8, 8, 8, 1), strict=True)
+                ]
+                heard = futures[-1].result()
+                for future in futures[:-1]:
+                    future.result()
+            if not heard.alone:
+                return heard
+        logger.info("the probe met no other request in its batch")
+        return None
+
+    def _ask(self, prompt: str, salt: str, tokens: int = 1) -> _Heard:
+        body = {
+            "model": self._model,
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "temperature": 0,
+            "cache_salt": salt,
+            "kv_transfer_params": {"eldr": {"probe": self._key}},
+        }
+        headers = {"Content-Type": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        if self._dp_rank is not None:
+            headers["X-data-parallel-rank"] = str(self._dp_rank)
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
+        try:
+            with DIRECTLY.open(request, timeout=TIMEOUT) as answer:
+                return _read(json.load(answer))
+        except urllib.error.HTTPError as error:
+            raise ProbeError(f"HTTP {error.code}: {error.read(300).decode('replace')}") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ProbeError(str(error)) from error
+
+
+def agreement(one: _Heard, other: _Heard) -> float:
+    """Share of the picks that both have, of prompts of any length, from 0 to 1."""
+    parts = [heard.counts / max(heard.counts.sum(), 1) for heard in (one, other)]
+    return float(1 - np.abs(parts[0] - parts[1]).sum() / 2)
+
+
+def _read(answer: Mapping[str, Any]) -> _Heard:
+    eldr = (answer.get("kv_transfer_params") or {}).get("eldr") or {}
+    if "counts" not in eldr:
+        raise ProbeError("the engine's answer has no counts")
+    try:
+        message = ActivationCounts.FromString(base64.b64decode(eldr["counts"]))
+    except (binascii.Error, DecodeError) as error:
+        raise ProbeError(f"the engine's counts are no ActivationCounts: {error}") from error
+    return _Heard(
+        read_counts(message), message.num_tokens, message.unknown_tokens, bool(eldr.get("alone"))
+    )

@@ -1,0 +1,16 @@
+"""What the tensor-parallel ranks of an engine must do alike."""
+
+import torch.distributed
+from vllm.distributed.parallel_state import get_tp_group
+
+
+def all_ranks(can: bool) -> bool:
+    """Whether every tensor-parallel rank can; each of them must ask.
+
+    Where the shards of a batch are gathered, a rank that does not listen would hang those that do.
+    """
+    group = get_tp_group()
+    said = [can] * group.world_size
+    if group.world_size > 1:
+        torch.distributed.all_gather_object(said, can, group=group.cpu_group)
+    return all(said)

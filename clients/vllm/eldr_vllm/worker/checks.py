@@ -1,0 +1,120 @@
+"""What must hold of every step, so that a wrong count is never sent."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from eldr_vllm.compiling import kernel, readonly
+
+IN_ORDER, MISSING, OUT_OF_RANGE, REPEATED = range(4)
+_SAYS = {
+    MISSING: "layer {} told no experts of a token that was computed",
+    OUT_OF_RANGE: "layer {} told an expert that the model does not have",
+    REPEATED: "layer {} told an expert twice for one token",
+}
+
+
+class FailedStepError(Exception):
+    """What was captured of a step is not what the step computed.
+
+    Attributes
+    ----------
+    slots_hold : bool
+        The rows' KV slots are right all the same.
+    """
+
+    def __init__(self, message: str, slots_hold: bool = False) -> None:
+        super().__init__(message)
+        self.slots_hold = slots_hold
+
+
+def check_slots(
+    slots: NDArray[np.int64],
+    num_tokens: int,
+    spans: NDArray[np.int64],
+    order: Sequence[int] | None,
+) -> None:
+    """The rows are where the scheduler has put its tokens.
+
+    Parameters
+    ----------
+    slots : ndarray of int64, shape [rows]
+        As the model runner says.
+    num_tokens : int
+        Scheduled for the step.
+    spans : ndarray of int64, shape [requests, 3]
+        First slot, last slot and tokens of each request, as the scheduler says; tokens 0 where it
+        cannot know.
+    order : sequence of int, optional
+        The requests in the order of their rows, where the model runner says it.
+
+    Raises
+    ------
+    FailedStepError
+        They are not.
+    """
+    if len(slots) != num_tokens:
+        raise FailedStepError(f"{len(slots)} rows have a KV slot, {num_tokens} were scheduled")
+    known = spans[:, 2] > 0
+    if order is None:
+        by_slot = np.argsort(slots)
+        found = np.searchsorted(slots, spans[:, 0], sorter=by_slot)
+        starts = by_slot.take(found, mode="clip")
+    elif not known.all():
+        return  # where one request begins rests on all before it
+    else:
+        spans, known = spans[order], known[order]
+        starts = np.cumsum(spans[:, 2]) - spans[:, 2]
+    first, last, tokens = spans[known].T
+    starts = starts[known]
+    ends = np.minimum(starts + tokens, len(slots)) - 1
+    if not (np.array_equal(slots[starts], first) and np.array_equal(slots[ends], last)):
+        raise FailedStepError("the batch's rows are not where the scheduler has put its tokens")
+
+
+def check_experts(experts: NDArray[np.integer], num_experts: int, missing: int) -> None:
+    """Every layer has told `top_k` different experts of every token.
+
+    Parameters
+    ----------
+    experts : ndarray of uint8 or int16, shape [rows, layers, top_k]
+    num_experts : int
+    missing : int
+        What stands where nothing was told.
+
+    Raises
+    ------
+    FailedStepError
+        One has not.
+    """
+    fault, layer = _first_fault(experts, num_experts, missing)
+    if fault != IN_ORDER:
+        raise FailedStepError(_SAYS[fault].format(layer), slots_hold=True)
+
+
+@kernel(
+    *(
+        types.UniTuple(types.int64, 2)(readonly(ids, 3), types.int64, types.int64)
+        for ids in (types.uint8, types.int16)
+    )
+)
+def _first_fault(
+    experts: NDArray[np.integer], num_experts: int, missing: int
+) -> tuple[int, int]:
+    """The first fault and its layer."""
+    rows, layers, picks = experts.shape
+    last_row = np.full((layers, num_experts), -1, np.int32)  # in which an expert was told
+    for row in range(rows):
+        for layer in range(layers):
+            for pick in range(picks):
+                expert = experts[row, layer, pick]
+                if expert == missing:
+                    return MISSING, layer
+                if expert < 0 or expert >= num_experts:
+                    return OUT_OF_RANGE, layer
+                if last_row[layer, expert] == row:
+                    return REPEATED, layer
+                last_row[layer, expert] = row
+    return IN_ORDER, 0
