@@ -107,6 +107,11 @@ def worker(
         active_experts=numbers["active_experts"],
         batch_size=numbers["batch_size"],
     )
+    if capture := model.fleet.capture(row):
+        message.capture.state = fleet_pb2.CaptureState.Value(f"CAPTURE_STATE_{capture.state.name}")
+        message.capture.reason = capture.reason
+        message.capture.known_tokens = capture.known_tokens
+        message.capture.unknown_tokens = capture.unknown_tokens
     if numbers["report_number"] >= 0:
         age = now - numbers["reported_at"]
         message.report_age.CopyFrom(duration(age))
