@@ -18,7 +18,7 @@ class CaptureStatus:
     """What a worker says of its capture.
 
     `reason` is why it stopped, or what could not be verified; the tokens are those of prompts,
-    running totals of one life of the worker.
+    totals since the worker started.
     """
 
     state: CaptureState
