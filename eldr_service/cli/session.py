@@ -14,9 +14,9 @@ from google.protobuf.message_factory import GetMessageClass
 from rich.console import Console, RenderableType
 
 from eldr_service.cli.failure import CommandError, of_call
+from eldr_service.cli.tables import UNBOUNDED
 
 MAX_MESSAGE_BYTES = 64 << 20  # the daemon's own limit; partitions are the largest
-UNBOUNDED = 10_000  # columns, where no terminal ends the line
 
 
 class Session:

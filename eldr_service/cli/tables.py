@@ -4,10 +4,23 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 RIGHT = ">"
+UNBOUNDED = 10_000  # columns, where no terminal ends the line
+
+
+class _Columns(Table):
+    """Two spaces apart, or one where there is no room for two."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.padding = (0, 2, 0, 0)
+        whole = self.__rich_measure__(console, options.update(max_width=UNBOUNDED))
+        if whole.maximum > options.max_width:
+            self.padding = (0, 1, 0, 0)
+        return super().__rich_console__(console, options)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
@@ -15,7 +28,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table
 
     What does not fit is folded and never cut, so that every id can be copied.
     """
-    shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    shown = _Columns(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         numbers = column.startswith(RIGHT)
         shown.add_column(

@@ -7,7 +7,7 @@ import typer
 from eldr.v1 import fleet_pb2 as pb
 from rich.text import Text
 
-from eldr_service.cli import parsing
+from eldr_service.cli import capture, parsing
 from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.models import Model, one_of
@@ -18,7 +18,7 @@ app = typer.Typer(help="Who decodes: list, add, drain, remove.", no_args_is_help
 
 STATE_STYLES = {"READY": "green", "JOINING": "cyan", "DRAINING": "yellow", "GONE": "dim"}
 COLUMNS = (
-    *("MODEL", "WORKER", "ROLE", "STATE", ">SLOT", ">LOAD", ">BOOKED", ">FOREIGN"),
+    *("MODEL", "WORKER", "ROLE", "STATE", "CAPTURE", ">SLOT", ">LOAD", ">BOOKED", ">FOREIGN"),
     *("URL", ">REPORT"),
 )
 
@@ -37,7 +37,8 @@ def list_workers(session: Session, model: Model = None) -> None:
     """The workers as they are now."""
     response = session.call(pb.ListWorkersRequest(model=model or ""))
     if response.workers:
-        session.answer(response, table(COLUMNS, map(_row, response.workers)))
+        rows = map(_row, response.workers)
+        session.answer(response, table(COLUMNS, rows), *capture.remarks(response.workers))
     else:
         session.answer(response, "no workers yet; eldr workers add makes one known")
 
@@ -132,6 +133,7 @@ def _row(worker: pb.Worker) -> list[str | Text]:
         worker.worker_id,
         pb.WorkerRole.Name(worker.role).removeprefix("WORKER_ROLE_"),
         Text(state, STATE_STYLES.get(state, "")),
+        capture.cell(worker.capture),
         str(worker.slot) if worker.HasField("slot") else "-",
         f"{worker.load:.2f}",
         f"{worker.booked_sequences}/{worker.capacity.sequences}",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.core.capture import CaptureStatus
 from eldr_service.core.placement import FleetSnapshot
 from eldr_service.core.quantised import QuantisedCentroids
 
@@ -41,11 +42,12 @@ class WorkerSpec:
     capacity_sequences: int = 256
     capacity_kv_tokens: int = 0
     time_to_live: float = 0.0
+    capture: CaptureStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """One report of a worker. 0 stands for unknown in the three means."""
+    """One report of a worker. 0 stands for unknown in the means, None for nothing new."""
 
     incarnation: int
     number: int
@@ -60,6 +62,7 @@ class LoadReport:
     step_seconds: float = 0.0
     step_active_experts: float = 0.0
     state: WorkerState = WorkerState.READY
+    capture: CaptureStatus | None = None
 
 
 class StepReport(NamedTuple):
@@ -136,6 +139,7 @@ class Fleet:
         self.report_limit = report_limit
         self._table = np.zeros(8, dtype=_ROW)
         self._specs: list[WorkerSpec | None] = [None] * 8
+        self._captures: list[CaptureStatus | None] = [None] * 8
         self._row_of: dict[str, int] = {}
         self.version = 0
         self._members_changed()
@@ -181,6 +185,10 @@ class Fleet:
         """Sequences booked on the worker."""
         return int(self._table["booked_sequences"][row])
 
+    def capture(self, row: int) -> CaptureStatus | None:
+        """What this life of the worker said last of its capture, or None before it has."""
+        return self._captures[row]
+
     def record(self, row: int) -> Mapping[str, float]:
         """All numbers of a row, for listings."""
         return {name: self._table[name][row].item() for name in _ROW.fields or ()}
@@ -206,7 +214,7 @@ class Fleet:
             "alive_until": now + spec.time_to_live if spec.time_to_live else np.inf,
         }.items():
             self._table[name][row] = value
-        self._specs[row] = spec
+        self._specs[row], self._captures[row] = spec, spec.capture
         self._row_of[spec.worker_id] = row
         self._members_changed()
         return row
@@ -216,7 +224,7 @@ class Fleet:
         self._reach(row)
         for name, value in numbers.items():
             self._table[name][row] = value
-        self._specs[row] = spec
+        self._specs[row], self._captures[row] = spec, spec.capture
         self._row_of[spec.worker_id] = row
         self._members_changed()
 
@@ -226,6 +234,7 @@ class Fleet:
             size = len(self._specs)
             self._table = np.concatenate([self._table, np.zeros(size, dtype=_ROW)])
             self._specs.extend([None] * size)
+            self._captures.extend([None] * size)
 
     def set_state(self, row: int, state: WorkerState) -> None:
         """Move the worker on; GONE frees its row for another."""
@@ -234,7 +243,7 @@ class Fleet:
             self._known.clear()
             return
         del self._row_of[self.spec(row).worker_id]
-        self._specs[row] = None
+        self._specs[row] = self._captures[row] = None
         self._table["state"][row] = 0
         self._table["generation"][row] += 1
         self._members_changed()
@@ -290,6 +299,7 @@ class Fleet:
         entry["active_experts"] = report.active_experts
         entry["batch_size"] = report.batch_size
         entry["step_seconds"] = report.step_seconds
+        self._captures[row] = report.capture or self._captures[row]
         self._known.clear()
         if self.spec(row).time_to_live:
             entry["alive_until"] = now + self.spec(row).time_to_live

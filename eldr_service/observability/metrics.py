@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from eldr_service.core.capture import CaptureStatus
 
 # Decisions take tens of microseconds, calls hundreds.
 DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1, 1.0)
@@ -24,12 +26,15 @@ class WorkerState:
     load : float
         Booked and foreign sequences relative to capacity.
     booked_sequences : int
+    capture : CaptureStatus or None
+        None where it has said nothing of it.
     """
 
     worker_id: str
     state: str
     load: float
     booked_sequences: int
+    capture: CaptureStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,16 @@ def _families(state: RouterState) -> list[Metric]:
     booked = GaugeMetricFamily(
         "eldr_worker_booked_sequences", "Sequences booked on a worker", labels=["model", "worker"]
     )
+    capture = GaugeMetricFamily(
+        "eldr_worker_capture",
+        "1 for how a worker's capture of routed experts stands",
+        labels=["model", "worker", "state"],
+    )
+    tokens = CounterMetricFamily(
+        "eldr_worker_prompt_tokens",
+        "Prompt tokens of a worker, by whether their experts were known",
+        labels=["model", "worker", "experts"],
+    )
     workers = GaugeMetricFamily("eldr_workers", "Workers", labels=["model", "state"])
     leases = GaugeMetricFamily("eldr_leases", "Bookings alive", labels=["model"])
     version = GaugeMetricFamily(
@@ -195,7 +210,11 @@ def _families(state: RouterState) -> list[Metric]:
             labels = [model.model, worker.worker_id]
             load.add_metric(labels, worker.load)
             booked.add_metric(labels, worker.booked_sequences)
+            if said := worker.capture:
+                capture.add_metric([*labels, said.state.name], 1)
+                tokens.add_metric([*labels, "known"], said.known_tokens)
+                tokens.add_metric([*labels, "unknown"], said.unknown_tokens)
             states[worker.state] = states.get(worker.state, 0) + 1
         for name, count in states.items():
             workers.add_metric([model.model, name], count)
-    return [load, booked, workers, leases, version, drift, window, held, size]
+    return [load, booked, capture, tokens, workers, leases, version, drift, window, held, size]

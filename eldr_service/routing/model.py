@@ -44,7 +44,7 @@ class Observer(Protocol):
         """Held signatures were dropped."""
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker joined or moved on; at GONE its row is still readable."""
+        """A worker joined, moved on or captures otherwise; at GONE its row is still readable."""
 
 
 class Model:

@@ -151,6 +151,7 @@ class Workers:
         """
         model, row = self._find(model_name, worker_id)
         model.expire(now)
+        before = model.fleet.capture(row)
         if not model.fleet.accept(row, report, now):
             return False, []
         if report.batch_size > 0:
@@ -161,6 +162,8 @@ class Workers:
         model.reported(row, report, now)
         if model.follow(row, report.state):
             self.save_all(model)
+        elif report.capture and report.capture.differs(before):
+            model.observer.worker_changed(model.name, row, model.fleet.state(row))
         started, finished, unknown = model.bookings.reported(row, report.held, now)
         for booking in started:
             model.running(booking)

@@ -15,6 +15,7 @@ from eldr_service.core.activation import (
     dense_counts,
     layers_present,
 )
+from eldr_service.core.capture import CaptureState, CaptureStatus
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
@@ -27,6 +28,7 @@ MAX_WORKER_ID = 256
 MAX_URL = 2_048
 MAX_LABELS = 64
 MAX_LABEL = 256
+MAX_REASON = 1_024
 MAX_LISTED = 65_536
 MAX_SEQUENCES = 4_096
 MAX_WAIT_SECONDS = 10.0
@@ -256,7 +258,20 @@ def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int)
         request.capacity.sequences or default_capacity,
         _below("capacity.kv_tokens", request.capacity.kv_tokens, MAX_KV_TOKENS),
         seconds("time_to_live", request.time_to_live, 0.0, LEASE_SECONDS[1]),
+        capture_status(request),
     )
+
+
+def capture_status(
+    request: fleet_pb2.RegisterWorkerRequest | fleet_pb2.ReportLoadRequest,
+) -> CaptureStatus | None:
+    """Check what a worker says of its capture; None where it says nothing."""
+    said = request.capture
+    reason = text("capture.reason", said.reason, MAX_REASON)
+    if not said.state:
+        return None
+    state = choice("capture.state", CaptureState, said.state)
+    return CaptureStatus(state, reason, said.known_tokens, said.unknown_tokens)
 
 
 def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:
@@ -289,6 +304,7 @@ def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
         seconds("step_time", request.step_time, 0.0, 3_600.0),
         request.step_active_experts,
         choice("state", WorkerState, request.state or WorkerState.READY),
+        capture_status(request),
     )
 
 

@@ -107,6 +107,15 @@ def worker(
         active_experts=numbers["active_experts"],
         batch_size=numbers["batch_size"],
     )
+    if capture := model.fleet.capture(row):
+        message.capture.CopyFrom(
+            fleet_pb2.CaptureStatus(
+                state=f"CAPTURE_STATE_{capture.state.name}",
+                reason=capture.reason,
+                known_tokens=capture.known_tokens,
+                unknown_tokens=capture.unknown_tokens,
+            )
+        )
     if numbers["report_number"] >= 0:
         age = now - numbers["reported_at"]
         message.report_age.CopyFrom(duration(age))

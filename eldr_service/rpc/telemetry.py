@@ -30,7 +30,7 @@ class Telemetry:
     Attributes
     ----------
     on_worker_changed : callable (model, row, state)
-        Told of every change of membership, for watchers.
+        Told of every change of membership, state and capture, for watchers.
     """
 
     def __init__(self) -> None:
@@ -132,10 +132,12 @@ class Telemetry:
         self.metrics.signatures_dropped.labels(why).inc(number)
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker joined or moved on."""
+        """A worker joined, moved on or captures otherwise."""
         assert self._router
-        worker = self._router.models[model].fleet.spec(row).worker_id
-        log.info("worker", worker=worker, model=model, state=state.name)
+        fleet = self._router.models[model].fleet
+        worker, capture = fleet.spec(row).worker_id, fleet.capture(row)
+        said = {"capture": capture.state.name, "reason": capture.reason} if capture else {}
+        log.info("worker", worker=worker, model=model, state=state.name, **said)
         self.on_worker_changed(model, row, state)
         if state is WorkerState.GONE:
             self.metrics.forget_worker(model, worker)
@@ -163,6 +165,7 @@ def _model_state(model: Model, now: float) -> ModelState:
             fleet.state(row).name,
             fleet.load(row, now),
             fleet.booked(row),
+            fleet.capture(row),
         )
         for row in fleet.rows()
     ]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from eldr_service.core.capture import CaptureState, CaptureStatus
 from eldr_service.core.fleet import Fleet, LoadReport, WorkerRole, WorkerSpec, WorkerState
 
 
@@ -58,6 +59,17 @@ def test_late_reports_and_those_of_another_life_change_nothing():
     assert fleet.record(0)["reported_at"] == 1.0
 
 
+def test_a_capture_holds_until_another_is_said():
+    fleet = fleet_of(4)
+    probing, stopped = (CaptureStatus(state) for state in (CaptureState(1), CaptureState(3)))
+    assert fleet.capture(0) is None
+    for number, said, holds in ((1, probing, probing), (2, None, probing), (3, stopped, stopped)):
+        assert fleet.accept(0, LoadReport(1, number, capture=said), 0.0)
+        assert fleet.capture(0) is holds
+    assert not fleet.accept(0, LoadReport(1, 3, capture=probing), 0.0)
+    assert fleet.capture(0) is stopped
+
+
 def test_loads_in_tokens_and_kv():
     fleet = fleet_of(4, 8, kv=1_000)
     fleet.book(0, 1, 100)
@@ -94,12 +106,15 @@ def test_a_row_passes_to_another_worker_without_its_counts():
     fleet = fleet_of(4, 4)
     generation = fleet.generation(0)
     fleet.book(0, 3, 30)
-    fleet.accept(0, LoadReport(1, 9, foreign_sequences=1), 0.0)
+    capture = CaptureStatus(CaptureState.CAPTURING)
+    fleet.accept(0, LoadReport(1, 9, foreign_sequences=1, capture=capture), 0.0)
+    assert fleet.capture(0) == capture
     fleet.set_state(0, WorkerState.GONE)
     assert fleet.join(WorkerSpec("new"), WorkerState.READY, 2, 0.0) == 0
     fleet.unbook(0, generation, 3, 30, seen=False)  # the end of the other's booking
     assert fleet.booked(0) == 0
     assert fleet.record(0)["unseen_tokens"] == 0
+    assert fleet.capture(0) is None
     assert loads(fleet) == [0.0, 0.0]
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
+from eldr_service.core.capture import CaptureState, CaptureStatus
 from eldr_service.observability.metrics import Metrics, ModelState, RouterState, WorkerState
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -33,6 +34,18 @@ def test_gauges_show_the_state_of_the_moment():
         assert line in text
     state = RouterState((ModelState("m", workers[:1]),))
     assert 'worker="w1"' not in shown(metrics)
+
+
+def test_capture_is_shown_of_workers_that_speak_of_it():
+    said = CaptureStatus(CaptureState.STOPPED, 'a "reason"', 7, 3)
+    workers = WorkerState("w0", "READY", 0, 0), WorkerState("w1", "READY", 0, 0, said)
+    text = shown(Metrics(lambda: RouterState((ModelState("m", workers),))))
+    tokens = "eldr_worker_prompt_tokens_total"
+    assert re.findall(r"^eldr_worker_(?:capture|prompt).*$", text, re.M) == [
+        'eldr_worker_capture{model="m",state="STOPPED",worker="w1"} 1.0',
+        f'{tokens}{{experts="known",model="m",worker="w1"}} 7.0',
+        f'{tokens}{{experts="unknown",model="m",worker="w1"}} 3.0',
+    ]
 
 
 def test_the_state_is_not_asked_for_before_the_first_scrape():

@@ -1,6 +1,7 @@
 """Client of ELDR, the expert-locality-aware decode router."""
 
 from eldr_client import aio, errors
+from eldr_client.capture import CaptureStatus
 from eldr_client.client import RouterClient
 from eldr_client.counts import Counts
 from eldr_client.errors import EldrError, RouterUnavailableError
@@ -16,6 +17,7 @@ from eldr_client.placement import (
 from eldr_client.worker import LoadReport, WorkerSession
 
 __all__ = [
+    "CaptureStatus",
     "Counts",
     "EldrError",
     "HeldPlacement",

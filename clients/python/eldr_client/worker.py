@@ -18,6 +18,7 @@ from eldr.v1.fleet_pb2 import (
 )
 from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 
+from eldr_client.capture import CaptureStatus
 from eldr_client.channel import DEFAULT_TARGET, Endpoint
 from eldr_client.errors import EldrError, NotFoundError, from_rpc_error
 from eldr_client.requests import duration
@@ -34,7 +35,8 @@ class LoadReport:
     `held` are the (request_id, attempt) that it runs or queues. `active_experts` (distinct, per
     layer and step, mean over generated tokens), `batch_size` (sequences, mean over steps),
     `step_time` (seconds, likewise) and `step_active_experts` (likewise) are since the last report;
-    0 means unknown.
+    0 means unknown. `capture` says whether the worker tells its tokens' experts; None says nothing
+    new of it.
     """
 
     running_sequences: int = 0
@@ -47,6 +49,7 @@ class LoadReport:
     batch_size: float = 0.0
     step_time: float = 0.0
     step_active_experts: float = 0.0
+    capture: CaptureStatus | None = None
 
 
 class WorkerSession:
@@ -60,7 +63,8 @@ class WorkerSession:
     worker_id, model, url : str
         The worker, what it serves, and where.
     report : callable without arguments -> LoadReport
-        Called in the session's thread before each report.
+        Called in the session's thread before each report. Before the worker is ready only its
+        `capture` is sent, and it may raise.
     role : {"DECODE", "PREFILL"}
     dp_rank, group, labels : int, str, mapping of str to str
         As in RegisterWorkerRequest.
@@ -184,13 +188,22 @@ class WorkerSession:
         state = WorkerState.WORKER_STATE_READY if ready else WorkerState.WORKER_STATE_JOINING
         if not self._incarnation:
             self._register(state)
-        load = self._report() if ready else LoadReport()
+        load = self._report() if ready else self._report_of_joining()
         try:
             accepted = self._send(load, state)
         except NotFoundError:  # the router started anew, or took us as gone
             self._register(state)
             accepted = self._send(load, state)
         return "" if accepted else "reports are ignored; has another process registered this id?"
+
+    def _report_of_joining(self) -> LoadReport:
+        """Whether it captures, of a worker that has no load yet and may not be able to say more."""
+        try:
+            return LoadReport(capture=self._report().capture)
+        except Exception:  # the engine's code; a worker that joins must not vanish for it
+            worker = self._registration.worker_id
+            logger.debug("worker %s has no report before it is ready", worker, exc_info=True)
+            return LoadReport()
 
     def _register(self, state: WorkerState) -> None:
         self._registration.state = state
@@ -201,6 +214,9 @@ class WorkerSession:
     def _send(self, load: LoadReport, state: WorkerState) -> bool:
         self._number += 1
         values = {name: getattr(load, name) for name in _AS_THEY_ARE}
+        if load.capture:  # kept for the case that a router which has forgotten the worker asks
+            self._registration.capture.CopyFrom(load.capture.to_proto())
+            values["capture"] = self._registration.capture
         answer = self._call(
             "ReportLoad",
             ReportLoadRequest(

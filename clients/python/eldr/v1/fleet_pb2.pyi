@@ -25,6 +25,13 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_READY: _ClassVar[WorkerState]
     WORKER_STATE_DRAINING: _ClassVar[WorkerState]
     WORKER_STATE_GONE: _ClassVar[WorkerState]
+
+class CaptureState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAPTURE_STATE_UNSPECIFIED: _ClassVar[CaptureState]
+    CAPTURE_STATE_PROBING: _ClassVar[CaptureState]
+    CAPTURE_STATE_CAPTURING: _ClassVar[CaptureState]
+    CAPTURE_STATE_STOPPED: _ClassVar[CaptureState]
 WORKER_ROLE_UNSPECIFIED: WorkerRole
 WORKER_ROLE_DECODE: WorkerRole
 WORKER_ROLE_PREFILL: WorkerRole
@@ -33,6 +40,22 @@ WORKER_STATE_JOINING: WorkerState
 WORKER_STATE_READY: WorkerState
 WORKER_STATE_DRAINING: WorkerState
 WORKER_STATE_GONE: WorkerState
+CAPTURE_STATE_UNSPECIFIED: CaptureState
+CAPTURE_STATE_PROBING: CaptureState
+CAPTURE_STATE_CAPTURING: CaptureState
+CAPTURE_STATE_STOPPED: CaptureState
+
+class CaptureStatus(_message.Message):
+    __slots__ = ("state", "reason", "known_tokens", "unknown_tokens")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    state: CaptureState
+    reason: str
+    known_tokens: int
+    unknown_tokens: int
+    def __init__(self, state: _Optional[_Union[CaptureState, str]] = ..., reason: _Optional[str] = ..., known_tokens: _Optional[int] = ..., unknown_tokens: _Optional[int] = ...) -> None: ...
 
 class WorkerCapacity(_message.Message):
     __slots__ = ("sequences", "kv_tokens")
@@ -43,7 +66,7 @@ class WorkerCapacity(_message.Message):
     def __init__(self, sequences: _Optional[int] = ..., kv_tokens: _Optional[int] = ...) -> None: ...
 
 class RegisterWorkerRequest(_message.Message):
-    __slots__ = ("worker_id", "model", "role", "url", "dp_rank", "group", "labels", "capacity", "geometry", "state", "time_to_live")
+    __slots__ = ("worker_id", "model", "role", "url", "dp_rank", "group", "labels", "capacity", "geometry", "state", "time_to_live", "capture")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +85,7 @@ class RegisterWorkerRequest(_message.Message):
     GEOMETRY_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LIVE_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     model: str
     role: WorkerRole
@@ -73,7 +97,8 @@ class RegisterWorkerRequest(_message.Message):
     geometry: _activation_pb2.ModelGeometry
     state: WorkerState
     time_to_live: _duration_pb2.Duration
-    def __init__(self, worker_id: _Optional[str] = ..., model: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., geometry: _Optional[_Union[_activation_pb2.ModelGeometry, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    capture: CaptureStatus
+    def __init__(self, worker_id: _Optional[str] = ..., model: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., geometry: _Optional[_Union[_activation_pb2.ModelGeometry, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ...) -> None: ...
 
 class RegisterWorkerResponse(_message.Message):
     __slots__ = ("incarnation", "report_interval")
@@ -122,7 +147,7 @@ class HeldRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class ReportLoadRequest(_message.Message):
-    __slots__ = ("model", "worker_id", "incarnation", "report_number", "running_sequences", "waiting_sequences", "kv_tokens_used", "kv_tokens_total", "held", "foreign_sequences", "active_experts", "batch_size", "step_time", "state", "step_active_experts")
+    __slots__ = ("model", "worker_id", "incarnation", "report_number", "running_sequences", "waiting_sequences", "kv_tokens_used", "kv_tokens_total", "held", "foreign_sequences", "active_experts", "batch_size", "step_time", "state", "step_active_experts", "capture")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +163,7 @@ class ReportLoadRequest(_message.Message):
     STEP_TIME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     STEP_ACTIVE_EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_FIELD_NUMBER: _ClassVar[int]
     model: str
     worker_id: str
     incarnation: int
@@ -153,7 +179,8 @@ class ReportLoadRequest(_message.Message):
     step_time: _duration_pb2.Duration
     state: WorkerState
     step_active_experts: float
-    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., report_number: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ..., kv_tokens_used: _Optional[int] = ..., kv_tokens_total: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ..., foreign_sequences: _Optional[int] = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., step_active_experts: _Optional[float] = ...) -> None: ...
+    capture: CaptureStatus
+    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., report_number: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ..., kv_tokens_used: _Optional[int] = ..., kv_tokens_total: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ..., foreign_sequences: _Optional[int] = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., step_active_experts: _Optional[float] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ...) -> None: ...
 
 class ReportLoadResponse(_message.Message):
     __slots__ = ("accepted", "report_interval", "unknown")
@@ -192,7 +219,7 @@ class WatchWorkersResponse(_message.Message):
     def __init__(self, worker: _Optional[_Union[Worker, _Mapping]] = ..., synchronized: bool = ...) -> None: ...
 
 class Worker(_message.Message):
-    __slots__ = ("model", "worker_id", "role", "url", "dp_rank", "group", "labels", "capacity", "state", "incarnation", "booked_sequences", "foreign_sequences", "load", "slot", "report_time", "report_age", "stale", "active_experts", "batch_size", "step_time")
+    __slots__ = ("model", "worker_id", "role", "url", "dp_rank", "group", "labels", "capacity", "state", "incarnation", "booked_sequences", "foreign_sequences", "load", "slot", "report_time", "report_age", "stale", "active_experts", "batch_size", "step_time", "capture")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +247,7 @@ class Worker(_message.Message):
     ACTIVE_EXPERTS_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     STEP_TIME_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_FIELD_NUMBER: _ClassVar[int]
     model: str
     worker_id: str
     role: WorkerRole
@@ -240,4 +268,5 @@ class Worker(_message.Message):
     active_experts: float
     batch_size: float
     step_time: _duration_pb2.Duration
-    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[int] = ..., booked_sequences: _Optional[int] = ..., foreign_sequences: _Optional[int] = ..., load: _Optional[float] = ..., slot: _Optional[int] = ..., report_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: bool = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    capture: CaptureStatus
+    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[int] = ..., booked_sequences: _Optional[int] = ..., foreign_sequences: _Optional[int] = ..., load: _Optional[float] = ..., slot: _Optional[int] = ..., report_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: bool = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ...) -> None: ...

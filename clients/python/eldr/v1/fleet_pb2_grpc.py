@@ -125,7 +125,8 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchWorkers(self, request, context):
-        """The workers as they are now, and then every change of membership or state, until cancelled.
+        """The workers as they are now, and then every change of membership, of state, and of whether and
+        why they capture, until cancelled.
         A reader that falls too far behind gets RESOURCE_EXHAUSTED and begins anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
