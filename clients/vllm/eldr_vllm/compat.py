@@ -13,7 +13,6 @@
 `routed_experts_capturer.py` in vLLM does the same bindings for its own feature.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -157,11 +156,3 @@ def slot_mapping(context: ForwardContext, load_kwargs: Mapping[str, Any]) -> tor
         return next(iter(slots.values()))
     metadata = load_kwargs.get("attn_metadata")
     return next(iter(metadata.values())).slot_mapping if metadata else None
-
-
-_SUFFIX = re.compile(r"-[0-9a-f]{8}$")
-
-
-def external_id(request_id: str) -> str:
-    """The request's id as its caller knows it: without what vLLM appends."""
-    return _SUFFIX.sub("", request_id)

@@ -1,5 +1,6 @@
 """The scheduler's side: follows the requests, plans each step, hears what the workers say of it."""
 
+import logging
 import socket
 import time
 from pathlib import Path
@@ -15,13 +16,16 @@ from eldr_vllm.guard import Guard
 from eldr_vllm.messages import StepPlan, StepReport
 from eldr_vllm.recording.files import RecordingFiles
 from eldr_vllm.recording.recorder import Recorder
+from eldr_vllm.scheduler.address import Address
 from eldr_vllm.scheduler.decode import DecodeSide
 from eldr_vllm.scheduler.decode_counts import DecodeCounts
 from eldr_vllm.scheduler.outbox import Outbox
 from eldr_vllm.scheduler.prefill import PrefillSide
 from eldr_vllm.scheduler.recording import RecordSide
-from eldr_vllm.scheduler.registration import Registration, worker_id
-from eldr_vllm.settings import Settings
+from eldr_vllm.scheduler.registration import Registration
+from eldr_vllm.settings import UNSAID_ROLE, Settings
+
+logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
 
 
 class SchedulerSide:
@@ -41,7 +45,7 @@ class SchedulerSide:
         self._config = config
         self._guard = guard
         self._model = settings.model or str(model.served_model_name)
-        self._name = worker_id(settings, parallel.data_parallel_rank, parallel.data_parallel_size)
+        self._address = Address.of(settings, parallel)
         self._block_size = config.cache_config.block_size
         self._kv_tokens = kv_cache.num_blocks * self._block_size
         self._prompt_tokens: dict[str, int] = {}
@@ -52,11 +56,11 @@ class SchedulerSide:
         self._prefill: PrefillSide | None = None
         self._decode: DecodeSide | None = None
         if settings.prefills:
-            prefill_name = f"{self._name}/prefill" if settings.decodes else self._name
+            name = self._address.worker_id if settings.registered else ""
             self._prefill = PrefillSide(
                 settings,
                 self._model,
-                prefill_name if settings.url else "",
+                f"{name}/prefill" if name and settings.decodes else name,
                 model.get_num_experts_per_tok(),
                 self._outbox,
             )
@@ -74,17 +78,18 @@ class SchedulerSide:
 
     def _recording(self) -> RecordSide:
         settings, model = self._settings, self._config.model_config
-        engine = f"{self._name or socket.gethostname()}.{settings.role}"
+        role = settings.role or "both"
+        engine = f"{self._address.worker_id or socket.gethostname()}.{role}"
         about = {
             "model": self._model,
             "engine": engine,
-            "role": settings.role,
+            "role": role,
             "share": f"{settings.record_share:g}",
             "num_experts": str(model.get_num_experts()),
             "top_k": str(model.get_num_experts_per_tok()),
         }
         files = RecordingFiles(Path(settings.record), engine, int(settings.record_max_mb * 1e6))
-        return RecordSide(settings.role, settings.record_share, Recorder(files, about))
+        return RecordSide(role, settings.record_share, Recorder(files, about))
 
     def bind(self, kv_cache_manager: Any) -> None:
         """The KV cache is there."""
@@ -93,9 +98,11 @@ class SchedulerSide:
 
     def register(self, num_layers: int) -> None:
         """The engine is complete, with so many MoE layers (0 where the workers do not know)."""
-        if not self._settings.url:
+        if not self._settings.registered:
+            if self._settings.url:
+                logger.warning(UNSAID_ROLE)
             return
-        parallel, model = self._config.parallel_config, self._config.model_config
+        model = self._config.model_config
         geometry = num_layers, model.get_num_experts(), model.get_num_experts_per_tok()
         reports = {"DECODE": self._report} if self._decode is not None else {}
         if self._prefill is not None:
@@ -105,13 +112,12 @@ class SchedulerSide:
             reports,
             {
                 "model": self._model,
-                "dp_rank": parallel.data_parallel_rank,
                 "max_sequences": self._settings.capacity
                 or self._config.scheduler_config.max_num_seqs,
                 "max_kv_tokens": self._kv_tokens,
                 "geometry": geometry if num_layers else None,
             },
-            self._name,
+            self._address,
         )
 
     def begin(self, request: Any) -> None:

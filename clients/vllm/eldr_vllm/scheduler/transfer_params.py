@@ -1,13 +1,13 @@
 """The key `eldr` of kv_transfer_params, both ways."""
 
 import base64
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from eldr.v1.activation_pb2 import ActivationCounts
 from eldr_client import Placement
-
-from eldr_vllm.compat import external_id
+from vllm import envs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,11 @@ def places(request: Any, place: str) -> bool:
 
 
 def is_prefill(request: Any, role: str) -> bool:
-    """Whether the request's prompt is what is wanted of this engine."""
-    if role != "both":
+    """Whether the request's prompt is what is wanted of this engine.
+
+    An engine that has one role knows; others go by what the request says.
+    """
+    if role in ("prefill", "decode"):
         return role == "prefill"
     return bool((request.kv_transfer_params or {}).get("do_remote_decode"))
 
@@ -81,6 +84,20 @@ def encode_placement(placement: Placement) -> dict[str, Any]:
         "early": placement.early,
         "similarity": placement.similarity,
     }
+
+
+_SUFFIX = re.compile(r"-[0-9a-f]{8}$")
+
+
+def external_id(request_id: str) -> str:
+    """The request's id as its caller knows it: without the one suffix that vLLM appends.
+
+    vLLM (0.30 to 0.33) appends it to every request, whatever its way in and its id; a variable of
+    its environment, read as vLLM reads it, turns that off.
+    """
+    if getattr(envs, "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", False):
+        return request_id
+    return _SUFFIX.sub("", request_id)
 
 
 def _number(said: dict[str, Any], key: str) -> int:
