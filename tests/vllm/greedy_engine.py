@@ -25,7 +25,7 @@ def answers(model, options):
         block_size=32,
         max_model_len=512,
         max_num_seqs=8,
-        max_num_batched_tokens=128,
+        max_num_batched_tokens=1024,
         num_gpu_blocks_override=20,
         enforce_eager=True,
         **options,

@@ -1,4 +1,4 @@
-"""Deployments that others publish: vLLM parses the command lines, and the connector inside is theirs."""
+"""Deployments that others publish: vLLM parses what to write; the inner connector is theirs."""
 
 import dataclasses
 import json
