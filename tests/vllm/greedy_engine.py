@@ -19,17 +19,16 @@ def prompts():
 def answers(model, options):
     from vllm import LLM, SamplingParams
 
-    llm = LLM(
-        model=model,
-        dtype="float32",
-        block_size=32,
-        max_model_len=512,
-        max_num_seqs=8,
-        max_num_batched_tokens=1024,
-        num_gpu_blocks_override=20,
-        enforce_eager=True,
-        **options,
-    )
+    defaults = {
+        "dtype": "float32",
+        "block_size": 32,
+        "max_model_len": 512,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 1024,
+        "num_gpu_blocks_override": 20,
+        "enforce_eager": True,
+    }
+    llm = LLM(model=model, **{**defaults, **options})
     sampling = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
     given = [{"prompt_token_ids": prompt} for prompt in prompts()]
     runs = [llm.generate(given, sampling, use_tqdm=False) for _ in range(2)]
