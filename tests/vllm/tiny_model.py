@@ -33,6 +33,12 @@ def build(directory: Path, seed: int = 0) -> Path:
     )
     model = Qwen3MoeForCausalLM(config).to(torch.float32)
     model.save_pretrained(directory)
+    save_tokenizer(directory)
+    return directory
+
+
+def save_tokenizer(directory: Path) -> None:
+    """Of single bytes, and two that begin and end a text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: index for index, letter in enumerate(alphabet)}
     vocabulary |= {"<bos>": 256, "<eos>": 257}
@@ -42,4 +48,3 @@ def build(directory: Path, seed: int = 0) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>"
     ).save_pretrained(directory)
-    return directory

@@ -1,7 +1,7 @@
 """Activation counts from NumPy arrays, in the smallest encoding of the contract that holds them."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 from eldr.v1.activation_pb2 import ActivationCounts, SparseCounts
@@ -92,6 +92,38 @@ class Counts:
         else:
             message.dense_u32 = flat.astype("<u4").tobytes()
         return message
+
+    @classmethod
+    def from_proto(cls, message: ActivationCounts) -> Self:
+        """What a message says.
+
+        Raises
+        ------
+        ValueError
+            Its parts do not fit together.
+        """
+        shape = message.layers_present or message.num_layers, message.num_experts
+        encoding = message.WhichOneof("encoding")
+        if encoding == "dense_u16":
+            flat = np.frombuffer(message.dense_u16, "<u2").astype(np.int64)
+        elif encoding == "dense_u32":
+            flat = np.frombuffer(message.dense_u32, "<u4").astype(np.int64)
+        else:
+            flat = np.zeros(shape, np.int64).reshape(-1)
+            index, count = np.array(message.sparse.index, np.int64), message.sparse.count
+            if len(index) != len(count) or index.max(initial=-1) >= flat.size:
+                raise ValueError(f"sparse: expected pairs below {flat.size}, found {len(index)}")
+            flat[index] = count
+        if flat.size != shape[0] * shape[1]:
+            raise ValueError(f"{encoding}: expected {shape} counts, found {flat.size}")
+        return cls(
+            flat.reshape(shape),
+            message.top_k,
+            message.num_tokens,
+            message.unknown_tokens,
+            message.layer_offset,
+            message.num_layers,
+        )
 
 
 AnyCounts: TypeAlias = Counts | ActivationCounts | NDArray[np.integer]

@@ -1,6 +1,7 @@
 """Which KV cache group signatures go by: scheduler and workers must choose the same."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig
@@ -49,10 +50,16 @@ def attention_group(config: VllmConfig, kv_cache: KVCacheConfig) -> AttentionGro
         specs = getattr(group.kv_cache_spec, "kv_cache_specs", None)
         specs = list(specs.values()) if specs else [group.kv_cache_spec]
         drafts = getattr(group, "is_eagle_group", False)
-        if not drafts and all(isinstance(spec, FullAttentionSpec) for spec in specs):
+        if not drafts and all(map(_is_one_token_per_slot, specs)):
             return AttentionGroup(index, specs[0].block_size, group.layer_names[0])
     kinds = sorted({type(group.kv_cache_spec).__name__ for group in kv_cache.kv_cache_groups})
     raise UnsupportedError(
-        f"no layer of the model attends to whole prompts ({', '.join(kinds) or 'no KV cache'}), so "
-        "no KV block keeps a prompt's tokens"
+        f"no layer of the model keeps a whole prompt's tokens, each in a KV slot of its own "
+        f"({', '.join(kinds) or 'no KV cache'})"
     )
+
+
+def _is_one_token_per_slot(spec: Any) -> bool:
+    """Full attention whose slots are not compressed from several tokens, as DeepSeek-V4's are."""
+    tokens = getattr(spec, "tokens_per_state", getattr(spec, "compress_ratio", 1))
+    return isinstance(spec, FullAttentionSpec) and tokens == 1

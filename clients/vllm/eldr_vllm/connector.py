@@ -109,13 +109,16 @@ class EldrConnector(DelegatingConnector):
         self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
     ) -> None:
         """Forwarded without ours; all workers are there now."""
-        inner = {rank: item.inner for rank, item in metadata.items() if item.inner is not None}
+        ours = {rank: item for rank, item in metadata.items() if isinstance(item, EldrHandshake)}
+        # Beside others in a MultiConnector this one is told of theirs.
+        inner = {rank: item.inner for rank, item in ours.items() if item.inner is not None}
+        inner |= {rank: item for rank, item in metadata.items() if rank not in ours}
         if inner:
             super().set_xfer_handshake_metadata_pp_aware(inner)
         if self._scheduler is not None:
-            ranks = [item for (_, tp), item in metadata.items() if tp == 0]
-            stopped = next((item.stopped for item in metadata.values() if item.stopped), "")
-            self._guard.run(self._scheduler.register, sum(r.layers for r in ranks), stopped)
+            layers = sum(item.layers for (_, tp), item in ours.items() if tp == 0)
+            stopped = next((item.stopped for item in ours.values() if item.stopped), "")
+            self._guard.run(self._scheduler.register, layers, stopped)
 
     def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
         """Forwarded; its use goes into the reports."""

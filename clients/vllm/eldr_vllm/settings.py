@@ -1,6 +1,7 @@
 """What `kv_connector_extra_config.eldr` may say."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,7 +11,16 @@ from eldr_vllm.guard import UnsupportedError
 
 _CHOICES = {"role": ("", "prefill", "decode", "both"), "place": ("caller", "daemon")}
 _RANGES = {"record_share": (0.0, 1.0), "record_max_mb": (64.0, 1e9)}  # 64: files of 4
-_BY_KV_ROLE = {"kv_producer": "prefill", "kv_consumer": "decode", "kv_both": "both"}
+_BY_KV_ROLE = {"kv_producer": "prefill", "kv_consumer": "decode"}
+_RETIRED = ("force",)  # what is captured is verified by itself now
+# In a url: the data-parallel rank, or a port that follows from it.
+URL_RANK = re.compile(r"\{ *(?:(\d+) *\+ *)?dp_rank *(?:% *([1-9]\d*) *)?\}")
+
+UNSAID_ROLE = (
+    "ELDR does not register this engine: kv_both does not say whether it is to get prefills, "
+    'decodes or both. Say "role": "prefill", "decode" or "both" in '
+    "kv_connector_extra_config.eldr"
+)
 
 
 @dataclass(frozen=True)
@@ -27,9 +37,13 @@ class Settings:
     timeout : float
         Deadline of each call to the daemon, in seconds. None of them is waited for by the engine.
     url : str
-        Where this engine serves, for others. Without it the engine is not registered.
+        Where this engine serves, for others; `{dp_rank}` and `{8200 + dp_rank % 8}` stand for its
+        data-parallel rank and a port that follows from it. Without a url the engine is not
+        registered.
     role : {"", "prefill", "decode", "both"}
-        What this engine does. By default what `kv_role` says.
+        What this engine does. By default what `kv_role` says; `kv_both` says neither, and then the
+        engine is not registered: as a decode worker it would get decodes that a prefill engine
+        must not get. Its prompts and bookings are followed all the same, as each request says.
     model : str
         The model's name at the daemon; by default the first served model name.
     worker_id : str
@@ -58,8 +72,11 @@ class Settings:
         Share of requests, by their ids, whose experts are recorded. Timings are of all.
     record_max_mb : float
         Of this engine's files; the oldest are dropped.
-    force : bool
-        Capture where it was not verified, too.
+    probe : bool
+        Ask the engine for a few short completions before it is READY, to see that the same prompt
+        tells the same experts. Needs `url` and `health_check`.
+    api_key : str
+        Of the engine's HTTP server, for the probe; by default VLLM_API_KEY.
     """
 
     router: str = "127.0.0.1:50051"
@@ -86,7 +103,8 @@ class Settings:
     record: str = ""
     record_share: float = 1.0
     record_max_mb: float = 1_024.0
-    force: bool = False
+    probe: bool = True
+    api_key: str = field(default="", repr=False)
 
     @classmethod
     def read(cls, values: Mapping[str, Any], kv_role: str | None) -> "Settings":
@@ -97,6 +115,7 @@ class Settings:
         UnsupportedError
             A setting that is none, or has another type or value than it may have.
         """
+        values = {name: value for name, value in values.items() if name not in _RETIRED}
         known = {item.name: item for item in fields(cls)}
         if unknown := values.keys() - known.keys():
             raise UnsupportedError(
@@ -117,18 +136,24 @@ class Settings:
         for name, (low, high) in _RANGES.items():
             if name in given and not low <= given[name] <= high:
                 raise UnsupportedError(f"{name}: expected {low:g} to {high:g}, found {given[name]}")
-        given["role"] = given.get("role") or _BY_KV_ROLE[kv_role or "kv_both"]
+        _check_url(given.get("url", ""))
+        given["role"] = given.get("role") or _BY_KV_ROLE.get(kv_role or "", "")
         return cls(**given)
+
+    @property
+    def registered(self) -> bool:
+        """It is known where this engine serves and what it does."""
+        return bool(self.url and self.role)
 
     @property
     def prefills(self) -> bool:
         """Prompts are read here, and get signatures."""
-        return self.role in ("prefill", "both")
+        return self.role != "decode"
 
     @property
     def decodes(self) -> bool:
         """Answers are written here."""
-        return self.role in ("decode", "both")
+        return self.role != "prefill"
 
     def endpoint(self) -> dict[str, Any]:
         """The keywords of eldr_client's clients and sessions that say how to reach the daemon.
@@ -147,6 +172,15 @@ class Settings:
             "client_key": _read(self.client_key),
             "client_certificate": _read(self.client_certificate),
         }
+
+
+def _check_url(url: str) -> None:
+    plain = URL_RANK.sub("", url)
+    if odd := re.search(r"\$\w+|\$?\{.*?\}", plain):
+        raise UnsupportedError(
+            f"url: expected a variable of the environment, {{dp_rank}} or {{8200 + dp_rank % 8}}, "
+            f"found {odd[0]}"
+        )
 
 
 def _read(path: str, text: bool = False) -> Any:

@@ -54,6 +54,4 @@ class CaptureState:
 
     def status(self) -> CaptureStatus:
         """For a report."""
-        return CaptureStatus(
-            self._state, self._reason, self._known_tokens, self._unknown_tokens
-        )
+        return CaptureStatus(self._state, self._reason, self._known_tokens, self._unknown_tokens)

@@ -32,7 +32,8 @@ class _Held:
     """A booking whose sequences are here: how many run, how many have ended, what they wrote.
 
     Its answer is counted in `row`: None before its first token, _NO_ROW where it is not counted.
-    The experts of `awaited` tokens have not come yet; with `lost` some never will. `ending` is what its release will say.
+    The experts of `awaited` tokens have not come yet; with `lost` some never will. `ending` is what
+    its release will say.
     """
 
     booking: Booking

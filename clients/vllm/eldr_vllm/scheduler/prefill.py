@@ -94,7 +94,7 @@ class PrefillSide:
             prompt = self._prompts.get(request_id)
             if prompt is None or prompt.asked:
                 continue
-            if request_id in step.resumed:  # its blocks may be others now: another try of the prefill
+            if request_id in step.resumed:  # its blocks may be others: another try
                 prompt.epoch, prompt.sequence = prompt.epoch + 1, 0
                 prompt.said["epoch"] = prompt.epoch
             prompt.asked = after >= prompt.num_tokens
@@ -151,10 +151,7 @@ class PrefillSide:
         return prompt.said
 
     def stop(self) -> None:
-        """No counts will come any more: nobody need wait for a signature."""
-        for prompt in (*self._prompts.values(), *self._late.values()):
-            prompt.said.clear()
-        self._prompts.clear()
+        """No counts will come any more."""
         self._late.clear()
 
     def _counts(self, counts: NDArray[np.uint32], tokens: int, unknown: int) -> ActivationCounts:

@@ -11,7 +11,6 @@ import http.client
 import json
 import logging
 import os
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -21,29 +20,31 @@ from typing import Any
 
 import numpy as np
 from eldr.v1.activation_pb2 import ActivationCounts
-from eldr_client import read_counts
+from eldr_client import Counts
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from eldr_vllm.scheduler.address import Address
 from eldr_vllm.scheduler.capture_state import CaptureState
+from eldr_vllm.scheduler.startup import DIRECTLY
 from eldr_vllm.settings import Settings
 
 logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
 
 LEAST_AGREEMENT = 0.9
-"""Share of a prompt's picks that must come again; another batch may round some of them elsewhere."""
+"""Share of a prompt's picks that must come again; in another batch some may be rounded away."""
 MOST_ALIKE = 0.99
 """Two of the prompts share fewer picks than this."""
 TRIES_AMONG_OTHERS = 5
 TIMEOUT = 120.0  # seconds; an engine compiles what it has not seen before
-DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any http_proxy
 
 # So unlike each other that no model takes them to the same experts; less than 500 tokens each.
 PROMPTS = (
     "The harbour lay still before sunrise. Two boats came back early, low in the water, and the "
     "women on the quay counted the crates before anyone spoke of prices or of the weather.",
     "def merge(left, right):\n    out = []\n    while left and right:\n        side = left if "
-    "left[0] <= right[0] else right\n        out.append(side.pop(0))\n    return out + left + right",
+    "left[0] <= right[0] else right\n        out.append(side.pop(0))\n    return out + left + "
+    "right\n",
     '{"id": 40817, "items": [{"sku": "A-113", "qty": 12, "price": 3.75}, {"sku": "Z-9", "qty": 1, '
     '"price": 1499.0}], "paid": false, "total": 1544.0, "currency": "EUR", "codes": [7, 77, 777]}',
     "Am Abend zog Nebel vom Fluss herauf, und die Laternen der alten Brücke wurden zu matten "
@@ -67,9 +68,9 @@ def can_probe(settings: Settings, transfer: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """What an answer says: counts uint32 [L, E], tokens known and unknown, nothing else in its step."""
+    """An answer: counts [L, E], tokens known and unknown; `alone` in the step that ended its prompt."""
 
-    counts: NDArray[np.uint32]
+    counts: NDArray[np.int64]
     known: int
     unknown: int
     alone: bool
@@ -81,6 +82,7 @@ class Probe:
     Parameters
     ----------
     settings : Settings
+    address : Address
     config : VllmConfig
     key : str
         By it the scheduler's side knows these requests.
@@ -88,12 +90,13 @@ class Probe:
         Told what came out.
     """
 
-    def __init__(self, settings: Settings, config: Any, key: str, capture: CaptureState) -> None:
-        self._url = settings.url.rstrip("/") + "/v1/completions"
+    def __init__(
+        self, settings: Settings, address: Address, config: Any, key: str, capture: CaptureState
+    ) -> None:
+        self._url = address.url.rstrip("/") + "/v1/completions"
         self._token = settings.api_key or os.environ.get("VLLM_API_KEY", "")
-        parallel = config.parallel_config
-        self._dp_rank = parallel.data_parallel_rank if parallel.data_parallel_size > 1 else None
-        self._model = config.model_config.served_model_name
+        self._dp_rank = address.dp_rank if config.parallel_config.data_parallel_size > 1 else None
+        self._model = str(config.model_config.served_model_name)
         self._key = key
         self._capture = capture
 
@@ -180,8 +183,8 @@ def _read(answer: Mapping[str, Any]) -> _Heard:
         raise ProbeError("the engine's answer has no counts")
     try:
         message = ActivationCounts.FromString(base64.b64decode(eldr["counts"]))
-    except (binascii.Error, DecodeError) as error:
+        counts = Counts.from_proto(message)
+    except (binascii.Error, DecodeError, ValueError) as error:
         raise ProbeError(f"the engine's counts are no ActivationCounts: {error}") from error
-    return _Heard(
-        read_counts(message), message.num_tokens, message.unknown_tokens, bool(eldr.get("alone"))
-    )
+    known, unknown = message.num_tokens, message.unknown_tokens
+    return _Heard(counts.array, known, unknown, bool(eldr.get("alone")))

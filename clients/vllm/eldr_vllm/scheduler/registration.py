@@ -1,43 +1,26 @@
 """The engine's entry in the fleet."""
 
-import http.client
-import threading
-import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from eldr_client import LoadReport, WorkerSession
 
+from eldr_vllm.scheduler.address import Address
 from eldr_vllm.settings import Settings
-
-_HEALTH_PAUSE = 0.5
-_HEALTH_TIMEOUT = 2.0
-_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any http_proxy
-
-
-def worker_id(settings: Settings, dp_rank: int, dp_size: int) -> str:
-    """The engine's id: as set, or its address; each data-parallel rank has its own.
-
-    Empty where the engine has neither, and so is not registered.
-    """
-    name = settings.worker_id or urlsplit(settings.url).netloc
-    return f"{name}/dp{dp_rank}" if name and dp_size > 1 else name
 
 
 class Registration:
-    """Sessions of the roles that the engine has, READY as soon as its HTTP server answers.
+    """Sessions of the roles that the engine has.
 
     Parameters
     ----------
     settings : Settings
-        With a `url`.
     reports : mapping of role (DECODE, PREFILL) to a callable () -> LoadReport
         An engine with both roles is registered twice, the second time as `ID/prefill`.
     session : mapping
         What the sessions have in common: keywords of WorkerSession.
-    name : str
-        The worker's id.
+    address : Address
+        Of a registered engine.
     """
 
     def __init__(
@@ -45,13 +28,13 @@ class Registration:
         settings: Settings,
         reports: Mapping[str, Callable[[], LoadReport]],
         session: Mapping[str, Any],
-        name: str,
+        address: Address,
     ) -> None:
-        self._closing = threading.Event()
         self._sessions = [
             WorkerSession(
-                name if index == 0 else f"{name}/{role.lower()}",
-                url=settings.url,
+                address.worker_id if index == 0 else f"{address.worker_id}/{role.lower()}",
+                url=address.url,
+                dp_rank=address.dp_rank,
                 report=report,
                 role=role,
                 group=settings.group,
@@ -63,29 +46,13 @@ class Registration:
             )
             for index, (role, report) in enumerate(reports.items())
         ]
-        if settings.health_check:
-            url = settings.url.rstrip("/") + "/health"
-            threading.Thread(
-                target=self._await_health, args=(url,), name="eldr-health", daemon=True
-            ).start()
 
-    def close(self) -> None:
-        """Deregister."""
-        self._closing.set()
-        for session in self._sessions:
-            session.close()
-
-    def _await_health(self, url: str) -> None:
-        while not self._answers(url):
-            if self._closing.wait(_HEALTH_PAUSE):
-                return
+    def set_ready(self) -> None:
+        """The engine serves: until then it was JOINING, where its health is asked for."""
         for session in self._sessions:
             session.set_ready()
 
-    @staticmethod
-    def _answers(url: str) -> bool:
-        try:
-            with _DIRECTLY.open(url, timeout=_HEALTH_TIMEOUT) as answer:
-                return bool(answer.status == 200)
-        except (OSError, http.client.HTTPException):
-            return False
+    def close(self) -> None:
+        """Deregister."""
+        for session in self._sessions:
+            session.close()

@@ -1,6 +1,7 @@
 """The scheduler's side: follows the requests, plans each step, hears what the workers say of it."""
 
 import dataclasses
+import logging
 import secrets
 import socket
 import time
@@ -21,6 +22,7 @@ from eldr_vllm.messages import StepPlan, StepReport
 from eldr_vllm.recording.files import RecordingFiles
 from eldr_vllm.recording.recorder import Recorder
 from eldr_vllm.scheduler import transfer_params
+from eldr_vllm.scheduler.address import Address
 from eldr_vllm.scheduler.capture_state import CaptureState
 from eldr_vllm.scheduler.decode import DecodeSide
 from eldr_vllm.scheduler.decode_counts import DecodeCounts
@@ -28,9 +30,12 @@ from eldr_vllm.scheduler.outbox import Outbox
 from eldr_vllm.scheduler.prefill import PrefillSide
 from eldr_vllm.scheduler.probe import Probe, can_probe
 from eldr_vllm.scheduler.recording import RecordSide
-from eldr_vllm.scheduler.registration import Registration, worker_id
+from eldr_vllm.scheduler.registration import Registration
+from eldr_vllm.scheduler.startup import Startup
 from eldr_vllm.scheduler.step import KvSlots, ScheduledStep
-from eldr_vllm.settings import Settings
+from eldr_vllm.settings import UNSAID_ROLE, Settings
+
+logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
 
 
 class SchedulerSide:
@@ -47,7 +52,7 @@ class SchedulerSide:
         self._settings = settings
         self._config = config
         self._model = settings.model or str(model.served_model_name)
-        self._name = worker_id(settings, parallel.data_parallel_rank, parallel.data_parallel_size)
+        self._address = Address.of(settings, parallel)
         self._capturing, self._booking = Guard("capture"), Guard("bookings")
         self.capture = CaptureState(can_probe(settings, config.kv_transfer_config))
         self._probe_key = secrets.token_hex(16)
@@ -58,15 +63,17 @@ class SchedulerSide:
         self._local_tokens: dict[str, int] = {}
         self._filled_blocks: list[int] = []
         self._registration: Registration | None = None
+        self._startup: Startup | None = None
         self._outbox = Outbox(RouterClient(**settings.endpoint()), settings.outbox)
+        self._wound_up = False
         self._drafts = config.speculative_config is not None
         # Where a step is scheduled before the last one's drafts are judged, positions are guesses.
         self._guesses = self._drafts and config.scheduler_config.async_scheduling
-        prefill_name = f"{self._name}/prefill" if settings.decodes else self._name
+        name = self._address.worker_id if settings.registered else ""
         self._prefill = PrefillSide(
             settings,
             self._model,
-            prefill_name if settings.url else "",
+            f"{name}/prefill" if name and settings.decodes else name,
             model.get_num_experts_per_tok(),
             self._outbox,
             self.capture,
@@ -95,18 +102,19 @@ class SchedulerSide:
 
     def _recording(self) -> RecordSide:
         settings, model = self._settings, self._config.model_config
-        engine = f"{self._name or socket.gethostname()}.{settings.role}"
+        role = settings.role or "both"
+        engine = f"{self._address.worker_id or socket.gethostname()}.{role}"
         about = {
             "model": self._model,
             "engine": engine,
-            "role": settings.role,
+            "role": role,
             "share": f"{settings.record_share:g}",
             "num_experts": str(model.get_num_experts()),
             "top_k": str(model.get_num_experts_per_tok()),
         }
         files = RecordingFiles(Path(settings.record), engine, int(settings.record_max_mb * 1e6))
         recorder = Recorder(files, about)
-        return RecordSide(settings.role, settings.record_share, recorder, answers=not self._drafts)
+        return RecordSide(role, settings.record_share, recorder, answers=not self._drafts)
 
     def bind(self, kv_cache_manager: Any) -> None:
         """The KV cache is there."""
@@ -117,26 +125,34 @@ class SchedulerSide:
         """The engine is complete, with so many MoE layers; or the workers do not capture."""
         if stopped or not num_layers:
             self._stop(stopped or "no worker process listens")
-        if not self._settings.url:
-            return
-        parallel, model = self._config.parallel_config, self._config.model_config
+        if self._settings.registered:
+            self._registration = self._registered(num_layers)
+        elif self._settings.url:
+            logger.warning(UNSAID_ROLE)
+        if self._settings.url and self._settings.health_check:
+            probe = Probe(
+                self._settings, self._address, self._config, self._probe_key, self.capture
+            )
+            ready = [self._registration.set_ready] if self._registration is not None else []
+            self._startup = Startup(self._address.url, probe.run, *ready)
+
+    def _registered(self, num_layers: int) -> Registration:
+        model = self._config.model_config
         geometry = num_layers, model.get_num_experts(), model.get_num_experts_per_tok()
         reports = {"DECODE": self._report} if self._decode is not None else {}
         if self._settings.prefills:
             reports["PREFILL"] = lambda: LoadReport(capture=self.capture.status())
-        self._registration = Registration(
+        return Registration(
             self._settings,
             reports,
             {
                 "model": self._model,
-                "dp_rank": parallel.data_parallel_rank,
                 "max_sequences": self._settings.capacity
                 or self._config.scheduler_config.max_num_seqs,
                 "max_kv_tokens": self._kv_tokens,
                 "geometry": geometry if num_layers else None,
             },
-            self._name,
-            Probe(self._settings, self._config, self._probe_key, self.capture),
+            self._address,
         )
 
     def begin(self, request: Any) -> None:
@@ -168,9 +184,24 @@ class SchedulerSide:
 
     def _fill(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         start = self._local_tokens[request.request_id]
-        end = start + num_external_tokens
-        first, last = start // self._slots.block_size, -(-end // self._slots.block_size)
-        self._filled_blocks += blocks.get_block_ids()[self._slots.group][first:last]
+        ids = blocks.get_block_ids()[self._slots.group]
+        self._filled_blocks += self._between(ids, start, start + num_external_tokens)
+
+    def _between(self, blocks: list[int], start: int, end: int) -> list[int]:
+        size = self._slots.block_size
+        return blocks[start // size : -(-end // size)]
+
+    def _filled_by_others(self, step: ScheduledStep, begun: set[str]) -> list[int]:
+        """What is in no prefix cache and computed before a request's first step came from outside.
+
+        A connector beside this one may have loaded it, of which this one is not told.
+        """
+        filled = []
+        for name in begun:
+            (before, _), local = step.computed[name], self._local_tokens.get(name, 0)
+            if before > local:
+                filled += self._between(self._slots.blocks(name, before), local, before)
+        return filled
 
     def plan(self, output: Any) -> StepPlan | None:
         """What the workers should know of the step that `output` (SchedulerOutput) describes."""
@@ -183,7 +214,7 @@ class SchedulerSide:
         plan = None
         if not self.capture.stopped:
             plan = self._capturing.run(self._plan, output, now)
-        if plan is None:
+        if plan is None:  # the probe may have stopped it, on a thread of its own
             self._stop(self._capturing.reason)
         return plan
 
@@ -200,6 +231,8 @@ class SchedulerSide:
         )
         self._slots.begin(output.kv_connector_block_state.resolve_block_ids, step.resumed)
         filled, self._filled_blocks = self._filled_blocks, []
+        begun = {new.req_id for new in output.scheduled_new_reqs} | step.resumed
+        filled += self._filled_by_others(step, begun)
         copies = getattr(output, "kv_cache_block_copies", None) or ()
         plan = StepPlan(
             now,
@@ -280,14 +313,18 @@ class SchedulerSide:
 
     def close(self) -> None:
         """Deregister, and say what is unsaid."""
-        if self._registration is not None:
-            self._registration.close()
+        for part in (self._startup, self._registration):
+            if part is not None:
+                part.close()
         self._outbox.close()
         if self._record is not None:
             self._record.close()
 
     def _stop(self, reason: str) -> None:
         self.capture.stop(reason)
+        if self._wound_up:
+            return
+        self._wound_up = True
         self._prefill.stop()
         for side in (self._decode, self._record):
             if side is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from eldr.v1.activation_pb2 import ActivationCounts
 from eldr_client import Placement
-
+from vllm import envs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,11 @@ def places(request: Any, place: str) -> bool:
 
 
 def is_prefill(request: Any, role: str) -> bool:
-    """Whether the request's prompt is what is wanted of this engine."""
-    if role != "both":
+    """Whether the request's prompt is what is wanted of this engine.
+
+    An engine that has one role knows; others go by what the request says.
+    """
+    if role in ("prefill", "decode"):
         return role == "prefill"
     return bool((request.kv_transfer_params or {}).get("do_remote_decode"))
 
@@ -92,7 +95,13 @@ _SUFFIX = re.compile(r"-[0-9a-f]{8}$")
 
 
 def external_id(request_id: str) -> str:
-    """The request's id as its caller knows it: without what vLLM appends."""
+    """The request's id as its caller knows it: without the one suffix that vLLM appends.
+
+    vLLM (0.30 to 0.33) appends it to every request, whatever its way in and its id; a variable of
+    its environment, read as vLLM reads it, turns that off.
+    """
+    if getattr(envs, "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", False):
+        return request_id
     return _SUFFIX.sub("", request_id)
 
 

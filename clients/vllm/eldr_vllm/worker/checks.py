@@ -100,9 +100,7 @@ def check_experts(experts: NDArray[np.integer], num_experts: int, missing: int) 
         for ids in (types.uint8, types.int16)
     )
 )
-def _first_fault(
-    experts: NDArray[np.integer], num_experts: int, missing: int
-) -> tuple[int, int]:
+def _first_fault(experts: NDArray[np.integer], num_experts: int, missing: int) -> tuple[int, int]:
     """The first fault and its layer."""
     rows, layers, picks = experts.shape
     last_row = np.full((layers, num_experts), -1, np.int32)  # in which an expert was told

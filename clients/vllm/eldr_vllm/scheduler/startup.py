@@ -1,0 +1,45 @@
+"""What an engine does once its HTTP server answers."""
+
+import http.client
+import threading
+import urllib.request
+from collections.abc import Callable
+
+_PAUSE = 0.5
+_TIMEOUT = 2.0
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any http_proxy
+
+
+class Startup:
+    """Waits for `url`/health on a thread of its own, then takes the steps in order.
+
+    Parameters
+    ----------
+    url : str
+    steps : callables ()
+    """
+
+    def __init__(self, url: str, *steps: Callable[[], None]) -> None:
+        self._url = url.rstrip("/") + "/health"
+        self._steps = steps
+        self._closing = threading.Event()
+        threading.Thread(target=self._run, name="eldr-startup", daemon=True).start()
+
+    def close(self) -> None:
+        """Take no further step."""
+        self._closing.set()
+
+    def _run(self) -> None:
+        while not self._answers():
+            if self._closing.wait(_PAUSE):
+                return
+        for step in self._steps:
+            if not self._closing.is_set():
+                step()
+
+    def _answers(self) -> bool:
+        try:
+            with DIRECTLY.open(self._url, timeout=_TIMEOUT) as answer:
+                return bool(answer.status == 200)
+        except (OSError, http.client.HTTPException):
+            return False

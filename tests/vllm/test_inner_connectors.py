@@ -1,0 +1,86 @@
+"""Engines start with ELDR around other connectors as without it, and give the same tokens."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.vllm
+
+NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
+
+
+def on_disk(folder):
+    """vLLM's ExampleConnector, which knows nothing of the hybrid KV cache manager."""
+    extra = {"shared_storage_path": str(folder)}
+    return {
+        "kv_connector": "ExampleConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": extra,
+    }
+
+
+def wrapped(name, module, **extra):
+    return {
+        "kv_connector": name,
+        "kv_connector_module_path": module,
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"eldr": {"router": "127.0.0.1:1"}, **extra},
+    }
+
+
+def around(inner):
+    return wrapped("EldrConnector", "eldr_vllm.connector", inner=inner)
+
+
+def among(*connectors):
+    return wrapped("MultiConnector", "eldr_vllm.multi", connectors=list(connectors))
+
+
+def run(model, transfer, **options):
+    """What the engine says: its answer, or its log where it did not come up."""
+    options = json.dumps({"kv_transfer_config": transfer, **options})
+    command = [sys.executable, "-m", "greedy_engine", str(model), options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    answers = [line for line in done.stdout.splitlines() if line.startswith('{"tokens"')]
+    return (json.loads(answers[0]) if answers else None), done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    """An engine without any connector."""
+    answer, log = run(model, None)
+    assert answer, log
+    assert not answer["cached"]  # everything was evicted before it was asked for again
+    return answer["tokens"]
+
+
+@pytest.mark.parametrize("form", ["around", "among others"])
+def test_with_another_connector_inside(model, alone, tmp_path, form):
+    """One that does not support the hybrid KV cache manager; a MultiConnector with NIXL in it."""
+    disk = on_disk(tmp_path)
+    transfer = around(disk) if form == "around" else among(NIXL, disk)
+    answer, log = run(model, transfer)
+    assert answer, log
+    assert "steps aside" not in log
+    assert answer["tokens"] == alone
+    assert answer["cached"]  # the second time it was the connector that had the KV
+
+
+def test_with_several_kv_cache_groups(tmp_path):
+    """vLLM turns its manager off where it can see that the connector does not support it."""
+    from tiny_sliding import build
+
+    model, options = (
+        build(tmp_path / "model"),
+        {"load_format": "dummy", "num_gpu_blocks_override": 44},
+    )
+    plain, log = run(model, on_disk(tmp_path / "plain"), **options)
+    assert plain, log
+    answer, log = run(model, among(on_disk(tmp_path / "inside")), **options)
+    assert answer, log
+    assert answer == plain
+    answer, log = run(model, around(on_disk(tmp_path / "around")), **options)
+    assert answer is None
+    assert '"kv_connector_module_path": "eldr_vllm.multi"' in log  # what to write instead
