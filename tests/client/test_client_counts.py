@@ -36,6 +36,20 @@ def test_round_trip_in_the_smallest_encoding(array, top_k, encoding):
     np.testing.assert_array_equal(back.counts, array)
     assert back.whole
     assert (back.num_tokens, back.unknown_tokens) == (array[0].sum() // top_k, 9)
+    ours = Counts.from_proto(message)
+    np.testing.assert_array_equal(ours.array, array)
+    assert (ours.top_k, ours.num_tokens, ours.unknown_tokens) == (top_k, back.num_tokens, 9)
+
+
+def test_messages_that_contradict_themselves():
+    message = Counts(routed(2, 8, 4, 50), 4).to_proto()
+    message.dense_u16 = message.dense_u16[:-2]
+    with pytest.raises(ValueError, match="expected \\(2, 8\\) counts, found 15"):
+        Counts.from_proto(message)
+    message = Counts(routed(48, 128, 8, 5), 8).to_proto()
+    message.sparse.index[0] = 48 * 128
+    with pytest.raises(ValueError, match="expected pairs below 6144"):
+        Counts.from_proto(message)
 
 
 def test_no_other_encoding_is_smaller():

@@ -55,7 +55,6 @@ def engine(model, router, tmp_path_factory):
             "kv_connector_extra_config": {
                 "eldr": {
                     "router": router.target,
-                    "force": bool(MORE),
                     "timeout": 5.0,
                     "record": str(recording),
                 },

@@ -68,7 +68,7 @@ def can_probe(settings: Settings, transfer: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """An answer: counts [L, E], tokens known and unknown; `alone` in the step that ended its prompt."""
+    """Counts [L, E], tokens known and unknown, whether the prompt was alone in its last step."""
 
     counts: NDArray[np.int64]
     known: int

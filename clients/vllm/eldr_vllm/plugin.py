@@ -1,0 +1,49 @@
+"""What has to happen before vLLM builds a model; vLLM loads it in each of its processes.
+
+On a CPU vLLM compiles an MoE layer together with what is around it, and does so before there is a
+connector: nobody could listen to the layer afterwards. Elsewhere the layer is an operator of its
+own, which a compiled model calls. This makes it one on a CPU too, for engines with our connector.
+"""
+
+import logging
+from typing import Any
+
+logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+
+
+def load() -> None:
+    """Called by vLLM, more than once perhaps."""
+    try:
+        from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+        from vllm.platforms import current_platform
+
+        select = MoERunner._select_forward
+    except (ImportError, AttributeError) as error:
+        logger.info("ELDR leaves vLLM's MoE layers as they are: %s", error)
+        return
+    if current_platform.is_cpu() and not hasattr(select, "before_eldr"):
+        MoERunner._select_forward = _apart_from_the_graph(select)
+
+
+def _apart_from_the_graph(select: Any) -> Any:
+    import torch
+    from vllm.config import get_current_vllm_config
+
+    def select_forward(runner: Any) -> Any:
+        if not is_ours(get_current_vllm_config().kv_transfer_config):
+            return select(runner)
+        shared = runner._shared_experts is not None
+        return torch.ops.vllm.moe_forward_shared if shared else torch.ops.vllm.moe_forward
+
+    select_forward.before_eldr = select
+    return select_forward
+
+
+def is_ours(transfer: Any) -> bool:
+    """Whether a KVTransferConfig names one of our connectors, or has one among its children."""
+    if transfer is None:
+        return False
+    children = (transfer.kv_connector_extra_config or {}).get("connectors", ())
+    modules = [transfer.kv_connector_module_path]
+    modules += [child.get("kv_connector_module_path") for child in children]
+    return any((module or "").startswith("eldr_vllm.") for module in modules)
