@@ -38,31 +38,27 @@ def engine(model, router, tmp_path_factory):
         "kv_connector_module_path": "oracle_connector",
         "kv_connector_extra_config": {"log": str(log)},
     }
-    llm = LLM(
-        model=str(model),
-        dtype="float32",
-        block_size=BLOCK,
-        enforce_eager=True,
-        max_model_len=640,
-        max_num_seqs=16,
-        max_num_batched_tokens=128,
-        num_gpu_blocks_override=30,  # 960 tokens: evicts, and preempts
-        disable_log_stats=False,
-        kv_transfer_config={
-            "kv_connector": "EldrConnector",
-            "kv_connector_module_path": "eldr_vllm.connector",
-            "kv_role": "kv_both",
-            "kv_connector_extra_config": {
-                "eldr": {
-                    "router": router.target,
-                    "timeout": 5.0,
-                    "record": str(recording),
-                },
-                "inner": inner,
-            },
+    transfer = {
+        "kv_connector": "EldrConnector",
+        "kv_connector_module_path": "eldr_vllm.connector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {
+            "eldr": {"router": router.target, "timeout": 5.0, "record": str(recording)},
+            "inner": inner,
         },
+    }
+    options = {
+        "dtype": "float32",
+        "block_size": BLOCK,
+        "enforce_eager": True,
+        "max_model_len": 640,
+        "max_num_seqs": 16,
+        "max_num_batched_tokens": 128,
+        "num_gpu_blocks_override": 30,  # 960 tokens: evicts, and preempts
+        "disable_log_stats": False,
         **MORE,
-    )
+    }
+    llm = LLM(model=str(model), kv_transfer_config=transfer, **options)
     yield Engine(llm, log, recording)
     llm.llm_engine.engine_core.shutdown()
 
