@@ -118,6 +118,7 @@ def step_us(repeats: int, folder: Path) -> dict[str, float]:
     from eldr_vllm.recording.recorder import Recorder
     from eldr_vllm.recording.tables import frame
     from eldr_vllm.scheduler.recording import RecordSide
+    from eldr_vllm.scheduler.step import KvSlots, ScheduledStep
     from eldr_vllm.worker.capture import experts_at
 
     rng = np.random.default_rng(0)
@@ -136,6 +137,7 @@ def step_us(repeats: int, folder: Path) -> dict[str, float]:
         str(name): (row.tolist(),)
         for name, row in enumerate(rng.permutation(16_384).reshape(16, -1))
     }
+    kv_slots = KvSlots(0, BLOCK)
     parts: dict[str, list[float]] = {name: [] for name in ("plan", "select", "carry", "take")}
     rows = []
 
@@ -149,7 +151,8 @@ def step_us(repeats: int, folder: Path) -> dict[str, float]:
         picks = rng.random((SEQUENCES, LAYERS, EXPERTS)).argpartition(TOP_K)[..., :TOP_K]
         computed = {name: (1000 + step, 1001 + step) for name in blocks}
         now = time.monotonic()
-        slots, _ = timed("plan", side.plan, computed, set(), blocks.__getitem__, BLOCK, now)
+        kv_slots.begin(blocks.__getitem__, set())
+        slots, _ = timed("plan", side.plan, ScheduledStep(now, computed, set(), kv_slots))
         shuffled = rng.permutation(slots)
         found = timed("select", experts_at, slots, shuffled, picks.astype(np.uint8))
         _, found = timed("carry", lambda x: pickle.loads(pickle.dumps(x)), (slots, found))

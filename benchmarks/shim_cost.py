@@ -118,6 +118,7 @@ def decode_counts(repeats: int) -> dict[str, float]:
     """Microseconds that counting adds to a decode step of 16 sequences, 48 layers, top-8 of 128."""
     from eldr_vllm.scheduler.decode import DecodeSide
     from eldr_vllm.scheduler.decode_counts import DecodeCounts
+    from eldr_vllm.scheduler.step import KvSlots, ScheduledStep
     from eldr_vllm.settings import Settings
     from eldr_vllm.worker.capture import experts_at
 
@@ -136,6 +137,7 @@ def decode_counts(repeats: int) -> dict[str, float]:
         str(name): (row.tolist(),)
         for name, row in enumerate(rng.permutation(16_384).reshape(16, -1))
     }
+    kv_slots = KvSlots(0, BLOCK)
     parts: dict[str, list[float]] = {name: [] for name in ("plan", "select", "carry", "add")}
 
     def timed(part: str, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -147,7 +149,9 @@ def decode_counts(repeats: int) -> dict[str, float]:
     for step in range(repeats):
         experts = rng.random((SEQUENCES, LAYERS, EXPERTS)).argpartition(TOP_K)[..., :TOP_K]
         computed = {name: (1000 + step, 1001 + step) for name in blocks}
-        rows, slots = timed("plan", side.wanted, computed, set(), lambda name: blocks[name], BLOCK)
+        kv_slots.begin(blocks.__getitem__, set())
+        scheduled = ScheduledStep(float(step), computed, set(), kv_slots)
+        rows, slots = timed("plan", side.wanted, scheduled)
         shuffled = rng.permutation(slots)
         found = timed("select", experts_at, slots, shuffled, experts.astype(np.uint8))
         carried = timed(

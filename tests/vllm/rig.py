@@ -73,7 +73,7 @@ class Daemon(Process):
         options = ["--listen", f"127.0.0.1:{port}", "--http", "127.0.0.1:0"]
         options += ["--state", ":memory:", "--port-file", str(ports)]
         super().__init__([DAEMON_PYTHON, "-c", code, *options], directory / "daemon.log")
-        wait(ports.exists, 60, lambda: self.log.read_text())
+        wait(ports.exists, 180, lambda: self.log.read_text())
         self.target = json.loads(ports.read_text())["grpc"]
 
 

@@ -14,7 +14,7 @@ class Heard(logging.Handler):
         self.said = []
 
     def emit(self, record):
-        if "steps aside" in record.getMessage():
+        if any(words in record.getMessage() for words in ("steps aside", "captures nothing")):
             self.said.append(record.getMessage())
 
 
@@ -85,15 +85,6 @@ def assert_serves(connector):
     connector.shutdown()
 
 
-def test_unchecked_version(config, kv_cache, warnings, monkeypatch):
-    import vllm
-
-    monkeypatch.setattr(vllm, "__version__", "0.99.1")
-    assert_serves(scheduler_side(config, kv_cache))
-    assert len(warnings) == 1
-    assert "0.99.1" in warnings[0]
-
-
 @pytest.mark.parametrize(
     ("eldr", "says"),
     [
@@ -114,31 +105,84 @@ def test_wrong_settings(config, kv_cache, warnings, monkeypatch, eldr, says):
 def test_a_failure_while_serving(config, kv_cache, warnings):
     connector = scheduler_side(config, kv_cache)
     connector.on_new_request(SimpleNamespace(**{**vars(request()), "num_prompt_tokens": 1}))
-    connector._scheduler.plan = None
+    connector._scheduler._plan = None
     assert_serves(connector)
+    assert len(warnings) == 2
+    assert "steps aside (capture)" in warnings[0]
+
+
+def test_a_retired_setting_does_no_harm(config, kv_cache, warnings, monkeypatch):
+    monkeypatch.setitem(
+        config.kv_transfer_config.kv_connector_extra_config, "eldr", {"force": True}
+    )
+    connector = scheduler_side(config, kv_cache)
+    assert connector._scheduler.capture.capturing
+    connector.shutdown()
+    assert not warnings
+
+
+def test_the_first_group_of_full_attention(config, kv_cache):
+    import torch
+    from eldr_vllm.attention_group import attention_group
+    from vllm.v1.kv_cache_interface import (
+        FullAttentionSpec,
+        KVCacheGroupSpec,
+        SlidingWindowSpec,
+        UniformTypeKVCacheSpecs,
+    )
+
+    shape = {"num_kv_heads": 2, "head_size": 32, "dtype": torch.float32}
+    sliding = KVCacheGroupSpec(["a"], SlidingWindowSpec(block_size=64, sliding_window=64, **shape))
+    full = FullAttentionSpec(block_size=32, **shape)
+    kv_cache.kv_cache_groups = [sliding, KVCacheGroupSpec(["b", "c"], full), *[sliding] * 2]
+    group = attention_group(config, kv_cache)
+    assert (group.index, group.block_size, group.layer) == (1, 32, "b")
+    layers = UniformTypeKVCacheSpecs(block_size=32, kv_cache_specs={"d": full, "e": full})
+    kv_cache.kv_cache_groups = [KVCacheGroupSpec(["d", "e"], layers)]
+    assert attention_group(config, kv_cache).layer == "d"
+
+
+def test_without_full_attention(config, kv_cache, warnings):
+    import torch
+    from vllm.v1.kv_cache_interface import KVCacheGroupSpec, SlidingWindowSpec
+
+    shape = {"num_kv_heads": 2, "head_size": 32, "dtype": torch.float32}
+    sliding = SlidingWindowSpec(block_size=32, sliding_window=64, **shape)
+    kv_cache.kv_cache_groups = [KVCacheGroupSpec(["a"], sliding)]
+    assert_serves(scheduler_side(config, kv_cache))
     assert len(warnings) == 1
+    assert "keeps a whole prompt's tokens" in warnings[0]
+    assert "SlidingWindowSpec" in warnings[0]
 
 
-def test_a_model_without_experts(config, kv_cache):
-    from eldr_vllm import compat
+def test_context_parallelism(config, kv_cache, warnings, monkeypatch):
+    monkeypatch.setattr(config.parallel_config, "decode_context_parallel_size", 2)
+    assert_serves(scheduler_side(config, kv_cache))
+    assert "context parallelism" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, "no MoE layer"),  # nothing is loaded in this process
+        ({"enable_dbo": True}, "dual batch overlap"),
+        ({"enable_return_routed_experts": True}, "listens to the same layers"),
+        ({"zero_expert_num": 4}, "as expert 0"),
+    ],
+)
+def test_models_and_modes_that_are_not_captured(config, monkeypatch, change, says):
     from eldr_vllm.guard import UnsupportedError
+    from eldr_vllm.worker.moe_layers import moe_layers
 
-    with pytest.raises(UnsupportedError, match="no MoE layer"):
-        compat.moe_layers(config, force=True)  # nothing is loaded in this process
-
-
-def test_layouts(config, kv_cache, monkeypatch):
-    from eldr_vllm import compat
-    from eldr_vllm.guard import UnsupportedError
-
-    compat.check_layout(config, kv_cache, force=False)
-    monkeypatch.setattr(config.parallel_config, "enable_expert_parallel", True)
-    with pytest.raises(UnsupportedError, match="expert parallelism was not verified"):
-        compat.check_layout(config, kv_cache, force=False)
-    compat.check_layout(config, kv_cache, force=True)
-    kv_cache.kv_cache_groups = kv_cache.kv_cache_groups * 2
-    with pytest.raises(UnsupportedError, match="several groups"):
-        compat.check_layout(config, kv_cache, force=True)
+    owners = {
+        "enable_dbo": config.parallel_config,
+        "enable_return_routed_experts": config.aux_output_config,
+        "zero_expert_num": config.model_config.hf_text_config,
+    }
+    for name, value in change.items():
+        monkeypatch.setattr(owners[name], name, value, raising=False)
+    with pytest.raises(UnsupportedError, match=says):
+        moe_layers(config)
 
 
 @pytest.mark.parametrize("said", [None, "x", {"request_id": 3, "epoch": "x", "attempt": -1}])
@@ -148,21 +192,3 @@ def test_what_callers_say_wrongly_does_no_harm(config, kv_cache, warnings, said)
     connector.on_new_request(request(do_remote_decode=False, eldr=said))
     connector.shutdown()
     assert not warnings
-
-
-def test_own_rows(monkeypatch):
-    import torch
-    from eldr_vllm.worker import own_rows as layout
-
-    def rows(count, sizes=None, tokens=(3, 5), dp_rank=1, tp_size=2):
-        metadata = SimpleNamespace(num_tokens_across_dp_cpu=torch.tensor(tokens), local_sizes=sizes)
-        context = SimpleNamespace(dp_metadata=metadata)
-        monkeypatch.setattr(layout, "get_forward_context", lambda: context)
-        ids = torch.arange(count).unsqueeze(1)
-        return layout.own_rows(ids, dp_rank, tp_size).flatten().tolist()
-
-    assert rows(8) == [3, 4, 5, 6, 7]  # every rank's tokens
-    assert rows(5) == [0, 1, 2, 3, 4]  # this rank's
-    assert rows(10, sizes=[2, 2, 3, 3]) == [4, 5, 6, 7, 8]  # padded shards
-    with pytest.raises(layout.UnsupportedError, match="fit no layout"):
-        rows(7)
