@@ -289,6 +289,25 @@ def test_tokens_from_outside_are_unknown(engine):
     assert all(ours == oracle for ours, oracle, _ in shared)
 
 
+def test_blocks_that_come_back_from_outside_are_known_again(engine):
+    """An offload brings back what this engine computed once; vLLM's hashes say that it is that."""
+    from tiny_model import MOE_LAYERS, TOP_K
+
+    rng = random.Random(13)
+    prompts = [[rng.randrange(1, 250) for _ in range(4 * BLOCK + 1)] for _ in range(3)]
+    cold = engine.run(prompts, [1] * 3)
+    engine.run([[rng.randrange(1, 250) for _ in range(300)] for _ in range(5)], [1] * 5)  # evicts
+    back = engine.run(prompts, [1] * 3, fill=4 * BLOCK)
+    for (was, *_), (ours, oracle, output) in zip(cold, back, strict=True):
+        assert output.num_cached_tokens >= oracle[2] == 4 * BLOCK  # all but the last came back
+        assert ours[1:] == (4 * BLOCK + 1, 0)
+        came_back = np.array(ours[0]) - oracle[0]
+        assert (came_back >= 0).all()
+        assert (came_back.sum(axis=1) == 4 * BLOCK * TOP_K).all()
+        # Only the last token was computed again, over a KV that the oracle leaves as it is.
+        assert np.abs(np.array(ours[0]) - was[0]).sum() <= 2 * MOE_LAYERS * TOP_K
+
+
 def test_a_failure_in_the_workers_holds_no_release_back(engine, router):
     from scripted_router import eventually
 

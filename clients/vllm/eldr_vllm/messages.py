@@ -13,6 +13,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 _NONE = np.empty(0, np.int64)
+BlockHash = tuple[int, bytes | None]
+"""A KV block and the hash of what it holds, from the beginning of the prompt on, where known."""
+
 _NO_SPANS = np.empty((0, 3), np.int64)
 
 
@@ -39,7 +42,8 @@ class StepPlan:
     `started` is the scheduler's clock. `num_tokens` are computed; `spans` [requests, 3] says where:
     the first and the last KV slot of each request, in the order of the scheduler's output, and its
     tokens (0 where only the workers know). `generating` sequences get a token from this step.
-    `filled_blocks` get their content from outside, before the step writes anything. The experts of
+    `filled_blocks` get their content from outside, before the step writes anything;
+    `completed_blocks` are full after it. The experts of
     the tokens at the KV slots `answer_slots` are wanted, for the row of DecodeCounts that
     `answer_rows` has beside each; those at `recorded_slots`, for the recording. With `keeps_counts`
     false no prompt's counts will be asked for any more.
@@ -49,7 +53,8 @@ class StepPlan:
     num_tokens: int = 0
     spans: NDArray[np.int64] = field(default_factory=lambda: _NO_SPANS)
     generating: int = 0
-    filled_blocks: list[int] = field(default_factory=list)
+    filled_blocks: list[BlockHash] = field(default_factory=list)
+    completed_blocks: list[BlockHash] = field(default_factory=list)
     chunks: list[PromptChunk] = field(default_factory=list)
     answer_rows: NDArray[np.int64] = field(default_factory=lambda: _NONE)
     answer_slots: NDArray[np.int64] = field(default_factory=lambda: _NONE)

@@ -18,11 +18,12 @@ from vllm.v1.request import RequestStatus
 
 from eldr_vllm.attention_group import AttentionGroup, attention_group
 from eldr_vllm.guard import Guard, UnsupportedError
-from eldr_vllm.messages import StepPlan, StepReport
+from eldr_vllm.messages import BlockHash, StepPlan, StepReport
 from eldr_vllm.recording.files import RecordingFiles
 from eldr_vllm.recording.recorder import Recorder
 from eldr_vllm.scheduler import transfer_params
 from eldr_vllm.scheduler.address import Address
+from eldr_vllm.scheduler.block_hashes import BlockHashes
 from eldr_vllm.scheduler.capture_state import CaptureState
 from eldr_vllm.scheduler.decode import DecodeSide
 from eldr_vllm.scheduler.decode_counts import DecodeCounts
@@ -58,10 +59,11 @@ class SchedulerSide:
         self._probe_key = secrets.token_hex(16)
         group = self._group(config, kv_cache)
         self._slots = KvSlots(group.index, group.block_size)
+        self._hashes = BlockHashes(config, kv_cache, group.block_size)
         self._kv_tokens = kv_cache.num_blocks * group.block_size
-        self._prompt_tokens: dict[str, int] = {}
+        self._requests: dict[str, Any] = {}
         self._local_tokens: dict[str, int] = {}
-        self._filled_blocks: list[int] = []
+        self._filled_blocks: list[BlockHash] = []
         self._registration: Registration | None = None
         self._startup: Startup | None = None
         self._outbox = Outbox(RouterClient(**settings.endpoint()), settings.outbox)
@@ -164,7 +166,7 @@ class SchedulerSide:
         self._capturing.run(self._begin, request, is_probe, is_prefill)
 
     def _begin(self, request: Any, is_probe: bool, is_prefill: bool) -> None:
-        self._prompt_tokens[request.request_id] = request.num_prompt_tokens
+        self._requests[request.request_id] = request
         if is_probe or (is_prefill and self.capture.capturing):
             self._prefill.begin(request, is_probe)
         if self._record is not None and not is_probe:
@@ -185,13 +187,11 @@ class SchedulerSide:
     def _fill(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         start = self._local_tokens[request.request_id]
         ids = blocks.get_block_ids()[self._slots.group]
-        self._filled_blocks += self._between(ids, start, start + num_external_tokens)
+        self._filled_blocks += self._hashes.between(
+            request, ids, start, start + num_external_tokens
+        )
 
-    def _between(self, blocks: list[int], start: int, end: int) -> list[int]:
-        size = self._slots.block_size
-        return blocks[start // size : -(-end // size)]
-
-    def _filled_by_others(self, step: ScheduledStep, begun: set[str]) -> list[int]:
+    def _filled_by_others(self, step: ScheduledStep, begun: set[str]) -> list[BlockHash]:
         """What is in no prefix cache and computed before a request's first step came from outside.
 
         A connector beside this one may have loaded it, of which this one is not told.
@@ -200,8 +200,17 @@ class SchedulerSide:
         for name in begun:
             (before, _), local = step.computed[name], self._local_tokens.get(name, 0)
             if before > local:
-                filled += self._between(self._slots.blocks(name, before), local, before)
+                blocks = self._slots.blocks(name, before)
+                filled += self._hashes.between(self._requests[name], blocks, local, before)
         return filled
+
+    def _completed(self, step: ScheduledStep) -> list[BlockHash]:
+        completed = []
+        for name, (before, after) in step.computed.items():
+            if before // self._slots.block_size != after // self._slots.block_size:
+                blocks = self._slots.blocks(name, after)
+                completed += self._hashes.completed(self._requests[name], blocks, before, after)
+        return completed
 
     def plan(self, output: Any) -> StepPlan | None:
         """What the workers should know of the step that `output` (SchedulerOutput) describes."""
@@ -239,10 +248,11 @@ class SchedulerSide:
             num_tokens=output.total_num_scheduled_tokens,
             spans=self._spans(step),
             generating=sum(
-                after >= self._prompt_tokens.get(name, 0)
+                after >= self._requests[name].num_prompt_tokens
                 for name, (_, after) in step.computed.items()
             ),
-            filled_blocks=filled + [copy.dst_block_id for copy in copies],
+            filled_blocks=filled + [(copy.dst_block_id, None) for copy in copies],
+            completed_blocks=self._completed(step) if self._settings.prefills else [],
             chunks=self._prefill.plan(step),
             keeps_counts=self._settings.prefills or not self.capture.capturing,
         )
@@ -256,7 +266,7 @@ class SchedulerSide:
     def _spans(self, step: ScheduledStep) -> NDArray[np.int64]:
         spans = np.zeros((len(step.computed), 3), np.int64)
         for index, (name, (before, after)) in enumerate(step.computed.items()):
-            if not self._guesses or after <= self._prompt_tokens[name]:
+            if not self._guesses or after <= self._requests[name].num_prompt_tokens:
                 first, last = step.slots.slot(name, before), step.slots.slot(name, after - 1)
                 spans[index] = first, last, after - before
         return spans
@@ -297,7 +307,7 @@ class SchedulerSide:
         return self._capturing.run(self._finish, request)
 
     def _finish(self, request: Any) -> dict[str, Any] | None:
-        self._prompt_tokens.pop(request.request_id, None)
+        self._requests.pop(request.request_id, None)
         self._local_tokens.pop(request.request_id, None)
         self._slots.forget(request.request_id)
         if self._record is not None:

@@ -21,6 +21,7 @@ from eldr_vllm.worker.batch import Batch
 from eldr_vllm.worker.capture import ExpertRows, HostRows, experts_at
 from eldr_vllm.worker.checks import FailedStepError, check_experts, check_slots
 from eldr_vllm.worker.distinct import count_distinct
+from eldr_vllm.worker.known_blocks import KnownBlocks
 from eldr_vllm.worker.moe_layers import moe_layers
 from eldr_vllm.worker.signature_cache import SignatureCache
 
@@ -78,6 +79,7 @@ class WorkerSide:
                 self._num_experts,
                 self._layers.top_k,
             )
+            self._known = KnownBlocks(self._cache, kv_cache.num_blocks)
 
     def listen(self) -> None:
         """Bind the layers; to be called before a forward pass is captured in a CUDA graph."""
@@ -149,7 +151,7 @@ class WorkerSide:
         if not plan.keeps_counts:
             self._cache = None
         if self._cache is not None and plan.filled_blocks:
-            self._cache.mark_unknown(np.array(plan.filled_blocks, np.int64))
+            self._known.fill(plan.filled_blocks)
         try:
             if step.rows is not None:
                 self._count(report, plan, *self._checked(step, step.rows))
@@ -189,7 +191,10 @@ class WorkerSide:
         elif len(plan.recorded_slots):
             report.recorded = experts_at(plan.recorded_slots, slots, experts)
         if self._cache is not None:
+            begun = slots[slots % self._group.block_size == 0] // self._group.block_size
+            self._known.begin_anew(begun.tolist())
             self._cache.add(slots, experts)
+            self._known.complete(plan.completed_blocks)
         if self._decodes and plan.generating:
             report.distinct = int(count_distinct(experts, self._num_experts))
 

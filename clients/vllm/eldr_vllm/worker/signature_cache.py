@@ -181,6 +181,18 @@ class SignatureCache:
         self._blocks["held"][ids] = UNKNOWN
         self._blocks["generation"][ids] += 1
 
+    def code(self, block: int) -> NDArray[np.uint64] | None:
+        """What a full block holds, for `restore`; None where it is not full, or unknown."""
+        if self._blocks["held"][block] != self._block_size:
+            return None
+        return self._codes[block].copy()
+
+    def restore(self, block: int, code: NDArray[np.uint64]) -> None:
+        """A block holds now what a full one held when `code` was taken of it."""
+        self.mark_unknown([block])
+        self._codes[block] = code
+        self._blocks["held"][block] = self._block_size
+
     def total(self, blocks: Sequence[int] | NDArray[np.integer], num_tokens: int) -> BlockTotal:
         """Sum the counts of a prompt's blocks; to be asked for in the step in which it ends.
 
