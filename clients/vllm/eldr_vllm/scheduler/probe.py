@@ -31,10 +31,10 @@ from eldr_vllm.settings import Settings
 
 logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
 
-LEAST_AGREEMENT = 0.9
-"""Share of a prompt's picks that must come again; in another batch some may be rounded away."""
-MOST_ALIKE = 0.99
-"""Two of the prompts share fewer picks than this."""
+MOST_APART = 0.5
+"""A prompt that is told again differs by less than this share of what another prompt differs by.
+
+Another batch may round some picks elsewhere, so that they need not be the same."""
 TRIES_AMONG_OTHERS = 5
 TIMEOUT = 120.0  # seconds; an engine compiles what it has not seen before
 
@@ -123,11 +123,15 @@ class Probe:
         told = (alone, again, other, *((among,) if among else ()))
         if any(heard.unknown for heard in told):
             return f"of {alone.known + alone.unknown} tokens {max(h.unknown for h in told)} unknown"
-        for heard, when in ((again, "from the prefix cache"), (among, "in a batch with others")):
-            if heard is not None and (share := agreement(alone, heard)) < LEAST_AGREEMENT:
-                return f"a prompt told {share:.0%} of the same experts {when}"
-        if agreement(alone, other) > MOST_ALIKE:
+        another = agreement(alone, other)
+        if another == 1:
             return "two different prompts told the same experts"
+        for heard, when in ((again, "from the prefix cache"), (among, "in a batch with others")):
+            share = 1.0 if heard is None else agreement(alone, heard)
+            if 1 - share > MOST_APART * (1 - another):
+                return (
+                    f"a prompt told {share:.1%} of the same experts {when}, another {another:.1%}"
+                )
         return ""
 
     def _among_others(self, salt: str) -> _Heard | None:
