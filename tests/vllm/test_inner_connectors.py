@@ -1,12 +1,14 @@
 """Engines start with ELDR around other connectors as without it, and give the same tokens."""
 
 import json
-import subprocess
 import sys
+import time
 
 import pytest
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+SECONDS = 400  # for one engine; 40 where nothing else runs
 
 NIXL = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_buffer_device": "cpu"}
 
@@ -38,17 +40,30 @@ def among(*connectors):
     return wrapped("MultiConnector", "eldr_vllm.multi", connectors=list(connectors))
 
 
-def run(model, transfer, **options):
-    """What the engine says: its answer, or its log where it did not come up."""
-    options = json.dumps({"kv_transfer_config": transfer, **options})
-    command = [sys.executable, "-m", "greedy_engine", str(model), options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    answers = [line for line in done.stdout.splitlines() if line.startswith('{"tokens"')]
-    return (json.loads(answers[0]) if answers else None), done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """What an engine says: its answer, or None where it did not come up, and its log."""
+    from rig import Process, wait
+
+    folder = tmp_path_factory.mktemp("engines")
+
+    def run_one(model, transfer, **options):
+        options = json.dumps({"kv_transfer_config": transfer, **options})
+        command = [sys.executable, "-m", "greedy_engine", str(model), options]
+        engine = Process(command, folder / f"{time.monotonic_ns()}.log")
+        try:
+            wait(lambda: not engine.is_alive, SECONDS, lambda: engine.log.read_text()[-4000:])
+        finally:
+            engine.kill()
+        log = engine.log.read_text()
+        answers = [line for line in log.splitlines() if line.startswith('{"tokens"')]
+        return (json.loads(answers[0]) if answers else None), log
+
+    return run_one
 
 
 @pytest.fixture(scope="module")
-def alone(model):
+def alone(model, run):
     """An engine without any connector."""
     answer, log = run(model, None)
     assert answer, log
@@ -57,7 +72,7 @@ def alone(model):
 
 
 @pytest.mark.parametrize("form", ["around", "among others"])
-def test_with_another_connector_inside(model, alone, tmp_path, form):
+def test_with_another_connector_inside(model, alone, run, tmp_path, form):
     """One that does not support the hybrid KV cache manager; a MultiConnector with NIXL in it."""
     disk = on_disk(tmp_path)
     transfer = around(disk) if form == "around" else among(NIXL, disk)
@@ -68,7 +83,7 @@ def test_with_another_connector_inside(model, alone, tmp_path, form):
     assert answer["cached"]  # the second time it was the connector that had the KV
 
 
-def test_with_several_kv_cache_groups(tmp_path):
+def test_with_several_kv_cache_groups(run, tmp_path):
     """vLLM turns its hybrid manager off, as the connector inside does not support it."""
     from tiny_sliding import build
 
