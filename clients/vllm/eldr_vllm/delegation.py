@@ -68,10 +68,11 @@ def _without_groups(config: VllmConfig, kv_cache_config: Any) -> VllmConfig:
     if len(kv_cache_config.kv_cache_groups) > 1:
         raise ValueError(
             f"{config.kv_transfer_config.kv_connector} does not support the hybrid KV cache "
-            "manager, and this model's KV cache has several groups. vLLM turns the manager off "
-            'where it can see that connector: say "kv_connector": "MultiConnector", '
-            '"kv_connector_module_path": "eldr_vllm.multi", and "connectors": [...] instead of '
-            '"inner"; or start it with --disable-hybrid-kv-cache-manager'
+            "manager, and this model's KV cache has several groups. vLLM turns the manager off by "
+            "itself where it loads ELDR's plugin (eldr, if VLLM_PLUGINS names any), or where "
+            '"kv_connector" is "MultiConnector", "kv_connector_module_path" "eldr_vllm.multi", and '
+            '"connectors" is there in place of "inner"; --disable-hybrid-kv-cache-manager does so '
+            "in any case"
         )
     config.scheduler_config = copy.copy(config.scheduler_config)
     config.scheduler_config.disable_hybrid_kv_cache_manager = True

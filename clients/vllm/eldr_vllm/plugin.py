@@ -8,11 +8,17 @@ own, which a compiled model calls. This makes it one on a CPU too, for engines w
 import logging
 from typing import Any
 
+from eldr_vllm import inside
+
 logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
 
 
 def load() -> None:
     """Called by vLLM, more than once perhaps."""
+    try:
+        inside.show()
+    except (ImportError, AttributeError) as error:
+        logger.info("vLLM does not see the connector inside ELDR's: %s", error)
     try:
         from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
         from vllm.platforms import current_platform

@@ -61,8 +61,8 @@ class ProbeError(Exception):
 
 def can_probe(settings: Settings, transfer: Any) -> bool:
     """Whether the engine can ask itself."""
-    inner = json.dumps(transfer.kv_connector_extra_config.get("inner", {}), default=str)
-    addressed = any(name in inner for name in _ADDRESSED_BY_ID)
+    inside = {k: v for k, v in transfer.kv_connector_extra_config.items() if k != "eldr"}
+    addressed = any(name in json.dumps(inside, default=str) for name in _ADDRESSED_BY_ID)
     return bool(settings.probe and settings.url and settings.health_check and not addressed)
 
 
