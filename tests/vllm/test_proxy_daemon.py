@@ -184,7 +184,8 @@ async def test_a_failed_worker_is_replaced_in_the_booking(shared_daemon):
 @pytest.mark.parametrize("static", [False, True])
 async def test_a_failed_worker_is_not_accepted_of_the_daemon(shared_daemon, static):
     """It is dead, and the daemon does not know that yet; the prefill engine does not either."""
-    async with routed_rig(shared_daemon, static=static, decodes=3) as rig:
+    capacity = 4
+    async with routed_rig(shared_daemon, static=static, decodes=3, capacity=capacity) as rig:
         dead, *others = rig.decode
         await rig.stop(dead)
         rig.prefill[0].eldr = {"placement": placement("DECODE-0", dead.url)}
@@ -197,8 +198,6 @@ async def test_a_failed_worker_is_not_accepted_of_the_daemon(shared_daemon, stat
         for engine in others:
             engine.gate = asyncio.Event()
         rig.prefill[0].eldr = None
-        capacity = 4
-        register(shared_daemon, rig, capacity=capacity)
         asking = [asyncio.create_task(rig.post()) for _ in range(2 * capacity)]
         await eventually(lambda: booked(shared_daemon) == 2 * capacity, 3)
         assert (await rig.post())[0].status == 429

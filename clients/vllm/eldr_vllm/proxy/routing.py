@@ -8,15 +8,16 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from eldr_client import EldrError, Placement, ReleaseOutcome, RouterUnavailableError, errors
 from eldr_client.aio import RouterClient
 
 from eldr_vllm.proxy.cooldown import CoolDown
-from eldr_vllm.proxy.engines import EngineFailed
-from eldr_vllm.proxy.errors import ProxyError, no_worker
+from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed, ProxyError, no_worker
 from eldr_vllm.proxy.fleet import Engine, Fleet
 from eldr_vllm.proxy.legs import Leg
+from eldr_vllm.proxy.links import Links
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.prefilled import Prefilled
 from eldr_vllm.proxy.settings import Settings
@@ -53,13 +54,20 @@ class Routing:
     """Asks the daemon, if there is one, and keeps what it booked alive until it is released."""
 
     def __init__(
-        self, settings: Settings, fleet: Fleet, metrics: Metrics, client: RouterClient | None
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        metrics: Metrics,
+        client: RouterClient | None,
+        prefill_cooldown: CoolDown,
+        cooldown: CoolDown,
     ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._metrics = metrics
         self._client = client
-        self.cooldown = CoolDown()  # of decode engines
+        self.cooldown = cooldown  # of decode engines
+        self._links = Links(prefill_cooldown, cooldown)
         self._turn = itertools.count()
         self._held: set[Booking] = set()
         self._releases: set[asyncio.Task[None]] = set()
@@ -101,9 +109,11 @@ class Routing:
         try:
             yield booking
             self.cooldown.succeeded(booking.worker_ids)
-        except EngineFailed:
-            self.cooldown.failed(booking.worker_ids)
+            if prefilled.has_kv and prefilled.engine:
+                self._links.succeeded(prefilled.engine.worker_id, booking.worker_ids)
+        except EngineFailed as failure:
             booking.outcome = ReleaseOutcome.FAILED
+            self._blame(failure, prefilled, booking)
             raise
         except Exception:  # whatever it was, it is only noted here, and goes on
             booking.outcome = ReleaseOutcome.FAILED
@@ -116,14 +126,21 @@ class Routing:
             if booking.lease_id:
                 self._release(booking)
 
-    def forget(self, leg: Leg) -> None:
-        """End what a prefill engine may have booked for a leg whose answer nobody waited for."""
+    def avoided(self, prefilled: Prefilled) -> set[str]:
+        """The decode engines that had better be left alone now, where the KV is there."""
+        avoided = self.cooldown.worker_ids
+        if prefilled.has_kv and prefilled.engine:
+            avoided |= self._links.decoders_to_avoid(prefilled.engine.worker_id)
+        return avoided
+
+    def forget(self, leg: Leg, attempt: int = 0) -> None:
+        """End what may be booked for a leg without the proxy's knowledge, by a prefill engine."""
         self._release(
             Booking(
                 Engine("", ""),
                 self.model(leg),
                 leg.request_id,
-                attempt=0,
+                attempt,
                 outcome=ReleaseOutcome.CANCELLED,
             )
         )
@@ -136,7 +153,7 @@ class Routing:
             leases = defaultdict(list)
             for held in self._held:
                 if held.lease_id:
-                    leases[held.model].append((held.request_id, held.attempt, held.lease_id))
+                    leases[held.model].append((held.request_id, held.attempt))
             for model, of_model in leases.items():
                 try:
                     await self._client.renew(model, of_model)
@@ -168,34 +185,48 @@ class Routing:
                 return booking
             logger.warning("%s is no worker that this proxy knows", placement.url)
             self._release(booking)
-        engine = self._next(model, prefilled.group, failed)
+        if prefilled.answer.has_shim:
+            self.forget(leg)
+        engine = self._next(leg, prefilled, failed)
         self._metrics.placements.labels(FALLBACK).inc()
         return Booking(engine, model, leg.request_id, attempt)
 
-    def _next(self, model: str, group: str, failed: set[str]) -> Engine:
-        engines = self._fleet.decode(model, group)
+    def _next(self, leg: Leg, prefilled: Prefilled, failed: set[str]) -> Engine:
+        model = self.model(leg)
+        engines = self._fleet.decode(model, prefilled.group)
         engines = [e for e in engines if e.worker_id not in failed] or engines
         if not engines:
-            raise no_worker(f"no decode worker of {model!r} is known")
-        engines = self.cooldown.spare(engines)
+            raise no_worker(f"no decode worker of {model!a} is known")
+        avoided = self.avoided(prefilled)
+        engines = [e for e in engines if e.worker_id not in avoided] or engines
         return engines[next(self._turn) % len(engines)]
+
+    def _blame(self, failure: EngineFailed, prefilled: Prefilled, booking: Booking) -> None:
+        if isinstance(failure, EngineBusy):
+            return
+        if isinstance(failure, EngineErred) and prefilled.has_kv and prefilled.engine:
+            self._links.failed(prefilled.engine.worker_id, booking.worker_ids)
+        else:
+            self.cooldown.failed(booking.worker_ids)
 
     async def _ask(
         self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
     ) -> tuple[int, Placement | None]:
         """The daemon's placement; None where it gives none and the leg is served all the same."""
-        attempt = next(attempts)
+        attempt, answer = next(attempts), prefilled.answer
         if self._client is None:
             return attempt, None
-        cooling = self.cooldown.worker_ids
-        if attempt == 0 and prefilled.placement is not None:
-            if prefilled.placement.worker_id not in cooling:
-                return attempt, prefilled.placement
+        avoided = self.avoided(prefilled)
+        placed = answer.placement
+        if attempt == 0 and placed is not None and placed.worker_id not in avoided:
+            return attempt, placed
+        if attempt == 0 and (placed is not None or answer.is_placed_somewhere):
             self.forget(leg)
             attempt = next(attempts)
-        counts, excluded = prefilled.counts, failed | cooling
-        waits = prefilled.has_shim and counts is None
+        counts, excluded = answer.counts, failed | avoided
+        waits = answer.has_shim and counts is None
         wait = min(self._settings.signature_wait, self._settings.route_timeout) if waits else 0
+        refused = 0
         while True:
             try:
                 placement = await self._client.route(
@@ -205,7 +236,8 @@ class Routing:
                     attempt=attempt,
                     timeout=self._settings.route_timeout - wait,  # to which the client adds it
                     wait_for_signature=wait,
-                    prompt_tokens=prefilled.prompt_tokens,
+                    num_sequences=leg.sequences,
+                    prompt_tokens=answer.usage.prompt,
                     expected_output_tokens=leg.output_limit,
                     prefill_worker=prefilled.worker_id,
                     exclude_workers=sorted(excluded),
@@ -226,7 +258,9 @@ class Routing:
             except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
                 # Counts that do not fit the model; or the shim had it placed without saying so.
                 logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
-                if counts is None:
+                refused += 1
+                if refused > 1:
+                    self.forget(leg, attempt)
                     return attempt, None
                 counts, attempt = None, next(attempts)
             except RouterUnavailableError:
@@ -246,15 +280,25 @@ class Routing:
 
     @staticmethod
     async def _say(client: RouterClient, booking: Booking) -> None:
+        """The request's id is this proxy's own, so its bookings need no lease to be told apart.
+
+        The lease of a placement is what a prefill engine said, which may be wrong.
+        """
+        release = partial(
+            client.release,
+            booking.model,
+            booking.request_id,
+            attempt=booking.attempt,
+            outcome=booking.outcome,
+        )
         try:
-            await client.release(
-                booking.model,
-                booking.request_id,
-                attempt=booking.attempt,
-                lease_id=booking.lease_id,
-                outcome=booking.outcome,
-                output_tokens=booking.output_tokens,
-                decode_duration=booking.decode_duration,
-            )
+            try:
+                await release(
+                    output_tokens=booking.output_tokens, decode_duration=booking.decode_duration
+                )
+            except (TypeError, ValueError, OverflowError) as error:
+                # The booking must end, whatever was written into it.
+                logger.warning("%s is released without figures: %s", booking.request_id, error)
+                await release()
         except EldrError as error:
             logger.info("the release of %s was refused: %s", booking.request_id, error)

@@ -1,0 +1,84 @@
+"""Which prompts should be prefilled by the same engine: those that go on alike.
+
+A prompt is cut into pieces, and its key says which way it takes through the tree of all pieces seen
+lately: as far as the first piece that does not lead too many elsewhere. A system prompt that more
+requests share than one engine can serve, and that go on in many ways, is such a piece: each engine
+will hold it anyway, and what follows it decides. A long document that some questions are asked
+about is not. No state is shared: proxies that see alike traffic choose alike.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from eldr_vllm.proxy.legs import Leg
+
+WINDOW = 1024  # requests, after which what was seen counts half
+FAN_OUT = 8  # ways to go on; a prefix with more of them may be shared by too many
+
+
+@dataclass(slots=True)
+class _Node:
+    requests: int = 0
+    next: set[bytes] = field(default_factory=set)  # FAN_OUT + 1 of them at most
+
+
+class Affinity:
+    """The pieces seen lately; `length` is that of a piece, in characters."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._nodes: dict[bytes, _Node] = {}
+        self._requests = 0
+
+    def key(self, leg: Leg, engines: int) -> bytes:
+        """What the prefill engine is chosen by, among so many."""
+        self._count()
+        pieces = self._pieces(leg)
+        salt = leg.body.get("cache_salt")
+        key = _hash(b"", f"{leg.model}\0{salt if isinstance(salt, str) else ''}")
+        following: bytes | None = _hash(key, next(pieces, ""))
+        while following is not None:
+            key = following
+            node = self._nodes.setdefault(key, _Node())
+            node.requests += 1
+            leads_many = len(node.next) > FAN_OUT and node.requests * engines > self._requests
+            piece = next(pieces, None)
+            following = None if piece is None else _hash(key, piece)
+            if following is not None and len(node.next) <= FAN_OUT:
+                node.next.add(following)
+            if not leads_many:
+                break
+        return key
+
+    def _count(self) -> None:
+        self._requests += 1
+        if self._requests >= 2 * WINDOW:
+            self._requests //= 2
+            for node in self._nodes.values():
+                node.requests //= 2
+            self._nodes = {key: node for key, node in self._nodes.items() if node.requests}
+
+    def _pieces(self, leg: Leg) -> Iterator[str]:
+        """A message begins a piece of its own, so that a conversation's pieces stay as they are."""
+        for name in leg.endpoint.prompt:
+            said = leg.body.get(name)
+            is_ids = isinstance(said, list) and said and isinstance(said[0], int)
+            for text in said if isinstance(said, list) and not is_ids else [said]:
+                yield from self._cut(text)
+
+    def _cut(self, said: Any) -> Iterator[str]:
+        if said is None:
+            return
+        # A token stands for some four characters.
+        length = max(self._length // 4, 1) if isinstance(said, list) else self._length
+        if not isinstance(said, str | list):
+            said = json.dumps(said)
+        for start in range(0, len(said), length):
+            yield str(said[start : start + length])
+
+
+def _hash(before: bytes, piece: str) -> bytes:
+    return blake2b(before + piece.encode(errors="replace"), digest_size=16).digest()
