@@ -116,12 +116,16 @@ class Engines:
             with _named(engine):
                 async with self._post(engine, leg, body, sent) as answer:
                     await _check(engine, answer)
+                    if answer.content_type == "application/json":
+                        said.answer(await _read(answer, MAX_PAGE_BYTES), leg.endpoint)
+                        raise EngineFailed("expected a stream, found a whole answer")
                     async for raw in sse.events(answer.content.iter_any()):
                         event = said.event(raw, leg.endpoint)
                         if event.is_done:
                             break
                         is_whole = is_whole or event.is_last
-                        yield event
+                        if event.raw:
+                            yield event
                 if not is_whole:
                     raise EngineFailed("the stream ended before the answer did")
         except EngineErred:

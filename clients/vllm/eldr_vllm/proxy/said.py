@@ -55,7 +55,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Event:
-    """An event of a stream; `raw` is what the caller gets."""
+    """An event of a stream; `raw` is what the caller gets, if anything."""
 
     raw: bytes
     payload: dict[str, Any] = field(default_factory=dict)
@@ -103,7 +103,7 @@ def event(raw: bytes, endpoint: Endpoint) -> Event:
     """
     data = sse.data(raw)
     if data is None:
-        return Event(raw, is_comment=True)
+        return Event(sse.comment(raw), is_comment=True)
     if data.strip() == b"[DONE]":
         return Event(sse.DONE, is_done=True)
     payload = _object(data)

@@ -36,11 +36,17 @@ async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def data(event: bytes) -> bytes | None:
-    """An event's data, its lines joined; None for a comment, or where only a name stands."""
+    """An event's data, its lines joined; None where there is none."""
     lines = [
         line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")
     ]
     return b"\n".join(lines) if lines else None
+
+
+def comment(event: bytes) -> bytes:
+    """What is left of an event without data: its comments, which keep a connection alive."""
+    lines = [line for line in event.split(b"\n") if line.startswith(b":")]
+    return b"\n".join(lines) + b"\n\n" if lines else b""
 
 
 def encode(payload: dict[str, Any], name: str | None = None) -> bytes:
