@@ -30,12 +30,6 @@ from scripted_engine import MODEL, Rig, eventually, running_rig
 TOP_K, TOKENS = 2, 8
 
 
-@pytest.fixture(scope="module")
-def shared_daemon():
-    with running_daemon() as daemon:
-        yield daemon
-
-
 def register(daemon: Daemon, rig: Rig, model: str = MODEL, capacity: int = 0) -> None:
     with grpc.insecure_channel(daemon.grpc) as channel:
         for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
@@ -58,9 +52,18 @@ def booked(daemon: Daemon) -> int:
     return sum(worker.booked_sequences for worker in workers)
 
 
+def unregister(daemon: Daemon, rig: Rig, model: str = MODEL) -> None:
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
+            for number in range(len(engines)):
+                FleetServiceStub(channel).RemoveWorker(
+                    RemoveWorkerRequest(model=model, worker_id=f"{role}-{number}")
+                )
+
+
 @asynccontextmanager
 async def routed_rig(daemon: Daemon, **settings) -> AsyncIterator[Rig]:
-    """A rig whose engines the proxy learns from the daemon."""
+    """A rig whose engines are registered; the proxy learns them there, unless it is `static`."""
     capacity = settings.pop("capacity", 0)
     async with running_rig(**{"static": False, "router": daemon.grpc, **settings}) as rig:
         register(daemon, rig, capacity=capacity)
@@ -70,14 +73,8 @@ async def routed_rig(daemon: Daemon, **settings) -> AsyncIterator[Rig]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
         yield rig
-    if daemon.process.poll() is not None:
-        return
-    with grpc.insecure_channel(daemon.grpc) as channel:
-        for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
-            for number in range(len(engines)):
-                FleetServiceStub(channel).RemoveWorker(
-                    RemoveWorkerRequest(model=MODEL, worker_id=f"{role}-{number}")
-                )
+    if daemon.process.poll() is None:
+        unregister(daemon, rig)
 
 
 async def health(rig: Rig) -> dict:
@@ -266,6 +263,7 @@ async def test_what_the_configuration_does_not_name_is_never_contacted(shared_da
                 assert (await rig.post())[0].status == 200
             assert len(rig.decode[0].decodes) == 6
             assert not any(engine.bodies for engine in strangers.decode)
+        unregister(shared_daemon, strangers, model="guarded")
         await eventually(lambda: booked(shared_daemon) == 0)
 
 
@@ -290,3 +288,8 @@ async def test_ranks_behind_one_url(shared_daemon):
         await asyncio.gather(*(rig.post() for _ in range(4)))
         ranks = [headers["X-data-parallel-rank"] for headers in rig.decode[0].headers]
         assert sorted(ranks) == ["0", "0", "1", "1"]
+        with grpc.insecure_channel(shared_daemon.grpc) as channel:
+            for name in ("PREFILL-0", "PREFILL-1", "DECODE-0", "DECODE-1"):
+                FleetServiceStub(channel).RemoveWorker(
+                    RemoveWorkerRequest(model="ranked", worker_id=name)
+                )

@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterable
 
 import pytest
-from daemon import Daemon, running_daemon
+from daemon import Daemon
 from rude_engine import TEXT, Manner, plain, rude_engines
 from scripted_engine import Rig, eventually, running_rig
-from test_proxy_daemon import booked, placement, register
+from test_proxy_daemon import booked, placement, register, unregister
 
 USAGES = {
     "huge": {"prompt_tokens": 10**30, "completion_tokens": 10**30, "total_tokens": 10**30},
@@ -139,12 +139,6 @@ ASKED = (WHOLE, STREAM, {**STREAM, "n": 2}, {"n": 2})
 """What the caller wants: a whole answer, a stream, and each of two sequences."""
 
 
-@pytest.fixture(scope="module")
-def daemon():
-    with running_daemon() as daemon:
-        yield daemon
-
-
 @pytest.fixture(autouse=True)
 def _small_events(monkeypatch):
     monkeypatch.setattr("eldr_vllm.proxy.sse.MAX_EVENT_BYTES", 200_000)
@@ -162,6 +156,7 @@ async def ask(rig: Rig, daemon: Daemon, manner: Manner, asked: Iterable[dict]) -
         else:
             check_answer(answer.status, json.loads(body), expected)
     await eventually(lambda: booked(daemon) == 0, 2)
+    unregister(daemon, rig)
 
 
 def check_answer(status: int, body: dict, expected: int) -> None:
@@ -199,27 +194,27 @@ def is_usage(said) -> bool:
 
 
 @pytest.mark.parametrize("manner", DECODES, ids=lambda manner: manner.name)
-async def test_a_decode_engine(daemon, manner):
-    async with rude_engines(manner, 2, daemon.grpc) as rude:
+async def test_a_decode_engine(shared_daemon, manner):
+    async with rude_engines(manner, 2, shared_daemon.grpc) as rude:
         urls = tuple(engine.url for engine in rude)
         async with running_rig(
-            decodes=0, router=daemon.grpc, decode=urls, read_timeout=0.3, attempts=2
+            decodes=0, router=shared_daemon.grpc, decode=urls, read_timeout=0.3, attempts=2
         ) as rig:
             rig.decode = rude
-            await ask(rig, daemon, manner, ASKED)
+            await ask(rig, shared_daemon, manner, ASKED)
     # There was something to be released.
     assert any(lease for engine in rude for lease in engine.leases)
 
 
 @pytest.mark.parametrize("manner", PREFILLS, ids=lambda manner: manner.name)
-async def test_a_prefill_engine(daemon, manner):
-    async with rude_engines(manner, 1, daemon.grpc) as rude:
+async def test_a_prefill_engine(shared_daemon, manner):
+    async with rude_engines(manner, 1, shared_daemon.grpc) as rude:
         urls = (rude[0].url,)
         async with running_rig(
-            prefills=0, router=daemon.grpc, prefill=urls, read_timeout=0.3
+            prefills=0, router=shared_daemon.grpc, prefill=urls, read_timeout=0.3
         ) as rig:
             rig.prefill = rude
-            await ask(rig, daemon, manner, (WHOLE, {**STREAM, "n": 2}))
+            await ask(rig, shared_daemon, manner, (WHOLE, {**STREAM, "n": 2}))
         assert rude[0].asked
 
 

@@ -22,7 +22,9 @@ class Endpoint:
     stops: tuple[str, ...] = ("stop", "stop_token_ids")
     # Answers are lists of choices; streams end in [DONE] and tell their usage if asked to.
     has_choices: bool = True
-    # Types of events: those that come before the first token, and those that end the answer.
+    # Else what an answer consists of, and the types of events that come before its first token, and
+    # that end it.
+    content: str = ""
     preamble: tuple[str, ...] = ()
     last: tuple[str, ...] = ()
 
@@ -56,6 +58,7 @@ ENDPOINTS = {
             prompt=("instructions", "input"),
             usage=("input_tokens", "output_tokens"),
             has_choices=False,
+            content="output",
             preamble=("response.created", "response.in_progress"),
             last=("response.completed", "response.incomplete"),
         ),
@@ -65,6 +68,7 @@ ENDPOINTS = {
             usage=("input_tokens", "output_tokens"),
             stops=("stop_sequences",),
             has_choices=False,
+            content="content",
             preamble=("message_start",),
             last=("message_stop",),
         ),

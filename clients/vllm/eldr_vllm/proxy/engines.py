@@ -112,6 +112,7 @@ class Engines:
         It raises as `ask` does; an answer whose last event has come is whole, whatever follows.
         """
         is_whole = False
+        choices = None if leg.why_whole else 1
         try:
             with _named(engine):
                 async with self._post(engine, leg, body, sent) as answer:
@@ -120,7 +121,7 @@ class Engines:
                         said.answer(await _read(answer, MAX_PAGE_BYTES), leg.endpoint)
                         raise EngineFailed("expected a stream, found a whole answer")
                     async for raw in sse.events(answer.content.iter_any()):
-                        event = said.event(raw, leg.endpoint)
+                        event = said.event(raw, leg.endpoint, choices)
                         if event.is_done:
                             break
                         is_whole = is_whole or event.is_last

@@ -82,9 +82,11 @@ def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answe
     if payload.get("status") == "failed":
         raise EngineErred(f"the answer failed: {_short(payload.get('error'))}")
     if endpoint.has_choices:
-        said = _choices(payload, endpoint)
+        said = _choices(payload, endpoint, choices)
         if choices is not None and len(said) != choices:
             raise EngineFailed(f"expected {choices} choices, found {len(said)}")
+    elif not isinstance(payload.get(endpoint.content), list):
+        _refuse(f"a list as {endpoint.content}", payload.get(endpoint.content))
     result = Answer(payload, _usage(payload, endpoint) or Usage())
     kv = payload.get("kv_transfer_params")
     if kv is not None:
@@ -93,8 +95,8 @@ def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answe
     return result
 
 
-def event(raw: bytes, endpoint: Endpoint) -> Event:
-    """One event of a stream.
+def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
+    """One event of a stream, of so many choices where that is given.
 
     Raises
     ------
@@ -109,10 +111,10 @@ def event(raw: bytes, endpoint: Endpoint) -> Event:
     payload = _object(data)
     _check_error(payload)
     if endpoint.has_choices:
-        choices = _choices(payload, endpoint)
+        said = _choices(payload, endpoint, choices)
         result = Event(raw, payload)
-        result.is_usage_only = not choices
-        result.is_last = any(choice.get("finish_reason") for choice in choices)
+        result.is_usage_only = not said
+        result.is_last = any(choice.get("finish_reason") for choice in said)
         holder = payload
     else:
         kind = payload.get("type")
@@ -125,26 +127,29 @@ def event(raw: bytes, endpoint: Endpoint) -> Event:
         result.is_last = kind in endpoint.last
         inner = payload.get("response", payload.get("message"))
         holder = inner if isinstance(inner, dict) else payload
-    said, hidden = holder.get("usage"), holder.get("kv_transfer_params")
+    counted, hidden = holder.get("usage"), holder.get("kv_transfer_params")
     result.usage = _usage(holder, endpoint)
     if hidden is not None:
         holder["kv_transfer_params"] = None
-    if hidden is not None or (said is not None and result.usage is None):
+    if hidden is not None or (counted is not None and result.usage is None):
         result.raw = sse.encode(payload, None if endpoint.has_choices else payload["type"])
     return result
 
 
 def refusal(worker_id: str, status: int, body: bytes, retry_after: str | None) -> ProxyError:
-    """A 4xx: what the engine says of it if that is readable, else words of our own."""
+    """A 4xx: as the engine puts it if it says an error, else in words of our own."""
     try:
-        readable: bytes | None = body if _object(body) else None
+        is_error = isinstance(_object(body).get("error"), dict)
     except EngineFailed:
-        readable = None
+        is_error = False
     if retry_after is not None and not (retry_after.isascii() and retry_after.isprintable()):
         retry_after = None
-    words = f"{worker_id} refuses it with HTTP {status}"
     return ProxyError(
-        status, words, "invalid_request_error", body=readable, retry_after=retry_after
+        status,
+        f"{worker_id} refuses it with HTTP {status}: {body[:200].decode(errors='replace')}",
+        "invalid_request_error",
+        body=body if is_error else None,
+        retry_after=retry_after,
     )
 
 
@@ -200,20 +205,22 @@ def _check_error(payload: dict[str, Any]) -> None:
         raise EngineErred(f"the engine says: {_short(error or payload)}")
 
 
-def _choices(payload: dict[str, Any], endpoint: Endpoint) -> list[dict[str, Any]]:
+def _choices(
+    payload: dict[str, Any], endpoint: Endpoint, count: int | None
+) -> list[dict[str, Any]]:
     choices = payload.get("choices")
     if not isinstance(choices, list):
         _refuse("a list of choices", choices)
     for choice in choices:
         if not isinstance(choice, dict):
             _refuse("a choice", choice)
-        _check_choice(choice, endpoint)
+        _check_choice(choice, endpoint, MAX_TOKENS if count is None else count)
     return choices
 
 
-def _check_choice(choice: dict[str, Any], endpoint: Endpoint) -> None:
+def _check_choice(choice: dict[str, Any], endpoint: Endpoint, count: int) -> None:
     index, reason = choice.get("index", 0), choice.get("finish_reason")
-    if type(index) is not int or not 0 <= index <= MAX_TOKENS:
+    if type(index) is not int or not 0 <= index < count:
         _refuse("a choice's index", index)
     if not isinstance(reason, str | None):
         _refuse("a finish_reason", reason)
