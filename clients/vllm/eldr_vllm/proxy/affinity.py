@@ -1,10 +1,11 @@
 """Which prompts should be prefilled by the same engine: those that go on alike.
 
-A prompt is cut into pieces, and its key says which way it takes through the tree of all pieces seen
-lately: as far as the first piece that does not lead too many elsewhere. A system prompt that more
-requests share than one engine can serve, and that go on in many ways, is such a piece: each engine
-will hold it anyway, and what follows it decides. A long document that some questions are asked
-about is not. No state is shared: proxies that see alike traffic choose alike.
+A prompt is cut into pieces, and its key is the way to one of them through the tree of the pieces
+seen lately: the first one, or rather the one behind the last parting of the ways, as long as more
+requests come that way than one engine can serve. Such a way is a system prompt that all share: each
+engine will hold it anyway, and what follows decides. A long document that some questions are asked
+about is none, nor is a long conversation. No state is shared: proxies that see alike traffic choose
+alike.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Any
 from eldr_vllm.proxy.legs import Leg
 
 WINDOW = 1024  # requests, after which what was seen counts half
-FAN_OUT = 8  # ways to go on; a prefix with more of them may be shared by too many
+FAN_OUT = 8  # where so many ways part, and one more, they are taken for different prompts
 
 
 @dataclass(slots=True)
@@ -38,20 +39,22 @@ class Affinity:
         self._count()
         pieces = self._pieces(leg)
         salt = leg.body.get("cache_salt")
-        key = _hash(b"", f"{leg.model}\0{salt if isinstance(salt, str) else ''}")
-        following: bytes | None = _hash(key, next(pieces, ""))
-        while following is not None:
-            key = following
-            node = self._nodes.setdefault(key, _Node())
+        root = _hash(b"", f"{leg.model}\0{salt if isinstance(salt, str) else ''}")
+        key = way = _hash(root, next(pieces, ""))
+        while True:
+            is_new = way not in self._nodes
+            node = self._nodes.setdefault(way, _Node())
             node.requests += 1
-            leads_many = len(node.next) > FAN_OUT and node.requests * engines > self._requests
-            piece = next(pieces, None)
-            following = None if piece is None else _hash(key, piece)
-            if following is not None and len(node.next) <= FAN_OUT:
-                node.next.add(following)
-            if not leads_many:
-                break
-        return key
+            if (piece := next(pieces, None)) is None:
+                return key
+            way = _hash(way, piece)
+            if len(node.next) <= FAN_OUT:
+                node.next.add(way)
+            # One step further with each request, so that a request leaves one node at most.
+            if is_new or node.requests * engines <= self._requests:
+                return key
+            if len(node.next) > FAN_OUT:
+                key = way
 
     def _count(self) -> None:
         self._requests += 1

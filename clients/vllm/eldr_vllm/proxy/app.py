@@ -16,7 +16,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from eldr_vllm.proxy import pages
 from eldr_vllm.proxy.affinity import Affinity
 from eldr_vllm.proxy.answer import Stream, Whole
+from eldr_vllm.proxy.bookings import Bookings
 from eldr_vllm.proxy.cooldown import CoolDown
+from eldr_vllm.proxy.decoding import Send
 from eldr_vllm.proxy.endpoints import ENDPOINTS
 from eldr_vllm.proxy.engine_metrics import engine_metrics
 from eldr_vllm.proxy.engines import Engines
@@ -28,7 +30,7 @@ from eldr_vllm.proxy.legs import Leg, split
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.ring import Ring
 from eldr_vllm.proxy.routing import Routing
-from eldr_vllm.proxy.serving import Send, Serving
+from eldr_vllm.proxy.serving import Serving
 from eldr_vllm.proxy.settings import Settings
 
 HELLO_SECONDS = 1.0
@@ -66,7 +68,10 @@ class Proxy:
         if settings.router is not None:
             client = RouterClient(settings.router, **settings.credentials)
         self._engines = Engines(settings.connect_timeout, settings.read_timeout)
-        self._routing = Routing(settings, self._fleet, self._metrics, client, *self._cooldowns)
+        bookings = Bookings(client)
+        self._routing = Routing(
+            settings, self._fleet, self._metrics, client, bookings, *self._cooldowns
+        )
         self._serving = Serving(
             settings,
             self._fleet,
@@ -78,7 +83,7 @@ class Proxy:
             self._metrics,
         )
         if settings.router is not None:
-            chores.append(asyncio.create_task(self._routing.renew()))
+            chores.append(asyncio.create_task(bookings.renew()))
             if not self._fleet.is_static:
                 endpoint = Endpoint(settings.router, **settings.credentials)
                 chores.append(asyncio.create_task(self._fleet.watch(endpoint)))
@@ -90,7 +95,7 @@ class Proxy:
         for chore in chores:
             with suppress(asyncio.CancelledError):
                 await chore
-        await self._routing.close()
+        await bookings.close()
         await self._engines.close()
         if client is not None:
             await client.close()

@@ -1,18 +1,15 @@
 """Where a prefilled leg decodes: as the daemon says, or in turn where it says nothing."""
 
-import asyncio
 import itertools
 import logging
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
 
 from eldr_client import EldrError, Placement, ReleaseOutcome, RouterUnavailableError, errors
 from eldr_client.aio import RouterClient
 
+from eldr_vllm.proxy.bookings import Booking, Bookings
 from eldr_vllm.proxy.cooldown import CoolDown
 from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed, ProxyError, no_worker
 from eldr_vllm.proxy.fleet import Engine, Fleet
@@ -24,34 +21,11 @@ from eldr_vllm.proxy.settings import Settings
 
 logger = logging.getLogger("eldr_proxy")
 
-RENEW_SECONDS = 60.0
 FALLBACK = "CLIENT_FALLBACK"
 
 
-@dataclass(slots=True, eq=False)
-class Booking:
-    """A leg's place for one attempt. What is set on it after the lease goes into the release."""
-
-    engine: Engine
-    model: str
-    request_id: str
-    attempt: int
-    # Empty where the daemon has booked nothing.
-    lease_id: str = ""
-    # The engine's name at the daemon, where a placement gave one.
-    placed_on: str = ""
-    outcome: ReleaseOutcome = ReleaseOutcome.COMPLETED
-    output_tokens: int = 0
-    decode_duration: float | None = None
-
-    @property
-    def worker_ids(self) -> set[str]:
-        """The engine's names; one of the configuration is known here by its URL."""
-        return {self.engine.worker_id, self.placed_on} - {""}
-
-
 class Routing:
-    """Asks the daemon, if there is one, and keeps what it booked alive until it is released."""
+    """Asks the daemon, if there is one, and else goes round."""
 
     def __init__(
         self,
@@ -59,6 +33,7 @@ class Routing:
         fleet: Fleet,
         metrics: Metrics,
         client: RouterClient | None,
+        bookings: Bookings,
         prefill_cooldown: CoolDown,
         cooldown: CoolDown,
     ) -> None:
@@ -69,8 +44,7 @@ class Routing:
         self.cooldown = cooldown  # of decode engines
         self._links = Links(prefill_cooldown, cooldown)
         self._turn = itertools.count()
-        self._held: set[Booking] = set()
-        self._releases: set[asyncio.Task[None]] = set()
+        self._bookings = bookings
 
     def model(self, leg: Leg) -> str:
         """The model's name towards the daemon."""
@@ -105,26 +79,15 @@ class Routing:
         start = time.perf_counter()
         booking = await self._book(leg, prefilled, attempts, failed)
         self._metrics.route_seconds.observe(time.perf_counter() - start)
-        self._held.add(booking)
         try:
-            yield booking
+            with self._bookings.hold(booking):
+                yield booking
             self.cooldown.succeeded(booking.worker_ids)
             if prefilled.has_kv and prefilled.engine:
                 self._links.succeeded(prefilled.engine.worker_id, booking.worker_ids)
         except EngineFailed as failure:
-            booking.outcome = ReleaseOutcome.FAILED
             self._blame(failure, prefilled, booking)
             raise
-        except Exception:  # whatever it was, it is only noted here, and goes on
-            booking.outcome = ReleaseOutcome.FAILED
-            raise
-        except BaseException:  # the caller has gone
-            booking.outcome = ReleaseOutcome.CANCELLED
-            raise
-        finally:
-            self._held.discard(booking)
-            if booking.lease_id:
-                self._release(booking)
 
     def avoided(self, prefilled: Prefilled) -> set[str]:
         """The decode engines that had better be left alone now, where the KV is there."""
@@ -135,35 +98,9 @@ class Routing:
 
     def forget(self, leg: Leg, attempt: int = 0) -> None:
         """End what may be booked for a leg without the proxy's knowledge, by a prefill engine."""
-        self._release(
-            Booking(
-                Engine("", ""),
-                self.model(leg),
-                leg.request_id,
-                attempt,
-                outcome=ReleaseOutcome.CANCELLED,
-            )
-        )
-
-    async def renew(self) -> None:
-        """Keep the bookings of long decodes alive, for ever."""
-        assert self._client is not None
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            leases = defaultdict(list)
-            for held in self._held:
-                if held.lease_id:
-                    leases[held.model].append((held.request_id, held.attempt))
-            for model, of_model in leases.items():
-                try:
-                    await self._client.renew(model, of_model)
-                except EldrError as error:
-                    logger.warning("bookings are not renewed: %s", error)
-
-    async def close(self) -> None:
-        """Wait for the releases under way."""
-        if self._releases:
-            await asyncio.wait(self._releases)
+        booking = Booking(Engine("", ""), self.model(leg), leg.request_id, attempt)
+        booking.outcome = ReleaseOutcome.CANCELLED
+        self._bookings.release(booking)
 
     async def _book(
         self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
@@ -184,7 +121,7 @@ class Routing:
                 self._metrics.placements.labels(placement.reason.value).inc()
                 return booking
             logger.warning("%s is no worker that this proxy knows", placement.url)
-            self._release(booking)
+            self._bookings.release(booking)
         if prefilled.answer.has_shim:
             self.forget(leg)
         engine = self._next(leg, prefilled, failed)
@@ -270,35 +207,3 @@ class Routing:
                 return attempt, None
             else:
                 return attempt, None if placement.is_fallback else placement
-
-    def _release(self, booking: Booking) -> None:
-        # A task of its own: nobody should wait for it, and no cancellation stop it.
-        if self._client is not None:
-            task = asyncio.create_task(self._say(self._client, booking))
-            self._releases.add(task)
-            task.add_done_callback(self._releases.discard)
-
-    @staticmethod
-    async def _say(client: RouterClient, booking: Booking) -> None:
-        """The request's id is this proxy's own, so its bookings need no lease to be told apart.
-
-        The lease of a placement is what a prefill engine said, which may be wrong.
-        """
-        release = partial(
-            client.release,
-            booking.model,
-            booking.request_id,
-            attempt=booking.attempt,
-            outcome=booking.outcome,
-        )
-        try:
-            try:
-                await release(
-                    output_tokens=booking.output_tokens, decode_duration=booking.decode_duration
-                )
-            except (TypeError, ValueError, OverflowError) as error:
-                # The booking must end, whatever was written into it.
-                logger.warning("%s is released without figures: %s", booking.request_id, error)
-                await release()
-        except EldrError as error:
-            logger.info("the release of %s was refused: %s", booking.request_id, error)

@@ -4,22 +4,19 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 from eldr_vllm.proxy.affinity import Affinity
 from eldr_vllm.proxy.cooldown import CoolDown
+from eldr_vllm.proxy.decoding import Decode, Send
 from eldr_vllm.proxy.engines import Engines, Sent
 from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed, ProxyError, no_worker
-from eldr_vllm.proxy.first_token import FirstToken
 from eldr_vllm.proxy.fleet import Engine, Fleet
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.prefilled import Prefilled
 from eldr_vllm.proxy.ring import Ring
-from eldr_vllm.proxy.routing import Booking, Routing
+from eldr_vllm.proxy.routing import Routing
 from eldr_vllm.proxy.settings import Settings
 
 logger = logging.getLogger("eldr_proxy")
@@ -27,9 +24,6 @@ logger = logging.getLogger("eldr_proxy")
 # Within so many seconds an aborted decode has let go of the KV. Were the blocks freed earlier, they
 # could be filled anew while it still reads them, into its prefix cache.
 ABORT_SECONDS = 0.3
-
-# Takes a leg's events one by one, or its whole answer.
-Send = Callable[[Leg, Any], Awaitable[None]]
 
 
 class BrokenOffError(ProxyError):
@@ -86,7 +80,7 @@ class _Way:
         self._failed: set[str] = set()  # decode engines
         self._suspects: set[str] = set()  # prefill engines whose KV none of those could use
         self.prefilled: Prefilled | None = None
-        self.decode = _Decode(serving, leg, send)
+        self.decode = Decode(serving.engines, serving.metrics, leg, send)
         # A prefill engine may have had the leg placed. Once the proxy has placed it, it knows.
         self.may_be_booked = self.is_placed = False
 
@@ -206,75 +200,3 @@ class _Way:
         serving.prefill_cooldown.succeeded([engine.worker_id])
         serving.metrics.prefill_seconds.observe(time.perf_counter() - start)
         return Prefilled(engine, answer)
-
-
-class _Decode:
-    """The decode of one leg, over all its attempts."""
-
-    def __init__(self, serving: Serving, leg: Leg, send: Send) -> None:
-        self._engines = serving.engines
-        self._metrics = serving.metrics
-        self._leg = leg
-        self._send = send
-        self._first: FirstToken | None = None
-        self._first_time: float | None = None
-        # A decode engine has written something that the caller may have seen.
-        self.has_begun = False
-
-    async def send_first(self, prefilled: Prefilled) -> None:
-        """The prefill's own token, once."""
-        if self._first is None and prefilled.engine:
-            self._first = FirstToken(prefilled.answer.payload)
-            for event in self._first.events():
-                await self._send(self._leg, event)
-                self._first_time = time.perf_counter()
-
-    async def run(self, booking: Booking, prefilled: Prefilled) -> None:
-        """One attempt."""
-        body = self._leg.decode_body(_transfer(booking, prefilled))
-        if self._leg.is_stream:
-            await self._stream(booking, body, prefilled.sent)
-            return
-        choices = None if self._leg.why_whole else 1
-        answer = await self._engines.ask(booking.engine, self._leg, body, prefilled.sent, choices)
-        booking.output_tokens = answer.usage.completion
-        await self._send(self._leg, answer)
-
-    async def _stream(self, booking: Booking, body: dict[str, Any], sent: Sent) -> None:
-        last, preamble = 0.0, []
-        async with aclosing(self._engines.stream(booking.engine, self._leg, body, sent)) as events:
-            async for event in events:
-                if event.usage is not None:
-                    booking.output_tokens = event.usage.completion
-                if event.is_preamble:  # another engine would send it again
-                    preamble.append(event)
-                    continue
-                if event.is_comment or event.is_usage_only:
-                    await self._send(self._leg, event)
-                    continue
-                self.has_begun = True
-                for each in preamble:
-                    await self._send(self._leg, each)
-                preamble.clear()
-                left = self._first.cut(event) if self._first else event
-                if left is not None:
-                    await self._send(self._leg, left)
-                last = time.perf_counter()
-                self._first_time = self._first_time or last
-        if self._first_time is not None and booking.output_tokens > 1:
-            booking.decode_duration = last - self._first_time
-            per_token = booking.decode_duration / (booking.output_tokens - 1)
-            self._metrics.tpot_seconds.observe(per_token)
-
-
-def _transfer(booking: Booking, prefilled: Prefilled) -> dict[str, Any] | None:
-    """The KV's whereabouts, and for the shim whose request this is."""
-    kv_transfer_params = prefilled.answer.kv_transfer_params
-    if kv_transfer_params is None:
-        return None
-    identity = {
-        "request_id": booking.request_id,
-        "attempt": booking.attempt,
-        "lease_id": booking.lease_id,
-    }
-    return {**kv_transfer_params, "eldr": identity}

@@ -37,6 +37,8 @@ async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def data(event: bytes) -> bytes | None:
     """An event's data, its lines joined; None where there is none."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return event[6:-2]  # as vLLM writes all but the newer ones
     lines = [
         line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")
     ]
