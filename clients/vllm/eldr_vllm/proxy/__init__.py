@@ -8,9 +8,8 @@ def main() -> None:
     try:
         from eldr_vllm.proxy.cli import main
     except ModuleNotFoundError as error:
-        if error.name not in ("aiohttp", "prometheus_client"):
+        missing, _, _ = (error.name or "").partition(".")
+        if missing not in ("aiohttp", "prometheus_client"):
             raise
-        sys.exit(
-            f"eldr-proxy needs {error.name}, which engines do not: pip install 'eldr-vllm[proxy]'"
-        )
+        sys.exit(f"eldr-proxy needs {missing}: pip install 'eldr-vllm[proxy]'")
     main()

@@ -9,6 +9,7 @@ alike.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -32,11 +33,11 @@ class Affinity:
     def __init__(self, length: int) -> None:
         self._length = length
         self._nodes: dict[bytes, _Node] = {}
-        self._requests = 0
+        self._requests: Counter[str] = Counter()  # by model, as each has engines of its own
 
     def key(self, leg: Leg, engines: int) -> bytes:
         """What the prefill engine is chosen by, among so many."""
-        self._count()
+        self._count(leg.model)
         pieces = self._pieces(leg)
         salt = leg.body.get("cache_salt")
         root = _hash(b"", f"{leg.model}\0{salt if isinstance(salt, str) else ''}")
@@ -51,15 +52,15 @@ class Affinity:
             if len(node.next) <= FAN_OUT:
                 node.next.add(way)
             # One step further with each request, so that a request leaves one node at most.
-            if is_new or node.requests * engines <= self._requests:
+            if is_new or node.requests * engines <= self._requests[leg.model]:
                 return key
             if len(node.next) > FAN_OUT:
                 key = way
 
-    def _count(self) -> None:
-        self._requests += 1
-        if self._requests >= 2 * WINDOW:
-            self._requests //= 2
+    def _count(self, model: str) -> None:
+        self._requests[model] += 1
+        if self._requests.total() >= 2 * WINDOW:
+            self._requests = +Counter({name: n // 2 for name, n in self._requests.items()})
             for node in self._nodes.values():
                 node.requests //= 2
             self._nodes = {key: node for key, node in self._nodes.items() if node.requests}

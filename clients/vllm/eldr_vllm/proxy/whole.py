@@ -11,7 +11,10 @@ def why_whole(path: str, body: dict[str, Any]) -> str:
         ("where the prompt is cut depends on the tokens left for the answer", _is_cut(path, body)),
         ("embeddings may be several prompts", body.get("prompt_embeds") is not None),
         ("the engine's own tools continue with prompts of their own", _has_own_tools(path, body)),
-        ("one token is no call of a named tool, as vLLM would read it", _names_tool(path, body)),
+        (
+            "vLLM's front end may fail to read one token as a call of that tool",
+            _names_tool(path, body),
+        ),
     ):
         if holds:
             return reason
