@@ -22,7 +22,7 @@ MODEL = "tiny"
 
 
 def text_of(prompt: Any, length: int) -> list[str]:
-    seed = sum(str(prompt).encode())
+    seed = sum(str(prompt).encode(errors="replace"))
     return [f" w{(seed + i) % 97}" for i in range(length)]
 
 

@@ -196,6 +196,8 @@ def test_settings_from_flags_and_environment(tmp_path):
         ["--router", "none"],
         ["--router", "none", "--prefill", "http://a"],
         ["--attempts", "0"],
+        ["--prefix-length", "0"],
+        ["--forward-headers", "X-Request-Id"],
         ["--attempts", "many"],
         ["--nonsense"],
     ],

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -25,9 +24,10 @@ from eldr_vllm.proxy.engines import Engines
 from eldr_vllm.proxy.errors import ProxyError, bad_request, fault, in_words
 from eldr_vllm.proxy.first_token import may_go_first
 from eldr_vllm.proxy.fleet import Fleet
-from eldr_vllm.proxy.headers import REQUEST_NAME, forwarded
+from eldr_vllm.proxy.headers import REQUEST_NAME, forwarded, request_name
 from eldr_vllm.proxy.legs import Leg, split
 from eldr_vllm.proxy.metrics import Metrics
+from eldr_vllm.proxy.objects import read_object
 from eldr_vllm.proxy.ring import Ring
 from eldr_vllm.proxy.routing import Routing
 from eldr_vllm.proxy.serving import Serving
@@ -109,13 +109,16 @@ class Proxy:
         except (ProxyError, web.HTTPException) as error:
             status = error.status
             raise
+        except Exception:
+            status = 500
+            raise
         finally:
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(request.path, str(status)).inc()
         return response
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        body = _object(await request.read())
+        body = _object(await _read(request))
         headers, name = self._forwarded(request), REQUEST_NAME.get()
         legs = split(uuid.uuid4().hex, request.path, body, headers, name)
         if not legs[0].is_stream:
@@ -170,7 +173,7 @@ class Proxy:
 
     async def _pass(self, request: web.Request) -> web.Response:
         """What any engine of the model answers at once; nothing is booked for it."""
-        data = await request.read()
+        data = await _read(request)
         model = _object(data).get("model")
         model = self._settings.model or (model if isinstance(model, str) else "")
         engines = self._fleet.prefill(model) + self._fleet.decode(model)
@@ -203,15 +206,20 @@ class Proxy:
         return web.Response(body=own + theirs, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+async def _read(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:  # it is not encoded as it says, or breaks off
+        raise bad_request("the body is not readable") from error
+
+
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise bad_request(f"the body is no JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise bad_request("the body is no JSON object")
-    return body
+        return read_object(data)
+    except ValueError as error:
+        raise bad_request(f"the body: {error}") from error
 
 
-async def _give_name_back(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["X-Request-Id"] = REQUEST_NAME.get()
+async def _give_name_back(request: web.Request, response: web.StreamResponse) -> None:
+    name = REQUEST_NAME.get(None)  # None: aiohttp has refused it before it came to us
+    response.headers["X-Request-Id"] = name or request_name(request.headers)

@@ -29,7 +29,7 @@ async def first(
     """
     for engine in asked:
         try:
-            return await engines.page(engine, path, headers, body)
+            return said.page(await engines.page(engine, path, headers, body))
         except EngineFailed:
             continue
     raise no_worker("no engine answers")

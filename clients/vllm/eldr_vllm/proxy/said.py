@@ -6,9 +6,7 @@ should fail for it. What is the answer itself, or its end, raises EngineFailed.
 
 import base64
 import binascii
-import json
 import logging
-import reprlib
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -21,12 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from eldr_vllm.proxy import sse
 from eldr_vllm.proxy.endpoints import Endpoint
 from eldr_vllm.proxy.errors import EngineErred, EngineFailed, ProxyError
+from eldr_vllm.proxy.objects import read_object, short
 
 logger = logging.getLogger("eldr_proxy")
 
 MAX_TOKENS = 2**31 - 1  # what the contract's fields hold, and more than any answer has
 MAX_TEXT = 4096  # characters of an id or address
-MAX_DEPTH = 64  # of nested JSON; Python's own limit would stop whoever writes it out again
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +78,7 @@ def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answe
     payload = _object(data)
     _check_error(payload)
     if payload.get("status") == "failed":
-        raise EngineErred(f"the answer failed: {_short(payload.get('error'))}")
+        raise EngineErred(f"the answer failed: {short(payload.get('error'))}")
     if endpoint.has_choices:
         said = _choices(payload, endpoint, choices)
         if choices is not None and len(said) != choices:
@@ -121,7 +119,7 @@ def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
         if not isinstance(kind, str):
             _refuse("an event with a type", payload)
         if kind == "response.failed":
-            raise EngineErred(f"the answer failed: {_short(payload.get('response'))}")
+            raise EngineErred(f"the answer failed: {short(payload.get('response'))}")
         result = Event(raw, payload)
         result.is_preamble = kind in endpoint.preamble
         result.is_last = kind in endpoint.last
@@ -153,6 +151,12 @@ def refusal(worker_id: str, status: int, body: bytes, retry_after: str | None) -
     )
 
 
+def page(data: bytes) -> bytes:
+    """Any page that is a JSON object, as it is."""
+    _object(data)
+    return data
+
+
 def models(data: bytes) -> list[dict[str, Any]]:
     """The models that an engine serves, each with an id."""
     said = _object(data).get("data")
@@ -174,35 +178,16 @@ def metrics(data: bytes) -> list[Metric]:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        payload = json.loads(data.decode(), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise EngineFailed(f"expected JSON, found {data[:60]!r}: {error}") from error
-    if not isinstance(payload, dict):
-        _refuse("a JSON object", payload)
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-        _check_depth(payload)
-    return payload
-
-
-def _check_depth(payload: Any) -> None:
-    level = [payload]
-    for _ in range(MAX_DEPTH):
-        inner = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [value for values in inner for value in values if isinstance(value, dict | list)]
-        if not level:
-            return
-    raise EngineFailed(f"expected JSON of at most {MAX_DEPTH} levels, found more")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+        return read_object(data)
+    except ValueError as error:
+        raise EngineFailed(f"{error}, in {data[:60]!r}") from error
 
 
 def _check_error(payload: dict[str, Any]) -> None:
     """vLLM's way to say, after its 200, that the request failed."""
     error = payload.get("error")
     if error or "error" in (payload.get("object"), payload.get("type")):
-        raise EngineErred(f"the engine says: {_short(error or payload)}")
+        raise EngineErred(f"the engine says: {short(error or payload)}")
 
 
 def _choices(
@@ -246,7 +231,7 @@ def _usage(holder: dict[str, Any], endpoint: Endpoint) -> Usage | None:
     if isinstance(said, dict) and all(_is_count(said.get(name) or 0) for name in names):
         prompt, completion, _ = (said.get(name) or 0 for name in names)
         return Usage(prompt, completion)
-    logger.warning("expected usage, found %s", _short(said))
+    logger.warning("expected usage, found %s", short(said))
     holder["usage"] = None
     return None
 
@@ -257,7 +242,7 @@ def _is_count(value: Any) -> bool:
 
 def _read_kv(result: Answer, kv: Any) -> None:
     if not isinstance(kv, dict):
-        logger.warning("expected kv_transfer_params, found %s", _short(kv))
+        logger.warning("expected kv_transfer_params, found %s", short(kv))
         return
     eldr = kv.pop("eldr", None)
     result.kv_transfer_params = kv or None
@@ -286,7 +271,7 @@ def _placement(said: Any) -> Placement | None:
     try:
         worker_id, url, lease_id = (_text(said[name]) for name in ("worker_id", "url", "lease_id"))
         if not _is_count(said["dp_rank"]):
-            raise ValueError(f"dp_rank is {_short(said['dp_rank'])}")
+            raise ValueError(f"dp_rank is {short(said['dp_rank'])}")
         reason = PlacementReason(said["reason"])
         return Placement(worker_id, url, said["dp_rank"], reason=reason, lease_id=lease_id)
     except (LookupError, TypeError, ValueError) as error:
@@ -296,18 +281,10 @@ def _placement(said: Any) -> Placement | None:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise ValueError(f"expected text, found {_short(value)}")
+        raise ValueError(f"expected text, found {short(value)}")
     value.encode()  # a surrogate is no text
     return value
 
 
 def _refuse(expected: str, found: Any) -> NoReturn:
-    raise EngineFailed(f"expected {expected}, found {_short(found)}")
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 300
-
-
-def _short(value: Any) -> str:
-    return _SHORT.repr(value)
+    raise EngineFailed(f"expected {expected}, found {short(found)}")
