@@ -102,3 +102,21 @@ async def test_an_engine_that_is_busy_is_none_the_worse(shared_daemon, role, sta
         answer, body = await rig.post()
         assert (answer.status, body["error"]["message"]) == (status, "broken")
         await eventually(lambda: booked(shared_daemon) == 0, 2)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422])
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_an_engine_that_refuses_is_none_the_worse(shared_daemon, role, status):
+    """It is the caller's fault, and passed on at once."""
+    async with routed_rig(shared_daemon, static=True) as rig:
+        for engine in getattr(rig, role):
+            engine.fault = status
+        for _ in range(4):
+            answer, body = await rig.post()
+            assert (answer.status, body["error"]["message"]) == (status, "broken")
+        assert sum(len(engine.decodes) for engine in getattr(rig, role)) == 4
+        assert await rig.metric(f'eldr_proxy_retries_total{{role="{role}"}}') == 0
+        for engine in getattr(rig, role):
+            engine.fault = None
+        assert (await rig.post())[0].status == 200
+        await eventually(lambda: booked(shared_daemon) == 0 and not rig.pinned, 2)

@@ -218,6 +218,17 @@ async def test_a_prefill_engine(shared_daemon, manner):
         assert rude[0].asked
 
 
+async def test_how_long_a_busy_engine_is_busy_is_passed_on(shared_daemon):
+    (busy,) = (manner for manner in DECODES if manner.name == "wire 429")
+    async with (
+        rude_engines(busy, 1, shared_daemon.grpc) as rude,
+        running_rig(decodes=0, decode=(rude[0].url,)) as rig,
+    ):
+        answer, _ = await rig.post()
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
+    assert len(rude[0].asked) == 1  # there is nobody else
+
+
 def test_there_are_fifty_and_more():
     names = [manner.name for manner in (*DECODES, *PREFILLS)]
     assert len(set(names)) >= 50

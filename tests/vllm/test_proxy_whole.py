@@ -1,5 +1,6 @@
 """Requests that cannot be taken apart: one decode engine serves them, booked like any other."""
 
+import asyncio
 import json
 
 import pytest
@@ -57,6 +58,18 @@ def test_a_booking_counts_all_its_sequences():
     (leg,) = split("r", COMPLETIONS, {"prompt": ["a", "b"], "n": 3, "prompt_logprobs": 1})
     assert leg.sequences == 6
     assert leg.body["n"] == 3
+
+
+async def test_the_daemon_books_them_all(shared_daemon):
+    async with routed_rig(shared_daemon, static=True) as rig:
+        for engine in rig.decode:
+            engine.gate = asyncio.Event()
+        asking = asyncio.create_task(rig.post(n=3, use_beam_search=True))
+        await eventually(lambda: booked(shared_daemon) == 3, 3)
+        for engine in rig.decode:
+            engine.gate.set()
+        assert (await asking)[0].status == 200
+        await eventually(lambda: booked(shared_daemon) == 0, 2)
 
 
 async def test_sequences_of_one_stream_all_end():
