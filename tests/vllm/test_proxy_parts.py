@@ -39,8 +39,8 @@ async def test_events_cut_anywhere(size, line_end):
     assert b"".join(event.raw for event in events) == STREAM
     first, comment, last, done = events
     assert first.payload["choices"][0]["text"] == "ä€😀"
-    assert (comment.is_comment, last.is_last, done.is_done) == (True, True, True)
-    assert not first.is_last
+    assert (comment.is_comment, last.ends, done.is_done) == (True, 1, True)
+    assert first.ends == 0
 
 
 async def test_an_event_without_end_is_not_kept(monkeypatch):

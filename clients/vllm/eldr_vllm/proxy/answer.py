@@ -53,7 +53,7 @@ class Stream:
                 return
         elif not self._one and event.payload:
             event = self._renamed(leg, event)
-        if event.is_last and self._endpoint.has_choices and not self._wants_usage:
+        if event.ends and self._endpoint.has_choices and not self._wants_usage:
             self._last_tokens[leg.index].append(event)
         else:
             await self._write(event.raw)

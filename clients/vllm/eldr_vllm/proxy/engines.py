@@ -111,7 +111,7 @@ class Engines:
 
         It raises as `ask` does; an answer whose last event has come is whole, whatever follows.
         """
-        is_whole = False
+        left = leg.sequences
         choices = None if leg.why_whole else 1
         try:
             with _named(engine):
@@ -124,15 +124,15 @@ class Engines:
                         event = said.event(raw, leg.endpoint, choices)
                         if event.is_done:
                             break
-                        is_whole = is_whole or event.is_last
+                        left -= event.ends
                         if event.raw:
                             yield event
-                if not is_whole:
+                if left > 0:
                     raise EngineFailed("the stream ended before the answer did")
         except EngineErred:
             raise
         except EngineFailed as failure:
-            if not is_whole:
+            if left > 0:
                 raise
             logger.warning("after an answer's last event: %s", failure)
 

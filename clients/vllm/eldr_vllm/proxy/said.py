@@ -63,8 +63,8 @@ class Event:
     is_comment: bool = False
     is_usage_only: bool = False
     is_preamble: bool = False
-    # It says why a sequence, or the answer, ended.
-    is_last: bool = False
+    # Sequences of which it says why they ended.
+    ends: int = 0
 
 
 def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answer:
@@ -112,7 +112,7 @@ def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
         said = _choices(payload, endpoint, choices)
         result = Event(raw, payload)
         result.is_usage_only = not said
-        result.is_last = any(choice.get("finish_reason") for choice in said)
+        result.ends = sum(bool(choice.get("finish_reason")) for choice in said)
         holder = payload
     else:
         kind = payload.get("type")
@@ -122,7 +122,7 @@ def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
             raise EngineErred(f"the answer failed: {short(payload.get('response'))}")
         result = Event(raw, payload)
         result.is_preamble = kind in endpoint.preamble
-        result.is_last = kind in endpoint.last
+        result.ends = int(kind in endpoint.last)
         inner = payload.get("response", payload.get("message"))
         holder = inner if isinstance(inner, dict) else payload
     counted, hidden = holder.get("usage"), holder.get("kv_transfer_params")
