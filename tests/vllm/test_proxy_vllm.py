@@ -177,6 +177,7 @@ def without_names(said):
         "completed_at",
         "kv_transfer_params",
         "sequence_number",
+        "cache_write_tokens",  # the decode engine says what it wrote itself
     )
     if isinstance(said, dict):
         return {k: without_names(v) for k, v in said.items() if k not in unique}
