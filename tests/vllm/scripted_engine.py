@@ -36,6 +36,7 @@ class Engine:
     gate: asyncio.Event | None = None  # nothing is answered before it is set
     eldr: dict | None = None  # what the shim adds to a prefill's answer
     model: str = MODEL
+    details: dict = field(default_factory=dict)  # of the usage
     # URLs of the prefill engines whose KV it cannot fetch, as after a restart of either.
     unreachable: set[str] = field(default_factory=set)
     # It cannot read one token as a tool call, as vLLM could not for some time.
@@ -160,7 +161,8 @@ class Engine:
         }
 
     def _usage(self, tokens: int) -> dict:
-        return {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+        usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+        return {**usage, **self.details}
 
     async def _stream(
         self, request: web.Request, body: dict, tokens: list[str], fault: Any

@@ -25,6 +25,9 @@ from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr.v1.partition_pb2 import FitPartitionRequest
 from eldr.v1.partition_pb2_grpc import PartitionServiceStub
 from eldr_client import Counts
+from eldr_client.aio import RouterClient
+from eldr_vllm.proxy.bookings import Booking, Bookings
+from eldr_vllm.proxy.fleet import Engine
 from scripted_engine import MODEL, Rig, eventually, running_rig
 
 TOP_K, TOKENS = 2, 8
@@ -150,6 +153,27 @@ def placement(worker_id: str, url: str) -> dict:
     """As the shim in the prefill engine puts it into the answer."""
     said = {"worker_id": worker_id, "url": url, "dp_rank": 0, "reason": "POLICY", "attempt": 0}
     return {**said, "lease_id": "theirs"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "seconds"),
+    [(10**30, 1.0), (-1, 1.0), ("5", 1.0), (5, float("inf")), (5, float("nan")), (5, -1.0)],
+)
+async def test_a_release_is_said_whatever_was_written_into_it(shared_daemon, tokens, seconds):
+    async with (
+        routed_rig(shared_daemon, static=True) as rig,
+        RouterClient(shared_daemon.grpc, timeout=5.0) as client,
+    ):
+        name = f"{tokens} tokens in {seconds} s"
+        placement = await client.route(MODEL, name)
+        engine = Engine("", rig.decode[0].url)
+        booking = Booking(engine, MODEL, name, 0, placement.lease_id)
+        bookings = Bookings(client)
+        with bookings.hold(booking):
+            booking.output_tokens, booking.decode_duration = tokens, seconds
+            assert booked(shared_daemon) == 1
+        await bookings.close()
+        assert booked(shared_daemon) == 0
 
 
 async def test_a_placement_that_the_prefill_engine_holds(shared_daemon):

@@ -118,6 +118,21 @@ async def test_several_sequences_streamed():
         assert events[-1]["usage"]["prompt_tokens"] == 7
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_details_of_usage_are_summed_too(stream):
+    async with running_rig() as rig:
+        for engine in rig.decode:
+            engine.details = {
+                "prompt_tokens_details": {"cached_tokens": 3, "multimodal_tokens": None},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            }
+        usage = {"stream_options": {"include_usage": True}} if stream else {}
+        _, body = await rig.post(prompt=["one", "two"], n=2, stream=stream, **usage)
+        usage = (payloads(body)[-1] if stream else body)["usage"]
+        assert usage["prompt_tokens_details"] == {"cached_tokens": 6}
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": 8}
+
+
 async def test_token_ids_are_one_prompt():
     async with running_rig() as rig:
         _, body = await rig.post(prompt=[4, 5, 6])

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 from aiohttp import web
@@ -148,11 +148,24 @@ class Whole:
 
 def _sum_usage(usages: list[tuple[Leg, dict[str, Any]]]) -> dict[str, Any]:
     """Each prompt counts once, each sequence's tokens count."""
-    prompt = sum(usage.get("prompt_tokens") or 0 for leg, usage in usages if leg.sample == 0)
-    completion = sum(usage.get("completion_tokens") or 0 for _, usage in usages)
-    return {
+    prompts = [usage for leg, usage in usages if leg.sample == 0]
+    answers = [usage for _, usage in usages]
+    summed = {
         **usages[0][1],
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
+        "prompt_tokens": sum(usage.get("prompt_tokens") or 0 for usage in prompts),
+        "completion_tokens": sum(usage.get("completion_tokens") or 0 for usage in answers),
     }
+    summed["total_tokens"] = summed["prompt_tokens"] + summed["completion_tokens"]
+    for name, parts in (("prompt_tokens_details", prompts), ("completion_tokens_details", answers)):
+        if summed.get(name):
+            summed[name] = _sum_details([part.get(name) for part in parts])
+    return summed
+
+
+def _sum_details(parts: list[Any]) -> dict[str, int]:
+    summed: Counter[str] = Counter()
+    for part in parts:
+        for name, count in part.items() if isinstance(part, dict) else ():
+            if type(count) is int:
+                summed[name] += count
+    return dict(summed)

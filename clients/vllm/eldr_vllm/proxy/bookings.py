@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from eldr_client import EldrError, ReleaseOutcome
+from eldr_client import EldrError, ReleaseOutcome, errors
 from eldr_client.aio import RouterClient
 
 from eldr_vllm.proxy.fleet import Engine
@@ -110,7 +110,7 @@ class Bookings:
                 await release(
                     output_tokens=booking.output_tokens, decode_duration=booking.decode_duration
                 )
-            except (TypeError, ValueError, OverflowError) as error:
+            except (TypeError, ValueError, OverflowError, errors.InvalidArgumentError) as error:
                 # The booking must end, whatever was written into it.
                 logger.warning("%s is released without figures: %s", booking.request_id, error)
                 await release()
