@@ -14,7 +14,7 @@ help: ## this list
 setup: $(STAMP) ## a .venv with the daemon, the clients and the development tools
 $(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e clients/vllm -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e 'clients/vllm[proxy]' -e '.[dev]'
 	touch $@
 
 protos: setup ## regenerate the stubs and build/eldr.binpb from protos/

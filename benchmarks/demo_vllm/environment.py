@@ -20,7 +20,7 @@ NIXL = ("nixl==1.5.1", "nixl-cu12==1.5.1", "nixl-cu13==1.5.1")  # which one, tor
 WITHOUT = ("torchvision", "torchaudio", "torchcodec")
 CHECKOUT = Path(__file__).parents[2]
 TOOLS = ("pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.120")
-OURS = (CHECKOUT / "clients/python", CHECKOUT / "clients/vllm", CHECKOUT)
+OURS = (CHECKOUT / "clients/python", f"{CHECKOUT / 'clients/vllm'}[proxy]", CHECKOUT)
 
 
 def requirements(wheel: Path) -> list[str]:

@@ -29,3 +29,12 @@ def model(tmp_path_factory):
     from tiny_model import build
 
     return build(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def shared_daemon():
+    """For tests that take out again what they put into it."""
+    from daemon import running_daemon
+
+    with running_daemon() as daemon:
+        yield daemon

@@ -17,6 +17,7 @@ from benchmarks.demo_vllm.processes import free_port
 HERE = Path(__file__).parent
 MODEL = "tiny-moe"
 START_SECONDS = 400
+SWITCHES = ("--enforce-eager", "--enable-auto-tool-choice")
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
 
 
@@ -91,13 +92,14 @@ def _start(role: str, folder: Path, environ: dict[str, str], number: int) -> Rea
         "--max-num-seqs": 8,
         "--max-num-batched-tokens": 256,
         "--chat-template": folder / "chat.jinja",
+        "--tool-call-parser": "hermes",
         "--kv-transfer-config": json.dumps(transfer),
     }
     words = [str(word) for option in options.items() for word in option]
     log = folder / f"engine-{number}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, "--enforce-eager"],
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words, *SWITCHES],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={

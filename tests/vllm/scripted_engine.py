@@ -22,7 +22,7 @@ MODEL = "tiny"
 
 
 def text_of(prompt: Any, length: int) -> list[str]:
-    seed = sum(str(prompt).encode())
+    seed = sum(str(prompt).encode(errors="replace"))
     return [f" w{(seed + i) % 97}" for i in range(length)]
 
 
@@ -35,6 +35,12 @@ class Engine:
     pause: float = 0.0  # before each token
     gate: asyncio.Event | None = None  # nothing is answered before it is set
     eldr: dict | None = None  # what the shim adds to a prefill's answer
+    model: str = MODEL
+    details: dict = field(default_factory=dict)  # of the usage
+    # URLs of the prefill engines whose KV it cannot fetch, as after a restart of either.
+    unreachable: set[str] = field(default_factory=set)
+    # It cannot read one token as a tool call, as vLLM could not for some time.
+    trips_on_tools: bool = False
     bodies: list[dict] = field(default_factory=list)
     headers: list[Mapping[str, str]] = field(default_factory=list)
     running: int = 0
@@ -43,7 +49,7 @@ class Engine:
 
     @property
     def decodes(self) -> list[dict]:
-        return [body for body in self.bodies if body.get("model") == MODEL]
+        return [body for body in self.bodies if body.get("model") == self.model]
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -51,6 +57,9 @@ class Engine:
             [
                 web.post("/v1/completions", self.generate),
                 web.post("/v1/chat/completions", self.generate),
+                web.post("/v1/responses", self.generate),
+                web.post("/v1/messages", self.generate),
+                web.post("/tokenize", self.tokenize),
                 web.get("/v1/models", self.models),
                 web.get("/metrics", self.metrics),
             ]
@@ -58,7 +67,12 @@ class Engine:
         return app
 
     async def models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        return web.json_response(
+            {"object": "list", "data": [{"id": self.model, "object": "model"}]}
+        )
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"tokens": list((await request.json())["prompt"].encode())})
 
     async def metrics(self, _: web.Request) -> web.Response:
         name = "vllm:request_time_per_output_token_seconds"
@@ -85,7 +99,7 @@ class Engine:
 
     async def _generate(self, request: web.Request, body: dict) -> web.StreamResponse:
         kv = body.get("kv_transfer_params") or {}
-        if body["model"] != MODEL or body.get("n", 1) < 1:
+        if body["model"] != self.model or body.get("n") == 0:
             self._fetch(kv)
             return web.json_response({"error": {"message": "no", "code": 404}}, status=404)
         if self.gate is not None:
@@ -94,11 +108,20 @@ class Engine:
         self.faults_left -= fault is not None
         if isinstance(fault, int):
             return web.json_response({"error": {"message": "broken", "code": fault}}, status=fault)
+        forced = body.get("tool_choice") == "required" or isinstance(body.get("tool_choice"), dict)
+        is_prefill = kv.get("do_remote_decode")
+        if kv.get("remote_url") in self.unreachable or (
+            is_prefill and forced and self.trips_on_tools
+        ):
+            fault = "error-event" if body.get("stream") else 500
+            if fault == 500:
+                return web.json_response({"error": {"message": "KV", "code": 500}}, status=500)
         if fault == "drop":
             request.transport.abort()
             return web.Response()
-        prompt = body.get("prompt", body.get("messages"))
-        limit = body.get("max_completion_tokens") or body.get("max_tokens") or 16
+        prompt = body.get("prompt", body.get("messages", body.get("input")))
+        limits = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+        limit = next((body[name] for name in limits if body.get(name)), 16)
         tokens = text_of(prompt, limit)
         if kv.get("do_remote_decode"):
             await asyncio.sleep(self.pause)
@@ -115,6 +138,7 @@ class Engine:
         name = f"{request.headers['X-Request-Id']}-{len(self.bodies)}"
         self.pinned.add(name)
         kv = {"do_remote_prefill": True, "do_remote_decode": False, "remote_request_id": name}
+        kv["remote_url"] = self.url
         return {**kv, "eldr": self.eldr} if self.eldr is not None else kv
 
     def _fetch(self, kv: dict) -> None:
@@ -122,6 +146,8 @@ class Engine:
 
     def _answer(self, request: web.Request, body: dict, tokens: list[str], kv: Any) -> dict:
         text = "".join(tokens)
+        if request.path in _NEWER:
+            return {**_NEWER[request.path](text, len(tokens)), "kv_transfer_params": kv}
         chat = request.path.endswith("chat/completions")
         content = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         return {
@@ -135,13 +161,16 @@ class Engine:
         }
 
     def _usage(self, tokens: int) -> dict:
-        return {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+        usage = {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens}
+        return {**usage, **self.details}
 
     async def _stream(
         self, request: web.Request, body: dict, tokens: list[str], fault: Any
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        if request.path in _NEWER:
+            return await self._stream_newer(request, response, tokens, fault)
         if fault == "error-event":
             await response.write(b'data: {"error":{"message":"KV load failed","code":500}}\n\n')
             await response.write(b"data: [DONE]\n\n")
@@ -158,18 +187,63 @@ class Engine:
                 return response
             last = number == len(tokens) - 1
             content = {"delta": {"content": token}} if chat else {"text": token}
-            choice = {**content, "finish_reason": "length" if last else None}
-            await self._event(response, shared, choice)
+            for index in range(body.get("n") or 1):
+                choice = {"index": index, **content, "finish_reason": "length" if last else None}
+                await self._event(response, shared, choice)
         if (body.get("stream_options") or {}).get("include_usage"):
             closing = {**shared, "choices": [], "usage": self._usage(len(tokens))}
             await response.write(b"data: " + _dump(closing) + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def _stream_newer(
+        self, request: web.Request, response: web.StreamResponse, tokens: list[str], fault: Any
+    ) -> web.StreamResponse:
+        """As /v1/responses and /v1/messages stream: named events, and no [DONE]."""
+        whole = _NEWER[request.path]("".join(tokens), len(tokens))
+        if request.path == "/v1/messages":
+            first, delta, last = "message_start", "content_block_delta", "message_stop"
+            ends = [{"type": "message_delta", "usage": whole["usage"]}, {"type": last}]
+        else:
+            first, delta, last = (
+                "response.created",
+                "response.output_text.delta",
+                "response.completed",
+            )
+            ends = [{"type": last, "response": {**whole, "kv_transfer_params": {"a": 1}}}]
+        pieces = [{"type": delta, "delta": {"text": token}} for token in tokens]
+        for number, event in enumerate([{"type": first}, *pieces, *ends]):
+            if fault == "error-event" and number == 1:
+                event = {"type": "error", "error": {"type": "internal_error", "message": "KV"}}
+            data = f"event: {event['type']}\ndata: ".encode() + _dump(event) + b"\n\n"
+            await response.write(data)
+            if event["type"] == "error":
+                break
+            if fault == "break" and number == 2:
+                request.transport.abort()
+                break
+        return response
+
     @staticmethod
     async def _event(response: web.StreamResponse, shared: dict, choice: dict) -> None:
         payload = {**shared, "choices": [{"index": 0, **choice}]}
         await response.write(b"data: " + _dump(payload) + b"\n\n")
+
+
+def _response(text: str, tokens: int) -> dict:
+    content = [{"type": "output_text", "text": text}]
+    usage = {"input_tokens": 7, "output_tokens": tokens, "total_tokens": 7 + tokens}
+    output = [{"type": "message", "role": "assistant", "content": content}]
+    return {"id": "resp_1", "object": "response", "output": output, "usage": usage}
+
+
+def _message(text: str, tokens: int) -> dict:
+    content = [{"type": "text", "text": text}]
+    usage = {"input_tokens": 7, "output_tokens": tokens}
+    return {"id": "msg_1", "type": "message", "content": content, "usage": usage}
+
+
+_NEWER = {"/v1/responses": _response, "/v1/messages": _message}
 
 
 def _dump(payload: dict) -> bytes:
@@ -188,10 +262,11 @@ class Rig:
     runners: dict[str, web.AppRunner] = field(default_factory=dict)
 
     async def post(self, path: str = "/v1/completions", **body: Any) -> Any:
+        headers = body.pop("headers", {})
         body = {"model": MODEL, "prompt": "Hello", "max_tokens": 5, **body}
-        if "messages" in body:
+        if "messages" in body or "input" in body:
             del body["prompt"]
-        async with self.session.post(self.url + path, json=body) as answer:
+        async with self.session.post(self.url + path, json=body, headers=headers) as answer:
             text = await answer.text()
             return answer, text if body.get("stream") else json.loads(text)
 

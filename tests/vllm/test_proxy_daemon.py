@@ -25,15 +25,12 @@ from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr.v1.partition_pb2 import FitPartitionRequest
 from eldr.v1.partition_pb2_grpc import PartitionServiceStub
 from eldr_client import Counts
+from eldr_client.aio import RouterClient
+from eldr_vllm.proxy.bookings import Booking, Bookings
+from eldr_vllm.proxy.fleet import Engine
 from scripted_engine import MODEL, Rig, eventually, running_rig
 
 TOP_K, TOKENS = 2, 8
-
-
-@pytest.fixture(scope="module")
-def shared_daemon():
-    with running_daemon() as daemon:
-        yield daemon
 
 
 def register(daemon: Daemon, rig: Rig, model: str = MODEL, capacity: int = 0) -> None:
@@ -58,9 +55,18 @@ def booked(daemon: Daemon) -> int:
     return sum(worker.booked_sequences for worker in workers)
 
 
+def unregister(daemon: Daemon, rig: Rig, model: str = MODEL) -> None:
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
+            for number in range(len(engines)):
+                FleetServiceStub(channel).RemoveWorker(
+                    RemoveWorkerRequest(model=model, worker_id=f"{role}-{number}")
+                )
+
+
 @asynccontextmanager
 async def routed_rig(daemon: Daemon, **settings) -> AsyncIterator[Rig]:
-    """A rig whose engines the proxy learns from the daemon."""
+    """A rig whose engines are registered; the proxy learns them there, unless it is `static`."""
     capacity = settings.pop("capacity", 0)
     async with running_rig(**{"static": False, "router": daemon.grpc, **settings}) as rig:
         register(daemon, rig, capacity=capacity)
@@ -70,14 +76,8 @@ async def routed_rig(daemon: Daemon, **settings) -> AsyncIterator[Rig]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
         yield rig
-    if daemon.process.poll() is not None:
-        return
-    with grpc.insecure_channel(daemon.grpc) as channel:
-        for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
-            for number in range(len(engines)):
-                FleetServiceStub(channel).RemoveWorker(
-                    RemoveWorkerRequest(model=MODEL, worker_id=f"{role}-{number}")
-                )
+    if daemon.process.poll() is None:
+        unregister(daemon, rig)
 
 
 async def health(rig: Rig) -> dict:
@@ -155,6 +155,27 @@ def placement(worker_id: str, url: str) -> dict:
     return {**said, "lease_id": "theirs"}
 
 
+@pytest.mark.parametrize(
+    ("tokens", "seconds"),
+    [(10**30, 1.0), (-1, 1.0), ("5", 1.0), (5, float("inf")), (5, float("nan")), (5, -1.0)],
+)
+async def test_a_release_is_said_whatever_was_written_into_it(shared_daemon, tokens, seconds):
+    async with (
+        routed_rig(shared_daemon, static=True) as rig,
+        RouterClient(shared_daemon.grpc, timeout=5.0) as client,
+    ):
+        name = f"{tokens} tokens in {seconds} s"
+        placement = await client.route(MODEL, name)
+        engine = Engine("", rig.decode[0].url)
+        booking = Booking(engine, MODEL, name, 0, placement.lease_id)
+        bookings = Bookings(client)
+        with bookings.hold(booking):
+            booking.output_tokens, booking.decode_duration = tokens, seconds
+            assert booked(shared_daemon) == 1
+        await bookings.close()
+        assert booked(shared_daemon) == 0
+
+
 async def test_a_placement_that_the_prefill_engine_holds(shared_daemon):
     async with routed_rig(shared_daemon) as rig:
         rig.prefill[0].eldr = {"placement": placement("DECODE-1", rig.decode[1].url)}
@@ -184,7 +205,8 @@ async def test_a_failed_worker_is_replaced_in_the_booking(shared_daemon):
 @pytest.mark.parametrize("static", [False, True])
 async def test_a_failed_worker_is_not_accepted_of_the_daemon(shared_daemon, static):
     """It is dead, and the daemon does not know that yet; the prefill engine does not either."""
-    async with routed_rig(shared_daemon, static=static, decodes=3) as rig:
+    capacity = 4
+    async with routed_rig(shared_daemon, static=static, decodes=3, capacity=capacity) as rig:
         dead, *others = rig.decode
         await rig.stop(dead)
         rig.prefill[0].eldr = {"placement": placement("DECODE-0", dead.url)}
@@ -197,8 +219,6 @@ async def test_a_failed_worker_is_not_accepted_of_the_daemon(shared_daemon, stat
         for engine in others:
             engine.gate = asyncio.Event()
         rig.prefill[0].eldr = None
-        capacity = 4
-        register(shared_daemon, rig, capacity=capacity)
         asking = [asyncio.create_task(rig.post()) for _ in range(2 * capacity)]
         await eventually(lambda: booked(shared_daemon) == 2 * capacity, 3)
         assert (await rig.post())[0].status == 429
@@ -267,6 +287,7 @@ async def test_what_the_configuration_does_not_name_is_never_contacted(shared_da
                 assert (await rig.post())[0].status == 200
             assert len(rig.decode[0].decodes) == 6
             assert not any(engine.bodies for engine in strangers.decode)
+        unregister(shared_daemon, strangers, model="guarded")
         await eventually(lambda: booked(shared_daemon) == 0)
 
 
@@ -291,3 +312,8 @@ async def test_ranks_behind_one_url(shared_daemon):
         await asyncio.gather(*(rig.post() for _ in range(4)))
         ranks = [headers["X-data-parallel-rank"] for headers in rig.decode[0].headers]
         assert sorted(ranks) == ["0", "0", "1", "1"]
+        with grpc.insecure_channel(shared_daemon.grpc) as channel:
+            for name in ("PREFILL-0", "PREFILL-1", "DECODE-0", "DECODE-1"):
+                FleetServiceStub(channel).RemoveWorker(
+                    RemoveWorkerRequest(model="ranked", worker_id=name)
+                )

@@ -118,6 +118,21 @@ async def test_several_sequences_streamed():
         assert events[-1]["usage"]["prompt_tokens"] == 7
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_details_of_usage_are_summed_too(stream):
+    async with running_rig() as rig:
+        for engine in rig.decode:
+            engine.details = {
+                "prompt_tokens_details": {"cached_tokens": 3, "multimodal_tokens": None},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            }
+        usage = {"stream_options": {"include_usage": True}} if stream else {}
+        _, body = await rig.post(prompt=["one", "two"], n=2, stream=stream, **usage)
+        usage = (payloads(body)[-1] if stream else body)["usage"]
+        assert usage["prompt_tokens_details"] == {"cached_tokens": 6}
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": 8}
+
+
 async def test_token_ids_are_one_prompt():
     async with running_rig() as rig:
         _, body = await rig.post(prompt=[4, 5, 6])
@@ -186,16 +201,75 @@ async def test_refusals_pass_through():
         assert not rig.pinned
 
 
-@pytest.mark.parametrize("data", [b"{", b"[]", b'"text"'])
-async def test_what_is_no_request(data):
+WRONG = [
+    b"",
+    b"{",
+    b"[]",
+    b'"text"',
+    b"\xff",
+    b'{"temperature": NaN}',
+    b'{"prompt": ' + b"[" * 300 + b"]" * 300 + b"}",
+    b'{"prompt": ' + b"[" * 100_000,
+    b'{"stream": "false"}',
+    b'{"stream": 1}',
+    b'{"n": "2"}',
+    b'{"n": 2.0}',
+    b'{"n": true}',
+    b'{"n": 1000000}',
+    b'{"model": 7}',
+    b'{"model": "\\ud800"}',
+]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_what_is_no_request(path):
     async with running_rig() as rig:
-        async with rig.session.post(rig.url + "/v1/completions", data=data) as answer:
+        for data in WRONG:
+            async with rig.session.post(rig.url + path, data=data) as answer:
+                assert answer.status == 400
+                assert (await answer.json())["error"]["type"] == "invalid_request_error"
+        assert not rig.prefill[0].bodies
+        gzip = {"Content-Encoding": "gzip"}
+        async with rig.session.post(rig.url + path, data=b"{}", headers=gzip) as answer:
             assert answer.status == 400
-            assert (await answer.json())["error"]["type"] == "invalid_request_error"
-        answer, body = await rig.post(n=1_000_000)
-        assert (answer.status, body["error"]["code"]) == (400, 400)
-        answer, body = await rig.post("/v1/nothing")
-        assert (answer.status, body["error"]["code"]) == (404, 404)
+
+
+@pytest.mark.parametrize("prompt", ["\ud800", [[1, 2], "\ud800"], {"a": 1}, 7, None, [], [[]]])
+async def test_what_is_the_engines_to_refuse(prompt):
+    async with running_rig() as rig:
+        answer, _ = await rig.post(prompt=prompt)
+        assert answer.status == 200  # this engine refuses nothing
+
+
+STREAM_OPTIONS = [
+    (None, False),
+    ({}, False),
+    ({"include_usage": False}, False),
+    ({"include_usage": True}, True),
+    ({"include_usage": None, "continuous_usage_stats": True}, False),
+    ({"include_usage": True, "continuous_usage_stats": True}, True),
+]
+
+
+@pytest.mark.parametrize(("options", "wanted"), STREAM_OPTIONS)
+@pytest.mark.parametrize("n", [1, 2])
+async def test_stream_options(options, wanted, n):
+    """The proxy asks for the usage in any case, and for no more than that."""
+    async with running_rig(decodes=1) as rig:
+        _, stream = await rig.post(stream=True, stream_options=options, n=n)
+        events = payloads(stream)
+        assert texts(events) == dict.fromkeys(range(n), "".join(text_of("Hello", 5)))
+        assert [bool(event.get("usage")) for event in events] == [False] * 5 * n + [True] * wanted
+        assert "stream_options" not in rig.prefill[0].bodies[0]
+        asked = rig.decode[0].bodies[0]["stream_options"]
+        assert asked == (options if wanted else {"include_usage": True})
+
+
+@pytest.mark.parametrize("options", ["x", [1], 7])
+async def test_stream_options_that_are_none_are_the_engines_to_refuse(options):
+    async with running_rig(decodes=1) as rig:
+        await rig.post(stream_options=options)
+        assert rig.decode[0].bodies[0]["stream_options"] == options
 
 
 async def test_a_body_that_is_too_large():

@@ -4,35 +4,76 @@ import json
 from collections import Counter
 
 import pytest
-from eldr_vllm.proxy import sse
+from eldr_vllm.proxy import said, sse
 from eldr_vllm.proxy.cli import read_settings
 from eldr_vllm.proxy.cooldown import FIRST_SECONDS, LAST_SECONDS, CoolDown
-from eldr_vllm.proxy.errors import ProxyError
+from eldr_vllm.proxy.endpoints import ENDPOINTS
+from eldr_vllm.proxy.errors import EngineFailed, ProxyError
 from eldr_vllm.proxy.first_token import FirstToken
 from eldr_vllm.proxy.fleet import Engine
 from eldr_vllm.proxy.legs import split
 from eldr_vllm.proxy.ring import SLACK, Ring
 
+COMPLETIONS = ENDPOINTS["/v1/completions"]
 WORKERS = [Engine(f"w{number}", f"http://w{number}") for number in range(8)]
 
 
+STREAM = (
+    'data: {"choices":[{"index":0,"text":"ä€😀"}]}\n\n: a comment\n\n'
+    'event: x\ndata: {"choices":[{"index":0,\ndata: "text":"","finish_reason":"stop"}]}\n\n'
+    "data: [DONE]\n\n"
+).encode()
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-async def test_events_cut_anywhere(size):
-    stream = b'data: {"a":1}\n\n: a comment\n\ndata: {"b":"x"}\n\ndata: [DONE]\n\n'
+async def test_events_cut_anywhere(size, line_end):
+    """Within a UTF-8 character, and between CR and LF."""
+    stream = b"\xef\xbb\xbf" + STREAM.replace(b"\n", line_end)
 
     async def pieces():
         for start in range(0, len(stream), size):
             yield stream[start : start + size]
 
-    events = [event async for event in sse.events(pieces())]
-    assert b"".join(events) == stream
-    assert events[-1] == sse.DONE
-    assert [sse.decode(event) for event in events[:3]] == [{"a": 1}, {}, {"b": "x"}]
+    events = [said.event(raw, COMPLETIONS) async for raw in sse.events(pieces())]
+    assert b"".join(event.raw for event in events) == STREAM
+    first, comment, last, done = events
+    assert first.payload["choices"][0]["text"] == "ä€😀"
+    assert (comment.is_comment, last.ends, done.is_done) == (True, 1, True)
+    assert first.ends == 0
+
+
+async def test_an_event_without_end_is_not_kept(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
+
+    async def pieces():
+        while True:
+            yield b"data: " * 100
+
+    with pytest.raises(EngineFailed, match="1000 bytes"):
+        async for _ in sse.events(pieces()):
+            pass
 
 
 def test_usage_is_not_mistaken():
-    assert sse.has_usage_only(b'data: {"id":"x","choices":[],"usage":{}}\n\n')
-    assert not sse.has_usage_only(sse.encode({"choices": [{"text": '"choices":[]'}]}))
+    def event(**payload) -> said.Event:
+        return said.event(sse.encode(payload), COMPLETIONS)
+
+    assert event(choices=[], usage={"completion_tokens": 3}).is_usage_only
+    assert not event(choices=[{"text": '"choices":[]'}]).is_usage_only
+    continuous = event(choices=[{"text": "x"}], usage={"completion_tokens": None})
+    assert continuous.usage == said.Usage(0, 0)
+    assert not continuous.is_usage_only
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [[], "7", 7, {"prompt_tokens": -1}, {"completion_tokens": 2**31}, {"total_tokens": "9"}],
+)
+def test_usage_that_is_none_is_taken_out(usage):
+    event = said.event(sse.encode({"choices": [], "usage": usage}), COMPLETIONS)
+    assert event.usage is None
+    assert b'"usage":null' in event.raw
 
 
 def homes(workers: list[Engine], keys: int = 4000) -> dict[int, str]:
@@ -106,23 +147,26 @@ def test_prompts(body, prompts):
     assert len({leg.request_id for leg in legs}) == len(legs)
 
 
+def completion(text: str, **more) -> said.Event:
+    choice = {"text": text, "finish_reason": None, **more}
+    return said.event(sse.encode({"choices": [choice]}), COMPLETIONS)
+
+
+def text_in(event: said.Event) -> str:
+    return json.loads(sse.data(event.raw))["choices"][0]["text"]
+
+
 def test_the_first_token_is_cut_from_the_decode_wherever_it_is_split():
     first = FirstToken({"choices": [{"index": 0, "text": "abc", "finish_reason": "length"}]})
-    assert sse.decode(first.events()[0])["choices"][0]["text"] == "abc"
-    texts = [
-        (event and sse.decode(event)["choices"][0]["text"])
-        for event in (
-            first.cut(sse.encode({"choices": [{"text": text, "finish_reason": None}]}))
-            for text in ("a", "bcd", "e")
-        )
-    ]
-    assert texts == [None, "d", "e"]
+    assert text_in(first.events()[0]) == "abc"
+    cut = [first.cut(completion(text)) for text in ("a", "bcd", "e")]
+    assert [event and text_in(event) for event in cut] == [None, "d", "e"]
 
 
 def test_a_first_token_that_ended_the_answer_is_not_sent():
     first = FirstToken({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
     assert first.events() == []
-    event = sse.encode({"choices": [{"text": "x"}]})
+    event = completion("x")
     assert first.cut(event) == event
 
 
@@ -152,6 +196,8 @@ def test_settings_from_flags_and_environment(tmp_path):
         ["--router", "none"],
         ["--router", "none", "--prefill", "http://a"],
         ["--attempts", "0"],
+        ["--prefix-length", "0"],
+        ["--forward-headers", "X-Request-Id"],
         ["--attempts", "many"],
         ["--nonsense"],
     ],

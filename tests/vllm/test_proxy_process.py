@@ -52,3 +52,12 @@ def wait_for(url: str) -> dict:
         except urllib.error.URLError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize("missing", ["aiohttp", "prometheus_client"])
+def test_says_what_to_install(missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; from eldr_vllm.proxy import main; main()"
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
+    assert done.returncode == 1
+    assert done.stderr == f"eldr-proxy needs {missing}: pip install 'eldr-vllm[proxy]'\n"

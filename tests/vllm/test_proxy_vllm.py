@@ -117,6 +117,8 @@ def requests() -> dict[str, tuple[str, dict]]:
         "stop": (completions, {"prompt": PROMPTS[2], "stop": ["e", " "]}),
         "logprobs": (completions, {"prompt": PROMPTS[3], "logprobs": 3}),
         "echo": (completions, {"prompt": PROMPTS[3], "echo": True}),
+        "echo, logprobs": (completions, {"prompt": PROMPTS[3], "echo": True, "logprobs": 1}),
+        "no limit": (completions, {"prompt": PROMPTS[3], "max_tokens": None}),
         "usage": (completions, {"prompt": PROMPTS[0], "min_tokens": 4}),
         "seeded": (completions, {"prompt": PROMPTS[0], "temperature": 0.8, "seed": 3}),
         "seeded n": (completions, {"prompt": PROMPTS[0], "temperature": 0.8, "seed": 3, "n": 2}),
@@ -130,12 +132,21 @@ def requests() -> dict[str, tuple[str, dict]]:
         for name, (path, body) in plain.items()
         if name not in ("prompts", "seeded n")  # their events come in any order; see below
     }
-    usage = {"stream_options": {"include_usage": True}, "stream": True}
-    return {
-        **plain,
-        **streamed,
-        "usage, asked for": (completions, {"prompt": PROMPTS[0], **usage}),
+    options = {
+        "null": None,
+        "empty": {},
+        "usage": {"include_usage": True},
+        "no usage": {"include_usage": False},
+        "usage at once": {"include_usage": True, "continuous_usage_stats": True},
+        "usage at once alone": {"continuous_usage_stats": True},
     }
+    usage = {
+        f"{path}, stream_options: {name}": (path, {**body, "stream": True, "stream_options": said})
+        for name, said in options.items()
+        for path, body in ((completions, {"prompt": PROMPTS[0]}), (chat, {"messages": messages}))
+    }
+    prompt_logprobs = {"prompt": PROMPTS[3], "prompt_logprobs": 2}
+    return {**plain, **streamed, **usage, "prompt_logprobs": (completions, prompt_logprobs)}
 
 
 @pytest.mark.parametrize("name", requests())
@@ -144,6 +155,116 @@ async def test_what_one_engine_writes(engines, proxy, session, name):
     apart = await ask(session, proxy, path, **body)
     alone = await ask(session, engines[1].url, path, **body)
     assert said(apart) == said(alone)
+
+
+def newer(path: str, prompt: str) -> dict:
+    limit = {"max_output_tokens": 24} if path == "/v1/responses" else {"max_tokens": 24}
+    asked = {"messages": [{"role": "user", "content": prompt}]}
+    return {
+        "model": MODEL,
+        "temperature": 0,
+        **limit,
+        **({"input": prompt} if path == "/v1/responses" else asked),
+    }
+
+
+def without_names(said):
+    """What two answers share: no ids, times and whereabouts; pieces of text in one."""
+    unique = (
+        "id",
+        "item_id",
+        "created_at",
+        "completed_at",
+        "kv_transfer_params",
+        "sequence_number",
+        "cache_write_tokens",  # the decode engine says what it wrote itself
+    )
+    if isinstance(said, dict):
+        return {k: without_names(v) for k, v in said.items() if k not in unique}
+    return [without_names(each) for each in said] if isinstance(said, list) else said
+
+
+def text_and_rest(events: list[dict]) -> tuple[str, list[dict]]:
+    texts, rest = [], []
+    for event in events:
+        delta = event.get("delta")
+        text = delta.get("text") if isinstance(delta, dict) else delta
+        if isinstance(text, str):
+            texts.append(text)
+        else:
+            rest.append(without_names(event))
+    return "".join(texts), rest
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_newer_endpoints(engines, proxy, session, path, stream):
+    """Prefilled and decoded apart, they say what one engine says.
+
+    Of how many tokens were cached, too: none of a new prompt, though the decode computes none.
+    """
+    before = engines[0].metric("vllm:request_success_total")
+    said = []
+    for url in (engines[1].url, proxy):
+        body = {**newer(path, f"{path} {stream} {PROMPTS[1]}"), "stream": stream}
+        async with session.post(url + path, json=body) as answer:
+            text = await answer.text()
+            assert answer.status == 200, text
+        if stream:
+            lines = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
+            said.append(text_and_rest([json.loads(line) for line in lines]))
+        else:
+            said.append(without_names(json.loads(text)))
+    assert said[0] == said[1]
+    assert engines[0].metric("vllm:request_success_total") == before + 1
+    await idle(engines)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"enum": ["x"]}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+CALL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_forced_tool_call(engines, daemon, proxy, session, choice, stream):
+    """The prefill's one token is no call, and that does not show."""
+    body = {"messages": [{"role": "user", "content": PROMPTS[2]}], "tools": [CALL]}
+    body.update(tool_choice=choice, stream=stream, max_tokens=200, ignore_eos=False)
+    before = engines[0].metric("vllm:request_success_total")
+    said = []
+    for url in (proxy, engines[1].url):
+        answer = await ask(session, url, "/v1/chat/completions", **body)
+        choices = [c for e in answer for c in e["choices"]] if stream else answer["choices"]
+        messages = [choice.get("delta", choice.get("message")) for choice in choices]
+        calls = [call["function"] for each in messages for call in each.get("tool_calls") or ()]
+        text = "".join(each.get("content") or "" for each in messages)
+        arguments = "".join(call.get("arguments") or "" for call in calls)
+        said.append((arguments, text, choices[-1]["finish_reason"]))
+    assert said[0] == said[1]
+    assert engines[0].metric("vllm:request_success_total") == before + 1
+    await idle(engines)
+    assert booked(daemon) == 0
+
+
+async def test_a_named_tool_in_messages(engines, proxy, session):
+    """With some parsers vLLM cannot read one token as its call, so it is served whole."""
+    tool = {"name": "f", "input_schema": SCHEMA}
+    body = {**newer("/v1/messages", PROMPTS[1]), "tools": [tool], "max_tokens": 200}
+    body["tool_choice"] = {"type": "tool", "name": "f"}
+    before = engines[0].metric("vllm:request_success_total")
+    said = []
+    for url in (proxy, engines[1].url):
+        async with session.post(url + "/v1/messages", json=body) as answer:
+            said.append((answer.status, without_names(await answer.json())))
+    assert said[0] == said[1]
+    assert engines[0].metric("vllm:request_success_total") == before
+    await idle(engines)
 
 
 async def test_streams_of_several_sequences(engines, proxy, session):

@@ -1,5 +1,15 @@
 """`eldr-proxy`: the OpenAI-compatible front of prefill-decode disaggregated vLLM."""
 
-from eldr_vllm.proxy.cli import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Serve until told to stop; says what to install where the extra `proxy` is not."""
+    try:
+        from eldr_vllm.proxy.cli import main
+    except ModuleNotFoundError as error:
+        missing, _, _ = (error.name or "").partition(".")
+        if missing not in ("aiohttp", "prometheus_client"):
+            raise
+        sys.exit(f"eldr-proxy needs {missing}: pip install 'eldr-vllm[proxy]'")
+    main()

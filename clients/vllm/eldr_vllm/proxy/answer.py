@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter, defaultdict
 from typing import Any
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from eldr_vllm.proxy import sse
 from eldr_vllm.proxy.errors import ProxyError
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.metrics import Metrics
+from eldr_vllm.proxy.said import Answer, Event
 
 
 class Stream:
@@ -23,10 +25,11 @@ class Stream:
     def __init__(self, request: web.Request, legs: list[Leg], metrics: Metrics) -> None:
         self._request = request
         self._one = len(legs) == 1
+        self._endpoint = legs[0].endpoint
         self._wants_usage = legs[0].wants_usage
         self._metrics = metrics
         self._start = time.perf_counter()
-        self._last_tokens: dict[int, bytes] = {}
+        self._last_tokens: defaultdict[int, list[Event]] = defaultdict(list)
         self._usage: dict[str, Any] = {}
         self._usages: list[tuple[Leg, dict[str, Any]]] = []
         self._shared: dict[str, Any] = {}
@@ -38,57 +41,57 @@ class Stream:
         """The status is out."""
         return self._response is not None
 
-    async def send(self, leg: Leg, event: bytes) -> None:
+    async def send(self, leg: Leg, event: Event) -> None:
         """One event of a leg."""
-        if sse.has_usage_only(event):
+        if event.is_usage_only:
             if not self._wants_usage:
-                await self._send_last_token(leg, sse.decode(event).get("system_fingerprint"))
+                await self._send_last_tokens(leg, event.payload.get("system_fingerprint"))
                 return
             if not self._one:
-                self._usage = sse.decode(event)
+                self._usage = event.payload
                 self._usages.append((leg, self._usage.get("usage") or {}))
                 return
-        elif not self._one:
+        elif not self._one and event.payload:
             event = self._renamed(leg, event)
-        if sse.ends_sequence(event) and not self._wants_usage:
-            self._last_tokens[leg.index] = event
+        if event.ends and self._endpoint.has_choices and not self._wants_usage:
+            self._last_tokens[leg.index].append(event)
         else:
-            await self._write(event)
+            await self._write(event.raw)
 
-    async def _send_last_token(self, leg: Leg, fingerprint: str | None) -> None:
-        event = self._last_tokens.pop(leg.index, None)
-        if event is not None and fingerprint is not None:
-            event = sse.encode({**sse.decode(event), "system_fingerprint": fingerprint})
-        if event is not None:
-            await self._write(event)
+    async def _send_last_tokens(self, leg: Leg, fingerprint: Any) -> None:
+        for event in self._last_tokens.pop(leg.index, ()):
+            if fingerprint is None:
+                await self._write(event.raw)
+            else:
+                stamped = {**event.payload, "system_fingerprint": fingerprint}
+                await self._write(sse.encode(stamped))
 
-    async def _write(self, event: bytes) -> None:
+    async def _write(self, data: bytes) -> None:
         try:
             response = await self._open()
-            await response.write(event)
+            await response.write(data)
         except ConnectionResetError:
             # The same as aiohttp's own word that the client has gone, a moment before it.
             raise asyncio.CancelledError from None
 
     async def finish(self) -> web.StreamResponse:
         """The sum of the usage, and the end."""
-        response = await self._open()
+        for events in self._last_tokens.values():  # of engines that say nothing of usage
+            for event in events:
+                await self._write(event.raw)
         if self._usages:
-            await response.write(
-                sse.encode({**self._usage, **self._shared, "usage": _sum_usage(self._usages)})
-            )
-        return await self._end(response)
+            summed = {**self._usage, **self._shared, "usage": _sum_usage(self._usages)}
+            await self._write(sse.encode(summed))
+        return await self._end(sse.DONE if self._endpoint.has_choices else b"")
 
     async def fail(self, error: ProxyError) -> web.StreamResponse:
         """What went wrong, as vLLM says it after its 200."""
-        response = await self._open()
-        await response.write(b"data: " + error.body + b"\n\n")
-        return await self._end(response)
+        return await self._end(self._endpoint.failure(error))
 
-    async def _end(self, response: web.StreamResponse) -> web.StreamResponse:
-        for event in self._last_tokens.values():  # of engines that say nothing of usage
-            await response.write(event)
-        await response.write(sse.DONE)
+    async def _end(self, data: bytes) -> web.StreamResponse:
+        response = await self._open()
+        if data:
+            await self._write(data)
         await response.write_eof()
         return response
 
@@ -106,13 +109,15 @@ class Stream:
                 self._metrics.ttft_seconds.observe(time.perf_counter() - self._start)
         return self._response
 
-    def _renamed(self, leg: Leg, event: bytes) -> bytes:
-        payload = sse.decode(event)
+    def _renamed(self, leg: Leg, event: Event) -> Event:
+        payload = event.payload
         if not self._shared:
             self._shared = {name: payload[name] for name in ("id", "created") if name in payload}
-        for choice in payload.get("choices", ()):
+        for choice in payload["choices"]:
             choice["index"] = leg.index
-        return sse.encode({**payload, **self._shared})
+        event.payload = {**payload, **self._shared}
+        event.raw = sse.encode(event.payload)
+        return event
 
 
 class Whole:
@@ -121,21 +126,19 @@ class Whole:
     def __init__(self) -> None:
         self._answers: list[tuple[Leg, dict[str, Any]]] = []
 
-    async def send(self, leg: Leg, answer: dict[str, Any]) -> None:
+    async def send(self, leg: Leg, answer: Answer) -> None:
         """The answer of a leg."""
-        self._answers.append((leg, answer))
+        self._answers.append((leg, answer.payload))
 
     def finish(self) -> web.Response:
         """The whole answer."""
         self._answers.sort(key=lambda each: each[0].index)
         answer = dict(self._answers[0][1])
-        if answer.get("kv_transfer_params"):
-            answer["kv_transfer_params"] = None  # whereabouts inside are nobody's business
         if len(self._answers) > 1:
             answer["choices"] = [
                 {**choice, "index": leg.index}
                 for leg, each in self._answers
-                for choice in each.get("choices", ())
+                for choice in each["choices"]
             ]
             answer["usage"] = _sum_usage(
                 [(leg, each.get("usage") or {}) for leg, each in self._answers]
@@ -145,11 +148,24 @@ class Whole:
 
 def _sum_usage(usages: list[tuple[Leg, dict[str, Any]]]) -> dict[str, Any]:
     """Each prompt counts once, each sequence's tokens count."""
-    prompt = sum(usage.get("prompt_tokens", 0) for leg, usage in usages if leg.sample == 0)
-    completion = sum(usage.get("completion_tokens", 0) for _, usage in usages)
-    return {
+    prompts = [usage for leg, usage in usages if leg.sample == 0]
+    answers = [usage for _, usage in usages]
+    summed = {
         **usages[0][1],
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
+        "prompt_tokens": sum(usage.get("prompt_tokens") or 0 for usage in prompts),
+        "completion_tokens": sum(usage.get("completion_tokens") or 0 for usage in answers),
     }
+    summed["total_tokens"] = summed["prompt_tokens"] + summed["completion_tokens"]
+    for name, parts in (("prompt_tokens_details", prompts), ("completion_tokens_details", answers)):
+        if summed.get(name):
+            summed[name] = _sum_details([part.get(name) for part in parts])
+    return summed
+
+
+def _sum_details(parts: list[Any]) -> dict[str, int]:
+    summed: Counter[str] = Counter()
+    for part in parts:
+        for name, count in part.items() if isinstance(part, dict) else ():
+            if type(count) is int:
+                summed[name] += count
+    return dict(summed)

@@ -1,7 +1,7 @@
 """The HTTP front: OpenAI's endpoints, and what operators look at."""
 
 import asyncio
-import json
+import itertools
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -12,22 +12,27 @@ from eldr_client.aio import RouterClient
 from eldr_client.channel import Endpoint
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from eldr_vllm.proxy import pages
+from eldr_vllm.proxy.affinity import Affinity
 from eldr_vllm.proxy.answer import Stream, Whole
+from eldr_vllm.proxy.bookings import Bookings
 from eldr_vllm.proxy.cooldown import CoolDown
+from eldr_vllm.proxy.decoding import Send
+from eldr_vllm.proxy.endpoints import ENDPOINTS
 from eldr_vllm.proxy.engine_metrics import engine_metrics
-from eldr_vllm.proxy.engines import EngineFailed, Engines
-from eldr_vllm.proxy.errors import ProxyError, bad_request, in_openais_shape, no_worker
+from eldr_vllm.proxy.engines import Engines
+from eldr_vllm.proxy.errors import ProxyError, bad_request, fault, in_words
 from eldr_vllm.proxy.first_token import may_go_first
 from eldr_vllm.proxy.fleet import Fleet
+from eldr_vllm.proxy.headers import REQUEST_NAME, forwarded, request_name
 from eldr_vllm.proxy.legs import Leg, split
 from eldr_vllm.proxy.metrics import Metrics
+from eldr_vllm.proxy.objects import read_object
 from eldr_vllm.proxy.ring import Ring
 from eldr_vllm.proxy.routing import Routing
-from eldr_vllm.proxy.serving import Send, Serving
+from eldr_vllm.proxy.serving import Serving
 from eldr_vllm.proxy.settings import Settings
 
-# The engines' API key and the traces go through. Anything else is between client and proxy.
-_FORWARDED = ("Authorization", "traceparent", "tracestate")
 HELLO_SECONDS = 1.0
 
 
@@ -37,18 +42,18 @@ class Proxy:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._metrics = Metrics()
-        self._fleet = Fleet(settings.prefill, settings.decode)
+        self._cooldowns = CoolDown(), CoolDown()  # of prefill and decode engines
+        self._fleet = Fleet(settings.prefill, settings.decode, self._reborn)
 
     def app(self) -> web.Application:
         """The application. Without `handler_cancellation` it would not notice clients that go."""
-        app = web.Application(
-            client_max_size=self._settings.max_body_bytes, middlewares=[in_openais_shape]
-        )
+        app = web.Application(client_max_size=self._settings.max_body_bytes, middlewares=[in_words])
         app.cleanup_ctx.append(self._run)
+        app.on_response_prepare.append(_give_name_back)
         app.add_routes(
             [
-                web.post("/v1/completions", self._generate),
-                web.post("/v1/chat/completions", self._generate),
+                *(web.post(path, self._generate) for path in ENDPOINTS),
+                *(web.post(path, self._pass) for path in pages.PASSED),
                 web.get("/v1/models", self._models),
                 web.get("/health", self._health),
                 web.get("/metrics", self._show_metrics),
@@ -63,18 +68,22 @@ class Proxy:
         if settings.router is not None:
             client = RouterClient(settings.router, **settings.credentials)
         self._engines = Engines(settings.connect_timeout, settings.read_timeout)
-        self._routing = Routing(settings, self._fleet, self._metrics, client)
+        bookings = Bookings(client)
+        self._routing = Routing(
+            settings, self._fleet, self._metrics, client, bookings, *self._cooldowns
+        )
         self._serving = Serving(
             settings,
             self._fleet,
+            Affinity(settings.prefix_length),
             Ring(),
-            CoolDown(),
+            self._cooldowns[0],
             self._engines,
             self._routing,
             self._metrics,
         )
         if settings.router is not None:
-            chores.append(asyncio.create_task(self._routing.renew()))
+            chores.append(asyncio.create_task(bookings.renew()))
             if not self._fleet.is_static:
                 endpoint = Endpoint(settings.router, **settings.credentials)
                 chores.append(asyncio.create_task(self._fleet.watch(endpoint)))
@@ -86,7 +95,7 @@ class Proxy:
         for chore in chores:
             with suppress(asyncio.CancelledError):
                 await chore
-        await self._routing.close()
+        await bookings.close()
         await self._engines.close()
         if client is not None:
             await client.close()
@@ -100,15 +109,18 @@ class Proxy:
         except (ProxyError, web.HTTPException) as error:
             status = error.status
             raise
+        except Exception:
+            status = 500
+            raise
         finally:
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(request.path, str(status)).inc()
         return response
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        body = _object(await request.read())
-        headers = {n: request.headers[n] for n in _FORWARDED if n in request.headers}
-        legs = split(uuid.uuid4().hex, request.path, body, headers)
+        body = _object(await _read(request))
+        headers, name = self._forwarded(request), REQUEST_NAME.get()
+        legs = split(uuid.uuid4().hex, request.path, body, headers, name)
         if not legs[0].is_stream:
             whole = Whole()
             await self._serve(legs, whole.send)
@@ -125,26 +137,51 @@ class Proxy:
     async def _serve(self, legs: list[Leg], send: Send) -> None:
         early = self._settings.first_token_from_prefill and len(legs) == 1 and may_go_first(legs[0])
         if len(legs) == 1:
-            await self._serving.run(legs[0], send, may_send_first=early)
+            await self._run_leg(legs[0], send, may_send_first=early)
             return
         try:
             async with asyncio.TaskGroup() as group:
                 for leg in legs:
-                    group.create_task(self._serving.run(leg, send, may_send_first=False))
+                    group.create_task(self._run_leg(leg, send))
         except* ProxyError as errors:
             first = errors.exceptions[0]
         else:
             return
         raise first
 
+    async def _run_leg(self, leg: Leg, send: Send, may_send_first: bool = False) -> None:
+        try:
+            await self._serving.run(leg, send, may_send_first=may_send_first)
+        except ProxyError:
+            raise
+        except Exception as error:
+            raise fault() from error
+
+    def _reborn(self, worker_id: str) -> None:
+        for cooldown in self._cooldowns:
+            cooldown.succeeded([worker_id])
+
+    def _forwarded(self, request: web.Request) -> dict[str, str]:
+        return forwarded(request.headers, self._settings.forward_headers)
+
     async def _models(self, request: web.Request) -> web.Response:
-        """Whatever an engine says."""
-        headers = {n: request.headers[n] for n in _FORWARDED if n in request.headers}
-        for engine in self._fleet.engines:
-            with suppress(EngineFailed):
-                status, body = await self._engines.get(engine, "/v1/models", headers)
-                return web.Response(status=status, body=body, content_type="application/json")
-        raise no_worker("no engine answers")
+        """The models of all engines; one that is down hides no other's."""
+        avoided = set(itertools.chain.from_iterable(c.worker_ids for c in self._cooldowns))
+        engines = sorted(self._fleet.engines, key=lambda engine: engine.worker_id in avoided)
+        found = await pages.models(self._engines, engines, self._forwarded(request))
+        return web.json_response({"object": "list", "data": found})
+
+    async def _pass(self, request: web.Request) -> web.Response:
+        """What any engine of the model answers at once; nothing is booked for it."""
+        data = await _read(request)
+        model = _object(data).get("model")
+        model = self._settings.model or (model if isinstance(model, str) else "")
+        engines = self._fleet.prefill(model) + self._fleet.decode(model)
+        headers = self._forwarded(request)
+        return web.Response(
+            body=await pages.first(self._engines, engines, request.path, headers, data),
+            content_type="application/json",
+        )
 
     async def _health(self, _: web.Request) -> web.Response:
         """Healthy is who knows an engine for either half; the daemon need not be there."""
@@ -169,11 +206,20 @@ class Proxy:
         return web.Response(body=own + theirs, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
+async def _read(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.RequestPayloadError as error:  # it is not encoded as it says, or breaks off
+        raise bad_request("the body is not readable") from error
+
+
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        body = json.loads(data)
+        return read_object(data)
     except ValueError as error:
-        raise bad_request(f"the body is no JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise bad_request("the body is no JSON object")
-    return body
+        raise bad_request(f"the body: {error}") from error
+
+
+async def _give_name_back(request: web.Request, response: web.StreamResponse) -> None:
+    name = REQUEST_NAME.get(None)  # None: aiohttp has refused it before it came to us
+    response.headers["X-Request-Id"] = name or request_name(request.headers)

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from eldr_vllm.proxy.app import Proxy
+from eldr_vllm.proxy.headers import NOT_FORWARDED
 from eldr_vllm.proxy.settings import Settings
 
 
@@ -39,6 +40,10 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
         parser.error("without --router, --prefill and --decode are needed")
     if given["attempts"] < 1:
         parser.error("--attempts: expected 1 or more")
+    if given["prefix_length"] < 1:
+        parser.error("--prefix-length: expected 1 or more")
+    if wrong := sorted(name for name in given["forward_headers"] if name.lower() in NOT_FORWARDED):
+        parser.error(f"--forward-headers: {', '.join(wrong)} cannot be forwarded")
     if (given["client_key"] is None) != (given["client_certificate"] is None):
         parser.error("--client-key and --client-certificate need each other")
     return Settings(
@@ -47,6 +52,7 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
         router=router,
         prefill=tuple(url.rstrip("/") for url in given.pop("prefill")),
         decode=tuple(url.rstrip("/") for url in given.pop("decode")),
+        forward_headers=tuple(given.pop("forward_headers")),
         **given,
     )
 
@@ -92,7 +98,10 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--connect-timeout", defaults.connect_timeout, "deadline to reach an engine", **seconds)
     add("--read-timeout", defaults.read_timeout, "longest silence of an engine", **seconds)
     add("--attempts", defaults.attempts, "tries of a decode, the first included", type=int)
-    add("--prefix-length", defaults.prefix_length, "characters that choose the prefill", type=int)
+    length = "characters of the pieces of a prompt that choose the prefill engine"
+    add("--prefix-length", defaults.prefix_length, length, type=int)
+    names = list(defaults.forward_headers)
+    add("--forward-headers", names, "headers that go to the engines", nargs="*", metavar="NAME")
     return parser
 
 

@@ -55,6 +55,6 @@ class CoolDown:
             logger.warning("%s failed and is left alone for %g s", worker_id, seconds)
 
     def succeeded(self, worker_ids: Iterable[str]) -> None:
-        """It answered."""
+        """It answered, or it is a new life of it, which inherits nothing."""
         for worker_id in worker_ids:
             self._pauses.pop(worker_id, None)

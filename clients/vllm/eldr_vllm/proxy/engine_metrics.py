@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 from prometheus_client import Metric
 from prometheus_client.exposition import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from eldr_vllm.proxy.engines import EngineFailed, Engines
+from eldr_vllm.proxy import said
+from eldr_vllm.proxy.engines import Engines
+from eldr_vllm.proxy.errors import EngineFailed, ProxyError
 from eldr_vllm.proxy.fleet import Engine
 
 # vLLM's histograms, which keep their buckets and labels (model_name; engine, the rank).
@@ -30,12 +31,11 @@ async def engine_metrics(engines: Engines, fleet: list[Engine]) -> bytes:
     return generate_latest(registry)
 
 
-async def _page(engines: Engines, url: str) -> str:
+async def _page(engines: Engines, url: str) -> list[Metric]:
     try:
-        status, body = await engines.get(Engine(url, url), "/metrics", {})
-    except EngineFailed:
-        return ""  # an engine that is down has no metrics; /health is where it shows
-    return body.decode() if status == 200 else ""
+        return said.metrics(await engines.page(Engine(url, url), "/metrics", {}))
+    except (EngineFailed, ProxyError):
+        return []  # an engine that is down has no metrics; /health is where it shows
 
 
 class _Families(Collector):
@@ -45,8 +45,8 @@ class _Families(Collector):
             for theirs, ours in _HISTOGRAMS.items()
         }
 
-    def add(self, page: str, labels: dict[str, str]) -> None:
-        for family in text_string_to_metric_families(page):
+    def add(self, page: list[Metric], labels: dict[str, str]) -> None:
+        for family in page:
             if family.name not in self._families:
                 continue
             ours = self._families[family.name]

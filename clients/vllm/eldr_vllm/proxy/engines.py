@@ -3,14 +3,15 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 
-from eldr_vllm.proxy import sse
-from eldr_vllm.proxy.errors import ProxyError
+from eldr_vllm.proxy import said, sse
+from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed
 from eldr_vllm.proxy.fleet import Engine
 from eldr_vllm.proxy.legs import Leg
 
@@ -19,10 +20,9 @@ logger = logging.getLogger("eldr_proxy")
 PAGE_TIMEOUT = aiohttp.ClientTimeout(total=2)  # for what takes an engine no time
 # vLLM's front end closes a connection that was idle for 5 s; ours must be gone before.
 KEEP_ALIVE = 3.0
-
-
-class EngineFailed(Exception):  # noqa: N818 - a fact about an engine, not about this program
-    """The engine did not do it; another one may."""
+MAX_ANSWER_BYTES = 256 << 20
+MAX_PAGE_BYTES = 16 << 20
+_BUSY = (408, 429)
 
 
 class Sent:
@@ -56,50 +56,85 @@ class Engines:
             await asyncio.wait(self._farewells)
         await self._session.close()
 
-    async def get(self, engine: Engine, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        """A small page of an engine."""
-        try:
-            async with self._session.get(
+    async def page(
+        self, engine: Engine, path: str, headers: dict[str, str], body: bytes | None = None
+    ) -> bytes:
+        """A small page of an engine, with a body by POST.
+
+        Raises
+        ------
+        EngineFailed
+            It gives none.
+        ProxyError
+            It refuses the request.
+        """
+        with _named(engine):
+            async with self._session.request(
+                "GET" if body is None else "POST",
                 engine.url + path,
-                headers=headers,
+                headers={**headers, "Content-Type": "application/json"},
+                data=body,
                 timeout=PAGE_TIMEOUT,
                 trace_request_ctx=Sent(),
                 allow_redirects=False,
             ) as answer:
-                return answer.status, await answer.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise EngineFailed(f"{engine.worker_id}: {_words(error)}") from error
+                await _check(engine, answer)
+                return await _read(answer, MAX_PAGE_BYTES)
 
     async def ask(
-        self, engine: Engine, leg: Leg, body: dict[str, Any], sent: Sent
-    ) -> dict[str, Any]:
-        """A whole answer."""
-        try:
+        self,
+        engine: Engine,
+        leg: Leg,
+        body: dict[str, Any],
+        sent: Sent,
+        choices: int | None = None,
+    ) -> said.Answer:
+        """A whole answer, with so many choices where that is given.
+
+        Raises
+        ------
+        EngineFailed
+            There is none.
+        ProxyError
+            The engine refuses the request.
+        """
+        with _named(engine):
             async with self._post(engine, leg, body, sent) as answer:
                 await _check(engine, answer)
-                payload = await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise EngineFailed(f"{engine.worker_id}: {_words(error)}") from error
-        if not isinstance(payload, dict):
-            raise EngineFailed(f"{engine.worker_id}: no JSON object came")
-        return payload
+                data = await _read(answer, MAX_ANSWER_BYTES)
+            return said.answer(data, leg.endpoint, choices)
 
     async def stream(
         self, engine: Engine, leg: Leg, body: dict[str, Any], sent: Sent
-    ) -> AsyncGenerator[bytes, None]:
-        """The events of an answer without the closing [DONE]; close it to abort the request."""
+    ) -> AsyncGenerator[said.Event, None]:
+        """The events of an answer without the closing [DONE]; close it to abort the request.
+
+        It raises as `ask` does; an answer whose last event has come is whole, whatever follows.
+        """
+        left = leg.sequences
+        choices = None if leg.why_whole else 1
         try:
-            async with self._post(engine, leg, body, sent) as answer:
-                await _check(engine, answer)
-                async for event in sse.events(answer.content.iter_any()):
-                    if event == sse.DONE:
-                        return
-                    if sse.is_error(event):
-                        raise EngineFailed(f"{engine.worker_id}: {event.decode().strip()}")
-                    yield event
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise EngineFailed(f"{engine.worker_id}: {_words(error)}") from error
-        raise EngineFailed(f"{engine.worker_id}: the stream broke off")
+            with _named(engine):
+                async with self._post(engine, leg, body, sent) as answer:
+                    await _check(engine, answer)
+                    if answer.content_type == "application/json":
+                        said.answer(await _read(answer, MAX_PAGE_BYTES), leg.endpoint)
+                        raise EngineFailed("expected a stream, found a whole answer")
+                    async for raw in sse.events(answer.content.iter_any()):
+                        event = said.event(raw, leg.endpoint, choices)
+                        if event.is_done:
+                            break
+                        left -= event.ends
+                        if event.raw:
+                            yield event
+                if left > 0:
+                    raise EngineFailed("the stream ended before the answer did")
+        except EngineErred:
+            raise
+        except EngineFailed as failure:
+            if left > 0:
+                raise
+            logger.warning("after an answer's last event: %s", failure)
 
     def discard(
         self,
@@ -130,11 +165,12 @@ class Engines:
         }
         for engine in decoders:
             try:
-                async with self._post(engine, refused, body, Sent(), PAGE_TIMEOUT) as answer:
-                    await answer.read()
-                    return
-            except (aiohttp.ClientError, TimeoutError) as error:
-                logger.info("%s does not discard: %s", engine.worker_id, _words(error))
+                with _named(engine):
+                    async with self._post(engine, refused, body, Sent(), PAGE_TIMEOUT) as answer:
+                        await _read(answer, MAX_PAGE_BYTES)
+                        return
+            except EngineFailed as failure:
+                logger.info("it does not discard: %s", failure)
         logger.warning("the KV of %s stays until its lease ends", leg.request_id)
 
     def _post(
@@ -152,12 +188,27 @@ class Engines:
                 **leg.headers,
                 **engine.headers,
                 "Content-Type": "application/json",
-                "X-Request-Id": leg.request_id,
+                "X-Request-Id": leg.name,
             },
             timeout=timeout or self._session.timeout,
             trace_request_ctx=sent,
             allow_redirects=False,  # whoever redirects is not one of the known engines' places
         )
+
+
+@contextmanager
+def _named(engine: Engine) -> Iterator[None]:
+    """Whatever goes wrong between us and an engine, as an EngineFailed that names it."""
+    try:
+        yield
+    except EngineBusy:
+        raise
+    except EngineFailed as failure:
+        raise type(failure)(f"{engine.worker_id}: {failure}") from failure
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        # ValueError: headers that aiohttp cannot read.
+        words = str(error) or type(error).__name__
+        raise EngineFailed(f"{engine.worker_id}: {words}") from error
 
 
 async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
@@ -166,13 +217,24 @@ async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: obj
 
 async def _check(engine: Engine, answer: aiohttp.ClientResponse) -> None:
     """The caller's fault goes back as the engine put it; anything else is the engine's."""
-    if answer.status == 200:
+    status = answer.status
+    if status == 200:
         return
-    body = await answer.read()
-    if 400 <= answer.status < 500 and answer.status not in (408, 429):
-        raise ProxyError(answer.status, f"refused by {engine.worker_id}", body=body)
-    raise EngineFailed(f"{engine.worker_id}: HTTP {answer.status}: {body[:200]!r}")
+    body = await _read(answer, MAX_PAGE_BYTES)
+    if not 400 <= status < 500:
+        kind = EngineErred if status >= 500 else EngineFailed
+        raise kind(f"HTTP {status}: {body[:200]!r}")
+    refusal = said.refusal(engine.worker_id, status, body, answer.headers.get("Retry-After"))
+    if status in _BUSY:
+        raise EngineBusy(f"{engine.worker_id} is busy: HTTP {status}", refusal)
+    raise refusal
 
 
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    pieces, size = [], 0
+    async for piece in answer.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise EngineFailed(f"an answer of more than {limit} bytes")
+    return b"".join(pieces)

@@ -5,10 +5,12 @@ choose the same token for that: greedy, or with a seed. Where text can be held b
 interpreted (stop strings, log probabilities, tools, structure), the token waits for the decode.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from eldr_vllm.proxy import sse
 from eldr_vllm.proxy.legs import Leg
+from eldr_vllm.proxy.said import Event
 
 _NOT_WITH = (
     "stop",
@@ -30,7 +32,8 @@ def may_go_first(leg: Leg) -> bool:
     """The prefill's token is sure to be the decode's, and nothing but text."""
     body = leg.body
     fixed = body.get("temperature") == 0 or body.get("seed") is not None
-    return leg.is_stream and fixed and not any(body.get(name) for name in _NOT_WITH)
+    plain = leg.endpoint.has_choices and not any(body.get(name) for name in _NOT_WITH)
+    return leg.is_stream and fixed and plain
 
 
 class FirstToken:
@@ -45,7 +48,7 @@ class FirstToken:
         self._text = text if choice.get("finish_reason") == "length" else ""
         self._left = len(self._text)
 
-    def events(self) -> list[bytes]:
+    def events(self) -> list[Event]:
         """What to send at once; nothing if the token has no text yet."""
         if not self._text:
             return []
@@ -56,12 +59,11 @@ class FirstToken:
             self._event({"delta": {"content": self._text}}),
         ]
 
-    def cut(self, event: bytes) -> bytes | None:
+    def cut(self, event: Event) -> Event | None:
         """The decode's event without what was sent; None if nothing is left of it."""
-        if not self._text or sse.has_usage_only(event):
+        if not self._text or not event.payload.get("choices"):
             return event
-        payload = sse.decode(event)
-        choice = payload["choices"][0]
+        choice = event.payload["choices"][0]
         holder, name = (choice["delta"], "content") if self._is_chat else (choice, "text")
         role = self._is_chat and holder.pop("role", None)
         text = holder.get(name) or ""
@@ -72,10 +74,11 @@ class FirstToken:
         holder[name] = text[cut:]
         if not holder[name] and not choice.get("finish_reason"):
             return None
-        return sse.encode(payload)
+        return replace(event, raw=sse.encode(event.payload))
 
-    def _event(self, content: dict[str, Any]) -> bytes:
+    def _event(self, content: dict[str, Any]) -> Event:
         kind = "chat.completion.chunk" if self._is_chat else "text_completion"
         shared = {name: self._answer.get(name) for name in ("id", "created", "model")}
         choice = {"index": 0, **content, "logprobs": None, "finish_reason": None}
-        return sse.encode({**shared, "object": kind, "choices": [choice]})
+        payload = {**shared, "object": kind, "choices": [choice]}
+        return Event(sse.encode(payload), payload)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import grpc
@@ -44,7 +44,15 @@ class Fleet:
     otherwise, or has been back for `GRACE` seconds without naming them.
     """
 
-    def __init__(self, prefill: Iterable[str] = (), decode: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        prefill: Iterable[str] = (),
+        decode: Iterable[str] = (),
+        reborn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`reborn` is told the id of each worker that has registered anew."""
+        self._reborn = reborn
+        self._incarnations: dict[tuple[str, str], int] = {}
         self._static = {
             True: [Engine(url, url, prefill=True) for url in prefill],
             False: [Engine(url, url) for url in decode],
@@ -116,6 +124,9 @@ class Fleet:
             key = worker.model, worker.worker_id
             self._named.add(key)
             self._watched.pop(key, None)
+            if self._incarnations.get(key, worker.incarnation) != worker.incarnation:
+                self._reborn(worker.worker_id)
+            self._incarnations[key] = worker.incarnation
             if worker.state == WorkerState.WORKER_STATE_READY:
                 self._watched[key] = Engine(
                     worker.worker_id,
@@ -134,6 +145,8 @@ class Fleet:
         if self._is_level:
             for key in self._watched.keys() - self._named:
                 del self._watched[key]
+            for key in self._incarnations.keys() - self._named:
+                del self._incarnations[key]
         self._collect()
 
     def _collect(self) -> None:

@@ -7,11 +7,13 @@ prefill and find their prefix cached. Seeds count up as vLLM counts them for n >
 """
 
 import asyncio
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from eldr_vllm.proxy.endpoints import ENDPOINTS, Endpoint
 from eldr_vllm.proxy.errors import bad_request
+from eldr_vllm.proxy.said import MAX_TOKENS
+from eldr_vllm.proxy.whole import why_whole
 
 MAX_LEGS = 256
 
@@ -21,9 +23,11 @@ _NOT_FOR_PREFILL = (
     "min_tokens",
     "logprobs",
     "top_logprobs",
-    "prompt_logprobs",
-    "echo",
+    "logprob_token_ids",
     "best_of",
+    "echo",
+    "include",
+    "request_id",
 )
 
 
@@ -39,6 +43,19 @@ class Leg:
     headers: dict[str, str] = field(default_factory=dict)
     # Set when the first sequence of this prompt has been prefilled, or will not be.
     prefix_cached: asyncio.Event = field(default_factory=asyncio.Event)
+    # What the engines' logs and the answer's id call it; the daemon knows it by `request_id`.
+    name: str = ""
+    # Why it is not taken apart, and the sequences that it therefore has.
+    why_whole: str = ""
+    sequences: int = 1
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.request_id
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What its path asks for."""
+        return ENDPOINTS[self.path]
 
     @property
     def model(self) -> str:
@@ -57,29 +74,33 @@ class Leg:
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
     @property
-    def needs_no_prefill(self) -> bool:
-        """Beam search starts its beams from the prompt itself and would never pull the KV."""
-        return bool(self.body.get("use_beam_search"))
+    def forces_tool(self) -> bool:
+        """The answer has to be a call, which one token is not: engines may fail to read it."""
+        choice = self.body.get("tool_choice")
+        return isinstance(choice, dict) or choice == "required"
 
     @property
     def output_limit(self) -> int:
         """Tokens that the answer may have; 0 where the caller leaves it open."""
-        limit = self.body.get("max_completion_tokens") or self.body.get("max_tokens") or 0
-        return limit if isinstance(limit, int) and limit > 0 else 0
+        limits = (self.body.get(name) for name in self.endpoint.limits)
+        limit = next((limit for limit in limits if limit), 0)
+        return min(limit, MAX_TOKENS) if type(limit) is int and limit > 0 else 0
 
     def prefill_body(self, epoch: int, *, keeps_token: bool = False) -> dict[str, Any]:
         """The request for the prefill engine: the same prompt, one token.
 
-        It is sampled as the caller wishes only if that token is kept: vLLM's CPU engines (0.32)
-        die of a seed when a prefill takes several steps.
+        It is sampled as the caller wishes only if that token is kept. Else it is any token, so that
+        the prefill ends by its length: some connectors hand no KV over for one that was stopped,
+        and vLLM's CPU engines (0.32) die of a seed when a prefill takes several steps.
         """
         body = {k: v for k, v in self.body.items() if k not in _NOT_FOR_PREFILL}
-        body.update(stream=False, max_tokens=1)
+        body.update(dict.fromkeys(self.endpoint.limits, 1), stream=False)
         if not keeps_token:
-            body.pop("seed", None)
-            body["temperature"] = 0
-        if self.path.endswith("/chat/completions"):
-            body["max_completion_tokens"] = 1
+            for name in ("seed", *self.endpoint.stops):
+                body.pop(name, None)
+            body.update(temperature=0, ignore_eos=True)
+        if self.path == "/v1/responses":
+            body["store"] = False
         body["kv_transfer_params"] = {
             "do_remote_decode": True,
             "do_remote_prefill": False,
@@ -92,33 +113,43 @@ class Leg:
         body = dict(self.body)
         if kv_transfer_params is not None:
             body["kv_transfer_params"] = kv_transfer_params
-        options = body.get("stream_options") or {}
-        if self.is_stream and isinstance(options, dict):
-            # The closing usage says how many tokens there were. Who did not ask won't see it.
-            body["stream_options"] = {**options, "include_usage": True}
+        options = body.get("stream_options")
+        if self.is_stream and self.endpoint.has_choices and isinstance(options, dict | None):
+            # The closing usage says how many tokens there were. Who did not ask won't see it, nor
+            # what depends on having asked.
+            options = options if self.wants_usage else {}
+            body["stream_options"] = {**(options or {}), "include_usage": True}
         return body
-
-    def prefix_key(self, length: int) -> bytes:
-        """What the prefill worker is chosen by: the model and the beginning of the prompt."""
-        prompt = self.body.get("prompt", self.body.get("messages"))
-        if isinstance(prompt, list):
-            prompt = json.dumps(prompt[:length])
-        return f"{self.model}\0{str(prompt)[:length]}".encode()
 
 
 def split(
-    request_id: str, path: str, body: dict[str, Any], headers: dict[str, str] | None = None
+    request_id: str,
+    path: str,
+    body: dict[str, Any],
+    headers: dict[str, str] | None = None,
+    name: str = "",
 ) -> list[Leg]:
-    """Take a request apart; what is wrong with it is left to the engines to say."""
+    """Take a request apart; what is wrong with it is left to the engines to say.
+
+    Raises
+    ------
+    ProxyError
+        What decides how it is taken apart is wrong, or asks for what no engine can do.
+    """
     body = {k: v for k, v in body.items() if k != "kv_transfer_params"}
-    prompts = _prompts(body)
-    samples = body.get("n")
-    if not isinstance(samples, int) or samples < 1 or body.get("use_beam_search"):
-        samples = 1
-    else:
-        body["n"] = 1
+    _check(path, body)
+    headers = headers or {}
+    splits = ENDPOINTS[path].has_choices
+    prompts = _prompts(body) if splits else [{}]
+    samples = max(body.get("n") or 1, 1) if splits else 1
     if len(prompts) * samples > MAX_LEGS:
         raise bad_request(f"at most {MAX_LEGS} sequences a request, found {len(prompts) * samples}")
+    if reason := why_whole(path, body):
+        whole = Leg(request_id, path, body, headers=headers, name=name, why_whole=reason)
+        whole.sequences = len(prompts) * samples
+        return [whole]
+    if samples > 1:
+        body["n"] = 1
     alone = len(prompts) * samples == 1
     legs = []
     for number, prompt in enumerate(prompts):
@@ -126,11 +157,38 @@ def split(
         for sample in range(samples):
             index = number * samples + sample
             own = {**body, **prompt}
-            if isinstance(own.get("seed"), int):
+            if type(own.get("seed")) is int:
                 own["seed"] += sample
-            name = request_id if alone else f"{request_id}-{index}"
-            legs.append(Leg(name, path, own, index, sample, headers or {}, cached))
+            suffix = "" if alone else f"-{index}"
+            leg = Leg(request_id + suffix, path, own, index, sample, headers, cached)
+            leg.name = (name or request_id) + suffix
+            legs.append(leg)
     return legs
+
+
+def _check(path: str, body: dict[str, Any]) -> None:
+    """vLLM reads "2" as 2 and "false" as false; what this proxy acts upon has to be exact."""
+    if not isinstance(body.get("stream"), bool | None):
+        raise bad_request(f"stream: expected true or false, found {body['stream']!a:.60}")
+    if not (body.get("n") is None or type(body["n"]) is int):
+        raise bad_request(f"n: expected a whole number, found {body['n']!a:.60}")
+    model = body.get("model")
+    if not isinstance(model, str | None) or not _is_text(model or ""):
+        raise bad_request(f"model: expected a name, found {model!a:.60}")
+    for name in ("previous_response_id", "background") if path == "/v1/responses" else ():
+        if body.get(name):
+            raise bad_request(
+                f"{name}: a response is kept, if at all, by the engine that wrote it, and the next "
+                "request may go to another; send the whole input, without background"
+            )
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _prompts(body: dict[str, Any]) -> list[dict[str, Any]]:

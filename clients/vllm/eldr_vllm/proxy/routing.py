@@ -1,68 +1,50 @@
 """Where a prefilled leg decodes: as the daemon says, or in turn where it says nothing."""
 
-import asyncio
 import itertools
 import logging
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from eldr_client import EldrError, Placement, ReleaseOutcome, RouterUnavailableError, errors
 from eldr_client.aio import RouterClient
 
+from eldr_vllm.proxy.bookings import Booking, Bookings
 from eldr_vllm.proxy.cooldown import CoolDown
-from eldr_vllm.proxy.engines import EngineFailed
-from eldr_vllm.proxy.errors import ProxyError, no_worker
+from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed, ProxyError, no_worker
 from eldr_vllm.proxy.fleet import Engine, Fleet
 from eldr_vllm.proxy.legs import Leg
+from eldr_vllm.proxy.links import Links
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.prefilled import Prefilled
 from eldr_vllm.proxy.settings import Settings
 
 logger = logging.getLogger("eldr_proxy")
 
-RENEW_SECONDS = 60.0
 FALLBACK = "CLIENT_FALLBACK"
 
 
-@dataclass(slots=True, eq=False)
-class Booking:
-    """A leg's place for one attempt. What is set on it after the lease goes into the release."""
-
-    engine: Engine
-    model: str
-    request_id: str
-    attempt: int
-    # Empty where the daemon has booked nothing.
-    lease_id: str = ""
-    # The engine's name at the daemon, where a placement gave one.
-    placed_on: str = ""
-    outcome: ReleaseOutcome = ReleaseOutcome.COMPLETED
-    output_tokens: int = 0
-    decode_duration: float | None = None
-
-    @property
-    def worker_ids(self) -> set[str]:
-        """The engine's names; one of the configuration is known here by its URL."""
-        return {self.engine.worker_id, self.placed_on} - {""}
-
-
 class Routing:
-    """Asks the daemon, if there is one, and keeps what it booked alive until it is released."""
+    """Asks the daemon, if there is one, and else goes round."""
 
     def __init__(
-        self, settings: Settings, fleet: Fleet, metrics: Metrics, client: RouterClient | None
+        self,
+        settings: Settings,
+        fleet: Fleet,
+        metrics: Metrics,
+        client: RouterClient | None,
+        bookings: Bookings,
+        prefill_cooldown: CoolDown,
+        cooldown: CoolDown,
     ) -> None:
         self._settings = settings
         self._fleet = fleet
         self._metrics = metrics
         self._client = client
-        self.cooldown = CoolDown()  # of decode engines
+        self.cooldown = cooldown  # of decode engines
+        self._links = Links(prefill_cooldown, cooldown)
         self._turn = itertools.count()
-        self._held: set[Booking] = set()
-        self._releases: set[asyncio.Task[None]] = set()
+        self._bookings = bookings
 
     def model(self, leg: Leg) -> str:
         """The model's name towards the daemon."""
@@ -97,56 +79,28 @@ class Routing:
         start = time.perf_counter()
         booking = await self._book(leg, prefilled, attempts, failed)
         self._metrics.route_seconds.observe(time.perf_counter() - start)
-        self._held.add(booking)
         try:
-            yield booking
+            with self._bookings.hold(booking):
+                yield booking
             self.cooldown.succeeded(booking.worker_ids)
-        except EngineFailed:
-            self.cooldown.failed(booking.worker_ids)
-            booking.outcome = ReleaseOutcome.FAILED
+            if prefilled.has_kv and prefilled.engine:
+                self._links.succeeded(prefilled.engine.worker_id, booking.worker_ids)
+        except EngineFailed as failure:
+            self._blame(failure, prefilled, booking)
             raise
-        except Exception:  # whatever it was, it is only noted here, and goes on
-            booking.outcome = ReleaseOutcome.FAILED
-            raise
-        except BaseException:  # the caller has gone
-            booking.outcome = ReleaseOutcome.CANCELLED
-            raise
-        finally:
-            self._held.discard(booking)
-            if booking.lease_id:
-                self._release(booking)
 
-    def forget(self, leg: Leg) -> None:
-        """End what a prefill engine may have booked for a leg whose answer nobody waited for."""
-        self._release(
-            Booking(
-                Engine("", ""),
-                self.model(leg),
-                leg.request_id,
-                attempt=0,
-                outcome=ReleaseOutcome.CANCELLED,
-            )
-        )
+    def avoided(self, prefilled: Prefilled) -> set[str]:
+        """The decode engines that had better be left alone now, where the KV is there."""
+        avoided = self.cooldown.worker_ids
+        if prefilled.has_kv and prefilled.engine:
+            avoided |= self._links.decoders_to_avoid(prefilled.engine.worker_id)
+        return avoided
 
-    async def renew(self) -> None:
-        """Keep the bookings of long decodes alive, for ever."""
-        assert self._client is not None
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            leases = defaultdict(list)
-            for held in self._held:
-                if held.lease_id:
-                    leases[held.model].append((held.request_id, held.attempt, held.lease_id))
-            for model, of_model in leases.items():
-                try:
-                    await self._client.renew(model, of_model)
-                except EldrError as error:
-                    logger.warning("bookings are not renewed: %s", error)
-
-    async def close(self) -> None:
-        """Wait for the releases under way."""
-        if self._releases:
-            await asyncio.wait(self._releases)
+    def forget(self, leg: Leg, attempt: int = 0) -> None:
+        """End what may be booked for a leg without the proxy's knowledge, by a prefill engine."""
+        booking = Booking(Engine("", ""), self.model(leg), leg.request_id, attempt)
+        booking.outcome = ReleaseOutcome.CANCELLED
+        self._bookings.release(booking)
 
     async def _book(
         self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
@@ -167,35 +121,49 @@ class Routing:
                 self._metrics.placements.labels(placement.reason.value).inc()
                 return booking
             logger.warning("%s is no worker that this proxy knows", placement.url)
-            self._release(booking)
-        engine = self._next(model, prefilled.group, failed)
+            self._bookings.release(booking)
+        if prefilled.answer.has_shim:
+            self.forget(leg)
+        engine = self._next(leg, prefilled, failed)
         self._metrics.placements.labels(FALLBACK).inc()
         return Booking(engine, model, leg.request_id, attempt)
 
-    def _next(self, model: str, group: str, failed: set[str]) -> Engine:
-        engines = self._fleet.decode(model, group)
+    def _next(self, leg: Leg, prefilled: Prefilled, failed: set[str]) -> Engine:
+        model = self.model(leg)
+        engines = self._fleet.decode(model, prefilled.group)
         engines = [e for e in engines if e.worker_id not in failed] or engines
         if not engines:
-            raise no_worker(f"no decode worker of {model!r} is known")
-        engines = self.cooldown.spare(engines)
+            raise no_worker(f"no decode worker of {model!a} is known")
+        avoided = self.avoided(prefilled)
+        engines = [e for e in engines if e.worker_id not in avoided] or engines
         return engines[next(self._turn) % len(engines)]
+
+    def _blame(self, failure: EngineFailed, prefilled: Prefilled, booking: Booking) -> None:
+        if isinstance(failure, EngineBusy):
+            return
+        if isinstance(failure, EngineErred) and prefilled.has_kv and prefilled.engine:
+            self._links.failed(prefilled.engine.worker_id, booking.worker_ids)
+        else:
+            self.cooldown.failed(booking.worker_ids)
 
     async def _ask(
         self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
     ) -> tuple[int, Placement | None]:
         """The daemon's placement; None where it gives none and the leg is served all the same."""
-        attempt = next(attempts)
+        attempt, answer = next(attempts), prefilled.answer
         if self._client is None:
             return attempt, None
-        cooling = self.cooldown.worker_ids
-        if attempt == 0 and prefilled.placement is not None:
-            if prefilled.placement.worker_id not in cooling:
-                return attempt, prefilled.placement
+        avoided = self.avoided(prefilled)
+        placed = answer.placement
+        if attempt == 0 and placed is not None and placed.worker_id not in avoided:
+            return attempt, placed
+        if attempt == 0 and (placed is not None or answer.is_placed_somewhere):
             self.forget(leg)
             attempt = next(attempts)
-        counts, excluded = prefilled.counts, failed | cooling
-        waits = prefilled.has_shim and counts is None
+        counts, excluded = answer.counts, failed | avoided
+        waits = answer.has_shim and counts is None
         wait = min(self._settings.signature_wait, self._settings.route_timeout) if waits else 0
+        refused = 0
         while True:
             try:
                 placement = await self._client.route(
@@ -205,7 +173,8 @@ class Routing:
                     attempt=attempt,
                     timeout=self._settings.route_timeout - wait,  # to which the client adds it
                     wait_for_signature=wait,
-                    prompt_tokens=prefilled.prompt_tokens,
+                    num_sequences=leg.sequences,
+                    prompt_tokens=answer.usage.prompt,
                     expected_output_tokens=leg.output_limit,
                     prefill_worker=prefilled.worker_id,
                     exclude_workers=sorted(excluded),
@@ -226,7 +195,9 @@ class Routing:
             except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
                 # Counts that do not fit the model; or the shim had it placed without saying so.
                 logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
-                if counts is None:
+                refused += 1
+                if refused > 1:
+                    self.forget(leg, attempt)
                     return attempt, None
                 counts, attempt = None, next(attempts)
             except RouterUnavailableError:
@@ -236,25 +207,3 @@ class Routing:
                 return attempt, None
             else:
                 return attempt, None if placement.is_fallback else placement
-
-    def _release(self, booking: Booking) -> None:
-        # A task of its own: nobody should wait for it, and no cancellation stop it.
-        if self._client is not None:
-            task = asyncio.create_task(self._say(self._client, booking))
-            self._releases.add(task)
-            task.add_done_callback(self._releases.discard)
-
-    @staticmethod
-    async def _say(client: RouterClient, booking: Booking) -> None:
-        try:
-            await client.release(
-                booking.model,
-                booking.request_id,
-                attempt=booking.attempt,
-                lease_id=booking.lease_id,
-                outcome=booking.outcome,
-                output_tokens=booking.output_tokens,
-                decode_duration=booking.decode_duration,
-            )
-        except EldrError as error:
-            logger.info("the release of %s was refused: %s", booking.request_id, error)

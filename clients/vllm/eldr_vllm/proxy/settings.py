@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from eldr_vllm.proxy.headers import FORWARDED
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -32,8 +34,10 @@ class Settings:
     read_timeout: float = 600.0
     # Tries of the decode, the first one included.
     attempts: int = 3
-    # Characters of a prompt that prefill workers are chosen by.
+    # Characters of a piece of the prompt; see affinity.py.
     prefix_length: int = 512
+    # Headers of the caller that engines get, too.
+    forward_headers: tuple[str, ...] = FORWARDED
     max_body_bytes: int = 64 << 20
 
     @property

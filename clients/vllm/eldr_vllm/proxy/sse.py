@@ -1,44 +1,63 @@
-"""Server-sent events, as OpenAI's interface uses them."""
+"""Server-sent events: out of bytes, and into bytes."""
 
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from eldr_vllm.proxy.errors import EngineFailed
+
 DONE = b"data: [DONE]\n\n"
+MAX_EVENT_BYTES = 16 << 20
+_BOM = b"\xef\xbb\xbf"
 
 
 async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole events, each with its closing blank line, from bytes cut anywhere."""
-    buffer = b""
+    """Whole events, each with its closing blank line, from bytes cut anywhere.
+
+    Lines may end in CRLF, LF or CR; here all end in LF. The last event may lack its blank line.
+
+    Raises
+    ------
+    EngineFailed
+        An event is longer than `MAX_EVENT_BYTES`.
+    """
+    buffer, held = b"", b""
     async for chunk in chunks:
-        *whole, buffer = (buffer + chunk).split(b"\n\n")
+        chunk = held + chunk
+        held = b"\r" if chunk.endswith(b"\r") else b""  # its LF may be in the next chunk
+        *whole, buffer = (buffer + _with_lf(chunk.removesuffix(b"\r"))).split(b"\n\n")
         for event in whole:
-            yield event + b"\n\n"
+            if event := event.removeprefix(_BOM).strip(b"\n"):
+                yield event + b"\n\n"
+        if len(buffer) > MAX_EVENT_BYTES:
+            raise EngineFailed(f"an event of more than {MAX_EVENT_BYTES} bytes")
+    if buffer := buffer.strip(b"\n"):
+        yield buffer + b"\n\n"
 
 
-def encode(payload: dict[str, Any]) -> bytes:
+def data(event: bytes) -> bytes | None:
+    """An event's data, its lines joined; None where there is none."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return event[6:-2]  # as vLLM writes all but the newer ones
+    lines = [
+        line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")
+    ]
+    return b"\n".join(lines) if lines else None
+
+
+def comment(event: bytes) -> bytes:
+    """What is left of an event without data: its comments, which keep a connection alive."""
+    lines = [line for line in event.split(b"\n") if line.startswith(b":")]
+    return b"\n".join(lines) + b"\n\n" if lines else b""
+
+
+def encode(payload: dict[str, Any], name: str | None = None) -> bytes:
     """An event with this payload."""
-    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
 
 
-def decode(event: bytes) -> dict[str, Any]:
-    """An event's payload; empty for a comment."""
-    if not event.startswith(b"data:"):
-        return {}
-    payload = json.loads(event[5:])
-    return payload if isinstance(payload, dict) else {}
-
-
-def has_usage_only(event: bytes) -> bool:
-    """The closing event of a stream with include_usage, told without parsing every token."""
-    return b'"choices":[]' in event or b'"choices": []' in event
-
-
-def ends_sequence(event: bytes) -> bool:
-    """The last event of a sequence, which says why it ended."""
-    return b'"finish_reason":' in event and b'"finish_reason":null' not in event
-
-
-def is_error(event: bytes) -> bool:
-    """vLLM's way to say, after its 200, that the request failed."""
-    return event.startswith((b'data: {"error"', b'data:{"error"'))
+def _with_lf(chunk: bytes) -> bytes:
+    if b"\r" not in chunk:
+        return chunk
+    return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -1,0 +1,118 @@
+"""What is booked at the daemon: kept alive while it is held, and released however that ends."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from eldr_client import EldrError, ReleaseOutcome, errors
+from eldr_client.aio import RouterClient
+
+from eldr_vllm.proxy.fleet import Engine
+
+logger = logging.getLogger("eldr_proxy")
+
+RENEW_SECONDS = 60.0
+
+
+@dataclass(slots=True, eq=False)
+class Booking:
+    """A leg's place for one attempt. What is set on it after the lease goes into the release."""
+
+    engine: Engine
+    model: str
+    request_id: str
+    attempt: int
+    # Empty where the daemon has booked nothing.
+    lease_id: str = ""
+    # The engine's name at the daemon, where a placement gave one.
+    placed_on: str = ""
+    outcome: ReleaseOutcome = ReleaseOutcome.COMPLETED
+    output_tokens: int = 0
+    decode_duration: float | None = None
+
+    @property
+    def worker_ids(self) -> set[str]:
+        """The engine's names; one of the configuration is known here by its URL."""
+        return {self.engine.worker_id, self.placed_on} - {""}
+
+
+class Bookings:
+    """All that this proxy holds; without a daemon (`client`), nothing has to be said of them."""
+
+    def __init__(self, client: RouterClient | None) -> None:
+        self._client = client
+        self._held: set[Booking] = set()
+        self._releases: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def hold(self, booking: Booking) -> Iterator[None]:
+        """Keep it alive within the block, and release it with what became of it."""
+        self._held.add(booking)
+        try:
+            yield
+        except Exception:  # whatever it was, it is only noted here, and goes on
+            booking.outcome = ReleaseOutcome.FAILED
+            raise
+        except BaseException:  # the caller has gone
+            booking.outcome = ReleaseOutcome.CANCELLED
+            raise
+        finally:
+            self._held.discard(booking)
+            if booking.lease_id:
+                self.release(booking)
+
+    def release(self, booking: Booking) -> None:
+        """End it, in a task of its own: nobody should wait for it, and no cancellation stop it."""
+        if self._client is not None:
+            task = asyncio.create_task(self._say(self._client, booking))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+
+    async def renew(self) -> None:
+        """Keep the bookings of long decodes alive, for ever."""
+        assert self._client is not None
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            leases = defaultdict(list)
+            for held in self._held:
+                if held.lease_id:
+                    leases[held.model].append((held.request_id, held.attempt))
+            for model, of_model in leases.items():
+                try:
+                    await self._client.renew(model, of_model)
+                except EldrError as error:
+                    logger.warning("bookings are not renewed: %s", error)
+
+    async def close(self) -> None:
+        """Wait for the releases under way."""
+        if self._releases:
+            await asyncio.wait(self._releases)
+
+    @staticmethod
+    async def _say(client: RouterClient, booking: Booking) -> None:
+        """Without the lease, which may be a prefill engine's word, and wrong.
+
+        The request's id is this proxy's own, so nobody else's booking can be meant.
+        """
+        release = partial(
+            client.release,
+            booking.model,
+            booking.request_id,
+            attempt=booking.attempt,
+            outcome=booking.outcome,
+        )
+        try:
+            try:
+                await release(
+                    output_tokens=booking.output_tokens, decode_duration=booking.decode_duration
+                )
+            except (TypeError, ValueError, OverflowError, errors.InvalidArgumentError) as error:
+                # The booking must end, whatever was written into it.
+                logger.warning("%s is released without figures: %s", booking.request_id, error)
+                await release()
+        except EldrError as error:
+            logger.info("the release of %s was refused: %s", booking.request_id, error)

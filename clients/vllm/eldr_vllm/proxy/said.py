@@ -1,0 +1,290 @@
+"""What an engine says, checked where it is read: bytes in, values out that nothing else need doubt.
+
+What is said in passing (usage, counts, a placement) is dropped where it is wrong, since no request
+should fail for it. What is the answer itself, or its end, raises EngineFailed.
+"""
+
+import base64
+import binascii
+import logging
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from eldr.v1.activation_pb2 import ActivationCounts
+from eldr_client import Placement, PlacementReason
+from google.protobuf.message import DecodeError
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from eldr_vllm.proxy import sse
+from eldr_vllm.proxy.endpoints import Endpoint
+from eldr_vllm.proxy.errors import EngineErred, EngineFailed, ProxyError
+from eldr_vllm.proxy.objects import read_object, short
+
+logger = logging.getLogger("eldr_proxy")
+
+MAX_TOKENS = 2**31 - 1  # what the contract's fields hold, and more than any answer has
+MAX_TEXT = 4096  # characters of an id or address
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of the prompt and of the answer; 0 where an engine does not say."""
+
+    prompt: int = 0
+    completion: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer. `payload` is fit for the caller, once nobody needs the rest any more."""
+
+    payload: dict[str, Any] = field(default_factory=dict)
+    usage: Usage = Usage()
+    # Where the KV is; None where the engine has no connector.
+    kv_transfer_params: dict[str, Any] | None = None
+    # The shim took part, so a signature may be on its way to the daemon.
+    has_shim: bool = False
+    counts: ActivationCounts | None = None
+    placement: Placement | None = None
+    # The shim said of a placement what cannot be read: there may be a booking.
+    is_placed_somewhere: bool = False
+
+
+@dataclass(slots=True)
+class Event:
+    """An event of a stream; `raw` is what the caller gets, if anything."""
+
+    raw: bytes
+    payload: dict[str, Any] = field(default_factory=dict)
+    usage: Usage | None = None
+    is_done: bool = False
+    # Nothing of the answer is in it: a comment, usage alone, or what comes before the first token.
+    is_comment: bool = False
+    is_usage_only: bool = False
+    is_preamble: bool = False
+    # Sequences of which it says why they ended.
+    ends: int = 0
+
+
+def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answer:
+    """A whole answer; if it has choices, so many as `choices`, where that is given.
+
+    Raises
+    ------
+    EngineFailed
+        It is no answer, or (EngineErred) says in a 200 that it failed.
+    """
+    payload = _object(data)
+    _check_error(payload)
+    if payload.get("status") == "failed":
+        raise EngineErred(f"the answer failed: {short(payload.get('error'))}")
+    if endpoint.has_choices:
+        said = _choices(payload, endpoint, choices)
+        if choices is not None and len(said) != choices:
+            raise EngineFailed(f"expected {choices} choices, found {len(said)}")
+    elif not isinstance(payload.get(endpoint.content), list):
+        _refuse(f"a list as {endpoint.content}", payload.get(endpoint.content))
+    result = Answer(payload, _usage(payload, endpoint) or Usage())
+    kv = payload.get("kv_transfer_params")
+    if kv is not None:
+        payload["kv_transfer_params"] = None  # whereabouts inside are nobody's business
+        _read_kv(result, kv)
+    return result
+
+
+def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
+    """One event of a stream, of so many choices where that is given.
+
+    Raises
+    ------
+    EngineFailed
+        It is no event of this endpoint, or (EngineErred) says that the request failed.
+    """
+    data = sse.data(raw)
+    if data is None:
+        return Event(sse.comment(raw), is_comment=True)
+    if data.strip() == b"[DONE]":
+        return Event(sse.DONE, is_done=True)
+    payload = _object(data)
+    _check_error(payload)
+    if endpoint.has_choices:
+        said = _choices(payload, endpoint, choices)
+        result = Event(raw, payload)
+        result.is_usage_only = not said
+        result.ends = sum(bool(choice.get("finish_reason")) for choice in said)
+        holder = payload
+    else:
+        kind = payload.get("type")
+        if not isinstance(kind, str):
+            _refuse("an event with a type", payload)
+        if kind == "response.failed":
+            raise EngineErred(f"the answer failed: {short(payload.get('response'))}")
+        result = Event(raw, payload)
+        result.is_preamble = kind in endpoint.preamble
+        result.ends = int(kind in endpoint.last)
+        inner = payload.get("response", payload.get("message"))
+        holder = inner if isinstance(inner, dict) else payload
+    counted, hidden = holder.get("usage"), holder.get("kv_transfer_params")
+    result.usage = _usage(holder, endpoint)
+    if hidden is not None:
+        holder["kv_transfer_params"] = None
+    if hidden is not None or (counted is not None and result.usage is None):
+        result.raw = sse.encode(payload, None if endpoint.has_choices else payload["type"])
+    return result
+
+
+def refusal(worker_id: str, status: int, body: bytes, retry_after: str | None) -> ProxyError:
+    """A 4xx: as the engine puts it if it says an error, else in words of our own."""
+    try:
+        is_error = isinstance(_object(body).get("error"), dict)
+    except EngineFailed:
+        is_error = False
+    if retry_after is not None and not (retry_after.isascii() and retry_after.isprintable()):
+        retry_after = None
+    return ProxyError(
+        status,
+        f"{worker_id} refuses it with HTTP {status}: {body[:200].decode(errors='replace')}",
+        "invalid_request_error",
+        body=body if is_error else None,
+        retry_after=retry_after,
+    )
+
+
+def page(data: bytes) -> bytes:
+    """Any page that is a JSON object, as it is."""
+    _object(data)
+    return data
+
+
+def models(data: bytes) -> list[dict[str, Any]]:
+    """The models that an engine serves, each with an id."""
+    said = _object(data).get("data")
+    if not isinstance(said, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("id"), str) for each in said
+    ):
+        _refuse("a list of models", said)
+    return said
+
+
+def metrics(data: bytes) -> list[Metric]:
+    """The families of a metrics page; none where the page is none."""
+    try:
+        return list(text_string_to_metric_families(data.decode()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        logger.warning("a metrics page is not readable: %s", error)
+        return []
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        return read_object(data)
+    except ValueError as error:
+        raise EngineFailed(f"{error}, in {data[:60]!r}") from error
+
+
+def _check_error(payload: dict[str, Any]) -> None:
+    """vLLM's way to say, after its 200, that the request failed."""
+    error = payload.get("error")
+    if error or "error" in (payload.get("object"), payload.get("type")):
+        raise EngineErred(f"the engine says: {short(error or payload)}")
+
+
+def _choices(
+    payload: dict[str, Any], endpoint: Endpoint, count: int | None
+) -> list[dict[str, Any]]:
+    choices = payload.get("choices")
+    if not isinstance(choices, list):
+        _refuse("a list of choices", choices)
+    for choice in choices:
+        if not isinstance(choice, dict):
+            _refuse("a choice", choice)
+        _check_choice(choice, endpoint, MAX_TOKENS if count is None else count)
+    return choices
+
+
+def _check_choice(choice: dict[str, Any], endpoint: Endpoint, count: int) -> None:
+    index, reason = choice.get("index", 0), choice.get("finish_reason")
+    if type(index) is not int or not 0 <= index < count:
+        _refuse("a choice's index", index)
+    if not isinstance(reason, str | None):
+        _refuse("a finish_reason", reason)
+    if reason == "error":
+        raise EngineErred("the answer ended in an error")
+    if not endpoint.is_chat:
+        text = choice.get("text")
+    else:
+        message = choice.get("message", choice.get("delta"))
+        if not isinstance(message, dict):
+            _refuse("a message", message)
+        text = message.get("content")
+    if not isinstance(text, str | None):
+        _refuse("text", text)
+
+
+def _usage(holder: dict[str, Any], endpoint: Endpoint) -> Usage | None:
+    """The usage; what is none is taken out of its holder."""
+    said = holder.get("usage")
+    if said is None:
+        return None
+    names = (*endpoint.usage, "total_tokens")
+    if isinstance(said, dict) and all(_is_count(said.get(name) or 0) for name in names):
+        prompt, completion, _ = (said.get(name) or 0 for name in names)
+        return Usage(prompt, completion)
+    logger.warning("expected usage, found %s", short(said))
+    holder["usage"] = None
+    return None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_TOKENS
+
+
+def _read_kv(result: Answer, kv: Any) -> None:
+    if not isinstance(kv, dict):
+        logger.warning("expected kv_transfer_params, found %s", short(kv))
+        return
+    eldr = kv.pop("eldr", None)
+    result.kv_transfer_params = kv or None
+    if isinstance(eldr, dict) and eldr:
+        result.has_shim = True
+        result.counts = _counts(eldr.get("counts"))
+        result.placement = _placement(eldr.get("placement"))
+        result.is_placed_somewhere = bool(eldr.get("placement")) and result.placement is None
+
+
+def _counts(said: Any) -> ActivationCounts | None:
+    if said is None:
+        return None
+    counts = ActivationCounts()
+    try:
+        counts.ParseFromString(base64.b64decode(said, validate=True))
+    except (binascii.Error, DecodeError, TypeError, ValueError) as error:
+        logger.warning("a prefill's counts are not readable: %s", error)
+        return None
+    return counts
+
+
+def _placement(said: Any) -> Placement | None:
+    if said is None:
+        return None
+    try:
+        worker_id, url, lease_id = (_text(said[name]) for name in ("worker_id", "url", "lease_id"))
+        if not _is_count(said["dp_rank"]):
+            raise ValueError(f"dp_rank is {short(said['dp_rank'])}")
+        reason = PlacementReason(said["reason"])
+        return Placement(worker_id, url, said["dp_rank"], reason=reason, lease_id=lease_id)
+    except (LookupError, TypeError, ValueError) as error:
+        logger.warning("a prefill's placement is not readable: %r", error)
+        return None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+        raise ValueError(f"expected text, found {short(value)}")
+    value.encode()  # a surrogate is no text
+    return value
+
+
+def _refuse(expected: str, found: Any) -> NoReturn:
+    raise EngineFailed(f"expected {expected}, found {short(found)}")
