@@ -4,12 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VLLM   := .venv-vllm
+VERSIONS := 0.30.0 0.31.0 0.33.0
 VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
-.PHONY: help setup setup-vllm protos demo demo-vllm test test-fast test-vllm bench bench-check lint format clean
+.PHONY: help setup setup-vllm setup-vllm-versions protos demo demo-vllm test test-fast test-vllm \
+  test-vllm-versions capture-matrix bench bench-check lint format clean
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(STAMP) ## a .venv with the daemon, the clients and the development tools
 $(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.toml
@@ -39,6 +41,17 @@ test-fast: setup ## the tests that need no vLLM, in under 3 minutes on 2 cores
 
 test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm; some 11 minutes on 2 cores
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe
+
+setup-vllm-versions: setup-vllm ## other vLLM versions over .venv-vllm, for test-vllm-versions (1.1 GB)
+	for version in $(VERSIONS); do test -e build/vllm-versions/$$version/bin/python || \
+	  $(VLLM)/bin/python -m benchmarks.demo_vllm.environment build/vllm-versions/$$version \
+	  --base $(VLLM) --version $$version || exit 1; done
+
+test-vllm-versions: setup-vllm-versions ## counts against the log on each of them
+	$(VLLM)/bin/python -m pytest -m vllm tests/vllm/test_versions.py
+
+capture-matrix: setup-vllm ## architectures by configurations against the log; ARGS='--configurations all --readme'
+	$(VLLM)/bin/python -m benchmarks.capture_matrix $(ARGS)
 
 bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.json
 	$(BIN)/python -m benchmarks.assignment

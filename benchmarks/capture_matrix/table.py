@@ -1,0 +1,52 @@
+"""The matrix as a file that runs add to, and as a table in a README."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.written import FOLDER
+
+BEGIN, END = "<!-- capture matrix -->", "<!-- end of the capture matrix -->"
+_KEY = ("vllm", "configuration", "architecture")
+
+
+def add(name: str, cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put a cell into build/bench/NAME.json, in the place of an older one; all that are there."""
+    path = FOLDER / f"{name}.json"
+    cells = json.loads(path.read_text())["cells"] if path.exists() else []
+    cells = [old for old in cells if any(old[key] != cell[key] for key in _KEY)] + [cell]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": cells}, indent=1) + "\n")
+    return cells
+
+
+def markdown(cells: Sequence[dict[str, Any]]) -> str:
+    """A row per vLLM version and configuration; what came out alike stands together."""
+    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for cell in cells:
+        verdicts = rows.setdefault((cell["vllm"], cell["configuration"]), {})
+        said = cell["verdict"] + (f": {cell['why']}" if cell["why"] else "")
+        verdicts.setdefault(said.replace("|", "\\|"), []).append(cell["architecture"])
+    lines = ["| vLLM | configuration | exact | otherwise |", "|---|---|---|---|"]
+    for (version, configuration), verdicts in sorted(rows.items()):
+        exact = ", ".join(verdicts.pop("exact", ["none"]))
+        others = "; ".join(f"{', '.join(names)}: {said}" for said, names in verdicts.items())
+        lines.append(f"| {version} | {configuration} | {exact} | {others} |")
+    return "\n".join(lines)
+
+
+def put_into(readme: Path, table: str) -> None:
+    """Replace what stands between the markers.
+
+    Raises
+    ------
+    ValueError
+        The file has no markers.
+    """
+    text = readme.read_text()
+    between = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not between.search(text):
+        raise ValueError(f"{readme} has no {BEGIN!r} … {END!r}")
+    readme.write_text(between.sub(lambda _: f"{BEGIN}\n{table}\n{END}", text))
