@@ -7,14 +7,18 @@ waited for when they are read, which is when vLLM has waited for the step's own 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from vllm.config import VllmConfig
 
 from eldr_vllm.worker.checks import FailedStepError
-from eldr_vllm.worker.moe_layers import MoeLayers
+
+if TYPE_CHECKING:  # PyTorch alone runs what is here: `make gpu-check` relies on that
+    from vllm.config import VllmConfig
+
+    from eldr_vllm.worker.moe_layers import MoeLayers
 
 PADDING_ROWS = 1_024
 """Rows of a batch beyond the tokens that may be scheduled: what graphs and shards round up to."""
@@ -66,7 +70,7 @@ class ExpertRows:
         Stands in the place of an expert that no layer has told.
     """
 
-    def __init__(self, layers: MoeLayers, config: VllmConfig) -> None:
+    def __init__(self, layers: "MoeLayers", config: "VllmConfig") -> None:
         self._device = torch.device(config.device_config.device)
         dtype = torch.uint8 if layers.num_ids < 255 else torch.int16
         self.missing = 255 if dtype == torch.uint8 else -1
