@@ -1,4 +1,4 @@
-"""What is captured against the log: eager, in pieces, as full graphs, with two batches in flight."""
+"""Captured rows against the log: eager, in pieces, full graphs, two batches in flight."""
 
 from collections.abc import Iterator, Sequence
 
