@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from scripted_engine import MODEL, running_rig, text_of
+from scripted_engine import MODEL, eventually, running_rig, text_of
 
 
 def payloads(stream: str) -> list[dict]:
@@ -144,6 +144,7 @@ async def test_later_sequences_wait_for_the_prefix():
     async with running_rig() as rig:
         rig.prefill[0].gate = asyncio.Event()
         asking = asyncio.create_task(rig.post(n=4))
+        await eventually(lambda: rig.prefill[0].bodies)
         await asyncio.sleep(0.1)
         assert len(rig.prefill[0].bodies) == 1
         rig.prefill[0].gate.set()
@@ -197,8 +198,7 @@ async def test_refusals_pass_through():
         rig.decode[0].fault = rig.decode[1].fault = 400
         answer, body = await rig.post(stream=False)
         assert (answer.status, body["error"]["message"]) == (400, "broken")
-        await asyncio.sleep(0.1)
-        assert not rig.pinned
+        await eventually(lambda: not rig.pinned)
 
 
 WRONG = [
