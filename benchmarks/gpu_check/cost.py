@@ -9,7 +9,7 @@ from eldr_vllm.worker.capture import ExpertRows
 
 from benchmarks.gpu_check.findings import MEASURED, Finding, skipped
 from benchmarks.gpu_check.forwards import EAGER, FULL, MODES, PIECES, forward, no_graphs
-from benchmarks.gpu_check.steps import Capture, Step, random_steps
+from benchmarks.gpu_check.steps import Capture, Step
 from benchmarks.gpu_check.toy import ToyLayers, ToyMoe, config_of
 from benchmarks.paired import by_turns
 

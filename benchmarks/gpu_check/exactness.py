@@ -1,4 +1,4 @@
-"""What is captured against the log: eager, in pieces, as full graphs, with two batches in flight."""
+"""What is captured against the log: eager, in pieces, as one graph; two batches in flight."""
 
 from collections.abc import Iterator, Sequence
 
