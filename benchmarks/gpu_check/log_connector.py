@@ -71,7 +71,7 @@ class LogConnector(KVConnectorBase_V1, SupportsHMA):
         rows = config.scheduler_config.max_num_batched_tokens + PADDING_ROWS
         shape = rows, len(layers), config.model_config.get_num_experts_per_tok()
         device = torch.device(config.device_config.device)
-        self._buffer = torch.zeros(shape, dtype=torch.int32, device=device)
+        self._buffer = torch.full(shape, -1, dtype=torch.int32, device=device)
         for index, layer in enumerate(layers):
             self._listen(index, layer.router)
         self._runner = next(

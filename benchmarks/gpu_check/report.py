@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -23,16 +22,15 @@ def print_table(
     width = max(map(len, about))
     for name, said in about.items():
         console.print(f"{name:{width}}  {said}", markup=False, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False, width=COLUMNS)
-    table.add_column(ratio=2)
-    table.add_column(ratio=3)
-    table.add_column(no_wrap=True, justify="right")
     for title, found in parts.items():
-        table.add_row(f"[bold]{title}")
+        console.print(f"\n[bold]{title}", highlight=False)
+        table = Table(box=None, pad_edge=False, show_header=False, width=COLUMNS)
+        table.add_column(width=38)
+        table.add_column(ratio=1)
+        table.add_column(no_wrap=True, justify="right", width=8)
         for each in found:
             table.add_row(each.what, each.found, each.verdict)
-        table.add_section()
-    console.print(table, highlight=False)
+        console.print(table, highlight=False)
     print_curves(*curve, console)
 
 
@@ -40,7 +38,7 @@ def print_curves(mode: str, curves: Sequence[Curve], console: Console) -> None:
     """Us of a layer by active experts, a row for each batch size."""
     if not curves:
         return
-    console.print(f"[bold](c) step time against active experts[/], us of a layer, {mode}")
+    console.print(f"\n[bold](c) step time against active experts[/], us of a layer, {mode}")
     for curve in curves:
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(width=12)

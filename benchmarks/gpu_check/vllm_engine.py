@@ -100,7 +100,8 @@ def read_log(path: Path) -> dict[str, dict[int, Any]]:
         while log.peek(1):
             request, before, experts = pickle.load(log)
             rows = found.setdefault(request.rsplit("-", 1)[0], {})
-            rows |= {before + row: picks for row, picks in enumerate(experts)}
+            if experts.min() >= 0:  # else a kernel has routed by itself, past the router
+                rows |= {before + row: picks for row, picks in enumerate(experts)}
     return found
 
 
@@ -119,6 +120,7 @@ def exactness(llm: Any, folder: Path) -> dict[str, Any]:
     return {
         "prompts": sum(map(len, runs)),
         "exact": exact,
+        "logged": sum(map(len, log.values())),
         "cached_tokens": sum(cached for run in runs for _, cached, _ in run),
         "counts": [None if counts is None else counts.tolist() for *_, counts in runs[0]],
     }

@@ -18,7 +18,8 @@ from benchmarks.paired import RESAMPLES
 
 CHECKOUT = Path(__file__).parents[2]
 PATHS = [CHECKOUT, *(CHECKOUT / p for p in ("tests/vllm", "clients/vllm", "clients/python"))]
-SECONDS = 150
+SECONDS = {"cuda": 150, "cpu": 600}
+"""An engine may take until it is done; on a CPU its model is compiled for long."""
 ALIKE = 0.99
 """Share of picks that eager and default must have in common; near ties fall either way."""
 TITLES = {EAGER: "vLLM, eager", DEFAULT: "vLLM as it starts by default"}
@@ -47,7 +48,7 @@ def on_vllm(device: str, kinds: Sequence[str] = KINDS) -> Iterator[Finding]:
         _build_model(Path(folder) / "model", environment)
         for kind in kinds:
             try:
-                found[kind] = _engine(kind, Path(folder) / kind, environment)
+                found[kind] = _engine(kind, Path(folder) / kind, environment, SECONDS[device])
             except RuntimeError as error:
                 yield Finding(TITLES.get(kind, f"vLLM {kind} ELDR"), str(error), WRONG)
                 continue
@@ -77,17 +78,17 @@ def _build_model(folder: Path, environment: dict[str, str]) -> None:
     subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=True)
 
 
-def _engine(kind: str, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+def _engine(kind: str, folder: Path, environment: dict[str, str], seconds: int) -> dict[str, Any]:
     """What the engine's process found; a RuntimeError with its last words when it failed."""
     folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.gpu_check.vllm_engine", kind, str(folder)]
     with (folder / "output").open("w") as output:
         try:
             code = subprocess.run(
-                command, env=environment, stdout=output, stderr=output, timeout=SECONDS
+                command, env=environment, stdout=output, stderr=output, timeout=seconds
             ).returncode
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"the engine was not done within {SECONDS} s") from None
+            raise RuntimeError(f"the engine was not done within {seconds} s") from None
     if code:
         lines = (folder / "output").read_text().split("\n")
         said = [line.strip() for line in lines if "Error" in line] or lines[-3:]
@@ -97,6 +98,8 @@ def _engine(kind: str, folder: Path, environment: dict[str, str]) -> dict[str, A
 
 
 def _exact(kind: str, found: dict[str, Any]) -> Finding:
+    if not found["logged"]:
+        return skipped(TITLES[kind], "this MoE kernel routes past the router: there is no log")
     return compared(
         TITLES[kind],
         f"{found['exact']} of {found['prompts']} prompts as logged, "
