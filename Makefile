@@ -8,8 +8,8 @@ VERSIONS := 0.30.0 0.31.0 0.33.0
 VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
-.PHONY: help setup setup-vllm setup-vllm-versions protos demo demo-vllm test test-fast test-vllm \
-  test-vllm-versions capture-matrix bench bench-check lint format clean
+.PHONY: help setup setup-vllm setup-vllm-versions protos demo demo-vllm gpu-check test \
+  test-fast test-vllm test-vllm-versions capture-matrix bench bench-check lint format clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -34,6 +34,9 @@ $(VLLM_STAMP): $(STAMP) benchmarks/demo_vllm/environment.py
 
 demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, four policies, 17 minutes; ARGS='--long', '--help', …
 	@$(BIN)/python -m benchmarks.demo_vllm $(ARGS)
+
+gpu-check: $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## is the capture exact on this machine's GPU, and what it costs; ARGS='--device cpu', '--help', …
+	@PYTHONPATH=clients/vllm:clients/python $(or $(ELDR_VLLM_PYTHON),$(VLLM)/bin/python) -m benchmarks.gpu_check $(ARGS)
 
 test: test-fast bench-check test-vllm ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines
 test-fast: setup ## the tests that need no vLLM, in under 3 minutes on 2 cores

@@ -1,4 +1,4 @@
-"""Captured rows against the log: eager, in pieces, full graphs, two batches in flight."""
+"""What is captured against the log: eager, in pieces, as one graph; two batches in flight."""
 
 from collections.abc import Iterator, Sequence
 

@@ -45,7 +45,8 @@ def _launched(
 
     experts, inner, outer = weights.shape
     by_expert, order = ids.sort()
-    starts = torch.searchsorted(by_expert, torch.arange(experts + 1, device=ids.device))
+    bounds = torch.arange(experts + 1, device=ids.device, dtype=ids.dtype)
+    starts = torch.searchsorted(by_expert, bounds)
     out = x.new_empty(len(ids), outer)
     matmul_of_picks[(experts, outer // BLOCK)](
         x, weights, order, starts, out, per_row, inner, outer, BLOCK=BLOCK

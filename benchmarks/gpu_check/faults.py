@@ -119,4 +119,3 @@ def _stale_replay(name: str, model: ToyMoe, step: Step) -> Finding:
     sound = Capture(model, rows, model.forward)
     sound.run([step])
     return _noticed(name, model, Capture(model, rows, stale), step)
-
