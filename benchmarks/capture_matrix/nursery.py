@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 WEIGHTS = 0.3
@@ -30,7 +31,7 @@ def preload() -> None:
     import vllm.v1.worker.cpu_worker
     import vllm.v1.worker.gpu_model_runner  # noqa: F401
     from vllm import LLM  # noqa: F401
-    from vllm.model_executor.model_loader import weight_utils
+    from vllm.model_executor.model_loader import dummy_loader
     from vllm.model_executor.models import registry
 
     def fork() -> multiprocessing.context.BaseContext:
@@ -40,10 +41,9 @@ def preload() -> None:
         if module.__name__.startswith("vllm.") and "get_mp_context" in vars(module):
             module.get_mp_context = fork
     registry._run_in_subprocess = lambda inspect: inspect()  # what a model's class says of itself
-    for name in ("initialize_single_dummy_weight", "initialize_dummy_weights"):  # 0.30 has both
-        if initialize := getattr(weight_utils, name, None):
-            *_, seed = initialize.__defaults__
-            initialize.__defaults__ = (-WEIGHTS, WEIGHTS, seed)
+    dummy_loader.initialize_single_dummy_weight = partial(
+        dummy_loader.initialize_single_dummy_weight, low=-WEIGHTS, high=WEIGHTS
+    )
 
 
 def hatch(cell: dict, env: dict[str, str], log: str) -> int:

@@ -1,0 +1,57 @@
+"""The matrix of captured architectures, as a table between the markers of a README."""
+
+import pytest
+
+from benchmarks.capture_matrix.cell import CHECKOUT
+from benchmarks.capture_matrix.table import BEGIN, END, markdown, put_into
+
+
+def cell(architecture, configuration="eager", verdict="exact", why="", vllm="0.32.0"):
+    return {
+        "vllm": vllm,
+        "configuration": configuration,
+        "architecture": architecture,
+        "verdict": verdict,
+        "why": why,
+    }
+
+
+def test_a_row_per_version_and_configuration_and_what_came_out_alike_stands_together():
+    table = markdown(
+        [
+            cell("mixtral", "v2"),
+            cell("olmoe"),
+            cell("jamba", verdict="vLLM fails", why="no kernel | none"),
+            cell("gemma4"),
+            cell("dbrx", verdict="vLLM fails", why="no kernel | none"),
+            cell("lfm2_moe", "eager", "refused", "no full attention", vllm="0.31.0"),
+        ]
+    )
+    assert table.splitlines()[2:] == [
+        "| 0.31.0 | eager | none | lfm2_moe: refused: no full attention |",
+        r"| 0.32.0 | eager | olmoe, gemma4 | jamba, dbrx: vLLM fails: no kernel \| none |",
+        "| 0.32.0 | v2 | mixtral |  |",
+    ]
+
+
+def test_the_table_replaces_what_stands_between_the_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nan older table\n{END}\nafter\n")
+    table = markdown([cell("olmoe", why=r"a \1 that is no group")])
+    for _ in range(2):
+        put_into(readme, table)
+        assert readme.read_text() == f"before\n{BEGIN}\n{table}\n{END}\nafter\n"
+
+
+def test_a_readme_without_markers_is_left_alone(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing of the kind\n")
+    with pytest.raises(ValueError, match="has no"):
+        put_into(readme, "table")
+    assert readme.read_text() == "nothing of the kind\n"
+
+
+def test_the_readme_has_a_place_for_it():
+    text = (CHECKOUT / "clients/vllm/README.md").read_text()
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.index(BEGIN) < text.index(END)
