@@ -10,6 +10,7 @@ from benchmarks.capture_matrix.configurations import OPTIONS
 from benchmarks.demo_vllm.processes import free_port
 
 BOOKED = 6  # requests whose answers are booked
+GROWING = 100  # tokens of an answer that takes up several blocks
 ANSWER = 30  # tokens of their answers
 PATIENCE = 20.0  # seconds until the last release is there
 
@@ -79,7 +80,9 @@ def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         return llm.generate(inputs, sampling, use_tqdm=False)
 
-    lengths = [1 if index % 2 else 12 for index in range(len(asked))]
+    # Where blocks are short, answers that grow are what has others preempted.
+    longest = GROWING if "num_gpu_blocks_override" in options else 12
+    lengths = [1 if index % 2 else longest for index in range(len(asked))]
     turns = {
         turn: ask(asked, lengths, [{"do_remote_decode": True}] * len(asked))
         for turn in ("cold", "warm")
