@@ -25,6 +25,7 @@ TIMEOUT = 600.0
 _ASIDE = re.compile(
     r"ELDR (?:steps aside \([^)]*\)|captures nothing here): (.*?)(?:\. vLLM serves)?$"
 )
+_EPITAPHS = ("Engine core initialization failed", "Worker failed with error", "EngineDeadError")
 _ERROR = re.compile(r"^(?:\([^)]*\) )?(?:ERROR [^]]*\] )?(\w*(?:Error|Exception|Interrupt)\b.*)$")
 
 
@@ -187,5 +188,5 @@ def _data_parallel(rank: int, ranks: int, port: int) -> dict[str, str]:
 def _last_error(output: str) -> str:
     """The last error that is not the epitaph of an engine whose process has told its own."""
     errors = [found[1] for line in output.splitlines() if (found := _ERROR.match(line.strip()))]
-    causes = [error for error in errors if "Engine core initialization failed" not in error]
+    causes = [error for error in errors if not any(epitaph in error for epitaph in _EPITAPHS)]
     return (causes or errors or ["no result"])[-1][:200]

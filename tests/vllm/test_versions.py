@@ -19,5 +19,5 @@ def test_counts_are_exact(version):
     if not python.exists():
         pytest.skip(f"vLLM {version} is not there: make setup-vllm-versions")
     with Nursery(str(python), {}) as nursery:
-        outcome = nursery.run("gpt_oss", CONFIGURATIONS["eager"], timeout=140)
+        outcome = nursery.run("qwen3_moe", CONFIGURATIONS["eager"], timeout=140)
     assert outcome.good, str(outcome)
