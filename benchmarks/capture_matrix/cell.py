@@ -25,7 +25,6 @@ TIMEOUT = 600.0
 _ASIDE = re.compile(
     r"ELDR (?:steps aside \([^)]*\)|captures nothing here): (.*?)(?:\. vLLM serves)?$"
 )
-_EPITAPHS = ("Engine core initialization failed", "Worker failed with error", "EngineDeadError")
 _ERROR = re.compile(r"^(?:\([^)]*\) )?(?:ERROR [^]]*\] )?(\w*(?:Error|Exception|Interrupt)\b.*)$")
 
 
@@ -101,7 +100,7 @@ class Nursery:
         if results is None:
             served, without = self._engines(architecture, configuration, timeout, shim=False)
             verdict, said = ("vLLM fails", without) if served is None else ("fails", output)
-            return Outcome(verdict, _last_error(said), round(time.monotonic() - start, 1), {})
+            return Outcome(verdict, _cause(said), round(time.monotonic() - start, 1), {})
         tallies: dict[str, Counter] = {}
         for result in results:
             for what, tally in result.pop("tallies").items():
@@ -185,8 +184,11 @@ def _data_parallel(rank: int, ranks: int, port: int) -> dict[str, str]:
     }
 
 
-def _last_error(output: str) -> str:
-    """The last error that is not the epitaph of an engine whose process has told its own."""
-    errors = [found[1] for line in output.splitlines() if (found := _ERROR.match(line.strip()))]
-    causes = [error for error in errors if not any(epitaph in error for epitaph in _EPITAPHS)]
-    return (causes or errors or ["no result"])[-1][:200]
+def _cause(output: str) -> str:
+    """What ended an engine: the first error that one of its processes logged, else the last one.
+
+    What follows the first are the epitaphs of the processes that waited for it.
+    """
+    found = [(line, said[1]) for line in output.splitlines() if (said := _ERROR.match(line))]
+    logged = [error for line, error in found if " ERROR " in line]
+    return (logged[:1] or [error for _, error in found[-1:]] or ["no result"])[0][:200]
