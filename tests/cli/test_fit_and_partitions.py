@@ -15,14 +15,14 @@ def kept(fleet, recording):
 
 
 def test_without_a_place_to_keep_it_a_fit_only_shows(fleet, recording):
-    before = fleet.json("partition", "list")
+    before = fleet.json("partition", "list")["partitions"]
     shown = fleet("fit", recording, "--slots", 3)
     assert "3 layers x 16 experts, top-2" in shown
     assert "experts that a step on held-out requests would touch" in shown
     assert "nothing is kept: --out FILE writes it" in shown
     sizes = [line.split() for line in shown.splitlines() if line[:4].strip().isdigit()]
     assert sizes == [["0", "8"], ["1", "8"], ["2", "8"]]
-    assert fleet.json("partition", "list") == before
+    assert fleet.json("partition", "list")["partitions"] == before
 
 
 def test_a_fit_to_a_file(eldr, recording, tmp_path):
