@@ -39,10 +39,10 @@ gpu-check: $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## is the capture exact on this
 	@PYTHONPATH=clients/vllm:clients/python $(or $(ELDR_VLLM_PYTHON),$(VLLM)/bin/python) -m benchmarks.gpu_check $(ARGS)
 
 test: test-fast bench-check test-vllm ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines
-test-fast: setup ## the tests that need no vLLM, in under 3 minutes on 2 cores
+test-fast: setup ## the tests that need no vLLM
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
-test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm; some 11 minutes on 2 cores
+test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe
 
 setup-vllm-versions: setup-vllm ## other vLLM versions over .venv-vllm, for test-vllm-versions (1.1 GB)
