@@ -135,7 +135,8 @@ def test_what_a_later_version_adds_is_forwarded(model):
     assert (connector.is_new, connector.known()) == (True, "own")
     extra = {"inner": {"kv_connector": "Wrapped", "kv_connector_module_path": __name__}, "k": 1}
     outer = KVTransferConfig(**OUTER, kv_connector_extra_config=extra)
-    config = EngineArgs(str(model), kv_transfer_config=outer).create_engine_config()
+    config = EngineArgs(str(model)).create_engine_config()
+    config.kv_transfer_config = outer
     loads = "eldr_vllm.delegation.KVConnectorFactory.get_connector_class"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loads, lambda transfer: {"Wrapped": Wrapped}[transfer.kv_connector])
