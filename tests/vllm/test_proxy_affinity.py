@@ -117,7 +117,8 @@ def test_what_was_seen_is_forgotten():
 
 async def test_the_proxy_spreads_them():
     async with running_rig(prefills=4) as rig:
-        for number in range(80):
+        for number in range(200):
             body = asked(CHAT, SYSTEM, [f"{number}: hello"])
             assert (await rig.post(CHAT, **body))[0].status == 200
-        assert min(len(engine.bodies) for engine in rig.prefill) >= 8
+        # 48 each on average, sd 6: the engines' ports, which the keys are hashed with, are random.
+        assert min(len(engine.bodies) for engine in rig.prefill) >= 16
