@@ -59,7 +59,10 @@ CONFIGURATIONS = {
     "evicting": Configuration({"num_gpu_blocks_override": 40}, preempts=True),
     "ngram": Configuration({"speculative_config": NGRAM}),
     "mtp": Configuration(
-        {"speculative_config": {"method": "mtp", "num_speculative_tokens": 1}},
+        {
+            "speculative_config": {"method": "mtp", "num_speculative_tokens": 1},
+            "max_num_batched_tokens": 640,  # vLLM 0.32 never ends prompts in chunks with it
+        },
         architectures=("deepseek_v3_mtp",),
     ),
     "ep": Configuration({"enable_expert_parallel": True}),

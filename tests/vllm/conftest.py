@@ -38,3 +38,13 @@ def shared_daemon():
 
     with running_daemon() as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="module")
+def router():
+    """Answers the shim as a test says, and remembers what it was asked."""
+    from scripted_router import ScriptedRouter
+
+    router = ScriptedRouter().start()
+    yield router
+    router.stop()

@@ -15,12 +15,16 @@ class Faulty(Ended):
 
 
 class FaultyConnector(OracleConnector):
-    """A fault for one step, if one of its requests says so; for all, if the configuration does."""
+    """A fault for one step, if one of its requests says so; for all, if the configuration does.
+
+    `after` so many steps, in which everything was right.
+    """
 
     def __init__(self, vllm_config, role, kv_cache_config):
         super().__init__(vllm_config, role, kv_cache_config)
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
-        self.always = self.fault = extra.get("fault", "")
+        self.always, self.after = extra.get("fault", ""), extra.get("after", 0)
+        self.fault = "" if self.after else self.always
         self.faults, self.first = {}, {}
 
     def on_new_request(self, request):
@@ -31,7 +35,9 @@ class FaultyConnector(OracleConnector):
     def build_connector_meta(self, output):
         ended = super().build_connector_meta(output)
         faults = [self.faults[name] for name in output.num_scheduled_tokens]
-        return Faulty(**vars(ended), fault=self.always or next(filter(None, faults), ""))
+        self.after -= 1
+        always = self.always if self.after < 0 else ""
+        return Faulty(**vars(ended), fault=always or next(filter(None, faults), ""))
 
     def bind_connector_metadata(self, metadata):
         super().bind_connector_metadata(metadata)

@@ -11,47 +11,19 @@ ANY_STEP = ("skip", "stale", "physical", "repeated")
 
 
 @pytest.fixture(scope="module")
-def router():
-    from scripted_router import ScriptedRouter
-
-    router = ScriptedRouter().start()
-    yield router
-    router.stop()
-
-
-@pytest.fixture(scope="module")
 def engine(model, router, tmp_path_factory):
-    from test_exactness import Engine
-    from vllm import LLM
+    from watched_engine import running_engine
 
-    log = tmp_path_factory.mktemp("oracle")
-    llm = LLM(
-        model=str(model),
-        dtype="float32",
-        block_size=32,
-        enforce_eager=True,
-        max_model_len=640,
-        max_num_seqs=8,
-        disable_log_stats=False,
-        kv_transfer_config={
-            "kv_connector": "EldrConnector",
-            "kv_connector_module_path": "eldr_vllm.connector",
-            "kv_role": "kv_both",
-            "kv_connector_extra_config": {
-                "eldr": {"router": router.target, "timeout": 5.0},
-                "inner": faulty(log),
-            },
-        },
-    )
-    yield Engine(llm, log, None)
-    llm.llm_engine.engine_core.shutdown()
+    folder = tmp_path_factory.mktemp("engine")
+    with running_engine(model, router, folder, faulty(folder), max_num_seqs=8) as engine:
+        yield engine
 
 
-def faulty(log, fault=""):
+def faulty(log, fault="", after=0):
     return {
         "kv_connector": "FaultyConnector",
         "kv_connector_module_path": "faulty_connector",
-        "kv_connector_extra_config": {"log": str(log), "fault": fault},
+        "kv_connector_extra_config": {"log": str(log), "fault": fault, "after": after},
     }
 
 
@@ -110,6 +82,36 @@ def test_the_start_up_probe(model, tmp_path, fault):
             assert (status.state, status.reason) == (fleet_pb2.CAPTURE_STATE_CAPTURING, "")
             assert all("counts" in answer for answer in answers)
             wait(lambda: tokens_told(daemon) == 4 * 300, 10)
+    finally:
+        engine.kill()
+        daemon.kill()
+
+
+def test_rows_that_begin_to_be_mixed_up_while_the_engine_serves(model, tmp_path):
+    from eldr.v1 import fleet_pb2
+    from rig import Daemon, Engine, prompt, wait
+
+    daemon = Daemon(tmp_path)
+    eldr = {"router": daemon.target, "timeout": 5.0, "probe_every": 0.5}
+    log = tmp_path / "log"
+    log.mkdir()
+    inner = faulty(log, "permuted", after=60)
+    engine = Engine("engine", model, tmp_path, "kv_producer", eldr, inner)
+
+    def served():
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda seed: said(engine, prompt(seed)), range(4)))
+        status = settled(daemon)
+        stopped = status and status.state == fleet_pb2.CAPTURE_STATE_STOPPED
+        return status if stopped else None
+
+    try:
+        engine.wait()
+        first = wait(lambda: settled(daemon), 120, lambda: engine.log.read_text()[-3000:])
+        assert first.state == fleet_pb2.CAPTURE_STATE_CAPTURING
+        status = wait(served, 60, lambda: engine.log.read_text()[-3000:])
+        assert "while the engine served" in status.reason
+        assert said(engine, prompt(9)) == {}
     finally:
         engine.kill()
         daemon.kill()

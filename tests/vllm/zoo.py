@@ -331,6 +331,8 @@ ARCHITECTURES = {
             "n_heads": 4,
             "n_layers": 3,
             "max_seq_len": 2048,
+        },
+        {  # read back, these take no words but their own
             "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 8, "moe_top_k": 2},
             "attn_config": {"kv_n_heads": 2, "clip_qkv": 8},
         },

@@ -10,7 +10,11 @@ from typing import Any
 from eldr_vllm.guard import UnsupportedError
 
 _CHOICES = {"role": ("", "prefill", "decode", "both"), "place": ("caller", "daemon")}
-_RANGES = {"record_share": (0.0, 1.0), "record_max_mb": (64.0, 1e9)}  # 64: files of 4
+_RANGES = {
+    "record_share": (0.0, 1.0),
+    "record_max_mb": (64.0, 1e9),  # 64: files of 4
+    "probe_every": (0.0, 1e9),
+}
 _BY_KV_ROLE = {"kv_producer": "prefill", "kv_consumer": "decode"}
 _RETIRED = ("force",)  # what is captured is verified by itself now
 # In a url: the data-parallel rank, or a port that follows from it.
@@ -75,6 +79,8 @@ class Settings:
     probe : bool
         Ask the engine for a few short completions before it is READY, to see that the same prompt
         tells the same experts. Needs `url` and `health_check`.
+    probe_every : float
+        Seconds between further such completions, one each time, while the engine serves; 0: none.
     api_key : str
         Of the engine's HTTP server, for the probe; by default VLLM_API_KEY.
     """
@@ -104,6 +110,7 @@ class Settings:
     record_share: float = 1.0
     record_max_mb: float = 1_024.0
     probe: bool = True
+    probe_every: float = 600.0
     api_key: str = field(default="", repr=False)
 
     @classmethod

@@ -2,7 +2,9 @@
 
 A few short prompts go through the engine's own HTTP server: one alone, again from the prefix cache,
 and again in a batch with others. Rows that are mixed up between requests, taken from another rank
-or left over from another step give other experts then, and two different prompts the same.
+or left over from another step give other experts then, and two different prompts the same. While
+the engine serves, the first one is asked now and then again, as batches of other sizes take other
+ways through vLLM.
 """
 
 import base64
@@ -99,6 +101,9 @@ class Probe:
         self._model = str(config.model_config.served_model_name)
         self._key = key
         self._capture = capture
+        self._alone: _Heard | None = None
+        self._another = 0.0  # what another prompt agrees with it
+        self._times = 0
 
     def run(self) -> None:
         """Ask, compare, and say what that means for the capture."""
@@ -114,6 +119,19 @@ class Probe:
         else:
             self._capture.verified()
 
+    def again(self) -> None:
+        """Ask once more, among whatever the engine serves now; `run` has been before."""
+        if self._alone is None or self._capture.stopped:
+            return
+        self._times += 1
+        try:
+            heard = self._ask(PROMPTS[0], f"eldr-{self._key}-again-{self._times}")
+        except ProbeError as error:
+            logger.info("ELDR's probe had no answer while the engine served: %s", error)
+            return
+        if not heard.unknown and (fault := self._unlike(heard, "while the engine served")):
+            self._capture.stop(f"the probe: {fault}")
+
     def _fault(self) -> str:
         """What the answers show to be wrong; empty where they agree."""
         salt = f"eldr-{self._key}"
@@ -123,16 +141,20 @@ class Probe:
         told = (alone, again, other, *((among,) if among else ()))
         if any(heard.unknown for heard in told):
             return f"of {alone.known + alone.unknown} tokens {max(h.unknown for h in told)} unknown"
-        another = agreement(alone, other)
-        if another == 1:
+        self._alone, self._another = alone, agreement(alone, other)
+        if self._another == 1:
             return "two different prompts told the same experts"
-        for heard, when in ((again, "from the prefix cache"), (among, "in a batch with others")):
-            share = 1.0 if heard is None else agreement(alone, heard)
-            if 1 - share > MOST_APART * (1 - another):
-                return (
-                    f"a prompt told {share:.1%} of the same experts {when}, another {another:.1%}"
-                )
-        return ""
+        fault = self._unlike(again, "from the prefix cache")
+        if among is not None:
+            fault = fault or self._unlike(among, "in a batch with others")
+        return fault
+
+    def _unlike(self, heard: _Heard, when: str) -> str:
+        """How the first prompt told other experts than alone; empty where it has not."""
+        share = agreement(self._alone, heard)
+        if 1 - share <= MOST_APART * (1 - self._another):
+            return ""
+        return f"a prompt told {share:.1%} of the same experts {when}, another {self._another:.1%}"
 
     def _among_others(self, salt: str) -> _Heard | None:
         """The first prompt, computed anew in a step with others; None if it never met them."""

@@ -136,7 +136,13 @@ class SchedulerSide:
                 self._settings, self._address, self._config, self._probe_key, self.capture
             )
             ready = [self._registration.set_ready] if self._registration is not None else []
-            self._startup = Startup(self._address.url, probe.run, *ready)
+            self._startup = Startup(
+                self._address.url,
+                probe.run,
+                *ready,
+                then=probe.again,
+                every=self._settings.probe_every,
+            )
 
     def _registered(self, num_layers: int) -> Registration:
         model = self._config.model_config

@@ -1,4 +1,4 @@
-"""What an engine does once its HTTP server answers."""
+"""What an engine does once its HTTP server answers, and now and then from there on."""
 
 import http.client
 import threading
@@ -17,16 +17,26 @@ class Startup:
     ----------
     url : str
     steps : callables ()
+    then : callable (), optional
+        Called every so many seconds afterwards.
+    every : float
+        0 for never.
     """
 
-    def __init__(self, url: str, *steps: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        *steps: Callable[[], None],
+        then: Callable[[], None] | None = None,
+        every: float = 0.0,
+    ) -> None:
         self._url = url.rstrip("/") + "/health"
-        self._steps = steps
+        self._steps, self._then, self._every = steps, then, every
         self._closing = threading.Event()
         threading.Thread(target=self._run, name="eldr-startup", daemon=True).start()
 
     def close(self) -> None:
-        """Take no further step."""
+        """Take no further step, nor any of those that recur."""
         self._closing.set()
 
     def _run(self) -> None:
@@ -36,6 +46,8 @@ class Startup:
         for step in self._steps:
             if not self._closing.is_set():
                 step()
+        while self._then and self._every and not self._closing.wait(self._every):
+            self._then()
 
     def _answers(self) -> bool:
         try:

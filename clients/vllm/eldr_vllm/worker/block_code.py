@@ -279,6 +279,41 @@ def add_rows(
 
 @kernel(
     *_signatures(
+        types.void,
+        int64,
+        readonly(int32, 3),
+        *(int64, int64),
+        _WORDS,
+        after=(types.Array(int32, 1, "C"), types.Array(int64, 1, "C"), _BLOCKS),
+    )
+)
+def subtract_rows(
+    block: int,
+    experts: NDArray[np.int32],
+    num_experts: int,
+    words: int,
+    codes: Words,
+    rows: Counts,
+    owners: NDArray[np.int32],
+    hand: NDArray[np.int64],
+    blocks: Blocks,
+) -> None:
+    """Take the latest tokens of a block, `experts` [n, L, k], out of its counts.
+
+    The other parameters are those of `add_rows`.
+    """
+    tokens, num_layers, top_k = experts.shape
+    row = rows[_plain_row(block, num_layers, num_experts, words, codes, rows, owners, hand, blocks)]
+    for token in range(tokens):
+        for layer in range(num_layers):
+            for pick in range(top_k):
+                row[layer * num_experts + experts[token, layer, pick]] -= 1
+    blocks[block].held -= tokens
+    blocks[block].generation += 1
+
+
+@kernel(
+    *_signatures(
         int64,
         readonly(int64, 1),
         *(int64, int64, int64, int64),

@@ -21,6 +21,7 @@ from eldr_vllm.worker.batch import Batch
 from eldr_vllm.worker.capture import ExpertRows, HostRows, experts_at
 from eldr_vllm.worker.checks import FailedStepError, check_experts, check_slots
 from eldr_vllm.worker.distinct import count_distinct
+from eldr_vllm.worker.drafted_blocks import DraftedBlocks
 from eldr_vllm.worker.known_blocks import KnownBlocks
 from eldr_vllm.worker.moe_layers import moe_layers
 from eldr_vllm.worker.signature_cache import SignatureCache
@@ -71,6 +72,7 @@ class WorkerSide:
         self._lock = threading.Lock()
         self._rows: ExpertRows | None = None
         self._cache: SignatureCache | None = None
+        self._drafted: DraftedBlocks | None = None
         if self._speaks:
             self._cache = SignatureCache(
                 kv_cache.num_blocks,
@@ -80,6 +82,13 @@ class WorkerSide:
                 self._layers.top_k,
             )
             self._known = KnownBlocks(self._cache, kv_cache.num_blocks)
+            if config.speculative_config is not None:
+                self._drafted = DraftedBlocks(
+                    self._cache,
+                    self._group.block_size,
+                    config.speculative_config.num_speculative_tokens,
+                    config.scheduler_config.max_num_seqs,
+                )
 
     def listen(self) -> None:
         """Bind the layers; to be called before a forward pass is captured in a CUDA graph."""
@@ -160,6 +169,8 @@ class WorkerSide:
             self._forget(error)
         if self._cache is not None:
             report.totals = [self._total(self._cache, chunk) for chunk in plan.chunks]
+            if self._drafted is not None:
+                self._drafted.add_behind()
         return report
 
     def _checked(
@@ -193,10 +204,19 @@ class WorkerSide:
         if self._cache is not None:
             begun = slots[slots % self._group.block_size == 0] // self._group.block_size
             self._known.begin_anew(begun.tolist())
-            self._cache.add(slots, experts)
+            if self._drafted is None:
+                self._cache.add(slots, experts)
+            else:
+                ends = [self._end(chunk) for chunk in plan.chunks]
+                self._drafted.add(slots, experts, ends)
             self._known.complete(plan.completed_blocks)
         if self._decodes and plan.generating:
             report.distinct = int(count_distinct(experts, self._num_experts))
+
+    def _end(self, chunk: PromptChunk) -> int:
+        """The slot of its last token."""
+        size = self._group.block_size
+        return int(chunk.blocks[-1]) * size + (chunk.num_tokens - 1) % size
 
     def _forget(self, error: FailedStepError) -> None:
         """What a failed step has computed is unknown."""

@@ -19,6 +19,7 @@ from eldr_vllm.worker.block_code import (
     add_rows,
     chain_hashes,
     row_lanes,
+    subtract_rows,
     sum_blocks,
 )
 
@@ -157,6 +158,24 @@ class SignatureCache:
             slots,
             experts,
             self._block_size,
+            self._shape[1],
+            self._words,
+            self._codes,
+            self._rows,
+            self._owners,
+            self._hand,
+            self._blocks,
+        )
+
+    def state(self, blocks: NDArray[np.int64]) -> NDArray[np.void]:
+        """Of each block a BLOCK: the tokens it holds, and a generation that differs by content."""
+        return self._blocks[blocks]
+
+    def take_back(self, block: int, experts: ArrayLike) -> None:
+        """The latest tokens of a block, `experts` [n, L, top_k] of them all, were rejected."""
+        subtract_rows(
+            block,
+            np.ascontiguousarray(experts, np.int32),
             self._shape[1],
             self._words,
             self._codes,
