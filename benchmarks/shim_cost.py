@@ -124,7 +124,8 @@ def decode_counts(repeats: int) -> dict[str, float]:
 
     rng = np.random.default_rng(0)
     counts = DecodeCounts(2 * SEQUENCES, EXPERTS)
-    side = DecodeSide(Settings.read({}, "kv_consumer"), "m", 1 << 20, TOP_K, counts, None)  # type: ignore[arg-type]
+    side = DecodeSide(Settings.read({}, "kv_consumer"), "m", 1 << 20, None)  # type: ignore[arg-type]
+    side.count_answers(counts, TOP_K)
     for name in range(SEQUENCES):
         booking = {"request_id": str(name), "lease_id": "x"}
         request = SimpleNamespace(

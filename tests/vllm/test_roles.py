@@ -68,7 +68,7 @@ def engine(config, daemon, request):
     spec = FullAttentionSpec(block_size=32, num_kv_heads=2, head_size=32, dtype=torch.float32)
     kv_cache = KVCacheConfig(16, [], [KVCacheGroupSpec(["layer"], spec)])
     connector = EldrConnector(config, KVConnectorRole.SCHEDULER, kv_cache)
-    connector.set_xfer_handshake_metadata_pp_aware({(0, 0): EldrHandshake(None, 3)})
+    connector.set_xfer_handshake_metadata_pp_aware({(0, 0): EldrHandshake(None, (3, 16, 4))})
     yield connector, name
     connector.shutdown()
 

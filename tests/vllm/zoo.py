@@ -167,12 +167,12 @@ ARCHITECTURES = {
         "Qwen3_5MoeForCausalLM",
         "Qwen3_5MoeTextConfig",
         {
-            "head_dim": 64,
+            "head_dim": 128,
             "num_hidden_layers": 4,
             "linear_num_key_heads": 2,
             "linear_num_value_heads": 4,
-            "linear_key_head_dim": 32,
-            "linear_value_head_dim": 32,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
         }
         | SHARED_EXPERT
         | OF_16,
@@ -334,7 +334,7 @@ ARCHITECTURES = {
         },
         {  # read back, these take no words but their own
             "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 8, "moe_top_k": 2},
-            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8},
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
         },
     ),
 }

@@ -66,11 +66,11 @@ class EldrConnector(DelegatingConnector):
         return WorkerSide(self._vllm_config, self._kv_cache_config, self._settings)
 
     def get_handshake_metadata(self) -> KVConnectorHandshakeMetadata | None:
-        """The inner connector's, and how many MoE layers are captured."""
+        """The inner connector's, and the MoE layers that are captured."""
         inner = super().get_handshake_metadata()
         if self._worker is None or not self._guard.active:
-            return EldrHandshake(inner, 0, self._guard.reason)
-        return EldrHandshake(inner, self._worker.num_layers)
+            return EldrHandshake(inner, None, self._guard.reason)
+        return EldrHandshake(inner, self._worker.geometry)
 
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
         """Forwarded, with the inner metadata."""
@@ -116,9 +116,9 @@ class EldrConnector(DelegatingConnector):
         if inner:
             super().set_xfer_handshake_metadata_pp_aware(inner)
         if self._scheduler is not None:
-            layers = sum(item.layers for (_, tp), item in ours.items() if tp == 0)
+            ranks = [item.geometry for (_, tp), item in ours.items() if tp == 0 and item.geometry]
             stopped = next((item.stopped for item in ours.values() if item.stopped), "")
-            self._guard.run(self._scheduler.register, layers, stopped)
+            self._guard.run(self._scheduler.register, ranks, stopped)
 
     def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
         """Forwarded; its use goes into the reports."""

@@ -150,11 +150,11 @@ def _arrived(
 
 @dataclass(slots=True)
 class EldrHandshake(KVConnectorHandshakeMetadata):
-    """The inner connector's handshake, and how many MoE layers the rank captures.
+    """The inner connector's handshake, and what the rank captures: MoE layers, experts, top_k.
 
-    None are (0) where it cannot, and `stopped` says why.
+    None where it cannot, and `stopped` says why.
     """
 
     inner: KVConnectorHandshakeMetadata | None
-    layers: int
+    geometry: tuple[int, int, int] | None
     stopped: str = ""

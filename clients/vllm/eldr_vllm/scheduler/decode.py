@@ -81,9 +81,6 @@ class DecodeSide:
     model : str
     kv_tokens : int
         Tokens that the KV cache holds.
-    top_k : int
-    counts : DecodeCounts, optional
-        Where answers are counted, if they are to be.
     outbox : Outbox
     drafts : bool
         vLLM decodes speculatively: of what it computes, some is rejected.
@@ -94,16 +91,14 @@ class DecodeSide:
         settings: Settings,
         model: str,
         kv_tokens: int,
-        top_k: int,
-        counts: DecodeCounts | None,
         outbox: Outbox,
         drafts: bool = False,
     ) -> None:
         self._settings = settings
         self._model = model
         self._kv_tokens = kv_tokens
-        self._top_k = top_k
-        self._counts = counts
+        self._counts: DecodeCounts | None = None
+        self._top_k = 0
         self._outbox = outbox
         self._new_tokens = Drafts if drafts else NewTokens
         # Tokens whose experts are held back: (their sequence, position), by what stands for them.
@@ -117,6 +112,11 @@ class DecodeSide:
         self._last_output = 0.0
         self._steps = _Steps()
         self.kv_cache_manager: Any = None
+
+    def count_answers(self, counts: DecodeCounts, top_k: int) -> None:
+        """From here on answers are counted."""
+        with self._lock:
+            self._counts, self._top_k = counts, top_k
 
     def begin(self, request: Any) -> None:
         """A request has come."""

@@ -50,25 +50,29 @@ class PrefillSide:
     settings : Settings
     model, worker_id : str
         As registered at the daemon; worker_id is empty where the engine is not.
-    top_k : int
     outbox : Outbox
     capture : CaptureState
         Where the share of known tokens is kept.
+
+    Attributes
+    ----------
+    top_k : int
+        Of the model; known once the workers are there.
     """
+
+    top_k = 0
 
     def __init__(
         self,
         settings: Settings,
         model: str,
         worker_id: str,
-        top_k: int,
         outbox: Outbox,
         capture: CaptureState,
     ) -> None:
         self._settings = settings
         self._model = model
         self._worker_id = worker_id
-        self._top_k = top_k
         self._outbox = outbox
         self._capture = capture
         self._prompts: dict[str, _Prompt] = {}
@@ -155,7 +159,7 @@ class PrefillSide:
         self._late.clear()
 
     def _counts(self, counts: NDArray[np.uint32], tokens: int, unknown: int) -> ActivationCounts:
-        return Counts(counts, self._top_k, num_tokens=tokens, unknown_tokens=unknown).to_proto()
+        return Counts(counts, self.top_k, num_tokens=tokens, unknown_tokens=unknown).to_proto()
 
     def _send(
         self,

@@ -5,6 +5,7 @@ import logging
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from eldr_vllm.scheduler.step import KvSlots, ScheduledStep
 from eldr_vllm.settings import UNSAID_ROLE, Settings
 
 logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+Geometry = tuple[int, int, int]  # MoE layers, experts, top_k
 
 
 class SchedulerSide:
@@ -76,24 +78,15 @@ class SchedulerSide:
             settings,
             self._model,
             f"{name}/prefill" if name and settings.decodes else name,
-            model.get_num_experts_per_tok(),
             self._outbox,
             self.capture,
         )
         self._decode: DecodeSide | None = None
         if settings.decodes:
-            rows = 2 * config.scheduler_config.max_num_seqs  # preempted ones keep theirs
-            counted = settings.decode_counts and not self._guesses
             self._decode = DecodeSide(
-                settings,
-                self._model,
-                self._kv_tokens,
-                model.get_num_experts_per_tok(),
-                DecodeCounts(rows, model.get_num_experts()) if counted else None,
-                self._outbox,
-                self._drafts,
+                settings, self._model, self._kv_tokens, self._outbox, self._drafts
             )
-        self._record = self._recording() if settings.record else None
+        self._record: RecordSide | None = None
 
     def _group(self, config: VllmConfig, kv_cache: KVCacheConfig) -> AttentionGroup:
         try:
@@ -102,8 +95,8 @@ class SchedulerSide:
             self.capture.stop(str(error))
             return AttentionGroup(0, config.cache_config.block_size, "")
 
-    def _recording(self) -> RecordSide:
-        settings, model = self._settings, self._config.model_config
+    def _recording(self, num_experts: int, top_k: int) -> RecordSide:
+        settings = self._settings
         role = settings.role or "both"
         engine = f"{self._address.worker_id or socket.gethostname()}.{role}"
         about = {
@@ -111,8 +104,8 @@ class SchedulerSide:
             "engine": engine,
             "role": role,
             "share": f"{settings.record_share:g}",
-            "num_experts": str(model.get_num_experts()),
-            "top_k": str(model.get_num_experts_per_tok()),
+            "num_experts": str(num_experts),
+            "top_k": str(top_k),
         }
         files = RecordingFiles(Path(settings.record), engine, int(settings.record_max_mb * 1e6))
         recorder = Recorder(files, about)
@@ -123,12 +116,21 @@ class SchedulerSide:
         if self._decode is not None:
             self._decode.kv_cache_manager = kv_cache_manager
 
-    def register(self, num_layers: int, stopped: str) -> None:
-        """The engine is complete, with so many MoE layers; or the workers do not capture."""
-        if stopped or not num_layers:
+    def register(self, ranks: Sequence[Geometry], stopped: str) -> None:
+        """The engine is complete; each pipeline rank says what it captures, or why none does."""
+        geometry = (sum(rank[0] for rank in ranks), *ranks[0][1:]) if ranks else None
+        if any(rank[1:] != ranks[0][1:] for rank in ranks):
+            stopped = stopped or f"the pipeline ranks' MoE layers differ in shape: {ranks}"
+        if self._settings.record:
+            model = self._config.model_config
+            said = model.get_num_experts(), model.get_num_experts_per_tok()
+            self._record = self._recording(*geometry[1:] if geometry else said)
+        if stopped or geometry is None:
             self._stop(stopped or "no worker process listens")
+        else:
+            self._count(geometry)
         if self._settings.registered:
-            self._registration = self._registered(num_layers)
+            self._registration = self._registered(geometry)
         elif self._settings.url:
             logger.warning(UNSAID_ROLE)
         if self._settings.url and self._settings.health_check:
@@ -144,9 +146,14 @@ class SchedulerSide:
                 every=self._settings.probe_every,
             )
 
-    def _registered(self, num_layers: int) -> Registration:
-        model = self._config.model_config
-        geometry = num_layers, model.get_num_experts(), model.get_num_experts_per_tok()
+    def _count(self, geometry: Geometry) -> None:
+        _, num_experts, top_k = geometry
+        self._prefill.top_k = top_k
+        if self._decode is not None and self._settings.decode_counts and not self._guesses:
+            rows = 2 * self._config.scheduler_config.max_num_seqs  # preempted ones keep theirs
+            self._decode.count_answers(DecodeCounts(rows, num_experts), top_k)
+
+    def _registered(self, geometry: Geometry | None) -> Registration:
         reports = {"DECODE": self._report} if self._decode is not None else {}
         if self._settings.prefills:
             reports["PREFILL"] = lambda: LoadReport(capture=self.capture.status())
@@ -158,7 +165,7 @@ class SchedulerSide:
                 "max_sequences": self._settings.capacity
                 or self._config.scheduler_config.max_num_seqs,
                 "max_kv_tokens": self._kv_tokens,
-                "geometry": geometry if num_layers else None,
+                "geometry": geometry,
             },
             self._address,
         )

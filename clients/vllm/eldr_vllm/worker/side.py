@@ -58,7 +58,7 @@ class WorkerSide:
     def __init__(self, config: VllmConfig, kv_cache: KVCacheConfig, settings: Settings) -> None:
         self._group = attention_group(config, kv_cache)
         self._config, self._layers = config, moe_layers(config)
-        self.num_layers = len(self._layers)
+        self.geometry = len(self._layers), self._layers.num_experts, self._layers.top_k
         self.rank = get_pp_group().rank_in_group
         self._num_experts = self._layers.num_experts
         self._decodes = settings.decodes
@@ -77,9 +77,7 @@ class WorkerSide:
             self._cache = SignatureCache(
                 kv_cache.num_blocks,
                 self._group.block_size,
-                self.num_layers,
-                self._num_experts,
-                self._layers.top_k,
+                *self.geometry,
             )
             self._known = KnownBlocks(self._cache, kv_cache.num_blocks)
             if config.speculative_config is not None:
@@ -155,7 +153,7 @@ class WorkerSide:
     def _report(self, step: _Step) -> StepReport:
         plan = step.plan
         report = StepReport(
-            plan.started, plan.generating, self.num_layers, 0, [], plan.answer_rows, None
+            plan.started, plan.generating, len(self._layers), 0, [], plan.answer_rows, None
         )
         if not plan.keeps_counts:
             self._cache = None
