@@ -56,7 +56,7 @@ CONFIGURATIONS = {
     "tp2": Configuration({"tensor_parallel_size": 2}),
     "no-prefix-cache": Configuration({"enable_prefix_caching": False}),
     "no-hybrid": Configuration({"disable_hybrid_kv_cache_manager": True}),
-    "evicting": Configuration({"num_gpu_blocks_override": 40}, preempts=True),
+    "evicting": Configuration({"num_gpu_blocks_override": 48}, preempts=True),
     "ngram": Configuration({"speculative_config": NGRAM}),
     "mtp": Configuration(
         {

@@ -10,7 +10,7 @@ from benchmarks.capture_matrix.configurations import OPTIONS
 from benchmarks.demo_vllm.processes import free_port
 
 BOOKED = 6  # requests whose answers are booked
-GROWING = 100  # tokens of an answer that takes up several blocks
+GROWING = 240  # tokens of an answer that takes up several blocks
 ANSWER = 30  # tokens of their answers
 PATIENCE = 20.0  # seconds until the last release is there
 
