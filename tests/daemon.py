@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from forked import Forked, forked, forks
+
 START_SECONDS = 60
 STOP_SECONDS = 20
 
@@ -19,7 +21,7 @@ STOP_SECONDS = 20
 class Daemon:
     grpc: str
     http: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Forked
     stderr_path: Path
 
     @property
@@ -47,12 +49,15 @@ def running_daemon(*flags: str, env: Mapping[str, str] | None = None) -> Iterato
         given = [
             part for flag, value in defaults.items() if flag not in flags for part in (flag, value)
         ]
-        with stderr.open("wb") as errors:
-            process = subprocess.Popen(
-                command(*given, "--port-file", str(ports), *flags),
-                stderr=errors,
-                env={**os.environ, **(env or {})},
-            )
+        arguments = [*given, "--port-file", str(ports), *flags]
+        environment = {**os.environ, **(env or {})}
+        stderr.touch()
+        process: subprocess.Popen[bytes] | Forked
+        if forks(environment):
+            process = forked(arguments, environment, stderr)
+        else:
+            with stderr.open("wb") as errors:
+                process = subprocess.Popen(command(*arguments), stderr=errors, env=environment)
         try:
             deadline = time.monotonic() + START_SECONDS
             while not ports.exists():

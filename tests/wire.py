@@ -52,7 +52,7 @@ def messages():
 MESSAGES = messages()
 
 
-def eventually(is_so: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(is_so: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for what the daemon does by itself, by its clock."""
     deadline = time.monotonic() + seconds
     while not is_so():
