@@ -25,7 +25,11 @@ TIMEOUT = 600.0
 _ASIDE = re.compile(
     r"ELDR (?:steps aside \([^)]*\)|captures nothing here): (.*?)(?:\. vLLM serves)?$"
 )
-_ERROR = re.compile(r"^(?:\([^)]*\) )?(?:ERROR [^]]*\] )?(\w*(?:Error|Exception|Interrupt)\b.*)$")
+_ERROR = re.compile(
+    r"^(?:\([^)]*\) )?(?:ERROR [^]]*\] )?(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)\b.*)$"
+)
+# pydantic says what is wrong in its second line.
+_VALIDATION = re.compile(r"(?<=ValidationError: )\d+ validation errors? for .*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,7 @@ def _cause(output: str) -> str:
 
     What follows the first are the epitaphs of the processes that waited for it.
     """
-    found = [(line, said[1]) for line in output.splitlines() if (said := _ERROR.match(line))]
+    lines = _VALIDATION.sub("", output).splitlines()
+    found = [(line, said[1]) for line in lines if (said := _ERROR.match(line))]
     logged = [error for line, error in found if " ERROR " in line]
     return (logged[:1] or [error for _, error in found[-1:]] or ["no result"])[0][:200]
