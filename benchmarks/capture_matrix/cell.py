@@ -23,7 +23,7 @@ PATHS = [
 ]
 TIMEOUT = 600.0
 _ASIDE = re.compile(
-    r"ELDR (?:steps aside \([^)]*\)|captures nothing here): (.*?)(?:\. vLLM serves)?$"
+    r"ELDR (?:steps aside \([^)]*\)|captures nothing here): (.*?)(?:\. vLLM serves on\b.*)?$"
 )
 _ERROR = re.compile(
     r"^(?:\([^)]*\) )?(?:ERROR [^]]*\] )?(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)\b.*)$"
@@ -196,4 +196,5 @@ def _cause(output: str) -> str:
     lines = _VALIDATION.sub("", output).splitlines()
     found = [(line, said[1]) for line in lines if (said := _ERROR.match(line))]
     logged = [error for line, error in found if " ERROR " in line]
-    return (logged[:1] or [error for _, error in found[-1:]] or ["no result"])[0][:200]
+    cause = (logged[:1] or [error for _, error in found[-1:]] or ["no result"])[0]
+    return cause.partition(" [type=")[0][:200]

@@ -23,17 +23,23 @@ def add(name: str, cell: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown(cells: Sequence[dict[str, Any]]) -> str:
-    """A row per vLLM version and configuration; what came out alike stands together."""
-    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for cell in cells:
-        verdicts = rows.setdefault((cell["vllm"], cell["configuration"]), {})
-        said = cell["verdict"] + (f": {cell['why']}" if cell["why"] else "")
-        verdicts.setdefault(said.replace("|", "\\|"), []).append(cell["architecture"])
-    lines = ["| vLLM | configuration | exact | otherwise |", "|---|---|---|---|"]
-    for (version, configuration), verdicts in sorted(rows.items()):
-        exact = ", ".join(verdicts.pop("exact", ["none"]))
-        others = "; ".join(f"{', '.join(names)}: {said}" for said, names in verdicts.items())
-        lines.append(f"| {version} | {configuration} | {exact} | {others} |")
+    """What is exact, a row per vLLM version and configuration; then why the others are not."""
+    rows: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for cell in sorted(cells, key=lambda cell: (cell["vllm"], cell["configuration"])):
+        name, where = cell["architecture"], (cell["vllm"], cell["configuration"])
+        is_exact = cell["verdict"] == "exact"
+        rows.setdefault(where, ([], []))[not is_exact].append(name)
+        if not is_exact:
+            said = cell["verdict"] + (f": {cell['why']}" if cell["why"] else "")
+            reasons.setdefault((name, said.replace("|", "\\|")), []).append(" ".join(where))
+    lines = ["| vLLM | configuration | exact | not |", "|---|---|---|---|"]
+    for where, names in rows.items():
+        lines.append("| " + " | ".join((*where, *(", ".join(n) or "none" for n in names))) + " |")
+    if reasons:
+        lines += ["", "| not exact | where | because |", "|---|---|---|"]
+        for (name, said), places in sorted(reasons.items()):
+            lines.append(f"| {name} | {', '.join(places)} | {said} |")
     return "\n".join(lines)
 
 
