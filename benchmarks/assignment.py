@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 
-from eldr_service.kernels.assignment import assignment_with_prices
+from eldr_service.kernels.fitting.assignment import assignment_with_prices
 
 SIZE = 256
 CHUNK = 50_000

@@ -23,12 +23,12 @@ from rich.table import Table
 
 from benchmarks.demo.data import ACTIVATIONS
 from benchmarks.written import written
-from eldr_service.simulation.comparison import LOAD_ONLY, Change, changes, over_seeds
-from eldr_service.simulation.cost import built_in_costs
-from eldr_service.simulation.deployment import Deployment
-from eldr_service.simulation.engine import Engine
-from eldr_service.simulation.study import Study, run_study, steps
-from eldr_service.simulation.traffic import Traffic
+from eldr_service.lab.simulation.comparison import LOAD_ONLY, Change, changes, over_seeds
+from eldr_service.lab.simulation.cost import built_in_costs
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.engine import Engine
+from eldr_service.lab.simulation.study import Study, run_study, steps
+from eldr_service.lab.simulation.traffic import Traffic
 
 OUTPUT_TOKENS = 256
 SHOWN = ("tpot_ms.p50", "tpot_ms.p99", "tpot_ms.mean", "active_experts")

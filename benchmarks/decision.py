@@ -29,12 +29,12 @@ from eldr_service.core.partition import Partition
 from eldr_service.core.placement import RequestView
 from eldr_service.core.signature import SignatureTransform
 from eldr_service.kernels import warm_up
-from eldr_service.observability.logging import configure_logging
 from eldr_service.policies.locality_band import LocalityBand
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.router import Router
-from eldr_service.rpc import decode, encode
-from eldr_service.rpc.telemetry import Telemetry
+from eldr_service.server.observability.logging import configure_logging
+from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc.telemetry import Telemetry
 
 MODEL = "m"
 TAU = 0.1

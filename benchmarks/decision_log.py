@@ -27,7 +27,7 @@ from benchmarks.signatures import drawn_counts
 from eldr_service.decision_log.recorder import Recorder
 from eldr_service.decision_log.writer import Writer
 from eldr_service.kernels import warm_up
-from eldr_service.observability.logging import configure_logging
+from eldr_service.server.observability.logging import configure_logging
 
 WORKERS = 24
 MAX_BYTES = 1_000_000_000

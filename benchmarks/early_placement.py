@@ -40,15 +40,15 @@ from benchmarks.written import written
 from eldr_service.core.partition import Partition
 from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
 from eldr_service.fitting import fit_partition
+from eldr_service.lab.simulation.comparison import student_t
+from eldr_service.lab.simulation.deployment import Delay, Deployment
+from eldr_service.lab.simulation.simulate import MODEL, simulate
+from eldr_service.lab.simulation.study import log_to_stderr
+from eldr_service.lab.simulation.traces import Trace
+from eldr_service.lab.simulation.traffic import Traffic
+from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import create
-from eldr_service.simulation.comparison import student_t
-from eldr_service.simulation.deployment import Delay, Deployment
-from eldr_service.simulation.simulate import MODEL, simulate
-from eldr_service.simulation.study import log_to_stderr
-from eldr_service.simulation.traces import Trace
-from eldr_service.simulation.traffic import Traffic
-from eldr_service.simulation.workload import Workload
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 POLICIES = ("locality-band", "marginal-cost", "join-shortest-queue")

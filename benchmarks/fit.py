@@ -6,10 +6,10 @@ normalised means. Both make the signatures from the same counts (sqrt), start fr
 centroids and end when no label changes. Runs alternate; medians are shown, with what the baseline
 spends on each part in the JSON.
 
-A thousand requests' counts, 48 layers x 128 experts, come from `simulation.synthetic`: its domains
-in turn, or some far more frequent than others, so that balance must split them. The large fit, in a
-process of its own, is of 100,000 sparse ones: each has a random quarter of what two of those
-requests use. Its peak memory is the process's, the counts and the interpreter included.
+A thousand requests' counts, 48 layers x 128 experts, come from `lab.simulation.synthetic`: its
+domains in turn, or some far more frequent than others, so that balance must split them. The large
+fit, in a process of its own, is of 100,000 sparse ones: each has a random quarter of what two of
+those requests use. Its peak memory is the process's, the counts and the interpreter included.
 
 Prints a table and writes build/bench/fit.json.
 """
@@ -34,7 +34,7 @@ from scipy.optimize import linear_sum_assignment
 
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.fitting import BalancedKMeans
-from eldr_service.simulation.synthetic import SyntheticRouting
+from eldr_service.lab.simulation.synthetic import SyntheticRouting
 
 GEOMETRY = ModelGeometry(48, 128, 8)
 LARGE = 100_000

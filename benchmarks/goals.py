@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eldr_service.simulation.comparison import LOAD_ONLY, interval
+from eldr_service.lab.simulation.comparison import LOAD_ONLY, interval
 
 BAND, PRICED = "locality-band", "marginal-cost"
 P50, P99, MEAN = FIGURES = ("tpot_ms.p50", "tpot_ms.p99", "tpot_ms.mean")

@@ -20,7 +20,7 @@ from eldr_client.counts import Counts
 from benchmarks import paired
 from benchmarks.signatures import GEOMETRY, TOKENS, drawn_counts
 from eldr_service.core.signature_buffer import SignatureBuffer
-from eldr_service.rpc import decode
+from eldr_service.server.rpc import decode
 
 MODEL = "m"
 PAGE_BYTES = 4_096

@@ -35,14 +35,14 @@ from rich.table import Table
 from benchmarks.demo.data import ACTIVATIONS
 from benchmarks.demo.workload import expected_step_s
 from benchmarks.written import FOLDER, written
-from eldr_service.fitting import Recording
-from eldr_service.simulation.comparison import LOAD_ONLY, over_seeds
-from eldr_service.simulation.cost import built_in_costs
-from eldr_service.simulation.deployment import Deployment
-from eldr_service.simulation.engine import Engine
-from eldr_service.simulation.study import Study, run_study
-from eldr_service.simulation.synthetic import SyntheticRouting
-from eldr_service.simulation.traffic import Traffic
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.comparison import LOAD_ONLY, over_seeds
+from eldr_service.lab.simulation.cost import built_in_costs
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.engine import Engine
+from eldr_service.lab.simulation.study import Study, run_study
+from eldr_service.lab.simulation.synthetic import SyntheticRouting
+from eldr_service.lab.simulation.traffic import Traffic
 
 PAPER = ACTIVATIONS.parent / "paper"
 WORKERS, OUTPUT_TOKENS, TIE = 16, 256, 0.01

@@ -28,11 +28,11 @@ from benchmarks.demo.data import ACTIVATIONS
 from benchmarks.goals import BAND, MEAN, P99
 from benchmarks.policy_parts import ALL_CELLS, STDERR, partition_of
 from benchmarks.written import written
+from eldr_service.lab.simulation.simulate import simulate
+from eldr_service.lab.simulation.study import log_to_stderr
 from eldr_service.policies import marginal_cost
 from eldr_service.policies.marginal_cost import PARTING, MarginalCost, MarginalCostParameters
 from eldr_service.policies.registry import create
-from eldr_service.simulation.simulate import simulate
-from eldr_service.simulation.study import log_to_stderr
 
 SHIPPED = (PARTING, MarginalCostParameters().tail)
 PARTINGS, TAILS = (0.0, 0.15, 0.3, 0.6), (0.0, 0.05, 0.1, 0.3)

@@ -33,15 +33,15 @@ from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
 from eldr_service.fitting import fit_partition
+from eldr_service.lab.simulation.comparison import LOAD_ONLY
+from eldr_service.lab.simulation.simulate import MODEL, simulate
+from eldr_service.lab.simulation.study import log_to_stderr
+from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.batches import Batches
 from eldr_service.policies.marginal_cost import Experts, MarginalCost, MarginalCostParameters
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import create
 from eldr_service.policies.remaining import Remaining
-from eldr_service.simulation.comparison import LOAD_ONLY
-from eldr_service.simulation.simulate import MODEL, simulate
-from eldr_service.simulation.study import log_to_stderr
-from eldr_service.simulation.workload import Workload
 
 STDERR = Console(stderr=True)
 ALL_CELLS = (*CELLS, Cell(*DEEPSEEK, 8, 120), Cell(*GPT_OSS, 8, 75))

@@ -33,13 +33,13 @@ from eldr_service.fitting import fit_partition
 from eldr_service.fitting.process import FittingProcess
 from eldr_service.fitting.refit import Bound, refit
 from eldr_service.kernels import warm_up
-from eldr_service.observability.logging import configure_logging
 from eldr_service.policies.registry import create
 from eldr_service.routing.decide import RouteCall
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers
-from eldr_service.rpc.telemetry import Telemetry
+from eldr_service.server.observability.logging import configure_logging
+from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.stores.sqlite import SqliteStore
 
 MODEL = "model"

@@ -25,11 +25,11 @@ from benchmarks.cells import DEEPSEEK, GPT_OSS, OUTPUT_TOKENS, Cell, How, study_
 from benchmarks.demo.data import ACTIVATIONS
 from benchmarks.goals import BAND, FIGURES, MEAN, P50, P99, POLICIES, PRICED, gain, judge
 from benchmarks.written import written
-from eldr_service.simulation.cost import StepCost, load_cost
-from eldr_service.simulation.deployment import Deployment
-from eldr_service.simulation.engine import Engine
-from eldr_service.simulation.study import Study, log_to_stderr, run_studies, steps
-from eldr_service.simulation.traces import Trace
+from eldr_service.lab.simulation.cost import StepCost, load_cost
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.engine import Engine
+from eldr_service.lab.simulation.study import Study, log_to_stderr, run_studies, steps
+from eldr_service.lab.simulation.traces import Trace
 
 REQUESTS = ACTIVATIONS.parent / "requests"
 TRACES = {

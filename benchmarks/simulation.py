@@ -17,15 +17,15 @@ from rich.table import Table
 
 from benchmarks.written import written
 from eldr_service.fitting import fit_partition
+from eldr_service.lab.simulation.cost import built_in_costs
+from eldr_service.lab.simulation.decode_pool import DecodePool
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.engine import Engine
+from eldr_service.lab.simulation.simulate import simulate
+from eldr_service.lab.simulation.synthetic import SyntheticRouting
+from eldr_service.lab.simulation.traffic import Traffic
+from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.registry import create
-from eldr_service.simulation.cost import built_in_costs
-from eldr_service.simulation.decode_pool import DecodePool
-from eldr_service.simulation.deployment import Deployment
-from eldr_service.simulation.engine import Engine
-from eldr_service.simulation.simulate import simulate
-from eldr_service.simulation.synthetic import SyntheticRouting
-from eldr_service.simulation.traffic import Traffic
-from eldr_service.simulation.workload import Workload
 
 WORKERS, OUTPUT = 16, 256
 BATCHES = (8, 24)

@@ -1,4 +1,4 @@
-"""Imports run downward only. The table is the documentation of which package may use which."""
+"""Imports run downward only. The tables are the documentation of which room may use which."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -9,37 +9,49 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CLIENT = ROOT / "clients" / "python"
 
-# A package of eldr_service (or a module at its top) -> what else of eldr_service it may import.
+# The picture: a room of eldr_service -> what else of eldr_service it imports.
 MAY_IMPORT = {
+    "cli": "server lab decision_log policies fitting stores core",
+    "server": "refits decision_log routing policies fitting stores core kernels",
+    "lab": "decision_log routing policies fitting stores core",
+    "refits": "routing fitting stores core",
+    "decision_log": "routing policies stores core",
+    "routing": "policies stores core kernels",
+    "policies": "core kernels",
+    "fitting": "core kernels",
+    "stores": "core",
     "core": "kernels",
     "kernels": "",
-    "address": "",
-    "flags": "",
-    "policies": "core kernels",
-    "recordings": "",
-    "fitting": "core kernels recordings",
-    "stores": "core kernels",
-    "observability": "core kernels",
-    "routing": "core kernels policies stores",
-    "decision_log": "core kernels policies routing stores",
-    "replay": "core kernels policies routing stores decision_log",
-    "refits": "core kernels fitting routing stores",
-    "simulation": "core kernels recordings fitting policies stores routing",
-    "reports": "core kernels recordings fitting policies simulation",
-    "rpc": "core kernels policies fitting stores observability routing refits",
-    "config": "core address flags",
-    "static_fleet": "core routing rpc",
-    "server": (
-        "core kernels policies fitting stores observability routing refits rpc decision_log config"
-        " static_fleet"
-    ),
-    "cli": (
-        "core kernels policies recordings fitting stores observability simulation reports rpc"
-        " decision_log replay address flags config"
-    ),
 }
+# The rooms that have parts: a part -> what it may import, of the rooms and of its own.
+PARTS_MAY_IMPORT = {
+    "server.daemon": (
+        "refits decision_log routing policies fitting stores core kernels"
+        " server.config server.fleet_file server.observability server.rpc"
+    ),
+    "server.fleet_file": "routing core server.rpc",
+    "server.rpc": "refits routing policies fitting stores core kernels server.observability",
+    "server.observability": "core",
+    "server.config": "core server.address server.flags",
+    "server.address": "",
+    "server.flags": "",
+    "lab.replay": "decision_log routing policies stores core",
+    "lab.reports": "policies lab.recordings lab.simulation",
+    "lab.simulation": "routing policies fitting stores core lab.recordings",
+    "lab.recordings": "core",
+    "kernels.policies": "kernels.core kernels.compiling kernels.integer_products",
+    "kernels.fitting": "kernels.compiling kernels.threads",
+    "kernels.core": "kernels.compiling kernels.integer_products",
+    "kernels.compiling": "",
+    "kernels.integer_products": "",
+    "kernels.threads": "",
+}
+EVIDENCE = {"cli", "lab"}  # the rooms that may know recordings, simulations, replays and reports
 # The wire's messages, sent or written down, are known to these alone; all else needs no gRPC.
-KNOW_THE_WIRE = {"decision_log", "replay", "rpc", "server", "static_fleet", "cli"}
+KNOW_THE_WIRE = {
+    *("cli", "decision_log", "lab.replay"),
+    *("server.daemon", "server.fleet_file", "server.rpc"),
+}
 WIRE = ("grpc", "grpc_health", "grpc_reflection", "eldr.v1", "google.rpc", "google.protobuf")
 
 
@@ -68,19 +80,54 @@ def within(name, package):
     return name == package or name.startswith(package + ".")
 
 
-def part(module):
+def room(module):
     """core of eldr_service.core.fleet."""
     return module.partition(".")[2].partition(".")[0]
 
 
-def test_every_part_has_its_place_in_the_table():
-    assert {part(module) for module in SERVICE} - {""} <= MAY_IMPORT.keys()
+def part(module):
+    """server.rpc of eldr_service.server.rpc.errors; the room where it has no parts."""
+    two = ".".join(module.split(".")[1:3])
+    return two if two in PARTS_MAY_IMPORT else room(module)
 
 
-@pytest.mark.parametrize("module", [m for m in SERVICE if part(m)])
-def test_imports_run_downward(module):
-    used = {part(name) for name in imports(SERVICE[module]) if within(name, "eldr_service")}
-    assert used - {"", part(module)} <= set(MAY_IMPORT[part(module)].split())
+def used_by(module):
+    """The modules of eldr_service that one imports; of a name in a package, the package."""
+    return {name for name in imports(SERVICE[module]) if name in SERVICE} - {module}
+
+
+ROOMS = sorted({room(module) for module in SERVICE} - {""})
+PARTS = sorted({part(module) for module in SERVICE if part(module) in PARTS_MAY_IMPORT})
+
+
+def test_every_room_and_every_part_has_its_place_in_the_tables():
+    assert set(ROOMS) == MAY_IMPORT.keys()
+    assert set(PARTS) == PARTS_MAY_IMPORT.keys()
+    for whole in {"server", "lab", "kernels"}:
+        alone = {m for m in SERVICE if room(m) == whole and part(m) == whole}
+        assert alone == {f"eldr_service.{whole}"}  # all but the package itself is in a part
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_the_picture_is_that_of_the_imports(name):
+    used = {room(other) for m in SERVICE if room(m) == name for other in used_by(m)}
+    assert used - {"", name} == set(MAY_IMPORT[name].split())
+
+
+@pytest.mark.parametrize("module", [m for m in SERVICE if part(m) in PARTS_MAY_IMPORT])
+def test_imports_run_downward_between_parts(module):
+    allowed = set(PARTS_MAY_IMPORT[part(module)].split())
+    used = {part(name) for name in used_by(module)} - {"", part(module)}
+    assert {name for name in used if not {name, name.partition(".")[0]} & allowed} == set()
+
+
+@pytest.mark.parametrize("name", [name for name in ROOMS if name not in EVIDENCE])
+def test_nothing_that_serves_imports_evidence(name):
+    reached, left = set(), {m for m in SERVICE if room(m) == name}
+    while left:
+        reached |= left
+        left = {other for module in left for other in used_by(module)} - reached
+    assert not [module for module in reached if room(module) in EVIDENCE]
 
 
 @pytest.mark.parametrize("module", [m for m in SERVICE if part(m) not in KNOW_THE_WIRE])
@@ -90,10 +137,7 @@ def test_only_some_know_the_wire(module):
 
 
 def test_no_cycles():
-    graph = {
-        module: {name for name in imports(path) if name in SERVICE} - {module}
-        for module, path in SERVICE.items()
-    }
+    graph = {module: used_by(module) for module in SERVICE}
     for module in SERVICE.keys() - {"eldr_service"}:  # the package of its own comes in any case
         graph[module].discard(module.rpartition(".")[0])
     order = list(TopologicalSorter(graph).static_order())

@@ -1,4 +1,4 @@
-"""Fit the cost models that ship in eldr_service/simulation/costs to public latency tables.
+"""Fit the cost models that ship in eldr_service/lab/simulation/costs to public latency tables.
 
 H200: one MoE layer's latency by NVIDIA's aiconfigurator, one engine's rows with balanced routing,
 up to the batch that activates every expert, so that latency grows by experts and not by tokens.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT.parent / "shared" / "data" / "latency"
-COSTS = ROOT / "eldr_service" / "simulation" / "costs"
+COSTS = ROOT / "eldr_service" / "lab" / "simulation" / "costs"
 MOST_TOKENS = 256  # a decode batch at most, for the RTX PRO 6000
 MOST_CONTEXT = 8192
 LAYERS = 48  # of Qwen3-30B-A3B, over which what a step costs for a sequence is spread

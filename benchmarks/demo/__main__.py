@@ -26,7 +26,7 @@ from benchmarks.demo.verdict import POLICIES
 from benchmarks.demo.workload import Workload
 from eldr_service.core.partition import Partition
 from eldr_service.fitting import fit_partition
-from eldr_service.simulation.cost import built_in_costs
+from eldr_service.lab.simulation.cost import built_in_costs
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eldr_service.fitting import Recording
-from eldr_service.simulation.sample import sample_recording
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.sample import sample_recording
 
 ACTIVATIONS = Path(__file__).parents[3] / "shared" / "data" / "activations"
 SAMPLE = "sample"

@@ -23,7 +23,7 @@ from benchmarks.demo.processes import DemoError
 from benchmarks.demo.run import Figures, Run
 from benchmarks.demo.workload import Workload
 from eldr_service.core.partition import Partition
-from eldr_service.simulation.arrivals import RecordingPicker
+from eldr_service.lab.simulation.arrivals import RecordingPicker
 from eldr_service.stores.partition_file import dump_partition
 
 

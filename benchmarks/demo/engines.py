@@ -19,10 +19,10 @@ from eldr.v1 import activation_pb2, fleet_pb2, fleet_pb2_grpc
 from benchmarks.demo import data
 from benchmarks.demo.decode_api import Json, handler
 from benchmarks.demo.run import Figures
-from eldr_service.fitting import Recording
-from eldr_service.simulation.cost import StepCost, built_in_costs
-from eldr_service.simulation.decode_pool import DecodePool
-from eldr_service.simulation.engine import Engine
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.cost import StepCost, built_in_costs
+from eldr_service.lab.simulation.decode_pool import DecodePool
+from eldr_service.lab.simulation.engine import Engine
 
 CAPACITY = 256
 

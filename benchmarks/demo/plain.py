@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks.demo.run import Figures, Run
 from benchmarks.demo.workload import Workload
 from eldr_service.core.partition import Partition
+from eldr_service.lab.simulation.arrivals import RecordingPicker
+from eldr_service.lab.simulation.decode_pool import DecodePool
+from eldr_service.lab.simulation.engine import Engine
 from eldr_service.policies.draw import uniform_index
-from eldr_service.simulation.arrivals import RecordingPicker
-from eldr_service.simulation.decode_pool import DecodePool
-from eldr_service.simulation.engine import Engine
 
 
 def plain_run(policy: str, work: Workload, partition: Partition) -> Run:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from eldr_service.simulation.pool_statistics import PoolStatistics
+from eldr_service.lab.simulation.pool_statistics import PoolStatistics
 
 
 @dataclass(frozen=True, slots=True)

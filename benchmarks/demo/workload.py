@@ -6,10 +6,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.fitting import Recording
-from eldr_service.simulation.arrivals import poisson_arrivals
-from eldr_service.simulation.cost import StepCost
-from eldr_service.simulation.workload import oracle_labels, split
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.arrivals import poisson_arrivals
+from eldr_service.lab.simulation.cost import StepCost
+from eldr_service.lab.simulation.workload import oracle_labels, split
 
 # With about ten recordings a worker in each half, centroids are means of something, and batches
 # fill without using up the recordings.

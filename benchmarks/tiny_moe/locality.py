@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eldr_service.fitting import BalancedKMeans, Recording
-from eldr_service.simulation.locality import locality_statistics
+from eldr_service.fitting import BalancedKMeans
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.locality import locality_statistics
 
 HEAD = (
     "| recording | geometry | own / same kind / other kind"

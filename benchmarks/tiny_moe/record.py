@@ -1,4 +1,4 @@
-"""Records which experts the model's tokens are sent to: `simulation/sample.npz` is made by this.
+"""Records which experts the model's tokens are sent to: makes `lab/simulation/sample.npz`.
 
 Each round has one request of every kind of text. Its prompt is a piece of a held-out file; the
 answer is sampled from the model itself. `transformers` runs the model, in float32.
@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.tiny_moe import checkpoint, texts
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.fitting import Recording
-from eldr_service.simulation import recording as simulation
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation import recording as simulation
 
 SAMPLE = Path(simulation.__file__).parent / "sample.npz"
 

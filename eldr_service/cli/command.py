@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from eldr_service.address import Address
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.session import Session
 from eldr_service.core.errors import EldrError
+from eldr_service.server.address import Address
 
 PANEL = "Connection and output"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it

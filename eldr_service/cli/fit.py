@@ -173,7 +173,8 @@ def _fit(
     session: Session, file: Path, top_k: int | None, model: str, **how: Any
 ) -> tuple["Partition", list[int], list[str]]:
     """Fit; returns the partition, how many requests are nearest to each slot, and warnings."""
-    from eldr_service.fitting import Recording, fit_partition  # numba: half a second
+    from eldr_service.fitting import fit_partition  # numba: half a second
+    from eldr_service.lab.recordings import Recording
 
     with _progress(session) as (choosing, fitting), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -220,7 +221,7 @@ def _progress(
 
 
 def _info(partition: "Partition") -> pb.PartitionInfo:
-    from eldr_service.rpc import encode
+    from eldr_service.server.rpc import encode
 
     layers = partition.transform.layers
     assert layers is not None

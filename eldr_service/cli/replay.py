@@ -18,8 +18,8 @@ from eldr_service.core.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from eldr_service.core.partition import Partition
     from eldr_service.decision_log.reader import LogReader
-    from eldr_service.replay.instead import Instead
-    from eldr_service.replay.replay import Replay
+    from eldr_service.lab.replay.instead import Instead
+    from eldr_service.lab.replay.replay import Replay
 
 
 def register(app: typer.Typer) -> None:
@@ -73,8 +73,8 @@ def replay(
     """
     from eldr_service.cli.replay_report import Report  # numba: half a second
     from eldr_service.decision_log.reader import LogError, LogReader
-    from eldr_service.replay.replay import Replay
-    from eldr_service.simulation.study import log_to_stderr
+    from eldr_service.lab.replay.replay import Replay
+    from eldr_service.lab.simulation.study import log_to_stderr
 
     instead = _checked(policy, pairs(param, "--param"))
     if partition:
@@ -95,8 +95,8 @@ def replay(
 
 
 def _checked(policy: str | None, parameters: dict[str, str]) -> "Instead":
+    from eldr_service.lab.replay.instead import Instead
     from eldr_service.policies.registry import create, parse
-    from eldr_service.replay.instead import Instead
 
     if policy is None:
         return Instead(None, parameters)

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from eldr_service.cli.tables import facts, table
 from eldr_service.decision_log.reader import LogReader
-from eldr_service.replay.figures import Figures, Mean, Side, Way
-from eldr_service.replay.instead import Instead
+from eldr_service.lab.replay.figures import Figures, Mean, Side, Way
+from eldr_service.lab.replay.instead import Instead
 
 MOST_COLUMNS = 10  # of the matrix
 NO_ROOM = "no room"

@@ -29,9 +29,9 @@ from eldr_service.cli.simulation_options import SimulationOptions, check_policie
 from eldr_service.cli.tables import facts, span
 
 if TYPE_CHECKING:
-    from eldr_service.fitting import Recording
-    from eldr_service.reports.plan import Plan
-    from eldr_service.simulation.deployment import Deployment
+    from eldr_service.lab.recordings import Recording
+    from eldr_service.lab.reports.plan import Plan
+    from eldr_service.lab.simulation.deployment import Deployment
 
 NEEDED = ("matplotlib", "jinja2", "reportlab", "pypdf")
 POLICIES = (
@@ -116,10 +116,10 @@ def report(
     Without --out, --pdf and --json it writes eldr-report.html.
     """
     _check_extra()
-    from eldr_service.reports.findings import find
-    from eldr_service.reports.plan import make_plan
-    from eldr_service.reports.report import make_report
-    from eldr_service.simulation.study import Study, load_recorded, log_to_stderr
+    from eldr_service.lab.reports.findings import find
+    from eldr_service.lab.reports.plan import make_plan
+    from eldr_service.lab.reports.report import make_report
+    from eldr_service.lab.simulation.study import Study, load_recorded, log_to_stderr
 
     if out is None and pdf is None and not session.json:
         out = Path("eldr-report.html")
@@ -130,7 +130,7 @@ def report(
     check_policies(policies)
     costs = cost or [COST]
     seeds = seeds or (3 if points.quick else 5)
-    file = activations or Path(str(files("eldr_service.simulation") / "sample.npz"))
+    file = activations or Path(str(files("eldr_service.lab.simulation") / "sample.npz"))
     log_to_stderr()
     try:
         for note in recording_notes((activations, options.arrivals), costs):
@@ -181,12 +181,12 @@ def report(
     )
     written = []
     if out:
-        from eldr_service.reports.page import page
+        from eldr_service.lab.reports.page import page
 
         out.write_text(page(made), "utf-8")
         written.append(("page", out))
     if pdf:
-        from eldr_service.reports.paper import paper
+        from eldr_service.lab.reports.paper import paper
 
         pdf.write_bytes(paper(made))
         written.append(("PDF", pdf))
@@ -196,7 +196,7 @@ def report(
 
 def _name(activations: Path | None) -> str:
     """What a reader of the report knows the recording by."""
-    from eldr_service.recordings import read_recorded
+    from eldr_service.lab.recordings import read_recorded
 
     if activations is None:
         return "ELDR's sample"
@@ -221,7 +221,7 @@ def _load(
     quick: bool,
 ) -> tuple[float | None, float]:
     """Arrivals per second, None for a trace's own, and for how many seconds."""
-    from eldr_service.reports.plan import default_rate, in_flight, mean_output, rounded
+    from eldr_service.lab.reports.plan import default_rate, in_flight, mean_output, rounded
 
     output, trace = options.output(), options.trace()
     if output is None and trace is not None:
@@ -243,7 +243,7 @@ def _load(
 
 def _estimate(plan: "Plan", processes: int) -> str:
     """About how long the runs take, by one of them."""
-    from eldr_service.simulation.study import run_study
+    from eldr_service.lab.simulation.study import run_study
 
     base = plan.base
     once = replace(base, seeds=base.seeds[:1], policies=base.policies[-1:])

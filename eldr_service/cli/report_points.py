@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from eldr_service.reports.plan import Points
+    from eldr_service.lab.reports.plan import Points
 
 SWEEPS = ("rate", "workers", "tau", "tail", "window", "domains", "output")
 POINTS = "Points"
@@ -70,7 +70,7 @@ class PointOptions:
 
     def points(self) -> "Points":
         """What they say, or the defaults."""
-        from eldr_service.reports.plan import QUICK, Points
+        from eldr_service.lab.reports.plan import QUICK, Points
 
         given = {
             "rates": _numbers(self.rates, "--rates", above=0),

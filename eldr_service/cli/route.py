@@ -167,7 +167,7 @@ def _counts(file: Path, number: int, top_k: int | None) -> activation_pb2.Activa
     """The prefill of one recorded request."""
     from eldr_client.counts import Counts
 
-    from eldr_service.fitting import Recording  # numba: half a second
+    from eldr_service.lab.recordings import Recording
 
     try:
         recording = Recording.load(file, top_k=top_k)

@@ -14,7 +14,7 @@ from eldr_service.cli.session import Session
 from eldr_service.cli.simulation_options import SimulationOptions, check_policies, recording_notes
 
 if TYPE_CHECKING:
-    from eldr_service.simulation.study import Study
+    from eldr_service.lab.simulation.study import Study
 
 
 def register(app: typer.Typer) -> None:
@@ -69,8 +69,8 @@ def simulate(
     alone, below zero is better.
     """
     from eldr_service.cli.simulate_report import Report  # numba: half a second
-    from eldr_service.simulation.comparison import LOAD_ONLY
-    from eldr_service.simulation.study import Study, log_to_stderr, run_study
+    from eldr_service.lab.simulation.comparison import LOAD_ONLY
+    from eldr_service.lab.simulation.study import Study, log_to_stderr, run_study
 
     policies = tuple(dict.fromkeys(policy or (*LOAD_ONLY, "locality-band", "marginal-cost")))
     check_policies(policies)
@@ -101,7 +101,7 @@ def simulate(
 @contextmanager
 def _progress(session: Session, study: "Study") -> Iterator[Callable[[], None]]:
     """A bar on stderr where somebody looks."""
-    from eldr_service.simulation.study import steps
+    from eldr_service.lab.simulation.study import steps
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(

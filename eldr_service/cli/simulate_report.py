@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import RenderableType
 
 from eldr_service.cli.tables import facts, table
-from eldr_service.simulation.comparison import LOAD_ONLY, Change, changes, over_seeds
-from eldr_service.simulation.study import Run, Study
+from eldr_service.lab.simulation.comparison import LOAD_ONLY, Change, changes, over_seeds
+from eldr_service.lab.simulation.study import Run, Study
 
 Figures = dict[str, float]
 

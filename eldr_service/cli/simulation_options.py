@@ -11,10 +11,10 @@ import typer
 from eldr_service.core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from eldr_service.simulation.deployment import Delay, Deployment
-    from eldr_service.simulation.engine import Engine
-    from eldr_service.simulation.traces import Trace
-    from eldr_service.simulation.traffic import Traffic
+    from eldr_service.lab.simulation.deployment import Delay, Deployment
+    from eldr_service.lab.simulation.engine import Engine
+    from eldr_service.lab.simulation.traces import Trace
+    from eldr_service.lab.simulation.traffic import Traffic
 
 ENGINES = "Engines"
 POISSON = "poisson"
@@ -119,8 +119,8 @@ class SimulationOptions:
 
     def kinds(self, costs: list[str]) -> tuple["Engine", ...]:
         """Engines, one a cost model."""
-        from eldr_service.simulation.cost import load_cost
-        from eldr_service.simulation.engine import Engine
+        from eldr_service.lab.simulation.cost import load_cost
+        from eldr_service.lab.simulation.engine import Engine
 
         try:
             return tuple(
@@ -138,7 +138,7 @@ class SimulationOptions:
 
     def deployment(self, costs: list[str], workers: int) -> "Deployment":
         """So many workers, whose engines take the cost models in turn."""
-        from eldr_service.simulation.deployment import Deployment
+        from eldr_service.lab.simulation.deployment import Deployment
 
         if workers % self.ranks:
             raise typer.BadParameter(
@@ -172,7 +172,7 @@ class SimulationOptions:
 
     def traffic(self, rate: float | None, duration: float) -> "Traffic":
         """Arrivals at a rate, for a duration in seconds."""
-        from eldr_service.simulation.traffic import Traffic
+        from eldr_service.lab.simulation.traffic import Traffic
 
         try:
             return Traffic(duration, rate, self.trace(), self.output())
@@ -192,7 +192,7 @@ def check_policies(policies: tuple[str, ...]) -> None:
 
 
 def _trace(path: str, option: str) -> "Trace":
-    from eldr_service.simulation.traces import Trace
+    from eldr_service.lab.simulation.traces import Trace
 
     try:
         return Trace.load(path)
@@ -203,8 +203,8 @@ def _trace(path: str, option: str) -> "Trace":
 
 def recording_notes(requests: Sequence[Path | str | None], costs: Sequence[str]) -> list[str]:
     """What was joined, lost and fitted, of those that are folders of engines' recordings."""
-    from eldr_service.recordings import join, read_recorded
-    from eldr_service.simulation.cost import load_cost
+    from eldr_service.lab.recordings import join, read_recorded
+    from eldr_service.lab.simulation.cost import load_cost
 
     notes = [f"{cost}: {load_cost(cost).source}" for cost in costs if Path(cost).is_dir()]
     for folder in dict.fromkeys(Path(path) for path in requests if path and Path(path).is_dir()):
@@ -219,7 +219,7 @@ def recording_notes(requests: Sequence[Path | str | None], costs: Sequence[str])
 
 
 def _delay(text: str, option: str) -> "Delay":
-    from eldr_service.simulation.deployment import Delay
+    from eldr_service.lab.simulation.deployment import Delay
 
     fixed, _, each = text.partition(":")
     try:

@@ -15,8 +15,8 @@ from eldr_service.fitting.signatures import (
     entries_of,
     row_sums,
 )
-from eldr_service.kernels.signature_rows import dense_signatures, sparse_signatures
-from eldr_service.kernels.sparse_rows import first_malformed_row
+from eldr_service.kernels.fitting.signature_rows import dense_signatures, sparse_signatures
+from eldr_service.kernels.fitting.sparse_rows import first_malformed_row
 
 _CHUNK = 1 << 24  # entries looked at together, so that no copy of all is made
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.fitting.signatures import Signatures
-from eldr_service.kernels.assignment import assignment_with_prices
+from eldr_service.kernels.fitting.assignment import assignment_with_prices
 
 Progress = Callable[[int, int, float], None]
 

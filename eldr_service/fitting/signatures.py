@@ -9,9 +9,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.kernels.cluster_sums import move_dense, move_sparse
-from eldr_service.kernels.signature_rows import nonzero_rows
-from eldr_service.kernels.similarities import dense_similarities, sparse_similarities
+from eldr_service.kernels.fitting.cluster_sums import move_dense, move_sparse
+from eldr_service.kernels.fitting.signature_rows import nonzero_rows
+from eldr_service.kernels.fitting.similarities import dense_similarities, sparse_similarities
 
 
 class Signatures(Protocol):

@@ -5,17 +5,17 @@ Importing them compiles them once; numba keeps the result on disk for the next p
 
 import numpy as np
 
-from eldr_service.kernels.assignment import balanced_assignment
-from eldr_service.kernels.band import choose_in_band
-from eldr_service.kernels.expert_prediction import follow_counts, learn_decode, predict_use
-from eldr_service.kernels.expert_use import add_use, growth, use_terms
-from eldr_service.kernels.marginal_cost import least_marginal_cost, nearness
-from eldr_service.kernels.order import best_first
-from eldr_service.kernels.remaining import remaining_by_row
-from eldr_service.kernels.rows import wrong_row
-from eldr_service.kernels.signature import transform_signature
-from eldr_service.kernels.similarity import similarity
-from eldr_service.kernels.sparse import sparse_counts
+from eldr_service.kernels.core.activation import wrong_row
+from eldr_service.kernels.core.order import best_first
+from eldr_service.kernels.core.signature import transform_signature
+from eldr_service.kernels.core.similarity import similarity
+from eldr_service.kernels.core.sparse import sparse_counts
+from eldr_service.kernels.fitting.assignment import balanced_assignment
+from eldr_service.kernels.policies.batches import add_use, growth, use_terms
+from eldr_service.kernels.policies.expert_prediction import follow_counts, learn_decode, predict_use
+from eldr_service.kernels.policies.locality_band import choose_in_band
+from eldr_service.kernels.policies.marginal_cost import least_marginal_cost, nearness
+from eldr_service.kernels.policies.remaining import remaining_by_row
 
 __all__ = [
     "add_use",

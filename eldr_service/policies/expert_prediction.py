@@ -6,8 +6,8 @@
 are learned from the `decode_counts` that releases bring: `drift` is how decodes differ from
 prefills on the whole, `reliability` how much of a departure lasts (per layer, by least squares),
 and the residuals are what the 8 most similar of the 128 requests that finished last did beyond
-that (see `kernels.expert_prediction`). A prior of 4 requests pulls drift to 0 and reliability to 1,
-so that without any decode counts this is the shrunken prefill.
+that (see `kernels.policies.expert_prediction`). A prior of 4 requests pulls drift to 0 and
+reliability to 1, so that without any decode counts this is the shrunken prefill.
 """
 
 import numpy as np

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from eldr_service.cli import report as command
-from eldr_service.reports.words import milliseconds
+from eldr_service.lab.reports.words import milliseconds
 
 SMALL = ("--workers=4", "--duration=0.02", "--rate=4000", "--jobs=1", "--seeds=2")
 POINTS = ("--rates=0.5,1", "--fleets=0.5,1", "--outputs=1", "--taus=0", "--tails=0")

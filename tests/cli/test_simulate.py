@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eldr_service.simulation.synthetic import SyntheticRouting
+from eldr_service.lab.simulation.synthetic import SyntheticRouting
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from benchmarks.demo.processes import CHECKOUT, DemoError, running_daemon, runni
 from benchmarks.demo.verdict import POLICIES
 from benchmarks.demo.workload import Workload, default_workers
 from eldr_service.fitting import fit_partition
-from eldr_service.simulation.cost import built_in_costs
+from eldr_service.lab.simulation.cost import built_in_costs
 
 COST = "gpt-oss-120b-h200"
 

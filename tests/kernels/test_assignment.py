@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from eldr_service.kernels import balanced_assignment
-from eldr_service.kernels.assignment import assignment_with_prices
+from eldr_service.kernels.fitting.assignment import assignment_with_prices
 
 
 def least_cost(cost, capacity):

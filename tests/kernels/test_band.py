@@ -4,7 +4,7 @@ from band_reference import locality_band
 
 from eldr_service import kernels
 from eldr_service.core.quantised import QuantisedCentroids
-from eldr_service.kernels.similarity import similarity
+from eldr_service.kernels.core.similarity import similarity
 
 
 def choose_in_band(centroids, *others):

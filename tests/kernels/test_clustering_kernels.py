@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from eldr_service.kernels import threads
-from eldr_service.kernels.cluster_sums import move_dense, move_sparse
-from eldr_service.kernels.signature import transform_signature
-from eldr_service.kernels.signature_rows import dense_signatures
-from eldr_service.kernels.similarities import dense_similarities, sparse_similarities
+from eldr_service.kernels.core.signature import transform_signature
+from eldr_service.kernels.fitting.cluster_sums import move_dense, move_sparse
+from eldr_service.kernels.fitting.signature_rows import dense_signatures
+from eldr_service.kernels.fitting.similarities import dense_similarities, sparse_similarities
 
 
 def csr(rows):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 USE = """
 import json, sys
-sys.path.append("tests")
+sys.path.append("tests/support")
 from fleet_snapshot import request, snapshot
 from eldr_service.policies import registry
 

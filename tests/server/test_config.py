@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from eldr_service.config import Address, Settings, load_settings
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.server.config import Address, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
 from wire import GEOMETRY, LAYERS, Client, Refused, counts, drawn, eventually
 
-from eldr_service.static_fleet import FleetFileError, StaticFleet
+from eldr_service.server.fleet_file import FleetFileError, StaticFleet
 
 STATE = fleet_pb2.WorkerState.Name
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.tiny_moe import locality, texts
-from eldr_service.simulation.sample import sample_recording
+from eldr_service.lab.simulation.sample import sample_recording
 
 README = Path(locality.__file__).with_name("README.md")
 

@@ -28,7 +28,7 @@ def rig(model, folder, tmp_path_factory):
 def test_from_record_to_simulation(rig, folder):
     from rig import decode_counts, prompt
 
-    from eldr_service.recordings import join, read_recorded
+    from eldr_service.lab.recordings import join, read_recorded
 
     rig.await_workers()
     counted = {}

@@ -118,7 +118,7 @@ class Engine:
             found = read_recorded(self._recording) if any(self._recording.iterdir()) else None
             return found if found is not None and len(found[column]) >= rows else None
 
-        from eldr_service.recordings import read_recorded
+        from eldr_service.lab.recordings import read_recorded
 
         return wait(read, 20)
 

@@ -1,0 +1,1 @@
+"""The arithmetic of `eldr_service.policies`, file by file."""

@@ -1,0 +1,131 @@
+"""The locality band: the least loaded of the workers that are nearly the most similar."""
+
+import numpy as np
+from numba import boolean, float32, float64, int8, int32, int64, types
+from numpy.typing import NDArray
+
+from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.core.similarity import bounds, greatest, rounded
+
+_CHOOSE = types.Tuple((int64, types.Array(float64, 1, "C"), types.Array(boolean, 1, "C")))(
+    readonly(float32, 2),
+    readonly(float32, 1),
+    readonly(int8, 2),
+    readonly(float64, 1),
+    readonly(float64, 1),
+    readonly(float64, 1),
+    readonly(float32, 1),
+    readonly(int32, 1),
+    readonly(boolean, 1),
+    readonly(float64, 1),
+    float64,
+)
+
+
+@kernel(_CHOOSE)
+def choose_in_band(
+    centroids: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float64],
+    error: NDArray[np.float64],
+    length: NDArray[np.float64],
+    signature: NDArray[np.float32],
+    slots: NDArray[np.int32],
+    eligible: NDArray[np.bool_],
+    load: NDArray[np.float64],
+    tau: float,
+) -> tuple[int, NDArray[np.float64], NDArray[np.bool_]]:
+    """Take the least loaded of the workers whose centroid is nearly as similar as the best one's.
+
+    The band is every eligible worker with ``similarity >= best - tau``. When `tau` is positive and
+    that is one worker alone, the second best joins, so that load has a say. Eligible workers
+    without a slot are in the band whatever the others' similarity. All ties go to the lowest index.
+
+    Parameters
+    ----------
+    centroids, mean, codes, scale, error, length
+        As in `core.quantised`.
+    signature, slots
+        As for `similarity`.
+    eligible : ndarray of bool, shape [n]
+    load : ndarray of float64, shape [n]
+        Not NaN; in any unit.
+    tau : float
+        Width of the band, in units of cosine similarity.
+
+    Returns
+    -------
+    worker : int
+        -1 when none is eligible.
+    similarity : ndarray of float64, shape [n]
+        As from `similarity`; NaN where the decision did not need it. It is there for `worker`.
+    in_band : ndarray of bool, shape [n]
+
+    Raises
+    ------
+    ValueError
+        When `eligible` or `load` has not one entry a worker, the signature's length is not D, or a
+        slot is not below K.
+    """
+    n = len(slots)
+    if len(eligible) != n or len(load) != n:
+        raise ValueError("slots, eligible and load must have one entry a worker")
+    if not centroids.shape[1] == len(mean) == codes.shape[1] == len(signature):
+        raise ValueError("the signature must be as long as a centroid")
+    slots_in_all = len(centroids)
+    if not slots_in_all == len(codes) == len(scale) == len(error) == len(length):
+        raise ValueError("every centroid must be quantised")
+    wanted = np.zeros(slots_in_all, dtype=np.bool_)
+    for i in range(n):
+        if slots[i] >= slots_in_all:
+            raise ValueError("slots must be below the number of centroids")
+        if eligible[i] and slots[i] >= 0:
+            wanted[slots[i]] = True
+    low, high = bounds(mean, codes, scale, error, length, signature, wanted)
+    exact = np.full(slots_in_all, np.nan)
+
+    # Who is the best matters only where it moves the edge past somebody.
+    best_low = best_high = -np.inf
+    for slot in range(slots_in_all):
+        if wanted[slot]:
+            best_low, best_high = max(best_low, low[slot]), max(best_high, high[slot])
+    for slot in range(slots_in_all):
+        if wanted[slot] and low[slot] < best_high - tau and high[slot] >= best_low - tau:
+            best_low = best_high = greatest(centroids, signature, wanted, low, high, exact)
+            break
+    in_band = np.zeros(n, dtype=np.bool_)
+    near = 0
+    for i in range(n):
+        if not eligible[i]:
+            continue
+        slot = slots[i]
+        if slot < 0:
+            in_band[i] = True
+            continue
+        in_band[i] = low[slot] >= best_high - tau
+        if not in_band[i] and high[slot] >= best_low - tau:
+            if np.isnan(exact[slot]):
+                exact[slot] = rounded(centroids[slot], signature)
+            in_band[i] = exact[slot] >= best_low - tau
+        near += in_band[i]
+    if tau > 0.0 and near == 1:
+        for i in range(n):
+            if in_band[i] and slots[i] >= 0:
+                wanted[slots[i]] = False  # nobody else is in it, or they would be near as well
+        second = greatest(centroids, signature, wanted, low, high, exact)
+        for i in range(n):
+            if eligible[i] and not in_band[i] and exact[slots[i]] == second:
+                in_band[i] = True
+                break
+    worker = -1
+    for i in range(n):
+        if in_band[i] and (worker < 0 or load[i] < load[worker]):
+            worker = i
+    if worker >= 0 and slots[worker] >= 0 and np.isnan(exact[slots[worker]]):
+        exact[slots[worker]] = rounded(centroids[slots[worker]], signature)
+    similar = np.full(n, np.nan)
+    for i in range(n):
+        if slots[i] >= 0:
+            similar[i] = exact[slots[i]]
+    return worker, similar, in_band

@@ -1,0 +1,142 @@
+"""What a request costs on each worker, in predicted step time, and where it costs least."""
+
+import numpy as np
+from numba import boolean, float32, float64, int8, int32, int64, types
+from numpy.typing import NDArray
+
+from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.core.similarity import dot, quantised
+from eldr_service.kernels.integer_products import product
+
+_VECTOR = types.Array(float64, 1, "C")
+_NEARNESS = _VECTOR(
+    *(readonly(float32, 1), readonly(int8, 2), readonly(float64, 1)),
+    *(readonly(float32, 1), readonly(int32, 1)),
+)
+_LEAST = types.Tuple((int64, types.Array(boolean, 1, "C")))(
+    *(readonly(boolean, 1), readonly(int64, 1), readonly(int64, 1)),
+    *([readonly(float64, 1)] * 6),
+    *([float64] * 5),
+)
+
+
+@kernel(_NEARNESS)
+def nearness(
+    mean: NDArray[np.float32],
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float64],
+    signature: NDArray[np.float32],
+    slots: NDArray[np.int32],
+) -> NDArray[np.float64]:
+    """The similarity to each worker's centroid, from its codes alone and rounded to 1e-3; or NaN.
+
+    `mean`, `codes` and `scale` as in `core.quantised`, `signature` and `slots` as for `similarity`.
+    """
+    if not len(mean) == codes.shape[1] == len(signature):
+        raise ValueError("the signature must be as long as a centroid")
+    step, steps, _, _ = quantised(signature)
+    common = dot(mean, signature)
+    by_slot = np.full(len(codes), np.nan)  # workers may share a slot
+    result = np.full(len(slots), np.nan)
+    for worker in range(len(slots)):
+        slot = slots[worker]
+        if slot >= len(codes):
+            raise ValueError("slots must be below the number of centroids")
+        if slot >= 0:
+            if np.isnan(by_slot[slot]):
+                near = common + scale[slot] * step * product(codes[slot], steps)
+                by_slot[slot] = np.rint(near * 1e3) / 1e3
+            result[worker] = by_slot[slot]
+    return result
+
+
+@kernel(_LEAST)
+def least_marginal_cost(
+    eligible: NDArray[np.bool_],
+    sequences: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    booked: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    active: NDArray[np.float64],
+    grown: NDArray[np.float64],
+    similar: NDArray[np.float64],
+    speed: NDArray[np.float64],
+    fixed: float,
+    expert: float,
+    sequence: float,
+    parting: float,
+    tail: float,
+) -> tuple[int, NDArray[np.bool_]]:
+    """Find the worker where a request costs least; `policies.marginal_cost` states the rule.
+
+    Parameters
+    ----------
+    eligible : ndarray of bool, shape [n]
+    sequences : ndarray of int64, shape [n]
+        That each worker holds.
+    rows : ndarray of int64, shape [n]
+        Each worker's place in the next two.
+    booked, weight : ndarray of float64, shape [rows]
+        Sequences whose age is known, plainly and by what they have yet to generate; the worker's
+        others weigh 1.
+    active, grown : ndarray of float64, shape [n]
+        Distinct experts a layer of a step with the request, and how many of them it adds.
+    similar : ndarray of float64, shape [n]
+        To each worker's centroid; NaN for none.
+    speed : ndarray of float64, shape [n]
+        By which the worker's step is longer than the next three say.
+    fixed, expert, sequence : float
+        Seconds of a step, for one more active expert a layer, for one more sequence.
+    parting : float
+        Active experts a layer for a unit of similarity lost and a sequence that workers hold.
+    tail : float
+        By how much a step may be above the mean of the eligible workers', as a share of it.
+
+    Returns
+    -------
+    worker : int
+        -1 when none is eligible; of equals the first.
+    allowed : ndarray of bool, shape [n]
+        Eligible, and the step not too long.
+    """
+    n = len(eligible)
+    for array in (active, grown, similar, speed):
+        if len(array) != n:
+            raise ValueError("there must be one entry a worker")
+    if len(sequences) != n or len(rows) != n:
+        raise ValueError("there must be one entry a worker")
+    for w in range(n):
+        if not 0 <= rows[w] < min(len(booked), len(weight)):
+            raise ValueError("rows must be below the number of rows")
+    step = np.empty(n)
+    mean = held = 0.0
+    nearest = -np.inf
+    count = 0
+    for w in range(n):
+        step[w] = speed[w] * (fixed + expert * active[w] + sequence * (sequences[w] + 1))
+        if eligible[w]:
+            count += 1
+            mean += step[w]
+            held += sequences[w]
+            if similar[w] > nearest:
+                nearest = similar[w]
+    allowed = np.zeros(n, np.bool_)
+    worker = -1
+    least = np.inf
+    if count == 0:
+        return worker, allowed
+    # The shortest is not above the mean, and the last digits must not say that it is.
+    most = (1.0 + tail) * (mean / count) * (1.0 + 1e-9)
+    lost = expert * parting * held / count
+    for w in range(n):
+        if not eligible[w] or step[w] > most:
+            continue
+        allowed[w] = True
+        remaining = weight[rows[w]] + max(sequences[w] - booked[rows[w]], 0.0)
+        cost = step[w] + speed[w] * (expert * grown[w] + sequence) * remaining
+        if similar[w] < nearest:
+            cost += lost * (nearest - similar[w])
+        if cost < least:
+            least = cost
+            worker = w
+    return worker, allowed

@@ -1,0 +1,1 @@
+"""Evidence: recordings, simulation, replay and reports. Nothing that serves imports it."""

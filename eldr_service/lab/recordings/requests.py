@@ -1,0 +1,118 @@
+"""Requests whose prefill one engine recorded and whose decode another, or the same."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.lab.recordings.read import Recorded
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Requests:
+    """Requests of which both halves are whole, in order of arrival.
+
+    Attributes
+    ----------
+    arrival_s : ndarray of float64, shape [n]
+        At the prefill engine, Unix seconds.
+    prompt_tokens, output_tokens : ndarray of int64, shape [n]
+    counts : ndarray of uint32, shape [m, L, E]
+        Activation counts of the prefills, for the m requests whose experts are recorded too.
+    experts : ndarray, shape [tokens, L, top_k]
+        Of their answers' tokens, all requests end to end.
+    offsets : ndarray of int64, shape [m + 1]
+    lost : int
+        Requests that have one half only, or of whose answer some tokens are missing.
+    """
+
+    arrival_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    counts: NDArray[np.uint32]
+    experts: NDArray[np.integer]
+    offsets: NDArray[np.int64]
+    lost: int
+
+
+@cache
+def join(recorded: Recorded) -> Requests:
+    """Join the halves by the requests' ids, once in a process.
+
+    Of several sequences, or tries, of a request the longest answer is taken, and the last prefill.
+    A prompt of which more than half is unknown has no experts here, as a router would go by load.
+    The last token of an answer passed no layer, so an answer of one token has no experts either.
+
+    Raises
+    ------
+    ValueError
+        A half is missing.
+    """
+    prefills, decodes = recorded["prefills.request"], recorded["decodes.request"]
+    for half, other, found in (("prefill", "decode", prefills), ("decode", "prefill", decodes)):
+        if not len(found):
+            raise ValueError(
+                f"{recorded.folder}: holds no {half} half, only {other}s; {half} engines need the"
+                " setting record too, and their files belong in the same folder"
+            )
+    longest = np.argsort(recorded["decodes.tokens"][:, 1], kind="stable")
+    keys, of_prefill, of_decode = np.intersect1d(
+        np.unique(prefills), np.unique(decodes), return_indices=True
+    )
+    if not len(keys):
+        raise ValueError(
+            f"{recorded.folder}: no request has both halves; do prefill and decode engines know it"
+            " by the same id?"
+        )
+    prefill = _last(prefills)[of_prefill]
+    decode = longest[_last(decodes[longest])][of_decode]
+    in_order = np.argsort(recorded["prefills.times"][prefill, 0], kind="stable")
+    keys, prefill, decode = keys[in_order], prefill[in_order], decode[in_order]
+
+    signature = _find(recorded["signatures.request"], keys)
+    order, first, after = _tokens(recorded, decode)
+    wanted = recorded["decodes.tokens"][decode, 2]
+    known = recorded["signatures.counts"][:, :1].sum(axis=(1, 2)) // recorded.top_k
+    routed = np.append(
+        known >= recorded["signatures.unknown"], False
+    )  # the last where there is none
+    whole = routed[signature] & (after - first == wanted) & (wanted > 0)
+    rows = [order[a:b] for a, b in zip(first[whole], after[whole], strict=True)]
+    missing = (after - first != wanted).sum()
+    return Requests(
+        arrival_s=recorded["prefills.times"][prefill, 0],
+        prompt_tokens=recorded["prefills.tokens"][prefill].astype(np.int64),
+        output_tokens=recorded["decodes.tokens"][decode, 1].astype(np.int64),
+        counts=recorded["signatures.counts"][signature[whole]].astype(np.uint32),
+        experts=recorded["tokens.experts"][np.concatenate([np.empty(0, np.int64), *rows])],
+        offsets=np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]),
+        lost=len(np.union1d(prefills, decodes)) - len(keys) + int(missing),
+    )
+
+
+def _last(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where each distinct key stands last, in the keys' order."""
+    return len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
+
+
+def _find(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where each wanted key stands last; -1 where it does not."""
+    distinct, places = np.unique(keys), _last(keys)
+    if not len(distinct):
+        return np.full(len(wanted), -1)
+    at = np.minimum(np.searchsorted(distinct, wanted), len(distinct) - 1)
+    return np.where(distinct[at] == wanted, places[at], -1)
+
+
+def _tokens(
+    recorded: Recorded, decode: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of `tokens` by sequence, and from where to where in them those of each decode are."""
+    sequences = recorded["tokens.sequence"]
+    order = np.argsort(sequences, kind="stable")
+    own = recorded["decodes.sequence"][decode]
+    first, after = (
+        np.searchsorted(sequences, own, side, sorter=order) for side in ("left", "right")
+    )
+    return order, first, after

@@ -1,0 +1,157 @@
+"""Goes through a log's records, and decides again at each decision, in two ways."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from eldr.v1 import decision_log_pb2 as pb
+
+from eldr_service.core.placement import Reason
+from eldr_service.decision_log import decode
+from eldr_service.lab.replay.figures import Figures
+from eldr_service.lab.replay.instead import Instead
+from eldr_service.lab.replay.replica import Choice, Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One decision.
+
+    Attributes
+    ----------
+    model, request_id, attempt : the booking's identity
+    recorded : Choice
+    as_recorded : Choice
+        In the state in which the recorded one was made.
+    followed : Choice
+        In the state that comes of the policy's own decisions before.
+    """
+
+    model: str
+    request_id: str
+    attempt: int
+    recorded: Choice
+    as_recorded: Choice
+    followed: Choice
+
+
+@dataclass(slots=True)
+class _Pair:
+    as_recorded: Replica
+    followed: Replica
+    policy: str
+
+    @property
+    def both(self) -> tuple[Replica, Replica]:
+        return self.as_recorded, self.followed
+
+
+class Replay:
+    """Decides again.
+
+    Parameters
+    ----------
+    instead : Instead
+        What decides.
+    model : str, optional
+        Of this model only.
+
+    Attributes
+    ----------
+    figures : dict of model to Figures
+        Of what was read so far.
+    models : set of str
+        Seen so far, with decisions or without.
+    """
+
+    def __init__(self, instead: Instead, model: str | None = None) -> None:
+        self.figures: dict[str, Figures] = {}
+        self.models: set[str] = set()
+        self._instead, self._only = instead, model
+        self._models: dict[int, _Pair] = {}
+        self._report_limit = self._now = 0.0
+
+    def run(self, records: Iterable[pb.LogRecord]) -> Iterator[Decided]:
+        """Go through records, as `LogReader` gives them.
+
+        FailedPreconditionError and InvalidArgumentError when a policy cannot be made, or what
+        decides does not fit the log.
+        """
+        restoring = False
+        for record in records:
+            kind = record.WhichOneof("record")
+            self._now = record.seconds or self._now
+            if kind == "header":
+                self._models.clear()
+                self._report_limit = record.header.report_limit
+                restoring = True
+            elif kind == "snapshot_end":
+                for restored in self._models.values():
+                    for replica in restored.both:
+                        replica.restored()
+                restoring = False
+            elif kind == "appeared":
+                self._appeared(record.appeared)
+            elif pair := self._models.get(record.model):
+                if kind == "placement":
+                    yield self._decide(pair, record.placement)
+                elif restoring:
+                    _restore(pair, record)
+                elif kind == "forgotten":
+                    del self._models[record.model]
+                else:
+                    _follow(pair, record, self._now)
+
+    def _appeared(self, message: pb.LogModel) -> None:
+        self.models.add(message.name)
+        if self._only in (None, message.name):
+            limit = self._report_limit
+            self._models[message.number] = _Pair(
+                Replica(message, limit, self._instead, follow=False),
+                Replica(message, limit, self._instead, follow=True),
+                message.policy.name,
+            )
+
+    def _decide(self, pair: _Pair, message: pb.LogPlacement) -> Decided:
+        now, model = self._now, pair.as_recorded.model.name
+        call, known = decode.placement(message, model)
+        old = Choice(pair.as_recorded.worker_id(message.row), Reason(message.reason))
+        new, followed = (replica.decide(call, known, message.row, now) for replica in pair.both)
+        figures = self.figures.setdefault(model, Figures())
+        figures.decided(old, new, followed)
+        figures.policies[pair.policy] += 1
+        figures.recorded.saw(pair.as_recorded.moment(now))
+        figures.followed.saw(pair.followed.moment(now))
+        return Decided(model, message.request_id, message.attempt, old, new, followed)
+
+
+def _restore(pair: _Pair, record: pb.LogRecord) -> None:
+    for replica in pair.both:
+        match record.WhichOneof("record"):
+            case "worker":
+                replica.restore_worker(record.worker)
+            case "policy_state":
+                replica.restore_policy(record.policy_state)
+            case "booking":
+                replica.restore_booking(record.booking)
+
+
+def _follow(pair: _Pair, record: pb.LogRecord, now: float) -> None:
+    for replica in pair.both:
+        match record.WhichOneof("record"):
+            case "worker":
+                replica.worker_joined(record.worker, now)
+            case "move":
+                replica.worker_moved(record.move, now)
+            case "report":
+                replica.reported(record.report, now)
+            case "completed":
+                replica.completed(record.completed, now)
+            case "running":
+                replica.running(record.running)
+            case "end":
+                replica.ended(record.end, now)
+            case "partition":
+                replica.partition_activated(record.partition)
+            case "policy":
+                pair.policy = record.policy.name
+                replica.policy_set(record.policy)

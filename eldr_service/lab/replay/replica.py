@@ -1,0 +1,236 @@
+"""One model as a decision log tells of it, under a policy of our choice."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from eldr.v1 import decision_log_pb2 as pb
+from numpy.typing import NDArray
+
+from eldr_service.core.bindings import Bindings
+from eldr_service.core.errors import (
+    FailedPreconditionError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
+from eldr_service.core.fleet import WorkerState
+from eldr_service.core.lease import Booking
+from eldr_service.core.placement import Reason
+from eldr_service.decision_log import counts, decode
+from eldr_service.lab.replay.instead import Instead
+from eldr_service.lab.replay.meter import Meter
+from eldr_service.routing.decide import Known, RouteCall
+from eldr_service.routing.model import Model
+from eldr_service.routing.place import place
+from eldr_service.stores.partition_file import load_partition
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a decision came to: a worker, or none where all that it could take were full."""
+
+    worker: str | None
+    reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """The decode workers right after a decision, in order of registration.
+
+    Attributes
+    ----------
+    workers : tuple of str
+    ready : ndarray of bool
+    load : ndarray of float64
+        In flight relative to capacity, in the policy's unit.
+    sequences : ndarray of int64
+        Booked and foreign.
+    active_experts : ndarray of float64
+        Distinct experts per layer that a step of what is booked is predicted to use; NaN where
+        no counts are known yet.
+    """
+
+    workers: tuple[str, ...]
+    ready: NDArray[np.bool_]
+    load: NDArray[np.float64]
+    sequences: NDArray[np.int64]
+    active_experts: NDArray[np.float64]
+
+
+class Replica:
+    """A model that goes through what happened to the recorded one.
+
+    Parameters
+    ----------
+    appeared : LogModel
+    report_limit : float
+        Seconds after which a worker's report no longer counts.
+    instead : Instead
+        What decides.
+    follow : bool
+        Book what the policy says and go on from there, rather than what was recorded. Bookings
+        end when the recorded ones did, or with their worker.
+    """
+
+    def __init__(
+        self, appeared: pb.LogModel, report_limit: float, instead: Instead, follow: bool
+    ) -> None:
+        self._instead, self._follow = instead, follow
+        self._own_partition = instead.partition_of(appeared.name)
+        self._recorded = appeared.policy
+        self._state: dict[str, NDArray[np.generic]] = {}
+        self._meter = Meter()
+        policy = instead.make(appeared.policy.name, appeared.policy.parameters)
+        self.model = Model(appeared.name, policy, report_limit, self._meter)
+        self.model.decisions = appeared.decisions
+        if self._own_partition:
+            self.model.activate(self._own_partition, {})
+        elif appeared.partition:
+            self.model.activate(load_partition(appeared.partition), {})
+            slots = [(slot.rows, slot.placements) for slot in appeared.slots]
+            self.model.bindings = Bindings.restored(slots)
+
+    # The snapshot
+
+    def restore_worker(self, message: pb.LogWorker) -> None:
+        """Take in a worker as it was."""
+        self.model.fleet.restore(message.row, decode.worker_spec(message), message.numbers)
+
+    def restore_policy(self, message: pb.LogArray) -> None:
+        """Take in a part of what the recorded policy had gathered."""
+        self._state[message.name] = decode.array(message)
+
+    def restore_booking(self, message: pb.LogBooking) -> None:
+        """Take in a living booking."""
+        worker_id = self.model.fleet.spec(message.row).worker_id
+        booking = decode.booking(message, worker_id, self._recorded.name)
+        self.model.bookings.add(booking)
+        self._meter.booked(booking, booking.counts)
+
+    def restored(self) -> None:
+        """All of the snapshot is here: the policy goes on from it.
+
+        Raises
+        ------
+        FailedPreconditionError
+            What the policy had gathered is of another version of it.
+        """
+        model = self.model
+        if self._own_partition:
+            model.activate(self._own_partition, self._own_partition.bindings)
+        policy = model.policy
+        if not self._state or policy.name != self._recorded.name:
+            for booking in model.bookings:
+                policy.on_booked(booking)
+            return
+        try:
+            policy.restore(self._state)
+        except (KeyError, ValueError, TypeError) as error:
+            raise FailedPreconditionError(
+                f"the log has a state of {policy.name} that this version of it cannot take:"
+                f" {error!r}"
+            ) from error
+        self._state = {}
+
+    # What happened
+
+    def worker_joined(self, message: pb.LogWorker, now: float) -> None:
+        """A worker began a life."""
+        spec, state = decode.worker_spec(message), WorkerState(message.state)
+        self.model.join(spec, state, message.incarnation, None, now)
+
+    def worker_moved(self, message: pb.LogMove, now: float) -> None:
+        """A worker moved on."""
+        state = WorkerState(message.state)
+        if state is WorkerState.GONE:
+            self.model.remove(message.row, now)
+        else:
+            self.model.follow(message.row, state)
+
+    def reported(self, message: pb.LogReport, now: float) -> None:
+        """A worker reported."""
+        report = decode.report(message)
+        self.model.fleet.accept(message.row, report, now)
+        self.model.reported(message.row, report, now)
+
+    def completed(self, message: pb.LogCompleted, now: float) -> None:
+        """A booking has got its whole signature."""
+        if booking := self.model.bookings.live(message.request_id):
+            known, top_k = counts.decode(message.counts)
+            self.model.complete_signature(booking, known, top_k, message.coverage, now)
+            self._meter.completed(booking, known)
+
+    def running(self, message: pb.LogRunning) -> None:
+        """A booking's tokens are in its worker's reports from now on."""
+        if booking := self.model.bookings.live(message.request_id):
+            booking.seen_running = True
+            self.model.running(booking)
+
+    def ended(self, message: pb.LogEnd, now: float) -> None:
+        """A booking ended, unless it did so before with its worker."""
+        if booking := self.model.bookings.live(message.request_id):
+            self.model.end(booking, decode.end(message, booking), now)
+            self.model.bookings.forget(now)
+
+    def partition_activated(self, message: pb.LogPartition) -> None:
+        """A partition was put in force."""
+        if self._own_partition is None:
+            self.model.activate(load_partition(message.data), message.wishes)
+
+    def policy_set(self, message: pb.LogPolicy) -> None:
+        """A policy was put in force."""
+        self._recorded = message
+        if self._instead.policy is None:
+            self.model.set_policy(self._instead.make(message.name, message.parameters))
+
+    def decide(self, call: RouteCall, known: Known, row: int, now: float) -> Choice:
+        """Decide, and book; `row` is the recorded worker's.
+
+        Raises
+        ------
+        FailedPreconditionError
+            The request's counts do not fit a partition that the log does not have.
+        """
+        model = self.model
+        if self._own_partition and known.counts is not None:
+            geometry = self._own_partition.geometry
+            if known.counts.shape != (geometry.num_layers, geometry.num_experts):
+                raise FailedPreconditionError(
+                    f"the partition is of {geometry}, the log's counts are of"
+                    f" {known.counts.shape[0]} layers x {known.counts.shape[1]} experts"
+                )
+        if self._follow and known.earlier:
+            earlier = model.bookings.earlier_worker(call.request_id, call.attempt)
+            known = known._replace(earlier=earlier)
+        try:
+            placed = place(
+                model, call, known, most_alternates=0, lease_seconds=np.inf, lease_id="", now=now
+            )
+        except (UnavailableError, ResourceExhaustedError):  # where other bookings are followed
+            return Choice(None, None)
+        booking = placed.booking
+        choice = Choice(booking.worker_id, booking.reason)
+        if not self._follow and booking.row != row:
+            booking = self._as_recorded(booking, row)
+        model.book(booking)
+        self._meter.booked(booking, known.counts)
+        return choice
+
+    def _as_recorded(self, booking: Booking, row: int) -> Booking:
+        model = self.model
+        return replace(
+            booking,
+            row=row,
+            generation=model.fleet.generation(row),
+            worker_id=model.fleet.spec(row).worker_id,
+            slot=model.bindings.slot_of.get(row, -1) if model.bindings else -1,
+        )
+
+    def worker_id(self, row: int) -> str:
+        """The worker of a row."""
+        return self.model.fleet.spec(row).worker_id
+
+    def moment(self, now: float) -> Moment:
+        """How the workers are."""
+        fleet = self.model.snapshot(now)
+        active = self._meter.active_experts(fleet.rows)
+        return Moment(fleet.worker_ids, fleet.eligible, fleet.load, fleet.sequences, active)

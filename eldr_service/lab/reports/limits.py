@@ -1,0 +1,98 @@
+"""What the data cannot tell, as far as it follows from what was simulated."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.reports.findings import Findings
+from eldr_service.lab.reports.plan import mean_output
+from eldr_service.lab.reports.words import percent, plain
+
+
+def limits(findings: Findings, sample: bool) -> list[str]:
+    """One sentence or a few each, the gravest first."""
+    return list(_limits(findings, sample))
+
+
+def _limits(findings: Findings, sample: bool) -> Iterator[str]:
+    base, recording = findings.plan.base, findings.plan.recording
+    if sample:
+        yield (
+            "The recording is the sample that comes with ELDR: requests to a small model that was"
+            " trained for it. It shows what a report looks like; your own traffic needs your own"
+            " recording (--activations)."
+        )
+    trace = base.traffic.trace
+    if trace and trace.decode_engines:
+        yield (
+            "Arrivals and lengths are as recorded, but each stands beside the experts of another"
+            " request of the recording: requests that came together may have been more alike."
+        )
+    else:
+        yield (
+            f"Arrivals are {'a trace' if trace else 'a Poisson process'} and experts come from the"
+            " recording: no one observed the two together, so the pairing is synthetic."
+        )
+    share = _stand_in(recording)
+    if share is not None:
+        yield (
+            f"In the recording every request's prefill is {percent(share, signed=False)} of its"
+            " tokens: the split was not recorded, and its first tokens stand in for the prefill."
+            " Their experts are probably more like the decode's than a prompt's are, which flatters"
+            " policies that see signatures."
+        )
+    for cost in dict.fromkeys(engine.cost for engine in base.deployment.engines):
+        yield f"A step's time follows {cost.name}. {cost.source}".rstrip()
+    yield from _copies(findings)
+    recorded = mean_output(recording, None)
+    output = mean_output(recording, base.traffic.output_tokens)
+    if output > 1.05 * recorded:
+        yield (
+            f"Requests make {plain(output)} tokens, the recorded decodes have {plain(recorded)} on"
+            " average: longer ones go through their recorded tokens again."
+        )
+    if base.drive_all:
+        yield "The partition was fitted on a part of the requests that were driven."
+    if len(base.seeds) == 1:
+        yield "One seed tells nothing of chance: there are no intervals. Take --seeds 5."
+    else:
+        yield (
+            f"Intervals are Student's 95% over {len(base.seeds)} paired seeds. They hold the chance"
+            " of the split, of arrivals and of the order of requests, not the recording's own: they"
+            " say nothing of other traffic."
+        )
+    yield (
+        "Simulated are decode engines with continuous batching under the daemon's own router. Not"
+        " simulated: prefill engines, chunked prefill, preemption, speculative tokens, all-to-all."
+    )
+
+
+def _stand_in(recording: Recording) -> float | None:
+    """The share that the prefill is of every request's tokens, where it is the same of all."""
+    if recording.counts is not None or recording.offsets is None or recording.prefill_len is None:
+        return None
+    lengths = np.diff(recording.offsets)
+    shares = recording.prefill_len[lengths > 0] / lengths[lengths > 0]
+    share = float(np.median(shares))
+    same = np.abs(recording.prefill_len - share * lengths) <= 1
+    return share if len(shares) > 1 and np.ptp(lengths) > 2 and bool(same.all()) else None
+
+
+def _copies(findings: Findings) -> Iterator[str]:
+    own = [_share([run.figures for run in of_seed]) for of_seed in findings.base.values()]
+    swept = {name: max(found.copies) for name, found in findings.sweeps.items()}
+    most = max([*own, *swept.values()])
+    if most <= 0:
+        return
+    where = max(swept, key=lambda name: swept[name], default="")
+    yield (
+        f"Of the requests {percent(max(own), signed=False)} came when every recording was in"
+        f" flight and repeat one that was ({percent(most, signed=False)} at the worst point"
+        f"{f' of the sweep {where}' if where else ''}). Copies have more in common than requests of"
+        " any real workload, which flatters policies that see signatures."
+    )
+
+
+def _share(figures: list[dict[str, float]]) -> float:
+    return sum(f["copies"] for f in figures) / sum(f["requests"] for f in figures)

@@ -1,0 +1,36 @@
+"""Colours: one a policy, told apart by colour-blind readers (after Okabe and Ito), light and dark.
+
+Figures are drawn in the light ones; the page puts a CSS variable in the place of each.
+"""
+
+from collections.abc import Iterable
+
+from eldr_service.lab.reports.plan import name_of
+
+INK, QUIET, GRID = "#1b1f24", "#5b6470", "#d9dde2"
+LINES = {INK: "#e8eaed", QUIET: "#a3abb6", GRID: "#3a4048"}
+POLICIES = {
+    "round-robin": ("#8a9099", "#7e8691"),
+    "random": ("#c2679d", "#e59bc4"),
+    "join-shortest-queue": ("#3d434b", "#ccd2da"),
+    "power-of-two-choices": ("#b07a00", "#f0b429"),
+    "locality": ("#009e73", "#2ccf9f"),
+    "locality-band": ("#0072b2", "#56b4e9"),
+    "marginal-cost": ("#d55e00", "#ff8f45"),
+    "domain-oracle": ("#7c6aa6", "#b3a2dd"),
+}
+SPARE = (("#6b8e23", "#a9cf5c"), ("#8b4a3b", "#d98e7d"), ("#2f7f86", "#6cc5cc"))
+LIGHT_TO_DARK = LINES | dict([*POLICIES.values(), *SPARE])
+
+
+def colours(policies: Iterable[str]) -> dict[str, str]:
+    """The light colour of each; a second variant of a policy, and a plugin, take a spare one."""
+    found: dict[str, str] = {}
+    spare = 0
+    for policy in policies:
+        own = POLICIES.get(name_of(policy))
+        if own is None or own[0] in found.values():
+            own = SPARE[spare % len(SPARE)]
+            spare += 1
+        found[policy] = own[0]
+    return found

@@ -1,0 +1,285 @@
+"""What a report simulates: one base study, and sweeps that change one thing of it each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.comparison import LOAD_ONLY
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.engine import Engine
+from eldr_service.lab.simulation.locality import mixed_active_experts
+from eldr_service.lab.simulation.study import Study, steps
+from eldr_service.lab.simulation.traces import Trace
+from eldr_service.policies.registry import parse
+
+Value = float
+
+EVALUATION_ONLY = "domain-oracle"  # it is told what no router sees
+BATCH = 8  # requests on a worker that the default rate is for, where the recording is large enough
+MOST_IN_FLIGHT = 0.5  # most of the driven requests that are in flight at once then: copies flatter
+
+
+def name_of(policy: str) -> str:
+    """The policy without its parameters."""
+    return policy.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where each sweep looks; relative ones are multiples of the base study's value."""
+
+    rates: tuple[float, ...] = (0.4, 0.7, 1.0, 1.3, 1.6)
+    workers: tuple[float, ...] = (0.5, 0.625, 0.75, 0.8125, 0.875, 0.9375, 1.0, 1.25)
+    outputs: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
+    taus: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
+    tails: tuple[float, ...] = (0.0, 0.05, 0.1, 0.3, 1.0)
+    shares: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
+    domains: tuple[float, ...] = (0.3, 0.5, 0.8, 1.0)
+
+
+QUICK = Points(
+    rates=(0.5, 1.0, 1.5),
+    workers=(0.75, 0.875, 1.0, 1.25),
+    outputs=(1.0, 2.0),
+    taus=(0.0, 0.1, 0.2),
+    tails=(0.0, 0.1, 0.3),
+    shares=(0.25, 1.0),
+    domains=(0.5, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One study a value of a parameter.
+
+    `policies` are those that the parameter can change; the others are the base study's.
+    """
+
+    name: str
+    parameter: str
+    values: tuple[Value, ...]
+    studies: tuple[Study, ...]
+    policies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All studies of a report.
+
+    Attributes
+    ----------
+    base : Study
+    recording : Recording
+        Of `base.activations`.
+    sweeps : dict of name to Sweep
+        Those that make sense for the policies and the recording.
+    """
+
+    base: Study
+    recording: Recording
+    sweeps: dict[str, Sweep] = field(default_factory=dict)
+
+    def studies(self) -> list[Study]:
+        """The base and those of all sweeps, each once."""
+        studies = [study for sweep in self.sweeps.values() for study in sweep.studies]
+        return list(dict.fromkeys([self.base, *studies]))
+
+    def runs(self) -> int:
+        """Steps of `run_studies`."""
+        return sum(steps(study) for study in self.studies())
+
+
+def mean_output(recording: Recording, output_tokens: int | Trace | None) -> float:
+    """Tokens of a request, on average."""
+    if isinstance(output_tokens, Trace):
+        return int(output_tokens.output_tokens.sum()) / len(output_tokens.output_tokens)
+    if output_tokens is not None:
+        return float(output_tokens)
+    spans = [recording.decode(r) for r in range(recording.num_requests)]
+    tokens: int = sum(t.stop - t.start for t in spans)
+    return tokens / len(spans)
+
+
+def in_flight(deployment: Deployment, driven: int) -> int:
+    """Requests that the default rate keeps in flight, of so many recorded ones that are driven."""
+    return max(1, int(min(BATCH * deployment.workers, MOST_IN_FLIGHT * driven)))
+
+
+def default_rate(
+    recording: Recording,
+    deployment: Deployment,
+    output_tokens: float,
+    driven: int,
+) -> float:
+    """Arrivals per second that keep some eight requests on every worker, by Little's law.
+
+    Fewer where the recording is so small that more than half of what is driven would be in flight.
+    Two significant digits.
+    """
+    batch = max(1, in_flight(deployment, driven) // deployment.workers)
+    layers = recording.geometry.num_layers
+    active = mixed_active_experts(recording, batch) * layers
+    context = batch * output_tokens / 2
+    rate = 0.0
+    for engine in deployment.engines:
+        fixed, layer, expert, sequence, token = engine.cost.coefficients
+        step_us = fixed + layers * (layer + sequence * batch + token * context) + expert * active
+        rate += engine.ranks * batch / (output_tokens * step_us * 1e-6)
+    return rounded(rate)
+
+
+def rounded(value: float, digits: int = 2) -> float:
+    """To so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def make_plan(
+    base: Study,
+    recording: Recording,
+    kinds: Sequence[Engine],
+    points: Points,
+    wanted: Sequence[str] | None = None,
+) -> Plan:
+    """Lay out the sweeps around a base study.
+
+    Parameters
+    ----------
+    kinds : sequence of Engine
+        That a larger or smaller deployment takes in turn.
+    points : Points
+    wanted : sequence of str
+        Names of sweeps; all by default.
+    """
+    makers = {
+        "rate": _rates,
+        "workers": _workers,
+        "tau": _taus,
+        "tail": _tails,
+        "window": _window,
+        "domains": _domains,
+        "output": _outputs,
+    }
+    sweeps = {}
+    for name, maker in makers.items():
+        if wanted is None or name in wanted:
+            sweep = maker(base, recording, kinds, points)
+            if sweep is not None:
+                sweeps[name] = sweep
+    return Plan(base, recording, sweeps)
+
+
+def _rates(base: Study, recording: Recording, kinds: Sequence[Engine], points: Points) -> Sweep:
+    traffic = base.traffic
+    own = traffic.rate_per_s or (traffic.trace.rate_per_s if traffic.trace else 0.0)
+    # As many requests at every rate, so that all are as precise.
+    pairs = []
+    for share in points.rates:
+        rate = own if share == 1 else rounded(own * share, 3)
+        changed = replace(traffic, rate_per_s=rate, duration_s=traffic.duration_s * own / rate)
+        pairs.append((rate, base if share == 1 else replace(base, traffic=changed)))
+    return _sweep("rate", "arrivals per second", pairs, base.policies)
+
+
+def _workers(base: Study, recording: Recording, kinds: Sequence[Engine], points: Points) -> Sweep:
+    own, ranks = base.deployment.workers, kinds[0].ranks
+    around = base.deployment
+    numbers = {max(1, round(own * share / ranks)) * ranks for share in points.workers} | {own}
+    most = math.floor(recording.num_requests * base.calibration_fraction)  # a slot needs a request
+    pairs = []
+    for number in sorted(n for n in numbers if n <= max(most, own)):
+        deployment = Deployment.in_turn(
+            kinds, number, prefill=around.prefill, transfer=around.transfer
+        )
+        pairs.append((number, base if number == own else replace(base, deployment=deployment)))
+    return _sweep("workers", "decode workers", pairs, base.policies)
+
+
+def _outputs(
+    base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
+) -> Sweep | None:
+    """Longer answers at the same number of requests in flight: the rate falls as they grow."""
+    given = base.traffic.output_tokens
+    if isinstance(given, Trace) or (given is None and base.traffic.trace is not None):
+        return None  # lengths are a trace's
+    mean = mean_output(recording, base.traffic.output_tokens)
+    pairs = []
+    for share in points.outputs:
+        tokens = max(2, round(mean * share))
+        traffic = base.traffic
+        rate = traffic.rate_per_s or (traffic.trace.rate_per_s if traffic.trace else 0.0)
+        changed = replace(
+            traffic,
+            output_tokens=tokens,
+            rate_per_s=rounded(rate * mean / tokens, 3),
+            duration_s=rounded(traffic.duration_s * tokens / mean, 3),
+        )
+        pairs.append((tokens, replace(base, traffic=changed)))
+    return _sweep("output", "output tokens of a request", pairs, base.policies)
+
+
+def _taus(
+    base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
+) -> Sweep | None:
+    return _parameter(base, "tau", "locality-band", points.taus)
+
+
+def _tails(
+    base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
+) -> Sweep | None:
+    return _parameter(base, "tail", "marginal-cost", points.tails)
+
+
+def _parameter(base: Study, key: str, name: str, values: tuple[float, ...]) -> Sweep | None:
+    found = [policy for policy in base.policies if name_of(policy) == name]
+    if not found:
+        return None
+    policy = found[0]
+    pairs = []
+    for value in values:
+        parameters = parse(policy)[1] | {key: f"{value:g}"}
+        written = f"{name}:" + ",".join(f"{k}={v}" for k, v in parameters.items())
+        pairs.append((value, replace(base, policies=(written,))))
+    return _sweep(key, f"{key} of {name}", pairs, (policy,))
+
+
+def _window(
+    base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
+) -> Sweep | None:
+    """The partition sees fewer of the requests that it could be fitted on; those driven stay."""
+    fitted = len(base.workload(base.seeds[0]).fitted)
+    pairs = [(math.ceil(fitted * s), replace(base, fit_share=s)) for s in points.shares]
+    return _fitting(base, "window", "requests that the partition was fitted on", pairs)
+
+
+def _domains(
+    base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
+) -> Sweep | None:
+    """The partition knows some domains alone, as one does that is older than the others."""
+    domains = len(set(recording.domains.tolist()))
+    if domains < 2:
+        return None
+    pairs = {math.ceil(domains * s): replace(base, fit_domains=s) for s in points.domains}
+    return _fitting(base, "domains", "domains that the partition has seen", list(pairs.items()))
+
+
+def _fitting(
+    base: Study, name: str, parameter: str, pairs: Sequence[tuple[Value, Study]]
+) -> Sweep | None:
+    """Of the policies that read the partition; a slot needs a request under every seed."""
+    reading = tuple(p for p in base.policies if name_of(p) not in (*LOAD_ONLY, EVALUATION_ONLY))
+    kept = [
+        (value, replace(study, policies=reading))
+        for value, study in pairs
+        if all(
+            len(study.seen(base.workload(seed))) >= base.deployment.workers for seed in base.seeds
+        )
+    ]
+    return _sweep(name, parameter, kept, reading) if reading and kept else None
+
+
+def _sweep(
+    name: str, parameter: str, pairs: Sequence[tuple[Value, Study]], policies: tuple[str, ...]
+) -> Sweep:
+    ordered = dict(sorted(pairs, key=lambda pair: pair[0]))
+    return Sweep(name, parameter, tuple(ordered), tuple(ordered.values()), policies)

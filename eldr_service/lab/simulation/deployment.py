@@ -1,0 +1,87 @@
+"""What is simulated around the engines: capacities, prefill and KV transfer."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eldr_service.lab.simulation.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Seconds that something takes, by the prompt's length. Nobody waits for anybody in it."""
+
+    fixed_s: float = 0.0
+    per_token_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.fixed_s < float("inf") and 0 <= self.per_token_s < float("inf")):
+            raise ValueError(f"a delay must be finite and not negative: {self}")
+
+    def of(self, prompt_tokens: int) -> float:
+        """Seconds for a prompt."""
+        return self.fixed_s + self.per_token_s * prompt_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Decode engines behind a router.
+
+    Attributes
+    ----------
+    engines : tuple of Engine
+        May differ: mixed hardware. Their ranks are the workers, in this order.
+    capacity : int or None
+        Sequences that a worker tells the router it takes; None: as many as its engine runs.
+    prefill : Delay
+        From arrival to the prefill's end, when requests are placed unless `place_at` says earlier.
+    transfer : Delay
+        From the placement, when the worker is booked, until the KV cache is on it.
+    place_at : float
+        Share of the prompt, 0 to 1, that the prefill has gone through when the request is placed;
+        the chunk that reaches it counts whole. What it has gone through is transferred meanwhile.
+    chunk_tokens : int
+        Tokens of a prefill chunk: its experts are known, and its KV can be sent, when it has ended.
+    report_interval_s : float
+        How often workers report their loads.
+    """
+
+    engines: tuple[Engine, ...]
+    capacity: int | None = None
+    prefill: Delay = Delay()
+    transfer: Delay = Delay()
+    place_at: float = 1.0
+    chunk_tokens: int = 2_048
+    report_interval_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.engines:
+            raise ValueError("a deployment needs one engine at least")
+        if not 0 < self.place_at <= 1:
+            raise ValueError(f"place_at must be above 0 and at most 1, not {self.place_at}")
+        if self.chunk_tokens < 1:
+            raise ValueError(f"chunk_tokens must be positive, not {self.chunk_tokens}")
+        if not 0 < self.report_interval_s < float("inf"):
+            raise ValueError(f"report_interval_s must be positive, not {self.report_interval_s}")
+
+    @classmethod
+    def in_turn(cls, kinds: Sequence[Engine], workers: int, **around: Any) -> "Deployment":
+        """As many workers, a multiple of the ranks, of engines that take the kinds in turn."""
+        engines = workers // kinds[0].ranks
+        return cls(tuple(kinds[i % len(kinds)] for i in range(engines)), **around)
+
+    def seen(self, prompt_tokens: int) -> int:
+        """Tokens of a prompt that the prefill has gone through when the request is placed."""
+        chunks = math.ceil(self.place_at * prompt_tokens / self.chunk_tokens)
+        return min(prompt_tokens, chunks * self.chunk_tokens)
+
+    def kv_ready(self, placed_s: float, prefilled_s: float, prompt_tokens: int) -> float:
+        """When the KV cache is there; that of the last chunk can only leave after the prefill."""
+        last = (prompt_tokens - 1) % self.chunk_tokens + 1
+        return max(placed_s + self.transfer.of(prompt_tokens), prefilled_s + self.transfer.of(last))
+
+    @property
+    def workers(self) -> int:
+        """Ranks of all engines."""
+        return sum(engine.ranks for engine in self.engines)

@@ -1,0 +1,102 @@
+"""What one policy made of a workload."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.lab.simulation.pool_statistics import load_imbalance
+
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One policy's run; arrays have an entry a request, in order of arrival. Virtual seconds.
+
+    Attributes
+    ----------
+    workers : int
+    arrival_s, placed_s, first_token_s, end_s : ndarray of float64
+        `placed_s` is when it was booked on its worker.
+    worker, recording, tokens : ndarray of int64
+        `recording` is the request of the recording that stood for it; `tokens` its output.
+    active_experts : float
+        Distinct experts per layer of the step that made a token, mean over generated tokens.
+    reasons : Counter of str
+        Why placements were as they were; see `core.placement.Reason`.
+    copies : int
+        Requests that came when every recording was in flight, and so got one that was.
+    refused : int
+        Times that a request found every worker at its capacity and came again later.
+    """
+
+    workers: int
+    arrival_s: NDArray[np.float64]
+    placed_s: NDArray[np.float64]
+    first_token_s: NDArray[np.float64]
+    end_s: NDArray[np.float64]
+    worker: NDArray[np.int64]
+    recording: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    active_experts: float
+    reasons: Counter[str]
+    copies: int
+    refused: int
+
+    @cached_property
+    def tpot_s(self) -> NDArray[np.float64]:
+        """(end - first token) / (tokens - 1) of every request of two tokens or more."""
+        several = self.tokens > 1
+        times = (self.end_s - self.first_token_s)[several] / (self.tokens[several] - 1)
+        return np.asarray(times, np.float64)
+
+    @cached_property
+    def ttft_s(self) -> NDArray[np.float64]:
+        """From arrival to the end of the first decode step."""
+        return self.first_token_s - self.arrival_s
+
+    @cached_property
+    def load_imbalance(self) -> float:
+        """Most requests booked on a worker over the mean; over the time until the last arrival."""
+        until = float(self.arrival_s[-1])
+        return load_imbalance(self.placed_s, self.end_s, self.worker, self.workers, until)
+
+    @cached_property
+    def in_flight(self) -> float:
+        """Requests booked on a worker: mean over workers and the time until the last arrival."""
+        until = float(self.arrival_s[-1])
+        spans = np.minimum(self.end_s, until) - np.minimum(self.placed_s, until)
+        return float(spans.sum()) / (until * self.workers) if until else float("nan")
+
+    def sent(self, groups: NDArray[np.str_]) -> dict[str, list[int]]:
+        """Requests by group and worker; groups [recorded requests] names each one's."""
+        group = groups[self.recording]
+        return {
+            str(name): np.bincount(self.worker[group == name], minlength=self.workers).tolist()
+            for name in np.unique(group)
+        }
+
+    def figures(self) -> dict[str, float]:
+        """All figures by name; times in ms, NaN where there is none."""
+        return {
+            **_distribution("tpot_ms", self.tpot_s),
+            **_distribution("ttft_ms", self.ttft_s),
+            "active_experts": self.active_experts,
+            "load_imbalance": self.load_imbalance,
+            "in_flight": self.in_flight,
+            "requests": len(self.tokens),
+            "tokens": int(self.tokens.sum()),
+            "copies": self.copies,
+            "refused": self.refused,
+        }
+
+
+def _distribution(name: str, seconds: NDArray[np.float64]) -> dict[str, float]:
+    if not len(seconds):
+        return {f"{name}.{part}": float("nan") for part in ("p50", "p95", "p99", "mean")}
+    found = np.percentile(seconds, PERCENTILES) * 1e3
+    named = {f"{name}.p{p}": float(v) for p, v in zip(PERCENTILES, found, strict=True)}
+    return {**named, f"{name}.mean": float(seconds.mean() * 1e3)}

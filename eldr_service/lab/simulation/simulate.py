@@ -1,0 +1,331 @@
+"""A run: requests go through the real router, under a policy, to simulated engines.
+
+`Router`, `Workers` and the policies are the daemon's own, driven in virtual time: workers register
+and report, counts are routed, releases come back with what the decode activated.
+"""
+
+import heapq
+from collections import Counter
+from enum import IntEnum
+
+import numpy as np
+
+from eldr_service.core.activation import ActivationCounts
+from eldr_service.core.errors import FailedPreconditionError, ResourceExhaustedError
+from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
+from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.partition import Partition
+from eldr_service.core.placement import Reason
+from eldr_service.lab.simulation.arrivals import RecordingPicker
+from eldr_service.lab.simulation.decode_pool import DecodePool
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.result import Result
+from eldr_service.lab.simulation.workload import Workload, oracle_labels
+from eldr_service.policies import Policy
+from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.router import Router
+from eldr_service.routing.workers import Workers
+from eldr_service.stores.sqlite import SqliteStore
+
+MODEL = "simulated"
+
+
+def simulate(
+    workload: Workload,
+    policy: Policy,
+    deployment: Deployment,
+    partition: Partition | None = None,
+) -> Result:
+    """Run a workload under a policy, every request to its end. The same calls, the same result.
+
+    Parameters
+    ----------
+    workload : Workload
+        Give the same to every policy that is to be compared.
+    policy : Policy
+        A fresh one: it is told of bookings and may keep state.
+    deployment : Deployment
+    partition : Partition, optional
+        What `fitting.fit_partition` made of the workload's fitted part; without it policies that
+        read signatures take the least loaded worker.
+
+    Raises
+    ------
+    ValueError
+        A request alone does not fit into a worker's KV memory.
+    FailedPreconditionError
+        The policy raised, or chose a worker that is not eligible.
+    """
+    return _Run(workload, policy, deployment, partition).result()
+
+
+class _Event(IntEnum):
+    """What happens next; of several at a moment the first of these comes first."""
+
+    REPORT = 0
+    ARRIVAL = 1
+    FIRST_CHUNKS = 2
+    LAST_CHUNKS = 3
+    PLACEMENT = 4
+    START = 5
+
+
+class _Silent:
+    """An observer that nobody looks through."""
+
+    def ended(self, model: str, booking: Booking, how: Ended) -> None:
+        """Needs no note: the releases are the run's own."""
+
+    def signatures_dropped(self, number: int, why: str) -> None:
+        """There is memory enough for those of the requests in flight."""
+
+    def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
+        """Workers stay."""
+
+
+class _Run:
+    def __init__(
+        self,
+        workload: Workload,
+        policy: Policy,
+        deployment: Deployment,
+        partition: Partition | None,
+    ) -> None:
+        recording, requests = workload.recording, workload.requests
+        if recording.expert_ids is None:
+            raise ValueError("the recording holds counts alone, no tokens to decode")
+        self._workload, self._deployment = workload, deployment
+        self._pool = DecodePool(
+            recording.expert_ids, recording.geometry.num_experts, deployment.engines
+        )
+        self._late = workload.late
+        sides = (np.flatnonzero(~self._late), np.flatnonzero(self._late))
+        self._sides = [
+            (side, RecordingPicker(len(side), workload.seed, again=True)) for side in sides
+        ]
+        self._router = Router(lambda: policy, _Silent())
+        self._workers = Workers(self._router, SqliteStore(None), first_incarnation=0)
+        self._lives = self._register()
+        if partition is not None:
+            model = self._router.model(MODEL)
+            model.check_geometry(partition.geometry)
+            model.activate(partition, {})
+        self._held: list[dict[str, None]] = [{} for _ in self._lives]
+        self._reports = 0
+        self._counts = [workload.prefill_counts(i) for i in range(len(workload.driven))]
+        self._decoded: dict[tuple[int, int], ActivationCounts] = {}
+
+        n = len(requests.times_s)
+        self._picked = np.full(n, -1)
+        self._prompt = np.zeros(n, np.int64)
+        self._prefilled_s = np.full(n, np.nan)
+        self._tokens = np.zeros(n, np.int64)
+        self._worker = np.full(n, -1)
+        self._placed_s = np.full(n, np.nan)
+        self._first_s = np.full(n, np.nan)
+        self._end_s = np.full(n, np.nan)
+        self._left = n
+        self._reasons: Counter[str] = Counter()
+        self._copies = self._refused = 0
+        self._events = [(t, _Event.ARRIVAL, i) for i, t in enumerate(requests.times_s.tolist())]
+        self._events.append((0.0, _Event.REPORT, 0))
+        heapq.heapify(self._events)
+
+    def result(self) -> Result:
+        """Let everything happen."""
+        handlers = {
+            _Event.REPORT: self._report,
+            _Event.ARRIVAL: self._arrive,
+            _Event.FIRST_CHUNKS: self._begin_signature,
+            _Event.LAST_CHUNKS: self._end_signature,
+            _Event.PLACEMENT: self._place,
+            _Event.START: self._start,
+        }
+        while self._left:
+            now, event, request = heapq.heappop(self._events)
+            self._release(now)
+            handlers[event](now, request)
+        return Result(
+            workers=len(self._lives),
+            arrival_s=self._workload.requests.times_s,
+            placed_s=self._placed_s,
+            first_token_s=self._first_s,
+            end_s=self._end_s,
+            worker=self._worker,
+            recording=self._workload.driven[self._picked],
+            tokens=self._tokens,
+            active_experts=self._pool.statistics().active_experts,
+            reasons=self._reasons,
+            copies=self._copies,
+            refused=self._refused,
+        )
+
+    def _register(self) -> list[int]:
+        deployment, recording = self._deployment, self._workload.recording
+        as_recorded = self._workload.requests.output_tokens is None
+        labels = oracle_labels(recording, self._workload.fitted, deployment.workers, as_recorded)
+        lives: list[int] = []
+        for engine in deployment.engines:
+            for rank in range(engine.ranks):
+                number = len(lives)
+                spec = WorkerSpec(
+                    worker_id=f"decode-{number}",
+                    dp_rank=rank,
+                    labels={"domain": labels[number]},
+                    capacity_sequences=deployment.capacity or engine.max_running,
+                    capacity_kv_tokens=engine.kv_tokens or 0,
+                )
+                life = self._workers.register(
+                    MODEL, spec, WorkerState.READY, recording.geometry, 0.0, static=True
+                )
+                lives.append(life)
+        return lives
+
+    def _report(self, now: float, _: int) -> None:
+        self._router.tick(now)
+        self._reports += 1
+        for worker, life in enumerate(self._lives):
+            recent = self._pool.recent(worker)
+            running = self._pool.running(worker)
+            report = LoadReport(
+                incarnation=life,
+                number=self._reports,
+                running_sequences=running,
+                waiting_sequences=self._pool.held(worker) - running,
+                kv_tokens_used=self._pool.kv_used(worker),
+                held=tuple((name, 0) for name in self._held[worker]),
+                active_experts=float(np.nan_to_num(recent.active_experts)),
+                batch_size=float(np.nan_to_num(recent.batch_size)),
+                step_seconds=float(np.nan_to_num(recent.step_seconds)),
+                step_active_experts=float(np.nan_to_num(recent.step_active_experts)),
+            )
+            self._workers.report(MODEL, f"decode-{worker}", report, now)
+        following = now + self._deployment.report_interval_s
+        heapq.heappush(self._events, (following, _Event.REPORT, 0))
+
+    def _arrive(self, now: float, i: int) -> None:
+        side, picker = self._sides[int(now >= self._workload.shift_s)]
+        self._copies += picker.all_in_flight
+        taken = picker.take()
+        assert taken is not None  # it hands out copies
+        picked = int(side[taken])
+        requests, recording = self._workload.requests, self._workload.recording
+        tokens = recording.decode(int(self._workload.driven[picked]))
+        self._picked[i] = picked
+        self._prompt[i] = (
+            self._counts[picked].num_tokens
+            if requests.prompt_tokens is None
+            else requests.prompt_tokens[i]
+        )
+        self._tokens[i] = (
+            tokens.stop - tokens.start
+            if requests.output_tokens is None
+            else requests.output_tokens[i]
+        )
+        prefill_s = self._deployment.prefill.of(int(self._prompt[i]))
+        self._prefilled_s[i] = now + prefill_s
+        if self._is_early(i):
+            seen_s = now + prefill_s * self._share_seen(i)
+            heapq.heappush(self._events, (seen_s, _Event.FIRST_CHUNKS, i))
+            heapq.heappush(self._events, (now + prefill_s, _Event.LAST_CHUNKS, i))
+        else:
+            heapq.heappush(self._events, (now + prefill_s, _Event.PLACEMENT, i))
+
+    def _share_seen(self, i: int) -> float:
+        return self._deployment.seen(int(self._prompt[i])) / int(self._prompt[i])
+
+    def _is_early(self, i: int) -> bool:
+        return self._share_seen(i) < 1
+
+    def _begin_signature(self, now: float, i: int) -> None:
+        chunk = self._workload.first_counts(int(self._picked[i]), self._share_seen(i))
+        self._register_chunk(now, i, chunk, 0)
+        self._place(now, i)
+
+    def _end_signature(self, now: float, i: int) -> None:
+        picked = int(self._picked[i])
+        first = self._workload.first_counts(picked, self._share_seen(i))
+        whole = self._counts[picked]
+        rest = ActivationCounts(
+            whole.geometry,
+            0,
+            whole.counts - first.counts,
+            whole.num_tokens - first.num_tokens,
+        )
+        self._register_chunk(now, i, rest, 1)
+
+    def _register_chunk(self, now: float, i: int, chunk: ActivationCounts, sequence: int) -> None:
+        self._router.register_signature(
+            MODEL,
+            str(i),
+            0,
+            chunk,
+            sequence=sequence,
+            total_chunks=2 * sequence,  # the second is the last
+            fingerprint=sequence,
+            now=now,
+        )
+
+    def _place(self, now: float, i: int) -> None:
+        picked = int(self._picked[i])
+        domain = str(self._workload.recording.domains[self._workload.driven[picked]])
+        call = RouteCall(
+            model=MODEL,
+            request_id=str(i),
+            counts=None if self._is_early(i) else self._counts[picked],
+            prompt_tokens=int(self._prompt[i]),
+            labels={"domain": domain},  # read by domain-oracle alone
+        )
+        try:
+            booking = self._router.route(call, now).booking
+        except ResourceExhaustedError as full:
+            self._refused += 1
+            again = now + full.retry_after
+            heapq.heappush(self._events, (again, _Event.PLACEMENT, i))
+            return
+        if booking.reason is Reason.LEAST_LOADED_POLICY_ERROR:  # which no figures should hide
+            raise FailedPreconditionError(f"policy {booking.policy} failed; the log says how")
+        self._reasons[booking.reason.name] += 1
+        self._worker[i] = int(booking.worker_id.removeprefix("decode-"))
+        self._placed_s[i] = now
+        ready = self._deployment.kv_ready(now, float(self._prefilled_s[i]), int(self._prompt[i]))
+        heapq.heappush(self._events, (ready, _Event.START, i))
+
+    def _start(self, now: float, i: int) -> None:
+        worker = int(self._worker[i])
+        self._pool.start(
+            now,
+            worker,
+            i,
+            self._workload.recording.decode(int(self._workload.driven[self._picked[i]])),
+            output_tokens=int(self._tokens[i]),
+            prompt_tokens=int(self._prompt[i]),
+        )
+        self._held[worker][str(i)] = None
+
+    def _release(self, now: float) -> None:
+        """Let the engines run, and release what they finish."""
+        for done in self._pool.advance(now):
+            assert isinstance(done.request_key, int)
+            i = done.request_key
+            picked = int(self._picked[i])
+            self._first_s[i], self._end_s[i] = done.first_token_s, done.end_s
+            self._router.release(
+                MODEL,
+                str(i),
+                0,
+                done.end_s,
+                output_tokens=done.tokens,
+                decode_seconds=done.end_s - done.first_token_s,
+                decode_counts=self._decode_counts(picked, done.tokens),
+            )
+            side, picker = self._sides[int(self._late[picked])]
+            picker.give_back(int(np.searchsorted(side, picked)))
+            del self._held[done.worker][str(i)]
+            self._left -= 1
+
+    def _decode_counts(self, picked: int, tokens: int) -> ActivationCounts:
+        """What a decode activated: kept, as the same recordings come again."""
+        if (picked, tokens) not in self._decoded:
+            self._decoded[picked, tokens] = self._workload.decode_counts(picked, tokens)
+        return self._decoded[picked, tokens]

@@ -1,0 +1,221 @@
+"""Several policies over several seeds, in as many processes as there are cores."""
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from eldr_service.core.partition import Partition
+from eldr_service.fitting import fit_partition
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.simulate import MODEL, simulate
+from eldr_service.lab.simulation.traffic import Traffic
+from eldr_service.lab.simulation.workload import Workload
+from eldr_service.policies.registry import create, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What to simulate.
+
+    Attributes
+    ----------
+    activations : Path
+        A recording with tokens.
+    policies : tuple of str
+        Each NAME[:key=value,…].
+    deployment : Deployment
+    traffic : Traffic
+    seeds : tuple of int
+        Each draws a split, requests and an order of recordings, and fits a partition with a slot a
+        worker; all policies run on the same.
+    calibration_fraction : float
+    drive_all : bool
+    shift_s : float
+        See `Workload.draw`.
+    fit_share : float
+        The partition sees this share of the part that is for fitting; what is driven stays.
+    fit_domains : float
+        It sees so large a share of the domains alone, drawn by the seed: the others are new to it.
+    """
+
+    activations: Path
+    policies: tuple[str, ...]
+    deployment: Deployment
+    traffic: Traffic
+    seeds: tuple[int, ...] = (0,)
+    calibration_fraction: float = 0.5
+    drive_all: bool = False
+    shift_s: float = math.inf
+    fit_share: float = 1.0
+    fit_domains: float = 1.0
+
+    def workload(self, seed: int) -> Workload:
+        """What every policy is given under a seed; ValueError when it cannot be drawn."""
+        recording = load_recorded(self.activations)
+        return Workload.draw(
+            recording,
+            self.traffic,
+            seed,
+            self.calibration_fraction,
+            self.drive_all,
+            self.shift_s,
+        )
+
+    def seen(self, workload: Workload) -> NDArray[np.int64]:
+        """The recording's requests that the partition is fitted on."""
+        fitted = workload.fitted
+        if self.fit_domains < 1:
+            domains = np.unique(workload.recording.domains)
+            order = np.random.default_rng([workload.seed, 2]).permutation(domains)
+            known = order[: math.ceil(len(domains) * self.fit_domains)]
+            fitted = fitted[np.isin(workload.recording.domains[fitted], known)]
+        return fitted[: math.ceil(len(fitted) * self.fit_share)]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a policy under a seed: see `Result`.
+
+    `sent` has the requests of each domain, or of each slot where no domain was recorded, by worker.
+    """
+
+    figures: dict[str, float]
+    reasons: Counter[str]
+    sent: dict[str, list[int]]
+
+
+def run_study(
+    study: Study, jobs: int = 1, done: Callable[[], None] = lambda: None
+) -> dict[str, list[Run]]:
+    """Run every policy of one study under every seed; see `run_studies`."""
+    return run_studies([study], jobs, done)[0]
+
+
+def run_studies(
+    studies: Sequence[Study], jobs: int = 1, done: Callable[[], None] = lambda: None
+) -> list[dict[str, list[Run]]]:
+    """Run every policy of each study under every seed.
+
+    Parameters
+    ----------
+    studies : sequence of Study
+    jobs : int
+        Processes; 1 stays in this one. They change nothing in the results.
+    done : callable
+        Called as often as `steps` of the studies say together.
+
+    Returns
+    -------
+    list of dict of policy to list of Run, a seed each
+        In the order of the studies.
+
+    Raises
+    ------
+    ValueError, EldrError
+        Something in a study makes no sense.
+    """
+    fits = [(i, study, seed) for i, study in enumerate(studies) for seed in study.seeds]
+    policies = sum(len(study.seeds) * len(study.policies) for study in studies)
+    with _map(min(jobs, policies), done) as each:
+        partitions = dict(each(_fit, fits))
+        tasks = [
+            (i, study, seed, policy, partitions[i, seed])
+            for i, study, seed in fits
+            for policy in study.policies
+        ]
+        runs = dict(each(_run, tasks))
+    return [
+        {policy: [runs[i, seed, policy] for seed in study.seeds] for policy in study.policies}
+        for i, study in enumerate(studies)
+    ]
+
+
+def log_to_stderr() -> None:
+    """Keep the router's log off stdout, from here on in this process."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+
+
+def steps(study: Study) -> int:
+    """How often `run_study` calls `done`."""
+    return len(study.seeds) * (1 + len(study.policies))
+
+
+Each = Callable[[Callable[..., Any], Iterable[Sequence[Any]]], Iterator[Any]]
+
+
+@contextmanager
+def _map(jobs: int, done: Callable[[], None]) -> Iterator[Each]:
+    """A function that calls another with each of many arguments, in any order."""
+    if jobs < 2:
+
+        def here(function: Callable[..., Any], tasks: Iterable[Sequence[Any]]) -> Iterator[Any]:
+            for task in tasks:
+                yield function(*task)
+                done()
+
+        yield here
+        return
+    # Not forked: a progress bar's thread may hold a lock at that moment.
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=log_to_stderr) as pool:
+
+        def there(function: Callable[..., Any], tasks: Iterable[Sequence[Any]]) -> Iterator[Any]:
+            for future in as_completed([pool.submit(function, *task) for task in tasks]):
+                yield future.result()
+                done()
+
+        try:
+            yield there
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _fit(number: int, study: Study, seed: int) -> tuple[tuple[int, int], Partition]:
+    workload = study.workload(seed)
+    counts = workload.recording.prefill_counts()[study.seen(workload)]
+    workers = study.deployment.workers
+    geometry = workload.recording.geometry
+    partition = fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)
+    return (number, seed), partition
+
+
+def _run(
+    number: int, study: Study, seed: int, policy: str, partition: Partition
+) -> tuple[tuple[int, int, str], Run]:
+    made = create(*parse(policy))
+    workload = study.workload(seed)
+    result = simulate(workload, made, study.deployment, partition)
+    sent = result.sent(_groups(workload.recording, partition))
+    return (number, seed, policy), Run(result.figures(), result.reasons, sent)
+
+
+def _groups(recording: Recording, partition: Partition) -> NDArray[np.str_]:
+    """Each recorded request's domain or, where none was recorded, the slot nearest to it."""
+    if (recording.domains != "").any():
+        return np.where(recording.domains == "", "(none)", recording.domains)
+    signatures = partition.transform.apply(recording.prefill_counts())
+    nearest = np.argmax(signatures @ partition.centroids.T, axis=1)
+    return np.array([f"slot {slot}" for slot in nearest])
+
+
+@cache
+def load_recorded(path: Path) -> Recording:
+    """A recording with tokens, read once in a process; ValueError otherwise."""
+    recording = Recording.load(path)
+    if recording.expert_ids is None:
+        raise ValueError(f"{path}: holds counts alone, no tokens to decode")
+    return recording

@@ -1,0 +1,121 @@
+"""Arrivals and lengths of real services: published traces, and what engines recorded."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from eldr_service.lab.recordings import join, read_recorded
+
+Row = tuple[float, int, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What a service was asked. Which experts it used, no public trace says.
+
+    Attributes
+    ----------
+    times_s : ndarray of float64, shape [n]
+        Ascending from 0.
+    prompt_tokens, output_tokens : ndarray of int64, shape [n]
+        1 at least.
+    decode_engines : int or None
+        That served them, where engines recorded it.
+    """
+
+    times_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    decode_engines: int | None = None
+
+    @property
+    def rate_per_s(self) -> float:
+        """Mean arrivals per second."""
+        return (len(self.times_s) - 1) / float(self.times_s[-1])
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trace":
+        """Read a trace.
+
+        By its name a file is of Azure (.csv: TIMESTAMP, ContextTokens, GeneratedTokens) or of
+        Mooncake (.jsonl or .jsonl.zst: timestamp in ms, input_length, output_length). A folder is
+        of engines' recordings (docs/recording.md).
+
+        Raises
+        ------
+        ValueError
+            Saying what is wrong with it.
+        """
+        name = Path(path).name
+        if Path(path).is_dir():
+            return cls._recorded(Path(path))
+        try:
+            if name.endswith(".csv"):
+                rows = _rows(csv.DictReader(_text(path).splitlines()), _azure)
+            elif name.endswith((".jsonl", ".jsonl.zst")):
+                rows = _rows(map(json.loads, _text(path).splitlines()), _mooncake)
+            else:
+                raise ValueError("expected .csv (Azure), .jsonl or .jsonl.zst (Mooncake)")
+            return cls._of(rows)
+        except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are such
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def _recorded(cls, folder: Path) -> "Trace":
+        recorded = read_recorded(folder)
+        requests = join(recorded)
+        columns = requests.arrival_s, requests.prompt_tokens, requests.output_tokens
+        try:
+            trace = cls._of(list(zip(*(column.tolist() for column in columns), strict=True)))
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
+        return replace(trace, decode_engines=recorded.decode_engines)
+
+    @classmethod
+    def _of(cls, rows: Sequence[Row]) -> "Trace":
+        rows = sorted(rows)
+        if len(rows) < 2 or rows[0][0] == rows[-1][0]:
+            raise ValueError(f"a trace needs requests at two moments at least, found {len(rows)}")
+        times, prompts, outputs = (np.array(column) for column in zip(*rows, strict=True))
+        if min(prompts.min(), outputs.min()) < 0:
+            raise ValueError("lengths must not be negative")
+        return cls(times - times[0], np.maximum(prompts, 1), np.maximum(outputs, 1))
+
+
+def _rows(records: Iterable[dict[str, Any]], row_of: Callable[[dict[str, Any]], Row]) -> list[Row]:
+    rows = []
+    for number, record in enumerate(records, start=1):
+        try:
+            rows.append(row_of(record))
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"request {number}: {what}") from error
+    return rows
+
+
+def _azure(record: dict[str, Any]) -> Row:
+    seconds, _, fraction = record["TIMESTAMP"].partition(".")
+    time = datetime.fromisoformat(f"{seconds}+00:00").timestamp() + float(f"0.{fraction or 0}")
+    return time, int(record["ContextTokens"]), int(record["GeneratedTokens"])
+
+
+def _mooncake(record: dict[str, Any]) -> Row:
+    return record["timestamp"] / 1e3, int(record["input_length"]), int(record["output_length"])
+
+
+def _text(path: str | Path) -> str:
+    data = Path(path).read_bytes()
+    if Path(path).suffix == ".zst":
+        try:
+            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from error
+    return data.decode("utf-8")

@@ -1,0 +1,409 @@
+"""The daemon's settings: flags over environment over file over defaults, all from one model."""
+
+import os
+import re
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.server.address import Address
+from eldr_service.server.flags import did_you_mean, flag, read_flags, refuse
+
+__all__ = ["Address", "ModelDeclaration", "Settings", "load_settings"]
+
+MEMORY = ":memory:"
+PREFIX = "ELDR_"
+
+
+def _readable_file(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise ValueError("expected a file that exists and can be read")
+    return path
+
+
+def _directory(path: Path) -> Path:
+    path = path.expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError("expected a directory (it is made if missing)")
+    return path
+
+
+def _state(text: object) -> Path | None:
+    if text is None or text == MEMORY:
+        return None
+    if not isinstance(text, str | Path) or not str(text):
+        raise ValueError(f"expected a directory or {MEMORY}")
+    path = Path(text).expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"expected a directory (it is made if missing) or {MEMORY}")
+    return path
+
+
+def _default_state() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "eldr"
+
+
+def _policy(text: str) -> str:
+    """Check syntax and name; what the parameters may be is the policy's own to say."""
+    name, *parameters = re.split("[:,]", text)
+    if not re.fullmatch(r"[^:,=\s]+(:[^:,=\s]+=[^:,]+(,[^:,=\s]+=[^:,]+)*)?", text):
+        raise ValueError("expected NAME or NAME:key=value,key=value")
+    installed = sorted(point.name for point in entry_points(group="eldr.policies"))
+    if name not in installed:
+        raise ValueError(f"expected one of {', '.join(installed)}")
+    keys = [parameter.partition("=")[0] for parameter in parameters]
+    if len(set(keys)) < len(keys):
+        raise ValueError("expected each parameter once")
+    return text
+
+
+ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
+ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
+Directory = Annotated[Path, AfterValidator(_directory)]
+StateDirectory = Annotated[Path | None, BeforeValidator(_state)]
+PolicyChoice = Annotated[str, AfterValidator(_policy)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _option(metavar: str, description: str, **constraints: Any) -> Any:
+    """Declare a field that is also a flag; `metavar` stands for its value in the help."""
+    return Field(description=description, json_schema_extra={"metavar": metavar}, **constraints)
+
+
+class ModelDeclaration(BaseModel):
+    """A model whose geometry the file declares, so that no worker can claim another one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=256)
+    num_layers: int
+    num_experts: int
+    top_k: int
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ModelDeclaration":
+        try:
+            _ = self.geometry
+        except InvalidArgumentError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def geometry(self) -> ModelGeometry:
+        """Layers, experts and top_k."""
+        return ModelGeometry(self.num_layers, self.num_experts, self.top_k)
+
+
+class _File(TomlConfigSettingsSource):
+    """The TOML file; its keys may be written like flags."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        table = super()._read_file(file_path)
+        if "config" in table:
+            raise ValueError("config in a file: no file can name another one")
+        return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+class Settings(BaseSettings):
+    """What the daemon is told at its start. `load_settings` gives it the flags."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,  # set but empty is how many tools say "not set"
+        enable_decoding=False,  # variables are written as flags are, not as JSON
+        extra="forbid",
+        frozen=True,
+        validate_default=False,
+    )
+
+    listen: ListenAddress = _option(
+        "HOST:PORT",
+        "where gRPC is served, port 0 for a free one; loopback, as nothing guards it by default",
+        default=Address("127.0.0.1", 50051),
+    )
+    http: ListenAddress = _option(
+        "HOST:PORT",
+        "where metrics and dashboard are served, to read and without credentials",
+        default=Address("127.0.0.1", 9464),
+    )
+    state: StateDirectory = _option(
+        f"DIR|{MEMORY}",
+        f"what survives a restart: workers, partitions, policies; {MEMORY} keeps nothing",
+        default_factory=_default_state,
+    )
+    config: ReadableFile | None = _option(
+        "FILE", "TOML file with any of these settings; a flag or variable beats it", default=None
+    )
+    policy: PolicyChoice = _option(
+        "NAME[:key=value,...]",
+        "policy of models that were given no other; `eldr policy list --offline` lists them",
+        default="locality-band",
+    )
+    fleet: ReadableFile | None = _option(
+        "FILE", "TOML file of workers that do not register by themselves", default=None
+    )
+    tls_cert: ReadableFile | None = _option(
+        "FILE", "certificate chain (PEM) to serve gRPC over TLS; needs --tls-key", default=None
+    )
+    tls_key: ReadableFile | None = _option("FILE", "private key (PEM) of --tls-cert", default=None)
+    tls_client_ca: ReadableFile | None = _option(
+        "FILE",
+        "authorities (PEM), one of which must have signed a client's certificate (mutual TLS)",
+        default=None,
+    )
+    tokens: ReadableFile | None = _option(
+        "FILE",
+        "TOML file of bearer tokens and their roles; without it every call is allowed",
+        default=None,
+    )
+    insecure: bool = Field(
+        description="serve beyond loopback although anyone could call or overhear the tokens",
+        default=False,
+    )
+    log_format: Literal["console", "json"] = _option(
+        "console|json", "logs on stderr, for eyes or for programs", default="console"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _option(
+        "debug|info|warning|error", "the least severe message that is logged", default="info"
+    )
+    port_file: Path | None = _option(
+        "FILE",
+        'gets {"grpc": "HOST:PORT", "http": "HOST:PORT"} once the daemon serves',
+        default=None,
+    )
+    drain_seconds: float = _option(
+        "SECONDS",
+        "at SIGTERM, how long bookings may go on before the daemon stops; 30 is what Kubernetes"
+        " grants",
+        default=30.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+    )
+    report_interval: Seconds = _option(
+        "SECONDS",
+        "how often workers are asked to report; bookings bridge the time between, so 1 is plenty",
+        default=1.0,
+    )
+    report_limit: Seconds = _option(
+        "SECONDS",
+        "a worker's report older than this is stale and out of the loads; five reports missed",
+        default=5.0,
+    )
+    lease_ttl: float = _option(
+        "SECONDS",
+        "how long a booking lives after its last sign of life, 1 to 86400, unless Route says"
+        " otherwise; longer than almost every answer takes",
+        default=900.0,
+        ge=1,
+        le=86_400,
+        allow_inf_nan=False,
+    )
+    signature_ttl: Seconds = _option(
+        "SECONDS",
+        "how long a signature is held for a Route that does not come; prefill is over long before",
+        default=600.0,
+    )
+    signature_memory_bytes: ByteSize = _option(
+        "BYTES",
+        "memory for signatures, the oldest dropped first, such as 64MiB; about 10,000 signatures"
+        " of 48 layers x 128 experts",
+        default=ByteSize(256 << 20),
+        ge=1 << 20,
+    )
+    default_capacity: int = _option(
+        "SEQUENCES",
+        "sequences that a worker holds at most if it does not say; vLLM's default",
+        default=256,
+        ge=1,
+        le=1 << 31,
+    )
+    alternates: int = _option(
+        "COUNT", "workers named beside the chosen one, to try next", default=3, ge=0, le=64
+    )
+    max_workers: int = _option(
+        "COUNT",
+        "workers over all models; more are refused, so that a loop cannot fill the memory",
+        default=4_096,
+        ge=1,
+    )
+    max_models: int = _option(
+        "COUNT", "models; more are refused, for the same reason", default=256, ge=1
+    )
+    refit: Literal["off", "manual", "auto"] = _option(
+        "off|manual|auto",
+        "auto refits partitions to recent traffic by itself; manual keeps the window of signatures"
+        " for `eldr fit`; off keeps none",
+        default="auto",
+    )
+    refit_interval: Seconds = _option(
+        "SECONDS",
+        "time between a model's refits at least; a new partition moves placements",
+        default=300.0,
+    )
+    refit_window: Seconds = _option(
+        "SECONDS",
+        "age of the signatures that partitions are refitted to, at most, and how long one that was"
+        " activated by hand is left alone; a few intervals",
+        default=1_800.0,
+    )
+    refit_memory_bytes: ByteSize = _option(
+        "BYTES",
+        "memory of each model's window, a sample where more comes; about 5,400 signatures of 48"
+        " layers x 128 experts",
+        default=ByteSize(64 << 20),
+        ge=1 << 20,
+    )
+    refit_signatures: int = _option(
+        "COUNT",
+        "signatures for each decode worker before the first fit, and new ones before each later"
+        " one; fewer say little of a slot",
+        default=32,
+        ge=2,
+    )
+    decision_log: Directory | None = _option(
+        "DIR",
+        "log all that decisions see, for `eldr replay`, to a folder of its own; no text of prompts"
+        " or answers is ever in it",
+        default=None,
+    )
+    decision_log_max_mb: int = _option(
+        "MB",
+        "size of the decision log, the oldest file deleted first; some 5 KB a decision with 48"
+        " layers x 128 experts, so 1000 hold 200,000",
+        default=1_000,
+        ge=1,
+    )
+    # Only in the file, as [[models]] tables.
+    models: tuple[ModelDeclaration, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file that either of them names."""
+        assert isinstance(init_settings, InitSettingsSource)
+        path = _config_path(init_settings.init_kwargs)
+        file = _File(settings_cls, path and _readable_file(path))
+        return init_settings, env_settings, file
+
+    @property
+    def tls(self) -> bool:
+        """The gRPC port speaks TLS."""
+        return self.tls_cert is not None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            there, missing = ("tls-cert", "tls-key") if self.tls else ("tls-key", "tls-cert")
+            raise ValueError(f"--{there} is of use only together with --{missing}")
+        if self.tls_client_ca and not self.tls:
+            raise ValueError(
+                "--tls-client-ca is of use only together with --tls-cert and --tls-key"
+            )
+        if self.report_limit < self.report_interval:
+            raise ValueError("--report-limit must not be shorter than --report-interval")
+        names = [model.name for model in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError("models: each model may be declared once")
+        if not self.listen.loopback and not self.insecure:
+            self._refuse_strangers()
+        return self
+
+    def _refuse_strangers(self) -> None:
+        where = f"--listen {self.listen} is not a loopback address"
+        if self.tokens and not self.tls:
+            raise ValueError(
+                f"{where}, and without TLS the tokens could be read on the way: give --tls-cert and"
+                " --tls-key, or say --insecure"
+            )
+        if not self.tokens and not self.tls_client_ca:
+            raise ValueError(
+                f"{where}, and without credentials anyone who reaches it could call: give"
+                " --tls-cert and --tls-key with --tokens or --tls-client-ca, or say --insecure"
+            )
+
+
+def load_settings(argv: list[str]) -> Settings:
+    """Read the settings from flags, environment and file.
+
+    Raises
+    ------
+    SystemExit
+        0 after --help or --version; 2 after a message on stderr that names what is wrong and what
+        was expected.
+    """
+    options = {name: field for name, field in Settings.model_fields.items() if name != "models"}
+    flags: dict[str, Any] = dict(read_flags(argv, options))
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        refuse(*(_explain(details, flags) for details in error.errors(include_url=False)))
+    except ValueError as error:  # of the file: its path, its UTF-8 or its TOML
+        refuse(f"configuration {_config_path(flags)}: {error}")
+
+
+def _config_path(flags: Mapping[str, Any]) -> Path | None:
+    path = flags.get("config") or os.environ.get(_variable("config"))
+    return Path(path) if path else None
+
+
+def _variable(field: str) -> str:
+    return PREFIX + field.upper()
+
+
+def _explain(error: ErrorDetails, flags: Mapping[str, Any]) -> str:
+    """Say what is wrong where: at the flag, the variable or the place in the file."""
+    if not error["loc"]:
+        return error["msg"].removeprefix("Value error, ")
+    field, *path = error["loc"]
+    inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    if field in flags:
+        origin = flag(str(field))
+    elif os.environ.get(_variable(str(field))):
+        origin = _variable(str(field))
+    else:
+        origin = f"{field}{inside} in {_config_path(flags)}"
+    kind, found = error["type"], error["input"]
+    if kind == "missing":
+        return f"{origin}: missing"
+    if kind == "extra_forbidden":
+        what, known = ("key", ModelDeclaration) if path else ("setting", Settings)
+        word = str(error["loc"][-1])
+        return f"{origin}: unknown {what}{did_you_mean(word, known.model_fields)}"
+    if kind.startswith("byte_size"):
+        expected = "expected bytes such as 268435456 or 256MiB"
+    else:
+        expected = error["msg"].removeprefix("Value error, ").partition(", unable")[0]
+        expected = re.sub("Input should be (a valid )?", "expected ", expected)
+    if isinstance(found, Mapping):  # a whole [[models]] table; the message says what came
+        return f"{origin}: {expected}"
+    return f"{origin}: {expected}, found {found!r}"

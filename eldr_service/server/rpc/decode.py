@@ -1,0 +1,314 @@
+"""Messages to the domain, with every field checked; the errors name field, expected and found."""
+
+from collections.abc import Collection, Mapping
+from enum import IntEnum
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+from eldr.v1 import activation_pb2, fleet_pb2, router_pb2
+from google.protobuf.duration_pb2 import Duration
+from numpy.typing import NDArray
+
+from eldr_service.core.activation import (
+    ActivationCounts,
+    dense_counts,
+    layers_present,
+)
+from eldr_service.core.capture import CaptureState, CaptureStatus
+from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.kernels.core.sparse import NOT_INCREASING, TOO_LARGE, sparse_counts
+from eldr_service.routing.decide import RouteCall
+
+MAX_MODEL = 256
+MAX_REQUEST_ID = 512
+MAX_WORKER_ID = 256
+MAX_URL = 2_048
+MAX_LABELS = 64
+MAX_LABEL = 256
+MAX_REASON = 1_024
+MAX_LISTED = 65_536
+MAX_SEQUENCES = 4_096
+MAX_WAIT_SECONDS = 10.0
+LEASE_SECONDS = (1.0, 86_400.0)
+MAX_KV_TOKENS = 1 << 48  # leaves room for sums of them in 64 bits
+
+Choice = TypeVar("Choice", bound=IntEnum)
+
+
+def text(field: str, value: str, longest: int, required: bool = False) -> str:
+    """Check a text's length in bytes of UTF-8."""
+    if not value and not required:
+        return value
+    # No character is shorter than a byte: long ones are refused without being encoded.
+    length = len(value) if len(value) > longest or value.isascii() else len(value.encode())
+    if length > longest or (required and not value):
+        raise InvalidArgumentError(
+            field, f"{int(required)} to {longest} bytes", f"{length} bytes" if value else "nothing"
+        )
+    return value
+
+
+def model_name(request: Any) -> str:
+    """Check a request's model."""
+    return text("model", request.model, MAX_MODEL, required=True)
+
+
+def worker_id(request: Any) -> str:
+    """Check a request's worker."""
+    return text("worker_id", request.worker_id, MAX_WORKER_ID, required=True)
+
+
+def request_id(request: Any) -> str:
+    """Check a request's own id."""
+    return text("request_id", request.request_id, MAX_REQUEST_ID, required=True)
+
+
+def seconds(field: str, value: Duration, low: float, high: float) -> float:
+    """Check a duration and give it in seconds."""
+    amount: float = value.seconds + value.nanos / 1e9
+    if not low <= amount <= high:
+        raise InvalidArgumentError(field, f"{low:g} to {high:g} s", f"{amount:g} s")
+    return amount
+
+
+def choice(field: str, kind: type[Choice], value: int) -> Choice:
+    """Check an enum's number, which in proto3 can be any; 0 stands for the first."""
+    if value == 0:
+        return next(iter(kind))
+    if value not in list(kind):
+        raise InvalidArgumentError(field, f"one of {', '.join(c.name for c in kind)}", value)
+    return kind(value)
+
+
+def wait_seconds(request: router_pb2.RouteRequest | router_pb2.RouteStreamRequest) -> float:
+    """Check how long a Route may wait for its signature."""
+    return seconds("wait_for_signature", request.wait_for_signature, 0.0, MAX_WAIT_SECONDS)
+
+
+def labels(field: str, value: Mapping[str, str]) -> dict[str, str]:
+    """Check labels."""
+    if not value:
+        return {}
+    if len(value) > MAX_LABELS:
+        raise InvalidArgumentError(field, f"at most {MAX_LABELS} labels", len(value))
+    return {
+        text(field, key, MAX_LABEL, required=True): text(f"{field}.{key}", entry, MAX_LABEL)
+        for key, entry in value.items()
+    }
+
+
+def worker_ids(field: str, values: Collection[str]) -> frozenset[str]:
+    """Check a list of workers."""
+    if not values:
+        return frozenset()
+    found = frozenset(text(field, v, MAX_WORKER_ID, required=True) for v in values)
+    if len(found) > MAX_LISTED:
+        raise InvalidArgumentError(field, f"at most {MAX_LISTED} workers", len(found))
+    return found
+
+
+class inside:  # noqa: N801 (used as a function is)
+    """Name what is wrong within a field by its whole path."""
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, InvalidArgumentError):
+            within = "" if error.field == "counts" else f".{error.field}"
+            raise InvalidArgumentError(
+                f"{self._field}{within}", error.expected, error.found
+            ) from error
+
+
+def geometry(
+    message: activation_pb2.ModelGeometry | activation_pb2.ActivationCounts,
+) -> ModelGeometry:
+    """Check a geometry, or that of counts."""
+    return _geometry(message.num_layers, message.num_experts, message.top_k)
+
+
+@lru_cache(maxsize=256)  # few models, many messages
+def _geometry(num_layers: int, num_experts: int, top_k: int) -> ModelGeometry:
+    return ModelGeometry(num_layers, num_experts, top_k)
+
+
+def activation_counts(field: str, message: activation_pb2.ActivationCounts) -> ActivationCounts:
+    """Check counts and unpack them."""
+    with inside(field):
+        return _activation_counts(message)
+
+
+def _activation_counts(message: activation_pb2.ActivationCounts) -> ActivationCounts:
+    shape = geometry(message)
+    rows = layers_present(shape, message.layer_offset, message.layers_present)
+    match message.WhichOneof("encoding"):
+        case "dense_u16":
+            counts = dense_counts(message.dense_u16, rows, shape, width=2)
+        case "dense_u32":
+            counts = dense_counts(message.dense_u32, rows, shape, width=4)
+        case "sparse":
+            counts = _sparse_counts(message.sparse, rows, shape)
+        case _ if message.num_tokens == 0:
+            counts = np.zeros((rows, shape.num_experts), dtype=np.uint16)
+        case _:
+            raise InvalidArgumentError(
+                "encoding", "dense_u16, dense_u32 or sparse", "none that is known"
+            )
+    return ActivationCounts(
+        shape, message.layer_offset, counts, message.num_tokens, message.unknown_tokens
+    )
+
+
+def _sparse_counts(
+    message: activation_pb2.SparseCounts, rows: int, shape: ModelGeometry
+) -> NDArray[np.uint32]:
+    size, pairs = rows * shape.num_experts, len(message.index)
+    if len(message.count) != pairs:
+        raise InvalidArgumentError("sparse.count", f"{pairs} entries", len(message.count))
+    if pairs > size:
+        raise InvalidArgumentError("sparse.index", f"at most {size} entries", pairs)
+    data = np.frombuffer(message.SerializeToString(), dtype=np.uint8)
+    counts, wrong = sparse_counts(data, size)
+    if wrong == NOT_INCREASING:
+        raise InvalidArgumentError("sparse.index", "strictly increasing", "one that is not")
+    if wrong == TOO_LARGE:
+        raise InvalidArgumentError("sparse.index", f"below {size}", max(message.index))
+    return counts.reshape(rows, shape.num_experts)
+
+
+def fingerprint(message: activation_pb2.ActivationCounts) -> int:
+    """Tell these counts from others."""
+    return hash(message.SerializeToString())
+
+
+def route_call(request: router_pb2.RouteRequest) -> RouteCall:
+    """Check a RouteRequest or a RouteStreamRequest, which has the same fields."""
+    sequences = request.num_sequences or 1
+    if sequences > MAX_SEQUENCES:
+        raise InvalidArgumentError("num_sequences", f"at most {MAX_SEQUENCES}", sequences)
+    lease = None
+    if request.HasField("lease_ttl"):
+        lease = seconds("lease_ttl", request.lease_ttl, *LEASE_SECONDS)
+    inline = request.HasField("counts")
+    prefill_worker = text("prefill_worker", request.prefill_worker, MAX_WORKER_ID)
+    candidates = worker_ids("candidate_workers", request.candidate_workers)
+    excluded = worker_ids("exclude_workers", request.exclude_workers)
+    selector = labels("worker_selector", request.worker_selector)
+    pinned_worker = text("pinned_worker", request.pinned_worker, MAX_WORKER_ID)
+    own_labels = labels("labels", request.labels)
+    # Everything that the decision and its booking rest on; how the answer looks is no part of it.
+    payload = (
+        sequences,
+        request.prompt_tokens,
+        request.expected_output_tokens,
+        prefill_worker,
+        candidates,
+        excluded,
+        frozenset(selector.items()),
+        pinned_worker,
+        lease,
+        frozenset(own_labels.items()),
+        fingerprint(request.counts) if inline else None,
+    )
+    return RouteCall(
+        model=model_name(request),
+        request_id=request_id(request),
+        attempt=request.attempt,
+        counts=activation_counts("counts", request.counts) if inline else None,
+        num_sequences=sequences,
+        prompt_tokens=request.prompt_tokens,
+        expected_output_tokens=request.expected_output_tokens,
+        prefill_worker=prefill_worker,
+        candidate_workers=candidates,
+        exclude_workers=excluded,
+        worker_selector=selector,
+        pinned_worker=pinned_worker,
+        dry_run=request.dry_run,
+        explain=request.explain,
+        lease_seconds=lease,
+        labels=own_labels,
+        fingerprint=hash(payload),
+    )
+
+
+def worker_geometry(request: fleet_pb2.RegisterWorkerRequest) -> ModelGeometry | None:
+    """Check the geometry that a worker states, if it does."""
+    if not request.HasField("geometry"):
+        return None
+    with inside("geometry"):
+        return geometry(request.geometry)
+
+
+def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int) -> WorkerSpec:
+    """Check what a worker says of itself."""
+    return WorkerSpec(
+        worker_id(request),
+        choice("role", WorkerRole, request.role),
+        text("url", request.url, MAX_URL),
+        request.dp_rank,
+        text("group", request.group, MAX_LABEL),
+        labels("labels", request.labels),
+        request.capacity.sequences or default_capacity,
+        _below("capacity.kv_tokens", request.capacity.kv_tokens, MAX_KV_TOKENS),
+        seconds("time_to_live", request.time_to_live, 0.0, LEASE_SECONDS[1]),
+        capture_status(request),
+    )
+
+
+def capture_status(
+    request: fleet_pb2.RegisterWorkerRequest | fleet_pb2.ReportLoadRequest,
+) -> CaptureStatus | None:
+    """Check what a worker says of its capture; None where it says nothing."""
+    said = request.capture
+    reason = text("capture.reason", said.reason, MAX_REASON)
+    if not said.state:
+        return None
+    state = choice("capture.state", CaptureState, said.state)
+    return CaptureStatus(state, reason, said.known_tokens, said.unknown_tokens)
+
+
+def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:
+    """Check the state that a worker registers in."""
+    state = choice("state", WorkerState, request.state or WorkerState.READY)
+    if state not in (WorkerState.JOINING, WorkerState.READY):
+        raise InvalidArgumentError("state", "JOINING or READY", state.name)
+    return state
+
+
+def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
+    """Check a worker's report."""
+    if len(request.held) > MAX_LISTED:
+        raise InvalidArgumentError("held", f"at most {MAX_LISTED} requests", len(request.held))
+    for field in ("active_experts", "batch_size", "step_active_experts"):
+        value = getattr(request, field)
+        if not 0 <= value < 1e9:  # no NaN either
+            raise InvalidArgumentError(field, "0 to 1e9", value)
+    return LoadReport(
+        _below("incarnation", request.incarnation, 1 << 63),
+        _below("report_number", request.report_number, 1 << 63),
+        request.running_sequences,
+        request.waiting_sequences,
+        _below("kv_tokens_used", request.kv_tokens_used, MAX_KV_TOKENS),
+        _below("kv_tokens_total", request.kv_tokens_total, MAX_KV_TOKENS),
+        tuple((held.request_id, held.attempt) for held in request.held),
+        request.foreign_sequences,
+        request.active_experts,
+        request.batch_size,
+        seconds("step_time", request.step_time, 0.0, 3_600.0),
+        request.step_active_experts,
+        choice("state", WorkerState, request.state or WorkerState.READY),
+        capture_status(request),
+    )
+
+
+def _below(field: str, value: int, limit: int) -> int:
+    if value >= limit:
+        raise InvalidArgumentError(field, f"below {limit}", value)
+    return value

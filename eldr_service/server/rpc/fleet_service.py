@@ -1,0 +1,147 @@
+"""FleetService: workers register, report, drain and leave."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+from eldr.v1 import fleet_pb2 as pb
+from eldr.v1 import fleet_pb2_grpc
+
+from eldr_service.core.errors import ResourceExhaustedError
+from eldr_service.core.fleet import WorkerState
+from eldr_service.routing.router import Router
+from eldr_service.routing.workers import Workers
+from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc.errors import abort
+from eldr_service.server.rpc.telemetry import Telemetry
+from eldr_service.server.rpc.unary import unary
+
+MAX_BEHIND = 4_096
+
+
+class FleetService(fleet_pb2_grpc.FleetServiceServicer):
+    """Reads messages, tells the fleet, writes answers.
+
+    Parameters
+    ----------
+    report_interval : float
+        Seconds between the reports that workers are asked for.
+    default_capacity : int
+        Sequences of a worker that does not say.
+    """
+
+    def __init__(
+        self,
+        router: Router,
+        workers: Workers,
+        telemetry: Telemetry,
+        report_interval: float,
+        default_capacity: int,
+    ) -> None:
+        self.telemetry = telemetry
+        self._router = router
+        self._workers = workers
+        self._report_interval = encode.duration(report_interval)
+        self._default_capacity = default_capacity
+        self._watchers: set[asyncio.Queue[pb.Worker]] = set()
+
+    @unary
+    async def RegisterWorker(  # noqa: N802
+        self, request: pb.RegisterWorkerRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RegisterWorkerResponse:
+        """Make a worker known."""
+        incarnation = self._workers.register(
+            decode.model_name(request),
+            decode.worker_spec(request, self._default_capacity),
+            decode.initial_state(request),
+            decode.worker_geometry(request),
+            time.monotonic(),
+        )
+        return pb.RegisterWorkerResponse(
+            incarnation=incarnation, report_interval=self._report_interval
+        )
+
+    @unary
+    async def DrainWorker(  # noqa: N802
+        self, request: pb.DrainWorkerRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DrainWorkerResponse:
+        """Place nothing new on a worker."""
+        booked = self._workers.drain(decode.model_name(request), decode.worker_id(request))
+        return pb.DrainWorkerResponse(booked_sequences=booked)
+
+    @unary
+    async def RemoveWorker(  # noqa: N802
+        self, request: pb.RemoveWorkerRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RemoveWorkerResponse:
+        """Forget a worker."""
+        ended = self._workers.remove(
+            decode.model_name(request),
+            decode.worker_id(request),
+            request.incarnation,
+            time.monotonic(),
+        )
+        return pb.RemoveWorkerResponse(ended_bookings=ended)
+
+    @unary
+    async def ReportLoad(  # noqa: N802
+        self, request: pb.ReportLoadRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ReportLoadResponse:
+        """Take in a worker's report."""
+        accepted, unknown = self._workers.report(
+            decode.model_name(request),
+            decode.worker_id(request),
+            decode.load_report(request),
+            time.monotonic(),
+        )
+        response = pb.ReportLoadResponse(accepted=accepted, report_interval=self._report_interval)
+        for request_id, attempt in unknown:
+            response.unknown.add(request_id=request_id, attempt=attempt)
+        return response
+
+    @unary
+    async def ListWorkers(  # noqa: N802
+        self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListWorkersResponse:
+        """Answer with the workers as they are."""
+        decode.text("model", request.model, decode.MAX_MODEL)
+        return pb.ListWorkersResponse(workers=self._list(request.model))
+
+    async def WatchWorkers(  # noqa: N802
+        self, request: pb.WatchWorkersRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchWorkersResponse]:
+        """Answer with the workers as they are, and then with every change."""
+        changes: asyncio.Queue[pb.Worker] = asyncio.Queue(MAX_BEHIND)
+        self._watchers.add(changes)
+        try:
+            known = self._list(request.model) if request.model in ("", *self._router.models) else []
+            for place, worker in enumerate(known, start=1):
+                yield pb.WatchWorkersResponse(worker=worker, synchronized=place == len(known))
+            if not known:
+                yield pb.WatchWorkersResponse(synchronized=True)
+            while changes in self._watchers or not changes.empty():
+                worker = await changes.get()
+                if request.model in ("", worker.model):
+                    yield pb.WatchWorkersResponse(worker=worker, synchronized=True)
+            await abort(
+                context, ResourceExhaustedError(f"{MAX_BEHIND} changes behind; watch anew", 0.1)
+            )
+        finally:
+            self._watchers.discard(changes)
+
+    def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
+        """Tell the watchers; one that is too far behind is cut off."""
+        if not self._watchers:
+            return
+        worker = encode.worker(self._router.models[model], row, time.monotonic(), state)
+        for changes in list(self._watchers):
+            try:
+                changes.put_nowait(worker)
+            except asyncio.QueueFull:
+                self._watchers.discard(changes)
+
+    def _list(self, model_name: str) -> list[pb.Worker]:
+        now = time.monotonic()
+        names = [self._router.model(model_name).name] if model_name else sorted(self._router.models)
+        models = [self._router.model(name) for name in names]
+        return [encode.worker(m, row, now) for m in models for row in m.fleet.rows()]

@@ -1,0 +1,43 @@
+"""PolicyService: which policies there are, and which is in force."""
+
+import grpc
+from eldr.v1 import policy_pb2 as pb
+from eldr.v1 import policy_pb2_grpc
+
+from eldr_service.policies.registry import installed
+from eldr_service.routing.partitions import Partitions
+from eldr_service.routing.router import Router
+from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc.telemetry import Telemetry
+from eldr_service.server.rpc.unary import unary
+
+
+class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
+    """Reads messages, switches policies, writes answers."""
+
+    def __init__(self, router: Router, partitions: Partitions, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self._router = router
+        self._partitions = partitions
+
+    @unary
+    async def ListPolicies(  # noqa: N802
+        self, request: pb.ListPoliciesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ListPoliciesResponse:
+        """Answer with the installed policies and those in force."""
+        return pb.ListPoliciesResponse(
+            policies=map(encode.policy_info, installed().values()),
+            active=[
+                encode.active_policy(name, model.policy)
+                for name, model in sorted(self._router.models.items())
+            ],
+        )
+
+    @unary
+    async def SetPolicy(  # noqa: N802
+        self, request: pb.SetPolicyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SetPolicyResponse:
+        """Put a policy in force."""
+        model = decode.model_name(request)
+        policy = self._partitions.set_policy(model, request.name, dict(request.parameters))
+        return pb.SetPolicyResponse(active=encode.active_policy(model, policy))

@@ -1,0 +1,195 @@
+"""RouterService: signatures in, placements out."""
+
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+from eldr.v1 import router_pb2 as pb
+from eldr.v1 import router_pb2_grpc
+
+from eldr_service.core.errors import EldrError, InvalidArgumentError
+from eldr_service.core.signature_buffer import HeldSignature
+from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.router import ReleaseOutcome, Router
+from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc.errors import status_code, to_status
+from eldr_service.server.rpc.streams import answer_each
+from eldr_service.server.rpc.telemetry import Telemetry
+from eldr_service.server.rpc.unary import unary
+from eldr_service.server.rpc.waiting import SignatureWaiters
+
+_SIGNATURE_FIELDS = ("model", "request_id", "prefill_worker")
+
+
+class RouterService(router_pb2_grpc.RouterServiceServicer):
+    """Reads messages, lets the router decide, writes answers."""
+
+    def __init__(self, router: Router, telemetry: Telemetry) -> None:
+        self.telemetry = telemetry
+        self._router = router
+        self._waiters = SignatureWaiters()
+
+    @unary
+    async def RegisterSignature(  # noqa: N802
+        self, request: pb.RegisterSignatureRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RegisterSignatureResponse:
+        """Add one chunk."""
+        return self._register(request)
+
+    async def StreamSignatures(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.StreamSignaturesRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> None:
+        """Add chunks, and place the requests whose chunk asks for it."""
+        await answer_each(
+            context,
+            self._stream_signature,
+            lambda r: r.HasField("route") and _waits(r.route),
+        )
+
+    @unary
+    async def Route(  # noqa: N802
+        self, request: pb.RouteRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RouteResponse:
+        """Place one request."""
+        response = pb.RouteResponse()
+        await self._route(request, response.placement)
+        return response
+
+    async def RouteStream(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.RouteStreamRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> None:
+        """Place requests as they come."""
+        await answer_each(context, self._stream_route, _waits)
+
+    @unary
+    async def Release(  # noqa: N802
+        self, request: pb.ReleaseRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ReleaseResponse:
+        """End a booking."""
+        model, request_id = decode.model_name(request), decode.request_id(request)
+        decode_counts = (
+            decode.activation_counts("decode_counts", request.decode_counts)
+            if request.HasField("decode_counts")
+            else None
+        )
+        outcome = decode.choice("outcome", ReleaseOutcome, request.outcome)
+        result, booking = self._router.release(
+            model,
+            request_id,
+            request.attempt,
+            time.monotonic(),
+            lease_id=request.lease_id,
+            output_tokens=request.output_tokens,
+            decode_seconds=decode.seconds(
+                "decode_duration", request.decode_duration, 0.0, decode.LEASE_SECONDS[1]
+            ),
+            decode_counts=decode_counts,
+        )
+        self.telemetry.released(model, request, outcome, result, booking)
+        return pb.ReleaseResponse(result=f"RELEASE_RESULT_{result.name}")
+
+    @unary
+    async def RenewLeases(  # noqa: N802
+        self, request: pb.RenewLeasesRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RenewLeasesResponse:
+        """Keep bookings alive."""
+        model = decode.model_name(request)
+        if len(request.leases) > decode.MAX_LISTED:
+            raise InvalidArgumentError(
+                "leases", f"at most {decode.MAX_LISTED} leases", len(request.leases)
+            )
+        leases = [(lease.request_id, lease.attempt, lease.lease_id) for lease in request.leases]
+        response = pb.RenewLeasesResponse()
+        for request_id, attempt, lease_id in self._router.renew(model, leases, time.monotonic()):
+            response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
+        return response
+
+    def _register(
+        self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest
+    ) -> pb.RegisterSignatureResponse:
+        model, request_id = decode.model_name(request), decode.request_id(request)
+        if not request.HasField("counts"):
+            raise InvalidArgumentError("counts", "the chunk's activation counts", "nothing")
+        total = request.total_chunks or request.sequence + 1 if request.last else 0
+        held = self._router.register_signature(
+            model,
+            request_id,
+            request.epoch,
+            decode.activation_counts("counts", request.counts),
+            sequence=request.sequence,
+            total_chunks=total,
+            prompt_tokens=request.prompt_tokens if request.last else 0,
+            prefill_worker=decode.text(
+                "prefill_worker", request.prefill_worker, decode.MAX_WORKER_ID
+            ),
+            fingerprint=decode.fingerprint(request.counts),
+            now=time.monotonic(),
+        )
+        if held.complete:
+            self._waiters.complete((model, request_id))
+        return pb.RegisterSignatureResponse(tokens_held=held.tokens_held, complete=held.complete)
+
+    async def _route(
+        self, request: pb.RouteRequest | pb.RouteStreamRequest, answer: pb.Placement
+    ) -> None:
+        began = time.perf_counter()
+        call = decode.route_call(request)
+        wait = decode.wait_seconds(request)
+        if wait and call.counts is None:
+            await self._wait_for_signature(call, wait)
+            began = time.perf_counter()  # waiting is no part of deciding
+        now = time.monotonic()
+        placed = self._router.route(call, now)
+        self.telemetry.placed(call, placed, time.perf_counter() - began)
+        encode.write_placement(answer, placed, now)
+
+    async def _wait_for_signature(self, call: RouteCall, timeout: float) -> None:
+        def is_complete() -> bool:
+            held: HeldSignature | None = self._router.signatures.get(call.model, call.request_id)
+            return held is not None and held.complete
+
+        await self._waiters.wait((call.model, call.request_id), timeout, is_complete)
+
+    async def _stream_signature(
+        self, request: pb.StreamSignaturesRequest
+    ) -> pb.StreamSignaturesResponse:
+        response = pb.StreamSignaturesResponse(
+            model=request.model[: decode.MAX_MODEL],
+            request_id=request.request_id[: decode.MAX_REQUEST_ID],
+            epoch=request.epoch,
+            sequence=request.sequence,
+        )
+        try:
+            acknowledgement = self._register(request)
+            if request.HasField("route"):
+                for field in _SIGNATURE_FIELDS:
+                    if not getattr(request.route, field):
+                        setattr(request.route, field, getattr(request, field))
+                await self._route(request.route, response.placement)
+            else:
+                response.acknowledgement.CopyFrom(acknowledgement)
+        except EldrError as error:
+            self.telemetry.refused(self, "StreamSignatures", status_code(error), error)
+            response.status.CopyFrom(to_status(error))
+        return response
+
+    async def _stream_route(self, request: pb.RouteStreamRequest) -> pb.RouteStreamResponse:
+        response = pb.RouteStreamResponse(
+            model=request.model[: decode.MAX_MODEL],
+            request_id=request.request_id[: decode.MAX_REQUEST_ID],
+            attempt=request.attempt,
+        )
+        try:
+            await self._route(request, response.placement)
+        except EldrError as error:
+            self.telemetry.refused(self, "RouteStream", status_code(error), error)
+            response.status.CopyFrom(to_status(error))
+        return response
+
+
+def _waits(request: pb.RouteRequest | pb.RouteStreamRequest) -> bool:
+    return request.HasField("wait_for_signature") and not request.HasField("counts")

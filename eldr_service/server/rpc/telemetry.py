@@ -1,0 +1,175 @@
+"""What the daemon says of itself: a log line a decision, and the metrics."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import grpc
+import structlog
+from eldr.v1 import router_pb2
+
+from eldr_service.core.errors import EldrError
+from eldr_service.core.fleet import WorkerState
+from eldr_service.core.lease import Booking, Ended
+from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.model import Model
+from eldr_service.routing.place import Placed
+from eldr_service.routing.router import ReleaseOutcome, ReleaseResult, Router
+from eldr_service.server.observability.metrics import Metrics, ModelState, RouterState
+from eldr_service.server.observability.metrics import WorkerState as WorkerGauges
+from eldr_service.server.rpc.errors import status_code
+
+MAX_LOGGED = 1_024  # characters of an error, which may quote what was sent
+
+log = structlog.get_logger("eldr")
+
+
+class Telemetry:
+    """Observes the router for logs and metrics.
+
+    Attributes
+    ----------
+    on_worker_changed : callable (model, row, state)
+        Told of every change of membership, state and capture, for watchers.
+    """
+
+    def __init__(self) -> None:
+        self.metrics = Metrics(self._state)
+        self.on_worker_changed: Callable[[str, int, WorkerState], None] = lambda *_: None
+        self._router: Router | None = None
+
+    def watch(self, router: Router) -> None:
+        """Show this router's state from now on."""
+        self._router = router
+
+    def placed(self, call: RouteCall, placed: Placed, seconds: float) -> None:
+        """A Route was answered."""
+        booking = placed.booking
+        if call.dry_run:
+            return
+        reason = booking.reason.name
+        if not placed.repeated:
+            self.metrics.decision_seconds.observe(seconds)
+            self.metrics.placed(call.model, booking.policy, reason, booking.worker_id)
+        if not log.is_enabled_for(logging.DEBUG):
+            return
+        log.debug(
+            "placed",
+            request_id=call.request_id,
+            attempt=call.attempt,
+            model=call.model,
+            worker=booking.worker_id,
+            reason=reason,
+            policy=booking.policy,
+            similarity=booking.similarity,
+            coverage=round(booking.coverage, 3),
+            stale=booking.stale,
+            repeated=placed.repeated,
+            early=booking.early,
+            microseconds=round(seconds * 1e6),
+        )
+
+    def released(
+        self,
+        model: str,
+        request: router_pb2.ReleaseRequest,
+        outcome: ReleaseOutcome,
+        result: ReleaseResult,
+        booking: Booking | None,
+    ) -> None:
+        """A Release was answered."""
+        if result is ReleaseResult.RELEASED:
+            self.metrics.releases.labels(model, outcome.name).inc()
+        log.debug(
+            "released",
+            request_id=request.request_id,
+            attempt=request.attempt,
+            model=model,
+            worker=booking.worker_id if booking else None,
+            outcome=outcome.name,
+            result=result.name,
+        )
+
+    def answered(self, servicer: object, method: str, seconds: float) -> None:
+        """A unary call was answered, well or not."""
+        self.metrics.answered(_full_name(servicer, method), seconds)
+
+    def refused(
+        self, servicer: object, method: str, code: grpc.StatusCode, error: EldrError
+    ) -> None:
+        """A call or a message of a stream was refused."""
+        method = _full_name(servicer, method)
+        self.metrics.errors.labels(method, code.name).inc()
+        log.info("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
+
+    def refused_caller(self, method: str, error: EldrError) -> None:
+        """A call was refused for its token; strangers' method names make no series of their own."""
+        code = status_code(error)
+        self.metrics.errors.labels("any", code.name).inc()
+        log.info("refused", method=method[:MAX_LOGGED], code=code.name, error=str(error))
+
+    def refitted(self, model: str, outcome: str) -> None:
+        """A refit came to its end."""
+        self.metrics.refits.labels(model, outcome).inc()
+
+    # Observer
+
+    def ended(self, model: str, booking: Booking, how: Ended) -> None:
+        """A booking ended."""
+        self.metrics.bookings_ended.labels(model, how.name).inc()
+        if how is not Ended.RELEASED:
+            log.info(
+                "booking ended",
+                request_id=booking.request_id,
+                attempt=booking.attempt,
+                model=model,
+                worker=booking.worker_id,
+                reason=how.value,
+            )
+
+    def signatures_dropped(self, number: int, why: str) -> None:
+        """Held signatures were dropped."""
+        self.metrics.signatures_dropped.labels(why).inc(number)
+
+    def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
+        """A worker joined, moved on or captures otherwise."""
+        assert self._router
+        fleet = self._router.models[model].fleet
+        worker, capture = fleet.spec(row).worker_id, fleet.capture(row)
+        said = {"capture": capture.state.name, "reason": capture.reason} if capture else {}
+        log.info("worker", worker=worker, model=model, state=state.name, **said)
+        self.on_worker_changed(model, row, state)
+        if state is WorkerState.GONE:
+            self.metrics.forget_worker(model, worker)
+
+    def _state(self) -> RouterState:
+        if self._router is None:
+            return RouterState()
+        now = time.monotonic()
+        return RouterState(
+            [_model_state(model, now) for model in self._router.models.values()],
+            len(self._router.signatures),
+            self._router.signatures.nbytes,
+        )
+
+
+def _full_name(servicer: object, method: str) -> str:
+    return f"eldr.v1.{type(servicer).__name__}/{method}"
+
+
+def _model_state(model: Model, now: float) -> ModelState:
+    fleet = model.fleet
+    workers = [
+        WorkerGauges(
+            fleet.spec(row).worker_id,
+            fleet.state(row).name,
+            fleet.load(row, now),
+            fleet.booked(row),
+            fleet.capture(row),
+        )
+        for row in fleet.rows()
+    ]
+    version = model.partition.version if model.partition else 0
+    return ModelState(
+        model.name, workers, len(model.bookings), version, model.drift, len(model.recent)
+    )

@@ -1,0 +1,56 @@
+import aiohttp
+import pytest
+
+from eldr_service.server.observability.http import HttpServer
+from eldr_service.server.observability.metrics import Metrics, RouterState
+
+
+@pytest.fixture
+async def served():
+    health = {"healthy": True}
+    server = HttpServer(Metrics(RouterState).registry, lambda: health["healthy"])
+    port = await server.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        yield session, health
+    await server.stop()
+    await server.stop()
+
+
+async def test_metrics_in_the_format_that_is_asked_for(served):
+    session, _ = served
+    async with session.get("/metrics") as answer:
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        assert "eldr_signatures_held 0.0" in await answer.text()
+    wanted = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    async with session.get("/metrics", headers=wanted) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert (await answer.text()).endswith("# EOF\n")
+
+
+async def test_health_follows_the_daemon(served):
+    session, health = served
+    async with session.get("/healthz") as answer:
+        assert (answer.status, await answer.text()) == (200, "ok\n")
+    health["healthy"] = False
+    async with session.get("/healthz") as answer:
+        assert (answer.status, await answer.text()) == (503, "unavailable\n")
+
+
+async def test_a_page_with_links(served):
+    session, _ = served
+    async with session.get("/") as answer:
+        assert answer.content_type == "text/html"
+        assert 'href="/metrics"' in await answer.text()
+    async with session.get("/nothing") as answer:
+        assert answer.status == 404
+
+
+async def test_a_port_in_use_is_an_error():
+    registry = Metrics(RouterState).registry
+    first, second = (HttpServer(registry, lambda: True) for _ in range(2))
+    port = await first.start("127.0.0.1", 0)
+    with pytest.raises(OSError, match=str(port)):
+        await second.start("127.0.0.1", port)
+    await first.stop()
+    await second.stop()
