@@ -24,16 +24,16 @@ from eldr_client.counts import Counts
 
 from benchmarks import paired
 from benchmarks.signatures import GEOMETRY, TOKENS, drawn_counts
-from eldr_service.core.fleet import WorkerSpec, WorkerState
+from eldr_service.core.decision import RequestView
 from eldr_service.core.partition import Partition
-from eldr_service.core.placement import RequestView
 from eldr_service.core.signature import SignatureTransform
+from eldr_service.core.worker import WorkerSpec, WorkerState
 from eldr_service.kernels import warm_up
 from eldr_service.policies.locality_band import LocalityBand
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.router import Router
 from eldr_service.server.observability.logging import configure_logging
-from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.telemetry import Telemetry
 
 MODEL = "m"
@@ -97,7 +97,7 @@ class Setup:
 
     def decide(self, number: int) -> int:
         """From the message's bytes to the worker, as the daemon does."""
-        counts = decode.activation_counts("counts", self.messages[number]).counts
+        counts = reading.activation_counts("counts", self.messages[number]).counts
         signature = self.transform.signature(counts)
         request = RequestView("r", 0, signature, counts, 1.0)
         return self.model.policy.pick(request, self.fleet).worker
@@ -106,11 +106,11 @@ class Setup:
         """A whole placement and its release, from bytes to bytes."""
         name = f"r{self.model.decisions}"
         body = self.bodies[number] + router_pb2.RouteRequest(request_id=name).SerializeToString()
-        call = decode.route_call(router_pb2.RouteRequest.FromString(body))
+        call = reading.route_call(router_pb2.RouteRequest.FromString(body))
         placed = self.router.route(call, 0.0)
         self.telemetry.placed(call, placed, 0.0)
         answer = router_pb2.RouteResponse()
-        encode.write_placement(answer.placement, placed, 0.0)
+        writing.write_placement(answer.placement, placed, 0.0)
         answer.SerializeToString()
         self.router.release(MODEL, name, 0, 0.0)
 

@@ -37,8 +37,8 @@ from rich.table import Table
 from benchmarks.cells import DEEPSEEK, GPT_OSS, OUTPUT_TOKENS, Cell, How, study_of
 from benchmarks.demo.data import ACTIVATIONS
 from benchmarks.written import written
+from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.core.partition import Partition
-from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
 from eldr_service.fitting import fit_partition
 from eldr_service.lab.simulation.comparison import student_t
 from eldr_service.lab.simulation.deployment import Delay, Deployment

@@ -20,7 +20,7 @@ from eldr_client.counts import Counts
 from benchmarks import paired
 from benchmarks.signatures import GEOMETRY, TOKENS, drawn_counts
 from eldr_service.core.signature_buffer import SignatureBuffer
-from eldr_service.server.rpc import decode
+from eldr_service.server.rpc import reading
 
 MODEL = "m"
 PAGE_BYTES = 4_096
@@ -42,11 +42,11 @@ def fill(buffer: SignatureBuffer, signatures: int, bodies: list[bytes]) -> tuple
             MODEL,
             f"request-{number}",
             0,
-            decode.activation_counts("counts", message.counts),
+            reading.activation_counts("counts", message.counts),
             sequence=0,
             total_chunks=1,
             prompt_tokens=TOKENS,
-            fingerprint=decode.fingerprint(message.counts),
+            fingerprint=reading.fingerprint(message.counts),
             now=time.monotonic(),
         )
     return (resident_bytes() - before) / signatures, buffer.nbytes / signatures

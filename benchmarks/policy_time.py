@@ -19,15 +19,15 @@ from rich.table import Table
 
 from benchmarks.written import written
 from eldr_service.core.activation import ActivationCounts
-from eldr_service.core.fleet import WorkerSpec, WorkerState
+from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.decision import FleetSnapshot, RequestView
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
-from eldr_service.core.placement import FleetSnapshot, RequestView
+from eldr_service.core.worker import WorkerSpec, WorkerState
 from eldr_service.fitting import fit_partition
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import create
-from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.call import RouteCall
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
 from eldr_service.stores.sqlite import SqliteStore

@@ -27,14 +27,14 @@ from rich.console import Console
 from rich.table import Table
 
 from eldr_service.core.activation import ActivationCounts
-from eldr_service.core.fleet import WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.worker import WorkerSpec, WorkerState
 from eldr_service.fitting import fit_partition
 from eldr_service.fitting.process import FittingProcess
 from eldr_service.fitting.refit import Bound, refit
 from eldr_service.kernels import warm_up
 from eldr_service.policies.registry import create
-from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.call import RouteCall
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers

@@ -221,18 +221,18 @@ def _progress(
 
 
 def _info(partition: "Partition") -> pb.PartitionInfo:
-    from eldr_service.server.rpc import encode
+    from eldr_service.server.rpc import writing
 
     layers = partition.transform.layers
     assert layers is not None
     return pb.PartitionInfo(
         model=partition.model,
-        geometry=encode.geometry(partition.geometry),
+        geometry=writing.geometry(partition.geometry),
         num_slots=partition.num_slots,
         transform=partition.transform.name,
         layers=[] if len(layers) == partition.geometry.num_layers else layers.tolist(),
         metadata=partition.metadata,
-        create_time=encode.timestamp(partition.created),
+        create_time=writing.timestamp(partition.created),
     )
 
 

@@ -77,7 +77,7 @@ def set_policy(
 
 def _installed_here() -> pb.ListPoliciesResponse:
     from eldr_service.policies.registry import installed
-    from eldr_service.server.rpc.encode import policy_info
+    from eldr_service.server.rpc.writing import policy_info
 
     return pb.ListPoliciesResponse(policies=map(policy_info, installed().values()))
 

@@ -1,80 +1,15 @@
 """The workers of one model, as a struct of arrays with stable rows and generation numbers."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from enum import IntEnum
-from typing import NamedTuple
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.capture import CaptureStatus
-from eldr_service.core.placement import FleetSnapshot
+from eldr_service.core.decision import FleetSnapshot
 from eldr_service.core.quantised import QuantisedCentroids
-
-
-class WorkerState(IntEnum):
-    """Where a worker is in its life; the numbers are the contract's."""
-
-    JOINING = 1
-    READY = 2
-    DRAINING = 3
-    GONE = 4
-
-
-class WorkerRole(IntEnum):
-    """What a worker does; the numbers are the contract's."""
-
-    DECODE = 1
-    PREFILL = 2
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSpec:
-    """What a worker says of itself when it registers. Times in seconds; 0 lives for ever."""
-
-    worker_id: str
-    role: WorkerRole = WorkerRole.DECODE
-    url: str = ""
-    dp_rank: int = 0
-    group: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    capacity_sequences: int = 256
-    capacity_kv_tokens: int = 0
-    time_to_live: float = 0.0
-    capture: CaptureStatus | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """One report of a worker. 0 stands for unknown in the means, None for nothing new."""
-
-    incarnation: int
-    number: int
-    running_sequences: int = 0
-    waiting_sequences: int = 0
-    kv_tokens_used: int = 0
-    kv_tokens_total: int = 0
-    held: tuple[tuple[str, int], ...] = ()
-    foreign_sequences: int = 0
-    active_experts: float = 0.0
-    batch_size: float = 0.0
-    step_seconds: float = 0.0
-    step_active_experts: float = 0.0
-    state: WorkerState = WorkerState.READY
-    capture: CaptureStatus | None = None
-
-
-class StepReport(NamedTuple):
-    """How a worker's recent steps were: sequences, experts per layer and token, seconds.
-
-    A mean that is not known is 0.
-    """
-
-    batch_size: float
-    active_experts: float
-    step_seconds: float
-
+from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
 
 # One row of the table. A row belongs to one worker after another; `generation` tells them apart.
 _ROW = np.dtype(

@@ -16,7 +16,7 @@ class Kept(NamedTuple):
     top_k: int
 
 
-def encode(kept: Kept | None, message: pb.LogCounts) -> None:
+def to_record(kept: Kept | None, message: pb.LogCounts) -> None:
     """Write counts into a message; none leave it unset."""
     if kept is None:
         return
@@ -32,7 +32,7 @@ def encode(kept: Kept | None, message: pb.LogCounts) -> None:
     message.planes.extend(planes)
 
 
-def decode(message: pb.LogCounts) -> tuple[Counts, int]:
+def from_record(message: pb.LogCounts) -> tuple[Counts, int]:
     """Read counts [num_layers, num_experts], as narrow as they fit, and top_k."""
     shape = message.num_layers, message.num_experts
     counts = np.zeros(shape, np.uint32)

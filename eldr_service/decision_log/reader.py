@@ -10,7 +10,7 @@ from eldr.v1.decision_log_pb2 import LogHeader, LogRecord
 from google.protobuf.message import DecodeError
 from google.protobuf.proto import parse_length_prefixed
 
-from eldr_service.decision_log.encode import FORMAT
+from eldr_service.decision_log.to_records import FORMAT
 from eldr_service.decision_log.writer import PATTERN
 
 _CHUNK = 1 << 20

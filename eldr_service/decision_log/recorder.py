@@ -10,15 +10,15 @@ import structlog
 from eldr.v1.decision_log_pb2 import LogRecord
 
 from eldr_service.core.activation import Counts
-from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
-from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.booking import Booking, Ended
 from eldr_service.core.partition import Partition
-from eldr_service.decision_log import encode
+from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
+from eldr_service.decision_log import to_records
 from eldr_service.decision_log.counts import Kept
 from eldr_service.decision_log.writer import Make, Writer
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.state import PolicyState
-from eldr_service.routing.decide import Known, RouteCall
+from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
@@ -71,30 +71,30 @@ class Recorder(Journal):
     def appeared(self, model: str, policy: Policy) -> None:
         """A model became known."""
         self._numbers[model] = max(self._numbers.values(), default=0) + 1
-        self._tell(encode.appeared, self._numbers[model], model, policy)
+        self._tell(to_records.appeared, self._numbers[model], model, policy)
 
     def forgotten(self, model: str) -> None:
         """A model is not known any more."""
-        self._tell(encode.forgotten, self._numbers.pop(model))
+        self._tell(to_records.forgotten, self._numbers.pop(model))
 
     def joined(
         self, model: str, row: int, spec: WorkerSpec, state: WorkerState, incarnation: int,
         now: float,
     ) -> None:  # fmt: skip
         """A worker began a life."""
-        self._tell(encode.worker, self._numbers[model], now, row, spec, state, incarnation)
+        self._tell(to_records.worker, self._numbers[model], now, row, spec, state, incarnation)
 
     def moved(self, model: str, row: int, state: WorkerState) -> None:
         """A worker moved on."""
-        self._tell(encode.move, self._numbers[model], row, state)
+        self._tell(to_records.move, self._numbers[model], row, state)
 
     def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
         """A worker's report was accepted."""
-        self._tell(encode.report, self._numbers[model], now, row, report)
+        self._tell(to_records.report, self._numbers[model], now, row, report)
 
     def running(self, model: str, booking: Booking) -> None:
         """A worker has reported a booking for the first time."""
-        self._tell(encode.running, self._numbers[model], booking.request_id)
+        self._tell(to_records.running, self._numbers[model], booking.request_id)
 
     def placed(
         self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
@@ -105,7 +105,7 @@ class Recorder(Journal):
             counts = counts.copy()  # chunks of a held signature that come late are added in place
         kept = None if counts is None else Kept(counts, known.top_k)
         self._tell(
-            encode.placement, self._numbers[model], now, call, known, kept, booking.row,
+            to_records.placement, self._numbers[model], now, call, known, kept, booking.row,
             booking.reason, size=_size(kept),
         )  # fmt: skip
 
@@ -113,7 +113,7 @@ class Recorder(Journal):
         """A booking has got its whole signature."""
         kept = Kept(counts.copy(), booking.top_k)  # what is held of it goes on its own way
         self._tell(
-            encode.completed, self._numbers[model], booking.request_id, booking.coverage, kept,
+            to_records.completed, self._numbers[model], booking.request_id, booking.coverage, kept,
             size=_size(kept),
         )  # fmt: skip
 
@@ -122,18 +122,18 @@ class Recorder(Journal):
         counts = booking.decode_counts
         kept = None if counts is None else Kept(counts, booking.top_k)
         self._tell(
-            encode.end, self._numbers[model], now, booking.request_id, how,
+            to_records.end, self._numbers[model], now, booking.request_id, how,
             booking.output_tokens, booking.decode_seconds, kept, size=_size(kept),
         )  # fmt: skip
 
     def activated(self, model: str, partition: Partition, wishes: Mapping[str, int]) -> None:
         """A partition is in force."""
         size = _SIZE + partition.centroids.nbytes
-        self._tell(encode.partition, self._numbers[model], partition, dict(wishes), size=size)
+        self._tell(to_records.partition, self._numbers[model], partition, dict(wishes), size=size)
 
     def policy_set(self, model: str, policy: Policy) -> None:
         """A policy is in force."""
-        self._tell(encode.policy, self._numbers[model], policy)
+        self._tell(to_records.policy, self._numbers[model], policy)
 
     def _tell(self, make: Callable[..., LogRecord], *of: object, size: int = _SIZE) -> None:
         if not self._in_step:
@@ -155,12 +155,12 @@ class Recorder(Journal):
         limit = self._router.limits.report_limit
 
         def header(lost: int) -> LogRecord:
-            return encode.header(self._run, file, own_lost + lost, self._version, limit)
+            return to_records.header(self._run, file, own_lost + lost, self._version, limit)
 
         snapshot: list[Make] = []
         for name, model in self._router.models.items():
             snapshot += _snapshot(self._numbers[name], model)
-        snapshot.append(encode.snapshot_end)
+        snapshot.append(to_records.snapshot_end)
         begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # names in order are files in order
         self._writer.begin(f"decisions-{begun}-{self._run}-{file:06}.zst", header, snapshot)
         self._lost = 0
@@ -181,7 +181,7 @@ def _snapshot(number: int, model: Model) -> list[Make]:
     )
     records: list[Make] = [
         partial(
-            encode.appeared, number, model.name, model.policy, model.decisions, model.geometry,
+            to_records.appeared, number, model.name, model.policy, model.decisions, model.geometry,
             model.partition, slots,
         )
     ]  # fmt: skip
@@ -189,13 +189,14 @@ def _snapshot(number: int, model: Model) -> list[Make]:
         state, life = fleet.state(row), fleet.incarnation(row)
         records.append(
             partial(
-                encode.worker, number, 0.0, row, fleet.spec(row), state, life, fleet.record(row)
+                to_records.worker, number, 0.0, row, fleet.spec(row), state, life, fleet.record(row)
             )
         )
     for name, array in _state(model).items():
-        records.append(partial(encode.policy_state, number, name, array))
+        records.append(partial(to_records.policy_state, number, name, array))
     return records + [
-        partial(encode.booking, number, booking, booking.seen_running) for booking in model.bookings
+        partial(to_records.booking, number, booking, booking.seen_running)
+        for booking in model.bookings
     ]
 
 

@@ -9,7 +9,7 @@ first. Without such a label on the request, or such a worker, all eligible worke
 
 import numpy as np
 
-from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.policies.policy import Policy
 
 

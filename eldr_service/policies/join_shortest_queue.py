@@ -8,7 +8,7 @@ A worker whose reports are stale counts by ELDR's own bookings. Parameters: `loa
 
 import numpy as np
 
-from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.policies.draw import uniform_index
 from eldr_service.policies.policy import Policy, SeededParameters
 

@@ -10,7 +10,7 @@ taken and the reason says so. A worker without a slot competes by load alone: it
 the most similar.
 """
 
-from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.kernels import choose_in_band
 from eldr_service.policies.policy import Policy, SignatureParameters
 

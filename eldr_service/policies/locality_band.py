@@ -23,7 +23,7 @@ When a signal is missing:
 
 from pydantic import Field
 
-from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.kernels import choose_in_band
 from eldr_service.policies.policy import Policy, SignatureParameters
 

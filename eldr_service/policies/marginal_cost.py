@@ -36,9 +36,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from eldr_service.core.activation import Counts
-from eldr_service.core.fleet import LoadReport
-from eldr_service.core.lease import Booking, Ended
-from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.worker import LoadReport
 from eldr_service.kernels import least_marginal_cost, nearness
 from eldr_service.policies.batches import Batches
 from eldr_service.policies.expert_prediction import ExpertPrediction

@@ -5,7 +5,7 @@ Reads no signal. Parameter: `seed`.
 
 import numpy as np
 
-from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.policies.draw import uniform_index
 from eldr_service.policies.policy import Policy, SeededParameters
 

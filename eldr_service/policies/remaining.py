@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.core.lease import Booking
+from eldr_service.core.booking import Booking
 from eldr_service.kernels import remaining_by_row
 from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 

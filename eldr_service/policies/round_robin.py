@@ -10,8 +10,8 @@ Reads no signal. The turn advances with bookings alone (pinned ones too), never 
 
 import numpy as np
 
-from eldr_service.core.lease import Booking
-from eldr_service.core.placement import Decision, FleetSnapshot, RequestView
+from eldr_service.core.booking import Booking
+from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.policies.policy import Policy, PolicyParameters
 from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 

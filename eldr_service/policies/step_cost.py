@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.core.fleet import LoadReport
+from eldr_service.core.worker import LoadReport
 from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
 PRIOR = np.array([8.0, 1.0, 0.1])

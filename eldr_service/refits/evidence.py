@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.core.fleet import StepReport
+from eldr_service.core.worker import StepReport
 
 # Worse by so much, as the least that the evidence allows.
 TOLERANCE = 0.02

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from eldr_service.core.fleet import StepReport
 from eldr_service.core.partition import Partition
+from eldr_service.core.worker import StepReport
 from eldr_service.refits.drift import Drift
 from eldr_service.refits.evidence import LEAST, worse
 from eldr_service.routing.model import Model

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from eldr_service.core.activation import Counts
-from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
-from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.booking import Booking, Ended
 from eldr_service.core.partition import Partition
+from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
-from eldr_service.routing.decide import Known, RouteCall
+from eldr_service.routing.call import Known, RouteCall
 
 
 class Journal:

@@ -10,21 +10,15 @@ from numpy.typing import NDArray
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.bindings import Bindings
+from eldr_service.core.booking import Booking, BookingTable, Ended
+from eldr_service.core.decision import FleetSnapshot
 from eldr_service.core.errors import FailedPreconditionError
-from eldr_service.core.fleet import (
-    Fleet,
-    LoadReport,
-    StepReport,
-    WorkerRole,
-    WorkerSpec,
-    WorkerState,
-)
+from eldr_service.core.fleet import Fleet
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.lease import Booking, BookingTable, Ended
 from eldr_service.core.partition import Partition
-from eldr_service.core.placement import FleetSnapshot
 from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
+from eldr_service.core.worker import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
 from eldr_service.routing.journal import Journal
 

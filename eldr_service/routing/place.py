@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.activation import Counts
-from eldr_service.core.lease import Booking
-from eldr_service.core.placement import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.core.booking import Booking
+from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.kernels import similarity
-from eldr_service.routing.decide import Known, RouteCall, alternates, apply_filters, decide
+from eldr_service.routing.call import Known, RouteCall
+from eldr_service.routing.decide import alternates, apply_filters, decide
 from eldr_service.routing.model import Model
 
 

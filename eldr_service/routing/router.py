@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from eldr_service.core.activation import ActivationCounts
+from eldr_service.core.booking import Booking, Ended
 from eldr_service.core.errors import (
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
 )
-from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.recent import RecentCounts
 from eldr_service.core.signature_buffer import HeldSignature, SignatureBuffer
 from eldr_service.policies.policy import Policy
-from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.call import RouteCall
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model, Observer
 from eldr_service.routing.place import Placed, known_of, place

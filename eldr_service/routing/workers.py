@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 import structlog
 
+from eldr_service.core.booking import Ended
 from eldr_service.core.errors import NotFoundError, ResourceExhaustedError
-from eldr_service.core.fleet import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.lease import Ended
+from eldr_service.core.worker import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
 from eldr_service.stores.records import StoreError, WorkerRecord

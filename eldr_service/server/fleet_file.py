@@ -18,10 +18,10 @@ from eldr.v1 import fleet_pb2
 from google.protobuf.json_format import ParseDict, ParseError
 
 from eldr_service.core.errors import EldrError
-from eldr_service.core.fleet import WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.worker import WorkerSpec, WorkerState
 from eldr_service.routing.workers import Workers
-from eldr_service.server.rpc import decode
+from eldr_service.server.rpc import reading
 
 log = structlog.get_logger("eldr")
 
@@ -90,9 +90,9 @@ class StaticFleet:
         for place, fields in enumerate(entries, start=1):
             try:
                 request = ParseDict(fields, fleet_pb2.RegisterWorkerRequest())
-                spec = decode.worker_spec(request, self._default_capacity)
-                model = decode.model_name(request)
-                geometry = decode.worker_geometry(request)
+                spec = reading.worker_spec(request, self._default_capacity)
+                model = reading.model_name(request)
+                geometry = reading.worker_geometry(request)
             except (ParseError, EldrError) as error:
                 raise FleetFileError(f"{self._path}: worker {place}: {error}") from error
             if (model, spec.worker_id) in wanted:

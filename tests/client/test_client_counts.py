@@ -5,7 +5,7 @@ from eldr_client import Counts
 from eldr_client.counts import as_message
 
 from eldr_service.core import activation
-from eldr_service.server.rpc.decode import activation_counts
+from eldr_service.server.rpc.reading import activation_counts
 
 
 def routed(layers, experts, top_k, tokens, seed=0, used=None):

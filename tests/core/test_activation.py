@@ -8,7 +8,7 @@ from eldr_service.core.activation import MAX_TOKENS, ActivationCounts
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.signature_buffer import SignatureBuffer
-from eldr_service.server.rpc.decode import activation_counts
+from eldr_service.server.rpc.reading import activation_counts
 
 GEOMETRY = ModelGeometry(4, 6, 2)
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from eldr_service.core.capture import CaptureState, CaptureStatus
-from eldr_service.core.fleet import Fleet, LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.fleet import Fleet
+from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
 
 
 def fleet_of(*capacities, kv=0):

@@ -8,7 +8,7 @@ from replayed import changed, replayed
 from small_daemon import MODEL, SmallDaemon, counts_on
 from wire import eventually
 
-from eldr_service.decision_log import decode, encode, writer
+from eldr_service.decision_log import from_records, to_records, writer
 from eldr_service.decision_log.reader import LogError, LogReader
 from eldr_service.decision_log.recorder import Recorder
 from eldr_service.decision_log.writer import Writer
@@ -83,7 +83,7 @@ def test_chunks_that_come_after_a_placement_are_not_in_it(tmp_path):
             if sequence == 0:
                 daemon.route("r")
     (placement,) = (r.placement for r in LogReader(tmp_path) if r.HasField("placement"))
-    assert (decode.placement(placement, MODEL)[1].counts == counts_on(0).counts).all()
+    assert (from_records.placement(placement, MODEL)[1].counts == counts_on(0).counts).all()
 
 
 def test_files_of_earlier_runs_count_and_go_first(tmp_path):
@@ -199,7 +199,7 @@ def test_what_is_no_log_is_refused(tmp_path):
 
 
 def test_a_later_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(encode, "FORMAT", encode.FORMAT + 1)
+    monkeypatch.setattr(to_records, "FORMAT", to_records.FORMAT + 1)
     with Logging(tmp_path):
         pass
     with pytest.raises(LogError, match="reads up to 1"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from eldr.v1 import decision_log_pb2 as pb
 
-from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
-from eldr_service.decision_log import counts, decode, encode
+from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.decision_log import counts, from_records, to_records
 from eldr_service.decision_log.counts import Kept
 
 
@@ -21,16 +21,16 @@ def test_round_trip(largest, planes):
     if largest < 1 << 16:
         sent = sent.astype(np.uint16)
     message = pb.LogCounts()
-    counts.encode(Kept(sent, 8), message)
+    counts.to_record(Kept(sent, 8), message)
     assert len(message.planes) == planes
-    found, top_k = counts.decode(message)
+    found, top_k = counts.from_record(message)
     assert (found == sent).all()
     assert (found.shape, top_k) == (sent.shape, 8)
 
 
 def test_none_stays_none():
     placement = pb.LogPlacement()
-    counts.encode(None, placement.counts)
+    counts.to_record(None, placement.counts)
     assert not placement.HasField("counts")
 
 
@@ -39,14 +39,14 @@ def test_all_numbers_of_a_report_are_there():
     left_out = {"held", "state", "capture"}
     numbers = [field.name for field in fields(LoadReport) if field.name not in left_out]
     sent = LoadReport(**{name: place for place, name in enumerate(numbers, start=1)})
-    assert asdict(decode.report(encode.report(1, 0.0, 3, sent).report)) == asdict(sent)
+    assert asdict(from_records.report(to_records.report(1, 0.0, 3, sent).report)) == asdict(sent)
 
 
 def test_a_worker_is_there_but_for_its_address():
     sent = WorkerSpec(
         "w", WorkerRole.PREFILL, "http://somewhere", 3, "group", {"zone": "a"}, 17, 40_000, 2.5
     )
-    record = encode.worker(1, 0.0, 3, sent, WorkerState.DRAINING, 5)
-    found = asdict(decode.worker_spec(record.worker))
+    record = to_records.worker(1, 0.0, 3, sent, WorkerState.DRAINING, 5)
+    found = asdict(from_records.worker_spec(record.worker))
     assert found == asdict(sent) | {"url": "", "dp_rank": 0, "time_to_live": 0.0}
     assert b"somewhere" not in record.SerializeToString()

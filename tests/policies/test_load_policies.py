@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fleet_snapshot import evenness, picks, request, snapshot
 
-from eldr_service.core.placement import Reason
+from eldr_service.core.decision import Reason
 from eldr_service.policies.join_shortest_queue import JoinShortestQueue
 from eldr_service.policies.policy import SeededParameters
 from eldr_service.policies.power_of_two_choices import PowerOfTwoChoices

@@ -8,8 +8,8 @@ import pytest
 from band_reference import locality_band
 from fleet_snapshot import request, snapshot
 
+from eldr_service.core.decision import Reason
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.placement import Reason
 from eldr_service.core.signature import SignatureTransform
 from eldr_service.policies.locality import Locality
 from eldr_service.policies.locality_band import LocalityBand, LocalityBandParameters

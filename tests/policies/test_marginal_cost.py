@@ -7,9 +7,9 @@ import pytest
 from fleet_snapshot import booking, request, snapshot
 from price_reference import prices
 
+from eldr_service.core.booking import Ended
 from eldr_service.core.errors import InvalidArgumentError
-from eldr_service.core.fleet import LoadReport
-from eldr_service.core.lease import Ended
+from eldr_service.core.worker import LoadReport
 from eldr_service.policies.marginal_cost import PARTING, MarginalCost, MarginalCostParameters
 from eldr_service.policies.registry import create
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eldr_service.core.fleet import LoadReport
+from eldr_service.core.worker import LoadReport
 from eldr_service.policies.step_cost import PRIOR, LearnedStepCost
 
 

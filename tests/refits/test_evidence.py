@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eldr_service.core.fleet import StepReport
+from eldr_service.core.worker import StepReport
 from eldr_service.refits.evidence import worse
 
 

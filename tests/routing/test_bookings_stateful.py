@@ -20,15 +20,15 @@ from eldr_service.core.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.core.signature import SignatureTransform
+from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.join_shortest_queue import JoinShortestQueue
 from eldr_service.policies.locality_band import LocalityBand
 from eldr_service.policies.power_of_two_choices import PowerOfTwoChoices
 from eldr_service.policies.round_robin import RoundRobin
-from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.call import RouteCall
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Limits, ReleaseResult, Router
 from eldr_service.routing.workers import Workers

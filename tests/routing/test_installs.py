@@ -6,7 +6,7 @@ import pytest
 from small_daemon import MODEL, SmallDaemon, partition
 
 from eldr_service.core.errors import NotFoundError
-from eldr_service.core.fleet import StepReport
+from eldr_service.core.worker import StepReport
 from eldr_service.refits.upkeep import Due, RefitMode, RefitSettings, Upkeep
 from eldr_service.routing.partitions import MAX_AUTOMATIC
 

@@ -4,15 +4,15 @@ import pytest
 from small_daemon import GEOMETRY, MODEL, SmallDaemon, counts_on
 from structlog.testing import capture_logs
 
+from eldr_service.core.decision import Decision, Reason
 from eldr_service.core.errors import (
     FailedPreconditionError,
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
 )
-from eldr_service.core.fleet import WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.placement import Decision, Reason
+from eldr_service.core.worker import WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.registry import create
 from eldr_service.policies.round_robin import RoundRobin
 from eldr_service.routing.router import ReleaseResult

@@ -3,8 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from eldr_service.core.fleet import WorkerRole, WorkerSpec
-from eldr_service.routing.decide import RouteCall
+from eldr_service.core.worker import WorkerRole, WorkerSpec
+from eldr_service.routing.call import RouteCall
 
 REPORT_LIMIT = 5.0  # seconds that a worker's report counts
 REMEMBERED = 600.0  # seconds that an ended attempt is known

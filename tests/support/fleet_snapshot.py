@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from eldr_service.core.lease import Booking
-from eldr_service.core.placement import FleetSnapshot, Reason, RequestView
+from eldr_service.core.booking import Booking
+from eldr_service.core.decision import FleetSnapshot, Reason, RequestView
 from eldr_service.core.quantised import QuantisedCentroids
 
 

@@ -4,12 +4,12 @@ import numpy as np
 from recording import Told
 
 from eldr_service.core.activation import ActivationCounts
-from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.core.signature import SignatureTransform
+from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.policies.registry import create
-from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.call import RouteCall
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers

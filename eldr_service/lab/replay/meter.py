@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.activation import Counts
-from eldr_service.core.fleet import WorkerState
-from eldr_service.core.lease import Booking, Ended
+from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.worker import WorkerState
 from eldr_service.policies.marginal_cost import MarginalCost
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from eldr.v1 import decision_log_pb2 as pb
 
-from eldr_service.core.placement import Reason
-from eldr_service.decision_log import decode
+from eldr_service.core.decision import Reason
+from eldr_service.decision_log import from_records
 from eldr_service.lab.replay.figures import Figures
 from eldr_service.lab.replay.instead import Instead
 from eldr_service.lab.replay.replica import Choice, Replica
@@ -113,7 +113,7 @@ class Replay:
 
     def _decide(self, pair: _Pair, message: pb.LogPlacement) -> Decided:
         now, model = self._now, pair.as_recorded.model.name
-        call, known = decode.placement(message, model)
+        call, known = from_records.placement(message, model)
         old = Choice(pair.as_recorded.worker_id(message.row), Reason(message.reason))
         new, followed = (replica.decide(call, known, message.row, now) for replica in pair.both)
         figures = self.figures.setdefault(model, Figures())

@@ -7,18 +7,18 @@ from eldr.v1 import decision_log_pb2 as pb
 from numpy.typing import NDArray
 
 from eldr_service.core.bindings import Bindings
+from eldr_service.core.booking import Booking
+from eldr_service.core.decision import Reason
 from eldr_service.core.errors import (
     FailedPreconditionError,
     ResourceExhaustedError,
     UnavailableError,
 )
-from eldr_service.core.fleet import WorkerState
-from eldr_service.core.lease import Booking
-from eldr_service.core.placement import Reason
-from eldr_service.decision_log import counts, decode
+from eldr_service.core.worker import WorkerState
+from eldr_service.decision_log import counts, from_records
 from eldr_service.lab.replay.instead import Instead
 from eldr_service.lab.replay.meter import Meter
-from eldr_service.routing.decide import Known, RouteCall
+from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import place
 from eldr_service.stores.partition_file import load_partition
@@ -93,16 +93,16 @@ class Replica:
 
     def restore_worker(self, message: pb.LogWorker) -> None:
         """Take in a worker as it was."""
-        self.model.fleet.restore(message.row, decode.worker_spec(message), message.numbers)
+        self.model.fleet.restore(message.row, from_records.worker_spec(message), message.numbers)
 
     def restore_policy(self, message: pb.LogArray) -> None:
         """Take in a part of what the recorded policy had gathered."""
-        self._state[message.name] = decode.array(message)
+        self._state[message.name] = from_records.array(message)
 
     def restore_booking(self, message: pb.LogBooking) -> None:
         """Take in a living booking."""
         worker_id = self.model.fleet.spec(message.row).worker_id
-        booking = decode.booking(message, worker_id, self._recorded.name)
+        booking = from_records.booking(message, worker_id, self._recorded.name)
         self.model.bookings.add(booking)
         self._meter.booked(booking, booking.counts)
 
@@ -135,7 +135,7 @@ class Replica:
 
     def worker_joined(self, message: pb.LogWorker, now: float) -> None:
         """A worker began a life."""
-        spec, state = decode.worker_spec(message), WorkerState(message.state)
+        spec, state = from_records.worker_spec(message), WorkerState(message.state)
         self.model.join(spec, state, message.incarnation, None, now)
 
     def worker_moved(self, message: pb.LogMove, now: float) -> None:
@@ -148,14 +148,14 @@ class Replica:
 
     def reported(self, message: pb.LogReport, now: float) -> None:
         """A worker reported."""
-        report = decode.report(message)
+        report = from_records.report(message)
         self.model.fleet.accept(message.row, report, now)
         self.model.reported(message.row, report, now)
 
     def completed(self, message: pb.LogCompleted, now: float) -> None:
         """A booking has got its whole signature."""
         if booking := self.model.bookings.live(message.request_id):
-            known, top_k = counts.decode(message.counts)
+            known, top_k = counts.from_record(message.counts)
             self.model.complete_signature(booking, known, top_k, message.coverage, now)
             self._meter.completed(booking, known)
 
@@ -168,7 +168,7 @@ class Replica:
     def ended(self, message: pb.LogEnd, now: float) -> None:
         """A booking ended, unless it did so before with its worker."""
         if booking := self.model.bookings.live(message.request_id):
-            self.model.end(booking, decode.end(message, booking), now)
+            self.model.end(booking, from_records.end(message, booking), now)
             self.model.bookings.forget(now)
 
     def partition_activated(self, message: pb.LogPartition) -> None:

@@ -26,7 +26,7 @@ class Result:
     active_experts : float
         Distinct experts per layer of the step that made a token, mean over generated tokens.
     reasons : Counter of str
-        Why placements were as they were; see `core.placement.Reason`.
+        Why placements were as they were; see `core.decision.Reason`.
     copies : int
         Requests that came when every recording was in flight, and so got one that was.
     refused : int

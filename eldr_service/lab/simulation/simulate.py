@@ -11,18 +11,18 @@ from enum import IntEnum
 import numpy as np
 
 from eldr_service.core.activation import ActivationCounts
+from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.decision import Reason
 from eldr_service.core.errors import FailedPreconditionError, ResourceExhaustedError
-from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
-from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
-from eldr_service.core.placement import Reason
+from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.lab.simulation.arrivals import RecordingPicker
 from eldr_service.lab.simulation.decode_pool import DecodePool
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.result import Result
 from eldr_service.lab.simulation.workload import Workload, oracle_labels
 from eldr_service.policies import Policy
-from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.call import RouteCall
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
 from eldr_service.stores.sqlite import SqliteStore

@@ -9,10 +9,10 @@ from eldr.v1 import fleet_pb2 as pb
 from eldr.v1 import fleet_pb2_grpc
 
 from eldr_service.core.errors import ResourceExhaustedError
-from eldr_service.core.fleet import WorkerState
+from eldr_service.core.worker import WorkerState
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
-from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.errors import abort
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
@@ -42,7 +42,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self.telemetry = telemetry
         self._router = router
         self._workers = workers
-        self._report_interval = encode.duration(report_interval)
+        self._report_interval = writing.duration(report_interval)
         self._default_capacity = default_capacity
         self._watchers: set[asyncio.Queue[pb.Worker]] = set()
 
@@ -52,10 +52,10 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     ) -> pb.RegisterWorkerResponse:
         """Make a worker known."""
         incarnation = self._workers.register(
-            decode.model_name(request),
-            decode.worker_spec(request, self._default_capacity),
-            decode.initial_state(request),
-            decode.worker_geometry(request),
+            reading.model_name(request),
+            reading.worker_spec(request, self._default_capacity),
+            reading.initial_state(request),
+            reading.worker_geometry(request),
             time.monotonic(),
         )
         return pb.RegisterWorkerResponse(
@@ -67,7 +67,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: pb.DrainWorkerRequest, context: grpc.aio.ServicerContext
     ) -> pb.DrainWorkerResponse:
         """Place nothing new on a worker."""
-        booked = self._workers.drain(decode.model_name(request), decode.worker_id(request))
+        booked = self._workers.drain(reading.model_name(request), reading.worker_id(request))
         return pb.DrainWorkerResponse(booked_sequences=booked)
 
     @unary
@@ -76,8 +76,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     ) -> pb.RemoveWorkerResponse:
         """Forget a worker."""
         ended = self._workers.remove(
-            decode.model_name(request),
-            decode.worker_id(request),
+            reading.model_name(request),
+            reading.worker_id(request),
             request.incarnation,
             time.monotonic(),
         )
@@ -89,9 +89,9 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     ) -> pb.ReportLoadResponse:
         """Take in a worker's report."""
         accepted, unknown = self._workers.report(
-            decode.model_name(request),
-            decode.worker_id(request),
-            decode.load_report(request),
+            reading.model_name(request),
+            reading.worker_id(request),
+            reading.load_report(request),
             time.monotonic(),
         )
         response = pb.ReportLoadResponse(accepted=accepted, report_interval=self._report_interval)
@@ -104,7 +104,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListWorkersResponse:
         """Answer with the workers as they are."""
-        decode.text("model", request.model, decode.MAX_MODEL)
+        reading.text("model", request.model, reading.MAX_MODEL)
         return pb.ListWorkersResponse(workers=self._list(request.model))
 
     async def WatchWorkers(  # noqa: N802
@@ -133,7 +133,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         """Tell the watchers; one that is too far behind is cut off."""
         if not self._watchers:
             return
-        worker = encode.worker(self._router.models[model], row, time.monotonic(), state)
+        worker = writing.worker(self._router.models[model], row, time.monotonic(), state)
         for changes in list(self._watchers):
             try:
                 changes.put_nowait(worker)
@@ -144,4 +144,4 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         now = time.monotonic()
         names = [self._router.model(model_name).name] if model_name else sorted(self._router.models)
         models = [self._router.model(name) for name in names]
-        return [encode.worker(m, row, now) for m in models for row in m.fleet.rows()]
+        return [writing.worker(m, row, now) for m in models for row in m.fleet.rows()]

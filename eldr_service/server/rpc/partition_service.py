@@ -15,17 +15,17 @@ from eldr_service.core.errors import (
     InvalidArgumentError,
     ResourceExhaustedError,
 )
-from eldr_service.core.fleet import WorkerRole
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.core.signature import TRANSFORMS
+from eldr_service.core.worker import WorkerRole
 from eldr_service.fitting import fit_partition
 from eldr_service.fitting.process import FittingProcess, FittingProcessError
 from eldr_service.refits import RefitMode, Refits
 from eldr_service.routing.model import Model
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
-from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
 from eldr_service.stores.partition_file import dump_partition, load_partition
@@ -58,7 +58,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.FitPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.FitPartitionResponse:
         """Fit a partition, beside the decisions."""
-        model = self._router.model(decode.model_name(request))
+        model = self._router.model(reading.model_name(request))
         counts, number, geometry = self._counts(request)
         model.check_geometry(geometry)
         slots = request.num_slots or sum(
@@ -106,11 +106,11 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.ImportPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.ImportPartitionResponse:
         """Keep a partition from elsewhere."""
-        decode.text("model", request.model, decode.MAX_MODEL)
+        reading.text("model", request.model, reading.MAX_MODEL)
         partition = load_partition(request.data)
         if request.model:
             partition = replace(partition, model=request.model)
-        decode.text("data.model", partition.model, decode.MAX_MODEL, required=True)
+        reading.text("data.model", partition.model, reading.MAX_MODEL, required=True)
         return pb.ImportPartitionResponse(partition=self._keep(partition, request.activate))
 
     @unary
@@ -118,7 +118,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.ExportPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExportPartitionResponse:
         """Give a partition out."""
-        partition = self._partitions.get(decode.model_name(request), request.version)
+        partition = self._partitions.get(reading.model_name(request), request.version)
         return pb.ExportPartitionResponse(
             data=dump_partition(partition), partition=self._info(partition)
         )
@@ -128,7 +128,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.ListPartitionsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListPartitionsResponse:
         """Answer with what is kept."""
-        decode.text("model", request.model, decode.MAX_MODEL)
+        reading.text("model", request.model, reading.MAX_MODEL)
         named = [self._router.model(request.model)] if request.model else None
         models = named or [model for _, model in sorted(self._router.models.items())]
         return pb.ListPartitionsResponse(
@@ -143,7 +143,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         """Use a version from the next decision on."""
         if not request.version:
             raise InvalidArgumentError("version", "the number of a partition, from 1", 0)
-        partition = self._partitions.activate(decode.model_name(request), request.version)
+        partition = self._partitions.activate(reading.model_name(request), request.version)
         return pb.ActivatePartitionResponse(partition=self._info(partition))
 
     @unary
@@ -151,7 +151,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.RollbackPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.RollbackPartitionResponse:
         """Go back to the version before."""
-        partition = self._partitions.rollback(decode.model_name(request))
+        partition = self._partitions.rollback(reading.model_name(request))
         return pb.RollbackPartitionResponse(partition=self._info(partition))
 
     @unary
@@ -159,8 +159,8 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.SetRefitRequest, context: grpc.aio.ServicerContext
     ) -> pb.SetRefitResponse:
         """Refit a model by itself, or not."""
-        model = self._router.model(decode.model_name(request))
-        mode = decode.choice("mode", RefitMode, request.mode) if request.mode else None
+        model = self._router.model(reading.model_name(request))
+        mode = reading.choice("mode", RefitMode, request.mode) if request.mode else None
         self._refits.set_mode(model, mode)
         return pb.SetRefitResponse(refit=self._refit_status(model))
 
@@ -179,8 +179,8 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             if model.geometry is None or not len(model.recent):
                 raise FailedPreconditionError(f"model {model.name} has placed no signature yet")
             return model.recent.runs, len(model.recent), model.geometry
-        with decode.inside("counts[0]"):
-            geometry = decode.geometry(request.counts[0])
+        with reading.inside("counts[0]"):
+            geometry = reading.geometry(request.counts[0])
         most = MAX_COUNTS_BYTES // (geometry.size * 4)  # sparse ones are a thousand times larger
         if len(request.counts) > most:
             raise InvalidArgumentError(
@@ -188,7 +188,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             )
         sent = np.empty((len(request.counts), geometry.num_layers, geometry.num_experts), np.uint32)
         for place, message in enumerate(request.counts):
-            counts = decode.activation_counts(f"counts[{place}]", message)
+            counts = reading.activation_counts(f"counts[{place}]", message)
             if counts.geometry != geometry or not counts.whole:
                 raise InvalidArgumentError(
                     f"counts[{place}]", f"all layers of {geometry}", str(counts.geometry)
@@ -197,7 +197,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         return lambda: [sent], len(sent), geometry
 
     def _info(self, partition: Partition) -> pb.PartitionInfo:
-        return encode.partition_info(partition, self._router.model(partition.model))
+        return writing.partition_info(partition, self._router.model(partition.model))
 
     def _refit_status(self, model: Model) -> pb.RefitStatus:
-        return encode.refit_status(model, self._refits.status(model))
+        return writing.refit_status(model, self._refits.status(model))

@@ -7,7 +7,7 @@ from eldr.v1 import policy_pb2_grpc
 from eldr_service.policies.registry import installed
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
-from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
 
@@ -26,9 +26,9 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     ) -> pb.ListPoliciesResponse:
         """Answer with the installed policies and those in force."""
         return pb.ListPoliciesResponse(
-            policies=map(encode.policy_info, installed().values()),
+            policies=map(writing.policy_info, installed().values()),
             active=[
-                encode.active_policy(name, model.policy)
+                writing.active_policy(name, model.policy)
                 for name, model in sorted(self._router.models.items())
             ],
         )
@@ -38,6 +38,6 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self, request: pb.SetPolicyRequest, context: grpc.aio.ServicerContext
     ) -> pb.SetPolicyResponse:
         """Put a policy in force."""
-        model = decode.model_name(request)
+        model = reading.model_name(request)
         policy = self._partitions.set_policy(model, request.name, dict(request.parameters))
-        return pb.SetPolicyResponse(active=encode.active_policy(model, policy))
+        return pb.SetPolicyResponse(active=writing.active_policy(model, policy))

@@ -9,9 +9,9 @@ from eldr.v1 import router_pb2_grpc
 
 from eldr_service.core.errors import EldrError, InvalidArgumentError
 from eldr_service.core.signature_buffer import HeldSignature
-from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.call import RouteCall
 from eldr_service.routing.router import ReleaseOutcome, Router
-from eldr_service.server.rpc import decode, encode
+from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.errors import status_code, to_status
 from eldr_service.server.rpc.streams import answer_each
 from eldr_service.server.rpc.telemetry import Telemetry
@@ -70,13 +70,13 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: pb.ReleaseRequest, context: grpc.aio.ServicerContext
     ) -> pb.ReleaseResponse:
         """End a booking."""
-        model, request_id = decode.model_name(request), decode.request_id(request)
+        model, request_id = reading.model_name(request), reading.request_id(request)
         decode_counts = (
-            decode.activation_counts("decode_counts", request.decode_counts)
+            reading.activation_counts("decode_counts", request.decode_counts)
             if request.HasField("decode_counts")
             else None
         )
-        outcome = decode.choice("outcome", ReleaseOutcome, request.outcome)
+        outcome = reading.choice("outcome", ReleaseOutcome, request.outcome)
         result, booking = self._router.release(
             model,
             request_id,
@@ -84,8 +84,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             time.monotonic(),
             lease_id=request.lease_id,
             output_tokens=request.output_tokens,
-            decode_seconds=decode.seconds(
-                "decode_duration", request.decode_duration, 0.0, decode.LEASE_SECONDS[1]
+            decode_seconds=reading.seconds(
+                "decode_duration", request.decode_duration, 0.0, reading.LEASE_SECONDS[1]
             ),
             decode_counts=decode_counts,
         )
@@ -97,10 +97,10 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: pb.RenewLeasesRequest, context: grpc.aio.ServicerContext
     ) -> pb.RenewLeasesResponse:
         """Keep bookings alive."""
-        model = decode.model_name(request)
-        if len(request.leases) > decode.MAX_LISTED:
+        model = reading.model_name(request)
+        if len(request.leases) > reading.MAX_LISTED:
             raise InvalidArgumentError(
-                "leases", f"at most {decode.MAX_LISTED} leases", len(request.leases)
+                "leases", f"at most {reading.MAX_LISTED} leases", len(request.leases)
             )
         leases = [(lease.request_id, lease.attempt, lease.lease_id) for lease in request.leases]
         response = pb.RenewLeasesResponse()
@@ -111,7 +111,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     def _register(
         self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest
     ) -> pb.RegisterSignatureResponse:
-        model, request_id = decode.model_name(request), decode.request_id(request)
+        model, request_id = reading.model_name(request), reading.request_id(request)
         if not request.HasField("counts"):
             raise InvalidArgumentError("counts", "the chunk's activation counts", "nothing")
         total = request.total_chunks or request.sequence + 1 if request.last else 0
@@ -119,14 +119,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             model,
             request_id,
             request.epoch,
-            decode.activation_counts("counts", request.counts),
+            reading.activation_counts("counts", request.counts),
             sequence=request.sequence,
             total_chunks=total,
             prompt_tokens=request.prompt_tokens if request.last else 0,
-            prefill_worker=decode.text(
-                "prefill_worker", request.prefill_worker, decode.MAX_WORKER_ID
+            prefill_worker=reading.text(
+                "prefill_worker", request.prefill_worker, reading.MAX_WORKER_ID
             ),
-            fingerprint=decode.fingerprint(request.counts),
+            fingerprint=reading.fingerprint(request.counts),
             now=time.monotonic(),
         )
         if held.complete:
@@ -137,15 +137,15 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: pb.RouteRequest | pb.RouteStreamRequest, answer: pb.Placement
     ) -> None:
         began = time.perf_counter()
-        call = decode.route_call(request)
-        wait = decode.wait_seconds(request)
+        call = reading.route_call(request)
+        wait = reading.wait_seconds(request)
         if wait and call.counts is None:
             await self._wait_for_signature(call, wait)
             began = time.perf_counter()  # waiting is no part of deciding
         now = time.monotonic()
         placed = self._router.route(call, now)
         self.telemetry.placed(call, placed, time.perf_counter() - began)
-        encode.write_placement(answer, placed, now)
+        writing.write_placement(answer, placed, now)
 
     async def _wait_for_signature(self, call: RouteCall, timeout: float) -> None:
         def is_complete() -> bool:
@@ -158,8 +158,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: pb.StreamSignaturesRequest
     ) -> pb.StreamSignaturesResponse:
         response = pb.StreamSignaturesResponse(
-            model=request.model[: decode.MAX_MODEL],
-            request_id=request.request_id[: decode.MAX_REQUEST_ID],
+            model=request.model[: reading.MAX_MODEL],
+            request_id=request.request_id[: reading.MAX_REQUEST_ID],
             epoch=request.epoch,
             sequence=request.sequence,
         )
@@ -179,8 +179,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def _stream_route(self, request: pb.RouteStreamRequest) -> pb.RouteStreamResponse:
         response = pb.RouteStreamResponse(
-            model=request.model[: decode.MAX_MODEL],
-            request_id=request.request_id[: decode.MAX_REQUEST_ID],
+            model=request.model[: reading.MAX_MODEL],
+            request_id=request.request_id[: reading.MAX_REQUEST_ID],
             attempt=request.attempt,
         )
         try:

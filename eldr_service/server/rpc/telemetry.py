@@ -8,10 +8,10 @@ import grpc
 import structlog
 from eldr.v1 import router_pb2
 
+from eldr_service.core.booking import Booking, Ended
 from eldr_service.core.errors import EldrError
-from eldr_service.core.fleet import WorkerState
-from eldr_service.core.lease import Booking, Ended
-from eldr_service.routing.decide import RouteCall
+from eldr_service.core.worker import WorkerState
+from eldr_service.routing.call import RouteCall
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
 from eldr_service.routing.router import ReleaseOutcome, ReleaseResult, Router

@@ -6,10 +6,10 @@ from eldr.v1 import activation_pb2, fleet_pb2, partition_pb2, policy_pb2, router
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eldr_service.core.fleet import WorkerState
+from eldr_service.core.decision import Reason
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
-from eldr_service.core.placement import Reason
+from eldr_service.core.worker import WorkerState
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import InstalledPolicy, parameters_of
 from eldr_service.refits.refits import RefitStatus

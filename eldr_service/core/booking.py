@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from eldr_service.core.activation import Counts
+from eldr_service.core.decision import Reason
 from eldr_service.core.errors import FailedPreconditionError
-from eldr_service.core.fleet import WorkerSpec
-from eldr_service.core.placement import Reason
+from eldr_service.core.worker import WorkerSpec
 
 TOMBSTONE_SECONDS = 600.0
 MAX_REMEMBERED = 1_000_000

@@ -17,10 +17,10 @@ from eldr_service.core.activation import (
 )
 from eldr_service.core.capture import CaptureState, CaptureStatus
 from eldr_service.core.errors import InvalidArgumentError
-from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.kernels.core.sparse import NOT_INCREASING, TOO_LARGE, sparse_counts
-from eldr_service.routing.decide import RouteCall
+from eldr_service.routing.call import RouteCall
 
 MAX_MODEL = 256
 MAX_REQUEST_ID = 512

@@ -8,16 +8,16 @@ from eldr.v1 import activation_pb2
 from eldr.v1 import decision_log_pb2 as pb
 from numpy.typing import NDArray
 
-from eldr_service.core.fleet import LoadReport, WorkerSpec, WorkerState
+from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.decision import Reason
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.lease import Booking, Ended
 from eldr_service.core.partition import Partition
-from eldr_service.core.placement import Reason
+from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.decision_log import counts
 from eldr_service.decision_log.counts import Kept
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import parameters_of
-from eldr_service.routing.decide import Known, RouteCall
+from eldr_service.routing.call import Known, RouteCall
 from eldr_service.stores.partition_file import dump_partition
 
 FORMAT = 1
@@ -108,7 +108,7 @@ def booking(model: int, booking: Booking, running: bool) -> pb.LogRecord:
         awaits_signature=booking.awaits_signature,
     )
     if booking.counts is not None:
-        counts.encode(Kept(booking.counts, booking.top_k), message.counts)
+        counts.to_record(Kept(booking.counts, booking.top_k), message.counts)
     return pb.LogRecord(model=model, booking=message)
 
 
@@ -134,7 +134,7 @@ def placement(
     message.num_sequences = call.num_sequences
     message.prompt_tokens = call.prompt_tokens
     message.expected_output_tokens = call.expected_output_tokens
-    counts.encode(kept, message.counts)
+    counts.to_record(kept, message.counts)
     message.coverage = known.coverage
     message.awaits_signature = known.awaits_signature
     message.group = known.group
@@ -160,14 +160,14 @@ def end(
         output_tokens=tokens,
         decode_seconds=took,
     )
-    counts.encode(decode, message.decode_counts)
+    counts.to_record(decode, message.decode_counts)
     return pb.LogRecord(model=model, seconds=seconds, end=message)
 
 
 def completed(model: int, request_id: str, coverage: float, kept: Kept) -> pb.LogRecord:
     """A booking that has got its whole signature."""
     message = pb.LogCompleted(request_id=request_id, coverage=coverage)
-    counts.encode(kept, message.counts)
+    counts.to_record(kept, message.counts)
     return pb.LogRecord(model=model, completed=message)
 
 

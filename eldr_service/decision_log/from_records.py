@@ -4,11 +4,11 @@ import numpy as np
 from eldr.v1 import decision_log_pb2 as pb
 from numpy.typing import NDArray
 
-from eldr_service.core.fleet import LoadReport, WorkerRole, WorkerSpec
-from eldr_service.core.lease import Booking, Ended
-from eldr_service.core.placement import Reason
+from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.decision import Reason
+from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec
 from eldr_service.decision_log import counts
-from eldr_service.routing.decide import Known, RouteCall
+from eldr_service.routing.call import Known, RouteCall
 
 
 def worker_spec(message: pb.LogWorker) -> WorkerSpec:
@@ -30,7 +30,7 @@ def array(message: pb.LogArray) -> NDArray[np.generic]:
 
 def booking(message: pb.LogBooking, worker_id: str, policy: str) -> Booking:
     """A living booking; its lease never ends by itself."""
-    known, top_k = counts.decode(message.counts) if message.HasField("counts") else (None, 0)
+    known, top_k = counts.from_record(message.counts) if message.HasField("counts") else (None, 0)
     return Booking(
         request_id=message.request_id,
         attempt=message.attempt,
@@ -70,7 +70,7 @@ def placement(message: pb.LogPlacement, model: str) -> tuple[RouteCall, Known]:
         pinned_worker=message.pinned_worker,
         labels=dict(message.labels),
     )
-    known, top_k = counts.decode(message.counts) if message.HasField("counts") else (None, 0)
+    known, top_k = counts.from_record(message.counts) if message.HasField("counts") else (None, 0)
     return call, Known(
         known,
         top_k,
@@ -86,7 +86,7 @@ def end(message: pb.LogEnd, booking: Booking) -> Ended:
     booking.output_tokens = message.output_tokens
     booking.decode_seconds = message.decode_seconds
     if message.HasField("decode_counts"):
-        booking.decode_counts, _ = counts.decode(message.decode_counts)
+        booking.decode_counts, _ = counts.from_record(message.decode_counts)
     return Ended[pb.LogEndKind.Name(message.kind).removeprefix("LOG_END_KIND_")]
 
 

@@ -1,0 +1,56 @@
+"""A call of Route: what it asks, and what is known of its request."""
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from eldr_service.core.activation import ActivationCounts, Counts
+
+
+class RouteCall(NamedTuple):
+    """A Route request in the domain's terms. Empty collections do not restrict."""
+
+    model: str
+    request_id: str
+    attempt: int = 0
+    counts: ActivationCounts | None = None
+    num_sequences: int = 1
+    prompt_tokens: int = 0
+    expected_output_tokens: int = 0
+    prefill_worker: str = ""
+    candidate_workers: Collection[str] = ()
+    exclude_workers: Collection[str] = ()
+    worker_selector: Mapping[str, str] = MappingProxyType({})
+    pinned_worker: str = ""
+    dry_run: bool = False
+    explain: bool = False
+    lease_seconds: float | None = None
+    labels: Mapping[str, str] = MappingProxyType({})
+    fingerprint: int = 0
+
+
+class Known(NamedTuple):
+    """What the daemon knows of a request, or its call brought along.
+
+    Attributes
+    ----------
+    counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
+        None where there are none that fit the model.
+    top_k : int
+        Theirs; 0 without.
+    coverage : float
+        Share of the prompt's tokens whose experts are known.
+    group : str
+        The prefill worker's; empty does not restrict.
+    earlier : str
+        The worker of the attempt before, which is tried last; empty for none.
+    awaits_signature : bool
+        The counts did not come with the call, and what is registered of them is not complete.
+    """
+
+    counts: Counts | None = None
+    top_k: int = 0
+    coverage: float = 0.0
+    group: str = ""
+    earlier: str = ""
+    awaits_signature: bool = False
