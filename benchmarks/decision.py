@@ -80,7 +80,7 @@ class Setup:
         model = self.model = self.router.model_or_new(MODEL)
         for number in range(workers):
             spec = WorkerSpec(f"w{number}", url=f"http://10.0.0.{number}:8000")
-            model.joined(model.fleet.join(spec, WorkerState.READY, 1, 0.0))
+            model.join(spec, WorkerState.READY, 1, None, 0.0)
         model.declare_geometry(GEOMETRY, "partition")
         model.activate(Partition(MODEL, self.transform, self.centroids, version=1), {})
         for row in range(workers):  # uneven, so that the band has something to choose

@@ -253,7 +253,7 @@ class BookingTable:
 
         Returns
         -------
-        started : bookings that it lists for the first time
+        started : bookings that it lists for the first time; the caller notes that on them
         finished : bookings that it listed once and then left out twice; the caller ends them
         unknown : what it lists without being booked there
         """
@@ -265,7 +265,6 @@ class BookingTable:
             if booking is None:
                 continue
             if not booking.seen_running:
-                booking.seen_running = True
                 started.append(booking)
             booking.absences = 0
             self.renew(booking, now)

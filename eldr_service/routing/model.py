@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import structlog
@@ -39,6 +39,21 @@ class Observer(Protocol):
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
         """A worker joined, moved on or captures otherwise; at GONE its row is still readable."""
+
+
+class ReportTaken(NamedTuple):
+    """What a worker's report came to.
+
+    Attributes
+    ----------
+    moved_to : WorkerState or None
+        None where the worker is what it was.
+    unknown : list of (request_id, attempt)
+        What it holds without being booked on it.
+    """
+
+    moved_to: WorkerState | None
+    unknown: list[tuple[str, int]]
 
 
 class Model:
@@ -189,14 +204,9 @@ class Model:
         self.journal.ended(self.name, booking, how, now)
         self.observer.ended(self.name, booking, how)
 
-    def reported(self, row: int, report: LoadReport, now: float) -> None:
-        """Tell the policy of a worker's report."""
-        worker_id = self.fleet.spec(row).worker_id
-        self._tell(self.policy, self.policy.on_reported, worker_id, report)
-        self.journal.reported(self.name, row, report, now)
-
     def running(self, booking: Booking) -> None:
         """A worker has reported a booking for the first time."""
+        booking.seen_running = True
         self.fleet.seen(booking.row, booking.tokens)
         self.journal.running(self.name, booking)
 
@@ -204,6 +214,42 @@ class Model:
         """End the bookings whose lease has run out."""
         for booking in self.bookings.expired(now):
             self.end(booking, Ended.EXPIRED, now)
+
+    # Reports
+
+    def take_report(self, row: int, report: LoadReport, now: float) -> ReportTaken | None:
+        """Take in a worker's word on itself; None for one that is late or of another life."""
+        self.expire(now)
+        capture = self.fleet.capture(row)
+        if not self.take_numbers(row, report, now):
+            return None
+        if report.state is WorkerState.GONE:
+            self.remove(row, now)
+            return ReportTaken(WorkerState.GONE, list(report.held))
+        moved_to = self.fleet.state(row) if self.follow(row, report.state) else None
+        if moved_to is None and report.capture and report.capture.differs(capture):
+            self.observer.worker_changed(self.name, row, self.fleet.state(row))
+        started, finished, unknown = self.bookings.reported(row, report.held, now)
+        for booking in started:
+            self.running(booking)
+        for booking in finished:
+            self.end(booking, Ended.REPORTED_GONE, now)
+        return ReportTaken(moved_to, unknown)
+
+    def take_numbers(self, row: int, report: LoadReport, now: float) -> bool:
+        """Take in what a report measured, and nothing else of it; False where it is late."""
+        if not self.fleet.accept(row, report, now):
+            return False
+        if report.batch_size > 0:
+            self.step_reports.append(
+                StepReport(report.batch_size, report.active_experts, report.step_seconds)
+            )
+            self.step_reports_seen += 1
+        if report.state is not WorkerState.GONE:
+            worker_id = self.fleet.spec(row).worker_id
+            self._tell(self.policy, self.policy.on_reported, worker_id, report)
+            self.journal.reported(self.name, row, report, now)
+        return True
 
     # Workers
 
@@ -223,14 +269,10 @@ class Model:
         if geometry:
             self.declare_geometry(geometry, row)
         self.journal.joined(self.name, row, spec, state, incarnation, now)
-        self.joined(row)
-        return row
-
-    def joined(self, row: int) -> None:
-        """A worker has taken its row."""
-        if self.bindings and self.fleet.spec(row).role is WorkerRole.DECODE:
+        if self.bindings and spec.role is WorkerRole.DECODE:
             self.bindings.join(row)
-        self.observer.worker_changed(self.name, row, self.fleet.state(row))
+        self.observer.worker_changed(self.name, row, state)
+        return row
 
     def follow(self, row: int, reported: WorkerState) -> bool:
         """Let a worker be what it says it is: it may become READY or DRAINING; True if it did."""
@@ -252,11 +294,6 @@ class Model:
             self.bindings.leave(row)
         self.journal.moved(self.name, row, WorkerState.DRAINING)
         self.observer.worker_changed(self.name, row, WorkerState.DRAINING)
-
-    def stepped(self, report: StepReport) -> None:
-        """A worker has said how its recent steps were."""
-        self.step_reports.append(report)
-        self.step_reports_seen += 1
 
     def end_life(self, row: int, now: float) -> int:
         """End the bookings of a worker's life and unbind it; returns how many there were."""

@@ -5,10 +5,9 @@ from contextlib import contextmanager
 
 import structlog
 
-from eldr_service.core.booking import Ended
 from eldr_service.core.errors import NotFoundError, ResourceExhaustedError
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.core.worker import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
 from eldr_service.stores.records import StoreError, WorkerRecord
@@ -79,15 +78,15 @@ class Workers:
         """Take in a worker that an earlier run knew, in its old life; its record stays as it is."""
         model = self._router.model_or_new(record.model)
         spec = WorkerSpec(
-            record.worker_id,
-            WorkerRole[record.role],
-            record.url,
-            record.dp_rank,
-            record.group,
-            dict(record.labels),
-            record.capacity_sequences,
-            record.capacity_kv_tokens,
-            record.time_to_live,
+            worker_id=record.worker_id,
+            role=WorkerRole[record.role],
+            url=record.url,
+            dp_rank=record.dp_rank,
+            group=record.group,
+            labels=dict(record.labels),
+            capacity_sequences=record.capacity_sequences,
+            capacity_kv_tokens=record.capacity_kv_tokens,
+            time_to_live=record.time_to_live,
         )
         self._next_incarnation = max(self._next_incarnation, record.incarnation)
         state = WorkerState[record.state]
@@ -128,10 +127,13 @@ class Workers:
     def _remove(self, model: Model, row: int, now: float) -> int:
         worker_id = model.fleet.spec(row).worker_id
         ended = model.remove(row, now)
+        self._forget(model, worker_id)
+        return ended
+
+    def _forget(self, model: Model, worker_id: str) -> None:
         with self._logged():
             self._store.delete_worker(model.name, worker_id)
         self.save_all(model)
-        return ended
 
     def report(
         self, model_name: str, worker_id: str, report: LoadReport, now: float
@@ -150,26 +152,14 @@ class Workers:
         NotFoundError
         """
         model, row = self._find(model_name, worker_id)
-        model.expire(now)
-        before = model.fleet.capture(row)
-        if not model.fleet.accept(row, report, now):
+        taken = model.take_report(row, report, now)
+        if taken is None:
             return False, []
-        if report.batch_size > 0:
-            model.stepped(StepReport(report.batch_size, report.active_experts, report.step_seconds))
-        if report.state is WorkerState.GONE:
-            self._remove(model, row, now)
-            return True, list(report.held)
-        model.reported(row, report, now)
-        if model.follow(row, report.state):
+        if taken.moved_to is WorkerState.GONE:
+            self._forget(model, worker_id)
+        elif taken.moved_to:
             self.save_all(model)
-        elif report.capture and report.capture.differs(before):
-            model.observer.worker_changed(model.name, row, model.fleet.state(row))
-        started, finished, unknown = model.bookings.reported(row, report.held, now)
-        for booking in started:
-            model.running(booking)
-        for booking in finished:
-            model.end(booking, Ended.REPORTED_GONE, now)
-        return True, unknown
+        return True, taken.unknown
 
     def save_all(self, model: Model) -> None:
         """Write down a model's workers after several of them may have moved to other slots."""

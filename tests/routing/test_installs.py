@@ -1,12 +1,12 @@
 """Versions that refits put in force: kept, bound, forgotten, taken back."""
 
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from small_daemon import MODEL, SmallDaemon, partition
 
 from eldr_service.core.errors import NotFoundError
-from eldr_service.core.worker import StepReport
 from eldr_service.refits.upkeep import Due, RefitMode, RefitSettings, Upkeep
 from eldr_service.routing.partitions import MAX_AUTOMATIC
 
@@ -63,6 +63,12 @@ def test_after_each_taking_back_refits_wait_twice_as_long(daemon):
     upkeep = Upkeep(model, RefitSettings(interval=100.0, signatures=1), RefitMode.AUTO)
     daemon.partitions.install(partition(), {})
     upkeep.follow(True, daemon.now)
+    numbers = count(1)
+
+    def steps(experts):
+        said = {"batch_size": 8.0, "active_experts": experts, "step_seconds": 0.01}
+        daemon.report("a", next(numbers), **said)
+
     now, counts = daemon.now, partition().centroids[:2, :4].reshape(2, 4).astype("uint32")
     for wait in (100.0, 200.0, 400.0):
         for _ in range(8):
@@ -74,13 +80,13 @@ def test_after_each_taking_back_refits_wait_twice_as_long(daemon):
             model.recent.add(counts, now)
         assert upkeep.due(now + wait - 1.0) is None
         for batch in range(80):
-            model.stepped(StepReport(8.0, 6.0 + batch % 3, 0.01))
+            steps(6.0 + batch % 3)
         before = model.slots_by_worker()
         daemon.partitions.install(replace(partition(), metadata={"refit_distance": "0.1"}), {})
         upkeep.probation(before, 0, now)
         assert upkeep.got_worse() is None  # only now do reports count
         for batch in range(80):
-            model.stepped(StepReport(8.0, 9.0 + batch % 3, 0.01))
+            steps(9.0 + batch % 3)
         assert upkeep.got_worse() == ("active experts", before)
         daemon.partitions.rollback(MODEL, before)
         upkeep.rolled_back(now)

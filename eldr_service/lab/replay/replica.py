@@ -148,9 +148,7 @@ class Replica:
 
     def reported(self, message: pb.LogReport, now: float) -> None:
         """A worker reported."""
-        report = from_records.report(message)
-        self.model.fleet.accept(message.row, report, now)
-        self.model.reported(message.row, report, now)
+        self.model.take_numbers(message.row, from_records.report(message), now)
 
     def completed(self, message: pb.LogCompleted, now: float) -> None:
         """A booking has got its whole signature."""
@@ -162,7 +160,6 @@ class Replica:
     def running(self, message: pb.LogRunning) -> None:
         """A booking's tokens are in its worker's reports from now on."""
         if booking := self.model.bookings.live(message.request_id):
-            booking.seen_running = True
             self.model.running(booking)
 
     def ended(self, message: pb.LogEnd, now: float) -> None:
