@@ -38,7 +38,8 @@ from eldr_service.lab.simulation.simulate import MODEL, simulate
 from eldr_service.lab.simulation.study import log_to_stderr
 from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.batches import Batches
-from eldr_service.policies.marginal_cost import Experts, MarginalCost, MarginalCostParameters
+from eldr_service.policies.experts import Experts
+from eldr_service.policies.marginal_cost import MarginalCost, MarginalCostParameters
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import create
 from eldr_service.policies.remaining import Remaining
@@ -82,8 +83,8 @@ class Taught(MarginalCost):
         recording = workload.recording
         known = replace(workload, driven=workload.fitted)
         prefills = [known.prefill_counts(i).counts for i in range(len(known.driven))]
-        self.experts = Experts.of(prefills[0], recording.geometry.top_k)
-        prediction = self.experts.prediction
+        experts = self.experts.known = Experts.of(prefills[0], recording.geometry.top_k)
+        prediction = experts.prediction
         for prefill in prefills:
             prediction.saw_prefill(prefill)
         for i, prefill in enumerate(prefills):

@@ -90,7 +90,7 @@ def test_price_is_the_plain_statements(seed):
     decision = policy.pick(asked(prefill, signature=signature), fleet)
 
     shape = (LAYERS, EXPERTS)
-    terms = policy.experts.held
+    terms = policy.experts.known.held
     uses = [
         [(1 - np.exp(terms[b.key].reshape(shape) / -2048.0), b.num_sequences) for b in bs]
         for bs in held
@@ -102,7 +102,7 @@ def test_price_is_the_plain_statements(seed):
     expected = prices(
         fleet,
         uses,
-        policy.experts.prediction.predict(prefill).reshape(shape),
+        policy.experts.known.prediction.predict(prefill).reshape(shape),
         weights,
         (cost.fixed, cost.expert, cost.sequence),
         policy.cost.speeds(fleet.worker_ids),
@@ -119,7 +119,7 @@ def test_batches_are_what_a_rebuild_gives_after_any_bookings_and_ends(seed):
     rng = np.random.default_rng(seed)
     policy, fleet = MarginalCost(), snapshot([0, 0, 0, 0])
     living = history(policy, rng, fleet, 300)
-    batches, held = policy.experts.batches, policy.experts.held
+    batches, held = policy.experts.known.batches, policy.experts.known.held
     sums = np.zeros_like(batches._sums)
     for b in living:
         if b.key in held:  # else it came before anything was known of experts
@@ -212,12 +212,12 @@ def test_bookings_without_counts_weigh_as_the_mean_request():
     policy.on_booked(booked(fleet, 1, "known", counts(rng)))
     late = booked(fleet, 0, "late", None)
     policy.on_booked(late)
-    assert policy.experts.batches.active(fleet.rows)[0] == pytest.approx(
-        policy.experts.prediction.predict(None).sum(), rel=0.01
+    assert policy.experts.known.batches.active(fleet.rows)[0] == pytest.approx(
+        policy.experts.known.prediction.predict(None).sum(), rel=0.01
     )
     for b in (early, late):
         policy.on_ended(b, Ended.RELEASED)
-    assert policy.experts.batches.active(fleet.rows)[0] == 0
+    assert policy.experts.known.batches.active(fleet.rows)[0] == 0
 
 
 def test_another_geometry_begins_anew():
@@ -228,8 +228,8 @@ def test_another_geometry_begins_anew():
     wider = np.ones((LAYERS, 2 * EXPERTS), np.uint32)
     policy.on_booked(booked(fleet, 1, "new", wider))
     policy.on_ended(old, Ended.RELEASED)
-    assert policy.experts.prediction.shape == wider.shape
-    assert list(policy.experts.held) == [("new", 0)]
+    assert policy.experts.known.prediction.shape == wider.shape
+    assert list(policy.experts.known.held) == [("new", 0)]
     assert policy.pick(asked(wider), fleet).worker in (0, 1)
 
 

@@ -8,40 +8,38 @@ from numpy.typing import NDArray
 from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking, Ended
 from eldr_service.core.worker import WorkerState
-from eldr_service.policies.marginal_cost import MarginalCost
+from eldr_service.policies.experts import ExpertsInUse
+from eldr_service.policies.policy import SignatureParameters
 
 
 class Meter:
     """Predicts as the policy `marginal-cost` does; observes the ends of a model's bookings."""
 
     def __init__(self) -> None:
-        self._predicting = MarginalCost()
+        self._experts = ExpertsInUse(SignatureParameters().min_coverage)
         self._counts: dict[str, Counts | None] = {}
 
     def booked(self, booking: Booking, counts: Counts | None) -> None:
         """A request with these counts [num_layers, num_experts] is booked."""
         self._counts[booking.request_id] = counts
-        self._predicting.on_booked(replace(booking, counts=counts))
+        self._experts.put_in(replace(booking, counts=counts))
 
     def completed(self, booking: Booking, counts: Counts) -> None:
         """It has got its whole signature."""
         self._counts[booking.request_id] = counts
-        self._predicting.on_signature_completed(replace(booking, counts=counts))
+        self._experts.put_in_again(replace(booking, counts=counts))
 
     def active_experts(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Distinct experts per layer of a step of each row's batch; NaN before any counts."""
-        experts = self._predicting.experts
-        if experts is None:
-            return np.full(len(rows), np.nan)
-        experts.batches.reach(int(rows.max(initial=-1)) + 1)
-        return experts.batches.active(rows) / experts.prediction.shape[0]
+        experts = self._experts.known
+        return np.full(len(rows), np.nan) if experts is None else experts.active(rows)
 
     # Observer
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
         """A booking ended."""
         counts = self._counts.pop(booking.request_id, None)
-        self._predicting.on_ended(replace(booking, counts=counts), how)
+        self._experts.take_out(replace(booking, counts=counts))
 
     def signatures_dropped(self, number: int, why: str) -> None:
         """There are none."""
