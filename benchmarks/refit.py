@@ -36,6 +36,7 @@ from eldr_service.kernels import warm_up
 from eldr_service.policies.registry import create
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.partitions import Partitions
+from eldr_service.routing.records import Records
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers
 from eldr_service.server.observability.logging import configure_logging
@@ -72,7 +73,7 @@ class Daemon:
         for number in range(workers):
             spec = WorkerSpec(f"w{number}", capacity_sequences=256)
             members.register(MODEL, spec, WorkerState.READY, GEOMETRY, 0.0)
-        partitions = Partitions(self.router, members, store)
+        partitions = Partitions(self.router, members, Records(store))
         counts = np.stack([one.counts for one in traffic[: 4 * workers]])
         made = fit_partition(MODEL, counts, GEOMETRY, n_clusters=workers, transform="sqrt")
         partitions.activate(MODEL, partitions.add(made).version)

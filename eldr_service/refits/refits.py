@@ -14,6 +14,7 @@ from eldr_service.fitting.process import FittingProcess, FittingProcessError
 from eldr_service.fitting.refit import Bound, Refit, refit
 from eldr_service.fitting.reshape import reshaped
 from eldr_service.refits.upkeep import Due, RefitMode, RefitSettings, Upkeep
+from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.model import Model
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
@@ -37,7 +38,7 @@ class Refits:
 
     Parameters
     ----------
-    router, partitions, process
+    router, chosen, partitions, process
     settings : RefitSettings
     tell : callable (model, outcome)
         Told of the outcome of each refit, for metrics: installed, kept, reshaped, rolled_back,
@@ -47,12 +48,14 @@ class Refits:
     def __init__(
         self,
         router: Router,
+        chosen: Chosen,
         partitions: Partitions,
         process: FittingProcess,
         settings: RefitSettings,
         tell: Callable[[str, str], None],
     ) -> None:
         self._router = router
+        self._chosen = chosen
         self._partitions = partitions
         self._process = process
         self._settings = settings
@@ -77,7 +80,7 @@ class Refits:
 
     def set_mode(self, model: Model, mode: RefitMode | None) -> None:
         """Refit a model or not, from now on and over restarts; None for the daemon's setting."""
-        self._partitions.set_refit_mode(model, mode.name if mode else "")
+        self._chosen.set_refit_mode(model, mode.name if mode else "")
         self._of(model).mode = mode or self._settings.mode
 
     def status(self, model: Model) -> RefitStatus:
@@ -95,7 +98,7 @@ class Refits:
     def _of(self, model: Model) -> Upkeep:
         upkeep = self._upkeep.get(model.name)
         if upkeep is None or upkeep.model is not model:
-            own = self._partitions.refit_mode(model)
+            own = self._chosen.refit_mode(model)
             mode = RefitMode[own] if own else self._settings.mode
             upkeep = self._upkeep[model.name] = Upkeep(model, self._settings, mode)
         return upkeep

@@ -344,6 +344,7 @@ class Model:
         for booking in self.bookings:
             self._tell(policy, policy.on_booked, booking)
         self.policy = policy
+        self.has_own_policy = True
         self.decisions = 0
         self.journal.policy_set(self.name, policy)
 

@@ -1,38 +1,28 @@
-"""Partitions of every model: kept under rising versions, activated, rolled back, restored."""
+"""Partitions of every model: kept under rising versions, activated, rolled back."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-import structlog
-
-from eldr_service.core.errors import EldrError, FailedPreconditionError, NotFoundError
-from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.errors import FailedPreconditionError, NotFoundError
 from eldr_service.core.partition import Partition
-from eldr_service.policies.policy import Policy
-from eldr_service.policies.registry import create, parameters_of
 from eldr_service.routing.model import Model
+from eldr_service.routing.records import Records
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
 from eldr_service.stores.partition_file import dump_partition, load_partition
-from eldr_service.stores.records import ModelRecord
-from eldr_service.stores.sqlite import SqliteStore
 
 MAX_HISTORY = 100
 MAX_AUTOMATIC = 16  # versions of refits that are kept of a model, as new ones come for ever
 
-log = structlog.get_logger(__name__)
-
 
 class Partitions:
-    """The partitions and the policy of every model, kept in step with the store."""
+    """The partitions of every model, kept in step with the store."""
 
-    def __init__(self, router: Router, workers: Workers, store: SqliteStore) -> None:
+    def __init__(self, router: Router, workers: Workers, records: Records) -> None:
         self._router = router
         self._workers = workers
-        self._store = store
-        self._records: dict[str, ModelRecord] = {}
-
-    # Partitions
+        self._records = records
+        self._store = records.store
 
     def add(self, partition: Partition) -> Partition:
         """Keep a partition under the model's next version; returns it with that.
@@ -46,12 +36,12 @@ class Partitions:
             known.check_geometry(partition.geometry)
         model = self._router.model_or_new(partition.model)
         model.declare_geometry(partition.geometry, "partition")
-        record = self._record(model)
+        record = self._records.of(model.name)
         kept = replace(partition, version=record.next_version)
         with self._store.transaction():
             self._store.add_partition(model.name, kept.version, dump_partition(kept))
             following = record.next_version + 1
-            self._save(replace(record, geometry=model.geometry, next_version=following))
+            self._records.save(replace(record, geometry=model.geometry, next_version=following))
         return kept
 
     def get(self, model_name: str, version: int = 0) -> Partition:
@@ -96,14 +86,14 @@ class Partitions:
         """
         kept = self.add(replace(partition, bindings=wishes))
         model = self._router.model(kept.model)
-        record = self._record(model)
+        record = self._records.of(model.name)
         automatic = (*record.automatic, kept.version)
         forgotten = set(automatic[:-MAX_AUTOMATIC])
         history = self._history_before(model, kept)
         with self._store.transaction():
             for version in forgotten:
                 self._store.delete_partition(model.name, version)
-            self._save(replace(record, automatic=automatic[-MAX_AUTOMATIC:]))
+            self._records.save(replace(record, automatic=automatic[-MAX_AUTOMATIC:]))
         history = tuple(version for version in history if version not in forgotten)
         self._use(model, kept, history, wishes)
         return kept
@@ -120,7 +110,7 @@ class Partitions:
             There was none.
         """
         model = self._router.model(model_name)
-        history = self._record(model).history
+        history = self._records.of(model.name).history
         if not history:
             raise FailedPreconditionError(f"model {model_name} had no partition before this one")
         partition = self.get(model_name, history[-1])
@@ -131,18 +121,18 @@ class Partitions:
 
     def is_automatic(self, model: Model) -> bool:
         """The active version came from a refit by itself."""
-        record = self._record(model)
+        record = self._records.of(model.name)
         return record.active_version in record.automatic
 
     def _by_hand(self, model: Model) -> None:
         """Somebody chose the active version: it is his now, whoever made it."""
-        record = self._record(model)
+        record = self._records.of(model.name)
         rest = tuple(v for v in record.automatic if v != record.active_version)
         if rest != record.automatic:
-            self._save(replace(record, automatic=rest))
+            self._records.save(replace(record, automatic=rest))
 
     def _history_before(self, model: Model, partition: Partition) -> tuple[int, ...]:
-        record = self._record(model)
+        record = self._records.of(model.name)
         if record.active_version in (0, partition.version):
             return record.history
         return (*record.history, record.active_version)[-MAX_HISTORY:]
@@ -155,76 +145,8 @@ class Partitions:
         wishes: Mapping[str, int],
     ) -> None:
         model.activate(partition, wishes)
-        record = replace(self._record(model), active_version=partition.version, history=history)
-        self._save(record)
-        self._workers.save_all(model)
-
-    # Refits
-
-    def refit_mode(self, model: Model) -> str:
-        """Name of the mode that somebody chose for the model; empty where nobody did."""
-        return self._record(model).refit
-
-    def set_refit_mode(self, model: Model, name: str) -> None:
-        """Keep a mode that was chosen for the model."""
-        self._save(replace(self._record(model), refit=name))
-
-    # Policy
-
-    def set_policy(self, model_name: str, name: str, parameters: dict[str, str]) -> Policy:
-        """Put a policy in force from the next decision on.
-
-        Raises
-        ------
-        NotFoundError, InvalidArgumentError, FailedPreconditionError
-            The model is unknown; see `policies.registry.create` for the others.
-        """
-        model = self._router.model(model_name)
-        policy = create(name, parameters)
-        model.set_policy(policy)
-        model.has_own_policy = True
         record = replace(
-            self._record(model), policy=policy.name, policy_parameters=parameters_of(policy)
+            self._records.of(model.name), active_version=partition.version, history=history
         )
-        self._save(record)
-        return policy
-
-    # What survives
-
-    def declare(self, model_name: str, geometry: ModelGeometry) -> None:
-        """Make a geometry the model's, by configuration."""
-        self._router.model_or_new(model_name).declare_geometry(geometry, "configuration")
-
-    def restore(self, now: float) -> None:
-        """Take in all that an earlier run left in the store."""
-        for record in self._store.models():
-            model = self._router.model_or_new(record.name)
-            self._records[model.name] = record
-            if record.geometry:
-                model.declare_geometry(record.geometry, "partition")
-            if record.policy:
-                model.set_policy(self._restored_policy(record))
-                model.has_own_policy = True
-        slots: dict[str, dict[str, int]] = {}
-        for worker in self._store.workers():
-            self._workers.restore(worker, now)
-            if worker.slot >= 0:
-                slots.setdefault(worker.model, {})[worker.worker_id] = worker.slot
-        for name, record in self._records.items():
-            if record.active_version:
-                model = self._router.model(name)
-                model.activate(self.get(name, record.active_version), slots.get(name, {}))
-
-    def _restored_policy(self, record: ModelRecord) -> Policy:
-        try:
-            return create(record.policy, record.policy_parameters)
-        except EldrError as error:  # its package is not installed any more, say
-            log.error("policy not restored", model=record.name, error=str(error))
-            return self._router.model(record.name).policy
-
-    def _record(self, model: Model) -> ModelRecord:
-        return self._records.get(model.name) or ModelRecord(model.name)
-
-    def _save(self, record: ModelRecord) -> None:
-        self._records[record.name] = record
-        self._store.save_model(record)
+        self._records.save(record)
+        self._workers.save_all(model)

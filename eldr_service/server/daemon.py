@@ -31,7 +31,9 @@ from eldr_service.fitting.process import FittingProcess
 from eldr_service.kernels import warm_up
 from eldr_service.policies.registry import create, parse
 from eldr_service.refits import RefitMode, Refits, RefitSettings
+from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.partitions import Partitions
+from eldr_service.routing.records import Records
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
@@ -96,10 +98,13 @@ class Daemon:
         if self._recorder:
             self._recorder.watch(self._router)
         self._workers = Workers(self._router, self._store, int(time.time() * 1e3))
-        self._partitions = Partitions(self._router, self._workers, self._store)
+        records = Records(self._store)
+        self._partitions = Partitions(self._router, self._workers, records)
+        self._chosen = Chosen(self._router, self._workers, self._partitions, records)
         self._process = FittingProcess()
         self._refits = Refits(
             self._router,
+            self._chosen,
             self._partitions,
             self._process,
             RefitSettings(
@@ -132,8 +137,8 @@ class Daemon:
         warm_up()
         now = time.monotonic()
         for declared in self._settings.models:
-            self._partitions.declare(declared.name, declared.geometry)
-        self._partitions.restore(now)
+            self._chosen.declare(declared.name, declared.geometry)
+        self._chosen.restore(now)
         if self._fleet:
             self._fleet.reload(now)
         if self._recorder:
@@ -210,7 +215,7 @@ class Daemon:
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet_service, server)
         partition_pb2_grpc.add_PartitionServiceServicer_to_server(partition_service, server)
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(
-            PolicyService(self._router, self._partitions, telemetry), server
+            PolicyService(self._router, self._chosen, telemetry), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(

@@ -30,6 +30,7 @@ from eldr_service.policies.power_of_two_choices import PowerOfTwoChoices
 from eldr_service.policies.round_robin import RoundRobin
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.partitions import Partitions
+from eldr_service.routing.records import Records
 from eldr_service.routing.router import Limits, ReleaseResult, Router
 from eldr_service.routing.workers import Workers
 from eldr_service.stores.sqlite import SqliteStore
@@ -90,7 +91,7 @@ class Bookings(RuleBasedStateMachine, Contract):
         limits = Limits(lease_seconds=8.0, report_limit=REPORT_LIMIT)
         self.router = Router(POLICIES[0], self.told, limits)
         self.workers = Workers(self.router, SqliteStore(None), 0)
-        self.partitions = Partitions(self.router, self.workers, SqliteStore(None))
+        self.partitions = Partitions(self.router, self.workers, Records(SqliteStore(None)))
         for partition in PARTITIONS:
             self.partitions.add(partition)
         self.model = self.router.model(MODEL)

@@ -50,11 +50,11 @@ def test_workers_are_bound_as_wished_and_go_back_to_where_they_were(daemon):
 
 def test_what_was_automatic_is_remembered_over_a_restart(daemon):
     daemon.partitions.install(partition(), {})
-    daemon.partitions.set_refit_mode(daemon.model, "OFF")
+    daemon.chosen.set_refit_mode(daemon.model, "OFF")
     again = SmallDaemon(store=daemon.store)
-    again.partitions.restore(again.now)
+    again.chosen.restore(again.now)
     assert again.partitions.is_automatic(again.model)
-    assert again.partitions.refit_mode(again.model) == "OFF"
+    assert again.chosen.refit_mode(again.model) == "OFF"
 
 
 def test_after_each_taking_back_refits_wait_twice_as_long(daemon):

@@ -10,7 +10,9 @@ from eldr_service.core.signature import SignatureTransform
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.policies.registry import create
 from eldr_service.routing.call import RouteCall
+from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.partitions import Partitions
+from eldr_service.routing.records import Records
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers
 from eldr_service.stores.sqlite import SqliteStore
@@ -43,7 +45,9 @@ class SmallDaemon:
             lambda: create("locality-band", {}), self.told, Limits(**limits), journal=journal
         )
         self.workers = Workers(self.router, self.store, first_incarnation)
-        self.partitions = Partitions(self.router, self.workers, self.store)
+        records = Records(self.store)
+        self.partitions = Partitions(self.router, self.workers, records)
+        self.chosen = Chosen(self.router, self.workers, self.partitions, records)
         self.incarnations = {}
 
     @property

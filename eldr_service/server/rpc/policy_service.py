@@ -5,7 +5,7 @@ from eldr.v1 import policy_pb2 as pb
 from eldr.v1 import policy_pb2_grpc
 
 from eldr_service.policies.registry import installed
-from eldr_service.routing.partitions import Partitions
+from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.router import Router
 from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.telemetry import Telemetry
@@ -15,10 +15,10 @@ from eldr_service.server.rpc.unary import unary
 class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     """Reads messages, switches policies, writes answers."""
 
-    def __init__(self, router: Router, partitions: Partitions, telemetry: Telemetry) -> None:
+    def __init__(self, router: Router, chosen: Chosen, telemetry: Telemetry) -> None:
         self.telemetry = telemetry
         self._router = router
-        self._partitions = partitions
+        self._chosen = chosen
 
     @unary
     async def ListPolicies(  # noqa: N802
@@ -39,5 +39,5 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     ) -> pb.SetPolicyResponse:
         """Put a policy in force."""
         model = reading.model_name(request)
-        policy = self._partitions.set_policy(model, request.name, dict(request.parameters))
+        policy = self._chosen.set_policy(model, request.name, dict(request.parameters))
         return pb.SetPolicyResponse(active=writing.active_policy(model, policy))

@@ -1,0 +1,88 @@
+"""What is chosen for a model: policy, refit mode, geometry; and all models after a restart."""
+
+from dataclasses import replace
+
+import structlog
+
+from eldr_service.core.errors import EldrError
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.policies.policy import Policy
+from eldr_service.policies.registry import create, parameters_of
+from eldr_service.routing.model import Model
+from eldr_service.routing.partitions import Partitions
+from eldr_service.routing.records import Records
+from eldr_service.routing.router import Router
+from eldr_service.routing.workers import Workers
+from eldr_service.stores.records import ModelRecord
+
+log = structlog.get_logger(__name__)
+
+
+class Chosen:
+    """What was chosen for every model, kept in step with the store."""
+
+    def __init__(
+        self, router: Router, workers: Workers, partitions: Partitions, records: Records
+    ) -> None:
+        self._router = router
+        self._workers = workers
+        self._partitions = partitions
+        self._records = records
+
+    def set_policy(self, model_name: str, name: str, parameters: dict[str, str]) -> Policy:
+        """Put a policy in force from the next decision on.
+
+        Raises
+        ------
+        NotFoundError, InvalidArgumentError, FailedPreconditionError
+            The model is unknown; see `policies.registry.create` for the others.
+        """
+        model = self._router.model(model_name)
+        policy = create(name, parameters)
+        model.set_policy(policy)
+        record = replace(
+            self._records.of(model_name),
+            policy=policy.name,
+            policy_parameters=parameters_of(policy),
+        )
+        self._records.save(record)
+        return policy
+
+    def refit_mode(self, model: Model) -> str:
+        """Name of the mode that somebody chose for the model; empty where nobody did."""
+        return self._records.of(model.name).refit
+
+    def set_refit_mode(self, model: Model, name: str) -> None:
+        """Keep a mode that was chosen for the model."""
+        self._records.save(replace(self._records.of(model.name), refit=name))
+
+    def declare(self, model_name: str, geometry: ModelGeometry) -> None:
+        """Make a geometry the model's, by configuration."""
+        self._router.model_or_new(model_name).declare_geometry(geometry, "configuration")
+
+    def restore(self, now: float) -> None:
+        """Take in all that an earlier run left in the store."""
+        records = self._records.load()
+        for record in records:
+            model = self._router.model_or_new(record.name)
+            if record.geometry:
+                model.declare_geometry(record.geometry, "partition")
+            if record.policy:
+                model.set_policy(self._restored_policy(record))
+        slots: dict[str, dict[str, int]] = {}
+        for worker in self._records.store.workers():
+            self._workers.restore(worker, now)
+            if worker.slot >= 0:
+                slots.setdefault(worker.model, {})[worker.worker_id] = worker.slot
+        for record in records:
+            if record.active_version:
+                model = self._router.model(record.name)
+                partition = self._partitions.get(record.name, record.active_version)
+                model.activate(partition, slots.get(record.name, {}))
+
+    def _restored_policy(self, record: ModelRecord) -> Policy:
+        try:
+            return create(record.policy, record.policy_parameters)
+        except EldrError as error:  # its package is not installed any more, say
+            log.error("policy not restored", model=record.name, error=str(error))
+            return self._router.model(record.name).policy

@@ -1,0 +1,31 @@
+"""What survives of every model, at hand and in the store."""
+
+from eldr_service.stores.records import ModelRecord
+from eldr_service.stores.sqlite import SqliteStore
+
+
+class Records:
+    """The record of each model, kept in step with the store.
+
+    Attributes
+    ----------
+    store : SqliteStore
+    """
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store = store
+        self._records: dict[str, ModelRecord] = {}
+
+    def load(self) -> list[ModelRecord]:
+        """Take in what an earlier run left, and return it."""
+        self._records = {record.name: record for record in self.store.models()}
+        return list(self._records.values())
+
+    def of(self, model_name: str) -> ModelRecord:
+        """The record of a model; an empty one where there is none yet."""
+        return self._records.get(model_name) or ModelRecord(model_name)
+
+    def save(self, record: ModelRecord) -> None:
+        """Put it in the place of the model's earlier one."""
+        self._records[record.name] = record
+        self.store.save_model(record)
