@@ -1,11 +1,8 @@
 """From records to the domain."""
 
-import numpy as np
 from eldr.v1 import decision_log_pb2 as pb
-from numpy.typing import NDArray
 
 from eldr_service.core.booking import Booking, Ended
-from eldr_service.core.decision import Reason
 from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec
 from eldr_service.decision_log import counts
 from eldr_service.routing.call import Known, RouteCall
@@ -20,38 +17,6 @@ def worker_spec(message: pb.LogWorker) -> WorkerSpec:
         labels=dict(message.labels),
         capacity_sequences=message.capacity_sequences,
         capacity_kv_tokens=message.capacity_kv_tokens,
-    )
-
-
-def array(message: pb.LogArray) -> NDArray[np.generic]:
-    """An array of a policy's state; not to be written to."""
-    return np.frombuffer(message.data, np.dtype(message.dtype)).reshape(tuple(message.shape))
-
-
-def booking(message: pb.LogBooking, worker_id: str, policy: str) -> Booking:
-    """A living booking; its lease never ends by itself."""
-    known, top_k = counts.from_record(message.counts) if message.HasField("counts") else (None, 0)
-    return Booking(
-        request_id=message.request_id,
-        attempt=message.attempt,
-        lease_id="",
-        row=message.row,
-        generation=message.generation,
-        worker_id=worker_id,
-        num_sequences=message.num_sequences,
-        prompt_tokens=message.prompt_tokens,
-        expected_output_tokens=message.expected_output_tokens,
-        fingerprint=0,
-        lease_seconds=np.inf,
-        expires_at=np.inf,
-        reason=Reason.POLICY,  # nobody reads it any more
-        policy=policy,
-        coverage=message.coverage,
-        slot=message.slot,
-        counts=known,
-        top_k=top_k,
-        awaits_signature=message.awaits_signature,
-        seen_running=message.running,
     )
 
 

@@ -13,14 +13,12 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking, Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
-from eldr_service.decision_log import to_records
+from eldr_service.decision_log import snapshot, to_records
 from eldr_service.decision_log.counts import Kept
 from eldr_service.decision_log.writer import Make, Writer
 from eldr_service.policies.policy import Policy
-from eldr_service.policies.state import PolicyState
 from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.journal import Journal
-from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
 
 _SIZE = 500  # bytes that an event takes in the queue, beside its counts
@@ -157,52 +155,15 @@ class Recorder(Journal):
         def header(lost: int) -> LogRecord:
             return to_records.header(self._run, file, own_lost + lost, self._version, limit)
 
-        snapshot: list[Make] = []
+        records: list[Make] = []
         for name, model in self._router.models.items():
-            snapshot += _snapshot(self._numbers[name], model)
-        snapshot.append(to_records.snapshot_end)
+            records += snapshot.records_of(self._numbers[name], model)
+        records.append(snapshot.end)
         begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # names in order are files in order
-        self._writer.begin(f"decisions-{begun}-{self._run}-{file:06}.zst", header, snapshot)
+        self._writer.begin(f"decisions-{begun}-{self._run}-{file:06}.zst", header, records)
         self._lost = 0
         self._in_step = True
 
 
 def _size(kept: Kept | None) -> int:
     return _SIZE + (kept.counts.nbytes if kept else 0)
-
-
-def _snapshot(number: int, model: Model) -> list[Make]:
-    """All of a model that decisions depend on, as records to be made of what does not change."""
-    bindings, fleet = model.bindings, model.fleet
-    slots = (
-        [(bindings.workers(slot), placed) for slot, placed in enumerate(bindings.placements)]
-        if bindings
-        else ()
-    )
-    records: list[Make] = [
-        partial(
-            to_records.appeared, number, model.name, model.policy, model.decisions, model.geometry,
-            model.partition, slots,
-        )
-    ]  # fmt: skip
-    for row in fleet.rows():
-        state, life = fleet.state(row), fleet.incarnation(row)
-        records.append(
-            partial(
-                to_records.worker, number, 0.0, row, fleet.spec(row), state, life, fleet.record(row)
-            )
-        )
-    for name, array in _state(model).items():
-        records.append(partial(to_records.policy_state, number, name, array))
-    return records + [
-        partial(to_records.booking, number, booking, booking.seen_running)
-        for booking in model.bookings
-    ]
-
-
-def _state(model: Model) -> PolicyState:
-    try:
-        return model.policy.state()
-    except Exception:  # a policy is anyone's code; a replay then has the bookings to go by
-        log.exception("policy failed", model=model.name, policy=model.policy.name)
-        return {}

@@ -2,13 +2,11 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from eldr.v1 import activation_pb2
 from eldr.v1 import decision_log_pb2 as pb
-from numpy.typing import NDArray
 
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Ended
 from eldr_service.core.decision import Reason
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
@@ -84,37 +82,6 @@ def worker(
         numbers=numbers,
     )
     return pb.LogRecord(model=model, seconds=seconds, worker=message)
-
-
-def policy_state(model: int, name: str, array: NDArray[Any]) -> pb.LogRecord:
-    """One array of a policy's state."""
-    message = pb.LogArray(name=name, dtype=array.dtype.str, shape=array.shape, data=array.tobytes())
-    return pb.LogRecord(model=model, policy_state=message)
-
-
-def booking(model: int, booking: Booking, running: bool) -> pb.LogRecord:
-    """A living booking."""
-    message = pb.LogBooking(
-        request_id=booking.request_id,
-        attempt=booking.attempt,
-        row=booking.row,
-        generation=booking.generation,
-        num_sequences=booking.num_sequences,
-        prompt_tokens=booking.prompt_tokens,
-        expected_output_tokens=booking.expected_output_tokens,
-        slot=booking.slot,
-        coverage=booking.coverage,
-        running=running,
-        awaits_signature=booking.awaits_signature,
-    )
-    if booking.counts is not None:
-        counts.to_record(Kept(booking.counts, booking.top_k), message.counts)
-    return pb.LogRecord(model=model, booking=message)
-
-
-def snapshot_end() -> pb.LogRecord:
-    """The end of a snapshot."""
-    return pb.LogRecord(snapshot_end=pb.LogSnapshotEnd())
 
 
 def placement(

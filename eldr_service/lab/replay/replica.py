@@ -6,7 +6,6 @@ import numpy as np
 from eldr.v1 import decision_log_pb2 as pb
 from numpy.typing import NDArray
 
-from eldr_service.core.bindings import Bindings
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Reason
 from eldr_service.core.errors import (
@@ -15,7 +14,7 @@ from eldr_service.core.errors import (
     UnavailableError,
 )
 from eldr_service.core.worker import WorkerState
-from eldr_service.decision_log import counts, from_records
+from eldr_service.decision_log import counts, from_records, snapshot
 from eldr_service.lab.replay.instead import Instead
 from eldr_service.lab.replay.meter import Meter
 from eldr_service.routing.call import Known, RouteCall
@@ -84,26 +83,22 @@ class Replica:
         self.model.decisions = appeared.decisions
         if self._own_partition:
             self.model.activate(self._own_partition, {})
-        elif appeared.partition:
-            self.model.activate(load_partition(appeared.partition), {})
-            slots = [(slot.rows, slot.placements) for slot in appeared.slots]
-            self.model.bindings = Bindings.restored(slots)
+        else:
+            snapshot.restore_partition(self.model, appeared)
 
     # The snapshot
 
     def restore_worker(self, message: pb.LogWorker) -> None:
         """Take in a worker as it was."""
-        self.model.fleet.restore(message.row, from_records.worker_spec(message), message.numbers)
+        snapshot.restore_worker(self.model, message)
 
     def restore_policy(self, message: pb.LogArray) -> None:
         """Take in a part of what the recorded policy had gathered."""
-        self._state[message.name] = from_records.array(message)
+        self._state[message.name] = snapshot.array(message)
 
     def restore_booking(self, message: pb.LogBooking) -> None:
         """Take in a living booking."""
-        worker_id = self.model.fleet.spec(message.row).worker_id
-        booking = from_records.booking(message, worker_id, self._recorded.name)
-        self.model.bookings.add(booking)
+        booking = snapshot.restore_booking(self.model, message, self._recorded.name)
         self._meter.booked(booking, booking.counts)
 
     def restored(self) -> None:
@@ -122,13 +117,7 @@ class Replica:
             for booking in model.bookings:
                 policy.on_booked(booking)
             return
-        try:
-            policy.restore(self._state)
-        except (KeyError, ValueError, TypeError) as error:
-            raise FailedPreconditionError(
-                f"the log has a state of {policy.name} that this version of it cannot take:"
-                f" {error!r}"
-            ) from error
+        snapshot.restore_policy(policy, self._state)
         self._state = {}
 
     # What happened
