@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from eldr.v1 import partition_pb2 as pb
 from rich.console import RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 
 from eldr_service.cli import parsing
 from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.models import the_model
 from eldr_service.cli.partitions import Activate, described, kept
+from eldr_service.cli.progress import progress
 from eldr_service.cli.session import Session, as_dict
 from eldr_service.cli.tables import facts, table
 
@@ -176,7 +177,7 @@ def _fit(
     from eldr_service.fitting import fit_partition  # numba: half a second
     from eldr_service.lab.recordings import Recording
 
-    with _progress(session) as (choosing, fitting), warnings.catch_warnings(record=True) as caught:
+    with _followed(session) as (choosing, fitting), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             recording = Recording.load(file, top_k=top_k)
@@ -199,14 +200,11 @@ def _fit(
 
 
 @contextmanager
-def _progress(
+def _followed(
     session: Session,
 ) -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int, float], None]]]:
-    """A bar on stderr where somebody looks, for the choice and then the fit; gone when done."""
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(
-        *columns, console=session.err, transient=True, disable=not session.err.is_terminal
-    ) as bar:
+    """A bar for the choice and then the fit."""
+    with progress(session, TimeElapsedColumn()) as bar:
         task = bar.add_task("preparing", total=None)
 
         def choosing(done: int, total: int) -> None:

@@ -1,23 +1,21 @@
 """`eldr replay`: a decision log decided again, by the same or by another policy."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import DownloadColumn, TimeElapsedColumn
 
 from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.parsing import pairs
+from eldr_service.cli.progress import progress
 from eldr_service.cli.session import Session
 from eldr_service.core.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from eldr_service.core.partition import Partition
-    from eldr_service.decision_log.reader import LogReader
     from eldr_service.lab.replay.instead import Instead
     from eldr_service.lab.replay.replay import Replay
 
@@ -82,7 +80,9 @@ def replay(
     log_to_stderr()
     try:
         reader, again = LogReader(log), Replay(instead, model)
-        with _progress(session, reader):
+        with progress(session, DownloadColumn(), TimeElapsedColumn()) as bars:
+            task = bars.add_task("replaying", total=reader.total_bytes)
+            reader.on_read = lambda: bars.update(task, completed=reader.bytes_read)
             for _ in again.run(reader):
                 pass
     except LogError as error:
@@ -129,18 +129,3 @@ def _check_found(again: "Replay", instead: "Instead", model: str | None) -> None
             f"the partition is of model {instead.partition.model}, of which the log has nothing",
             f"--model says which of {known} it is for",
         )
-
-
-@contextmanager
-def _progress(session: Session, reader: "LogReader") -> Iterator[None]:
-    """A bar on stderr where somebody looks."""
-    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
-    with Progress(
-        *columns,
-        console=session.err,
-        transient=True,
-        disable=not session.err.is_terminal,
-    ) as bar:
-        task = bar.add_task("replaying", total=reader.total_bytes)
-        reader.on_read = lambda: bar.update(task, completed=reader.bytes_read)
-        yield

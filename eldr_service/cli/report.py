@@ -4,25 +4,17 @@ import importlib.util
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TextColumn, TimeRemainingColumn
 
 from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
+from eldr_service.cli.progress import simulating
 from eldr_service.cli.report_points import PointOptions
 from eldr_service.cli.session import Session
 from eldr_service.cli.simulation_options import SimulationOptions, check_policies, recording_notes
@@ -151,7 +143,7 @@ def report(
         plan = make_plan(base, recording, options.kinds(costs), points.points(), points.wanted())
         processes = jobs or os.cpu_count() or 1
         session.note(f"{plan.runs():,} runs, {_estimate(plan, processes)} on {processes} cores")
-        with _progress(session, plan) as done:
+        with simulating(session, plan.runs(), TextColumn("left"), TimeRemainingColumn()) as done:
             findings = find(plan, processes, done)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -252,24 +244,6 @@ def _estimate(plan: "Plan", processes: int) -> str:
     run_study(once)
     seconds = (time.perf_counter() - start) * plan.runs() / processes
     return f"about {span(max(1.0, seconds))}"
-
-
-@contextmanager
-def _progress(session: Session, plan: "Plan") -> Iterator[Callable[[], None]]:
-    """A bar on stderr where somebody looks."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=session.err,
-        transient=True,
-        disable=not session.err.is_terminal,
-    ) as bar:
-        task = bar.add_task("simulating", total=plan.runs())
-        yield lambda: bar.advance(task)
 
 
 def _written(options: SimulationOptions) -> list[str]:

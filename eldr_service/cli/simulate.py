@@ -1,20 +1,15 @@
 """`eldr simulate`: policies over recorded routing, in virtual time, on this machine."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from eldr_service.cli.command import command
+from eldr_service.cli.progress import simulating
 from eldr_service.cli.session import Session
 from eldr_service.cli.simulation_options import SimulationOptions, check_policies, recording_notes
-
-if TYPE_CHECKING:
-    from eldr_service.lab.simulation.study import Study
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +65,7 @@ def simulate(
     """
     from eldr_service.cli.simulate_report import Report  # numba: half a second
     from eldr_service.lab.simulation.comparison import LOAD_ONLY
-    from eldr_service.lab.simulation.study import Study, log_to_stderr, run_study
+    from eldr_service.lab.simulation.study import Study, log_to_stderr, run_study, steps
 
     policies = tuple(dict.fromkeys(policy or (*LOAD_ONLY, "locality-band", "marginal-cost")))
     check_policies(policies)
@@ -88,7 +83,7 @@ def simulate(
     try:
         for note in recording_notes((activations, options.arrivals), cost):
             session.note(note)
-        with _progress(session, study) as done:
+        with simulating(session, steps(study)) as done:
             runs = run_study(study, jobs or os.cpu_count() or 1, done)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
@@ -96,20 +91,3 @@ def simulate(
     for caution in report.cautions():
         session.note(caution, "yellow")
     session.answer(report.document(), *report.tables())
-
-
-@contextmanager
-def _progress(session: Session, study: "Study") -> Iterator[Callable[[], None]]:
-    """A bar on stderr where somebody looks."""
-    from eldr_service.lab.simulation.study import steps
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(
-        *columns,
-        TimeElapsedColumn(),
-        console=session.err,
-        transient=True,
-        disable=not session.err.is_terminal,
-    ) as bar:
-        task = bar.add_task("simulating", total=steps(study))
-        yield lambda: bar.advance(task)

@@ -1,4 +1,4 @@
-"""The table of situations in INTERFACES.md, row by row, and what goes with it."""
+"""What answers a request in each situation, and for which reason; and what goes with it."""
 
 import pytest
 from small_daemon import GEOMETRY, MODEL, SmallDaemon, counts_on

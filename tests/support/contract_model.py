@@ -48,7 +48,7 @@ class ModelPast:
 
 
 class Contract:
-    """Who is there, what is booked, and what has ended, as INTERFACES.md has it."""
+    """Who is there, what is booked, and what has ended, as router.proto and fleet.proto have it."""
 
     def __init__(self):
         self.now = 1_000.0

@@ -1,0 +1,39 @@
+"""Bars on stderr, where somebody looks; gone when done."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from eldr_service.cli.session import Session
+
+
+@contextmanager
+def progress(session: Session, *columns: ProgressColumn) -> Iterator[Progress]:
+    """Bars with a description before them and these columns behind."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        console=session.err,
+        transient=True,
+        disable=not session.err.is_terminal,
+    ) as bars:
+        yield bars
+
+
+@contextmanager
+def simulating(
+    session: Session, steps: int, *columns: ProgressColumn
+) -> Iterator[Callable[[], None]]:
+    """A bar of so many steps; what it gives is called after each."""
+    with progress(session, MofNCompleteColumn(), TimeElapsedColumn(), *columns) as bars:
+        task = bars.add_task("simulating", total=steps)
+        yield lambda: bars.advance(task)
