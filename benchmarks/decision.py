@@ -99,7 +99,9 @@ class Setup:
         """From the message's bytes to the worker, as the daemon does."""
         counts = reading.activation_counts("counts", self.messages[number]).counts
         signature = self.transform.signature(counts)
-        request = RequestView("r", 0, signature, counts, 1.0)
+        request = RequestView(
+            "r", signature=signature, counts=counts, top_k=GEOMETRY.top_k, coverage=1.0
+        )
         return self.model.policy.pick(request, self.fleet).worker
 
     def place(self, number: int) -> None:

@@ -37,12 +37,12 @@ def placement(message: pb.LogPlacement, model: str) -> tuple[RouteCall, Known]:
     )
     known, top_k = counts.from_record(message.counts) if message.HasField("counts") else (None, 0)
     return call, Known(
-        known,
-        top_k,
-        message.coverage,
-        message.group,
-        message.earlier,
-        message.awaits_signature,
+        counts=known,
+        top_k=top_k,
+        coverage=message.coverage,
+        group=message.group,
+        earlier=message.earlier,
+        awaits_signature=message.awaits_signature,
     )
 
 
@@ -58,12 +58,12 @@ def end(message: pb.LogEnd, booking: Booking) -> Ended:
 def report(message: pb.LogReport) -> LoadReport:
     """A worker's report."""
     return LoadReport(
-        message.incarnation,
-        message.number,
-        message.running_sequences,
-        message.waiting_sequences,
-        message.kv_tokens_used,
-        message.kv_tokens_total,
+        incarnation=message.incarnation,
+        number=message.number,
+        running_sequences=message.running_sequences,
+        waiting_sequences=message.waiting_sequences,
+        kv_tokens_used=message.kv_tokens_used,
+        kv_tokens_total=message.kv_tokens_total,
         foreign_sequences=message.foreign_sequences,
         active_experts=message.active_experts,
         batch_size=message.batch_size,

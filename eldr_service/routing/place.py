@@ -79,16 +79,16 @@ def place(
     if counts is not None and partition and wanted:
         signature = partition.transform.signature(counts)
     request = RequestView(
-        call.request_id,
-        model.decisions,
-        signature,
-        counts,
-        top_k,
-        coverage,
-        call.num_sequences,
-        call.prompt_tokens,
-        call.expected_output_tokens,
-        call.labels,
+        request_id=call.request_id,
+        number=model.decisions,
+        signature=signature,
+        counts=counts,
+        top_k=top_k,
+        coverage=coverage,
+        num_sequences=call.num_sequences,
+        prompt_tokens=call.prompt_tokens,
+        expected_output_tokens=call.expected_output_tokens,
+        labels=call.labels,
     )
     decision = decide(policy, request, fleet, bool(call.pinned_worker), model.name)
     if explain and signature is not None and partition:  # of all, not only where it mattered
@@ -130,10 +130,15 @@ def place(
 
 def known_of(model: Model, call: RouteCall, held: HeldSignature | None) -> Known:
     """What is known of a request, and of an earlier attempt of it."""
-    group = model.group_of(call.prefill_worker or (held.prefill_worker if held else ""))
-    earlier = model.bookings.earlier_worker(call.request_id, call.attempt)
-    awaits = call.counts is None and not (held and held.complete)
-    return Known(*_known_counts(model, call, held), group, earlier, awaits)
+    counts, top_k, coverage = _known_counts(model, call, held)
+    return Known(
+        counts=counts,
+        top_k=top_k,
+        coverage=coverage,
+        group=model.group_of(call.prefill_worker or (held.prefill_worker if held else "")),
+        earlier=model.bookings.earlier_worker(call.request_id, call.attempt),
+        awaits_signature=call.counts is None and not (held and held.complete),
+    )
 
 
 def _known_counts(
@@ -159,12 +164,12 @@ def _scores(
 ) -> tuple[WorkerScore, ...]:
     return tuple(
         WorkerScore(
-            worker_id,
-            why_not(i),
-            _number(decision.similarity, i),
-            float(fleet.load[i]),
-            bool(decision.in_band is not None and decision.in_band[i]),
-            _number(decision.predicted_active_experts, i),
+            worker_id=worker_id,
+            ineligible_reason=why_not(i),
+            similarity=_number(decision.similarity, i),
+            load=float(fleet.load[i]),
+            in_band=bool(decision.in_band is not None and decision.in_band[i]),
+            predicted_active_experts=_number(decision.predicted_active_experts, i),
         )
         for i, worker_id in enumerate(fleet.worker_ids)
     )

@@ -84,7 +84,13 @@ def read_recorded(folder: Path) -> Recorded:
     except ValueError as error:  # other numbers of layers
         raise ValueError(f"{folder}: the recordings differ in shape: {error}") from error
     return Recorded(
-        folder, model, int(num_experts), int(top_k), columns, len(engines), tuple(cautions)
+        folder=folder,
+        model=model,
+        num_experts=int(num_experts),
+        top_k=int(top_k),
+        columns=columns,
+        decode_engines=len(engines),
+        cautions=tuple(cautions),
     )
 
 

@@ -219,4 +219,10 @@ class Replica:
         """How the workers are."""
         fleet = self.model.snapshot(now)
         active = self._meter.active_experts(fleet.rows)
-        return Moment(fleet.worker_ids, fleet.eligible, fleet.load, fleet.sequences, active)
+        return Moment(
+            workers=fleet.worker_ids,
+            ready=fleet.eligible,
+            load=fleet.load,
+            sequences=fleet.sequences,
+            active_experts=active,
+        )

@@ -103,14 +103,14 @@ def fit_steps(seconds: Floats, sizes: NDArray[np.integer]) -> StepFit:
     error = relative - design @ cost
     fixed, sequence, expert = cost.tolist()
     return StepFit(
-        fixed,
-        sequence,
-        expert,
-        (around - half, around + half),
-        float(1 - (error / weight[kept]).var() / us[kept].var()),
-        float(np.median(np.abs(error))),
-        int(kept.sum()),
-        int((~kept).sum()),
+        fixed_us=fixed,
+        per_sequence_us=sequence,
+        per_expert_us=expert,
+        interval_us=(around - half, around + half),
+        r_squared=float(1 - (error / weight[kept]).var() / us[kept].var()),
+        median_error=float(np.median(np.abs(error))),
+        steps=int(kept.sum()),
+        outliers=int((~kept).sum()),
     )
 
 

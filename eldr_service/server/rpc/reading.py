@@ -249,16 +249,16 @@ def worker_geometry(request: fleet_pb2.RegisterWorkerRequest) -> ModelGeometry |
 def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int) -> WorkerSpec:
     """Check what a worker says of itself."""
     return WorkerSpec(
-        worker_id(request),
-        choice("role", WorkerRole, request.role),
-        text("url", request.url, MAX_URL),
-        request.dp_rank,
-        text("group", request.group, MAX_LABEL),
-        labels("labels", request.labels),
-        request.capacity.sequences or default_capacity,
-        _below("capacity.kv_tokens", request.capacity.kv_tokens, MAX_KV_TOKENS),
-        seconds("time_to_live", request.time_to_live, 0.0, LEASE_SECONDS[1]),
-        capture_status(request),
+        worker_id=worker_id(request),
+        role=choice("role", WorkerRole, request.role),
+        url=text("url", request.url, MAX_URL),
+        dp_rank=request.dp_rank,
+        group=text("group", request.group, MAX_LABEL),
+        labels=labels("labels", request.labels),
+        capacity_sequences=request.capacity.sequences or default_capacity,
+        capacity_kv_tokens=_below("capacity.kv_tokens", request.capacity.kv_tokens, MAX_KV_TOKENS),
+        time_to_live=seconds("time_to_live", request.time_to_live, 0.0, LEASE_SECONDS[1]),
+        capture=capture_status(request),
     )
 
 
@@ -291,20 +291,20 @@ def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
         if not 0 <= value < 1e9:  # no NaN either
             raise InvalidArgumentError(field, "0 to 1e9", value)
     return LoadReport(
-        _below("incarnation", request.incarnation, 1 << 63),
-        _below("report_number", request.report_number, 1 << 63),
-        request.running_sequences,
-        request.waiting_sequences,
-        _below("kv_tokens_used", request.kv_tokens_used, MAX_KV_TOKENS),
-        _below("kv_tokens_total", request.kv_tokens_total, MAX_KV_TOKENS),
-        tuple((held.request_id, held.attempt) for held in request.held),
-        request.foreign_sequences,
-        request.active_experts,
-        request.batch_size,
-        seconds("step_time", request.step_time, 0.0, 3_600.0),
-        request.step_active_experts,
-        choice("state", WorkerState, request.state or WorkerState.READY),
-        capture_status(request),
+        incarnation=_below("incarnation", request.incarnation, 1 << 63),
+        number=_below("report_number", request.report_number, 1 << 63),
+        running_sequences=request.running_sequences,
+        waiting_sequences=request.waiting_sequences,
+        kv_tokens_used=_below("kv_tokens_used", request.kv_tokens_used, MAX_KV_TOKENS),
+        kv_tokens_total=_below("kv_tokens_total", request.kv_tokens_total, MAX_KV_TOKENS),
+        held=tuple((held.request_id, held.attempt) for held in request.held),
+        foreign_sequences=request.foreign_sequences,
+        active_experts=request.active_experts,
+        batch_size=request.batch_size,
+        step_seconds=seconds("step_time", request.step_time, 0.0, 3_600.0),
+        step_active_experts=request.step_active_experts,
+        state=choice("state", WorkerState, request.state or WorkerState.READY),
+        capture=capture_status(request),
     )
 
 

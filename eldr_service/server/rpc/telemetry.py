@@ -171,5 +171,10 @@ def _model_state(model: Model, now: float) -> ModelState:
     ]
     version = model.partition.version if model.partition else 0
     return ModelState(
-        model.name, workers, len(model.bookings), version, model.drift, len(model.recent)
+        model=model.name,
+        workers=workers,
+        leases=len(model.bookings),
+        partition_version=version,
+        partition_drift=model.drift,
+        window_signatures=len(model.recent),
     )
