@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.tiny_moe import checkpoint, texts
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.lab import simulation
 from eldr_service.lab.recordings import Recording
-from eldr_service.lab.simulation import recording as simulation
 
 SAMPLE = Path(simulation.__file__).parent / "sample.npz"
 
