@@ -48,7 +48,7 @@ def warm_up() -> None:
     similarity(ones, signature, slots)
     eligible = np.ones(1, np.bool_)
     choose_in_band(
-        ones, signature, codes, one, one, one, signature, slots, eligible, np.zeros(1), 0.1
+        ones, signature, codes, one, one, one, signature, slots, eligible, np.zeros(1), 0.1, 2
     )
     best_first(eligible, eligible, one, 0, 1)
     sparse_counts(np.zeros(0, np.uint8), 1)

@@ -28,6 +28,6 @@ class Locality(Policy):
         assert fleet.quantised is not None
         assert request.signature is not None  # as needs_signature asks
         worker, similarity, in_band = choose_in_band(
-            *fleet.quantised, request.signature, fleet.slots, fleet.eligible, fleet.load, 0.0
+            *fleet.quantised, request.signature, fleet.slots, fleet.eligible, fleet.load, 0.0, 1
         )
         return Decision(worker, similarity=similarity, in_band=in_band)

@@ -6,12 +6,14 @@ Rule, over the eligible workers:
                                                               in float64, rounded to 1e-6
     best       = the greatest similarity
     band       = every worker with similarity >= best - tau;
-                 if tau > 0 and that is one worker alone, the second best joins it
+                 if tau > 0 and those are fewer than min_band, the next best join
     choice     = the least loaded of the band; of equals the one that registered first
 
 `tau` is the similarity that balance may cost, in units of cosine. At 0 the most similar worker is
-taken (see `locality`); at 2 everybody is in the band, and only load decides. Load is in flight
-relative to capacity, in the unit of the parameter `load`.
+taken (see `locality`); at 2 every worker is in the band, and only load decides. `min_band` is 2 in
+the paper: of two workers the less loaded is taken then, whatever the similarities. At 1 the most
+similar worker may be alone in its band. Load is in flight relative to capacity, in the unit of the
+parameter `load`.
 
 When a signal is missing:
 
@@ -37,6 +39,13 @@ class LocalityBandParameters(SignatureParameters):
         le=2,
         description="width of the band: similarity that balance may cost, in units of cosine",
     )
+    min_band: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="workers in the band at least, the next best beyond tau; with 2 load alone "
+        "decides between two workers",
+    )
 
 
 class LocalityBand(Policy):
@@ -50,10 +59,16 @@ class LocalityBand(Policy):
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least loaded of the band."""
-        tau = self.parameters.tau
+        tau, min_band = self.parameters.tau, self.parameters.min_band
         assert fleet.quantised is not None
         assert request.signature is not None  # as needs_signature asks
         worker, similarity, in_band = choose_in_band(
-            *fleet.quantised, request.signature, fleet.slots, fleet.eligible, fleet.load, tau
+            *fleet.quantised,
+            request.signature,
+            fleet.slots,
+            fleet.eligible,
+            fleet.load,
+            tau,
+            min_band,
         )
         return Decision(worker, Reason.LOCALITY_BAND, similarity, in_band)

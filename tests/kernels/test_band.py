@@ -45,6 +45,7 @@ def instance(rng, ties):
         rng.random(workers) < 0.8,
         load,
         float(tau),
+        int(rng.integers(1, 5)),
     )
 
 
@@ -79,7 +80,7 @@ def test_the_quantised_look_never_changes_a_decision_not_even_at_the_edges(size)
         exact = similarity(centroids, signature, slots)
         edge = exact[eligible].max() - rng.choice(exact[eligible])
         for tau in (0.0, 0.1, edge, edge - 1e-6, edge + 1e-6, 2.0):
-            needed = agree(centroids, signature, slots, eligible, load, max(float(tau), 0.0))
+            needed = agree(centroids, signature, slots, eligible, load, max(float(tau), 0.0), 2)
             spared.append(1 - needed[eligible].mean())
     assert np.mean(spared) > 0.4  # or the quantised copy would be of no use
 
@@ -92,10 +93,10 @@ def test_unequal_directions_and_lengths_are_bounded_too():
         )
         signature = (rng.normal(size=300) * rng.choice([1e-4, 1, 20])).astype(np.float32)
         slots, load = np.arange(6, dtype=np.int32), rng.random(6)
-        agree(centroids, signature, slots, np.ones(6, np.bool_), load, 0.1)
+        agree(centroids, signature, slots, np.ones(6, np.bool_), load, 0.1, 2)
 
 
-def choose(similarities, load, tau, slots=None, eligible=None):
+def choose(similarities, load, tau, slots=None, eligible=None, min_band=2):
     n = len(load)
     return choose_in_band(
         np.array(similarities, dtype=np.float32)[:, None],
@@ -104,6 +105,7 @@ def choose(similarities, load, tau, slots=None, eligible=None):
         np.ones(n, dtype=np.bool_) if eligible is None else np.array(eligible),
         np.array(load, dtype=np.float64),
         tau,
+        min_band,
     )
 
 
@@ -117,6 +119,21 @@ def test_second_best_joins_a_band_of_one():
     worker, _, in_band = choose([0.5, 0.9, 0.5, 0.3], [0.1, 0.8, 0.0, 0.0], 0.1)
     assert worker == 0  # of two equally similar seconds the first
     assert in_band.tolist() == [True, True, False, False]
+
+
+def test_the_smallest_band_is_a_choice():
+    given = [0.5, 0.9, 0.5, 0.3], [0.1, 0.8, 0.0, 0.0], 0.1
+    assert choose(*given, min_band=1)[0] == 1  # alone in it, however loaded
+    assert choose(*given, min_band=3)[2].tolist() == [True, True, True, False]
+    worker, _, in_band = choose(*given, min_band=9)
+    assert (worker, in_band.all()) == (2, True)
+
+
+def test_two_workers_are_always_a_band_unless_it_may_be_one():
+    """By the paper's rule load alone decides between two."""
+    given = [0.1, 0.9], [0.0, 0.8], 0.1
+    assert choose(*given)[0] == 0
+    assert choose(*given, min_band=1)[0] == 1
 
 
 def test_without_width_the_best_stands_alone():
@@ -163,7 +180,7 @@ def test_workers_that_share_a_slot_are_equally_similar():
 
 def test_arrays_may_be_read_only():
     arrays = instance(np.random.default_rng(1), ties=False)
-    for array in arrays[:-1]:
+    for array in arrays[:-2]:
         array.flags.writeable = False
     assert choose_in_band(*arrays)[0] == locality_band(*arrays)[0]
 
@@ -176,4 +193,4 @@ def test_misfits_are_refused_before_memory_is_touched():
     with pytest.raises(ValueError, match="as long as a centroid"):
         similarity(centroids, signature[:1].copy(), slots)
     with pytest.raises(ValueError, match="one entry a worker"):
-        choose_in_band(centroids, signature, slots, np.ones(2, np.bool_), np.zeros(1), 0.1)
+        choose_in_band(centroids, signature, slots, np.ones(2, np.bool_), np.zeros(1), 0.1, 2)

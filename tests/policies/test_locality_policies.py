@@ -17,13 +17,13 @@ from eldr_service.policies.locality_band import LocalityBand, LocalityBandParame
 RECORDING = Path(__file__).parents[3] / "shared/data/activations/gpt-oss-20b-topics.npz"
 
 
-def band(tau):
-    return LocalityBand(LocalityBandParameters(tau=tau))
+def band(tau, min_band=2):
+    return LocalityBand(LocalityBandParameters(tau=tau, min_band=min_band))
 
 
-def agree(policy, tau, fleet, signature):
+def agree(policy, tau, fleet, signature, min_band=2):
     decision = policy.pick(request(signature=signature), fleet)
-    given = (fleet.centroids, signature, fleet.slots, fleet.eligible, fleet.load, tau)
+    given = (fleet.centroids, signature, fleet.slots, fleet.eligible, fleet.load, tau, min_band)
     worker, similarity, in_band = locality_band(*given)
     assert decision.worker == worker
     needed = ~np.isnan(decision.similarity)
@@ -57,12 +57,12 @@ def random_units(rng, shape, coarse):
 @pytest.mark.parametrize("coarse", [False, True], ids=["spread", "tied"])
 def test_band_is_the_contracts_on_10_000_random_snapshots(coarse):
     rng = np.random.default_rng(11 + coarse)
-    policies = {tau: band(tau) for tau in (0.0, 0.02, 0.1, 0.3, 2.0)}
+    policies = [(tau, least) for tau in (0.0, 0.02, 0.1, 0.3, 2.0) for least in (1, 2, 3)]
     for _ in range(5_000):
         centroids = random_units(rng, (rng.integers(1, 6), 4), coarse)
         fleet, signature = random_fleet(rng, centroids), random_units(rng, 4, coarse)
-        tau = float(rng.choice(list(policies)))
-        agree(policies[tau], tau, fleet, signature)
+        tau, least = policies[rng.integers(len(policies))]
+        agree(band(tau, least), tau, fleet, signature, least)
         agree(Locality(), 0.0, fleet, signature)
 
 

@@ -13,7 +13,12 @@ OWN = {
     "join-shortest-queue": {"load": "sequences", "seed": "0"},
     "power-of-two-choices": {"load": "sequences", "seed": "0"},
     "locality": {"load": "sequences", "min_coverage": "0.5"},
-    "locality-band": {"load": "sequences", "min_coverage": "0.5", "tau": "0.1"},
+    "locality-band": {
+        "load": "sequences",
+        "min_band": "2",
+        "min_coverage": "0.5",
+        "tau": "0.1",
+    },
     "marginal-cost": {"load": "sequences", "min_coverage": "0.5", "tail": "0.1"},
     "domain-oracle": {"load": "sequences"},
 }
@@ -42,6 +47,7 @@ def test_parameters_say_what_may_be_written():
     allowed = {p.name: p.allowed for p in registry.installed()["locality-band"].parameters}
     assert allowed == {
         "load": "one of sequences, tokens, kv",
+        "min_band": "an integer, 1 to 64",
         "min_coverage": "a number, 0 to 1",
         "tau": "a number, 0 to 2",
     }

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def locality_band(centroids, signature, slots, eligible, load, tau):
+def locality_band(centroids, signature, slots, eligible, load, tau, min_band=2):
     """(worker, similarity [n], in_band [n]), as those of `kernels.policies.locality_band`."""
     dots = centroids.astype(np.float64) @ signature.astype(np.float64)
     bound = slots >= 0
@@ -12,9 +12,9 @@ def locality_band(centroids, signature, slots, eligible, load, tau):
     in_band = eligible & ~bound
     if len(candidates):
         near = similarity[candidates] >= similarity[candidates].max() - tau
-        if tau > 0 and near.sum() == 1:
+        if tau > 0 and near.sum() < min_band:
             by_similarity = np.argsort(-similarity[candidates], kind="stable")
-            near[by_similarity[:2]] = True
+            near[by_similarity[:min_band]] = True
         in_band[candidates[near]] = True
     if not in_band.any():
         return -1, similarity, in_band

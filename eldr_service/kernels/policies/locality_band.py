@@ -19,6 +19,7 @@ _CHOOSE = types.Tuple((int64, types.Array(float64, 1, "C"), types.Array(boolean,
     readonly(boolean, 1),
     readonly(float64, 1),
     float64,
+    int64,
 )
 
 
@@ -35,12 +36,14 @@ def choose_in_band(
     eligible: NDArray[np.bool_],
     load: NDArray[np.float64],
     tau: float,
+    min_band: int,
 ) -> tuple[int, NDArray[np.float64], NDArray[np.bool_]]:
     """Take the least loaded of the workers whose centroid is nearly as similar as the best one's.
 
     The band is every eligible worker with ``similarity >= best - tau``. When `tau` is positive and
-    that is one worker alone, the second best joins, so that load has a say. Eligible workers
-    without a slot are in the band whatever the others' similarity. All ties go to the lowest index.
+    those are fewer than `min_band`, the next best join, so that load has a say. Eligible workers
+    without a slot are in the band whatever the others' similarity, and beside that number. All ties
+    go to the lowest index.
 
     Parameters
     ----------
@@ -53,6 +56,8 @@ def choose_in_band(
         Not NaN; in any unit.
     tau : float
         Width of the band, in units of cosine similarity.
+    min_band : int
+        Workers with a slot that are in it at least, as far as there are any.
 
     Returns
     -------
@@ -109,14 +114,18 @@ def choose_in_band(
                 exact[slot] = rounded(centroids[slot], signature)
             in_band[i] = exact[slot] >= best_low - tau
         near += in_band[i]
-    if tau > 0.0 and near == 1:
+    while tau > 0.0 and near < min_band:
+        wanted[:] = False
         for i in range(n):
-            if in_band[i] and slots[i] >= 0:
-                wanted[slots[i]] = False  # nobody else is in it, or they would be near as well
-        second = greatest(centroids, signature, wanted, low, high, exact)
+            if eligible[i] and not in_band[i]:
+                wanted[slots[i]] = True
+        if not wanted.any():
+            break
+        following = greatest(centroids, signature, wanted, low, high, exact)
         for i in range(n):
-            if eligible[i] and not in_band[i] and exact[slots[i]] == second:
+            if eligible[i] and not in_band[i] and exact[slots[i]] == following:
                 in_band[i] = True
+                near += 1
                 break
     worker = -1
     for i in range(n):
