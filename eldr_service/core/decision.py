@@ -72,7 +72,7 @@ class FleetSnapshot(NamedTuple):
         State kept by row must be dropped when `on_ended` says so.
     eligible : ndarray of bool
     load : ndarray of float64
-        In flight relative to capacity, in the unit that the policy's `load` parameter names.
+        In flight / capacity, in the unit that the policy's `load` parameter names: 1.0 is full.
     sequences : ndarray of int64
         Booked and foreign sequences.
     capacity : ndarray of int64

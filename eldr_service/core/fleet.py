@@ -44,7 +44,6 @@ class _Known:
     eligible: NDArray[np.bool_]
     capacity: NDArray[np.int64]
     divisor: NDArray[np.int64]  # capacity in the load's unit
-    largest: int  # of the divisors
     fresh: NDArray[np.bool_]
     stale: NDArray[np.bool_]
     foreign: NDArray[np.int64]  # of fresh reports
@@ -248,12 +247,10 @@ class Fleet:
         )
 
     def load(self, row: int, now: float) -> float:
-        """Booked and foreign sequences of a decode worker, relative to capacity."""
-        capacity = self._table["capacity"]
+        """Booked and foreign sequences of a decode worker / its capacity: 1.0 is full."""
         foreign = self._table["foreign"][row] if self.fresh(row, now) else 0
         sequences = self._table["booked_sequences"][row] + foreign
-        largest = capacity[self._decode_rows].max(initial=1)
-        return float(float(sequences) * largest / capacity[row])
+        return float(sequences / self._table["capacity"][row])
 
     # What policies see
 
@@ -296,9 +293,7 @@ class Fleet:
             worker_ids=self._worker_ids,
             rows=rows,
             eligible=known.eligible,
-            # Multiplied before it is divided: equal ratios of integers then give equal floats, and
-            # so ties. In floats, as what workers report can exceed 64 bits.
-            load=amount * known.largest / known.divisor,
+            load=amount / known.divisor,  # equal ratios of integers are equal floats, and so ties
             sequences=sequences,
             capacity=known.capacity,
             slots=np.full(len(rows), -1, dtype=np.int32) if slots is None else slots,
@@ -324,7 +319,6 @@ def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) 
         eligible=table["state"] == WorkerState.READY,
         capacity=capacity,
         divisor=divisor,
-        largest=int(divisor.max(initial=1)),
         fresh=fresh,
         stale=reported & ~fresh,
         foreign=np.where(fresh, table["foreign"], 0),

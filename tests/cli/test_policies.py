@@ -7,8 +7,8 @@ def test_what_is_installed_and_in_force(fleet):
     shown = fleet("policy", "list")
     for name in installed():
         assert name in shown
-    assert "load=sequences, min_coverage=0.5, tau=0.1" in shown
-    assert "m      locality-band:load=sequences,min_coverage=0.5,tau=0.1" in shown
+    assert "load=sequences, min_coverage=0.5, tau=0.1, min_band=2" in shown
+    assert "m      locality-band:load=sequences,min_band=2,min_coverage=0.5,tau=0.1" in shown
     document = fleet.json("policy", "list")
     assert [policy["name"] for policy in document["policies"]] == list(installed())
     assert document["active"][0]["model"] == "m"
@@ -24,7 +24,7 @@ def test_offline_needs_no_daemon(eldr):
 
 def test_set_and_what_is_said_can_be_set_again(fleet):
     said = fleet("policy", "set", "locality-band:tau=0.2,load=tokens")
-    written = "locality-band:load=tokens,min_coverage=0.5,tau=0.2"
+    written = "locality-band:load=tokens,min_band=2,min_coverage=0.5,tau=0.2"
     assert said == f"m is routed by {written}\n"
     assert fleet("policy", "set", written, "--model", "m") == said
     active = fleet.json("policy", "set", "round-robin")["active"]

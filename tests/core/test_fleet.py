@@ -18,16 +18,16 @@ def loads(fleet, now=0.0, unit="sequences"):
     return fleet.snapshot(now, load=unit).load.tolist()
 
 
-def test_load_is_relative_to_the_largest_capacity_and_ties_are_exact():
+def test_load_is_a_fraction_of_the_capacity_and_ties_are_exact():
     fleet = fleet_of(3, 6, 7)
     for row, sequences in enumerate((1, 2, 0)):
         fleet.book(row, sequences, 0)
     first, second, third = loads(fleet)
-    assert first == second == 1 * 7 / 3
+    assert first == second == 1 / 3
     assert third == 0
     fleet.book(0, 2, 0)
     fleet.book(2, 7, 0)
-    assert loads(fleet)[0] == loads(fleet)[2] == 7
+    assert loads(fleet)[0] == loads(fleet)[2] == 1
     assert [fleet.load(row, 0.0) for row in range(3)] == loads(fleet)
 
 
@@ -36,19 +36,19 @@ def test_prefill_workers_are_no_measure():
     large = WorkerSpec("prefill", WorkerRole.PREFILL, capacity_sequences=1_000)
     fleet.join(large, WorkerState.READY, 1, 0.0)
     fleet.book(0, 2, 0)
-    assert loads(fleet) == [2.0]
-    assert fleet.load(0, 0.0) == 2.0
+    assert loads(fleet) == [0.5]
+    assert fleet.load(0, 0.0) == 0.5
 
 
 def test_foreign_sequences_count_while_they_are_fresh():
     fleet = fleet_of(4, 4)
     fleet.book(0, 1, 0)
     assert fleet.accept(0, LoadReport(1, 0, foreign_sequences=2), now=10.0)
-    assert loads(fleet, now=15.0) == [3.0, 0.0]
+    assert loads(fleet, now=15.0) == [0.75, 0.0]
     snapshot = fleet.snapshot(15.01)
-    assert snapshot.load.tolist() == [1.0, 0.0]
+    assert snapshot.load.tolist() == [0.25, 0.0]
     assert snapshot.stale.tolist() == [True, False]  # one that never reported is not stale
-    assert fleet.load(0, 15.01) == 1.0
+    assert fleet.load(0, 15.01) == 0.25
 
 
 def test_late_reports_and_those_of_another_life_change_nothing():
@@ -56,7 +56,7 @@ def test_late_reports_and_those_of_another_life_change_nothing():
     assert fleet.accept(0, LoadReport(1, 5, foreign_sequences=1), 1.0)
     for late in (LoadReport(1, 5, foreign_sequences=9), LoadReport(0, 6), LoadReport(2, 6)):
         assert not fleet.accept(0, late, 2.0)
-    assert loads(fleet, 2.0) == [1.0]
+    assert loads(fleet, 2.0) == [0.25]
     assert fleet.record(0)["reported_at"] == 1.0
 
 
@@ -75,22 +75,22 @@ def test_loads_in_tokens_and_kv():
     fleet = fleet_of(4, 8, kv=1_000)
     fleet.book(0, 1, 100)
     fleet.book(1, 1, 300)
-    assert loads(fleet, unit="tokens") == [100.0, 300.0]
-    assert loads(fleet, unit="kv") == [100.0, 300.0]  # nothing reported: by own bookings
+    assert loads(fleet, unit="tokens") == [0.1, 0.3]
+    assert loads(fleet, unit="kv") == [0.1, 0.3]  # nothing reported: by own bookings
     fleet.accept(0, LoadReport(1, 1, kv_tokens_used=40, kv_tokens_total=500), 0.0)
-    assert loads(fleet, unit="kv") == [(40 + 100) * 2, 300.0]
+    assert loads(fleet, unit="kv") == [(40 + 100) / 500, 0.3]
     fleet.seen(0, 100)  # from now on within the 40
-    assert loads(fleet, unit="kv") == [80.0, 300.0]
-    assert loads(fleet, now=5.1, unit="kv") == [200.0, 300.0]
+    assert loads(fleet, unit="kv") == [0.08, 0.3]
+    assert loads(fleet, now=5.1, unit="kv") == [0.2, 0.3]
     fleet.unbook(0, fleet.generation(0), 1, 100, seen=True)
-    assert loads(fleet, unit="kv") == [80.0, 300.0]
+    assert loads(fleet, unit="kv") == [0.08, 0.3]
 
 
 @pytest.mark.parametrize("unit", ["tokens", "kv"])
 def test_without_kv_capacities_tokens_are_relative_to_sequences(unit):
     fleet = fleet_of(4, 8)
     fleet.book(0, 1, 100)
-    assert loads(fleet, unit=unit) == [200.0, 0.0]
+    assert loads(fleet, unit=unit) == [25.0, 0.0]
 
 
 def test_no_report_makes_a_load_negative():

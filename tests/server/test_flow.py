@@ -60,7 +60,7 @@ def test_from_registration_to_release(client, fleet):
     assert 899 < placement.lease_remaining.ToTimedelta().total_seconds() <= 900
 
     worker = client.workers(fleet)[placement.worker_id]
-    assert (worker.booked_sequences, worker.load) == (1, 1.0)
+    assert (worker.booked_sequences, worker.load) == (1, 1 / worker.capacity.sequences)
     assert client.booked(fleet) == 1
     again = client.route(fleet, "r")
     assert (again.worker_id, again.lease_id, again.repeated) == (

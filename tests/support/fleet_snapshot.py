@@ -19,7 +19,7 @@ def snapshot(
         worker_ids=tuple(ids),
         rows=np.array([100 + 7 * int(name[1:]) for name in ids], dtype=np.int64),
         eligible=np.ones(n, dtype=np.bool_) if eligible is None else np.array(eligible, np.bool_),
-        load=sequences * capacity.max() / capacity,
+        load=sequences / capacity,
         sequences=sequences,
         capacity=capacity,
         slots=np.full(n, -1, np.int32) if slots is None else np.array(slots, dtype=np.int32),

@@ -24,7 +24,7 @@ class WorkerState:
     ----------
     worker_id, state : str
     load : float
-        Booked and foreign sequences relative to capacity.
+        Booked and foreign sequences / capacity: 1 is full.
     booked_sequences : int
     capture : CaptureStatus or None
         None where it has said nothing of it.
@@ -164,7 +164,7 @@ class _StateCollector(Collector):
 def _families(state: RouterState) -> list[Metric]:
     load = GaugeMetricFamily(
         "eldr_worker_load",
-        "Booked and foreign sequences relative to capacity",
+        "Booked and foreign sequences / capacity: 1 is full",
         labels=["model", "worker"],
     )
     booked = GaugeMetricFamily(
