@@ -5,8 +5,11 @@ from collections import Counter
 import pytest
 from all_traffic import MODELS
 from replayed import changed, replayed
+from small_daemon import MODEL, SmallDaemon
 
 from eldr_service.decision_log.reader import LogReader
+from eldr_service.decision_log.recorder import Recorder
+from eldr_service.decision_log.writer import Writer
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +56,23 @@ def test_every_reason_is_among_them(whole):
         "LEAST_LOADED_NO_PARTITION", "LEAST_LOADED_LOW_COVERAGE",
     }  # fmt: skip
     assert "LEAST_LOADED_POLICY_ERROR" not in reasons
+
+
+def test_an_attempt_that_ended_before_a_file_began(tmp_path):
+    """The next attempt's worker is another one, from that file on too."""
+    lost = []
+    recorder = Recorder(Writer(tmp_path, 10_000_000, lost.append, lambda size: None), lost.append)
+    daemon = SmallDaemon(journal=recorder)
+    recorder.watch(daemon.router)
+    daemon.join("a", "b")
+    recorder.tick()
+    first = daemon.route("r", 0)
+    daemon.router.release(MODEL, "r", 0, daemon.now)
+    recorder._begin()  # as `tick` does when a file is full
+    second = daemon.route("r", 1)
+    recorder.close()
+    assert second.worker_id != first.worker_id
+    assert len(LogReader(tmp_path).files) == 2
+    for path in LogReader(tmp_path).files:
+        by_model, _ = replayed(path)
+        assert not changed(by_model[MODEL]), path

@@ -185,7 +185,8 @@ class Replica:
                     f" {known.counts.shape[0]} layers x {known.counts.shape[1]} experts"
                 )
         if self._follow and known.earlier:
-            earlier = model.bookings.earlier_worker(call.request_id, call.attempt)
+            # What ended before the log began was where it is recorded.
+            earlier = model.bookings.earlier_worker(call.request_id, call.attempt) or known.earlier
             known = known._replace(earlier=earlier)
         try:
             placed = place(
