@@ -86,16 +86,16 @@ class Common:
         _file_option(variable="ELDR_CLIENT_TLS_KEY", description="Private key of --tls-cert."),
     ] = None
     timeout: Annotated[
-        float,
+        float | None,
         typer.Option(
             envvar="ELDR_TIMEOUT",
             metavar="SECONDS",
             min=0.001,
             max=86_400,
-            help="How long one call to the server may take.",
+            help="How long one call to the server may take; by default 10, a fit 600.",
             rich_help_panel=PANEL,
         ),
-    ] = 10.0
+    ] = None
     json: Annotated[
         bool,
         typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=PANEL),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from eldr_service.core.partition import Partition
 
 HELD_OUT = "held_out_experts["  # begins the metadata of each transform that "auto" tried
+FIT_SECONDS = 600.0  # that the daemon may take for a fit; it gives way to placements
 
 
 class Transform(Enum):
@@ -118,7 +119,7 @@ def fit(
             random_state=seed,
             activate=activate,
         )
-        response = session.call(request)
+        response = session.call(request, timeout=FIT_SECONDS)
         session.answer(response, *described(response.partition), "", kept(response.partition))
         return
     if slots is None:

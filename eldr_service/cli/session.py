@@ -30,7 +30,7 @@ class Session:
         tls_ca: Path | None,
         tls_cert: Path | None,
         tls_key: Path | None,
-        timeout: float,
+        timeout: float | None,
         json: bool,
     ) -> None:
         if (tls_cert is None) != (tls_key is None):
@@ -54,8 +54,14 @@ class Session:
         if self._channel:
             self._channel.close()
 
-    def call(self, request: Message) -> Any:
+    def call(self, request: Message, timeout: float = 10.0) -> Any:
         """Make the call that takes this kind of request, and return its response.
+
+        Parameters
+        ----------
+        request : Message
+        timeout : float
+            Seconds that it may take, unless --timeout says so.
 
         Raises
         ------
@@ -67,10 +73,11 @@ class Session:
         stub = self._connected().unary_unary(
             method, type(request).SerializeToString, response.FromString
         )
+        timeout = self.timeout or timeout
         try:
-            return stub(request, timeout=self.timeout, metadata=self._credentials())
+            return stub(request, timeout=timeout, metadata=self._credentials())
         except grpc.RpcError as error:
-            raise of_call(error, method, self.server, self.timeout) from error
+            raise of_call(error, method, self.server, timeout) from error
 
     def answer(self, document: Message | dict[str, Any], *lines: RenderableType) -> None:
         """Give the command's one answer: the document to programs, the lines to people."""
