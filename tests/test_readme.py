@@ -35,8 +35,16 @@ def test_the_walk_by_hand():
             curl = [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", data, url]
             answer = subprocess.run(curl, capture_output=True, text=True, check=True)
             answers.append(json.loads(answer.stdout))
-    *_, placed, released = answers
-    placement = placed["placement"]
-    assert placement["reason"] == "PLACEMENT_REASON_LOCALITY_BAND"
-    assert len(placement["scores"]) == 2
+    *_, first, second, released = answers
+    workers = set()
+    for placed in (first, second):
+        placement = placed["placement"]
+        assert placement["reason"] == "PLACEMENT_REASON_LOCALITY_BAND"
+        assert len(placement["scores"]) == 4
+        alike = {s["workerId"] for s in placement["scores"] if s.get("similarity", 0) > 0.5}
+        assert len(alike) == 2
+        assert placement["workerId"] in alike
+        assert alike == {s["workerId"] for s in placement["scores"] if s.get("inBand")}
+        workers |= alike
+    assert len(workers) == 4  # the two kinds share none
     assert released == {"result": "RELEASE_RESULT_RELEASED"}
