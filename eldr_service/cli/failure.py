@@ -54,6 +54,8 @@ def of_call(error: Any, method: str, server: str, timeout: float) -> CommandErro
         case "UNIMPLEMENTED":
             message = f"{server} does not know {method.strip('/')}"
             hint = "is it an eldr-server of this version?"
+        case "FAILED_PRECONDITION" if "is there already" in message:
+            hint = "--again begins a new life of it, and ends its bookings"
         case "RESOURCE_EXHAUSTED" if "retry_after_seconds" in details:
             hint = f"try again in {details['retry_after_seconds']:g} s"
     return CommandError(message, hint, code, **details)

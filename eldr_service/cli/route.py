@@ -3,6 +3,7 @@
 import secrets
 import shlex
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,14 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `eldr` itself."""
     for function in (route, release, explain):
         command(app, function.__name__)(function)
+
+
+class Outcome(Enum):
+    """How a decode ended."""
+
+    completed = "completed"
+    failed = "failed"
+    cancelled = "cancelled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +142,14 @@ def release(
     attempt: Annotated[
         int, typer.Option(metavar="N", min=0, max=parsing.MAX_UINT32, help="The attempt that ends.")
     ] = 0,
+    outcome: Annotated[Outcome, typer.Option(help="How its decode ended.")] = Outcome.completed,
 ) -> None:
     """End a booking. Twice is fine; what was never booked cannot be booked for 10 minutes then."""
     message = pb.ReleaseRequest(
-        model=the_model(session, model), request_id=request_id, attempt=attempt
+        model=the_model(session, model),
+        request_id=request_id,
+        attempt=attempt,
+        outcome=f"RELEASE_OUTCOME_{outcome.name.upper()}",
     )
     response = session.call(message)
     result = pb.ReleaseResult.Name(response.result).removeprefix("RELEASE_RESULT_")

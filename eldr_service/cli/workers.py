@@ -79,6 +79,13 @@ def add(
             metavar="N", min=0, max=parsing.MAX_UINT32, help="Data-parallel rank at that url."
         ),
     ] = 0,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Begin a new life of a worker that is there already, and end its bookings.",
+        ),
+    ] = False,
 ) -> None:
     """Make a worker known that does not register by itself; it takes requests at once."""
     response = session.call(
@@ -92,6 +99,7 @@ def add(
             labels=parsing.pairs(label, "--label"),
             capacity=pb.WorkerCapacity(sequences=capacity, kv_tokens=kv_tokens),
             geometry=parsing.geometry(geometry),
+            only_new=not again,
         )
     )
     session.answer(response, f"added {worker} to {model}")

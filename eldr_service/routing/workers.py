@@ -5,7 +5,11 @@ from contextlib import contextmanager
 
 import structlog
 
-from eldr_service.core.errors import NotFoundError, ResourceExhaustedError
+from eldr_service.core.errors import (
+    FailedPreconditionError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.routing.model import Model
@@ -41,19 +45,26 @@ class Workers:
         geometry: ModelGeometry | None,
         now: float,
         static: bool = False,
+        only_new: bool = False,
     ) -> int:
         """Make a worker known as a new incarnation; returns it.
 
-        `static` is for workers that a file names: they are not kept over a restart.
+        `static` is for workers that a file names: they are not kept over a restart. With `only_new`
+        no worker's life ends for it.
 
         Raises
         ------
         FailedPreconditionError
-            The geometry is not the model's.
+            The geometry is not the model's; or a worker of that id is there, with `only_new`.
         ResourceExhaustedError
             There are as many models or workers as there may be.
         """
         known = self._router.models.get(model_name)
+        if only_new and known and (row := known.fleet.row(spec.worker_id)) is not None:
+            raise FailedPreconditionError(
+                f"worker {spec.worker_id} of {model_name} is there already: "
+                f"{known.fleet.state(row).name}, with {len(known.bookings.on_row(row))} bookings"
+            )
         if geometry and known:
             known.check_geometry(geometry, renewed=known.fleet.row(spec.worker_id))
         if known is None or spec.worker_id not in known.fleet:

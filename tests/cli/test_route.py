@@ -22,6 +22,7 @@ def test_route_books_until_released(fleet):
     assert booked(fleet) == 0
     assert "was released before" in fleet(*release[1:])
     assert "no booking never" in fleet("release", "never")
+    assert "lost" in fleet("release", "never", "--outcome", "lost", code=2)
 
 
 def test_a_dry_run_books_nothing(fleet):

@@ -41,6 +41,19 @@ def test_everything_that_can_be_said_of_a_worker(fleet):
     assert "http://p rank 2" in fleet("workers", "list")
 
 
+def test_a_worker_that_is_there_is_left_alone(fleet):
+    add = "workers", "add", "w0", "--model", "m", "--url", "http://moved"
+    before = fleet.json("workers", "list")["workers"]
+    refused = fleet(*add, code=1)
+    assert "w0 of m is there already: READY, with 0 bookings" in refused
+    assert "--again" in refused
+    assert fleet.json("workers", "list")["workers"] == before
+    fleet(*add, "--again")
+    after = {worker["worker_id"]: worker for worker in fleet.json("workers", "list")["workers"]}
+    assert after["w0"]["url"] == "http://moved"
+    assert int(after["w0"]["incarnation"]) > int(before[0]["incarnation"])
+
+
 def test_a_stale_report_is_marked(fleet, daemon):
     with grpc.insecure_channel(daemon.grpc) as channel:
         stub = fleet_pb2_grpc.FleetServiceStub(channel)

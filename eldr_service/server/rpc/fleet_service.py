@@ -57,6 +57,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             reading.initial_state(request),
             reading.worker_geometry(request),
             time.monotonic(),
+            only_new=request.only_new,
         )
         return pb.RegisterWorkerResponse(
             incarnation=incarnation, report_interval=self._report_interval

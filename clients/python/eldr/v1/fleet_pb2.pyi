@@ -66,7 +66,7 @@ class WorkerCapacity(_message.Message):
     def __init__(self, sequences: _Optional[int] = ..., kv_tokens: _Optional[int] = ...) -> None: ...
 
 class RegisterWorkerRequest(_message.Message):
-    __slots__ = ("worker_id", "model", "role", "url", "dp_rank", "group", "labels", "capacity", "geometry", "state", "time_to_live", "capture")
+    __slots__ = ("worker_id", "model", "role", "url", "dp_rank", "group", "labels", "capacity", "geometry", "state", "time_to_live", "capture", "only_new")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class RegisterWorkerRequest(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LIVE_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_FIELD_NUMBER: _ClassVar[int]
+    ONLY_NEW_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     model: str
     role: WorkerRole
@@ -98,7 +99,8 @@ class RegisterWorkerRequest(_message.Message):
     state: WorkerState
     time_to_live: _duration_pb2.Duration
     capture: CaptureStatus
-    def __init__(self, worker_id: _Optional[str] = ..., model: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., geometry: _Optional[_Union[_activation_pb2.ModelGeometry, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ...) -> None: ...
+    only_new: bool
+    def __init__(self, worker_id: _Optional[str] = ..., model: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., geometry: _Optional[_Union[_activation_pb2.ModelGeometry, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ..., only_new: bool = ...) -> None: ...
 
 class RegisterWorkerResponse(_message.Message):
     __slots__ = ("incarnation", "report_interval")
