@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -159,7 +160,14 @@ class Daemon:
         if self._settings.port_file:
             _write_ports(self._settings.port_file, grpc_address, str(http))
         gc.freeze()  # what is here now stays: no need to look through it again and again
-        log.info("serving", grpc=grpc_address, http=str(http))
+        log.info(
+            "serving",
+            grpc=grpc_address,
+            http=str(http),
+            version=version("eldr-service"),
+            policy=self._settings.policy,
+            state=str(self._settings.state or ":memory:"),
+        )
         ticking = asyncio.create_task(self._tick())
         await self._stopping.wait()
         await self._drain()

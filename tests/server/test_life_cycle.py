@@ -313,3 +313,13 @@ def test_the_port_file_has_addresses_that_can_be_dialled():
     with serving("--listen", "[::1]:0", "--http", "[::1]:0") as (daemon, client):
         assert client.health.Check(health_pb2.HealthCheckRequest()).status == SERVING
         assert healthz(daemon) == 200
+
+
+def test_the_log_says_what_serves(tmp_path):
+    flags = "--state", str(tmp_path), "--policy", "locality-band:tau=0.2", "--log-format", "json"
+    with running_daemon(*flags) as daemon:
+        eventually(lambda: daemon.logs)
+        (line,) = [line for line in daemon.logs if line["event"] == "serving"]
+    assert (line["grpc"], line["http"]) == (daemon.grpc, daemon.http)
+    assert (line["policy"], line["state"]) == ("locality-band:tau=0.2", str(tmp_path))
+    assert line["version"]

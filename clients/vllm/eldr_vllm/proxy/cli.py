@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         description="OpenAI-compatible front of prefill-decode disaggregated vLLM",
         epilog="Every option also as ELDR_PROXY_…, lists separated by commas.",
     )
+    parser.add_argument("--version", action="version", version=f"eldr-proxy {version('eldr-vllm')}")
 
     def add(flag: str, default: Any, text: str, **options: Any) -> None:
         value = environ.get("ELDR_PROXY_" + flag[2:].replace("-", "_").upper())
