@@ -100,6 +100,7 @@ class Server(NamedTuple):
 
     address: str
     pid: int
+    http: str = ""
 
     def processor_seconds(self) -> float:
         """What it has used of the processors so far."""
@@ -147,7 +148,8 @@ def daemon(*options: str) -> Iterator[Server]:
                 if started.poll() is not None:
                     raise SystemExit(f"the daemon did not start: {started.communicate()[1]}")
                 time.sleep(0.05)
-            yield Server(json.loads(ports.read_text())["grpc"], started.pid)
+            addresses = json.loads(ports.read_text())
+            yield Server(addresses["grpc"], started.pid, addresses["http"])
 
 
 def set_up(target: str, counts: np.ndarray) -> None:
