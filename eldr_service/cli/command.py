@@ -152,7 +152,7 @@ def command(
                 session.fail(CommandError("what is written must be UTF-8"))
             except EldrError as error:
                 session.fail(CommandError(str(error)))
-            except BrokenPipeError:  # whoever reads has read enough; typer ends it quietly
+            except BrokenPipeError:  # the reader has read enough; typer ends it quietly
                 raise
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""

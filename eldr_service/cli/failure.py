@@ -35,7 +35,7 @@ def of_call(error: Any, method: str, server: str, timeout: float) -> CommandErro
     details = _details(error)
     hint = ""
     match code:
-        case "UNAVAILABLE" if not details:  # nobody of ELDR's said so
+        case "UNAVAILABLE" if not details:  # gRPC's own, not the daemon's
             if message.endswith("Connection refused"):
                 message = f"nothing listens at {server}"
                 hint = "is eldr-server running, and there (--server)?"

@@ -1,4 +1,4 @@
-"""Bars on stderr, where somebody looks; gone when done."""
+"""Progress bars on stderr when it is a terminal; removed when done."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -117,7 +117,7 @@ def route(
             metavar="SECONDS",
             min=1,
             max=86_400,
-            help="How long the booking lives if nobody releases or renews it.",
+            help="How long the booking lives unless it is released or renewed.",
         ),
     ] = None,
 ) -> None:

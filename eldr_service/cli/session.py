@@ -1,4 +1,4 @@
-"""One command's conversation: calls to the daemon, and the answer to whoever asked."""
+"""One command's conversation: calls to the daemon, and the command's answer."""
 
 import json as json_module
 import os

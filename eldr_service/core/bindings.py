@@ -7,7 +7,7 @@ class Bindings:
     """Keeps every slot in use for as long as there are workers enough.
 
     A joiner takes a vacant slot, or else shares the one with most traffic a worker (of equals the
-    one with fewest workers, so that nobody crowds a slot before there is traffic). When a worker
+    one with fewest workers, so that no slot is crowded before there is traffic). When a worker
     leaves a slot vacant, the youngest of a shared slot moves over, so that a rolling restart under
     new names, in either order, ends with every slot in use.
 

@@ -36,7 +36,7 @@ class ResourceExhaustedError(EldrError):
 
 
 class UnavailableError(EldrError):
-    """Nobody is there to serve the request."""
+    """No worker is there to serve the request."""
 
 
 def _brief(found: object) -> str:

@@ -10,7 +10,7 @@ from eldr_service.core.activation import Counts
 
 
 class Kept(NamedTuple):
-    """Counts [num_layers, num_experts] that nobody writes to any more, and their top_k."""
+    """Counts [num_layers, num_experts] that are no longer written to, and their top_k."""
 
     counts: Counts
     top_k: int

@@ -129,7 +129,7 @@ def restore_booking(model: Model, message: pb.LogBooking, policy: str) -> Bookin
         fingerprint=0,
         lease_seconds=np.inf,
         expires_at=np.inf,
-        reason=Reason.POLICY,  # nobody reads it any more
+        reason=Reason.POLICY,  # no longer read
         policy=policy,
         coverage=message.coverage,
         slot=message.slot,

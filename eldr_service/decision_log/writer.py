@@ -175,11 +175,11 @@ class Writer:
             self._flush()
 
     def _begin(self, beginning: "_Beginning") -> None:
-        self._begun += 1  # first, as whoever asked for it must not wait for ever
+        self._begun += 1  # first, as the caller must not wait for ever
         self._attempt(self._flush)
         self._end_file()
         self._path = self._folder / beginning.name
-        # Who sent what is nobody else's business.
+        # What clients sent is private.
         self._file = open(self._path, "xb", opener=partial(os.open, mode=0o600))  # noqa: SIM115
         self._sizes[self._path] = 0
         self._broken = self._full = False

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Result = TypeVar("Result")
 
-# Decisions come first: it takes the processor time that nobody else wants, of one core.
+# Decisions come first: a fit gets only spare processor time, of one core.
 _NICENESS = 19
 _ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -122,7 +122,7 @@ class FittingProcess:
             ended, self._started = self._started, None
         if ended:
             ended.process.kill()
-            # Whoever was killed must be waited for, and that takes a moment.
+            # A killed process must be waited for, and that takes a moment.
             threading.Thread(target=ended.process.wait, daemon=True).start()
         return ended
 

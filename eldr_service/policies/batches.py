@@ -31,8 +31,8 @@ class Batches:
             more = max(rows, 2 * len(self)) - len(self)
             size = self._sums.shape[1]
             self._sums = np.concatenate([self._sums, np.zeros((more, size), np.int32)])
-            nobody = np.full((more, size), 127, np.int8)
-            self._unused = np.concatenate([self._unused, nobody])
+            unused = np.full((more, size), 127, np.int8)
+            self._unused = np.concatenate([self._unused, unused])
             self._active = np.concatenate([self._active, np.zeros(more)])
 
     def add(self, row: int, probabilities: NDArray[np.float32], times: int) -> NDArray[np.uint16]:

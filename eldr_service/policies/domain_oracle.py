@@ -1,6 +1,6 @@
-"""`domain-oracle`: what routing could gain if somebody told it each request's domain.
+"""`domain-oracle`: what routing could gain if it were told each request's domain.
 
-For evaluation only: in service nobody knows the domain, which is what signatures stand in for.
+For evaluation only: in service the domain is unknown, which is what signatures stand in for.
 
 Rule: the candidates are the eligible workers whose label `domain`, a comma-separated list, holds
 the request's label `domain`; the least loaded of them is taken, of equals the one that registered

@@ -36,7 +36,7 @@ class Drift:
 
     @property
     def ratio(self) -> float | None:
-        """1 for traffic like that of the fit; None before there is any, or where it says naught."""
+        """1 for traffic like that of the fit; None while there is none, or no basis to compare."""
         if not self._seen or self._expected < _ROUNDING:
             return None
         return self._mean / self._expected

@@ -163,7 +163,7 @@ class Refits:
         return "installed"
 
     def _still(self, upkeep: Upkeep, partition: Partition | None) -> bool:
-        """The model is there and wants it, and nobody has activated another partition meanwhile."""
+        """The model is there and wants it, and no other partition has been activated meanwhile."""
         model = upkeep.model
         return (
             self._router.models.get(model.name) is model

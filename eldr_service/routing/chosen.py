@@ -49,7 +49,7 @@ class Chosen:
         return policy
 
     def refit_mode(self, model: Model) -> str:
-        """Name of the mode that somebody chose for the model; empty where nobody did."""
+        """The refit mode chosen for the model; empty where none was."""
         return self._records.of(model.name).refit
 
     def set_refit_mode(self, model: Model, name: str) -> None:

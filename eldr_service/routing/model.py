@@ -62,11 +62,11 @@ class Model:
     Attributes
     ----------
     geometry : ModelGeometry or None
-        None for as long as nobody has declared it.
+        None until a worker, a partition or the configuration declares it.
     decisions : int
         Booked since the policy is in force.
     has_own_policy : bool
-        Somebody chose it for this model.
+        An operator chose it for this model.
     step_reports : deque of StepReport
         The latest, from all workers.
     step_reports_seen : int
@@ -152,7 +152,7 @@ class Model:
         )
 
     def _slots_now(self) -> NDArray[np.int32]:
-        """The slot of each decode worker; made anew only when somebody has moved."""
+        """The slot of each decode worker; computed again only after one has moved."""
         bindings = self.bindings
         state = (self.fleet.version, bindings, bindings and bindings.version)
         if self._slots[0] != state:

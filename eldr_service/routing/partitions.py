@@ -125,7 +125,7 @@ class Partitions:
         return record.active_version in record.automatic
 
     def _by_hand(self, model: Model) -> None:
-        """Somebody chose the active version: it is his now, whoever made it."""
+        """An operator chose the active version, so refits no longer own it, even if one made it."""
         record = self._records.of(model.name)
         rest = tuple(v for v in record.automatic if v != record.active_version)
         if rest != record.automatic:

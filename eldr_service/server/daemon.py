@@ -291,7 +291,7 @@ class Daemon:
 
 
 def _write_ports(path: Path, grpc_address: str, http_address: str) -> None:
-    """Write the port file in one step, so that nobody reads half of it."""
+    """Write the port file in one step, so that no reader sees half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps({"grpc": grpc_address, "http": http_address}) + "\n")
     unfinished.replace(path)

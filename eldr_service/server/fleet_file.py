@@ -72,7 +72,7 @@ class StaticFleet:
         for model, worker_id in self._present.keys() - wanted.keys():
             try:
                 self._workers.drain(model, worker_id)
-            except EldrError as error:  # somebody removed it by hand
+            except EldrError as error:  # an operator has removed it
                 log.warning("worker not drained", worker=worker_id, error=str(error))
         self._present = wanted
 

@@ -18,7 +18,7 @@ class ModelRecord:
     ----------
     name : str
     geometry : ModelGeometry or None
-        None where nobody has declared it.
+        None where no source has declared it.
     policy : str
     policy_parameters : mapping of str to str
     active_version : int
@@ -28,7 +28,7 @@ class ModelRecord:
     next_version : int
         Of the next partition; never given twice.
     automatic : tuple of int
-        Versions that came from refits by themselves and that nobody has activated by hand, the
+        Versions that came from refits by themselves and that no operator has activated by hand, the
         latest last.
     refit : str
         OFF, MANUAL or AUTO; empty for the daemon's own setting.

@@ -16,7 +16,7 @@ _LAST_PROBE = 0.25
 
 
 class Breaker:
-    """Open from the first call that nobody answered until a probe is answered.
+    """Open from the first call without an answer until a probe is answered.
 
     One failure is enough, as it costs little: a router that is well answers the first probe, a
     tenth of a second later. The probe is a dry run of Route, the very path that calls take, so
@@ -33,7 +33,7 @@ class Breaker:
         return self._model is not None
 
     def trip(self, model: str, error: RouterUnavailableError) -> None:
-        """Nobody answered a call for `model`."""
+        """A call for `model` had no answer."""
         with self._lock:
             if self._model is None:
                 logger.warning("the router does not answer (%s); falling back", error)

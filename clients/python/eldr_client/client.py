@@ -110,7 +110,7 @@ class RouterClient(BaseClient):
         """`register_signature` as a message of one stream that stays open.
 
         With `route` (the fields of a Route; `{}` for none) the request is placed once the chunk is
-        added, and this is the placement. Never a fallback: where nobody answers it raises.
+        added, and this is the placement. Never a fallback: without an answer it raises.
         """
         message = as_message(counts, top_k or self._top_k, unknown_tokens)
         request = StreamSignaturesRequest(

@@ -90,12 +90,12 @@ class Conversation:
         return self._breaker.is_open or bool(self._unsent)
 
     def call(self, method: str, request: Any, timeout: float | None = None) -> Procedure[Any]:
-        """One RPC, sent again (it is idempotent) while nobody answers and time is left.
+        """One RPC, sent again (it is idempotent) while no answer comes and time is left.
 
         Raises
         ------
         RouterUnavailableError
-            Nobody answered, or nobody did a moment ago.
+            No answer came, or none did a moment ago.
         EldrError
             The router's answer.
         """

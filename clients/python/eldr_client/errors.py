@@ -83,7 +83,7 @@ _CLASSES: dict[grpc.StatusCode, type[EldrError]] = {
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
 }
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-# Statuses that gRPC itself gives when nobody answered; only the router adds its ErrorInfo.
+# Statuses that gRPC itself gives when no server answered; only the router adds its ErrorInfo.
 _SILENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 

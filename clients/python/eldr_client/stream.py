@@ -44,7 +44,7 @@ class SignatureStream:
         if not self._turn.acquire(timeout=timeout):
             raise _BrokenError(grpc.StatusCode.DEADLINE_EXCEEDED, "others' messages take too long")
         try:
-            if self._call is None or not self._answers.empty():  # it broke while nobody asked
+            if self._call is None or not self._answers.empty():  # it broke while idle
                 self._open()
             self._requests.put(request)
             answer = self._answers.get(timeout=max(deadline - time.monotonic(), 0.001))

@@ -1,7 +1,7 @@
 """What has to happen before vLLM builds a model; vLLM loads it in each of its processes.
 
 On a CPU vLLM compiles an MoE layer together with what is around it, and does so before there is a
-connector: nobody could listen to the layer afterwards. Elsewhere the layer is an operator of its
+connector: afterwards the layer could not be listened to. Elsewhere the layer is an operator of its
 own, which a compiled model calls. This makes it one on a CPU too, for engines with our connector.
 """
 

@@ -90,7 +90,7 @@ def choose_in_band(
     low, high = bounds(mean, codes, scale, error, length, signature, wanted)
     exact = np.full(slots_in_all, np.nan)
 
-    # Who is the best matters only where it moves the edge past somebody.
+    # Which one is the best matters only where it moves the edge past another.
     best_low = best_high = -np.inf
     for slot in range(slots_in_all):
         if wanted[slot]:

@@ -10,7 +10,7 @@ from eldr_service.lab.simulation.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Seconds that something takes, by the prompt's length. Nobody waits for anybody in it."""
+    """Seconds that something takes, by the prompt's length. Requests do not queue for it."""
 
     fixed_s: float = 0.0
     per_token_s: float = 0.0

@@ -71,7 +71,7 @@ class _Event(IntEnum):
 
 
 class _Silent:
-    """An observer that nobody looks through."""
+    """An observer that reports to no one."""
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
         """Needs no note: the releases are the run's own."""

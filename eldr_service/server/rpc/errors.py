@@ -26,7 +26,7 @@ MAX_DETAIL = 512
 
 
 class UnauthenticatedError(EldrError):
-    """Nobody knows who calls."""
+    """The caller has not said who it is."""
 
 
 class PermissionDeniedError(EldrError):

@@ -15,7 +15,7 @@ from eldr_vllm.proxy.said import Answer, Event
 
 
 class Stream:
-    """Events as they come. A request of one leg passes as it is, but for usage nobody asked for.
+    """Events as they come. A request of one leg passes as it is, less usage it did not ask for.
 
     Nothing is sent before the first event, so that until then a failure has its own status.
     vLLM writes its fingerprint on the last event: on the usage, or without it on the last token,

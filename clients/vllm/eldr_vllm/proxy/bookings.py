@@ -66,7 +66,7 @@ class Bookings:
                 self.release(booking)
 
     def release(self, booking: Booking) -> None:
-        """End it, in a task of its own: nobody should wait for it, and no cancellation stop it."""
+        """End it, in a task of its own: no request waits for it, and no cancellation stops it."""
         if self._client is not None:
             task = asyncio.create_task(self._say(self._client, booking))
             self._releases.add(task)
@@ -96,7 +96,7 @@ class Bookings:
     async def _say(client: RouterClient, booking: Booking) -> None:
         """Without the lease, which may be a prefill engine's word, and wrong.
 
-        The request's id is this proxy's own, so nobody else's booking can be meant.
+        The request's id is this proxy's own, so it cannot be another caller's booking.
         """
         release = partial(
             client.release,

@@ -37,7 +37,7 @@ class CoolDown:
         return {worker_id for worker_id, pause in self._pauses.items() if now < pause.end}
 
     def spare(self, engines: list[Engine]) -> list[Engine]:
-        """Those of `engines` that do not cool down; all of them where nobody is left."""
+        """Those of `engines` that do not cool down; all of them where none is left."""
         cooling = self.worker_ids
         return [engine for engine in engines if engine.worker_id not in cooling] or engines
 

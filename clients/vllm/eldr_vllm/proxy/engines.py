@@ -146,7 +146,7 @@ class Engines:
         """Have the KV of a finished prefill freed that no decode is going to fetch, in `delay` s.
 
         Only a decode engine can tell a prefill engine so. vLLM does it for any request with remote
-        KV that its front end refuses, which a model that nobody serves is sure to be.
+        KV that its front end refuses, as it does a model that no engine serves.
         """
         task = asyncio.create_task(self._discard(decoders, leg, kv_transfer_params, delay))
         self._farewells.add(task)
@@ -192,7 +192,7 @@ class Engines:
             },
             timeout=timeout or self._session.timeout,
             trace_request_ctx=sent,
-            allow_redirects=False,  # whoever redirects is not one of the known engines' places
+            allow_redirects=False,  # a redirect would lead to an unknown place
         )
 
 

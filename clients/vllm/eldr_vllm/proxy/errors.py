@@ -84,12 +84,12 @@ def bad_request(message: str) -> ProxyError:
 
 
 def no_worker(message: str) -> ProxyError:
-    """Nobody can serve this now."""
+    """No engine can serve this now."""
     return ProxyError(503, message, "service_unavailable", retry_after=1)
 
 
 def fault() -> ProxyError:
-    """For an exception that nobody foresaw: it is logged, with its traceback."""
+    """For an unforeseen exception: it is logged, with its traceback."""
     logger.exception("a fault of the proxy itself")
     return ProxyError(500, "a fault of the proxy; its log says more")
 

@@ -14,7 +14,7 @@ from eldr_client.channel import Endpoint
 logger = logging.getLogger("eldr_proxy")
 
 WATCH_PAUSE = 0.25  # seconds until a broken watch is tried again
-# A daemon that lost its state knows nobody until the engines have registered anew.
+# A daemon that lost its state knows no engine until the engines have registered anew.
 GRACE = 10.0
 
 
@@ -40,7 +40,7 @@ class Engine:
 class Fleet:
     """Static engines, and beside them what WatchWorkers says of the roles that have none.
 
-    A daemon that goes away takes nobody with it: the last known engines stay until it says
+    The engines outlive the daemon: the last known engines stay until it says
     otherwise, or has been back for `GRACE` seconds without naming them.
     """
 

@@ -4,7 +4,7 @@ import json
 import reprlib
 from typing import Any, NoReturn
 
-MAX_DEPTH = 200  # Python's own limit would stop whoever writes it out again
+MAX_DEPTH = 200  # beyond Python's own limit it could not be written out again
 
 
 def read_object(data: bytes) -> dict[str, Any]:

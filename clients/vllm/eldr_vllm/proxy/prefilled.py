@@ -9,7 +9,7 @@ from eldr_vllm.proxy.said import Answer
 
 @dataclass(slots=True)
 class Prefilled:
-    """The answer of a prefill engine; `engine` is None where nobody prefilled."""
+    """The answer of a prefill engine; `engine` is None where none prefilled."""
 
     engine: Engine | None = None
     answer: Answer = field(default_factory=Answer)

@@ -74,7 +74,7 @@ class Routing:
         Raises
         ------
         ProxyError
-            The daemon says that everyone is full, or there is nobody.
+            The daemon says that every worker is full, or that there is none.
         """
         start = time.perf_counter()
         booking = await self._book(leg, prefilled, attempts, failed)
@@ -188,9 +188,9 @@ class Routing:
                     429, str(error), "rate_limit_error", retry_after=retry_after
                 ) from error
             except errors.UnavailableError:
-                if not excluded:  # it may have started anew a moment ago, and know nobody yet
+                if not excluded:  # it may have started anew a moment ago, and know no engine yet
                     return attempt, None
-                # Better one that failed than nobody, and first one that failed others.
+                # Better one that failed than none, and first one that failed others.
                 excluded = failed if excluded > failed else set()
             except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
                 # Counts that do not fit the model; or the shim had it placed without saying so.

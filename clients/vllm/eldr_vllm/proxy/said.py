@@ -37,7 +37,7 @@ class Usage:
 
 @dataclass(slots=True)
 class Answer:
-    """A whole answer. `payload` is fit for the caller, once nobody needs the rest any more."""
+    """A whole answer. `payload` is fit for the caller, once the rest is no longer needed."""
 
     payload: dict[str, Any] = field(default_factory=dict)
     usage: Usage = Usage()
@@ -88,7 +88,7 @@ def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answe
     result = Answer(payload, _usage(payload, endpoint) or Usage())
     kv = payload.get("kv_transfer_params")
     if kv is not None:
-        payload["kv_transfer_params"] = None  # whereabouts inside are nobody's business
+        payload["kv_transfer_params"] = None  # internal addresses are not the caller's business
         _read_kv(result, kv)
     return result
 

@@ -27,7 +27,7 @@ ABORT_SECONDS = 0.3
 
 
 class BrokenOffError(ProxyError):
-    """The decode failed after its first token; nobody can go on where it stopped."""
+    """The decode failed after its first token; no engine can go on where it stopped."""
 
     def __init__(self, failure: EngineFailed) -> None:
         super().__init__(502, f"the decode broke off: {failure}")
@@ -135,7 +135,7 @@ class _Way:
         if prefilled.engine and isinstance(failure, EngineErred):
             self._suspects.add(prefilled.engine.worker_id)
         if prefilled.sent:
-            # Nobody knows whether its blocks were fetched and are freed by now.
+            # Its blocks may have been fetched and freed by now.
             self.discard()
             self.prefilled = None
 

@@ -9,7 +9,7 @@ BlocksOf = Callable[[str], tuple[list[int], ...]]
 class KvSlots:
     """Where the tokens of the requests lie in the KV cache.
 
-    vLLM copies all of a request's blocks for whoever asks, so the one that is being written is
+    vLLM copies all of a request's blocks for each caller, so the one that is being written is
     remembered.
 
     Parameters

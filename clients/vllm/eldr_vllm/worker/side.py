@@ -220,7 +220,7 @@ class WorkerSide:
         """What a failed step has computed is unknown."""
         self._failed += 1
         if self._cache is not None and not error.slots_hold:
-            self._cache.reset()  # nobody can say which blocks it has written
+            self._cache.reset()  # which blocks it has written is unknown
         if self._failed >= MOST_FAILED_STEPS:
             raise UnsupportedError(f"{self._failed} steps in a row failed: {error}") from error
         logger.warning("ELDR leaves a step out: %s", error)
