@@ -147,9 +147,9 @@ class Telemetry:
             return RouterState()
         now = time.monotonic()
         return RouterState(
-            [_model_state(model, now) for model in self._router.models.values()],
-            len(self._router.signatures),
-            self._router.signatures.nbytes,
+            models=[_model_state(model, now) for model in self._router.models.values()],
+            signatures_held=len(self._router.signatures),
+            signature_bytes=self._router.signatures.nbytes,
         )
 
 
@@ -161,11 +161,11 @@ def _model_state(model: Model, now: float) -> ModelState:
     fleet = model.fleet
     workers = [
         WorkerGauges(
-            fleet.spec(row).worker_id,
-            fleet.state(row).name,
-            fleet.load(row, now),
-            fleet.booked(row),
-            fleet.capture(row),
+            worker_id=fleet.spec(row).worker_id,
+            state=fleet.state(row).name,
+            load=fleet.load(row, now),
+            booked_sequences=fleet.booked(row),
+            capture=fleet.capture(row),
         )
         for row in fleet.rows()
     ]
