@@ -14,7 +14,7 @@ asked with the whole prompt of another request: what load alone agrees on.
 bookings completed when it ends, against the same requests placed at its end; paired seeds.
 
 *KV there sooner*: how much sooner the decode may begin, for several links. The model: a prefill
-takes --prefill-us a token; KV of a size that the model's configuration says goes out at the link's
+takes --prefill-us per token; KV, as large as the model's configuration says, goes out at the link's
 rate from the placement on, that of the last chunk when the prefill has ended. So the gain of a
 request is the rest of its prefill, or the transfer of all but the last chunk, if that is less.
 Nobody waits for anybody in either.

@@ -24,7 +24,7 @@ from eldr_service.server.rpc import reading
 
 MODEL = "m"
 PAGE_BYTES = 4_096
-GOALS = {"bytes a signature": 0.5, "bytes a signature, as estimated": 0.5}
+GOALS = {"bytes per signature": 0.5, "bytes per signature, as estimated": 0.5}
 
 
 def resident_bytes() -> int:
@@ -33,7 +33,7 @@ def resident_bytes() -> int:
 
 
 def fill(buffer: SignatureBuffer, signatures: int, bodies: list[bytes]) -> tuple[float, float]:
-    """Bytes a held signature: measured, and as the buffer estimates them."""
+    """Bytes per held signature: measured, and as the buffer estimates them."""
     gc.collect()
     before = resident_bytes()
     for number in range(signatures):

@@ -167,7 +167,7 @@ def run(cell: Cell, how: How, seed: int, parts: bool) -> dict[str, dict[str, flo
 
 
 def partition_of(workload: Workload, workers: int, seed: int) -> Partition:
-    """Fitted on the workload's fitted half, a slot a worker."""
+    """Fitted on the workload's fitted half, one slot per worker."""
     counts = workload.recording.prefill_counts()[workload.fitted]
     geometry = workload.recording.geometry
     return fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)

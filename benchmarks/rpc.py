@@ -109,7 +109,7 @@ class Server(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """One measurement: calls a second, seconds a call, and the server's processor time a call."""
+    """One measurement: calls per second, seconds and the server's processor time per call."""
 
     rate: float
     p50: float

@@ -172,7 +172,7 @@ def table(result: dict) -> str:
             turn = f"{found['ms_a_turn']:.0f} ms"
             lines.append(f"{model:>8}  {length:>11}  {turn:>9}  {cells[0]:>24}  {cells[1]}")
     parts = ", ".join(f"{name} {value}" for name, value in result["decode_counts_us"].items())
-    return "\n".join([*lines, f"decode_counts, us a step of {SEQUENCES} sequences: {parts}"])
+    return "\n".join([*lines, f"decode_counts, us per step of {SEQUENCES} sequences: {parts}"])
 
 
 def ratios(found: dict[str, Any]) -> list[str]:

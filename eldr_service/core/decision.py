@@ -62,7 +62,7 @@ class RequestView(NamedTuple):
 class FleetSnapshot(NamedTuple):
     """One model's decode workers at the moment of a decision, in order of registration.
 
-    All arrays have one entry a worker and are not to be written to. At least one is eligible.
+    All arrays have one entry per worker and are not to be written to. At least one is eligible.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Centroids beside a copy of a byte an entry, small enough for a first look at all of them."""
+"""Centroids beside a copy of one byte per entry, small enough for a first look at all of them."""
 
 from typing import NamedTuple
 

@@ -8,7 +8,7 @@ from eldr_service.policies.state import PolicyState
 
 
 class Batches:
-    """One row a worker; what a request adds is kept with its booking, and taken out exactly.
+    """One row per worker; what a request adds is kept with its booking, and taken out exactly.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from eldr_service.policies.state import PolicyState, inside, pack_texts, unpack_
 class Experts:
     """What is known of experts: all for one geometry.
 
-    `held` has what each living booking added to its worker's batch: 2 bytes an expert of a layer.
+    `held` has what each living booking added to its worker's batch: 2 bytes per expert of a layer.
     """
 
     prediction: ExpertPrediction

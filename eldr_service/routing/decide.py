@@ -22,7 +22,7 @@ class Filters(NamedTuple):
 
     Attributes
     ----------
-    eligible : ndarray of bool, one a worker
+    eligible : ndarray of bool, one per worker
     steps : tuple of (reason in words, ndarray of bool)
         The filters in order; a worker is eligible when all let it pass.
     last_resort : int

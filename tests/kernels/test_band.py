@@ -192,5 +192,5 @@ def test_misfits_are_refused_before_memory_is_touched():
         similarity(centroids, signature, slots)
     with pytest.raises(ValueError, match="as long as a centroid"):
         similarity(centroids, signature[:1].copy(), slots)
-    with pytest.raises(ValueError, match="one entry a worker"):
+    with pytest.raises(ValueError, match="one entry per worker"):
         choose_in_band(centroids, signature, slots, np.ones(2, np.bool_), np.zeros(1), 0.1, 2)

@@ -36,7 +36,7 @@ def best_first(
     """
     n = len(eligible)
     if len(preferred) != n or len(load) != n:
-        raise ValueError("eligible, preferred and load must have one entry a worker")
+        raise ValueError("eligible, preferred and load must have one entry per worker")
     left = eligible.copy()
     if 0 <= chosen < n:
         left[chosen] = False

@@ -70,12 +70,12 @@ def choose_in_band(
     Raises
     ------
     ValueError
-        When `eligible` or `load` has not one entry a worker, the signature's length is not D, or a
-        slot is not below K.
+        When `eligible` or `load` has not one entry per worker, the signature's length is not D, or
+        a slot is not below K.
     """
     n = len(slots)
     if len(eligible) != n or len(load) != n:
-        raise ValueError("slots, eligible and load must have one entry a worker")
+        raise ValueError("slots, eligible and load must have one entry per worker")
     if not centroids.shape[1] == len(mean) == codes.shape[1] == len(signature):
         raise ValueError("the signature must be as long as a centroid")
     slots_in_all = len(centroids)

@@ -102,9 +102,9 @@ def least_marginal_cost(
     n = len(eligible)
     for array in (active, grown, similar, speed):
         if len(array) != n:
-            raise ValueError("there must be one entry a worker")
+            raise ValueError("there must be one entry per worker")
     if len(sequences) != n or len(rows) != n:
-        raise ValueError("there must be one entry a worker")
+        raise ValueError("there must be one entry per worker")
     for w in range(n):
         if not 0 <= rows[w] < min(len(booked), len(weight)):
             raise ValueError("rows must be below the number of rows")

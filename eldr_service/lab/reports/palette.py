@@ -1,4 +1,4 @@
-"""Colours: one a policy, told apart by colour-blind readers (after Okabe and Ito), light and dark.
+"""One colour per policy, told apart by colour-blind readers (after Okabe and Ito), light and dark.
 
 Figures are drawn in the light ones; the page puts a CSS variable in the place of each.
 """

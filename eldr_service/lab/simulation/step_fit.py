@@ -47,8 +47,8 @@ class StepFit:
         """One sentence for people."""
         low, high = self.interval_us
         return (
-            f"{self.per_expert_us:.3g} µs an expert (95% {low:.3g} to {high:.3g}),"
-            f" {self.per_sequence_us:.3g} µs a sequence, {self.fixed_us:.4g} µs a step;"
+            f"{self.per_expert_us:.3g} µs per expert (95% {low:.3g} to {high:.3g}),"
+            f" {self.per_sequence_us:.3g} µs per sequence, {self.fixed_us:.4g} µs per step;"
             f" {self.steps:,} steps, R² {self.r_squared:.2f}, median error {self.median_error:.1%},"
             f" {self.outliers:,} outliers left out."
         )

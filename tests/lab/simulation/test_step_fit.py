@@ -77,7 +77,7 @@ def test_from_a_folder(tmp_path):
     cost = load_cost(str(tmp_path))
     assert cost.name == "the recorded steps of m"
     assert cost.per_expert_us == pytest.approx(STEP_US[2], rel=0.1)
-    assert "µs an expert (95%" in cost.source
+    assert "µs per expert (95%" in cost.source
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(ValueError, match="no recording in it"):

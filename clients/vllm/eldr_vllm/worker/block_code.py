@@ -89,7 +89,7 @@ def encode(row: Counts, num_layers: int, num_experts: int, words: int, code: Wor
     ----------
     row : ndarray of uint8 or uint16, shape [row_lanes]
     words : int
-        Words of code a layer; 0 to keep the counts plain.
+        Words of code per layer; 0 to keep the counts plain.
     code : ndarray of uint64, shape [num_layers * words]; written
     """
     if words == 0:
