@@ -34,7 +34,7 @@ PARTS_MAY_IMPORT = {
     "server.observability": "core",
     "server.config": "core server.address server.flags",
     "server.address": "",
-    "server.flags": "",
+    "server.flags": "core",
     "lab.replay": "decision_log routing policies stores core",
     "lab.reports": "policies lab.recordings lab.simulation",
     "lab.simulation": "routing policies fitting stores core lab.recordings",

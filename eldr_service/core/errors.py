@@ -1,22 +1,32 @@
 """What can be wrong, in the domain's own terms; `rpc` turns these into gRPC statuses."""
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the known one that is much like it, if any."""
+    close = difflib.get_close_matches(found, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
 
 class EldrError(Exception):
     """A request that cannot be served as it is."""
 
 
 class InvalidArgumentError(EldrError):
-    """A field is wrong by itself: says which, what was expected and what came."""
+    """A field is wrong by itself: says which, what was expected and what came, and a hint."""
 
-    def __init__(self, field: str, expected: str, found: object) -> None:
+    def __init__(self, field: str, expected: str, found: object, hint: str = "") -> None:
         self.field = field
         self.expected = expected
         self.found = _brief(found)
-        super().__init__(f"{field}: expected {expected}, found {self.found}")
+        self.hint = hint
+        super().__init__(f"{field}: expected {expected}, found {self.found}{hint}")
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
         """Travel between processes, which exceptions with arguments of their own cannot else."""
-        return type(self), (self.field, self.expected, self.found)
+        return type(self), (self.field, self.expected, self.found, self.hint)
 
 
 class NotFoundError(EldrError):

@@ -16,7 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
-from eldr_service.core.errors import FailedPreconditionError, InvalidArgumentError
+from eldr_service.core.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    did_you_mean,
+)
 from eldr_service.policies.policy import Policy, PolicyParameters
 
 GROUP = "eldr.policies"
@@ -122,7 +126,8 @@ def create(name: str, parameters: Mapping[str, str]) -> Policy:
     """
     policies = installed()
     if name not in policies:
-        raise InvalidArgumentError("name", f"one of {', '.join(policies)}", name)
+        expected = f"one of {', '.join(policies)}"
+        raise InvalidArgumentError("name", expected, name, did_you_mean(name, policies))
     policy = policies[name].load()
     try:
         validated = policy.Parameters.model_validate_strings(dict(parameters))
@@ -188,7 +193,8 @@ def _invalid(
     key = str(first["loc"][0])
     if key not in policy.Parameters.model_fields:
         expected = f"a parameter of {policy.name} ({', '.join(policy.Parameters.model_fields)})"
-        return InvalidArgumentError(f"parameters.{key}", expected, key)
+        hint = did_you_mean(key, policy.Parameters.model_fields)
+        return InvalidArgumentError(f"parameters.{key}", expected, key, hint)
     own_words = first["type"] in ("value_error", "assertion_error")  # a plugin's own check
     expected = first["msg"] if own_words else _allowed(policy.Parameters, key)
     return InvalidArgumentError(f"parameters.{key}", expected, parameters.get(key, "nothing"))

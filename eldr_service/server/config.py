@@ -26,10 +26,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.errors import InvalidArgumentError, did_you_mean
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.server.address import Address
-from eldr_service.server.flags import did_you_mean, flag, read_flags, refuse
+from eldr_service.server.flags import flag, read_flags, refuse
 
 __all__ = ["Address", "ModelDeclaration", "Settings", "load_settings"]
 
@@ -73,7 +73,7 @@ def _policy(text: str) -> str:
         raise ValueError("expected NAME or NAME:key=value,key=value")
     installed = sorted(point.name for point in entry_points(group="eldr.policies"))
     if name not in installed:
-        raise ValueError(f"expected one of {', '.join(installed)}")
+        raise ValueError(f"expected one of {', '.join(installed)}{did_you_mean(name, installed)}")
     keys = [parameter.partition("=")[0] for parameter in parameters]
     if len(set(keys)) < len(keys):
         raise ValueError("expected each parameter once")
@@ -398,7 +398,8 @@ def _explain(error: ErrorDetails, flags: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         what, known = ("key", ModelDeclaration) if path else ("setting", Settings)
         word = str(error["loc"][-1])
-        return f"{origin}: unknown {what}{did_you_mean(word, known.model_fields)}"
+        hint = did_you_mean(word, known.model_fields) or "; see --help"
+        return f"{origin}: unknown {what}{hint}"
     if kind.startswith("byte_size"):
         expected = "expected bytes such as 268435456 or 256MiB"
     else:

@@ -1,13 +1,14 @@
 """Flags from the fields of settings, and refusals that name what is wrong in one line."""
 
 import argparse
-import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import NoReturn
 
 from pydantic.fields import FieldInfo
+
+from eldr_service.core.errors import did_you_mean
 
 PROGRAM = "eldr-server"
 
@@ -22,12 +23,6 @@ def refuse(*messages: str) -> NoReturn:
     for message in messages:
         print(f"{PROGRAM}: {message}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, or where to look."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else "; see --help"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,6 +71,7 @@ def read_flags(argv: list[str], fields: Mapping[str, FieldInfo]) -> dict[str, st
     if rest:
         word = rest[0].partition("=")[0]
         if word.startswith("-"):
-            refuse(f"{word}: unknown option{did_you_mean(word, map(flag, fields))}")
+            hint = did_you_mean(word, map(flag, fields)) or "; see --help"
+            refuse(f"{word}: unknown option{hint}")
         refuse(f"{word}: unexpected argument; options begin with --, see --help")
     return vars(flags)

@@ -67,6 +67,7 @@ def test_unknown_name_says_which_there_are():
         registry.create("localty-band", {})
     assert caught.value.field == "name"
     assert caught.value.found == "localty-band"
+    assert str(caught.value).endswith("found localty-band; did you mean locality-band?")
     assert all(name in caught.value.expected for name in OWN)
 
 

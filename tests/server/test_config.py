@@ -97,6 +97,7 @@ def test_version(capsys):
         (["--report-limit", "nan"], "--report-limit: expected"),
         (["--signature-memory-bytes", "much"], "--signature-memory-bytes: expected bytes such as"),
         (["--policy", "localty"], "locality-band, marginal-cost, power-of-two-choices"),
+        (["--policy", "localty"], "did you mean locality?"),
         (["--policy", "locality-band:tau"], "--policy: expected NAME or NAME:key=value"),
         (["--policy", "locality-band:tau=1,tau=2"], "--policy: expected each parameter once"),
         (["--tokens", "missing.toml"], "--tokens: expected a file that exists and can be read"),

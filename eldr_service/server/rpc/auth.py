@@ -1,7 +1,6 @@
 """Who may call what: bearer tokens, their roles, and the interceptor that asks for them."""
 
 import asyncio
-import difflib
 import hashlib
 import hmac
 import tomllib
@@ -14,7 +13,7 @@ from typing import Any
 import grpc
 import structlog
 
-from eldr_service.core.errors import EldrError
+from eldr_service.core.errors import EldrError, did_you_mean
 from eldr_service.server.rpc.errors import PermissionDeniedError, UnauthenticatedError, abort
 
 ROLES = frozenset({"route", "worker", "admin"})
@@ -177,8 +176,7 @@ def _read_entry(entry: object) -> tuple[bytes, Caller]:
         raise ValueError(f"roles: expected a list with some of {', '.join(sorted(ROLES))}")
     for role in roles:
         if not isinstance(role, str) or role not in ROLES:
-            close = difflib.get_close_matches(str(role), ROLES, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(str(role), ROLES)
             raise ValueError(f"roles: expected {', '.join(sorted(ROLES))}, found {role!r}{hint}")
     return _digest(token), Caller(name, frozenset(roles))
 
