@@ -12,10 +12,10 @@ class InterpretedBackend(BaseBackend):
         return "interpreted"
 
     def parse_options(self, options):
-        raise NotImplementedError("kernels are interpreted: set TRITON_INTERPRET=1")
+        raise RuntimeError("kernels are interpreted: set TRITON_INTERPRET=1")
 
     def add_stages(self, stages, options, language=None):
-        raise NotImplementedError("kernels are interpreted: set TRITON_INTERPRET=1")
+        raise RuntimeError("kernels are interpreted: set TRITON_INTERPRET=1")
 
     def load_dialects(self, context):
         """None."""

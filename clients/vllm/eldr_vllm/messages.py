@@ -13,6 +13,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 _NONE = np.empty(0, np.int64)
+Geometry = tuple[int, int, int]  # MoE layers, experts, top_k
 BlockHash = tuple[int, bytes | None]
 """A KV block and the hash of what it holds, from the beginning of the prompt on, where known."""
 
@@ -156,5 +157,5 @@ class EldrHandshake(KVConnectorHandshakeMetadata):
     """
 
     inner: KVConnectorHandshakeMetadata | None
-    geometry: tuple[int, int, int] | None
+    geometry: Geometry | None
     stopped: str = ""

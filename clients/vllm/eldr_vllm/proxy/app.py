@@ -109,7 +109,7 @@ class Proxy:
         except (ProxyError, web.HTTPException) as error:
             status = error.status
             raise
-        except Exception:
+        except Exception:  # whatever it is: it is counted, and goes on to who answers it
             status = 500
             raise
         finally:

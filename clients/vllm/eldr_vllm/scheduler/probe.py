@@ -110,7 +110,7 @@ class Probe:
         if self._capture.stopped or self._capture.capturing:
             return
         try:
-            fault = self._fault()
+            fault = self._fault(f"eldr-{self._key}")
         except ProbeError as error:
             self._capture.verified(f"the probe could not be made: {error}")
             return
@@ -124,17 +124,21 @@ class Probe:
         if self._alone is None or self._capture.stopped:
             return
         self._times += 1
+        salt = f"eldr-{self._key}-again-{self._times}"
         try:
-            heard = self._ask(PROMPTS[0], f"eldr-{self._key}-again-{self._times}")
+            heard = self._ask(PROMPTS[0], salt)
+            if heard.unknown or not self._unlike(heard, "now"):
+                return
+            # New weights tell other experts as well, but the same ones each time they are asked.
+            fault = self._fault(f"{salt}-whole")
         except ProbeError as error:
             logger.info("ELDR's probe had no answer while the engine served: %s", error)
             return
-        if not heard.unknown and (fault := self._unlike(heard, "while the engine served")):
-            self._capture.stop(f"the probe: {fault}")
+        if fault:
+            self._capture.stop(f"the probe while the engine served: {fault}")
 
-    def _fault(self) -> str:
+    def _fault(self, salt: str) -> str:
         """What the answers show to be wrong; empty where they agree."""
-        salt = f"eldr-{self._key}"
         alone, again = self._ask(PROMPTS[0], salt), self._ask(PROMPTS[0], salt)
         other = self._ask(PROMPTS[1], salt)
         among = self._among_others(salt)

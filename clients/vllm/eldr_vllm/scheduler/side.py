@@ -19,7 +19,7 @@ from vllm.v1.request import RequestStatus
 
 from eldr_vllm.attention_group import AttentionGroup, attention_group
 from eldr_vllm.guard import Guard, UnsupportedError
-from eldr_vllm.messages import BlockHash, StepPlan, StepReport
+from eldr_vllm.messages import BlockHash, Geometry, StepPlan, StepReport
 from eldr_vllm.recording.files import RecordingFiles
 from eldr_vllm.recording.recorder import Recorder
 from eldr_vllm.scheduler import transfer_params
@@ -38,7 +38,6 @@ from eldr_vllm.scheduler.step import KvSlots, ScheduledStep
 from eldr_vllm.settings import UNSAID_ROLE, Settings
 
 logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
-Geometry = tuple[int, int, int]  # MoE layers, experts, top_k
 
 
 class SchedulerSide:

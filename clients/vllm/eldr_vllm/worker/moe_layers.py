@@ -85,7 +85,7 @@ class _Capturer(theirs.RoutedExpertsCapturer):
         """
         try:
             super().capture(self._places[layer_id], topk_ids)
-        except Exception:
+        except Exception:  # vLLM's forward pass must not end by it; the step's check sees the gap
             if not self._has_failed:
                 logger.exception("ELDR cannot read the experts of layer %d", layer_id)
             self._has_failed = True
