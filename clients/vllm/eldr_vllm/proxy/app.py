@@ -109,7 +109,7 @@ class Proxy:
         except (ProxyError, web.HTTPException) as error:
             status = error.status
             raise
-        except Exception:  # whatever it is: it is counted, and goes on to who answers it
+        except Exception:  # counted as a 500, and raised: the error middleware logs and answers it
             status = 500
             raise
         finally:
