@@ -66,10 +66,10 @@ def replay(
 ) -> None:
     """Decide again what a daemon decided, on this machine.
 
-    In two ways: as recorded, where each decision sees what the daemon's own did, and followed
+    In two ways: as logged, where each decision sees what the daemon's own did, and followed
     through, where it sees what came of the decisions before it. docs/replay.md says more.
     """
-    from eldr_service.cli.replay_report import Report  # numba: half a second
+    from eldr_service.cli.replay_summary import Summary  # numba: half a second
     from eldr_service.decision_log.reader import LogError, LogReader
     from eldr_service.lab.replay.replay import Replay
     from eldr_service.lab.simulation.study import log_to_stderr
@@ -90,8 +90,8 @@ def replay(
     for note in reader.notes:
         session.note(f"warning: {note}", "yellow")
     _check_found(again, instead, model)
-    report = Report(log, reader, instead, again.figures)
-    session.answer(report.document(), *report.tables())
+    summary = Summary(log, reader, instead, again.figures)
+    session.answer(summary.document(), *summary.tables())
 
 
 def _checked(policy: str | None, parameters: dict[str, str]) -> "Instead":

@@ -188,12 +188,12 @@ def report(
 
 def _name(activations: Path | None) -> str:
     """What a reader of the report knows the recording by."""
-    from eldr_service.lab.recordings import read_recorded
+    from eldr_service.lab.recordings import read_engine_files
 
     if activations is None:
         return "ELDR's sample"
     if activations.is_dir():
-        return f"recorded traffic of {read_recorded(activations).model}"
+        return f"recorded traffic of {read_engine_files(activations).model}"
     return activations.stem
 
 

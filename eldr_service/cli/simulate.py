@@ -63,7 +63,7 @@ def simulate(
     Policies see the same requests. A change is against the best of the given policies that see load
     alone, below zero is better.
     """
-    from eldr_service.cli.simulate_report import Report  # numba: half a second
+    from eldr_service.cli.simulate_summary import Summary  # numba: half a second
     from eldr_service.lab.simulation.comparison import LOAD_ONLY
     from eldr_service.lab.simulation.study import Study, log_to_stderr, run_study, steps
 
@@ -87,7 +87,7 @@ def simulate(
             runs = run_study(study, jobs or os.cpu_count() or 1, done)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    report = Report(study, options.arrivals, options.output_tokens, runs)
-    for caution in report.cautions():
+    summary = Summary(study, options.arrivals, options.output_tokens, runs)
+    for caution in summary.cautions():
         session.note(caution, "yellow")
-    session.answer(report.document(), *report.tables())
+    session.answer(summary.document(), *summary.tables())

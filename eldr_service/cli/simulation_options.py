@@ -203,18 +203,18 @@ def _trace(path: str, option: str) -> "Trace":
 
 def recording_notes(requests: Sequence[Path | str | None], costs: Sequence[str]) -> list[str]:
     """What was joined, lost and fitted, of those that are folders of engines' recordings."""
-    from eldr_service.lab.recordings import join, read_recorded
+    from eldr_service.lab.recordings import join, read_engine_files
     from eldr_service.lab.simulation.cost import load_cost
 
     notes = [f"{cost}: {load_cost(cost).source}" for cost in costs if Path(cost).is_dir()]
     for folder in dict.fromkeys(Path(path) for path in requests if path and Path(path).is_dir()):
-        recorded = read_recorded(folder)
-        joined = join(recorded)
+        files = read_engine_files(folder)
+        joined = join(files)
         notes.append(
             f"{folder}: {len(joined.arrival_s):,} requests, {len(joined.counts):,} with experts,"
-            f" {joined.lost:,} not whole; decode engines: {recorded.decode_engines}"
+            f" {joined.lost:,} not whole; decode engines: {files.decode_engines}"
         )
-        notes += recorded.cautions
+        notes += files.cautions
     return notes
 
 

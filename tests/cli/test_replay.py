@@ -28,14 +28,14 @@ def log(tmp_path_factory):
     return folder
 
 
-def test_the_recorded_policy_comes_to_the_same(eldr, log):
+def test_the_logged_policy_comes_to_the_same(eldr, log):
     document = eldr.json("replay", log)
     assert document["notes"] == []
     assert set(document["models"]) == {"a", "b"}
     for model in document["models"].values():
         assert model["decisions"] == 120
-        assert model["recorded_policies"] == {"locality-band": 120}
-        for way in ("as_recorded", "followed_through"):
+        assert model["logged_policies"] == {"locality-band": 120}
+        for way in ("as_logged", "followed_through"):
             assert (model[way]["same"], model[way]["changed"]) == (120, 0)
         assert model["before"] == model["after"]
         assert model["before"]["active_experts"] > TOP_K
@@ -73,8 +73,8 @@ def test_another_partition(eldr, log, recording, tmp_path):
     document = eldr.json("replay", log, "--partition", path)
     assert document["partition"] == "a"
     models = document["models"]
-    assert models["a"]["as_recorded"]["changed"] > 0
-    assert models["b"]["as_recorded"]["changed"] == 0
+    assert models["a"]["as_logged"]["changed"] > 0
+    assert models["b"]["as_logged"]["changed"] == 0
 
 
 def test_tables(eldr, log):

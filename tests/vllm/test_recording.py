@@ -28,7 +28,7 @@ def rig(model, folder, tmp_path_factory):
 def test_from_record_to_simulation(rig, folder):
     from rig import decode_counts, prompt
 
-    from eldr_service.lab.recordings import join, read_recorded
+    from eldr_service.lab.recordings import join, read_engine_files
 
     rig.await_workers()
     counted = {}
@@ -50,16 +50,14 @@ def test_from_record_to_simulation(rig, folder):
     for engine in (rig.prefill, *rig.decodes):
         engine.terminate()
 
-    recorded = read_recorded(folder)
-    assert (recorded.model, recorded.decode_engines, recorded.cautions) == ("tiny", 2, ())
-    requests = join(recorded)
-    by_prompt = dict(zip(requests.prompt_tokens.tolist(), requests.counts.tolist(), strict=True))
+    files = read_engine_files(folder)
+    assert (files.model, files.decode_engines, files.cautions) == ("tiny", 2, ())
+    joined = join(files)
+    by_prompt = dict(zip(joined.prompt_tokens.tolist(), joined.counts.tolist(), strict=True))
     assert {60 + 5 * n: counts.tolist() for n, counts in counted.items()}.items() <= (
         by_prompt.items()
     )
-    outputs = dict(
-        zip(requests.prompt_tokens.tolist(), requests.output_tokens.tolist(), strict=True)
-    )
+    outputs = dict(zip(joined.prompt_tokens.tolist(), joined.output_tokens.tolist(), strict=True))
     assert outputs[50] == 33
     assert all(outputs[60 + 5 * n] == TOKENS + n % 7 for n in range(REQUESTS))
     text = b"".join(path.read_bytes() for path in folder.iterdir())
@@ -70,7 +68,7 @@ def test_from_record_to_simulation(rig, folder):
         assert figures["requests"] > 100
         assert 4 <= figures["active_experts"] <= 32
     # The steps of a model this small may or may not tell an expert's cost; either is said.
-    steps = recorded["steps.sizes"]
+    steps = files["steps.sizes"]
     assert (steps[:, 0] == steps[:, 1]).sum() > REQUESTS
     assert (steps[:, 3] >= 3 * 4).all()  # 3 layers, top-4
 

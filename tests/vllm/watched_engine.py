@@ -114,11 +114,11 @@ class Engine:
         from rig import wait
 
         def read():
-            read_recorded.cache_clear()
-            found = read_recorded(self._recording) if any(self._recording.iterdir()) else None
+            read_engine_files.cache_clear()
+            found = read_engine_files(self._recording) if any(self._recording.iterdir()) else None
             return found if found is not None and len(found[column]) >= rows else None
 
-        from eldr_service.lab.recordings import read_recorded
+        from eldr_service.lab.recordings import read_engine_files
 
         return wait(read, 20)
 

@@ -16,8 +16,8 @@ from eldr_client.base import FAREWELL, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
 from eldr_client.counts import AnyCounts
 from eldr_client.errors import EldrError
+from eldr_client.messages import RouteFields, Seconds, farewell, release_request
 from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
-from eldr_client.requests import RouteFields, Seconds, farewell, release_request
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Placement)

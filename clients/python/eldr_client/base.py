@@ -17,7 +17,7 @@ from eldr_client.conversation import Conversation
 from eldr_client.counts import AnyCounts, as_message
 from eldr_client.errors import from_rpc_error
 from eldr_client.fallback import FallbackPool, GivenWorkers
-from eldr_client.requests import RouteFields, logger, route_request
+from eldr_client.messages import RouteFields, logger, route_request
 
 Lease = tuple[str, int] | tuple[str, int, str]
 

@@ -23,8 +23,7 @@ from eldr_client.base import FAREWELL, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
 from eldr_client.counts import AnyCounts, as_message
 from eldr_client.errors import EldrError
-from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
-from eldr_client.requests import (
+from eldr_client.messages import (
     ChunkFields,
     RouteFields,
     Seconds,
@@ -32,6 +31,7 @@ from eldr_client.requests import (
     release_request,
     route_request,
 )
+from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
 from eldr_client.stream import SignatureStream
 
 T = TypeVar("T")

@@ -33,8 +33,8 @@ from eldr_client.errors import (
     from_status,
 )
 from eldr_client.fallback import FallbackPool
+from eldr_client.messages import release_request
 from eldr_client.placement import Placement, ReleaseOutcome, ReleaseResult
-from eldr_client.requests import release_request
 
 logger = logging.getLogger("eldr_client")
 

@@ -21,7 +21,7 @@ from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr_client.capture import CaptureStatus
 from eldr_client.channel import DEFAULT_TARGET, Endpoint
 from eldr_client.errors import EldrError, NotFoundError, from_rpc_error
-from eldr_client.requests import duration
+from eldr_client.messages import duration
 
 logger = logging.getLogger("eldr_client")
 

@@ -1,7 +1,7 @@
 """Recorded routing: `.npz` files, and what engines recorded (docs/recording.md), by request."""
 
-from eldr_service.lab.recordings.read import Recorded, read_recorded
+from eldr_service.lab.recordings.engine_files import EngineFiles, read_engine_files
+from eldr_service.lab.recordings.joined import Joined, join
 from eldr_service.lab.recordings.recording import Recording
-from eldr_service.lab.recordings.requests import Requests, join
 
-__all__ = ["Recorded", "Recording", "Requests", "join", "read_recorded"]
+__all__ = ["EngineFiles", "Joined", "Recording", "join", "read_engine_files"]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.geometry import ModelGeometry
-from eldr_service.lab.recordings.read import read_recorded
-from eldr_service.lab.recordings.requests import join
+from eldr_service.lab.recordings.engine_files import read_engine_files
+from eldr_service.lab.recordings.joined import join
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,22 +76,22 @@ class Recording:
 
     @classmethod
     def _of_engines(cls, folder: Path, top_k: int | None) -> Self:
-        recorded = read_recorded(folder)
-        if top_k not in (None, recorded.top_k):
-            raise ValueError(f"{folder}: the model is of top_k {recorded.top_k}, not {top_k}")
-        requests = join(recorded)
-        n, num_layers = requests.counts.shape[:2]
+        files = read_engine_files(folder)
+        if top_k not in (None, files.top_k):
+            raise ValueError(f"{folder}: the model is of top_k {files.top_k}, not {top_k}")
+        joined = join(files)
+        n, num_layers = joined.counts.shape[:2]
         if not n:
             raise ValueError(f"{folder}: no request has its experts recorded in both halves")
-        shapes = requests.counts.shape[1:], requests.experts.shape[1:]
-        if shapes != ((num_layers, recorded.num_experts), (num_layers, recorded.top_k)):
+        shapes = joined.counts.shape[1:], joined.experts.shape[1:]
+        if shapes != ((num_layers, files.num_experts), (num_layers, files.top_k)):
             raise ValueError(f"{folder}: the halves differ in the model's geometry: {shapes}")
         return cls(
-            ModelGeometry(num_layers, recorded.num_experts, recorded.top_k),
+            ModelGeometry(num_layers, files.num_experts, files.top_k),
             np.full(n, ""),
-            requests.counts,
-            requests.experts,
-            requests.offsets,
+            joined.counts,
+            joined.experts,
+            joined.offsets,
             np.zeros(n, np.int64),
         )
 

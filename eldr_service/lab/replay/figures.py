@@ -29,7 +29,7 @@ class Mean:
 
 @dataclass(slots=True)
 class Side:
-    """The recorded bookings, or those that were followed through: how workers were with them.
+    """The logged bookings, or those that were followed through: how workers were with them.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Way:
 
     Attributes
     ----------
-    moves : Counter of (recorded worker, worker now); None for no room anywhere
+    moves : Counter of (logged worker, worker now); None for no room anywhere
     """
 
     moves: Counter[tuple[str, str | None]] = field(default_factory=Counter)
@@ -82,7 +82,7 @@ class Way:
 
     @property
     def same(self) -> int:
-        """Those that came to the recorded worker."""
+        """Those that came to the logged worker."""
         return sum(n for (old, new), n in self.moves.items() if old == new)
 
     @property
@@ -95,8 +95,8 @@ class Way:
         """Those for which there was no room."""
         return self.now(None)
 
-    def recorded(self, worker: str) -> int:
-        """Those that were recorded on a worker."""
+    def logged(self, worker: str) -> int:
+        """Those that were logged on a worker."""
         return sum(n for (old, _), n in self.moves.items() if old == worker)
 
     def now(self, worker: str | None) -> int:
@@ -104,8 +104,8 @@ class Way:
         return sum(n for (_, new), n in self.moves.items() if new == worker)
 
     def left(self, worker: str) -> int:
-        """Those recorded on a worker that come to another now."""
-        return self.recorded(worker) - self.moves[worker, worker]
+        """Those logged on a worker that come to another now."""
+        return self.logged(worker) - self.moves[worker, worker]
 
 
 @dataclass(slots=True)
@@ -114,24 +114,24 @@ class Figures:
 
     Attributes
     ----------
-    recorded, followed : Side
-        How workers were as it was recorded, and with the policy's own bookings.
-    as_recorded, followed_through : Way
-        Each decision in the recorded state, and in that which came of those before.
+    logged, followed : Side
+        How workers were as it was logged, and with the policy's own bookings.
+    as_logged, followed_through : Way
+        Each decision in the logged state, and in that which came of those before.
     policies : Counter of str
-        Recorded ones, by decisions.
+        Logged ones, by decisions.
     """
 
-    recorded: Side = field(default_factory=Side)
+    logged: Side = field(default_factory=Side)
     followed: Side = field(default_factory=Side)
-    as_recorded: Way = field(default_factory=Way)
+    as_logged: Way = field(default_factory=Way)
     followed_through: Way = field(default_factory=Way)
     policies: Counter[str] = field(default_factory=Counter)
 
-    def decided(self, old: Choice, as_recorded: Choice, followed: Choice) -> None:
+    def decided(self, old: Choice, as_logged: Choice, followed: Choice) -> None:
         """Take in a decision: what it was, and what it came to in both ways."""
         assert old.worker is not None
-        self.as_recorded.moves[old.worker, as_recorded.worker] += 1
+        self.as_logged.moves[old.worker, as_logged.worker] += 1
         self.followed_through.moves[old.worker, followed.worker] += 1
-        for side, choice in ((self.recorded, old), (self.followed, followed)):
+        for side, choice in ((self.logged, old), (self.followed, followed)):
             side.reasons[choice.reason.name if choice.reason else "RESOURCE_EXHAUSTED"] += 1

@@ -10,7 +10,7 @@ from eldr_service.policies.registry import create
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """A policy, some of its parameters, a partition; each as recorded where it is left out.
+    """A policy, some of its parameters, a partition; each as logged where it is left out.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Instead:
     partition: Partition | None = None
 
     def make(self, name: str, parameters: Mapping[str, str]) -> Policy:
-        """The policy in place of the recorded one; `policies.registry.create` has the errors."""
+        """The policy in place of the logged one; `policies.registry.create` has the errors."""
         if self.policy is not None:
             return create(self.policy, self.parameters)
         return create(name, {**parameters, **self.parameters})

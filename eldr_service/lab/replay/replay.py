@@ -19,9 +19,9 @@ class Decided:
     Attributes
     ----------
     model, request_id, attempt : the booking's identity
-    recorded : Choice
-    as_recorded : Choice
-        In the state in which the recorded one was made.
+    logged : Choice
+    as_logged : Choice
+        In the state in which the logged one was made.
     followed : Choice
         In the state that comes of the policy's own decisions before.
     """
@@ -29,20 +29,20 @@ class Decided:
     model: str
     request_id: str
     attempt: int
-    recorded: Choice
-    as_recorded: Choice
+    logged: Choice
+    as_logged: Choice
     followed: Choice
 
 
 @dataclass(slots=True)
 class _Pair:
-    as_recorded: Replica
+    as_logged: Replica
     followed: Replica
     policy: str
 
     @property
     def both(self) -> tuple[Replica, Replica]:
-        return self.as_recorded, self.followed
+        return self.as_logged, self.followed
 
 
 class Replay:
@@ -112,14 +112,14 @@ class Replay:
             )
 
     def _decide(self, pair: _Pair, message: pb.LogPlacement) -> Decided:
-        now, model = self._now, pair.as_recorded.model.name
+        now, model = self._now, pair.as_logged.model.name
         call, known = from_records.placement(message, model)
-        old = Choice(pair.as_recorded.worker_id(message.row), Reason(message.reason))
+        old = Choice(pair.as_logged.worker_id(message.row), Reason(message.reason))
         new, followed = (replica.decide(call, known, message.row, now) for replica in pair.both)
         figures = self.figures.setdefault(model, Figures())
         figures.decided(old, new, followed)
         figures.policies[pair.policy] += 1
-        figures.recorded.saw(pair.as_recorded.moment(now))
+        figures.logged.saw(pair.as_logged.moment(now))
         figures.followed.saw(pair.followed.moment(now))
         return Decided(model, message.request_id, message.attempt, old, new, followed)
 

@@ -56,7 +56,7 @@ class Moment:
 
 
 class Replica:
-    """A model that goes through what happened to the recorded one.
+    """A model that goes through what happened to the logged one.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ class Replica:
     instead : Instead
         What decides.
     follow : bool
-        Book what the policy says and go on from there, rather than what was recorded. Bookings
-        end when the recorded ones did, or with their worker.
+        Book what the policy says and go on from there, rather than what was logged. Bookings
+        end when the logged ones did, or with their worker.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Replica:
     ) -> None:
         self._instead, self._follow = instead, follow
         self._own_partition = instead.partition_of(appeared.name)
-        self._recorded = appeared.policy
+        self._logged = appeared.policy
         self._state: dict[str, NDArray[np.generic]] = {}
         self._meter = Meter()
         policy = instead.make(appeared.policy.name, appeared.policy.parameters)
@@ -93,12 +93,12 @@ class Replica:
         snapshot.restore_worker(self.model, message)
 
     def restore_policy(self, message: pb.LogArray) -> None:
-        """Take in a part of what the recorded policy had gathered."""
+        """Take in a part of what the logged policy had gathered."""
         self._state[message.name] = snapshot.array(message)
 
     def restore_booking(self, message: pb.LogBooking) -> None:
         """Take in a living booking."""
-        booking = snapshot.restore_booking(self.model, message, self._recorded.name)
+        booking = snapshot.restore_booking(self.model, message, self._logged.name)
         self._meter.booked(booking, booking.counts)
 
     def restored(self) -> None:
@@ -113,7 +113,7 @@ class Replica:
         if self._own_partition:
             model.activate(self._own_partition, self._own_partition.bindings)
         policy = model.policy
-        if not self._state or policy.name != self._recorded.name:
+        if not self._state or policy.name != self._logged.name:
             for booking in model.bookings:
                 policy.on_booked(booking)
             return
@@ -164,12 +164,12 @@ class Replica:
 
     def policy_set(self, message: pb.LogPolicy) -> None:
         """A policy was put in force."""
-        self._recorded = message
+        self._logged = message
         if self._instead.policy is None:
             self.model.set_policy(self._instead.make(message.name, message.parameters))
 
     def decide(self, call: RouteCall, known: Known, row: int, now: float) -> Choice:
-        """Decide, and book; `row` is the recorded worker's.
+        """Decide, and book; `row` is the logged worker's.
 
         Raises
         ------
@@ -185,7 +185,7 @@ class Replica:
                     f" {known.counts.shape[0]} layers x {known.counts.shape[1]} experts"
                 )
         if self._follow and known.earlier:
-            # What ended before the log began was where it is recorded.
+            # What ended before the log began was where it is logged.
             earlier = model.bookings.earlier_worker(call.request_id, call.attempt) or known.earlier
             known = known._replace(earlier=earlier)
         try:
@@ -197,12 +197,12 @@ class Replica:
         booking = placed.booking
         choice = Choice(booking.worker_id, booking.reason)
         if not self._follow and booking.row != row:
-            booking = self._as_recorded(booking, row)
+            booking = self._as_logged(booking, row)
         model.book(booking)
         self._meter.booked(booking, known.counts)
         return choice
 
-    def _as_recorded(self, booking: Booking, row: int) -> Booking:
+    def _as_logged(self, booking: Booking, row: int) -> Booking:
         model = self.model
         return replace(
             booking,

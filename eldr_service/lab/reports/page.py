@@ -15,11 +15,11 @@ def page(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
     pictures = {
-        figure.name: [
-            inline(svg(panel.canvas), f"{figure.name}-{i}", panel.title, panel.description)
-            for i, panel in enumerate(figure.panels)
+        section.name: [
+            inline(svg(panel.canvas), f"{section.name}-{i}", panel.title, panel.description)
+            for i, panel in enumerate(section.panels)
         ]
-        for figure in report.figures
+        for section in report.sections
     }
     light = {variable(colour): colour for colour in LIGHT_TO_DARK}
     dark = {variable(colour): other for colour, other in LIGHT_TO_DARK.items()}

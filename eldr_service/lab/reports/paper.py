@@ -24,9 +24,9 @@ from reportlab.platypus import (
 from reportlab.platypus import Table as Grid
 
 from eldr_service.lab.reports.drawing import pdf
-from eldr_service.lab.reports.figures import Figure, Table
 from eldr_service.lab.reports.palette import GRID, INK, POLICIES, QUIET
 from eldr_service.lab.reports.report import Report, Tile
+from eldr_service.lab.reports.sections import Section, Table
 
 MARGIN = 1.8 * cm
 WIDTH = A4[0] - 2 * MARGIN
@@ -112,8 +112,8 @@ def _story(report: Report, placed: list[Any]) -> Iterator[Any]:
     yield Spacer(0, 4)
     yield _grid(report.table)
     yield _source(report, report.command)
-    for figure in report.figures:
-        yield from _section(report, figure, placed)
+    for section in report.sections:
+        yield from _section(report, section, placed)
     yield CondPageBreak(4 * cm)
     yield _words("What this cannot tell", HEADING)
     for limit in report.limits:
@@ -121,12 +121,12 @@ def _story(report: Report, placed: list[Any]) -> Iterator[Any]:
         yield Spacer(0, 3)
 
 
-def _section(report: Report, figure: Figure, placed: list[Any]) -> Iterator[Any]:
+def _section(report: Report, section: Section, placed: list[Any]) -> Iterator[Any]:
     width = (WIDTH - GAP) / 2
     pictures = []
-    for panel in figure.panels:
+    for panel in section.panels:
         picture = _Picture(pdf(panel.canvas), width, placed)
-        named = [_words(panel.title, LABEL)] if figure.name == "map" else []
+        named = [_words(panel.title, LABEL)] if section.name == "map" else []
         pictures.append([*named, picture])
     rows = [pictures[i : i + 2] for i in range(0, len(pictures), 2)]
     plain = [("LEFTPADDING", (0, 0), (-1, -1), 0), ("RIGHTPADDING", (0, 0), (-1, -1), 0)]
@@ -139,14 +139,14 @@ def _section(report: Report, figure: Figure, placed: list[Any]) -> Iterator[Any]
     )
     yield KeepTogether(
         [
-            _words(figure.title, HEADING),
-            _words(figure.text, TEXT),
+            _words(section.title, HEADING),
+            _words(section.text, TEXT),
             Spacer(0, 4),
             drawn,
         ]
     )
-    yield _grid(figure.table)
-    yield _source(report, figure.command)
+    yield _grid(section.table)
+    yield _source(report, section.command)
 
 
 def _words(text: str, style: ParagraphStyle) -> Any:
@@ -228,7 +228,7 @@ def _foot(canvas: Any, document: Any) -> None:
 
 
 def _register_fonts() -> None:
-    """Those that matplotlib brings: figures and text look alike, and hold every letter."""
+    """Those that matplotlib brings: pictures and text look alike, and hold every letter."""
     faces = {FONT: "DejaVuSans.ttf", BOLD: "DejaVuSans-Bold.ttf", MONO: "DejaVuSansMono.ttf"}
     for name, file in faces.items():
         with as_file(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / file) as path:

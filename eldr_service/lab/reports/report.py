@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from eldr_service.lab.reports.figures import Command, Figure, Table, make_figures
 from eldr_service.lab.reports.findings import FIGURES, TPOT, Findings, sweep_document
 from eldr_service.lab.reports.limits import limits
+from eldr_service.lab.reports.sections import Command, Section, Table, make_sections
 from eldr_service.lab.reports.verdict import Verdict, Worth, verdict, worth
 from eldr_service.lab.reports.words import change, milliseconds, number, percent, plain
 from eldr_service.lab.simulation.comparison import Change
@@ -39,7 +39,7 @@ class Report:
         Three.
     table : Table
         Every policy's figures at the given load.
-    figures : list of Figure
+    sections : list of Section
     limits : list of str
     command : str
         Which makes this report again.
@@ -52,7 +52,7 @@ class Report:
     facts: list[tuple[str, str]]
     tiles: list[Tile]
     table: Table
-    figures: list[Figure]
+    sections: list[Section]
     limits: list[str]
     command: str
     document: dict[str, Any]
@@ -88,7 +88,7 @@ def make_report(
         facts=_facts(findings, name),
         tiles=_tiles(findings, found, value),
         table=_table(findings),
-        figures=make_figures(findings, value, command),
+        sections=make_sections(findings, value, command),
         limits=cautions,
         command=command("all"),
         document=_document(findings, found, value, cautions, command),

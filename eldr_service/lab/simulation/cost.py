@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from eldr_service.lab.recordings import read_recorded
+from eldr_service.lab.recordings import read_engine_files
 from eldr_service.lab.simulation.step_fit import fit_steps
 
 Coefficients = tuple[float, float, float, float, float]
@@ -126,14 +126,14 @@ def load_cost(name: str) -> StepCost:
 
 @cache
 def _fitted(folder: Path) -> StepCost:
-    recorded = read_recorded(folder)
+    files = read_engine_files(folder)
     try:
-        fit = fit_steps(recorded["steps.times"][:, 1], recorded["steps.sizes"])
+        fit = fit_steps(files["steps.times"][:, 1], files["steps.sizes"])
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    layers = recorded.num_layers
+    layers = files.num_layers
     return StepCost(
-        f"the recorded steps of {recorded.model}",
+        f"the recorded steps of {files.model}",
         per_layer_us=0.0,  # a recording does not tell it from what is outside the layers
         per_expert_us=fit.per_expert_us,
         per_sequence_us=fit.per_sequence_us / layers,

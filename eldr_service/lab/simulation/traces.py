@@ -12,7 +12,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from eldr_service.lab.recordings import join, read_recorded
+from eldr_service.lab.recordings import join, read_engine_files
 
 Row = tuple[float, int, int]
 
@@ -70,14 +70,14 @@ class Trace:
 
     @classmethod
     def _recorded(cls, folder: Path) -> "Trace":
-        recorded = read_recorded(folder)
-        requests = join(recorded)
-        columns = requests.arrival_s, requests.prompt_tokens, requests.output_tokens
+        files = read_engine_files(folder)
+        joined = join(files)
+        columns = joined.arrival_s, joined.prompt_tokens, joined.output_tokens
         try:
             trace = cls._of(list(zip(*(column.tolist() for column in columns), strict=True)))
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from error
-        return replace(trace, decode_engines=recorded.decode_engines)
+        return replace(trace, decode_engines=files.decode_engines)
 
     @classmethod
     def _of(cls, rows: Sequence[Row]) -> "Trace":

@@ -6,7 +6,7 @@ from eldr_vllm.recording import tables
 from engine_recording import recorder, write, write_decodes, write_prefills
 from routed import separable
 
-from eldr_service.lab.recordings import Recording, join, read_recorded
+from eldr_service.lab.recordings import Recording, join, read_engine_files
 from eldr_service.lab.simulation.traces import Trace
 
 DRAWN = separable(3, 8)
@@ -25,8 +25,8 @@ def same_as_drawn(recording, requests):
 def test_round_trip(tmp_path):
     write(tmp_path, DRAWN)
     same_as_drawn(Recording.load(tmp_path), range(24))
-    requests = join(read_recorded(tmp_path))
-    assert (requests.lost, read_recorded(tmp_path).cautions) == (0, ())
+    requests = join(read_engine_files(tmp_path))
+    assert (requests.lost, read_engine_files(tmp_path).cautions) == (0, ())
     trace = Trace.load(tmp_path)
     assert trace.decode_engines == 2
     assert trace.rate_per_s == pytest.approx(50.0)
@@ -46,7 +46,7 @@ def test_a_torn_end_costs_what_was_in_it(tmp_path, torn):
     write_decodes(tmp_path, DRAWN, engines=1)  # the same requests once more
     path = sorted(tmp_path.glob("decode-0*"))[-1]
     path.write_bytes(path.read_bytes()[:-torn])
-    (caution,) = read_recorded(tmp_path).cautions
+    (caution,) = read_engine_files(tmp_path).cautions
     assert path.name in caution
     assert "torn" in caution
     same_as_drawn(Recording.load(tmp_path), range(24))
@@ -56,7 +56,7 @@ def test_nothing_but_a_torn_end(tmp_path):
     (tmp_path / "empty.eldr").touch()
     (tmp_path / "torn.eldr").write_bytes(b"\x10\0\0")
     with pytest.raises(ValueError, match="no recording"):
-        read_recorded(tmp_path)
+        read_engine_files(tmp_path)
 
 
 def test_a_request_without_its_other_half_or_with_tokens_missing_is_left_out(tmp_path):
@@ -69,7 +69,7 @@ def test_a_request_without_its_other_half_or_with_tokens_missing_is_left_out(tmp
     short.put("decodes", [key], [0], [(1e9, 1e9, 1e9)], [(30, 90, 80)])  # and no token of them
     short.close()
     same_as_drawn(Recording.load(tmp_path), [r for r in range(24) if r != 3])
-    requests = join(read_recorded(tmp_path))
+    requests = join(read_engine_files(tmp_path))
     assert requests.lost == 2
     assert len(requests.arrival_s) == 24
     assert requests.output_tokens[3] == 90  # the longest of several

@@ -1,4 +1,4 @@
-"""The contract's requests from plain Python values."""
+"""The contract's messages from plain Python values."""
 
 import datetime
 import logging

@@ -25,7 +25,7 @@ COLUMNS = {
 }
 
 
-class Report:
+class Summary:
     """The answer; see `cautions` too.
 
     Parameters

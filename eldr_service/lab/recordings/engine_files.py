@@ -13,7 +13,7 @@ from eldr_service.lab.recordings.frames import COLUMNS, SUFFIX, Frame, read_fram
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recorded:
+class EngineFiles:
     """What the engines of one model recorded, one table after the other.
 
     Attributes
@@ -51,7 +51,7 @@ class Recorded:
 
 
 @cache
-def read_recorded(folder: Path) -> Recorded:
+def read_engine_files(folder: Path) -> EngineFiles:
     """Read a folder and those below it, once in a process.
 
     Raises
@@ -83,7 +83,7 @@ def read_recorded(folder: Path) -> Recorded:
         columns = {name: _joined(frames, name) for name in COLUMNS}
     except ValueError as error:  # other numbers of layers
         raise ValueError(f"{folder}: the recordings differ in shape: {error}") from error
-    return Recorded(
+    return EngineFiles(
         folder=folder,
         model=model,
         num_experts=int(num_experts),

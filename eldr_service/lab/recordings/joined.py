@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.lab.recordings.read import Recorded
+from eldr_service.lab.recordings.engine_files import EngineFiles
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Requests:
+class Joined:
     """Requests of which both halves are whole, in order of arrival.
 
     Attributes
@@ -37,7 +37,7 @@ class Requests:
 
 
 @cache
-def join(recorded: Recorded) -> Requests:
+def join(files: EngineFiles) -> Joined:
     """Join the halves by the requests' ids, once in a process.
 
     Of several sequences, or tries, of a request the longest answer is taken, and the last prefill.
@@ -49,43 +49,41 @@ def join(recorded: Recorded) -> Requests:
     ValueError
         A half is missing.
     """
-    prefills, decodes = recorded["prefills.request"], recorded["decodes.request"]
+    prefills, decodes = files["prefills.request"], files["decodes.request"]
     for half, other, found in (("prefill", "decode", prefills), ("decode", "prefill", decodes)):
         if not len(found):
             raise ValueError(
-                f"{recorded.folder}: holds no {half} half, only {other}s; {half} engines need the"
+                f"{files.folder}: holds no {half} half, only {other}s; {half} engines need the"
                 " setting record too, and their files belong in the same folder"
             )
-    longest = np.argsort(recorded["decodes.tokens"][:, 1], kind="stable")
+    longest = np.argsort(files["decodes.tokens"][:, 1], kind="stable")
     keys, of_prefill, of_decode = np.intersect1d(
         np.unique(prefills), np.unique(decodes), return_indices=True
     )
     if not len(keys):
         raise ValueError(
-            f"{recorded.folder}: no request has both halves; do prefill and decode engines know it"
+            f"{files.folder}: no request has both halves; do prefill and decode engines know it"
             " by the same id?"
         )
     prefill = _last(prefills)[of_prefill]
     decode = longest[_last(decodes[longest])][of_decode]
-    in_order = np.argsort(recorded["prefills.times"][prefill, 0], kind="stable")
+    in_order = np.argsort(files["prefills.times"][prefill, 0], kind="stable")
     keys, prefill, decode = keys[in_order], prefill[in_order], decode[in_order]
 
-    signature = _find(recorded["signatures.request"], keys)
-    order, first, after = _tokens(recorded, decode)
-    wanted = recorded["decodes.tokens"][decode, 2]
-    known = recorded["signatures.counts"][:, :1].sum(axis=(1, 2)) // recorded.top_k
-    routed = np.append(
-        known >= recorded["signatures.unknown"], False
-    )  # the last where there is none
+    signature = _find(files["signatures.request"], keys)
+    order, first, after = _tokens(files, decode)
+    wanted = files["decodes.tokens"][decode, 2]
+    known = files["signatures.counts"][:, :1].sum(axis=(1, 2)) // files.top_k
+    routed = np.append(known >= files["signatures.unknown"], False)  # the last where there is none
     whole = routed[signature] & (after - first == wanted) & (wanted > 0)
     rows = [order[a:b] for a, b in zip(first[whole], after[whole], strict=True)]
     missing = (after - first != wanted).sum()
-    return Requests(
-        arrival_s=recorded["prefills.times"][prefill, 0],
-        prompt_tokens=recorded["prefills.tokens"][prefill].astype(np.int64),
-        output_tokens=recorded["decodes.tokens"][decode, 1].astype(np.int64),
-        counts=recorded["signatures.counts"][signature[whole]].astype(np.uint32),
-        experts=recorded["tokens.experts"][np.concatenate([np.empty(0, np.int64), *rows])],
+    return Joined(
+        arrival_s=files["prefills.times"][prefill, 0],
+        prompt_tokens=files["prefills.tokens"][prefill].astype(np.int64),
+        output_tokens=files["decodes.tokens"][decode, 1].astype(np.int64),
+        counts=files["signatures.counts"][signature[whole]].astype(np.uint32),
+        experts=files["tokens.experts"][np.concatenate([np.empty(0, np.int64), *rows])],
         offsets=np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]),
         lost=len(np.union1d(prefills, decodes)) - len(keys) + int(missing),
     )
@@ -106,12 +104,12 @@ def _find(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.in
 
 
 def _tokens(
-    recorded: Recorded, decode: NDArray[np.int64]
+    files: EngineFiles, decode: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Rows of `tokens` by sequence, and from where to where in them those of each decode are."""
-    sequences = recorded["tokens.sequence"]
+    sequences = files["tokens.sequence"]
     order = np.argsort(sequences, kind="stable")
-    own = recorded["decodes.sequence"][decode]
+    own = files["decodes.sequence"][decode]
     first, after = (
         np.searchsorted(sequences, own, side, sorter=order) for side in ("left", "right")
     )

@@ -17,7 +17,7 @@ MOST_COLUMNS = 10  # of the matrix
 NO_ROOM = "no room"
 
 
-class Report:
+class Summary:
     """The answer.
 
     Parameters
@@ -69,18 +69,18 @@ class Report:
         if instead.policy:
             name = f"{instead.policy}:{written}" if written else instead.policy
         else:
-            name = f"the recorded policies with {written}" if written else "the recorded policies"
+            name = f"the logged policies with {written}" if written else "the logged policies"
         return f"{name}, with another partition" if instead.partition else name
 
 
 def _tables(model: str, figures: Figures) -> Iterator[RenderableType]:
-    recorded, followed = figures.recorded, figures.followed
-    own, through = figures.as_recorded, figures.followed_through
+    logged, followed = figures.logged, figures.followed
+    own, through = figures.as_logged, figures.followed_through
     policies = ", ".join(f"{name} ({n:,})" for name, n in figures.policies.most_common())
-    yield facts((("model", Text(model, "cyan")), ("recorded", policies)))
+    yield facts((("model", Text(model, "cyan")), ("logged", policies)))
     yield ""
     yield table(
-        ("", ">RECORDED", ">AS RECORDED", ">FOLLOWED THROUGH"),
+        ("", ">LOGGED", ">AS LOGGED", ">FOLLOWED THROUGH"),
         (
             ("decisions", f"{own.decisions:,}", f"{own.decisions:,}", f"{through.decisions:,}"),
             ("to the same worker", "", *(f"{way.same:,}" for way in (own, through))),
@@ -88,22 +88,22 @@ def _tables(model: str, figures: Figures) -> Iterator[RenderableType]:
             *([(NO_ROOM, "", "", f"{through.refused:,}")] if through.refused else ()),
             (
                 "active experts predicted",
-                _number(recorded.active_experts),
+                _number(logged.active_experts),
                 "",
-                _against(followed.active_experts, recorded.active_experts),
+                _against(followed.active_experts, logged.active_experts),
             ),
             (
                 "load spread",
-                _number(recorded.load_spread),
+                _number(logged.load_spread),
                 "",
-                _against(followed.load_spread, recorded.load_spread),
+                _against(followed.load_spread, logged.load_spread),
             ),
         ),
     )
     yield ""
     workers = _workers(figures)
     yield table(
-        ("REQUESTS OF", ">RECORDED", ">AS RECORDED", ">LEFT", ">FOLLOWED THROUGH", ">LEFT"),
+        ("REQUESTS OF", ">LOGGED", ">AS LOGGED", ">LEFT", ">FOLLOWED THROUGH", ">LEFT"),
         (_requests(worker, figures) for worker in workers),
     )
     yield ""
@@ -116,20 +116,20 @@ def _tables(model: str, figures: Figures) -> Iterator[RenderableType]:
 
 
 def _requests(worker: str, figures: Figures) -> tuple[str, ...]:
-    own, through = figures.as_recorded, figures.followed_through
-    numbers = [own.recorded(worker)]
+    own, through = figures.as_logged, figures.followed_through
+    numbers = [own.logged(worker)]
     for way in (own, through):
         numbers += way.now(worker), way.left(worker)
     return worker, *(f"{n:,}" for n in numbers)
 
 
 def _means(worker: str, figures: Figures) -> tuple[str, ...]:
-    sides = figures.recorded.by_worker[worker], figures.followed.by_worker[worker]
+    sides = figures.logged.by_worker[worker], figures.followed.by_worker[worker]
     return worker, *(_number(mean) for means in zip(*sides, strict=True) for mean in means)
 
 
 def _matrix(way: Way, workers: list[str]) -> Iterator[RenderableType]:
-    """Where each worker's recorded requests went; only where it fits a page."""
+    """Where each worker's logged requests went; only where it fits a page."""
     if len(workers) > MOST_COLUMNS:
         return
     columns: list[str | None] = [*workers, *([None] if way.refused else ())]
@@ -148,8 +148,8 @@ def _moved(way: Way, old: str, new: str | None) -> Text:
 def _workers(figures: Figures) -> list[str]:
     """Those that had or got a request, in the order in which they were seen."""
     moved = {w for old_new in figures.followed_through.moves for w in old_new}
-    moved |= {w for old_new in figures.as_recorded.moves for w in old_new}
-    return [worker for worker in figures.recorded.by_worker if worker in moved]
+    moved |= {w for old_new in figures.as_logged.moves for w in old_new}
+    return [worker for worker in figures.logged.by_worker if worker in moved]
 
 
 def _changed(way: Way) -> str:
@@ -167,23 +167,23 @@ def _against(mean: Mean, before: Mean) -> str:
 
 
 def _document(figures: Figures) -> dict[str, Any]:
-    own, through = figures.as_recorded, figures.followed_through
+    own, through = figures.as_logged, figures.followed_through
     return {
         "decisions": own.decisions,
-        "recorded_policies": dict(figures.policies),
-        "as_recorded": _way(own),
+        "logged_policies": dict(figures.policies),
+        "as_logged": _way(own),
         "followed_through": {**_way(through), "no_room": through.refused},
         "workers": {
             worker: {
-                "recorded": own.recorded(worker),
-                "as_recorded": own.now(worker),
-                "as_recorded_changed": own.left(worker),
+                "logged": own.logged(worker),
+                "as_logged": own.now(worker),
+                "as_logged_changed": own.left(worker),
                 "followed_through": through.now(worker),
                 "followed_through_changed": through.left(worker),
             }
             for worker in _workers(figures)
         },
-        "before": _side(figures.recorded),
+        "before": _side(figures.logged),
         "after": _side(figures.followed),
     }
 

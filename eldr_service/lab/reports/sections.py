@@ -1,4 +1,4 @@
-"""The report's figures: what each says, its panels, its table, the command that repeats it."""
+"""The report's sections: what each says, its panels, its table, the command that repeats it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Section:
     """One section of the report.
 
     Attributes
@@ -60,8 +60,8 @@ class Figure:
 Command = Callable[[str], str]
 
 
-def make_figures(findings: Findings, worth: Worth | None, command: Command) -> list[Figure]:
-    """All figures that there are findings for, in the report's order.
+def make_sections(findings: Findings, worth: Worth | None, command: Command) -> list[Section]:
+    """All sections that there are findings for, in the report's order.
 
     Parameters
     ----------
@@ -69,10 +69,10 @@ def make_figures(findings: Findings, worth: Worth | None, command: Command) -> l
         The command line that repeats a sweep, by its name.
     """
     with style():
-        return list(_figures(findings, worth, command))
+        return list(_sections(findings, worth, command))
 
 
-def _figures(findings: Findings, worth: Worth | None, command: Command) -> Iterator[Figure]:
+def _sections(findings: Findings, worth: Worth | None, command: Command) -> Iterator[Section]:
     sweeps = findings.sweeps
     if "rate" in sweeps:
         yield _rate(findings, sweeps["rate"], command("rate"))
@@ -85,7 +85,7 @@ def _figures(findings: Findings, worth: Worth | None, command: Command) -> Itera
             yield _sensitivity(findings, sweeps[name], title, text, command(name))
 
 
-def _rate(findings: Findings, swept: Swept, command: str) -> Figure:
+def _rate(findings: Findings, swept: Swept, command: str) -> Section:
     x = swept.sweep.values
     colour = colours(findings.base)
     panels = []
@@ -116,11 +116,11 @@ def _rate(findings: Findings, swept: Swept, command: str) -> Figure:
         "copies",
     )
     text = (
-        "The grey bar marks the rate of the other figures. Δ is against the best load-only policy"
+        "The grey bar marks the rate of the other sections. Δ is against the best load-only policy"
         " at the same rate and by the same figure, with its 95% interval over paired seeds. Hollow"
         " points: over 1% of the requests came when every recording was in flight."
     )
-    return Figure(
+    return Section(
         "rate", "TPOT against rate", text, tuple(panels), Table(headings, tuple(rows)), command
     )
 
@@ -130,7 +130,7 @@ def _base_rate(findings: Findings) -> float | None:
     return traffic.rate_per_s or (traffic.trace.rate_per_s if traffic.trace else None)
 
 
-def _experts(findings: Findings, swept: Swept | None, command: str) -> Figure:
+def _experts(findings: Findings, swept: Swept | None, command: str) -> Section:
     colour = colours(findings.base)
     lines = []
     rows = []
@@ -165,7 +165,7 @@ def _experts(findings: Findings, swept: Swept | None, command: str) -> Figure:
         " that a policy that loads workers unevenly lies above the dashed line."
     )
     headings = ("policy", "requests on a worker", "active experts", "against any requests")
-    return Figure(
+    return Section(
         "experts",
         "Active experts against batch size",
         text,
@@ -175,7 +175,7 @@ def _experts(findings: Findings, swept: Swept | None, command: str) -> Figure:
     )
 
 
-def _map(findings: Findings, command: str) -> Figure:
+def _map(findings: Findings, command: str) -> Section:
     colour = colours(findings.base)
     workers = findings.plan.base.deployment.workers
     first = {policy: findings.base[policy][0].sent for policy in findings.main}
@@ -220,7 +220,7 @@ def _map(findings: Findings, command: str) -> Figure:
         + (f" The {MOST_ROWS} largest of {len(totals)}." if len(totals) > MOST_ROWS else "")
     )
     title = f"Where each {kind}'s requests went"
-    return Figure("map", title, text, tuple(panels), Table(headings, rows), command)
+    return Section("map", title, text, tuple(panels), Table(headings, rows), command)
 
 
 def _effective(shares: NDArray[np.float64]) -> float:
@@ -228,7 +228,7 @@ def _effective(shares: NDArray[np.float64]) -> float:
     return float(np.exp(-(positive * np.log(positive)).sum()))
 
 
-def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Figure:
+def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Section:
     colour = colours(findings.base)
     x = swept.sweep.values
     lines = [
@@ -270,7 +270,7 @@ def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Figu
         f" same rate. Tried: {tried}. Between two numbers a straight line is read, so fractions"
         " of a worker can be told apart; whole workers are what a fleet has."
     )
-    return Figure(
+    return Section(
         "workers",
         "What the gain is worth in workers",
         text,
@@ -315,7 +315,7 @@ SENSITIVITIES = {
 }
 
 
-def _sensitivity(findings: Findings, swept: Swept, title: str, text: str, command: str) -> Figure:
+def _sensitivity(findings: Findings, swept: Swept, title: str, text: str, command: str) -> Section:
     x = swept.sweep.values
     own = [p for p in swept.sweep.policies if p in findings.others]
     own = [p for p in own if name_of(p) != EVALUATION_ONLY]
@@ -350,7 +350,7 @@ def _sensitivity(findings: Findings, swept: Swept, title: str, text: str, comman
         *(f"{p} {sign}{part}" for p in own or swept.sweep.policies for part in ("p50", "p99")),
     )
     name = f"{swept.sweep.name}-sensitivity"
-    return Figure(name, title, text, tuple(panels), Table(headings, tuple(rows)), command)
+    return Section(name, title, text, tuple(panels), Table(headings, tuple(rows)), command)
 
 
 def _change_line(swept: Swept, policy: str, figure: str, colour: str) -> Line:
