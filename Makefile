@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.to
 protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
 	$(BIN)/python tools/generate_stubs.py
 
-demo: setup ## the main job on recorded routing, in the terminal; DATA= WORKERS= RATE= REQUESTS= SEED=
-	@$(BIN)/python -m benchmarks.demo $(strip $(foreach option,data workers rate requests seed,\
+demo: setup ## the main job on recorded routing, in the terminal; DATA= POLICY= WORKERS= RATE= REQUESTS= SEED=
+	@$(BIN)/python -m benchmarks.demo $(strip $(foreach option,data policy workers rate requests seed,\
 	  $(call given,$(option),$(shell echo $(option) | tr a-z A-Z))))
 given = $(if $($2),--$1='$($2)')
 

@@ -22,11 +22,13 @@ from benchmarks.demo.plain import plain_run
 from benchmarks.demo.processes import CHECKOUT, DemoError, running_daemon, running_engines
 from benchmarks.demo.report import print_report
 from benchmarks.demo.result import Result
-from benchmarks.demo.verdict import POLICIES
+from benchmarks.demo.verdict import DEFAULT, compared
 from benchmarks.demo.workload import Workload
+from eldr_service.core.errors import did_you_mean
 from eldr_service.core.partition import Partition
 from eldr_service.fitting import fit_partition
 from eldr_service.lab.simulation.cost import built_in_costs
+from eldr_service.policies.registry import installed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,6 +62,12 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         help="recorded tokens; by default the largest in ../shared/data/activations, else the"
         " sample that ships with the project",
     )
+    parser.add_argument(
+        "--policy",
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"what the verdict is on, any installed policy; default {DEFAULT}",
+    )
     parser.add_argument("--workers", type=int, help="by default 4 to 16, by the data's size")
     parser.add_argument(
         "--rate",
@@ -74,6 +82,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of halves and arrivals; default 0")
     parser.add_argument("--json", type=Path, default=CHECKOUT / "build" / "demo.json")
     options = parser.parse_args(argv)
+    if options.policy not in (names := installed()):
+        meant = did_you_mean(options.policy, names)
+        parser.error(f"--policy: expected one of {', '.join(names)}, found {options.policy}{meant}")
     if options.workers is not None and options.workers < 2:
         parser.error(f"--workers: expected 2 or more, found {options.workers}")
     if options.rate is not None and not options.rate > 0:
@@ -87,6 +98,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
 
 def _demo(options: argparse.Namespace, console: Console) -> Result:
     begun = time.monotonic()
+    policies = compared(options.policy)
     name = data.located(options.data or data.default_name())
     known = data.known(name)
     cost = built_in_costs()[options.cost or known.cost]
@@ -121,17 +133,26 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
                 progress.advance(starting)
                 driver.activate(partition)
                 runs = {}
-                for policy in POLICIES:
+                for policy in policies:
                     task = progress.add_task(f"drive {policy}", total=len(work.arrivals))
                     runs[policy] = driver.drive(policy, partial(progress.advance, task))
-        task = progress.add_task("the same in a plain loop", total=len(POLICIES))
+        task = progress.add_task("the same in a plain loop", total=len(policies))
         plain = {}
-        for policy in POLICIES:
+        for policy in policies:
             plain[policy] = plain_run(policy, work, partition)
             progress.advance(task)
         task = progress.add_task("the same with other seeds", total=SEEDS)
-        others = other_seeds(work, known.model, partial(progress.advance, task))
-    return Result(name, work, partition, runs, plain, others, time.monotonic() - begun)
+        others = other_seeds(work, known.model, options.policy, partial(progress.advance, task))
+    return Result(
+        name=name,
+        subject=options.policy,
+        work=work,
+        partition=partition,
+        runs=runs,
+        plain=plain,
+        other_seeds=others,
+        seconds=time.monotonic() - begun,
+    )
 
 
 def _fit(model: str, work: Workload, progress: Progress) -> Partition:

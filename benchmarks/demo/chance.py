@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from benchmarks.demo.plain import plain_run
-from benchmarks.demo.verdict import LOAD_ONLY, SUBJECT, change
+from benchmarks.demo.verdict import LOAD_ONLY, change
 from benchmarks.demo.workload import Workload
 from eldr_service.fitting import fit_partition
 
@@ -11,7 +11,7 @@ SEEDS = 4
 
 
 def other_seeds(
-    work: Workload, model: str, tried: Callable[[], None] = lambda: None
+    work: Workload, model: str, subject: str, tried: Callable[[], None] = lambda: None
 ) -> dict[int, float]:
     """The change in active experts with each of the next seeds, at the same load.
 
@@ -33,7 +33,7 @@ def other_seeds(
             work.recording.geometry,
             n_clusters=work.workers,
         )
-        runs = {policy: plain_run(policy, other, partition) for policy in (*LOAD_ONLY, SUBJECT)}
-        changes[seed] = change({policy: run.finished for policy, run in runs.items()}, SUBJECT)
+        runs = {policy: plain_run(policy, other, partition) for policy in (*LOAD_ONLY, subject)}
+        changes[seed] = change({policy: run.finished for policy, run in runs.items()}, subject)
         tried()
     return changes

@@ -3,25 +3,26 @@
 `Advance` {starts, until_s}: the decodes to start, each {now_s, request_id, recording, dp_rank}, and
 how far to let time go on then; it gives the requests that `finished`, each {request_id,
 first_token_s, end_s, tokens}. `Figures` gives `run.Figures` since `Reset`. Times are virtual
-seconds.
+seconds; `Reset` {report_interval_s} empties the engines and says how often they report.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 
 SERVICE = "eldr.demo.DecodeEngines"
 Json = dict[str, Any]
+Method = Callable[[Json], Awaitable[Json]]
 
 
-def handler(methods: Mapping[str, Callable[[Json], Json]]) -> grpc.GenericRpcHandler:
-    """Serve functions from JSON to JSON."""
+def handler(methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
+    """Serve coroutine functions from JSON to JSON."""
 
-    def served(method: Callable[[Json], Json]) -> grpc.RpcMethodHandler:
+    def served(method: Method) -> grpc.RpcMethodHandler:
         async def answer(request: Json, context: grpc.aio.ServicerContext) -> Json:
-            return method(request)
+            return await method(request)
 
         return grpc.unary_unary_rpc_method_handler(answer, json.loads, _dumps)
 

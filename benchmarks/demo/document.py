@@ -6,14 +6,14 @@ from typing import Any
 from benchmarks.demo import data
 from benchmarks.demo.heat_map import tally
 from benchmarks.demo.result import Result
-from benchmarks.demo.verdict import GOAL, SUBJECT, best_load_only, change, goal_met
+from benchmarks.demo.verdict import GOAL, best_load_only, change, goal_met
 
 
 def document(result: Result) -> dict[str, Any]:
     """Everything for programs."""
     work, known = result.work, data.known(result.name)
     names, counts = tally(
-        work.recording.domains[work.driven], result.runs[SUBJECT].placements, work.workers
+        work.recording.domains[work.driven], result.runs[result.subject].placements, work.workers
     )
     best = best_load_only(result.figures)
     return {
@@ -40,8 +40,9 @@ def document(result: Result) -> dict[str, Any]:
             }
             for policy, run in result.runs.items()
         },
+        "subject": result.subject,
         "best_load_only": best,
-        "goal": {"active_experts_change": GOAL, "met": goal_met(result.figures)},
+        "goal": {"active_experts_change": GOAL, "met": goal_met(result.figures, result.subject)},
         "other_seeds": result.other_seeds,
         "plain_loop": {
             "differing": result.differing,

@@ -74,7 +74,7 @@ class Driver:
         """
         policies = policy_pb2_grpc.PolicyServiceStub(self._channel)
         policies.SetPolicy(policy_pb2.SetPolicyRequest(model=self._model, name=policy))
-        self._engines("Reset")
+        self._engines("Reset", report_interval_s=self._work.report_interval_s)
         self._runs += 1
         self._starts = []
         run = Run(policy)

@@ -1,7 +1,8 @@
 """A process of simulated decode engines, one for each data-parallel rank, that speak only gRPC.
 
-They register with the daemon and report their loads to it like real ones, in real time. What they
-decode is recorded, and time in it is virtual: it stands still until the driver says `Advance`.
+They register with the daemon and report their loads to it like real ones. What they decode is
+recorded, and time is virtual, theirs and that between reports: it stands still until the driver
+says `Advance`. So a policy that learns from reports gets the same ones in every run.
 The process serves until its standard input closes, so it cannot outlive who started it.
 """
 
@@ -35,14 +36,15 @@ class Engines:
         self._cost = cost
         self._labels = labels
         self._reports = 0
-        self._reset({})
+        self._lives: list[int] = []
+        self._begin(math.inf)
         self.methods = {
             "Advance": self._advance,
             "Figures": self._figures,
             "Reset": self._reset,
         }
 
-    def _advance(self, request: Json) -> Json:
+    async def _advance(self, request: Json) -> Json:
         for start in request["starts"]:
             tokens = self._recording.decode(start["recording"])
             self._pool.start(start["now_s"], start["dp_rank"], start["request_id"], tokens)
@@ -50,6 +52,9 @@ class Engines:
         finished = self._pool.advance(request["until_s"])
         for f in finished:
             self._held[f.worker].remove(f.request_key)
+        if request["until_s"] >= self._next_report_s:
+            self._next_report_s += self._report_interval_s
+            await self._report_all()
         return {
             "finished": [
                 {
@@ -62,48 +67,51 @@ class Engines:
             ]
         }
 
-    def _figures(self, request: Json) -> Json:
+    async def _figures(self, request: Json) -> Json:
         return asdict(Figures.of(self._pool.statistics()))
 
-    def _reset(self, request: Json) -> Json:
+    async def _reset(self, request: Json) -> Json:
+        self._begin(request["report_interval_s"])
+        return {}
+
+    def _begin(self, report_interval_s: float) -> None:
         ids = self._recording.expert_ids
         assert ids is not None
         num_experts = self._recording.geometry.num_experts
         self._pool = DecodePool(ids, num_experts, [Engine(self._cost)] * len(self._labels))
         self._held: list[set[Hashable]] = [set() for _ in self._labels]
-        return {}
+        self._report_interval_s = self._next_report_s = report_interval_s
 
-    async def report_forever(self, daemon: str, model: str, url: str) -> None:
-        """Register every engine, then report as often as the daemon asks."""
+    async def register(self, channel: grpc.aio.Channel, model: str, url: str) -> None:
+        """Register every engine; each reports once, and then as virtual time goes on."""
+        self._model, self._fleet = model, fleet_pb2_grpc.FleetServiceStub(channel)
         g = self._recording.geometry
         geometry = activation_pb2.ModelGeometry(
             num_layers=g.num_layers, num_experts=g.num_experts, top_k=g.top_k
         )
-        async with grpc.aio.insecure_channel(daemon) as channel:
-            fleet = fleet_pb2_grpc.FleetServiceStub(channel)
-            lives = []
-            for rank, label in enumerate(self._labels):
-                worker = fleet_pb2.RegisterWorkerRequest(
-                    worker_id=f"decode-{rank}",
-                    model=model,
-                    url=url,
-                    dp_rank=rank,
-                    labels={"domain": label},
-                    capacity=fleet_pb2.WorkerCapacity(sequences=CAPACITY),
-                    geometry=geometry,
-                )
-                lives.append(await fleet.RegisterWorker(worker))
-            while True:
-                self._reports += 1
-                for rank, life in enumerate(lives):
-                    await fleet.ReportLoad(self._report(rank, model, life.incarnation))
-                await asyncio.sleep(lives[0].report_interval.ToTimedelta().total_seconds())
+        for rank, label in enumerate(self._labels):
+            worker = fleet_pb2.RegisterWorkerRequest(
+                worker_id=f"decode-{rank}",
+                model=model,
+                url=url,
+                dp_rank=rank,
+                labels={"domain": label},
+                capacity=fleet_pb2.WorkerCapacity(sequences=CAPACITY),
+                geometry=geometry,
+            )
+            self._lives.append((await self._fleet.RegisterWorker(worker)).incarnation)
+        await self._report_all()
 
-    def _report(self, rank: int, model: str, incarnation: int) -> fleet_pb2.ReportLoadRequest:
+    async def _report_all(self) -> None:
+        self._reports += 1
+        for rank, incarnation in enumerate(self._lives):
+            await self._fleet.ReportLoad(self._report(rank, incarnation))
+
+    def _report(self, rank: int, incarnation: int) -> fleet_pb2.ReportLoadRequest:
         recent = self._pool.recent(rank)
         report = fleet_pb2.ReportLoadRequest(
             worker_id=f"decode-{rank}",
-            model=model,
+            model=self._model,
             incarnation=incarnation,
             report_number=self._reports,
             running_sequences=self._pool.held(rank),
@@ -124,14 +132,9 @@ async def _serve(options: argparse.Namespace) -> None:
     server.add_generic_rpc_handlers([handler(engines.methods)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    reporting = asyncio.create_task(
-        engines.report_forever(options.daemon, options.model, f"http://127.0.0.1:{port}")
-    )
-    closed = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await asyncio.wait([reporting, closed], return_when=asyncio.FIRST_COMPLETED)
-    if reporting.done():
-        reporting.result()  # it never ends but by an error: the daemon is gone, or refused
-    reporting.cancel()
+    async with grpc.aio.insecure_channel(options.daemon) as channel:
+        await engines.register(channel, options.model, f"http://127.0.0.1:{port}")
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await server.stop(None)
 
 

@@ -1,22 +1,27 @@
 """The demo again as a plain loop in one process: no daemon, no gRPC, no policy classes, no kernels.
 
 What the demo prints must be what this gives, placement by placement. It shares with the demo the
-simulated engines, the arrivals and the draws of `policies.draw`, and nothing else.
+simulated engines, the arrivals and the draws of `policies.draw`, and nothing else. Policies that
+learn are not written down a second time: they decide by their own class (`one_process`).
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import chain, count
 
 import numpy as np
 
+from benchmarks.demo.one_process import OneProcess
 from benchmarks.demo.run import Figures, Run
+from benchmarks.demo.verdict import DEFAULT, LOAD_ONLY, ORACLE
 from benchmarks.demo.workload import Workload
 from eldr_service.core.partition import Partition
 from eldr_service.lab.simulation.arrivals import RecordingPicker
 from eldr_service.lab.simulation.decode_pool import DecodePool
 from eldr_service.lab.simulation.engine import Engine
 from eldr_service.policies.draw import uniform_index
+
+PLAIN = (*LOAD_ONLY, "locality", DEFAULT, ORACLE)
 
 
 def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
@@ -27,23 +32,36 @@ def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
     pool = DecodePool(recording.expert_ids, recording.geometry.num_experts, engines)
     picker = RecordingPicker(len(driven), work.seed)
     booked = np.zeros(work.workers, dtype=int)
-    choose = _chooser(policy, work, partition)
+    plain = _choosers(work, partition)[policy] if policy in PLAIN else None
+    learning = None if plain else OneProcess(policy, work, partition)
+    next_report = work.report_interval_s
     run = Run(policy)
     in_flight: dict[Hashable, int] = {}
+    on_worker: dict[Hashable, int] = {}
     waiting: deque[float] = deque()
     last = work.arrivals[-1]
     for now in chain(work.arrivals, count(last + 1 / work.rate, 1 / work.rate)):
-        for ended in pool.advance(now):
-            picker.give_back(in_flight.pop(ended.request_key))
+        finished = pool.advance(now)
+        for ended in finished:
+            del on_worker[ended.request_key]
+        if learning and now >= next_report:
+            next_report += work.report_interval_s
+            learning.report(pool, on_worker, now)
+        for ended in finished:
+            i = in_flight.pop(ended.request_key)
+            picker.give_back(i)
             booked[ended.worker] -= 1
+            if learning:
+                learning.release(i, ended)
         if now <= last:
             waiting.append(now)
         while waiting and (i := picker.take()) is not None:
             run.waited += waiting.popleft() < now
-            worker = choose(i, len(run.placements), booked)
+            number = len(run.placements)
+            worker = learning.choose(i, number, now) if learning else plain(i, number, booked)
             booked[worker] += 1
-            in_flight[len(run.placements)] = i
-            pool.start(now, worker, len(run.placements), recording.decode(int(driven[i])))
+            in_flight[number], on_worker[number] = i, worker
+            pool.start(now, worker, number, recording.decode(int(driven[i])))
             run.placements.append((i, worker))
             run.most_in_flight = max(run.most_in_flight, len(in_flight))
         if now >= last and not waiting:
@@ -54,10 +72,15 @@ def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
     return run
 
 
-def _chooser(
-    policy: str, work: Workload, partition: Partition
-) -> Callable[[int, int, np.ndarray], int]:
-    """The policy as a function of (recording, number of the decision, booked on each worker)."""
+def by_own_class(policies: Iterable[str]) -> list[str]:
+    """Those for which this module has no rule of its own."""
+    return [policy for policy in policies if policy not in PLAIN]
+
+
+def _choosers(
+    work: Workload, partition: Partition
+) -> dict[str, Callable[[int, int, np.ndarray], int]]:
+    """Policies as functions of (recording, number of the decision, booked on each worker)."""
     workers = work.workers
     counts = work.recording.prefill_counts()[work.driven]
     signatures = partition.transform.apply(counts).astype(np.float64)
@@ -99,4 +122,4 @@ def _chooser(
         "locality": nearest,
         "locality-band": band,
         "domain-oracle": oracle,
-    }[policy]
+    }

@@ -34,6 +34,7 @@ def running_daemon(directory: Path) -> Iterator[str]:
         "log-level": "warning",
         "drain-seconds": "0",
         "refit": "off",  # every policy is to have the same partition
+        "report-limit": "3600",  # the engines report as virtual time goes on
     }
     command = [str(server), *(f"--{name}={value}" for name, value in options.items())]
     with _child(command, directory / "daemon.log") as child:

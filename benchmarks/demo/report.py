@@ -13,11 +13,13 @@ from rich.text import Text
 
 from benchmarks.demo import data
 from benchmarks.demo.heat_map import heat_map, tally
+from benchmarks.demo.plain import by_own_class
 from benchmarks.demo.result import Result
 from benchmarks.demo.verdict import (
+    DEFAULT,
     LOAD_ONLY,
-    LOCAL,
-    SUBJECT,
+    ORACLE,
+    RIVAL,
     best_load_only,
     chance,
     change,
@@ -27,7 +29,7 @@ from benchmarks.demo.verdict import (
 
 def print_report(result: Result, console: Console) -> None:
     """Print the page."""
-    work, runs = result.work, result.runs
+    work, runs, subject = result.work, result.runs, result.subject
     console.print(Rule("[bold]ELDR demo: recorded routing through the daemon, in virtual time"))
     console.print(_header(result))
     console.print()
@@ -35,9 +37,9 @@ def print_report(result: Result, console: Console) -> None:
     console.print(_under_the_table(result))
     console.print()
     names, counts = tally(
-        work.recording.domains[work.driven], runs[SUBJECT].placements, work.workers
+        work.recording.domains[work.driven], runs[subject].placements, work.workers
     )
-    console.print(Rule(f"[bold]Where {SUBJECT} sent each domain's requests", align="left"))
+    console.print(Rule(f"[bold]Where {subject} sent each domain's requests", align="left"))
     console.print(heat_map(names, counts))
     console.print(
         f"Percent of the row, by worker; an even spread would be {100 / work.workers:.0f} each. The"
@@ -49,7 +51,7 @@ def print_report(result: Result, console: Console) -> None:
     console.print(Rule("[bold]What it says", align="left"))
     known = data.known(result.name)
     said = Table.grid(padding=(0, 1))
-    for sentence in verdict(result.figures, known.model, work.workers):
+    for sentence in verdict(result.figures, subject, known.model, work.workers):
         said.add_row("•", sentence)
     said.add_row("•", chance(result.other_seeds))
     said.add_row("•", _agreement(result))
@@ -74,7 +76,7 @@ def _header(result: Result) -> Table:
         f" drawn by seed {work.seed}",
         "partition": f"{result.partition.num_slots} slots, balanced k-means on the prefills,"
         f" signature transform {result.partition.transform.name}",
-        "load": f"{len(work.arrivals):,} requests under every policy, Poisson, {work.rate:g} a"
+        "load": f"{len(work.arrivals):,} requests under every policy, Poisson, {work.rate:g} per"
         f" second for {work.arrivals[-1]:.1f} s of virtual time\n"
         f"at most {most} of {len(work.driven)} recordings in flight, none twice;"
         f" {waited or 'no'} arrival{'s' * (waited != 1)} had to wait for a free one",
@@ -115,8 +117,8 @@ def _table(result: Result) -> Table:
             f"{len(run.placements):,}",
             f"{p50:.2f}",
             f"{p99:.2f}",
-            style="bold green" if policy == SUBJECT else None,
-            end_section=policy in (LOAD_ONLY[-1], LOCAL[-1]),
+            style="bold green" if policy == result.subject else None,
+            end_section=policy in (LOAD_ONLY[-1], list(result.runs)[-2]),
         )
     return table
 
@@ -134,7 +136,7 @@ def _under_the_table(result: Result) -> Table:
             "Route": "real time as its caller sees it; daemon, engines and driver share"
             f" {os.cpu_count()} cores",
             "fallbacks": f"placements by load for want of a signature: {fallbacks or 'none'}",
-            "domain-oracle": "for comparison only: it alone is told each request's domain",
+            ORACLE: "for comparison only: it alone is told each request's domain",
         },
         "dim",
     )
@@ -158,8 +160,9 @@ def _agreement(result: Result) -> Text:
             style="bold red",
         )
     return Text(
-        f"A plain loop in one process, without daemon, gRPC and policy classes, makes the same"
-        f" {placed:,} placements and gives the same figures, to the last digit."
+        f"A plain loop in one process, without daemon and gRPC, makes the same {placed:,}"
+        " placements and gives the same figures, to the last digit. It has rules of its own for"
+        f" all policies but {', '.join(by_own_class(result.runs))}."
     )
 
 
@@ -172,6 +175,11 @@ def _next(result: Result) -> Table:
         if name in at_hand and name != Path(result.name).stem
     ]
     tries += [
+        *(
+            (f"make demo POLICY={policy}", "the same, with the verdict on it")
+            for policy in (DEFAULT, RIVAL)
+            if policy != result.subject
+        ),
         (f"make demo SEED={work.seed + 1}", "other halves and other arrivals"),
         (f"make demo RATE={work.rate / 2:g}", "half the load: smaller batches, other gains"),
         (f"make demo WORKERS={max(2, work.workers // 2)}", "fewer workers have less to tell apart"),

@@ -15,6 +15,8 @@ class Result:
     ----------
     name : str
         The recording's file, or `data.SAMPLE`.
+    subject : str
+        The policy that the verdict is on.
     runs, plain : dict of policy to Run
         Over gRPC, and by the plain loop in one process.
     other_seeds : dict of seed to float
@@ -24,6 +26,7 @@ class Result:
     """
 
     name: str
+    subject: str
     work: Workload
     partition: Partition
     runs: dict[str, Run]

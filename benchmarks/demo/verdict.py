@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from benchmarks.demo.run import Figures
 
 LOAD_ONLY = ("round-robin", "random", "join-shortest-queue", "power-of-two-choices")
-LOCAL = ("locality", "locality-band")
-POLICIES = (*LOAD_ONLY, *LOCAL, "domain-oracle")
-SUBJECT = "locality-band"
+RIVAL = "marginal-cost"
+LOCAL = ("locality", "locality-band", RIVAL)
+ORACLE = "domain-oracle"
+DEFAULT = "locality-band"
 GOAL = -0.05
 GOAL_MODEL, GOAL_WORKERS = "gpt-oss-20b", 16
 
@@ -18,6 +19,12 @@ _PRICES = (
     ("tpot_p99_ms", "p99 of TPOT", " ms"),
     ("load_imbalance", "load imbalance", ""),
 )
+
+
+def compared(subject: str) -> tuple[str, ...]:
+    """The policies that are driven; the subject is one of them."""
+    own = (subject,) if subject not in (*LOAD_ONLY, *LOCAL, ORACLE) else ()
+    return *LOAD_ONLY, *LOCAL, *own, ORACLE
 
 
 def best_load_only(figures: Mapping[str, Figures], name: str = "active_experts") -> str:
@@ -31,19 +38,19 @@ def change(figures: Mapping[str, Figures], policy: str, name: str = "active_expe
     return float(getattr(figures[policy], name) / best - 1)
 
 
-def goal_met(figures: Mapping[str, Figures]) -> bool:
+def goal_met(figures: Mapping[str, Figures], subject: str) -> bool:
     """Active experts per generated token are lower by the goal at least."""
-    return change(figures, SUBJECT) <= GOAL
+    return change(figures, subject) <= GOAL
 
 
-def verdict(figures: Mapping[str, Figures], model: str, workers: int) -> list[str]:
+def verdict(figures: Mapping[str, Figures], subject: str, model: str, workers: int) -> list[str]:
     """Sentences: the goal, what is cheaper too, what is dearer, who does still better."""
     rival = best_load_only(figures)
-    moved = change(figures, SUBJECT)
-    own, theirs = figures[SUBJECT].active_experts, figures[rival].active_experts
-    goal = "meets" if goal_met(figures) else "misses"
+    moved = change(figures, subject)
+    own, theirs = figures[subject].active_experts, figures[rival].active_experts
+    goal = "meets" if goal_met(figures, subject) else "misses"
     said = [
-        f"{SUBJECT} touches {own:.2f} experts per layer and generated token, {rival} (the best of"
+        f"{subject} touches {own:.2f} experts per layer and generated token, {rival} (the best of"
         f" the four that see load alone) {theirs:.2f}: {moved:+.1%}. That {goal} the goal of"
         f" {-GOAL:.0%} fewer."
     ]
@@ -53,8 +60,8 @@ def verdict(figures: Mapping[str, Figures], model: str, workers: int) -> list[st
     worse: list[str] = []
     for name, words, unit in _PRICES:
         best = best_load_only(figures, name)
-        value, least = getattr(figures[SUBJECT], name), getattr(figures[best], name)
-        moved = change(figures, SUBJECT, name)
+        value, least = getattr(figures[subject], name), getattr(figures[best], name)
+        moved = change(figures, subject, name)
         text = f"{words} {value:.2f}{unit} against {least:.2f} under {best} ({moved:+.1%})"
         (worse if value > least else better).append(text)
     if better:
@@ -65,7 +72,7 @@ def verdict(figures: Mapping[str, Figures], model: str, workers: int) -> list[st
         else "It costs nothing in tail or balance here."
     )
     least = min(figures, key=lambda policy: figures[policy].active_experts)
-    if least not in (SUBJECT, *LOAD_ONLY):
+    if least not in (subject, *LOAD_ONLY):
         said.append(
             f"{least} touches fewer still, {figures[least].active_experts:.2f}, at a load imbalance"
             f" of {figures[least].load_imbalance:.2f}."

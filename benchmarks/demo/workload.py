@@ -69,6 +69,11 @@ class Workload:
         arrivals = poisson_arrivals(rate, requests / rate, seed)
         return cls(recording, fitted, driven, workers, rate, arrivals, cost, seed)
 
+    @property
+    def report_interval_s(self) -> float:
+        """Virtual seconds between the engines' reports: 1, or less so that there are ten."""
+        return min(1.0, float(self.arrivals[-1]) / 10)
+
     @cached_property
     def oracle(self) -> list[str]:
         """Each worker's label `domain`."""

@@ -8,13 +8,14 @@ from rich.console import Console
 
 from benchmarks.demo.heat_map import heat_map, tally, worker_order
 from benchmarks.demo.run import Figures
-from benchmarks.demo.verdict import POLICIES, best_load_only, chance, change, goal_met, verdict
+from benchmarks.demo.verdict import best_load_only, chance, change, compared, goal_met, verdict
 
+BAND = "locality-band"
 ALIKE = Figures(20.0, 2.0, 2.5, 3.0, 1.5, 1000)
 
 
 def figures(**own):
-    same = dict.fromkeys(POLICIES, ALIKE)
+    same = dict.fromkeys(compared(BAND), ALIKE)
     same["join-shortest-queue"] = replace(ALIKE, active_experts=19.0, load_imbalance=1.2)
     return same | {"locality-band": replace(ALIKE, **own)}
 
@@ -23,8 +24,8 @@ def test_a_goal_met_and_what_it_costs():
     found = figures(active_experts=18.0, tpot_p99_ms=3.3)
     assert best_load_only(found) == "join-shortest-queue"
     assert change(found, "locality-band") == pytest.approx(18 / 19 - 1)
-    assert goal_met(found)
-    goal, better, costs, *rest = verdict(found, "gpt-oss-20b", 16)
+    assert goal_met(found, BAND)
+    goal, better, costs, *rest = verdict(found, BAND, "gpt-oss-20b", 16)
     assert "18.00" in goal
     assert "19.00: -5.3%. That meets the goal of 5% fewer." in goal
     assert "step time 2.00 ms against 2.00 under round-robin (+0.0%)" in better
@@ -35,8 +36,8 @@ def test_a_goal_met_and_what_it_costs():
 
 def test_a_goal_missed_is_said_to_be_missed():
     found = figures(active_experts=18.5, load_imbalance=1.2)
-    assert not goal_met(found)
-    goal, _, costs = verdict(found, "another", 4)
+    assert not goal_met(found, BAND)
+    goal, _, costs = verdict(found, BAND, "another", 4)
     assert "-2.6%. That misses the goal of 5% fewer." in goal
     assert "The goal is set for gpt-oss-20b and 16 workers" in goal
     assert costs == "It costs nothing in tail or balance here."
@@ -50,7 +51,7 @@ def test_other_seeds_are_not_hidden():
 
 def test_a_rival_that_touches_fewer_is_named():
     found = figures(active_experts=18.0) | {"locality": replace(ALIKE, active_experts=17.0)}
-    assert "locality touches fewer still, 17.00" in verdict(found, "gpt-oss-20b", 16)[-1]
+    assert "locality touches fewer still, 17.00" in verdict(found, BAND, "gpt-oss-20b", 16)[-1]
 
 
 def test_the_heat_map_lines_blocks_up_and_needs_no_colours():
@@ -70,3 +71,11 @@ def test_the_heat_map_lines_blocks_up_and_needs_no_colours():
         ["c", "1", "·", "·", "100"],
         ["all", "5", "20", "40", "40"],
     ]
+
+
+def test_the_verdict_is_on_the_policy_that_was_asked_about():
+    assert compared("marginal-cost") == compared(BAND)
+    assert compared("of-a-plugin")[-2:] == ("of-a-plugin", "domain-oracle")
+    found = figures(active_experts=18.0) | {"marginal-cost": replace(ALIKE, active_experts=17.5)}
+    goal, *_ = verdict(found, "marginal-cost", "gpt-oss-20b", 16)
+    assert goal.startswith("marginal-cost touches 17.50")
