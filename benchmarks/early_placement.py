@@ -3,7 +3,7 @@
     python -m benchmarks.early_placement [--cell TEXT ...] [--policy NAME ...] [--seeds N]
 
 Real recorded routing in virtual time, arrivals and lengths of a real service (Mooncake's
-conversations, stretched to each cell's rate; pairing the two is synthetic), 256 tokens a request.
+conversations, stretched to each cell's rate; pairing the two is synthetic), 256 tokens per request.
 For each share of the prompt seen:
 
 *same choice*: how often the policy, asked at the same moment in the same state, chooses from the

@@ -133,7 +133,7 @@ Make = Callable[[Workload, float], Policy]
 
 
 def policies(parts: bool, output_tokens: int) -> dict[str, Make]:
-    """What is compared, by name; each is made anew for a run."""
+    """What is compared, by name; each run makes a new one."""
     chosen: dict[str, Make] = {
         **{name: lambda _, __, name=name: create(name, {}) for name in (*LOAD_ONLY, BAND)},
         "true price": lambda w, cost: TruePrice(w, output_tokens, cost),

@@ -1,6 +1,6 @@
-"""How fast the simulator is: tokens a second on one core, at 24 layers.
+"""How fast the simulator is: tokens per second on one core, at 24 layers.
 
-Synthetic routing of 24 layers x 32 experts, top-4; 16 workers, 256 tokens a request. *Engines* is
+Synthetic routing of 24 layers x 32 experts, top-4; 16 workers, 256 tokens per request. *Engines* is
 the decode pool alone; the others are whole runs, with the router and a policy. Beside them the same
 steps in plain NumPy, a step a call, as the baseline of the same run. Processor time, one process.
 

@@ -100,7 +100,7 @@ def rtx_pro_6000() -> str:
         f" its parts with vLLM 0.19.0, batches up to {MOST_TOKENS}. Largest error of a row: experts"
         f" {experts.error:.0%}, dense parts of a layer {layer.error:.0%}, head and sampler"
         f" {heads.error:.0%}, attention up to {MOST_CONTEXT} tokens {attended.error:.0%}."
-        " Assumed: two of the table's layernorms a layer; what head and sampler cost for a sequence"
+        " Assumed: two of the table's layernorms per layer; what head and sampler cost per sequence"
         f" is spread over {LAYERS} layers.",
         per_layer_us=e[0] + layer.coefficients[0] + a[0],
         per_expert_us=e[1],

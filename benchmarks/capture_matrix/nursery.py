@@ -1,6 +1,6 @@
 """A process that has imported vLLM once and forks an engine for each cell.
 
-vLLM spawns its processes on a CPU, and each imports everything anew, which takes longer than all
+vLLM spawns its processes on a CPU, and each imports everything again, which takes longer than all
 the rest. Here they are forked too; what they do is the same. The parent writes a line of JSON for
 each cell, {"ranks": [{"cell": …, "env": …, "log": path}], "timeout": seconds}, and reads one back
 when it is over, after a first one that says vLLM's version.

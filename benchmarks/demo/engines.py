@@ -3,7 +3,7 @@
 They register with the daemon and report their loads to it like real ones. What they decode is
 recorded, and time is virtual, theirs and that between reports: it stands still until the driver
 says `Advance`. So a policy that learns from reports gets the same ones in every run.
-The process serves until its standard input closes, so it cannot outlive who started it.
+The process serves until its standard input closes, so it cannot outlive its parent.
 """
 
 import argparse

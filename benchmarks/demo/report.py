@@ -135,7 +135,7 @@ def _under_the_table(result: Result) -> Table:
             "imbalance": "most requests on a worker over the mean of all, until the last arrival",
             "Route": "real time as its caller sees it; daemon, engines and driver share"
             f" {os.cpu_count()} cores",
-            "fallbacks": f"placements by load for want of a signature: {fallbacks or 'none'}",
+            "fallbacks": f"placements by load, without a signature: {fallbacks or 'none'}",
             ORACLE: "for comparison only: it alone is told each request's domain",
         },
         "dim",
@@ -184,7 +184,7 @@ def _next(result: Result) -> Table:
         (f"make demo RATE={work.rate / 2:g}", "half the load: smaller batches, other gains"),
         (f"make demo WORKERS={max(2, work.workers // 2)}", "fewer workers have less to tell apart"),
         (".venv/bin/eldr-server", "a daemon of your own, on 127.0.0.1:50051; then"),
-        (".venv/bin/eldr workers list", "who is there, and how loaded"),
+        (".venv/bin/eldr workers list", "the workers and their load"),
         (".venv/bin/eldr policy list", "the policies, and which is in force"),
         (".venv/bin/eldr explain --help", "why a request went where it went"),
         ("less build/demo.json", "all of this page's figures"),

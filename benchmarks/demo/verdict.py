@@ -44,7 +44,7 @@ def goal_met(figures: Mapping[str, Figures], subject: str) -> bool:
 
 
 def verdict(figures: Mapping[str, Figures], subject: str, model: str, workers: int) -> list[str]:
-    """Sentences: the goal, what is cheaper too, what is dearer, who does still better."""
+    """Sentences: the goal, what is cheaper too, what is dearer, which policy does still better."""
     rival = best_load_only(figures)
     moved = change(figures, subject)
     own, theirs = figures[subject].active_experts, figures[rival].active_experts

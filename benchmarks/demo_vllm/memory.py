@@ -6,7 +6,7 @@ ENGINE_GB = 1.7
 """What a vLLM process for the CPU takes before its weights: libraries, API server, KV cache."""
 
 RESERVE_GB = 1.5
-"""For the daemon, the proxy, the demo, and whoever else is there."""
+"""For the daemon, the proxy, the demo, and other processes."""
 
 
 def available_gb() -> float:

@@ -25,7 +25,7 @@ IN_FLIGHT = 11
 SHORTEST_SECONDS = 4.0
 CALIBRATION_SECONDS = 20.0
 UTILISATION = 0.8
-"""Of the requests a second that a steady run takes: each block also prefills what it carries on."""
+"""Of the requests per second that a steady run takes; a block also prefills what it carries on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Study:
 
 
 def calibrate(rig: Rig, kinds: Sequence[str], seed: int, say: Say) -> float:
-    """Arrivals a second at which round robin has `IN_FLIGHT` requests an engine."""
+    """Arrivals per second at which round robin has `IN_FLIGHT` requests per engine."""
     served = workload.prompts(tuple(kinds), "serve")
     rig.fleet.set_policy(LOAD_ONLY[0])
     in_flight = IN_FLIGHT * len(rig.decode)
@@ -59,7 +59,7 @@ def calibrate(rig: Rig, kinds: Sequence[str], seed: int, say: Say) -> float:
     later = workload.arrivals(served, 100.0, CALIBRATION_SECONDS, TOKENS, seed)
     tokens = rig.client.throughput(itertools.chain(begun, later), in_flight, CALIBRATION_SECONDS)
     rate = UTILISATION * tokens / float(np.mean(TOKENS))
-    say(f"that gave {tokens:.0f} tokens a second; offering {rate:.2f} requests a second")
+    say(f"that gave {tokens:.0f} tokens per second; offering {rate:.2f} requests per second")
     return rate
 
 

@@ -109,7 +109,7 @@ def train(options: argparse.Namespace) -> None:
             keep(options.state, step, model, optimizer, windows)
             found = bits_per_byte(checkpoint.load(options.out), held_out)
             print("held out: " + "  ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
-    options.state.unlink()  # the next run begins anew
+    options.state.unlink()  # the next run starts from scratch
 
 
 def schedule(step: int, steps: int) -> float:

@@ -44,7 +44,7 @@ def of_call(error: Any, method: str, server: str, timeout: float) -> CommandErro
                 message = f"no eldr-server answers at {server} ({reason})"
                 hint = "is it there (--server), and does it speak TLS (--tls-ca) or not?"
         case "UNAVAILABLE" if method.endswith("/Route"):
-            hint = "eldr workers list shows who is there"
+            hint = "eldr workers list shows the workers"
         case "DEADLINE_EXCEEDED":
             message, hint = f"{server} gave no answer within {timeout:g} s", "--timeout sets it"
         case "UNAUTHENTICATED":

@@ -70,7 +70,7 @@ def show(
     ] = None,
     model: Model = None,
 ) -> None:
-    """One partition: how it was fitted, and who is bound to its slots."""
+    """One partition: how it was fitted, and which workers are bound to its slots."""
     name = the_model(session, model)
     kept = session.call(pb.ListPartitionsRequest(model=name)).partitions
     found = [one for one in kept if (one.version == version if version else one.active)]

@@ -1,4 +1,4 @@
-"""`eldr workers`: who is there, who joins, who leaves."""
+"""`eldr workers`: list, add, drain and remove workers."""
 
 from enum import Enum
 from typing import Annotated

@@ -18,7 +18,7 @@ class Bindings:
     Attributes
     ----------
     version : int
-        Rises with every change of who is bound where.
+        Rises with every change of a binding.
     """
 
     def __init__(self, num_slots: int) -> None:

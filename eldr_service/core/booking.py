@@ -1,4 +1,4 @@
-"""Bookings of one model: who holds which request, for how long, and how that ended.
+"""Bookings of one model: which worker holds which request, for how long, and how that ended.
 
 A booking's identity is (request_id, attempt). The table decides what a Route, a Release or a
 report means for it; the fleet's counts follow from what it returns. Times are seconds of one
@@ -235,7 +235,7 @@ class BookingTable:
         """The living bookings whose lease has run out; the caller ends them."""
         found = []
         while self._expiries and self._expiries[0][0] <= now:
-            # By its lease: the same attempt may have been placed afresh, with an entry of its own.
+            # By its lease: the same attempt may have been placed again, with an entry of its own.
             _, request_id, attempt, lease_id = heapq.heappop(self._expiries)
             booking = self.find(request_id, attempt, lease_id)
             if booking is None:

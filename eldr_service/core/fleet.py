@@ -39,7 +39,7 @@ _ROW = np.dtype(
 class _Known:
     """What changes only with membership, states, reports and their age, by decode worker."""
 
-    since: float  # seconds; a later change of the fleet makes it anew
+    since: float  # seconds; a later change of the fleet replaces it
     until: float  # then the next report is too old
     eligible: NDArray[np.bool_]
     capacity: NDArray[np.int64]
@@ -64,7 +64,7 @@ class Fleet:
     Attributes
     ----------
     version : int
-        Rises with every change of who is there.
+        Rises whenever a worker joins or leaves.
     groups : tuple of str
         Of the decode workers, in order of registration; empty for one that fits any.
     """

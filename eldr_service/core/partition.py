@@ -24,7 +24,7 @@ class Partition:
     version : int
         Given when the partition is kept; 0 before.
     bindings : mapping of worker id to slot
-        Wishes that came with the file; who is bound in truth is `core.bindings.Bindings`.
+        Wishes that came with the file; `core.bindings.Bindings` has the workers that are bound.
     metadata : mapping of str to str
         How it was fitted: algorithm, signatures, inertia, iterations, seed.
     created : float

@@ -57,7 +57,7 @@ class RecentCounts:
         self._is_open = is_open
 
     def add(self, counts: Counts, now: float) -> None:
-        """Take in counts [num_layers, num_experts]; another shape than before starts anew."""
+        """Take in counts [num_layers, num_experts]; another shape empties the window first."""
         if not self._is_open:
             return
         if self._rows.shape[1:] != counts.shape:

@@ -167,7 +167,7 @@ class SignatureBuffer:
         -------
         held : HeldSignature
         dropped : int
-            Signatures of other requests that had to go for want of memory.
+            Signatures of other requests that were dropped to free memory.
 
         Raises
         ------

@@ -54,7 +54,7 @@ class Recorder(Journal):
         self._router = router
 
     def tick(self) -> None:
-        """Begin another file where one is due; several times a second."""
+        """Begin another file where one is due; called several times per second."""
         if self._writer.is_broken:
             self._in_step = False
         if self._writer.is_full if self._in_step else self._writer.may_begin:

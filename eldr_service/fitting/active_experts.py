@@ -21,7 +21,7 @@ def predicted(
     """Predict the distinct experts per layer of held-out requests, each within its cluster.
 
     With ``s[r, l, e]`` the share of request r's picks in layer l that went to expert e, ``q`` the
-    mean of ``s`` over the fitted members of r's cluster and E experts a layer, it is the expected
+    mean of ``s`` over the fitted members of r's cluster and E experts per layer, it is the expected
     number of distinct experts touched by E / 2 picks of its own and E / 2 picks of its cluster::
 
         sum over e of 1 - ((1 - s[r, l, e]) * (1 - q[l, e])) ** (E / 2)

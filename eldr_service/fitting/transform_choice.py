@@ -81,7 +81,7 @@ def choose_transform(
     decode_counts : Counts, optional
         Of the same requests' decodes.
     layers : ndarray of int64, optional
-        Those to keep. When None, all, and with decode counts also `most_telling_half`, found anew
+        Those to keep. When None, all, and with decode counts also `most_telling_half`, found again
         on each half that is fitted.
     n_clusters, max_iter, random_state : int
     progress : callable of (fits done, fits in all), optional

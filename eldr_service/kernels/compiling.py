@@ -1,6 +1,6 @@
 """How kernels are compiled: for given types, when they are imported, and never again.
 
-Left to itself, numba would compile anew for the first array that is not to be written to. The
+Left to itself, numba would compile again for the first array that is not to be written to. The
 result is kept on disk, where there is a place for it.
 """
 

@@ -65,7 +65,7 @@ class Experts:
 
 
 class ExpertsInUse:
-    """Follows the bookings of a model; starts anew when counts come in another geometry.
+    """Follows the bookings of a model; starts over when counts come in another geometry.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class ExpertsInUse:
         return True
 
     def _prediction_of(self, counts: Counts | None) -> NDArray[np.float32]:
-        """What `predict` has just said of them, or anew."""
+        """What `predict` has just said of them, else a new prediction."""
         assert self.known is not None
         if counts is not None and self._predicted is not None:
             asked, probabilities = self._predicted

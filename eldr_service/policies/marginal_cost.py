@@ -9,8 +9,8 @@ a layer, and D more with the request; it holds n sequences, of which R remain to
     choice   = the least step + others + parting among the workers whose step is at most
                (1 + tail) x the mean of all; of equals the one that registered first
 
-`parting` keeps the partition: whoever goes to a worker of another centroid than the most similar
-one makes batches more mixed for as long as it stays, the more so the more requests workers hold.
+`parting` keeps the partition: a request on a worker of another centroid than the most similar one
+makes batches more mixed for as long as it runs, the more so the more requests workers hold.
 `tail` bounds what this may cost the slowest: at 0 no worker is chosen whose step would be longer
 than the fleet's mean, at large values the least sum decides alone.
 

@@ -1,6 +1,6 @@
 """What a decode step costs, learned from the workers' own reports by recursive least squares.
 
-    step seconds = speed[worker] x (fixed + expert x active experts a layer + sequence x batch size)
+    step seconds = speed[worker] x (fixed + expert x experts per layer + sequence x batch size)
 
 The three coefficients are the fleet's, from all reports, older ones forgotten by 0.2% a report.
 They lean on a prior: a step without experts costs as much as 8 experts (6 to 9 on the GPUs that

@@ -1,4 +1,4 @@
-"""One decision: who is eligible, what the policy says, who comes next. Books nothing."""
+"""One decision: the eligible workers, what the policy says, the alternates. Books nothing."""
 
 from typing import NamedTuple
 

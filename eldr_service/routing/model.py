@@ -115,7 +115,7 @@ class Model:
     def check_geometry(self, geometry: ModelGeometry, renewed: Hashable = None) -> None:
         """Raise FailedPreconditionError when the model has another geometry.
 
-        A source that declares anew (`renewed`) may correct what rests on it alone.
+        A source that declares again (`renewed`) may correct what rests on it alone.
         """
         if self.geometry and geometry != self.geometry and self._declared_by != {renewed}:
             raise FailedPreconditionError(f"model {self.name} has {self.geometry}, not {geometry}")
@@ -349,8 +349,8 @@ class Model:
         self.journal.policy_set(self.name, policy)
 
     def _tell(self, policy: Policy, hook: Callable[..., None], *what: object) -> None:
-        """A policy is anyone's code: what it raises must not keep a booking from its end."""
+        """A policy may be a plugin: what it raises must not keep a booking from ending."""
         try:
             hook(*what)
-        except Exception:  # nothing is known of what it may raise, and it is logged whole
+        except Exception:  # a plugin may raise anything; the traceback is logged
             log.exception("policy failed", model=self.name, policy=policy.name)

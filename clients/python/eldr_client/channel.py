@@ -26,7 +26,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the router is, and who asks.
+    """Where the router is, and the credentials to call it with.
 
     TLS is used when any certificate is given, or with `tls` alone by the system's roots. A token
     goes out with every call; without TLS it does so in the clear.

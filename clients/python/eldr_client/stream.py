@@ -15,7 +15,7 @@ Answers = queue.SimpleQueue[StreamSignaturesResponse | grpc.RpcError]
 class SignatureStream:
     """Sends a message and waits for its answer, as a unary call does, on a call that stays open.
 
-    It opens on first use, and anew when it has broken. Messages of several threads take turns.
+    It opens on first use, and again after it has broken. Messages of several threads take turns.
 
     Parameters
     ----------

@@ -191,7 +191,7 @@ class WorkerSession:
         load = self._report() if ready else self._report_of_joining()
         try:
             accepted = self._send(load, state)
-        except NotFoundError:  # the router started anew, or took us as gone
+        except NotFoundError:  # the router restarted, or gave us up for gone
             self._register(state)
             accepted = self._send(load, state)
         return "" if accepted else "reports are ignored; has another process registered this id?"

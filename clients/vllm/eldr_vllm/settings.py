@@ -64,7 +64,7 @@ class Settings:
     stream : bool
         Send a long prompt's counts chunk by chunk, while it is prefilled.
     place : {"caller", "daemon"}
-        Who asks for the placement: whoever drives the request, or this shim with the last chunk.
+        What asks for the placement: the driver of the request, or this shim with the last chunk.
         A request may say otherwise.
     decode_counts : bool
         Release a booking with the activation counts of its answer.

@@ -1,4 +1,4 @@
-"""Who comes next: the first few workers of an order, without sorting them all."""
+"""The next in line: the first few workers of an order, without sorting them all."""
 
 import numpy as np
 from numba import boolean, float64, int64, types

@@ -7,7 +7,7 @@ thus needs one node a group, and between two of them only the least extra.
 
 For each ordered pair a short list holds the items of a that move to b at the least extra, the best
 one last; those not listed have an extra of at least the pair's bound. An item that has left a is
-dropped once it is last, and a's lists are filled anew from all of its items only when a shortest
+dropped once it is last, and a's lists are filled again from all of its items only when a shortest
 path leads over an empty one.
 
 Termination does not hang on rounding or ties: a path visits a group once, places one more item or

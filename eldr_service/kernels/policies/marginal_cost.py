@@ -80,7 +80,7 @@ def least_marginal_cost(
         Sequences whose age is known, plainly and by what they have yet to generate; the worker's
         others weigh 1.
     active, grown : ndarray of float64, shape [n]
-        Distinct experts a layer of a step with the request, and how many of them it adds.
+        Distinct experts per layer of a step with the request, and how many of them it adds.
     similar : ndarray of float64, shape [n]
         To each worker's centroid; NaN for none.
     speed : ndarray of float64, shape [n]
@@ -88,7 +88,7 @@ def least_marginal_cost(
     fixed, expert, sequence : float
         Seconds of a step, for one more active expert a layer, for one more sequence.
     parting : float
-        Active experts a layer for a unit of similarity lost and a sequence that workers hold.
+        Active experts per layer for a unit of similarity lost and a sequence that workers hold.
     tail : float
         By how much a step may be above the mean of the eligible workers', as a share of it.
 

@@ -144,7 +144,7 @@ def _tiles(findings: Findings, found: Verdict, value: Worth | None) -> list[Tile
         policy,
         (
             f"mean TPOT {milliseconds(findings.mean(policy, MEAN))} ms,"
-            f" {number(findings.mean(policy, 'active_experts'))} active experts a layer",
+            f" {number(findings.mean(policy, 'active_experts'))} active experts per layer",
         ),
     )
     changes = found.changes

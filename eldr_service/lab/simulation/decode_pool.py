@@ -24,8 +24,8 @@ class DecodePool:
 
     A worker steps while it holds requests. Each step makes one token for every request in its batch
     and lasts as long as the cost model says of the experts that exactly these tokens used; see
-    `Engine` for workers that step together. Who comes while a step is under way joins at its end,
-    together with whoever comes at that very moment; who comes to an idle engine begins at once. A
+    `Engine` for workers that step together. A request that comes during a step joins at its end,
+    together with those that come at that very moment; at an idle engine it begins at once. A
     request ends with the step that makes its last token. Calls come in order of virtual time. The
     same calls give the same times, to the last bit.
 

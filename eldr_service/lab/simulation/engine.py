@@ -19,7 +19,7 @@ class Engine:
     ranks : int
     expert_parallel : bool
     max_running : int
-        Requests in a rank's batch at most; who comes after waits, first in, first out.
+        Requests in a rank's batch at most; later ones wait, first in, first out.
     kv_tokens : int or None
         Tokens of context that a rank's KV memory holds. A request is admitted when prompt and whole
         output fit beside those of the others, so that none is ever preempted. None sets no limit.

@@ -85,7 +85,7 @@ def advance(
                 for w in range(first, last):
                     count = _complete(workers[w], held[w], engine, ended, count)
                 engine.stepping = False
-            # A step that begins at until_s waits: who comes at that very moment is to join it.
+            # A step that begins at until_s waits: a request of that very moment is to join it.
             if engine.step_end_s >= until_s:
                 break
             batch = 0

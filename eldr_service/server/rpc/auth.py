@@ -85,7 +85,7 @@ class Tokens:
         self._callers = self._read(table)
 
     def find(self, token: str) -> Caller | None:
-        """Return whom the token stands for, in a time that does not depend on it."""
+        """Return the caller that the token stands for, in a time that does not depend on it."""
         digest = _digest(token)
         found = None
         for known, caller in self._callers:

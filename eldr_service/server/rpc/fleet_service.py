@@ -125,7 +125,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
                 if request.model in ("", worker.model):
                     yield pb.WatchWorkersResponse(worker=worker, synchronized=True)
             await abort(
-                context, ResourceExhaustedError(f"{MAX_BEHIND} changes behind; watch anew", 0.1)
+                context, ResourceExhaustedError(f"{MAX_BEHIND} changes behind; watch again", 0.1)
             )
         finally:
             self._watchers.discard(changes)

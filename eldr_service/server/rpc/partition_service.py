@@ -95,8 +95,8 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             raise InvalidArgumentError("request", "what can be fitted", str(error)) from error
         except FittingProcessError as error:
             raise ResourceExhaustedError(
-                "the fitting process could not be started or was ended from outside, for want of"
-                f" memory perhaps: {error}",
+                "the fitting process could not be started or was ended from outside, perhaps"
+                f" because memory ran out: {error}",
                 1.0,
             ) from error
         return pb.FitPartitionResponse(partition=self._keep(partition, request.activate))

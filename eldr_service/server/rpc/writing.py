@@ -126,7 +126,7 @@ def worker(
 
 
 def partition_info(partition: Partition, model: Model) -> partition_pb2.PartitionInfo:
-    """What a partition is, and where it is active who is bound to its slots."""
+    """What a partition is, and where it is active, which workers are bound to its slots."""
     transform = partition.transform
     assert transform.layers is not None
     active = model.partition is not None and model.partition.version == partition.version

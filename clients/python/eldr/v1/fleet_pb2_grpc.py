@@ -127,7 +127,7 @@ class FleetServiceServicer(object):
     def WatchWorkers(self, request, context):
         """The workers as they are now, and then every change of membership, of state, and of whether and
         why they capture, until cancelled.
-        A reader that falls too far behind gets RESOURCE_EXHAUSTED and begins anew.
+        A reader that falls too far behind gets RESOURCE_EXHAUSTED and has to begin again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

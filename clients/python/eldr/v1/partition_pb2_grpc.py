@@ -88,7 +88,7 @@ class PartitionServiceServicer(object):
         """Fits a new partition, apart from the decisions, which go on meanwhile.
 
         FAILED_PRECONDITION: fewer signatures than slots, or a geometry that is not the model's.
-        RESOURCE_EXHAUSTED: the fit was ended from outside or could not begin, for want of memory perhaps.
+        RESOURCE_EXHAUSTED: the fit was ended from outside or could not begin, perhaps because memory ran out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

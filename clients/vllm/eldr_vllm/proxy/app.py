@@ -184,7 +184,7 @@ class Proxy:
         )
 
     async def _health(self, _: web.Request) -> web.Response:
-        """Healthy is who knows an engine for either half; the daemon need not be there."""
+        """The proxy is healthy when it knows an engine for each half; the daemon may be away."""
         prefill = sum(engine.prefill for engine in self._fleet.engines)
         decode = len(self._fleet.engines) - prefill
         router = "none"

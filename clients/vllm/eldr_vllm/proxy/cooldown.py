@@ -24,7 +24,7 @@ class _Pause:
 
 
 class CoolDown:
-    """Who is not to be chosen now, by worker id; `clock` gives seconds."""
+    """Engines that are not to be chosen now, by worker id; `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

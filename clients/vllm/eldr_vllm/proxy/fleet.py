@@ -14,7 +14,7 @@ from eldr_client.channel import Endpoint
 logger = logging.getLogger("eldr_proxy")
 
 WATCH_PAUSE = 0.25  # seconds until a broken watch is tried again
-# A daemon that lost its state knows no engine until the engines have registered anew.
+# A daemon that lost its state knows no engine until the engines have registered again.
 GRACE = 10.0
 
 
@@ -50,7 +50,7 @@ class Fleet:
         decode: Iterable[str] = (),
         reborn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`reborn` is told the id of each worker that has registered anew."""
+        """`reborn` is told the id of each worker that has registered again."""
         self._reborn = reborn
         self._incarnations: dict[tuple[str, str], int] = {}
         self._static = {

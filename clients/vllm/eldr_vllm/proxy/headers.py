@@ -9,7 +9,7 @@ from multidict import CIMultiDictProxy
 
 MAX_NAME = 256  # characters of a request's id
 
-# Who asks, for what trace, tenant or session. Anything else is between client and proxy.
+# The caller, and its trace, tenant or session. Anything else is between client and proxy.
 FORWARDED = (
     "Authorization",
     "x-api-key",

@@ -188,7 +188,7 @@ class Routing:
                     429, str(error), "rate_limit_error", retry_after=retry_after
                 ) from error
             except errors.UnavailableError:
-                if not excluded:  # it may have started anew a moment ago, and know no engine yet
+                if not excluded:  # it may have restarted a moment ago, and know no engine yet
                     return attempt, None
                 # Better one that failed than none, and first one that failed others.
                 excluded = failed if excluded > failed else set()

@@ -22,7 +22,7 @@ from eldr_vllm.proxy.settings import Settings
 logger = logging.getLogger("eldr_proxy")
 
 # Within so many seconds an aborted decode has let go of the KV. Were the blocks freed earlier, they
-# could be filled anew while it still reads them, into its prefix cache.
+# could be filled again while it still reads them, into its prefix cache.
 ABORT_SECONDS = 0.3
 
 

@@ -42,7 +42,7 @@ class Settings:
 
     @property
     def credentials(self) -> dict[str, Any]:
-        """The keywords of eldr_client that say who asks the daemon, and whom it must be."""
+        """The keywords of eldr_client for the daemon's TLS and token."""
         return {
             "token": self.token,
             "tls": self.tls,

@@ -53,7 +53,7 @@ PROMPTS = (
     "Kreisen. Niemand ging mehr hinüber; nur der Müller wartete noch auf seinen Wagen.",
 )
 
-# Their KV goes to whom the request's id names, so a request of one's own has nowhere to go.
+# Their KV goes where the request's id says, so the probe's own requests have nowhere to go.
 _ADDRESSED_BY_ID = ("P2pNccl", "MoRIIO")
 
 
@@ -161,7 +161,7 @@ class Probe:
         return f"a prompt told {share:.1%} of the same experts {when}, another {self._another:.1%}"
 
     def _among_others(self, salt: str) -> _Heard | None:
-        """The first prompt, computed anew in a step with others; None if it never met them."""
+        """The first prompt, computed again in a step with others; None if it never met them."""
         for turn in range(TRIES_AMONG_OTHERS):
             with ThreadPoolExecutor(len(PROMPTS)) as pool:
                 fresh = f"{salt}-{turn}"

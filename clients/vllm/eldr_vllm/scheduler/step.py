@@ -61,7 +61,7 @@ class ScheduledStep:
     computed : mapping of str to (int, int)
         Tokens of each scheduled request before and after the step, in the scheduler's order.
     resumed : set of str
-        Requests that begin anew after a preemption.
+        Requests that start over after a preemption.
     slots : KvSlots
     """
 

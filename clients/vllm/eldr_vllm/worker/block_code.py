@@ -249,9 +249,9 @@ def add_rows(
         slot = slots[i]
         block, offset = slot // block_size, slot % block_size
         blocks[block].generation += 1
-        anew = offset == 0 and slot != previous
+        restarts = offset == 0 and slot != previous
         previous = slot
-        if anew:
+        if restarts:
             blocks[block].held = 0
         if blocks[block].held != offset:  # a gap, a repetition, or unknown already
             blocks[block].held = UNKNOWN
@@ -260,7 +260,7 @@ def add_rows(
         row = rows[
             _plain_row(block, num_layers, num_experts, words, codes, rows, owners, hand, blocks)
         ]
-        if anew:
+        if restarts:
             row[:] = 0
         valid = True
         for layer in range(num_layers):

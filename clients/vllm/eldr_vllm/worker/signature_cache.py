@@ -1,8 +1,8 @@
 """The signature cache: which experts the tokens of each KV block picked, indexed like the KV cache.
 
 A prefix hit passes no layer again, so its part of a signature has to be remembered. The counts of
-a block live and die with it: they begin anew whenever its offset 0 is written, and what cannot be
-known for certain is *unknown*, never an earlier tenant's.
+a block live and die with it: they start from zero when its offset 0 is written, and what cannot be known
+for certain is *unknown*, never an earlier tenant's.
 """
 
 import math
@@ -125,7 +125,7 @@ class SignatureCache:
     def add(self, slots: ArrayLike, experts: ArrayLike) -> None:
         """Count the experts of the tokens of one forward pass.
 
-        A row at a block's offset 0 starts the block anew before any other row of the pass is
+        A row at a block's offset 0 restarts the block before any other row of the pass is
         counted, whatever their order. A block becomes unknown, until its offset 0 is written
         again, when the pass leaves a gap in it, writes a token again without what precedes it, or
         has an expert outside the model's.
