@@ -1,8 +1,8 @@
 """The signature cache: which experts the tokens of each KV block picked, indexed like the KV cache.
 
 A prefix hit passes no layer again, so its part of a signature has to be remembered. The counts of
-a block live and die with it: they start from zero when its offset 0 is written, and what cannot be known
-for certain is *unknown*, never an earlier tenant's.
+a block live and die with it: they start from zero when its offset 0 is written, and what cannot be
+known for certain is *unknown*, never an earlier tenant's.
 """
 
 import math
