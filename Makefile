@@ -63,6 +63,7 @@ bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.j
 	$(BIN)/python -m benchmarks.decision_log
 	$(BIN)/python -m benchmarks.scrape
 	$(BIN)/python -m benchmarks.held_signatures
+	$(BIN)/python -m benchmarks.remembered_ends
 	$(BIN)/python -m benchmarks.fit
 	$(BIN)/python -m benchmarks.simulation
 	$(BIN)/python -m benchmarks.refit

@@ -28,8 +28,9 @@ from benchmarks.cells import CELLS, DEEPSEEK, GPT_OSS, Cell, How, study_of
 from benchmarks.demo.data import ACTIVATIONS
 from benchmarks.goals import BAND, FIGURES, GOALS, MEAN, PRICED, Values, gain, judge
 from benchmarks.written import written
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport
 from eldr_service.fitting import fit_partition

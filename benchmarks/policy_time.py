@@ -19,8 +19,9 @@ from rich.table import Table
 
 from benchmarks.written import written
 from eldr_service.core.activation import ActivationCounts
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
 from eldr_service.core.decision import FleetSnapshot, RequestView
+from eldr_service.core.ends import Ended
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import WorkerSpec, WorkerState

@@ -7,7 +7,8 @@ import numpy as np
 from benchmarks.demo.engines import CAPACITY
 from benchmarks.demo.workload import Workload
 from eldr_service.core.activation import ActivationCounts
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.lab.simulation.decode_pool import DecodePool, Finished

@@ -6,34 +6,14 @@ monotonic clock that the caller reads.
 """
 
 import heapq
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.decision import Reason
+from eldr_service.core.ends import Ended, Ends
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.worker import WorkerSpec
-
-TOMBSTONE_SECONDS = 600.0
-MAX_REMEMBERED = 1_000_000
-
-
-class Ended(Enum):
-    """How a booking ended."""
-
-    RELEASED = "released"
-    EXPIRED = "its lease expired"
-    SUPERSEDED = "superseded by a higher attempt"
-    REPORTED_GONE = "its worker no longer reports it"
-    WORKER_GONE = "its worker is gone"
-    RELEASED_EARLY = "released before it was routed"
-
-    @property
-    def final(self) -> bool:
-        """The same attempt cannot be placed again."""
-        return self in (Ended.RELEASED, Ended.RELEASED_EARLY, Ended.SUPERSEDED)
 
 
 @dataclass(slots=True, eq=False)
@@ -116,29 +96,19 @@ class Booking:
         return self.prompt_tokens + self.num_sequences * self.expected_output_tokens
 
 
-@dataclass(slots=True)
-class _Past:
-    """What is remembered of a request's ended attempts."""
-
-    attempts: dict[int, Ended] = field(default_factory=dict)
-    last_worker: tuple[int, str] | None = None  # (attempt, worker_id)
-    forget_at: float = 0.0
-
-
 class BookingTable:
     """The living bookings of one model, and for ten minutes those that ended."""
 
     def __init__(self) -> None:
         self._live: dict[str, Booking] = {}
         self._of_row: dict[int, dict[tuple[str, int], Booking]] = {}
-        self._past: OrderedDict[str, _Past] = OrderedDict()
-        self._remembered = 0
+        self._ends = Ends()
         self._expiries: list[tuple[float, str, int, str]] = []
 
     @property
     def is_empty(self) -> bool:
         """Nothing is alive and nothing remembered."""
-        return not self._live and not self._past
+        return not self._live and not len(self._ends)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -156,8 +126,8 @@ class BookingTable:
 
     def earlier_worker(self, request_id: str, attempt: int) -> str:
         """The worker of the latest attempt before this one; empty when there was none."""
-        past = self._past.get(request_id)
-        last = past.last_worker if past else None
+        past = self._ends.of(request_id)
+        last = past.last if past else None
         if live := self._live.get(request_id):
             last = (live.attempt, live.worker_id)
         return last[1] if last and last[0] < attempt else ""
@@ -171,7 +141,7 @@ class BookingTable:
             The identity came with another payload, has ended for good, or is superseded.
         """
         live = self._live.get(request_id)
-        past = self._past.get(request_id)
+        past = self._ends.of(request_id)
         if live is None and past is None:
             return None
         name = f"request {_short(request_id)} attempt {attempt}"
@@ -208,8 +178,7 @@ class BookingTable:
         del row[booking.key]
         if not row:
             del self._of_row[booking.row]
-        past = self._remember(booking.request_id, booking.attempt, how, now)
-        past.last_worker = (booking.attempt, booking.worker_id)
+        self._ends.add(booking.request_id, booking.attempt, how, now, booking.worker_id)
 
     def find(self, request_id: str, attempt: int, lease_id: str = "") -> Booking | None:
         """The living booking of that identity and lease; an empty lease stands for any."""
@@ -220,11 +189,11 @@ class BookingTable:
 
     def release_ended(self, request_id: str, attempt: int, now: float) -> bool:
         """Note the release of a booking that is not alive; True when it or its end was known."""
-        past = self._past.get(request_id)
+        past = self._ends.of(request_id)
         before = past.attempts.get(attempt) if past else None
         how = Ended.RELEASED if before else Ended.RELEASED_EARLY
         if before is None or not before.final:
-            self._remember(request_id, attempt, how, now)
+            self._ends.add(request_id, attempt, how, now)
         return before is not None
 
     def renew(self, booking: Booking, now: float) -> None:
@@ -277,21 +246,8 @@ class BookingTable:
         return started, finished, [key for key in held if key not in mine]
 
     def forget(self, now: float) -> None:
-        """Drop what ended too long ago, and the oldest where there is too much of it."""
-        while self._past:
-            request_id, past = next(iter(self._past.items()))
-            if past.forget_at > now and self._remembered <= MAX_REMEMBERED:
-                return
-            del self._past[request_id]
-            self._remembered -= len(past.attempts)
-
-    def _remember(self, request_id: str, attempt: int, how: Ended, now: float) -> _Past:
-        past = self._past.setdefault(request_id, _Past())
-        self._remembered += attempt not in past.attempts
-        past.attempts[attempt] = how
-        past.forget_at = now + TOMBSTONE_SECONDS
-        self._past.move_to_end(request_id)
-        return past
+        """Drop what ended too long ago, a part at each call."""
+        self._ends.forget(now)
 
 
 def _expiry(booking: Booking) -> tuple[float, str, int, str]:

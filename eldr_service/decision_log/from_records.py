@@ -2,7 +2,8 @@
 
 from eldr.v1 import decision_log_pb2 as pb
 
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
 from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec
 from eldr_service.decision_log import counts
 from eldr_service.routing.call import Known, RouteCall

@@ -10,7 +10,8 @@ import structlog
 from eldr.v1.decision_log_pb2 import LogRecord
 
 from eldr_service.core.activation import Counts
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.decision_log import snapshot, to_records

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from eldr.v1 import activation_pb2
 from eldr.v1 import decision_log_pb2 as pb
 
-from eldr_service.core.booking import Ended
 from eldr_service.core.decision import Reason
+from eldr_service.core.ends import Ended
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState

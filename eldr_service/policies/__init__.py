@@ -3,8 +3,9 @@
 What an added policy needs is here; which policies are installed is `registry`'s business.
 """
 
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.core.ends import Ended
 from eldr_service.policies.policy import (
     Policy,
     PolicyParameters,

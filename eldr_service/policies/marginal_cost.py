@@ -32,8 +32,9 @@ When a signal is missing:
 import numpy as np
 from pydantic import Field
 
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.ends import Ended
 from eldr_service.core.worker import LoadReport
 from eldr_service.kernels import least_marginal_cost, nearness
 from eldr_service.policies.experts import Experts, ExpertsInUse

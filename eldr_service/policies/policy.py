@@ -5,8 +5,9 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.ends import Ended
 from eldr_service.core.worker import LoadReport
 from eldr_service.policies.state import PolicyState
 

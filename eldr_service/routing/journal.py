@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from eldr_service.core.activation import Counts
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.bindings import Bindings
-from eldr_service.core.booking import Booking, BookingTable, Ended
+from eldr_service.core.booking import Booking, BookingTable
 from eldr_service.core.decision import FleetSnapshot
+from eldr_service.core.ends import Ended
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.fleet import Fleet
 from eldr_service.core.geometry import ModelGeometry

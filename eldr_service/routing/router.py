@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from eldr_service.core.activation import ActivationCounts
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
 from eldr_service.core.errors import (
     InvalidArgumentError,
     NotFoundError,

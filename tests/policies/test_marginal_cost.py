@@ -7,7 +7,7 @@ import pytest
 from fleet_snapshot import booking, request, snapshot
 from price_reference import prices
 
-from eldr_service.core.booking import Ended
+from eldr_service.core.ends import Ended
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.worker import LoadReport
 from eldr_service.policies.marginal_cost import PARTING, MarginalCost, MarginalCostParameters

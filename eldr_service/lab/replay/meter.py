@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.activation import Counts
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
 from eldr_service.core.worker import WorkerState
 from eldr_service.policies.experts import ExpertsInUse
 from eldr_service.policies.policy import SignatureParameters

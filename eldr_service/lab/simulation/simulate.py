@@ -11,8 +11,9 @@ from enum import IntEnum
 import numpy as np
 
 from eldr_service.core.activation import ActivationCounts
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Reason
+from eldr_service.core.ends import Ended
 from eldr_service.core.errors import FailedPreconditionError, ResourceExhaustedError
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState

@@ -8,7 +8,8 @@ import grpc
 import structlog
 from eldr.v1 import router_pb2
 
-from eldr_service.core.booking import Booking, Ended
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
 from eldr_service.core.errors import EldrError
 from eldr_service.core.worker import WorkerState
 from eldr_service.routing.call import RouteCall
