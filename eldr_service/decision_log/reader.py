@@ -14,6 +14,9 @@ from eldr_service.decision_log.to_records import FORMAT
 from eldr_service.decision_log.writer import PATTERN
 
 _CHUNK = 1 << 20
+_SLICE = 1 << 10
+"""Unpacked at once: zstandard makes at most 32 thousand times as much of it."""
+_MOST_FRAME = 256 << 20
 
 
 class LogError(ValueError):
@@ -21,7 +24,7 @@ class LogError(ValueError):
 
 
 class _TornError(Exception):
-    """A file ends within a frame, or the frame is damaged."""
+    """A file ends within a frame, or the frame is damaged, or larger than any that is written."""
 
 
 class LogReader:
@@ -121,14 +124,16 @@ class LogReader:
         rest = b""
         while rest := rest or self._read(file):
             unpacker = zstandard.ZstdDecompressor().decompressobj()
-            parts = []
+            frame = bytearray()
             while not unpacker.eof:
                 if not (rest := rest or self._read(file)):
                     raise _TornError
-                parts.append(unpacker.decompress(rest))
-                rest = b""
-            rest = unpacker.unused_data
-            yield b"".join(parts)
+                frame += unpacker.decompress(rest[:_SLICE])
+                rest = rest[_SLICE:]
+                if len(frame) > _MOST_FRAME:
+                    raise _TornError
+            rest = unpacker.unused_data + rest
+            yield bytes(frame)
 
     def _read(self, file: BinaryIO) -> bytes:
         chunk = file.read(_CHUNK)

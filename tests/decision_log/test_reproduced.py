@@ -25,7 +25,7 @@ def test_the_log_has_several_files_without_a_gap(whole):
 
 def test_it_holds_what_clients_were_answered(logged, whole):
     by_model, _ = whole
-    found = {(d.model, d.request_id, d.attempt): d.recorded.worker
+    found = {(d.model, d.request_id, d.attempt): d.logged.worker
              for decisions in by_model.values() for d in decisions}  # fmt: skip
     assert found.items() <= logged.answers.items()
     first = next(iter(LogReader(logged.folder))).header
@@ -38,7 +38,7 @@ def test_every_placement_is_reproduced(whole, model):
     decisions = whole[0][model]
     assert len(decisions) > 100
     assert not changed(decisions)
-    assert len({d.recorded.worker for d in decisions}) > 3
+    assert len({d.logged.worker for d in decisions}) > 3
 
 
 def test_from_any_file_on(logged):
@@ -50,7 +50,7 @@ def test_from_any_file_on(logged):
 
 
 def test_every_reason_is_among_them(whole):
-    reasons = Counter(d.recorded.reason.name for ds in whole[0].values() for d in ds)
+    reasons = Counter(d.logged.reason.name for ds in whole[0].values() for d in ds)
     assert reasons.keys() >= {
         "POLICY", "LOCALITY_BAND", "PINNED", "LEAST_LOADED_NO_SIGNATURE",
         "LEAST_LOADED_NO_PARTITION", "LEAST_LOADED_LOW_COVERAGE",

@@ -14,4 +14,4 @@ def replayed(path):
 
 
 def changed(decisions):
-    return [d for d in decisions if not d.recorded == d.as_recorded == d.followed]
+    return [d for d in decisions if not d.logged == d.as_logged == d.followed]

@@ -1,7 +1,5 @@
 """Recorded routing, token by token or as counts; from `.npz` files or engines' recordings."""
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.lab.recordings.engine_files import read_engine_files
 from eldr_service.lab.recordings.joined import join
+from eldr_service.lab.recordings.npz import read_arrays
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,12 +59,9 @@ class Recording:
         """
         if Path(path).is_dir():
             return cls._of_engines(Path(path), top_k)
+        arrays: dict[str, NDArray[Any]] = {}
         try:
-            archive = np.load(path, allow_pickle=False)
-            arrays = {name: archive[name] for name in archive.files}
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path}: not a whole .npz file of plain arrays: {error}") from error
-        try:
+            arrays = read_arrays(path)
             if "counts" in arrays:
                 return cls._of_counts(arrays, top_k)
             return cls._of_tokens(arrays, top_k)

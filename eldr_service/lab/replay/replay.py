@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from eldr.v1 import decision_log_pb2 as pb
 
 from eldr_service.core.decision import Reason
+from eldr_service.core.errors import EldrError
 from eldr_service.decision_log import from_records
+from eldr_service.decision_log.reader import LogError
 from eldr_service.lab.replay.figures import Figures
 from eldr_service.lab.replay.instead import Instead
 from eldr_service.lab.replay.replica import Choice, Replica
@@ -69,37 +71,55 @@ class Replay:
         self._instead, self._only = instead, model
         self._models: dict[int, _Pair] = {}
         self._report_limit = self._now = 0.0
+        self._restoring = False
 
     def run(self, records: Iterable[pb.LogRecord]) -> Iterator[Decided]:
         """Go through records, as `LogReader` gives them.
 
-        FailedPreconditionError and InvalidArgumentError when a policy cannot be made, or what
-        decides does not fit the log.
+        Raises
+        ------
+        FailedPreconditionError, InvalidArgumentError
+            A policy cannot be made, or what decides does not fit the log.
+        LogError
+            A record does not fit those before it.
         """
-        restoring = False
-        for record in records:
-            kind = record.WhichOneof("record")
-            self._now = record.seconds or self._now
-            if kind == "header":
-                self._models.clear()
-                self._report_limit = record.header.report_limit
-                restoring = True
-            elif kind == "snapshot_end":
-                for restored in self._models.values():
-                    for replica in restored.both:
-                        replica.restored()
-                restoring = False
-            elif kind == "appeared":
-                self._appeared(record.appeared)
-            elif pair := self._models.get(record.model):
-                if kind == "placement":
-                    yield self._decide(pair, record.placement)
-                elif restoring:
-                    _restore(pair, record)
-                elif kind == "forgotten":
-                    del self._models[record.model]
-                else:
-                    _follow(pair, record, self._now)
+        for number, record in enumerate(records, start=1):
+            try:
+                decided = self._take(record)
+            except EldrError:
+                raise
+            except Exception as error:  # a damaged record may say anything
+                raise LogError(
+                    f"record {number:,}, {record.WhichOneof('record')}, does not fit those before"
+                    f" it ({error!r}): the log is damaged"
+                ) from error
+            if decided:
+                yield decided
+
+    def _take(self, record: pb.LogRecord) -> Decided | None:
+        kind = record.WhichOneof("record")
+        self._now = record.seconds or self._now
+        if kind == "header":
+            self._models.clear()
+            self._report_limit = record.header.report_limit
+            self._restoring = True
+        elif kind == "snapshot_end":
+            for restored in self._models.values():
+                for replica in restored.both:
+                    replica.restored()
+            self._restoring = False
+        elif kind == "appeared":
+            self._appeared(record.appeared)
+        elif pair := self._models.get(record.model):
+            if kind == "placement":
+                return self._decide(pair, record.placement)
+            if self._restoring:
+                _restore(pair, record)
+            elif kind == "forgotten":
+                del self._models[record.model]
+            else:
+                _follow(pair, record, self._now)
+        return None
 
     def _appeared(self, message: pb.LogModel) -> None:
         self.models.add(message.name)

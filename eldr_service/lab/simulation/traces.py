@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from eldr_service.lab.recordings import join, read_engine_files
 
 Row = tuple[float, int, int]
+MOST_BYTES = 1 << 30  # unpacked
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +116,9 @@ def _text(path: str | Path) -> str:
     data = Path(path).read_bytes()
     if Path(path).suffix == ".zst":
         try:
-            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+            data = zstandard.ZstdDecompressor().stream_reader(data).read(MOST_BYTES + 1)
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from error
+        if len(data) > MOST_BYTES:
+            raise ValueError(f"unpacks to more than {MOST_BYTES >> 20:,} MiB; give a part of it")
     return data.decode("utf-8")

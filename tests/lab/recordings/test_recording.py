@@ -1,3 +1,7 @@
+import io
+import os
+import zipfile
+
 import numpy as np
 import pytest
 from routed import recorded, separable
@@ -111,3 +115,34 @@ def test_no_npz_file(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         Recording.load(tmp_path / "absent.npz")
+
+
+def npz(path, header, body=b"", name="counts"):
+    """An archive of one array, as its header tells it."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, header)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.npy", file.getvalue() + body)
+    return path
+
+
+def test_an_array_larger_than_its_file_is_refused_before_it_is_read(tmp_path):
+    header = {"shape": (2**44, 1, 1), "fortran_order": False, "descr": "<i8"}
+    with pytest.raises(
+        ValueError, match=r"array counts says it is \[17592186044416, 1, 1\] of int64"
+    ):
+        Recording.load(npz(tmp_path / "large.npz", header, b"0" * 80), top_k=1)
+    header["descr"] = "|O"
+    with pytest.raises(ValueError, match="counts holds Python objects; expected plain numbers"):
+        Recording.load(npz(tmp_path / "objects.npz", header), top_k=1)
+
+
+def test_a_file_that_unpacks_to_more_than_the_machine_holds_is_refused(tmp_path, monkeypatch):
+    path = saved(tmp_path, {"counts": np.zeros((100, 100, 100), np.int64)})
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 4_000, "SC_PAGE_SIZE": 4_096}.get)
+    with pytest.raises(
+        ValueError, match=r"unpacks to 0\.0 GB, more than a quarter of this machine"
+    ):
+        Recording.load(path, top_k=1)
+    monkeypatch.undo()
+    assert Recording.load(path, top_k=1).num_requests == 100
