@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.demo.plain import plain_run
-from benchmarks.demo.workload import Workload as DemoWorkload
+from benchmarks.demos.demo.plain import plain_run
+from benchmarks.demos.demo.workload import Workload as DemoWorkload
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.fitting import fit_partition
