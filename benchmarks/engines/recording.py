@@ -156,7 +156,16 @@ def step_us(repeats: int, folder: Path) -> dict[str, float]:
         shuffled = rng.permutation(slots)
         found = timed("select", experts_at, slots, shuffled, picks.astype(np.uint8))
         _, found = timed("carry", lambda x: pickle.loads(pickle.dumps(x)), (slots, found))
-        report = StepReport(now, SEQUENCES, LAYERS, 9, [], slots, None, found)
+        report = StepReport(
+            started=now,
+            generating=SEQUENCES,
+            layers=LAYERS,
+            distinct=9,
+            totals=[],
+            answer_rows=slots,
+            answer_experts=None,
+            recorded=found,
+        )
         timed("take", side.take, [report], now)
         rows.append((list(range(SEQUENCES)), found))
     recorder.close()

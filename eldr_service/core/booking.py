@@ -36,7 +36,7 @@ class Ended(Enum):
         return self in (Ended.RELEASED, Ended.RELEASED_EARLY, Ended.SUPERSEDED)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Booking:
     """One request on one worker, and the answer that was given for it.
 

@@ -18,7 +18,14 @@ from benchmarks.demos.demo.verdict import (
 )
 
 BAND = "locality-band"
-ALIKE = Figures(20.0, 2.0, 2.5, 3.0, 1.5, 1000)
+ALIKE = Figures(
+    active_experts=20.0,
+    step_ms=2.0,
+    tpot_p50_ms=2.5,
+    tpot_p99_ms=3.0,
+    load_imbalance=1.5,
+    tokens=1000,
+)
 
 
 def figures(**own):

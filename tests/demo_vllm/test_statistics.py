@@ -39,7 +39,14 @@ def blocks(gain, number=20, noise=0.02, seed=0):
 
 def findings(gain, **more):
     return Findings(
-        Study("four kinds", ("a", "b"), Load(2.0, 8, 4.0), 4, "sqrt", blocks(gain, **more))
+        Study(
+            name="four kinds",
+            kinds=("a", "b"),
+            load=Load(2.0, 8, 4.0),
+            slots=4,
+            transform="sqrt",
+            blocks=blocks(gain, **more),
+        )
     )
 
 

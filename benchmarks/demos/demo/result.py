@@ -7,7 +7,7 @@ from benchmarks.demos.demo.workload import Workload
 from eldr_service.core.partition import Partition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """All that came out.
 

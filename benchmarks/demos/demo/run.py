@@ -1,14 +1,14 @@
 """What one policy made of the workload."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import numpy as np
 
 from eldr_service.lab.simulation.pool_statistics import PoolStatistics
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """Weighted by generated token: `active_experts` (per layer), `step_ms`. Times in ms.
 
@@ -62,6 +62,7 @@ class Run:
     """
 
     policy: str
+    _: KW_ONLY
     placements: list[tuple[int, int]] = field(default_factory=list)
     waited: int = 0
     most_in_flight: int = 0

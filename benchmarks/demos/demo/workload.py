@@ -1,6 +1,6 @@
 """What every policy is given alike: halves of the recording, arrivals, workers, costs."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -38,6 +38,7 @@ class Workload:
     """
 
     recording: Recording
+    _: KW_ONLY
     fitted: NDArray[np.int64]
     driven: NDArray[np.int64]
     workers: int
@@ -67,7 +68,16 @@ class Workload:
             raise ValueError(f"{workers} workers need as many requests to fit on: {len(driven)}")
         rate = rate or default_rate(recording, driven, workers, cost)
         arrivals = poisson_arrivals(rate, requests / rate, seed)
-        return cls(recording, fitted, driven, workers, rate, arrivals, cost, seed)
+        return cls(
+            recording,
+            fitted=fitted,
+            driven=driven,
+            workers=workers,
+            rate=rate,
+            arrivals=arrivals,
+            cost=cost,
+            seed=seed,
+        )
 
     @property
     def report_interval_s(self) -> float:

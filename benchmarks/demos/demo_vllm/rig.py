@@ -27,7 +27,7 @@ PREFILL_EXPERT_MB = 1.0
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rig:
     """What the blocks are driven through."""
 
@@ -93,7 +93,14 @@ def _proxied(
                 vllm.warm_up(one, other, model, "A prompt of more than one block, to warm up. " * 4)
         say("starting the proxy")
         proxy = _start_proxy(processes, router, prefill, decode)
-        yield Rig(prefill, decode, model, fleet, Client(proxy, model, fleet), processes)
+        yield Rig(
+            prefill=prefill,
+            decode=decode,
+            model=model,
+            fleet=fleet,
+            client=Client(proxy, model, fleet),
+            processes=processes,
+        )
 
 
 def _affordable(decode: int, expert_mb: float, say: Say) -> int:

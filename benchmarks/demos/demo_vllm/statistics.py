@@ -16,7 +16,7 @@ RUN = 4
 """Blocks in a row that are drawn together: an answer takes one or two."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Segment:
     """What one policy did with one block; times in seconds."""
 

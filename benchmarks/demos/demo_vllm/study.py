@@ -37,7 +37,7 @@ class Load:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """What came of one workload."""
 
@@ -111,7 +111,7 @@ def study(
             f"{p} {np.median(s.tpot) * 1e3:.1f} ({len(in_flight[p])})" for p, s in done[-1].items()
         )
         say(f"{name}: block {number} of {blocks}; TPOT p50 in ms (in flight): {shown}")
-    return Study(name, kinds, load, slots, transform, done)
+    return Study(name=name, kinds=kinds, load=load, slots=slots, transform=transform, blocks=done)
 
 
 def _check(rig: Rig, segment: Segment) -> None:

@@ -19,7 +19,7 @@ PROMPTS = 24
 """Of each kind and part: what the smallest part has."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """One request; `at` is in seconds from the block's beginning.
 
@@ -85,11 +85,11 @@ def _asks(
     drawn = [kinds[i] for i in rng.choice(len(kinds), len(times), p=shares(kinds))]
     return [
         Ask(
-            at,
-            kind,
-            next(lines[kind]),
-            int(rng.integers(*tokens, endpoint=True)),
-            int(rng.integers(1 << 31)),
+            at=at,
+            kind=kind,
+            prompt=next(lines[kind]),
+            max_tokens=int(rng.integers(*tokens, endpoint=True)),
+            seed=int(rng.integers(1 << 31)),
         )
         for at, kind in zip(times, drawn, strict=True)
     ]

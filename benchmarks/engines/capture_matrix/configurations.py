@@ -1,6 +1,6 @@
 """How engines are started: what each configuration adds to the options that all share."""
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 OPTIONS = {
@@ -33,6 +33,7 @@ class Configuration:
     """
 
     options: dict[str, Any] = field(default_factory=dict)
+    _: KW_ONLY
     env: dict[str, str] = field(default_factory=dict)
     architectures: tuple[str, ...] | None = FEW
     ranks: int = 1

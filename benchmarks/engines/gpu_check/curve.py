@@ -16,7 +16,7 @@ POINTS = 6
 STEPS_A_TURN = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
     """Of batches of `rows`.
 
@@ -97,15 +97,15 @@ def _fitted(
     left = us - (base + slope * active)
     spread = float(((us - us.mean()) ** 2).sum())
     return Curve(
-        rows,
-        active.tolist(),
-        us.tolist(),
-        float(base),
-        float(slope),
-        float(low),
-        float(high),
-        1 - float((left**2).sum()) / spread if spread else 1.0,
-        expert_bytes / slope / 1e3 if slope > 0 else float("nan"),
+        rows=rows,
+        active=active.tolist(),
+        us=us.tolist(),
+        base_us=float(base),
+        slope_us=float(slope),
+        low=float(low),
+        high=float(high),
+        r_squared=1 - float((left**2).sum()) / spread if spread else 1.0,
+        gb_per_second=expert_bytes / slope / 1e3 if slope > 0 else float("nan"),
     )
 
 

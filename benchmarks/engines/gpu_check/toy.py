@@ -16,7 +16,7 @@ from benchmarks.engines.gpu_check.experts import expert_matmul
 Listener = Callable[[torch.Tensor], Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     """Shapes of the model; `tokens` a batch may have; its graphs are made for `graph_sizes`."""
 
@@ -35,8 +35,18 @@ class Size:
         return 2 * self.hidden * self.width * (2 if self.hidden > 256 else 4)
 
 
-ON_GPU = Size(4, 128, 8, 2048, 768, 1024, (8, 16, 32, 64, 128, 256))
-ON_CPU = Size(3, 32, 4, 128, 256, 256, (8, 16, 32, 64))
+ON_GPU = Size(
+    layers=4,
+    experts=128,
+    top_k=8,
+    hidden=2048,
+    width=768,
+    tokens=1024,
+    graph_sizes=(8, 16, 32, 64, 128, 256),
+)
+ON_CPU = Size(
+    layers=3, experts=32, top_k=4, hidden=128, width=256, tokens=256, graph_sizes=(8, 16, 32, 64)
+)
 
 
 class Router:

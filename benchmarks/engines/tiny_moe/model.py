@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 torch's own custom
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """The model's sizes; the field names are those of `transformers.Qwen3MoeConfig`."""
 
