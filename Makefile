@@ -23,20 +23,20 @@ protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
 	$(BIN)/python tools/generate_stubs.py
 
 demo: setup ## the main job on recorded routing, in the terminal; DATA= POLICY= WORKERS= RATE= REQUESTS= SEED=
-	@$(BIN)/python -m benchmarks.demo $(strip $(foreach option,data policy workers rate requests seed,\
+	@$(BIN)/python -m benchmarks.demos.demo $(strip $(foreach option,data policy workers rate requests seed,\
 	  $(call given,$(option),$(shell echo $(option) | tr a-z A-Z))))
 given = $(if $($2),--$1='$($2)')
 
 setup-vllm: $(VLLM_STAMP) ## a .venv-vllm with vLLM for the CPU, NIXL and the clients (3.4 GB)
-$(VLLM_STAMP): $(STAMP) benchmarks/demo_vllm/environment.py
-	$(BIN)/python -m benchmarks.demo_vllm.environment $(VLLM)
+$(VLLM_STAMP): $(STAMP) benchmarks/demos/demo_vllm/environment.py
+	$(BIN)/python -m benchmarks.demos.demo_vllm.environment $(VLLM)
 	touch $@
 
 demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, four policies, 17 minutes; ARGS='--long', '--help', …
-	@$(BIN)/python -m benchmarks.demo_vllm $(ARGS)
+	@$(BIN)/python -m benchmarks.demos.demo_vllm $(ARGS)
 
 gpu-check: $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## is the capture exact on this machine's GPU, and what it costs; ARGS='--device cpu', '--help', …
-	@PYTHONPATH=clients/vllm:clients/python $(or $(ELDR_VLLM_PYTHON),$(VLLM)/bin/python) -m benchmarks.gpu_check $(ARGS)
+	@PYTHONPATH=clients/vllm:clients/python $(or $(ELDR_VLLM_PYTHON),$(VLLM)/bin/python) -m benchmarks.engines.gpu_check $(ARGS)
 
 test: test-fast bench-check test-vllm ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines
 test-fast: setup ## the tests that need no vLLM
@@ -47,32 +47,32 @@ test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
 
 setup-vllm-versions: setup-vllm ## other vLLM versions over .venv-vllm, for test-vllm-versions (1.1 GB)
 	for version in $(VERSIONS); do test -e build/vllm-versions/$$version/bin/python || \
-	  $(VLLM)/bin/python -m benchmarks.demo_vllm.environment build/vllm-versions/$$version \
+	  $(VLLM)/bin/python -m benchmarks.demos.demo_vllm.environment build/vllm-versions/$$version \
 	  --base $(VLLM) --version $$version || exit 1; done
 
 test-vllm-versions: setup-vllm-versions ## counts against the log on each of them
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm/test_versions.py
 
 capture-matrix: setup-vllm ## architectures by configurations against the log; ARGS='--configurations all --readme'
-	$(VLLM)/bin/python -m benchmarks.capture_matrix $(ARGS)
+	$(VLLM)/bin/python -m benchmarks.engines.capture_matrix $(ARGS)
 
 bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.json
-	$(BIN)/python -m benchmarks.assignment
-	$(BIN)/python -m benchmarks.decision
-	$(BIN)/python -m benchmarks.rpc
-	$(BIN)/python -m benchmarks.decision_log
-	$(BIN)/python -m benchmarks.scrape
-	$(BIN)/python -m benchmarks.held_signatures
-	$(BIN)/python -m benchmarks.remembered_ends
-	$(BIN)/python -m benchmarks.fit
-	$(BIN)/python -m benchmarks.simulation
-	$(BIN)/python -m benchmarks.refit
-	PYTHONPATH=clients/vllm $(BIN)/python -m benchmarks.signature_cache
+	$(BIN)/python -m benchmarks.speed.assignment
+	$(BIN)/python -m benchmarks.speed.decision
+	$(BIN)/python -m benchmarks.speed.rpc
+	$(BIN)/python -m benchmarks.speed.decision_log
+	$(BIN)/python -m benchmarks.speed.scrape
+	$(BIN)/python -m benchmarks.speed.held_signatures
+	$(BIN)/python -m benchmarks.speed.remembered_ends
+	$(BIN)/python -m benchmarks.speed.fit
+	$(BIN)/python -m benchmarks.speed.simulation
+	$(BIN)/python -m benchmarks.speed.refit
+	PYTHONPATH=clients/vllm $(BIN)/python -m benchmarks.speed.signature_cache
 
 bench-check: setup ## a short form of the benchmarks with goals; fails on what noise does not explain
-	$(BIN)/python -m benchmarks.decision --turns 7 --check
-	$(BIN)/python -m benchmarks.held_signatures --check
-	$(BIN)/python -m benchmarks.rpc --turns 5 --seconds 1 --check
+	$(BIN)/python -m benchmarks.speed.decision --turns 7 --check
+	$(BIN)/python -m benchmarks.speed.held_signatures --check
+	$(BIN)/python -m benchmarks.speed.rpc --turns 5 --seconds 1 --check
 
 lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-from benchmarks.demo_vllm.memory import available_gb, engines_that_fit
+from benchmarks.demos.demo_vllm.memory import available_gb, engines_that_fit
 
 # CI draws the same examples each time; at a desk the search goes on.
 settings.register_profile("ci", derandomize=True)

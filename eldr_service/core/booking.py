@@ -16,7 +16,7 @@ from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.worker import WorkerSpec
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Booking:
     """One request on one worker, and the answer that was given for it.
 

@@ -35,7 +35,7 @@ _ROW = np.dtype(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Known:
     """What changes only with membership, states, reports and their age, by decode worker."""
 

@@ -1,7 +1,7 @@
 """A partition: the unit centroids that signatures are compared with. Immutable."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class Partition:
     model: str
     transform: SignatureTransform
     centroids: NDArray[np.float32]
+    _: KW_ONLY
     version: int = 0
     bindings: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -44,4 +44,6 @@ class QuantisedCentroids(NamedTuple):
             coded = scale[k] * codes[k]
             error[k] = np.linalg.norm(deviation - coded)
             length[k] = np.linalg.norm(coded)
-        return cls(centroids, mean, codes, scale, error, length)
+        return cls(
+            centroids=centroids, mean=mean, codes=codes, scale=scale, error=error, length=length
+        )

@@ -1,7 +1,7 @@
 """A worker: what it says of itself, what it reports, where it is in its life."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -30,6 +30,7 @@ class WorkerSpec:
 
     worker_id: str
     role: WorkerRole = WorkerRole.DECODE
+    _: KW_ONLY
     url: str = ""
     dp_rank: int = 0
     group: str = ""
@@ -46,6 +47,7 @@ class LoadReport:
 
     incarnation: int
     number: int
+    _: KW_ONLY
     running_sequences: int = 0
     waiting_sequences: int = 0
     kv_tokens_used: int = 0

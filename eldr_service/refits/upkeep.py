@@ -58,7 +58,7 @@ class RefitSettings:
     signatures: int = 32
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Watch:
     """A partition on probation.
 
@@ -203,7 +203,9 @@ class Upkeep:
         reports = self._reports_since(self._reports_at_activation)
         self._activated()
         if len(reports) >= LEAST:
-            self._watch = _Watch(reports, slots, bookings, now + self._settings.window)
+            self._watch = _Watch(
+                before=reports, slots=slots, placements=bookings, until=now + self._settings.window
+            )
 
     def got_worse(self) -> tuple[str, Mapping[str, int]] | None:
         """What got worse since the last refit, and how workers were bound before it.

@@ -17,7 +17,7 @@ from eldr_service.routing.decide import alternates, apply_filters, decide
 from eldr_service.routing.model import Model
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerScore:
     """How one worker looked when the decision was made. None where unknown."""
 

@@ -38,7 +38,7 @@ class ReleaseOutcome(IntEnum):
     CANCELLED = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the router may hold, and for how long. Seconds and bytes.
 

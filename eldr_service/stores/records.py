@@ -1,7 +1,7 @@
 """What survives a restart, as plain records."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from eldr_service.core.geometry import ModelGeometry
 
@@ -35,6 +35,7 @@ class ModelRecord:
     """
 
     name: str
+    _: KW_ONLY
     geometry: ModelGeometry | None = None
     policy: str = ""
     policy_parameters: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +46,7 @@ class ModelRecord:
     refit: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
     """One worker, as it registered, and what the daemon made of it.
 

@@ -44,7 +44,15 @@ def test_all_numbers_of_a_report_are_there():
 
 def test_a_worker_is_there_but_for_its_address():
     sent = WorkerSpec(
-        "w", WorkerRole.PREFILL, "http://somewhere", 3, "group", {"zone": "a"}, 17, 40_000, 2.5
+        "w",
+        WorkerRole.PREFILL,
+        url="http://somewhere",
+        dp_rank=3,
+        group="group",
+        labels={"zone": "a"},
+        capacity_sequences=17,
+        capacity_kv_tokens=40_000,
+        time_to_live=2.5,
     )
     record = to_records.worker(1, 0.0, 3, sent, WorkerState.DRAINING, 5)
     found = asdict(from_records.worker_spec(record.worker))

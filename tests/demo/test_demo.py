@@ -13,13 +13,13 @@ import pytest
 from eldr.v1 import fleet_pb2, router_pb2
 from routed import separable
 
-from benchmarks.demo import data
-from benchmarks.demo.__main__ import main
-from benchmarks.demo.driver import Driver
-from benchmarks.demo.plain import plain_run
-from benchmarks.demo.processes import CHECKOUT, DemoError, running_daemon, running_engines
-from benchmarks.demo.verdict import compared
-from benchmarks.demo.workload import Workload, default_workers
+from benchmarks.demos.demo import data
+from benchmarks.demos.demo.__main__ import main
+from benchmarks.demos.demo.driver import Driver
+from benchmarks.demos.demo.plain import plain_run
+from benchmarks.demos.demo.processes import CHECKOUT, DemoError, running_daemon, running_engines
+from benchmarks.demos.demo.verdict import compared
+from benchmarks.demos.demo.workload import Workload, default_workers
 from eldr_service.fitting import fit_partition
 from eldr_service.lab.simulation.cost import built_in_costs
 
@@ -27,7 +27,7 @@ COST = "gpt-oss-120b-h200"
 
 
 def demo(*options, **kwargs):
-    command = [sys.executable, "-m", "benchmarks.demo", *options]
+    command = [sys.executable, "-m", "benchmarks.demos.demo", *options]
     return subprocess.Popen(
         command, cwd=CHECKOUT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs
     )

@@ -6,12 +6,26 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.demo.heat_map import heat_map, tally, worker_order
-from benchmarks.demo.run import Figures
-from benchmarks.demo.verdict import best_load_only, chance, change, compared, goal_met, verdict
+from benchmarks.demos.demo.heat_map import heat_map, tally, worker_order
+from benchmarks.demos.demo.run import Figures
+from benchmarks.demos.demo.verdict import (
+    best_load_only,
+    chance,
+    change,
+    compared,
+    goal_met,
+    verdict,
+)
 
 BAND = "locality-band"
-ALIKE = Figures(20.0, 2.0, 2.5, 3.0, 1.5, 1000)
+ALIKE = Figures(
+    active_experts=20.0,
+    step_ms=2.0,
+    tpot_p50_ms=2.5,
+    tpot_p99_ms=3.0,
+    load_imbalance=1.5,
+    tokens=1000,
+)
 
 
 def figures(**own):

@@ -8,15 +8,15 @@ from importlib import metadata
 
 import pytest
 
-from benchmarks.demo_vllm.__main__ import main
-from benchmarks.demo_vllm.environment import (
+from benchmarks.demos.demo_vllm.__main__ import main
+from benchmarks.demos.demo_vllm.environment import (
     install_version,
     lay_over,
     ordinary_build,
     requirements,
 )
-from benchmarks.demo_vllm.memory import available_gb, engines_that_fit
-from benchmarks.demo_vllm.processes import DemoError, Processes
+from benchmarks.demos.demo_vllm.memory import available_gb, engines_that_fit
+from benchmarks.demos.demo_vllm.processes import DemoError, Processes
 
 
 def test_what_vllm_requires_here(tmp_path):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.demo_vllm.report import print_report
-from benchmarks.demo_vllm.statistics import METRICS, Segment, bootstrap
-from benchmarks.demo_vllm.study import BAND, LOAD_ONLY, POLICIES, SUBJECTS, Load, Study
-from benchmarks.demo_vllm.verdict import Findings
+from benchmarks.demos.demo_vllm.report import print_report
+from benchmarks.demos.demo_vllm.statistics import METRICS, Segment, bootstrap
+from benchmarks.demos.demo_vllm.study import BAND, LOAD_ONLY, POLICIES, SUBJECTS, Load, Study
+from benchmarks.demos.demo_vllm.verdict import Findings
 
 
 def blocks(gain, number=20, noise=0.02, seed=0):
@@ -39,7 +39,14 @@ def blocks(gain, number=20, noise=0.02, seed=0):
 
 def findings(gain, **more):
     return Findings(
-        Study("four kinds", ("a", "b"), Load(2.0, 8, 4.0), 4, "sqrt", blocks(gain, **more))
+        Study(
+            name="four kinds",
+            kinds=("a", "b"),
+            load=Load(2.0, 8, 4.0),
+            slots=4,
+            transform="sqrt",
+            blocks=blocks(gain, **more),
+        )
     )
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from benchmarks.demo_vllm import workload
+from benchmarks.demos.demo_vllm import workload
 
 KINDS = ("a", "b", "c", "d", "e")
 SERVED = {kind: [f"{kind}{number}" for number in range(24)] for kind in KINDS}

@@ -147,7 +147,11 @@ class Bookings(RuleBasedStateMachine, Contract):
         assert tried_last not in names[:-1] or eligible == {tried_last}
         lease = call.lease_seconds or 8.0
         self.live[call.request_id] = ModelBooking(
-            call, names[0], placed.booking.lease_id, self.now + lease, answer_of(placed)
+            call,
+            names[0],
+            lease_id=placed.booking.lease_id,
+            expires=self.now + lease,
+            answer=answer_of(placed),
         )
         return None
 
@@ -301,7 +305,9 @@ class Bookings(RuleBasedStateMachine, Contract):
             self.old_incarnations.append(old.incarnation)
             self.end_all_on(spec.worker_id)
         until = self.now + spec.time_to_live if spec.time_to_live else float("inf")
-        self.fleet[spec.worker_id] = ModelWorker(spec, state, incarnation, until)
+        self.fleet[spec.worker_id] = ModelWorker(
+            spec, state, incarnation=incarnation, alive_until=until
+        )
 
     @rule(name=decoders, returns=st.sampled_from([True, True, True, False]))
     def drain(self, name, returns):

@@ -1,7 +1,7 @@
 """The contract of bookings made of plain dicts, which the router is compared with."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from eldr_service.core.worker import WorkerRole, WorkerSpec
 from eldr_service.routing.call import RouteCall
@@ -14,6 +14,7 @@ REMEMBERED = 600.0  # seconds that an ended attempt is known
 class ModelWorker:
     spec: WorkerSpec
     state: str
+    _: KW_ONLY
     incarnation: int
     alive_until: float
     number: int = -1
@@ -25,6 +26,7 @@ class ModelWorker:
 class ModelBooking:
     call: RouteCall
     worker: str
+    _: KW_ONLY
     lease_id: str
     expires: float
     answer: list

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import grpc
 import numpy as np
@@ -171,6 +171,7 @@ class Refusal:
 
     code: str
     message: str
+    _: KW_ONLY
     reason: str = ""
     domain: str = ""
     field: str = ""
@@ -201,8 +202,8 @@ def read_status(status: Status) -> Refusal:
     return Refusal(
         code.name,
         status.message,
-        info.reason,
-        info.domain,
+        reason=info.reason,
+        domain=info.domain,
         **{name: info.metadata.get(name, "") for name in ("field", "expected", "found")},
         violations=tuple((v.field, v.description) for v in request.field_violations),
         retry_seconds=retry.retry_delay.ToTimedelta().total_seconds()

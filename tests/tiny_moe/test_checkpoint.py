@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "tiny_moe" / "checkpoint"
+FOLDER = Path(__file__).parents[2] / "benchmarks/engines/tiny_moe" / "checkpoint"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ transformers = pytest.importorskip("transformers", reason=WHY)
 
 from safetensors.torch import load_file  # noqa: E402
 
-from benchmarks.tiny_moe import checkpoint, texts, train, widen  # noqa: E402
+from benchmarks.engines.tiny_moe import checkpoint, texts, train, widen  # noqa: E402
 
 pytestmark = pytest.mark.vllm
 

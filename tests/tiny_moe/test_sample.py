@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.tiny_moe import locality, texts
+from benchmarks.engines.tiny_moe import locality, texts
 from eldr_service.lab.simulation.sample import sample_recording
 
 README = Path(locality.__file__).with_name("README.md")

@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.tiny_moe import roff, texts
+from benchmarks.engines.tiny_moe import roff, texts
 
 PAGE = r"""'\" t
 .\" Copyright

@@ -11,7 +11,7 @@ WHY = "vLLM is not installed here: `make test-vllm` has it"
 pytest.importorskip("vllm", reason=WHY)
 torch = pytest.importorskip("torch", reason=WHY)
 
-from benchmarks.tiny_moe import checkpoint, widen  # noqa: E402
+from benchmarks.engines.tiny_moe import checkpoint, widen  # noqa: E402
 
 pytestmark = pytest.mark.vllm
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.demo_vllm.processes import free_port
+from benchmarks.demos.demo_vllm.processes import free_port
 
 HERE = Path(__file__).parent
 MODEL = "tiny-moe"
@@ -76,7 +76,7 @@ def _start(role: str, folder: Path, environ: dict[str, str], number: int) -> Rea
     port, side_channel = free_port(), free_port()
     transfer = {
         "kv_connector": "NixlConnector",
-        "kv_connector_module_path": "benchmarks.demo_vllm.tame",  # more processes than cores
+        "kv_connector_module_path": "benchmarks.demos.demo_vllm.tame",  # more processes than cores
         "kv_role": role,
         "kv_buffer_device": "cpu",
         "kv_connector_extra_config": {"kv_lease_duration": 240},

@@ -26,7 +26,7 @@ from eldr.v1 import (
 from eldr.v1.activation_pb2 import ActivationCounts
 from eldr_client import RouterClient
 
-from benchmarks.demo_vllm.processes import free_port
+from benchmarks.demos.demo_vllm.processes import free_port
 
 MODEL = "tiny"
 DAEMON_PYTHON = os.environ.get("ELDR_DAEMON_PYTHON", sys.executable)
@@ -85,7 +85,8 @@ class Engine(Process):
         self.url = f"http://127.0.0.1:{self.port}"
         inner = inner or {
             "kv_connector": "NixlConnector",
-            "kv_connector_module_path": "benchmarks.demo_vllm.tame",  # more processes than cores
+            # more processes than cores
+            "kv_connector_module_path": "benchmarks.demos.demo_vllm.tame",
             "kv_connector_extra_config": {"kv_lease_duration": 180},
         }
         transfer = {

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from eldr_client.aio import RouterClient
@@ -25,6 +25,7 @@ class Manner:
     status: int = 502
     # Replaces fields of the payload, or of each event that has such a field.
     fields: dict[str, Any] = field(default_factory=dict)
+    _: KW_ONLY
     # Makes the JSON of the payload, or of the first event.
     encode: Callable[[dict], bytes] = lambda payload: json.dumps(payload).encode()
     # Makes the stream of its events, each one without its blank line.

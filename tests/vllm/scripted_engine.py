@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from aiohttp import ClientSession, web
@@ -29,6 +29,7 @@ def text_of(prompt: Any, length: int) -> list[str]:
 @dataclass
 class Engine:
     pinned: set[str]
+    _: KW_ONLY
     # What goes wrong: a status, "error-event", "drop" (no answer), "break" (after two tokens).
     fault: int | str | None = None
     faults_left: int = 1_000_000
@@ -250,7 +251,7 @@ def _dump(payload: dict) -> bytes:
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Rig:
     """A proxy before its engines; `stop` takes an engine off its port."""
 
@@ -286,7 +287,9 @@ async def running_rig(prefills: int = 1, decodes: int = 2, *, static: bool = Tru
     """Engines and a proxy on free ports; with `static` the proxy is told where they are."""
     pinned: set[str] = set()
     rig = Rig(
-        [Engine(pinned) for _ in range(prefills)], [Engine(pinned) for _ in range(decodes)], pinned
+        prefill=[Engine(pinned) for _ in range(prefills)],
+        decode=[Engine(pinned) for _ in range(decodes)],
+        pinned=pinned,
     )
     async with AsyncExitStack() as stack:
         for engine in (*rig.prefill, *rig.decode):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.capture_matrix.cell import CHECKOUT
-from benchmarks.capture_matrix.table import BEGIN, END, markdown, put_into
+from benchmarks.engines.capture_matrix.cell import CHECKOUT
+from benchmarks.engines.capture_matrix.table import BEGIN, END, markdown, put_into
 
 
 def cell(architecture, configuration="eager", verdict="exact", why="", vllm="0.32.0"):

@@ -23,7 +23,7 @@ def test_the_demo_from_beginning_to_end(tmp_path, tmp_path_factory):
         [
             DAEMON_PYTHON,
             "-m",
-            "benchmarks.demo_vllm",
+            "benchmarks.demos.demo_vllm",
             *OPTIONS.split(),
             "--fit-prompts=30",
             f"--json={tmp_path / 'demo.json'}",

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from benchmarks.capture_matrix.cell import Nursery
-from benchmarks.capture_matrix.configurations import CONFIGURATIONS
+from benchmarks.engines.capture_matrix.cell import Nursery
+from benchmarks.engines.capture_matrix.configurations import CONFIGURATIONS
 
 pytestmark = pytest.mark.vllm
 

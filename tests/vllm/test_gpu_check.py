@@ -11,10 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch comes with vLLM: `make test-vllm` has it")
 
-from benchmarks.gpu_check import __main__ as gpu_check  # noqa: E402
-from benchmarks.gpu_check import curve, toy, vllm_engine, vllm_part  # noqa: E402
-from benchmarks.gpu_check.exactness import exactness  # noqa: E402
-from benchmarks.gpu_check.faults import IN_LAYERS, IN_STEPS, faults  # noqa: E402
+from benchmarks.engines.gpu_check import __main__ as gpu_check  # noqa: E402
+from benchmarks.engines.gpu_check import curve, toy, vllm_engine, vllm_part  # noqa: E402
+from benchmarks.engines.gpu_check.exactness import exactness  # noqa: E402
+from benchmarks.engines.gpu_check.faults import IN_LAYERS, IN_STEPS, faults  # noqa: E402
 
 CHECKOUT = Path(__file__).parents[2]
 alone = pytest.mark.vllm(engines=0)
@@ -35,7 +35,7 @@ def model():
 
 @alone
 def test_all_that_needs_no_vllm_runs_without_it(tmp_path):
-    code = WITHOUT_VLLM + "from benchmarks.gpu_check.__main__ import main; sys.exit(main())"
+    code = WITHOUT_VLLM + "from benchmarks.engines.gpu_check.__main__ import main; sys.exit(main())"
     options = "--device", "cpu", "--steps", "30", "--turns", "2", "--out", str(tmp_path / "f.json")
     done = run(code, *options)
     assert done.returncode == 0, done.stderr
@@ -95,7 +95,7 @@ def test_the_kernel_computes_what_the_loop_does():
         WITHOUT_VLLM
         + """
 import torch
-from benchmarks.gpu_check.experts import _launched, _looped
+from benchmarks.engines.gpu_check.experts import _launched, _looped
 drawn = torch.Generator().manual_seed(0)
 weights = torch.randn(5, 128, 192, generator=drawn)
 for per_row, rows in ((1, 40), (4, 11)):

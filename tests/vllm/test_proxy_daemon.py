@@ -167,7 +167,9 @@ async def test_a_release_is_said_whatever_was_written_into_it(shared_daemon, tok
         name = f"{tokens} tokens in {seconds} s"
         placement = await client.route(MODEL, name)
         engine = Engine("", rig.decode[0].url)
-        booking = Booking(engine, MODEL, name, 0, placement.lease_id)
+        booking = Booking(
+            engine=engine, model=MODEL, request_id=name, attempt=0, lease_id=placement.lease_id
+        )
         bookings = Bookings(client)
         with bookings.hold(booking):
             booking.output_tokens, booking.decode_duration = tokens, seconds

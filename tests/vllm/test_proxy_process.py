@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from benchmarks.demo_vllm.processes import free_port
+from benchmarks.demos.demo_vllm.processes import free_port
 
 
 def test_serves_and_goes():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.capture_matrix.comparison import (
+from benchmarks.engines.capture_matrix.comparison import (
     DIFFERS,
     EXACT,
     NONE,

@@ -63,7 +63,12 @@ class BaseClient(ABC):
         watch: bool = False,
     ) -> None:
         self._endpoint = Endpoint(
-            target, token, root_certificates, client_key, client_certificate, tls
+            target,
+            token=token,
+            root_certificates=root_certificates,
+            client_key=client_key,
+            client_certificate=client_certificate,
+            tls=tls,
         )
         self._top_k = top_k
         self._watched = watch

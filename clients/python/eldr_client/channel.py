@@ -1,7 +1,7 @@
 """How the router is reached: one channel, its reconnecting, its credentials."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import grpc
@@ -33,6 +33,7 @@ class Endpoint:
     """
 
     target: str = DEFAULT_TARGET
+    _: KW_ONLY
     token: str | None = field(default=None, repr=False)
     root_certificates: bytes | None = None
     client_key: bytes | None = field(default=None, repr=False)

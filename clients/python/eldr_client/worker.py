@@ -120,7 +120,12 @@ class WorkerSession:
         self._report = report
         self._timeout = timeout
         self._endpoint = Endpoint(
-            target, token, root_certificates, client_key, client_certificate, tls
+            target,
+            token=token,
+            root_certificates=root_certificates,
+            client_key=client_key,
+            client_certificate=client_certificate,
+            tls=tls,
         )
         self._channel = self._endpoint.open()
         self._stub = FleetServiceStub(self._channel)

@@ -1,7 +1,7 @@
 """What travels with each step between the scheduler's side and the workers' side."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ BlockHash = tuple[int, bytes | None]
 _NO_SPANS = np.empty((0, 3), np.int64)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class PromptChunk:
     """A prompt whose counts so far are wanted after this step.
 
@@ -51,6 +51,7 @@ class StepPlan:
     """
 
     started: float
+    _: KW_ONLY
     num_tokens: int = 0
     spans: NDArray[np.int64] = field(default_factory=lambda: _NO_SPANS)
     generating: int = 0
@@ -63,7 +64,7 @@ class StepPlan:
     keeps_counts: bool = True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class PromptTotal:
     """The answer to a PromptChunk: counts uint32 [local layers, experts] of the prompt so far."""
 
@@ -76,7 +77,7 @@ class PromptTotal:
     unknown_tokens: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class StepReport:
     """What one pipeline rank says of a step.
 

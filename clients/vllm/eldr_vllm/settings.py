@@ -27,7 +27,7 @@ UNSAID_ROLE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings, with their defaults; strings may name environment variables (`$POD_IP`).
 

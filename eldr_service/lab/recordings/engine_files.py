@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from eldr_service.lab.recordings.frames import COLUMNS, SUFFIX, Frame, read_frames
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EngineFiles:
     """What the engines of one model recorded, one table after the other.
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from eldr_service.lab.recordings.engine_files import EngineFiles
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Joined:
     """Requests of which both halves are whole, in order of arrival.
 

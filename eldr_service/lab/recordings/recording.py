@@ -1,6 +1,6 @@
 """Recorded routing, token by token or as counts; from `.npz` files or engines' recordings."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +36,7 @@ class Recording:
 
     geometry: ModelGeometry
     domains: NDArray[np.str_]
+    _: KW_ONLY
     counts: NDArray[np.uint32] | None = None
     expert_ids: NDArray[np.integer] | None = None
     offsets: NDArray[np.int64] | None = None
@@ -85,10 +86,10 @@ class Recording:
         return cls(
             ModelGeometry(num_layers, files.num_experts, files.top_k),
             np.full(n, ""),
-            joined.counts,
-            joined.experts,
-            joined.offsets,
-            np.zeros(n, np.int64),
+            counts=joined.counts,
+            expert_ids=joined.experts,
+            offsets=joined.offsets,
+            prefill_len=np.zeros(n, np.int64),
         )
 
     @classmethod
@@ -100,7 +101,7 @@ class Recording:
             raise ValueError("it holds counts, not tokens: say the model's top_k")
         n, num_layers, num_experts = counts.shape
         geometry = ModelGeometry(num_layers, num_experts, top_k)
-        return cls(geometry, _domains(arrays, n), counts.astype(np.uint32))
+        return cls(geometry, _domains(arrays, n), counts=counts.astype(np.uint32))
 
     @classmethod
     def _of_tokens(cls, arrays: dict[str, NDArray[Any]], top_k: int | None) -> Self:

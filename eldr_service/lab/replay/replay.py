@@ -14,7 +14,7 @@ from eldr_service.lab.replay.instead import Instead
 from eldr_service.lab.replay.replica import Choice, Replica
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decided:
     """One decision.
 
@@ -141,7 +141,14 @@ class Replay:
         figures.policies[pair.policy] += 1
         figures.logged.saw(pair.as_logged.moment(now))
         figures.followed.saw(pair.followed.moment(now))
-        return Decided(model, message.request_id, message.attempt, old, new, followed)
+        return Decided(
+            model=model,
+            request_id=message.request_id,
+            attempt=message.attempt,
+            logged=old,
+            as_logged=new,
+            followed=followed,
+        )
 
 
 def _restore(pair: _Pair, record: pb.LogRecord) -> None:

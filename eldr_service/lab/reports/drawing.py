@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from io import BytesIO, StringIO
 from typing import Any
 
@@ -59,6 +59,7 @@ class Line:
     colour: str
     x: Sequence[float]
     y: Sequence[float]
+    _: KW_ONLY
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     dashed: bool = False

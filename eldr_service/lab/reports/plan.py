@@ -25,7 +25,7 @@ def name_of(policy: str) -> str:
     return policy.partition(":")[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Points:
     """Where each sweep looks; relative ones are multiples of the base study's value."""
 

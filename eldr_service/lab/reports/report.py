@@ -26,7 +26,7 @@ class Tile:
     lines: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything that is laid out.
 

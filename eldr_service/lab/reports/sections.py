@@ -1,7 +1,7 @@
 """The report's sections: what each says, its panels, its table, the command that repeats it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -52,6 +52,7 @@ class Section:
     name: str
     title: str
     text: str
+    _: KW_ONLY
     panels: tuple[Panel, ...]
     table: Table
     command: str
@@ -121,7 +122,12 @@ def _rate(findings: Findings, swept: Swept, command: str) -> Section:
         " points: over 1% of the requests came when every recording was in flight."
     )
     return Section(
-        "rate", "TPOT against rate", text, tuple(panels), Table(headings, tuple(rows)), command
+        "rate",
+        "TPOT against rate",
+        text,
+        panels=tuple(panels),
+        table=Table(headings, tuple(rows)),
+        command=command,
     )
 
 
@@ -169,9 +175,9 @@ def _experts(findings: Findings, swept: Swept | None, command: str) -> Section:
         "experts",
         "Active experts against batch size",
         text,
-        (panel,),
-        Table(headings, tuple(rows)),
-        command,
+        panels=(panel,),
+        table=Table(headings, tuple(rows)),
+        command=command,
     )
 
 
@@ -220,7 +226,9 @@ def _map(findings: Findings, command: str) -> Section:
         + (f" The {MOST_ROWS} largest of {len(totals)}." if len(totals) > MOST_ROWS else "")
     )
     title = f"Where each {kind}'s requests went"
-    return Section("map", title, text, tuple(panels), Table(headings, rows), command)
+    return Section(
+        "map", title, text, panels=tuple(panels), table=Table(headings, rows), command=command
+    )
 
 
 def _effective(shares: NDArray[np.float64]) -> float:
@@ -274,9 +282,9 @@ def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Sect
         "workers",
         "What the gain is worth in workers",
         text,
-        (panel,),
-        Table(headings, tuple(rows)),
-        command,
+        panels=(panel,),
+        table=Table(headings, tuple(rows)),
+        command=command,
     )
 
 
@@ -350,7 +358,9 @@ def _sensitivity(findings: Findings, swept: Swept, title: str, text: str, comman
         *(f"{p} {sign}{part}" for p in own or swept.sweep.policies for part in ("p50", "p99")),
     )
     name = f"{swept.sweep.name}-sensitivity"
-    return Section(name, title, text, tuple(panels), Table(headings, tuple(rows)), command)
+    return Section(
+        name, title, text, panels=tuple(panels), table=Table(headings, tuple(rows)), command=command
+    )
 
 
 def _change_line(swept: Swept, policy: str, figure: str, colour: str) -> Line:
@@ -363,8 +373,8 @@ def _change_line(swept: Swept, policy: str, figure: str, colour: str) -> Line:
         colour,
         swept.sweep.values,
         values,
-        [end[0] for end in ends if end] if whole else None,
-        [end[1] for end in ends if end] if whole else None,
+        low=[end[0] for end in ends if end] if whole else None,
+        high=[end[1] for end in ends if end] if whole else None,
     )
 
 

@@ -51,7 +51,7 @@ def _is_better(policy: str, findings: Findings) -> bool:
     return high < 0 and low <= 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Needed:
     """Workers that keep the target at the same rate.
 
@@ -122,7 +122,14 @@ def _needed(swept: Swept, policy: str, reference: str | None, target_ms: float) 
     if reference is not None and exact is not None and policy != reference:
         saved = (_exact(workers, swept.mean(reference, P50), target_ms) or 0.0) - exact
         within = interval(_saved_by_seed(swept, policy, reference, target_ms))
-    return Needed(policy, fewest, exact, bool(fewest == workers[0]), saved, within)
+    return Needed(
+        policy=policy,
+        fewest=fewest,
+        exact=exact,
+        at_most=bool(fewest == workers[0]),
+        saved=saved,
+        interval=within,
+    )
 
 
 def _saved_by_seed(

@@ -1,7 +1,7 @@
 """What a decode step costs: experts read, sequences, context. Costs are data: a file each."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -51,6 +51,7 @@ class StepCost:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
+    _: KW_ONLY
     per_layer_us: Microseconds
     per_expert_us: Microseconds
     per_sequence_us: Microseconds = 0.0

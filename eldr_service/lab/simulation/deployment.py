@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from eldr_service.lab.simulation.engine import Engine
@@ -48,6 +48,7 @@ class Deployment:
     """
 
     engines: tuple[Engine, ...]
+    _: KW_ONLY
     capacity: int | None = None
     prefill: Delay = Delay()
     transfer: Delay = Delay()

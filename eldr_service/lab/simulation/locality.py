@@ -9,7 +9,7 @@ from eldr_service.core.signature import SignatureTransform
 from eldr_service.lab.recordings import Recording
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalityStatistics:
     """Alikeness of prefills and decodes, and what it is worth to a batch.
 

@@ -12,7 +12,7 @@ from eldr_service.lab.simulation.pool_statistics import load_imbalance
 PERCENTILES = (50, 95, 99)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
     """One policy's run; arrays have an entry a request, in order of arrival. Virtual seconds.
 

@@ -8,9 +8,9 @@ from eldr_service.lab.recordings import Recording
 def sample_recording() -> Recording:
     """Read the sample: real requests to a small trained Qwen3-MoE.
 
-    `benchmarks/tiny_moe` trained the model and recorded it: 4 layers x 32 experts, top-2; ten kinds
-    of text, prefill and decode of each request as the model ran them. Its README has the sample's
-    locality beside that of real models.
+    `benchmarks/engines/tiny_moe` trained the model and recorded it: 4 layers x 32 experts, top-2;
+    ten kinds of text, prefill and decode of each request as the model ran them. Its README has the
+    sample's locality beside that of real models.
     """
     with as_file(files(__package__) / "sample.npz") as path:
         return Recording.load(path)

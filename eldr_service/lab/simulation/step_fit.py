@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Solve = Callable[[Floats, Floats], Floats]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepFit:
     """``fixed_us + per_sequence_us * batch size + per_expert_us * active experts of all layers``.
 

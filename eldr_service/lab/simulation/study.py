@@ -26,7 +26,7 @@ from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.registry import create, parse
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """What to simulate.
 

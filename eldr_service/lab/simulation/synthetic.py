@@ -16,7 +16,7 @@ text they are not.
 """
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,7 @@ class SyntheticRouting:
     layers: int = 12
     experts: int = 32
     top_k: int = 4
+    _: KW_ONLY
     domains: int = 8
     requests: int = 128
     prefill_tokens: int = 28

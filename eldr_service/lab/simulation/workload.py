@@ -1,7 +1,7 @@
 """What every policy is given alike: recordings to fit on, recordings to drive, requests."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class Workload:
     """
 
     recording: Recording
+    _: KW_ONLY
     fitted: NDArray[np.int64]
     driven: NDArray[np.int64]
     requests: Requests
@@ -70,7 +71,14 @@ class Workload:
         driven = np.concatenate([fitted, rest]) if drive_all else rest
         if shift_s < math.inf:
             fitted = fitted[~later_half(recording, seed)[fitted]]
-        drawn = cls(recording, fitted, driven, traffic.draw(seed), seed, shift_s)
+        drawn = cls(
+            recording,
+            fitted=fitted,
+            driven=driven,
+            requests=traffic.draw(seed),
+            seed=seed,
+            shift_s=shift_s,
+        )
         if shift_s < math.inf and not (len(fitted) and 0 < drawn.late.sum() < len(driven)):
             raise ValueError("a shift needs requests of two domains at least, on both its sides")
         return drawn

@@ -1,7 +1,7 @@
 """Prometheus metrics: counters of what happened, and gauges made from the state at each scrape."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -46,6 +46,7 @@ class ModelState:
 
     model: str
     workers: Sequence[WorkerState] = ()
+    _: KW_ONLY
     leases: int = 0
     partition_version: int = 0
     partition_drift: float | None = None

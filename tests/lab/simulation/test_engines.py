@@ -41,7 +41,14 @@ def test_a_server_of_one_request_at_a_time_is_an_m_d_1_queue():
 
 
 def test_a_batch_costs_what_its_sequences_and_contexts_cost():
-    cost = StepCost("c", 1e6, 0.0, per_sequence_us=2e6, per_context_token_us=1e4, fixed_us=5e6)
+    cost = StepCost(
+        "c",
+        per_layer_us=1e6,
+        per_expert_us=0.0,
+        per_sequence_us=2e6,
+        per_context_token_us=1e4,
+        fixed_us=5e6,
+    )
     pool = DecodePool(np.zeros((4, 3, 1), np.uint8), 2, [Engine(cost)])
     pool.start(0.0, 0, "a", slice(0, 2), prompt_tokens=10)
     pool.start(0.0, 0, "b", slice(0, 2), prompt_tokens=20)
@@ -101,7 +108,7 @@ def test_an_expert_costs_on_the_rank_that_holds_it():
 
 
 def test_engines_may_differ():
-    slow = StepCost("slow", 2e6, 0.0)
+    slow = StepCost("slow", per_layer_us=2e6, per_expert_us=0.0)
     pool = DecodePool(one_layer([0]), 4, [Engine(SECOND), Engine(slow)])
     for worker in range(2):
         pool.start(0.0, worker, worker, slice(0, 1), output_tokens=3)

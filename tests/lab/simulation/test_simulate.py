@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.demo.plain import plain_run
-from benchmarks.demo.workload import Workload as DemoWorkload
+from benchmarks.demos.demo.plain import plain_run
+from benchmarks.demos.demo.workload import Workload as DemoWorkload
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.fitting import fit_partition
@@ -48,7 +48,9 @@ def at_once(number, output_tokens):
     """A workload of equal requests, all at the same moment."""
     workload = Workload.draw(RECORDING, Traffic(1.0, 100.0), seed=0)
     requests = Requests(np.zeros(number), np.full(number, 7), np.full(number, output_tokens))
-    return Workload(RECORDING, workload.fitted, workload.driven, requests, seed=0)
+    return Workload(
+        RECORDING, fitted=workload.fitted, driven=workload.driven, requests=requests, seed=0
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -187,7 +189,13 @@ def test_no_traffic_shifts_without_domains():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_places_as_a_plain_loop_does(policy):
     plain = DemoWorkload.make(RECORDING, COST, workers=3, rate=3000.0, requests=150, seed=2)
-    workload = Workload(RECORDING, plain.fitted, plain.driven, Requests(plain.arrivals), seed=2)
+    workload = Workload(
+        RECORDING,
+        fitted=plain.fitted,
+        driven=plain.driven,
+        requests=Requests(plain.arrivals),
+        seed=2,
+    )
     partition = fitted(workload, 3)
     expected = plain_run(policy, plain, partition)
     assert not expected.waited

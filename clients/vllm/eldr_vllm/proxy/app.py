@@ -73,14 +73,14 @@ class Proxy:
             settings, self._fleet, self._metrics, client, bookings, *self._cooldowns
         )
         self._serving = Serving(
-            settings,
-            self._fleet,
-            Affinity(settings.prefix_length),
-            Ring(),
-            self._cooldowns[0],
-            self._engines,
-            self._routing,
-            self._metrics,
+            settings=settings,
+            fleet=self._fleet,
+            affinity=Affinity(settings.prefix_length),
+            ring=Ring(),
+            prefill_cooldown=self._cooldowns[0],
+            engines=self._engines,
+            routing=self._routing,
+            metrics=self._metrics,
         )
         if settings.router is not None:
             chores.append(asyncio.create_task(bookings.renew()))

@@ -18,7 +18,7 @@ logger = logging.getLogger("eldr_proxy")
 RENEW_SECONDS = 60.0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Booking:
     """A leg's place for one attempt. What is set on it after the lease goes into the release."""
 

@@ -1,6 +1,6 @@
 """The endpoints that generate, and how their requests and answers differ."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from eldr_vllm.proxy import sse
@@ -12,6 +12,7 @@ class Endpoint:
     """One of vLLM's endpoints; the defaults are those of /v1/completions."""
 
     path: str
+    _: KW_ONLY
     # Fields that limit the answer's tokens; the first one given counts.
     limits: tuple[str, ...] = ("max_tokens",)
     # Fields of which the prompt is made, in its order.

@@ -81,4 +81,4 @@ class FirstToken:
         shared = {name: self._answer.get(name) for name in ("id", "created", "model")}
         choice = {"index": 0, **content, "logprobs": None, "finish_reason": None}
         payload = {**shared, "object": kind, "choices": [choice]}
-        return Event(sse.encode(payload), payload)
+        return Event(sse.encode(payload), payload=payload)

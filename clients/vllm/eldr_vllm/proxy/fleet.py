@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import grpc
 from eldr.v1.fleet_pb2 import WatchWorkersRequest, WatchWorkersResponse, WorkerRole, WorkerState
@@ -24,6 +24,7 @@ class Engine:
 
     worker_id: str
     url: str
+    _: KW_ONLY
     dp_rank: int = 0
     model: str = ""
     group: str = ""
@@ -131,10 +132,10 @@ class Fleet:
                 self._watched[key] = Engine(
                     worker.worker_id,
                     worker.url.rstrip("/"),
-                    worker.dp_rank,
-                    worker.model,
-                    worker.group,
-                    worker.role == WorkerRole.WORKER_ROLE_PREFILL,
+                    dp_rank=worker.dp_rank,
+                    model=worker.model,
+                    group=worker.group,
+                    prefill=worker.role == WorkerRole.WORKER_ROLE_PREFILL,
                 )
         if update.synchronized:
             self._is_level = True
@@ -159,10 +160,10 @@ class Fleet:
                 Engine(
                     engine.worker_id,
                     engine.url,
-                    engine.dp_rank,
-                    engine.model,
-                    engine.group,
-                    engine.prefill,
+                    dp_rank=engine.dp_rank,
+                    model=engine.model,
+                    group=engine.group,
+                    prefill=engine.prefill,
                     ranked=ranks[engine.url, engine.model, engine.prefill] > 1
                     or engine.dp_rank > 0,
                 )

@@ -7,7 +7,7 @@ prefill and find their prefix cached. Seeds count up as vLLM counts them for n >
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from eldr_vllm.proxy.endpoints import ENDPOINTS, Endpoint
@@ -38,6 +38,7 @@ class Leg:
     request_id: str
     path: str
     body: dict[str, Any]
+    _: KW_ONLY
     index: int = 0
     sample: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -160,7 +161,15 @@ def split(
             if type(own.get("seed")) is int:
                 own["seed"] += sample
             suffix = "" if alone else f"-{index}"
-            leg = Leg(request_id + suffix, path, own, index, sample, headers, cached)
+            leg = Leg(
+                request_id + suffix,
+                path,
+                own,
+                index=index,
+                sample=sample,
+                headers=headers,
+                prefix_cached=cached,
+            )
             leg.name = (name or request_id) + suffix
             legs.append(leg)
     return legs

@@ -98,7 +98,9 @@ class Routing:
 
     def forget(self, leg: Leg, attempt: int = 0) -> None:
         """End what may be booked for a leg without the proxy's knowledge, by a prefill engine."""
-        booking = Booking(Engine("", ""), self.model(leg), leg.request_id, attempt)
+        booking = Booking(
+            engine=Engine("", ""), model=self.model(leg), request_id=leg.request_id, attempt=attempt
+        )
         booking.outcome = ReleaseOutcome.CANCELLED
         self._bookings.release(booking)
 
@@ -110,12 +112,12 @@ class Routing:
         if placement is not None:
             engine = self._fleet.decoder_at(model, placement.url, placement.dp_rank)
             booking = Booking(
-                engine or Engine(placement.worker_id, placement.url),
-                model,
-                leg.request_id,
-                attempt,
-                placement.lease_id,
-                placement.worker_id,
+                engine=engine or Engine(placement.worker_id, placement.url),
+                model=model,
+                request_id=leg.request_id,
+                attempt=attempt,
+                lease_id=placement.lease_id,
+                placed_on=placement.worker_id,
             )
             if engine is not None:
                 self._metrics.placements.labels(placement.reason.value).inc()
@@ -126,7 +128,7 @@ class Routing:
             self.forget(leg)
         engine = self._next(leg, prefilled, failed)
         self._metrics.placements.labels(FALLBACK).inc()
-        return Booking(engine, model, leg.request_id, attempt)
+        return Booking(engine=engine, model=model, request_id=leg.request_id, attempt=attempt)
 
     def _next(self, leg: Leg, prefilled: Prefilled, failed: set[str]) -> Engine:
         model = self.model(leg)

@@ -7,7 +7,7 @@ should fail for it. What is the answer itself, or its end, raises EngineFailed.
 import base64
 import binascii
 import logging
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NoReturn
 
 from eldr.v1.activation_pb2 import ActivationCounts
@@ -35,7 +35,7 @@ class Usage:
     completion: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Answer:
     """A whole answer. `payload` is fit for the caller, once the rest is no longer needed."""
 
@@ -56,6 +56,7 @@ class Event:
     """An event of a stream; `raw` is what the caller gets, if anything."""
 
     raw: bytes
+    _: KW_ONLY
     payload: dict[str, Any] = field(default_factory=dict)
     usage: Usage | None = None
     is_done: bool = False
@@ -85,7 +86,7 @@ def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answe
             raise EngineFailed(f"expected {choices} choices, found {len(said)}")
     elif not isinstance(payload.get(endpoint.content), list):
         _refuse(f"a list as {endpoint.content}", payload.get(endpoint.content))
-    result = Answer(payload, _usage(payload, endpoint) or Usage())
+    result = Answer(payload=payload, usage=_usage(payload, endpoint) or Usage())
     kv = payload.get("kv_transfer_params")
     if kv is not None:
         payload["kv_transfer_params"] = None  # internal addresses are not the caller's business
@@ -110,7 +111,7 @@ def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
     _check_error(payload)
     if endpoint.has_choices:
         said = _choices(payload, endpoint, choices)
-        result = Event(raw, payload)
+        result = Event(raw, payload=payload)
         result.is_usage_only = not said
         result.ends = sum(bool(choice.get("finish_reason")) for choice in said)
         holder = payload
@@ -120,7 +121,7 @@ def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
             _refuse("an event with a type", payload)
         if kind == "response.failed":
             raise EngineErred(f"the answer failed: {short(payload.get('response'))}")
-        result = Event(raw, payload)
+        result = Event(raw, payload=payload)
         result.is_preamble = kind in endpoint.preamble
         result.ends = int(kind in endpoint.last)
         inner = payload.get("response", payload.get("message"))

@@ -33,7 +33,7 @@ class BrokenOffError(ProxyError):
         super().__init__(502, f"the decode broke off: {failure}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """What it takes to serve a leg."""
 

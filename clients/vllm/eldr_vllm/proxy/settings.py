@@ -6,7 +6,7 @@ from typing import Any
 from eldr_vllm.proxy.headers import FORWARDED
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How one proxy runs; times in seconds."""
 

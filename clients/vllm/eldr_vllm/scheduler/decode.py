@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,7 @@ class _Held:
     """
 
     booking: Booking
+    _: KW_ONLY
     running: int = 0
     ended: int = 0
     output_tokens: int = 0
@@ -59,7 +60,7 @@ class _Sequence:
     first_token: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Steps:
     """Sums over the steps since the last report; `token_experts` weighs each by its tokens."""
 

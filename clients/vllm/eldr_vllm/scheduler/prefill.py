@@ -21,7 +21,7 @@ from eldr_vllm.settings import Settings
 _MAX_LATE = 1_024
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Prompt:
     """One request, from its arrival until its counts are in its answer.
 
@@ -82,11 +82,11 @@ class PrefillSide:
         """A request has come."""
         name = transfer_params.request_name(request)
         prompt = _Prompt(
-            name,
-            request.num_prompt_tokens,
-            transfer_params.first_epoch(request),
-            not is_probe and transfer_params.places(request, self._settings.place),
-            is_probe,
+            name=name,
+            num_tokens=request.num_prompt_tokens,
+            epoch=transfer_params.first_epoch(request),
+            to_place=not is_probe and transfer_params.places(request, self._settings.place),
+            is_probe=is_probe,
         )
         prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
         self._prompts[request.request_id] = prompt
@@ -112,12 +112,12 @@ class PrefillSide:
                 self._place(prompt)  # on what the daemon has, so that the answer can carry it
             chunks.append(
                 PromptChunk(
-                    request_id,
-                    prompt.epoch,
-                    prompt.sequence,
-                    np.array(blocks, np.int64),
-                    tokens,
-                    prompt.asked,
+                    request_id=request_id,
+                    epoch=prompt.epoch,
+                    sequence=prompt.sequence,
+                    blocks=np.array(blocks, np.int64),
+                    num_tokens=tokens,
+                    last=prompt.asked,
                 )
             )
             prompt.sequence += 1

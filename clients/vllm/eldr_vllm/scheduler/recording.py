@@ -15,7 +15,7 @@ from eldr_vllm.scheduler.step import ScheduledStep
 from eldr_vllm.scheduler.transfer_params import is_prefill, request_name
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Request:
     """One request of the engine.
 
@@ -80,10 +80,10 @@ class RecordSide:
         reads = prefill or (self._role == "both" and not remote)
         key = request_key(request_name(request))
         self._requests[request.request_id] = _Request(
-            key,
-            self._sequences,
-            request.arrival_time,
-            request.num_prompt_tokens,
+            key=key,
+            sequence=self._sequences,
+            arrival=request.arrival_time,
+            prompt_tokens=request.num_prompt_tokens,
             reads=reads,
             writes=not prefill,
             asks=reads and not prefill,
@@ -176,4 +176,6 @@ class RecordSide:
 def _whole_prompt(request_id: str, request: _Request, step: ScheduledStep) -> PromptChunk:
     tokens = request.prompt_tokens
     blocks = np.array(step.slots.blocks(request_id, tokens), np.int64)
-    return PromptChunk(request_id, 0, 0, blocks, tokens, last=True)
+    return PromptChunk(
+        request_id=request_id, epoch=0, sequence=0, blocks=blocks, num_tokens=tokens, last=True
+    )

@@ -153,7 +153,13 @@ class WorkerSide:
     def _report(self, step: _Step) -> StepReport:
         plan = step.plan
         report = StepReport(
-            plan.started, plan.generating, len(self._layers), 0, [], plan.answer_rows, None
+            started=plan.started,
+            generating=plan.generating,
+            layers=len(self._layers),
+            distinct=0,
+            totals=[],
+            answer_rows=plan.answer_rows,
+            answer_experts=None,
         )
         if not plan.keeps_counts:
             self._cache = None
@@ -229,11 +235,11 @@ class WorkerSide:
     def _total(cache: SignatureCache, chunk: PromptChunk) -> PromptTotal:
         total = cache.total(chunk.blocks, chunk.num_tokens)
         return PromptTotal(
-            chunk.request_id,
-            chunk.epoch,
-            chunk.sequence,
-            chunk.last,
-            total.counts,
-            total.num_tokens,
-            total.unknown_tokens,
+            request_id=chunk.request_id,
+            epoch=chunk.epoch,
+            sequence=chunk.sequence,
+            last=chunk.last,
+            counts=total.counts,
+            num_tokens=total.num_tokens,
+            unknown_tokens=total.unknown_tokens,
         )

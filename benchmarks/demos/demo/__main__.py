@@ -1,0 +1,175 @@
+"""`make demo`: fit on one half, drive the other under every policy, say what came of it."""
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+import time
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import grpc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.demos.demo import data
+from benchmarks.demos.demo.chance import SEEDS, other_seeds
+from benchmarks.demos.demo.document import document
+from benchmarks.demos.demo.driver import Driver
+from benchmarks.demos.demo.plain import plain_run
+from benchmarks.demos.demo.processes import CHECKOUT, DemoError, running_daemon, running_engines
+from benchmarks.demos.demo.report import print_report
+from benchmarks.demos.demo.result import Result
+from benchmarks.demos.demo.verdict import DEFAULT, compared
+from benchmarks.demos.demo.workload import Workload
+from eldr_service.core.errors import did_you_mean
+from eldr_service.core.partition import Partition
+from eldr_service.fitting import fit_partition
+from eldr_service.lab.simulation.cost import built_in_costs
+from eldr_service.policies.registry import installed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the demo; 0 done, 1 failed or the plain loop disagrees, 2 wrong use."""
+    options = _options(argv)
+    console = Console(stderr=True)
+    try:
+        result = _demo(options, console)
+    except (DemoError, OSError, ValueError) as error:
+        console.print(f"demo: {error}", style="red", markup=False)
+        return 1
+    except grpc.RpcError as error:
+        console.print(f"demo: {error.details()}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("demo: interrupted")
+        return 130
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(document(result), indent=1) + "\n")
+    print_report(result, Console(width=None if sys.stdout.isatty() else 100))
+    return 1 if result.differing else 0
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.demos.demo",
+        description="ELDR on recorded routing, in virtual time.",
+    )
+    parser.add_argument(
+        "--data",
+        metavar=f"FILE.npz|NAME|{data.SAMPLE}",
+        help="recorded tokens; by default the largest in ../shared/data/activations, else the"
+        " sample that ships with the project",
+    )
+    parser.add_argument(
+        "--policy",
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"what the verdict is on, any installed policy; default {DEFAULT}",
+    )
+    parser.add_argument("--workers", type=int, help="by default 4 to 16, by the data's size")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help="arrivals per second of virtual time; by default half of the recordings are in flight",
+    )
+    parser.add_argument("--requests", type=int, default=1200, help="about so many; default 1200")
+    parser.add_argument(
+        "--cost", choices=built_in_costs(), help="of a decode step; by default nearest to the model"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of halves and arrivals; default 0")
+    parser.add_argument("--json", type=Path, default=CHECKOUT / "build" / "demo.json")
+    options = parser.parse_args(argv)
+    if options.policy not in (names := installed()):
+        meant = did_you_mean(options.policy, names)
+        parser.error(f"--policy: expected one of {', '.join(names)}, found {options.policy}{meant}")
+    if options.workers is not None and options.workers < 2:
+        parser.error(f"--workers: expected 2 or more, found {options.workers}")
+    if options.rate is not None and not options.rate > 0:
+        parser.error(f"--rate: expected more than 0, found {options.rate:g}")
+    if options.requests < 10:
+        parser.error(f"--requests: expected 10 or more, found {options.requests}")
+    if options.seed < 0:
+        parser.error(f"--seed: expected 0 or more, found {options.seed}")
+    return options
+
+
+def _demo(options: argparse.Namespace, console: Console) -> Result:
+    begun = time.monotonic()
+    policies = compared(options.policy)
+    name = data.located(options.data or data.default_name())
+    known = data.known(name)
+    cost = built_in_costs()[options.cost or known.cost]
+    work = Workload.make(
+        data.load(name),
+        cost,
+        workers=options.workers,
+        rate=options.rate,
+        requests=options.requests,
+        seed=options.seed,
+    )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        Progress(*columns, console=console) as progress,
+        tempfile.TemporaryDirectory(prefix="eldr-demo-") as scratch,
+    ):
+        partition = _fit(known.model, work, progress)
+        starting = progress.add_task("start daemon and engines", total=2)
+        with running_daemon(Path(scratch)) as daemon:
+            progress.advance(starting)
+            with (
+                running_engines(
+                    Path(scratch), daemon, known.model, name, cost.name, work.oracle
+                ) as engines,
+                closing(Driver(daemon, engines, known.model, work)) as driver,
+            ):
+                progress.advance(starting)
+                driver.activate(partition)
+                runs = {}
+                for policy in policies:
+                    task = progress.add_task(f"drive {policy}", total=len(work.arrivals))
+                    runs[policy] = driver.drive(policy, partial(progress.advance, task))
+        task = progress.add_task("the same in a plain loop", total=len(policies))
+        plain = {}
+        for policy in policies:
+            plain[policy] = plain_run(policy, work, partition)
+            progress.advance(task)
+        task = progress.add_task("the same with other seeds", total=SEEDS)
+        others = other_seeds(work, known.model, options.policy, partial(progress.advance, task))
+    return Result(
+        name=name,
+        subject=options.policy,
+        work=work,
+        partition=partition,
+        runs=runs,
+        plain=plain,
+        other_seeds=others,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _fit(model: str, work: Workload, progress: Progress) -> Partition:
+    task = progress.add_task(f"fit {work.workers} centroids", total=None)
+    partition = fit_partition(
+        model,
+        work.recording.prefill_counts()[work.fitted],
+        work.recording.geometry,
+        n_clusters=work.workers,
+        progress=lambda done, most, inertia: progress.update(task, completed=done, total=most),
+    )
+    done = progress.tasks[task].completed
+    progress.update(task, total=done)  # it may settle before the most iterations
+    return partition
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, and so end the children
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""All that the demo finds out."""
+
+from dataclasses import dataclass
+
+from benchmarks.demos.demo.run import Figures, Run
+from benchmarks.demos.demo.workload import Workload
+from eldr_service.core.partition import Partition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """All that came out.
+
+    Attributes
+    ----------
+    name : str
+        The recording's file, or `data.SAMPLE`.
+    subject : str
+        The policy that the verdict is on.
+    runs, plain : dict of policy to Run
+        Over gRPC, and by the plain loop in one process.
+    other_seeds : dict of seed to float
+        The relative change in active experts with other seeds; see `chance`.
+    seconds : float
+        Of the whole demo, setup left out.
+    """
+
+    name: str
+    subject: str
+    work: Workload
+    partition: Partition
+    runs: dict[str, Run]
+    plain: dict[str, Run]
+    other_seeds: dict[int, float]
+    seconds: float
+
+    @property
+    def differing(self) -> list[str]:
+        """Policies under which the plain loop gives anything else; there should be none."""
+        return [
+            policy for policy, run in self.runs.items() if run.outcome != self.plain[policy].outcome
+        ]
+
+    @property
+    def figures(self) -> dict[str, Figures]:
+        """Each policy's figures."""
+        return {policy: run.finished for policy, run in self.runs.items()}

@@ -1,0 +1,228 @@
+"""The proxy's client: sends a block's requests when they are due, and times what it sees."""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from benchmarks.demos.demo_vllm.fleet import Fleet
+from benchmarks.demos.demo_vllm.processes import DemoError
+from benchmarks.demos.demo_vllm.statistics import Segment
+from benchmarks.demos.demo_vllm.workload import Ask
+
+SAMPLE_SECONDS = 0.1
+REQUEST_SECONDS = 120.0
+SETTLE_SECONDS = 10.0
+FILLING_SECONDS = 1.5
+"""At a block's beginning, in which what is carried into it is prefilled again: not measured."""
+
+FEWEST_TOKENS = 8
+"""Of an answer within a block, for its TPOT to count."""
+
+_ROUTE = re.compile(r"^eldr_proxy_route_seconds_(sum|count) (\S+)", re.M)
+_REASON = re.compile(r'^eldr_proxy_placements_total\{reason="(\w+)"\} (\S+)', re.M)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What has come of an answer, and when."""
+
+    sent: float
+    events: list[tuple[float, int]] = field(default_factory=list)
+    """Arrival and number of tokens."""
+    failed: bool = False
+
+    def take(self, event: dict[str, Any]) -> None:
+        for choice in event.get("choices", ()):
+            if count := len(choice.get("token_ids") or ()):
+                self.events.append((time.perf_counter(), count))
+
+    @property
+    def tokens(self) -> int:
+        return sum(count for _, count in self.events)
+
+    def since(self, begin: float) -> tuple[float, int]:
+        """Seconds from the first event after `begin` to the last, and the tokens they took."""
+        late = [event for event in self.events if event[0] >= begin]
+        if not late:
+            return 0.0, 0
+        return late[-1][0] - late[0][0], sum(count for _, count in late[1:])
+
+
+class Client:
+    """Drives one proxy, and watches the fleet behind it meanwhile."""
+
+    def __init__(self, proxy: str, model: str, fleet: Fleet) -> None:
+        self._proxy = proxy
+        self._model = model
+        self._fleet = fleet
+
+    def drive(self, asks: Sequence[Ask], seconds: float) -> tuple[Segment, list[Ask]]:
+        """The requests of a block, and what of them is left when it ends after so many seconds.
+
+        What is being written then is cut off: draining would be the larger part of a short block,
+        with batches that grow ever smaller.
+        """
+        return asyncio.run(self._drive(asks, seconds))
+
+    def throughput(self, asks: Iterable[Ask], in_flight: int, seconds: float) -> float:
+        """Tokens a second while so many requests are kept in flight, one after the other."""
+        return asyncio.run(self._throughput(iter(asks), in_flight, seconds))
+
+    async def _drive(self, asks: Sequence[Ask], seconds: float) -> tuple[Segment, list[Ask]]:
+        segment = Segment()
+        async with self._session() as session:
+            before = await self._proxy_counts(session)
+            idle, begun = _idle_seconds(), time.perf_counter()
+            end = begun + seconds
+            watch = asyncio.create_task(self._watch(segment, begun + FILLING_SECONDS, end))
+            try:
+                answers = await asyncio.gather(
+                    *(self._ask(session, ask, begun + ask.at, end) for ask in asks)
+                )
+                passed = time.perf_counter() - begun
+                segment.processors = 1 - (_idle_seconds() - idle) / passed / _processors()
+                segment.left = await self._settle()
+            finally:
+                watch.cancel()
+            after = await self._proxy_counts(session)
+        segment.route = (
+            after["sum"] - before["sum"],
+            after["count"] - before["count"],
+        )
+        segment.reasons = {
+            reason: round(count - before[reason])
+            for reason, count in after.items()
+            if reason.isupper() and count > before[reason]
+        }
+        left = []
+        for ask, answer in zip(asks, answers, strict=True):
+            if answer.failed:
+                segment.failed += 1
+                continue
+            segment.answered += bool(answer.events)
+            segment.unanswered += not answer.events
+            if answer.events and not ask.carried:
+                segment.ttft.append(answer.events[0][0] - answer.sent)
+            passed, tokens = answer.since(begun + FILLING_SECONDS)
+            if tokens >= FEWEST_TOKENS:
+                segment.tpot.append(passed / tokens)
+            if rest := ask.max_tokens - answer.tokens:
+                left.append(replace(ask, at=0.0, max_tokens=max(rest, 2), carried=True))
+        return segment, left
+
+    async def _throughput(self, asks: Iterator[Ask], in_flight: int, seconds: float) -> float:
+        begun = time.perf_counter()
+        end = begun + seconds
+        steady = begun + seconds / 3
+        tokens = 0
+
+        async def one(session: aiohttp.ClientSession) -> None:
+            nonlocal tokens
+            while time.perf_counter() < end:
+                answer = await self._ask(session, next(asks), begun, end)
+                if answer.failed:
+                    raise DemoError("requests fail while the load is looked for")
+                tokens += sum(count for at, count in answer.events if at > steady)
+
+        async with self._session() as session:
+            await asyncio.gather(*(one(session) for _ in range(in_flight)))
+            await self._settle()
+        return tokens / (end - steady)
+
+    @asynccontextmanager
+    async def _session(self):
+        timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            yield session
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, ask: Ask, due: float, end: float
+    ) -> "_Answer":
+        await asyncio.sleep(due - time.perf_counter())
+        body = {
+            "model": self._model,
+            "prompt": ask.prompt,
+            "max_tokens": ask.max_tokens,
+            "temperature": 0.8,
+            "seed": ask.seed,
+            "ignore_eos": True,
+            "stream": True,
+            "return_token_ids": True,  # an event can hold several tokens, and bytes without text
+        }
+        answer = _Answer(sent=time.perf_counter())
+        try:
+            async with (
+                asyncio.timeout(end - answer.sent),  # which closes the connection
+                session.post(self._proxy + "/v1/completions", json=body) as response,
+            ):
+                response.raise_for_status()
+                async for line in response.content:
+                    if line.startswith(b"data: {"):
+                        answer.take(json.loads(line[6:]))
+        except TimeoutError:
+            return answer
+        except aiohttp.ClientError:
+            answer.failed = True
+        answer.failed |= answer.tokens != ask.max_tokens
+        return answer
+
+    async def _watch(self, segment: Segment, begin: float, until: float) -> None:
+        """Loads, and every new report of every worker."""
+        await asyncio.sleep(begin - time.perf_counter())
+        seen: dict[str, float] = {}
+        while True:
+            workers = await asyncio.to_thread(self._fleet.workers)
+            booked = [worker.booked_sequences for worker in workers]
+            if any(booked) and time.perf_counter() < until:
+                total, weight = segment.imbalance
+                segment.imbalance = total + max(booked) * len(booked) / sum(booked), weight + 1
+            for worker in workers:
+                reported = worker.report_time.ToNanoseconds() / 1e9
+                passed = reported - seen.setdefault(worker.worker_id, reported)
+                step = worker.step_time.ToNanoseconds() / 1e9
+                if not passed or not step:
+                    continue
+                seen[worker.worker_id] = reported
+                # The report is a mean over its tokens; so many steps fit between two reports.
+                tokens = worker.batch_size * passed / step
+                total, weight = segment.experts
+                segment.experts = total + worker.active_experts * tokens, weight + tokens
+                total, weight = segment.steps
+                segment.steps = total + step * tokens, weight + tokens
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def _settle(self) -> int:
+        """The engines release by themselves; the next policy shall find nothing booked."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while (booked := await asyncio.to_thread(self._fleet.booked)) and (
+            time.monotonic() < deadline
+        ):
+            await asyncio.sleep(0.05)
+        return booked
+
+    async def _proxy_counts(self, session: aiohttp.ClientSession) -> Counter[str]:
+        async with session.get(self._proxy + "/metrics") as answer:
+            text = await answer.text()
+        found: Counter[str] = Counter()
+        for name, value in [*_ROUTE.findall(text), *_REASON.findall(text)]:
+            found[name] = float(value)  # type: ignore[assignment]
+        return found
+
+
+def _idle_seconds() -> float:
+    """Of all processors together, since the machine started."""
+    return sum(map(float, Path("/proc/stat").read_text().split()[4:6])) / 100
+
+
+def _processors() -> int:
+    return sum(line.startswith("cpu") for line in Path("/proc/stat").read_text().splitlines()) - 1

@@ -1,0 +1,196 @@
+"""Everything that is measured, up and warm: daemon, engines, proxy."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.demos.demo_vllm import engines as vllm
+from benchmarks.demos.demo_vllm.client import Client
+from benchmarks.demos.demo_vllm.engines import CHECKOUT, Engine
+from benchmarks.demos.demo_vllm.fleet import Fleet
+from benchmarks.demos.demo_vllm.memory import available_gb, engines_that_fit
+from benchmarks.demos.demo_vllm.processes import DemoError, Processes, free_port
+
+START_SECONDS = 90.0
+ROUTE_SECONDS = 0.25
+"""The proxy's patience with the daemon: 10 ms by default, which engines on every core can cost."""
+
+EXPERTS = 4 * 32
+PREFILL_EXPERT_MB = 1.0
+"""It has the processors to share with the decode engines, which it would not elsewhere."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """What the blocks are driven through."""
+
+    prefill: list[Engine]
+    decode: list[Engine]
+    model: str
+    fleet: Fleet
+    client: Client
+    processes: Processes
+
+
+@contextmanager
+def own_rig(folder: Path, decode: int, expert_mb: float, say: Say) -> Iterator[Rig]:
+    """One prefill engine and up to so many decode engines, of the small model made wide."""
+    decode = _affordable(decode, expert_mb, say)
+    say(f"widening the model to {expert_mb:g} MB an expert")
+    narrow, wide = (_widened(folder, mb) for mb in (min(PREFILL_EXPERT_MB, expert_mb), expert_mb))
+    with Processes(folder) as processes:
+        say("starting the daemon")
+        router = _start_daemon(processes, folder)
+        names = [f"decode-{number}" for number in range(1, decode + 1)]
+        prefills = [vllm.start(processes, "prefill", "kv_producer", narrow, router)]
+        decodes = [vllm.start(processes, name, "kv_consumer", wide, router) for name in names]
+        _await(prefills + decodes, processes, say)
+        _share_processors(processes, names)
+        with _proxied(processes, router, prefills, decodes, say) as rig:
+            yield rig
+
+
+@contextmanager
+def existing_rig(
+    folder: Path, router: str, prefill: list[str], decode: list[str], say: Say
+) -> Iterator[Rig]:
+    """Engines that run already, with ELDR's connector, and the daemon that they report to.
+
+    The daemon's policy is put back at the end; the fitted partition stays active.
+    """
+    prefills, decodes = [Engine(url) for url in prefill], [Engine(url) for url in decode]
+    with Processes(folder) as processes:
+        _await(prefills + decodes, processes, say)
+        # vLLM's workers bind their first thread to a processor, "nobind" or not: all to the same.
+        processes.unbind()
+        with _proxied(processes, router, prefills, decodes, say) as rig:
+            before = rig.fleet.policy
+            try:
+                yield rig
+            finally:
+                if before:
+                    rig.fleet.set_policy(before)
+
+
+@contextmanager
+def _proxied(
+    processes: Processes, router: str, prefill: list[Engine], decode: list[Engine], say: Say
+) -> Iterator[Rig]:
+    model = prefill[0].model()
+    with closing(Fleet(router, model)) as fleet:
+        say("waiting for the decode engines to register")
+        fleet.await_workers([engine.url for engine in decode], START_SECONDS, processes.check)
+        for one in prefill:
+            for number, other in enumerate(decode, 1):
+                say(f"warming up: handing KV over, pair {number} of {len(decode)}")
+                vllm.warm_up(one, other, model, "A prompt of more than one block, to warm up. " * 4)
+        say("starting the proxy")
+        proxy = _start_proxy(processes, router, prefill, decode)
+        yield Rig(
+            prefill=prefill,
+            decode=decode,
+            model=model,
+            fleet=fleet,
+            client=Client(proxy, model, fleet),
+            processes=processes,
+        )
+
+
+def _affordable(decode: int, expert_mb: float, say: Say) -> int:
+    free, weights = available_gb(), EXPERTS * expert_mb / 1e3
+    fit = engines_that_fit(weights, free) - 1
+    if fit < 2:
+        raise DemoError(
+            f"{free:.1f} GB of memory are available, too few for a prefill and two decode engines"
+            f" of {weights:.1f} GB of weights each; --expert-mb makes them smaller"
+        )
+    if fit < decode:
+        say(f"memory is short ({free:.1f} GB available): {fit} decode engines instead of {decode}")
+    return min(fit, decode)
+
+
+def _widened(folder: Path, expert_mb: float) -> Path:
+    """In vLLM's environment: this one has no torch."""
+    target = folder / f"model-{expert_mb:g}"
+    command = [vllm.PYTHON, "-m", "benchmarks.engines.tiny_moe.widen", str(target)]
+    done = subprocess.run(
+        [*command, f"--expert-mb={expert_mb}"], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise DemoError(f"the model could not be widened:\n{done.stderr[-2000:]}")
+    return target
+
+
+def _share_processors(processes: Processes, decode: list[str]) -> None:
+    """As many decode engines on each processor; the others run where there is room.
+
+    vLLM's workers bind their first thread to a processor, "nobind" or not, and all to the same one;
+    and left to the kernel, three engines may share one while the fourth has the other.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    processes.bind("prefill", processors)
+    for number, name in enumerate(decode):
+        processes.bind(name, [processors[number % len(processors)]])
+
+
+def _start_daemon(processes: Processes, folder: Path) -> str:
+    ports = folder / "ports.json"
+    code = "from eldr_service.server import main; main()"
+    options = {
+        "listen": "127.0.0.1:0",
+        "http": "127.0.0.1:0",
+        "state": ":memory:",
+        "port-file": ports,
+        "log-level": "warning",
+        "drain-seconds": 0,
+        "refit": "off",  # every policy is to have the same partition
+        "report-interval": 0.5,  # the active experts of short blocks are in the reports
+        "report-limit": 10,
+    }
+    command = [sys.executable, "-c", code, *(f"--{k}={v}" for k, v in options.items())]
+    processes.start("daemon", command, {})
+    _await_true(ports.exists, processes, "the daemon")
+    return str(json.loads(ports.read_text())["grpc"])
+
+
+def _start_proxy(
+    processes: Processes, router: str, prefill: list[Engine], decode: list[Engine]
+) -> str:
+    proxy = Engine(f"http://127.0.0.1:{free_port()}")
+    code = "from eldr_vllm.proxy.cli import main; main()"
+    command = [sys.executable, "-c", code, f"--listen={proxy.url.removeprefix('http://')}"]
+    command += [f"--router={router}", f"--route-timeout={ROUTE_SECONDS}", "--connect-timeout=10"]
+    command += ["--prefill", *(engine.url for engine in prefill)]
+    command += ["--decode", *(engine.url for engine in decode)]
+    path = os.pathsep.join([str(CHECKOUT / "clients/vllm"), os.environ.get("PYTHONPATH", "")])
+    processes.start("proxy", command, {"PYTHONPATH": path})
+    _await_true(lambda: proxy.is_healthy, processes, "the proxy")
+    return proxy.url
+
+
+def _await(engines: list[Engine], processes: Processes, say: Say) -> None:
+    said = -1
+
+    def ready(serving: int) -> None:
+        nonlocal said
+        if serving != said:
+            say(f"vLLM engines: {serving} of {len(engines)} serve")
+            said = serving
+
+    vllm.await_health(engines, processes, ready)
+
+
+def _await_true(condition: Callable[[], bool], processes: Processes, what: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        processes.check()
+        if time.monotonic() > deadline:
+            raise DemoError(f"{what} did not start in {START_SECONDS:.0f} s")
+        time.sleep(0.05)

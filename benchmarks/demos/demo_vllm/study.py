@@ -1,0 +1,120 @@
+"""One workload under every policy: fit, then blocks in which the policies alternate."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.demos.demo_vllm import engines as vllm
+from benchmarks.demos.demo_vllm import workload
+from benchmarks.demos.demo_vllm.processes import DemoError
+from benchmarks.demos.demo_vllm.rig import Rig, Say
+from benchmarks.demos.demo_vllm.statistics import Segment
+
+LOAD_ONLY = ("round-robin", "join-shortest-queue")
+BAND, PRICED = SUBJECTS = ("locality-band", "marginal-cost")
+POLICIES = (*LOAD_ONLY, *SUBJECTS)
+
+TOKENS = (48, 96)
+"""Of an answer, evenly drawn."""
+
+IN_FLIGHT = 11
+"""Requests an engine that the load aims at: expert locality is nothing to a batch of one."""
+
+SHORTEST_SECONDS = 4.0
+CALIBRATION_SECONDS = 20.0
+UTILISATION = 0.8
+"""Of the requests per second that a steady run takes; a block also prefills what it carries on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Arrivals a second, and what is in flight at the very beginning; seconds of a block."""
+
+    rate: float
+    in_flight: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """What came of one workload."""
+
+    name: str
+    kinds: tuple[str, ...]
+    load: Load
+    slots: int
+    transform: str
+    blocks: list[dict[str, Segment]]
+
+
+def calibrate(rig: Rig, kinds: Sequence[str], seed: int, say: Say) -> float:
+    """Arrivals per second at which round robin has `IN_FLIGHT` requests per engine."""
+    served = workload.prompts(tuple(kinds), "serve")
+    rig.fleet.set_policy(LOAD_ONLY[0])
+    in_flight = IN_FLIGHT * len(rig.decode)
+    say(f"finding the load: {in_flight} requests in flight for {CALIBRATION_SECONDS:.0f} s")
+    begun = workload.standing(served, in_flight, TOKENS, seed)
+    later = workload.arrivals(served, 100.0, CALIBRATION_SECONDS, TOKENS, seed)
+    tokens = rig.client.throughput(itertools.chain(begun, later), in_flight, CALIBRATION_SECONDS)
+    rate = UTILISATION * tokens / float(np.mean(TOKENS))
+    say(f"that gave {tokens:.0f} tokens per second; offering {rate:.2f} requests per second")
+    return rate
+
+
+def fit(rig: Rig, kinds: Sequence[str], most: int, seed: int, say: Say) -> tuple[int, str]:
+    """Fit on prompts that are never served, in the mix that is; gives slots and transform."""
+    fitted = workload.prompts(tuple(kinds), "fit")
+    some = [
+        prompt
+        for (_, prompts), share in zip(fitted.items(), workload.shares(tuple(kinds)), strict=True)
+        for prompt in prompts[: max(round(share * most), 2)]
+    ]
+    counts = []
+    for number, prompt in enumerate(some, 1):
+        if number % 20 == 1:
+            say(f"prefilling prompts to fit on: {number} of {len(some)}")
+        counts.append(vllm.counts(rig.prefill[0], rig.model, prompt))
+    partition = rig.fleet.fit(counts, len(rig.decode))
+    return partition.num_slots, partition.transform
+
+
+def study(
+    rig: Rig,
+    name: str,
+    kinds: tuple[str, ...],
+    load: Load,
+    blocks: int,
+    fit_prompts: int,
+    seed: int,
+    say: Say,
+) -> Study:
+    """Drive the blocks; the order of the policies in each is drawn by the seed."""
+    slots, transform = fit(rig, kinds, fit_prompts, seed, say)
+    served = workload.prompts(kinds, "serve")
+    rng = np.random.default_rng(seed)
+    # Each policy has one long run, cut into blocks that alternate with the others'.
+    in_flight = dict.fromkeys(POLICIES, workload.standing(served, load.in_flight, TOKENS, seed))
+    done: list[dict[str, Segment]] = []
+    for number in range(1, blocks + 1):
+        coming = workload.arrivals(served, load.rate, load.seconds, TOKENS, seed + 1000 * number)
+        block: dict[str, Segment] = {}
+        for policy in rng.permutation(POLICIES).tolist():
+            rig.fleet.set_policy(policy)
+            block[policy], in_flight[policy] = rig.client.drive(
+                in_flight[policy] + coming, load.seconds
+            )
+            _check(rig, block[policy])
+        done.append({policy: block[policy] for policy in POLICIES})
+        shown = ", ".join(
+            f"{p} {np.median(s.tpot) * 1e3:.1f} ({len(in_flight[p])})" for p, s in done[-1].items()
+        )
+        say(f"{name}: block {number} of {blocks}; TPOT p50 in ms (in flight): {shown}")
+    return Study(name=name, kinds=kinds, load=load, slots=slots, transform=transform, blocks=done)
+
+
+def _check(rig: Rig, segment: Segment) -> None:
+    rig.processes.check()
+    if not segment.tpot:
+        raise DemoError(f"no request was answered; the proxy says:\n{rig.processes.tail('proxy')}")

@@ -1,0 +1,149 @@
+"""Policies on real recorded routing, at the loads where it is hard to beat those that see load.
+
+A cell is a recording, a number of workers and a rate. Every request makes 256 tokens; a shorter
+recorded decode is gone through again. Steps cost what the MoE layers of a similar model cost on an
+H200, attention and dense parts left out; --layer-us N adds so many microseconds a layer for them.
+Needs the public recordings in ../shared/data.
+
+    python -m benchmarks.policies.cells --policy locality-band --policy locality-band:tau=0.2
+
+Prints each policy's change against the best of the four load-only policies and writes
+build/bench/cells.json. `run_cell` is for programs.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from benchmarks.shared_data import ACTIVATIONS, need_recordings
+from benchmarks.written import written
+from eldr_service.lab.simulation.comparison import LOAD_ONLY, Change, changes, over_seeds
+from eldr_service.lab.simulation.cost import built_in_costs
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.engine import Engine
+from eldr_service.lab.simulation.study import Study, run_study, steps
+from eldr_service.lab.simulation.traffic import Traffic
+
+OUTPUT_TOKENS = 256
+SHOWN = ("tpot_ms.p50", "tpot_ms.p99", "tpot_ms.mean", "active_experts")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recording, its cost model, workers and arrivals per second."""
+
+    recording: str
+    cost: str
+    workers: int
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.recording}, {self.workers} workers, {self.rate:g}/s"
+
+
+DEEPSEEK = ("deepseek-v2-lite-tasks", "qwen3-30b-a3b-h200")
+GPT_OSS = ("gpt-oss-20b-topics", "gpt-oss-120b-h200")
+CELLS = (
+    *(
+        Cell(*DEEPSEEK, workers, rate)
+        for workers, rate in ((4, 60), (4, 100), (16, 100), (16, 250))
+    ),
+    *(Cell(*GPT_OSS, 16, rate) for rate in (60, 150, 300)),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Figures of each policy over the seeds, and changes against the best load-only one."""
+
+    figures: dict[str, dict[str, float]]
+    changes: list[Change]
+
+
+@dataclass(frozen=True)
+class How:
+    """How cells are run.
+
+    The whole recordings are driven by default: halves of them are too small for these loads, and
+    requests that are copies of each other flatter locality more than a partition that has seen half
+    of them. `copies` among the figures counts them.
+    """
+
+    seeds: int = 3
+    duration_s: float = 20.0
+    drive_all: bool = True
+    layer_us: float = 0.0
+
+
+def study_of(cell: Cell, policies: Sequence[str], how: How) -> Study:
+    """What `run_cell` runs."""
+    cost = built_in_costs()[cell.cost]
+    cost = replace(cost, per_layer_us=cost.per_layer_us + how.layer_us)
+    return Study(
+        activations=ACTIVATIONS / f"{cell.recording}.npz",
+        policies=tuple(dict.fromkeys((*LOAD_ONLY, *policies))),
+        deployment=Deployment((Engine(cost),) * cell.workers),
+        traffic=Traffic(how.duration_s, cell.rate, output_tokens=OUTPUT_TOKENS),
+        seeds=tuple(range(how.seeds)),
+        drive_all=how.drive_all,
+    )
+
+
+def run_cell(
+    cell: Cell,
+    policies: Sequence[str],
+    how: How = How(),
+    jobs: int = 1,
+    done: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Run policies, and the four load-only ones, in a cell."""
+    runs = run_study(study_of(cell, policies, how), jobs, done)
+    figures = {policy: [run.figures for run in each] for policy, each in runs.items()}
+    return Outcome({p: over_seeds(each) for p, each in figures.items()}, changes(figures))
+
+
+def _row(change: Change) -> str:
+    low, high = change.interval or (change.relative, change.relative)
+    return f"{change.relative:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.policies.cells", description=__doc__
+    )
+    parser.add_argument("--policy", action="append", help="default locality-band")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
+    parser.add_argument("--held-out", action="store_true", help="drive what was not fitted on only")
+    parser.add_argument("--layer-us", type=float, default=0.0, help="for attention and dense parts")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    need_recordings()
+    policies = options.policy or ["locality-band"]
+    table = Table("CELL", "POLICY", *SHOWN, "COPIES", title="Change against the best load-only")
+    outcomes = {}
+    how = How(options.seeds, options.duration, not options.held_out, options.layer_us)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        total = sum(steps(study_of(cell, policies, how)) for cell in CELLS)
+        task = progress.add_task("simulating", total=total)
+        for cell in CELLS:
+            outcome = run_cell(cell, policies, how, options.jobs, lambda: progress.advance(task))
+            outcomes[str(cell)] = asdict(outcome)
+            for policy in policies:
+                found = {c.figure: _row(c) for c in outcome.changes if c.policy == policy}
+                figures = outcome.figures[policy]
+                copies = f"{figures['copies'] / figures['requests']:.0%}"
+                table.add_row(str(cell), policy, *(found.get(name, "") for name in SHOWN), copies)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    document = {"how": asdict(how), "cells": outcomes}
+    written("cells", document)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The simulator beside the paper's tables, point by point: signs and orderings, not milliseconds.
+
+The tables (../shared/data/paper, from casys-kaist/ELDR, Apache-2.0; single runs on 8 prefill and 16
+decode MI300X) give TPOT for two workloads, three models, six policies and five rates. No recording
+of those models is public, so others stand in for them:
+
+    task, gptoss       gpt-oss-20b on topics, costs of gpt-oss-120b
+    task, qwen, gemma  DeepSeek-V2-Lite on four tasks, costs of qwen and gemma
+    language           synthetic routing, 128 experts with the model's top-k, eight domains
+
+Steps cost what a MoE layer costs on an H200. A point's load is matched by batch size: as many
+requests in flight on a worker as rate x TPOT x output tokens make in the paper's round robin, with
+256 output tokens, since its lengths are not in the tables. Where that is more than there are
+recordings, requests are copies of each other: the share is printed, and flatters locality. TTFT is
+not compared: here prefill is a delay.
+
+Prints agreement and every disagreement, and writes build/bench/paper.json. Two policies are ordered
+where they differ by 1% or more in both; less is a tie.
+"""
+
+import csv
+import itertools
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.demos.demo.workload import expected_step_s
+from benchmarks.shared_data import ACTIVATIONS, SHARED
+from benchmarks.written import FOLDER, written
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.comparison import LOAD_ONLY, over_seeds
+from eldr_service.lab.simulation.cost import built_in_costs
+from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.engine import Engine
+from eldr_service.lab.simulation.study import Study, run_study
+from eldr_service.lab.simulation.synthetic import SyntheticRouting
+from eldr_service.lab.simulation.traffic import Traffic
+
+PAPER = SHARED / "paper"
+WORKERS, OUTPUT_TOKENS, TIE = 16, 256, 0.01
+NAMES = {
+    "rr": "round-robin",
+    "random": "random",
+    "jsq": "join-shortest-queue",
+    "p2c": "power-of-two-choices",
+    "eldr": "locality-band",
+    "domain": "domain-oracle",
+}
+TAUS = {"rr": "round-robin"} | {
+    f"tau{tau}": f"locality-band:tau={tau}" for tau in ("0", "0.1", "0.2", "0.3")
+}
+FIGURES = {"tpot_p50_ms": "tpot_ms.p50", "tpot_p99_ms": "tpot_ms.p99"}
+COSTS = {
+    "qwen": "qwen3-30b-a3b-h200",
+    "gptoss": "gpt-oss-120b-h200",
+    "gemma": "gemma-4-26b-a4b-h200",
+}
+TOP_K = {"qwen": 8, "gptoss": 4, "gemma": 8}
+
+Values = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A workload, model and rate of the paper, with each policy's figures there, in ms."""
+
+    workload: str
+    model: str
+    rate: float
+    policies: dict[str, str]
+    measured: Values
+
+    def __str__(self) -> str:
+        kind = ", tau" if self.policies is TAUS else ""
+        return f"{self.workload} {self.model} {self.rate:g}/s{kind}"
+
+
+def points() -> Iterator[Point]:
+    """The main table's points, then the ablation of tau."""
+    for table, policies in (("main_all_policies", NAMES), ("ablations_60rps", TAUS)):
+        found: dict[tuple[str, str, float], Values] = {}
+        with (PAPER / f"{table}.csv").open() as file:
+            for row in csv.DictReader(file):
+                if row.get("experiment", "tau") == "tau":
+                    rate = float(row.get("rate_rps", 60))
+                    at = found.setdefault((row["workload"], row["model"], rate), {})
+                    name = policies[row.get("policy") or row["variant"]]
+                    at[name] = {ours: float(row[theirs]) for theirs, ours in FIGURES.items()}
+        for (workload, model, rate), measured in found.items():
+            yield Point(workload, model, rate, policies, measured)
+
+
+def recording_of(point: Point) -> Path:
+    """What stands in for the point's workload and model."""
+    if point.workload == "task":
+        name = "gpt-oss-20b-topics" if point.model == "gptoss" else "deepseek-v2-lite-tasks"
+        return ACTIVATIONS / f"{name}.npz"
+    path = FOLDER / f"language-top-{TOP_K[point.model]}.npz"
+    if not path.exists():
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        top_k = TOP_K[point.model]
+        SyntheticRouting(experts=128, top_k=top_k, requests=800).generate().save(path)
+    return path
+
+
+def simulated(point: Point, seeds: int, jobs: int) -> tuple[Values, float, float]:
+    """The point's figures in the simulator, the batch size that was aimed at, share of copies."""
+    path = recording_of(point)
+    recording = Recording.load(path)
+    cost = built_in_costs()[COSTS[point.model]]
+    in_flight = point.rate * OUTPUT_TOKENS * point.measured["round-robin"]["tpot_ms.p50"] * 1e-3
+    batch = in_flight / WORKERS
+    everything = np.arange(recording.num_requests)
+    step_s = expected_step_s(recording, everything, batch, cost)
+    rate = in_flight / (OUTPUT_TOKENS * step_s)
+    study = Study(
+        activations=path,
+        policies=tuple(point.policies.values()),
+        deployment=Deployment((Engine(cost),) * WORKERS),
+        traffic=Traffic(max(1000, 3 * in_flight) / rate, rate, output_tokens=OUTPUT_TOKENS),
+        seeds=tuple(range(seeds)),
+        drive_all=point.workload == "task",
+    )
+    runs = run_study(study, jobs)
+    figures = {p: over_seeds([run.figures for run in each]) for p, each in runs.items()}
+    copies = max(each["copies"] / each["requests"] for each in figures.values())
+    chosen = {p: {name: each[name] for name in FIGURES.values()} for p, each in figures.items()}
+    return chosen, batch, copies
+
+
+def against_best(values: Values, policy: str, figure: str) -> float:
+    """Relative to the best load-only policy of those that are there."""
+    best = min(values[p][figure] for p in LOAD_ONLY if p in values)
+    return values[policy][figure] / best - 1
+
+
+def orderings(paper: Values, ours: Values, figure: str) -> Iterator[tuple[str, str, float, float]]:
+    """Pairs that differ on both sides: (one, other, one / other - 1 in the paper, and here)."""
+    for a, b in itertools.combinations(paper, 2):
+        theirs = paper[a][figure] / paper[b][figure] - 1
+        own = ours[a][figure] / ours[b][figure] - 1
+        if min(abs(theirs), abs(own)) >= TIE:
+            yield a, b, theirs, own
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="python -m benchmarks.policies.paper", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    if not PAPER.is_dir():
+        sys.exit(f"{PAPER}: the paper's tables are not here")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    table = Table("POINT", "BATCH", "COPIES", title="locality-band against the best load-only")
+    for name in FIGURES.values():
+        table.add_column(f"{name}: paper")
+        table.add_column("here")
+    signs = {name: [0, 0] for name in FIGURES.values()}
+    pairs = {name: [0, 0] for name in FIGURES.values()}
+    disagreements, document = [], []
+    every = list(points())
+    for point in track(every, console=Console(stderr=True), transient=True):
+        ours, batch, copies = simulated(point, options.seeds, options.jobs)
+        subject = "locality-band:tau=0.1" if point.policies is TAUS else "locality-band"
+        cells = []
+        for figure in FIGURES.values():
+            theirs = against_best(point.measured, subject, figure)
+            own = against_best(ours, subject, figure)
+            same = theirs * own > 0
+            signs[figure][0] += same
+            signs[figure][1] += 1
+            cells += [f"{theirs:+.1%}", f"{own:+.1%}{'' if same else ' !'}"]
+            for a, b, paper_change, change in orderings(point.measured, ours, figure):
+                agrees = paper_change * change > 0
+                pairs[figure][0] += agrees
+                pairs[figure][1] += 1
+                if not agrees:
+                    disagreements.append(
+                        f"{point}: {figure} of {a} against {b}: paper {paper_change:+.1%},"
+                        f" here {change:+.1%}"
+                    )
+        table.add_row(str(point), f"{batch:.1f}", f"{copies:.0%}", *cells)
+        document.append(
+            {
+                "point": str(point),
+                "batch": batch,
+                "copies": copies,
+                "recording": recording_of(point).stem,
+                "paper": point.measured,
+                "here": ours,
+            }
+        )
+    console.print(table)
+    for figure in FIGURES.values():
+        console.print(
+            f"{figure}: the sign of the band's change agrees at {signs[figure][0]} of"
+            f" {signs[figure][1]} points, the order of two policies in {pairs[figure][0]} of"
+            f" {pairs[figure][1]} pairs that differ by {TIE:.0%} or more on both sides"
+        )
+    console.print(f"\n{len(disagreements)} orders disagree:")
+    for line in disagreements:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    written(
+        "paper", {"points": document, "signs": signs, "pairs": pairs, "disagree": disagreements}
+    )
+
+
+if __name__ == "__main__":
+    main()
