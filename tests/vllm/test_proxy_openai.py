@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from scripted_engine import MODEL, eventually, running_rig, text_of
 
 
@@ -295,6 +297,41 @@ async def test_models_health_and_metrics():
         assert await rig.metric(f"{name}_sum{{{own}}}") == 0.5
         own = own.replace(",", ',le="0.1",', 1)
         assert await rig.metric(f"{name}_bucket{{{own}}}") == 3
+
+
+NAME = b"vllm:time_to_first_token_seconds"
+PAGES = {
+    "HTML": b"<!DOCTYPE html><html><body class='x'>\n<p>404 &amp; { a=b }</p>\n</body></html>",
+    "binary": bytes(range(256)) * 64,
+    "UTF-16": f"# TYPE {NAME.decode()} histogram\n".encode("utf-16"),
+    "empty": b"",
+    "JSON": b'{"a": 1}\n["b"]\n',
+    "a value that is none": NAME + b"_sum three\n",
+    "a label without end": NAME + b'_sum{engine="0 3\n',
+    "another type": b"# TYPE " + NAME + b" gauge\n" + NAME + b" 3\n",
+    "a type that is none": b"# TYPE " + NAME + b"\n" + NAME + b"_sum 3\n",
+    "a label that is ours": NAME + b'_sum{url="elsewhere",role="x"} 3\n',
+    "half a character": NAME + b'_sum{engine="\xed\xa0\x80"} 3\n',
+    "a bucket without bound": b"# TYPE " + NAME + b" histogram\n" + NAME + b"_bucket 3\n",
+    "a timestamp that is none": NAME + b"_sum 3 1e999\n",
+    "an exemplar": NAME + b'_sum 3 # {a="b"} 1\n',
+    "quoted names": b'{"' + NAME + b'_sum", "la bel"="x"} 3\n',
+    "a long line": NAME + b"_sum{a=" + b'"' * 100_000 + b"} 3\n",
+}
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+async def test_an_engine_whose_metrics_are_none_takes_none_of_the_others(page):
+    async with running_rig() as rig:
+        rig.decode[0].metrics_page = page
+        async with rig.session.get(rig.url + "/metrics") as answer:
+            assert answer.status == 200
+            text = await answer.text()
+        families = {family.name for family in text_string_to_metric_families(text)}
+        assert "eldr_proxy_requests_in_flight" in families
+        name = "eldr_proxy_engine_time_per_output_token_seconds"
+        for engine in (rig.prefill[0], rig.decode[1]):
+            assert re.search(rf'{name}_sum{{.*url="{engine.url}".*}} 0.5', text)
 
 
 async def test_the_engines_api_key_goes_through_and_the_rank_does_not():
