@@ -1,7 +1,6 @@
 """HTTP with the engines."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import aiohttp
 from eldr_vllm.proxy import said, sse
 from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed
 from eldr_vllm.proxy.fleet import Engine
+from eldr_vllm.proxy.json_body import JsonBody
 from eldr_vllm.proxy.legs import Leg
 
 logger = logging.getLogger("eldr_proxy")
@@ -181,13 +181,15 @@ class Engines:
         sent: Sent,
         timeout: aiohttp.ClientTimeout | None = None,
     ) -> Any:
+        data = JsonBody(body, leg.encoded)
         return self._session.post(
             engine.url + leg.path,
-            data=json.dumps(body).encode(),
+            data=data.pieces(),
             headers={
                 **leg.headers,
                 **engine.headers,
                 "Content-Type": "application/json",
+                "Content-Length": str(len(data)),
                 "X-Request-Id": leg.name,
             },
             timeout=timeout or self._session.timeout,

@@ -44,6 +44,8 @@ class Leg:
     headers: dict[str, str] = field(default_factory=dict)
     # Set when the first sequence of this prompt has been prefilled, or will not be.
     prefix_cached: asyncio.Event = field(default_factory=asyncio.Event)
+    # The large values of the body as JSON, for all legs of the request.
+    encoded: dict[int, bytes] = field(default_factory=dict)
     # What the engines' logs and the answer's id call it; the daemon knows it by `request_id`.
     name: str = ""
     # Why it is not taken apart, and the sequences that it therefore has.
@@ -152,6 +154,7 @@ def split(
     if samples > 1:
         body["n"] = 1
     alone = len(prompts) * samples == 1
+    encoded: dict[int, bytes] = {}
     legs = []
     for number, prompt in enumerate(prompts):
         cached = asyncio.Event()
@@ -169,6 +172,7 @@ def split(
                 sample=sample,
                 headers=headers,
                 prefix_cached=cached,
+                encoded=encoded,
             )
             leg.name = (name or request_id) + suffix
             legs.append(leg)
