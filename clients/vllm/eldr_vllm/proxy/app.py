@@ -67,7 +67,12 @@ class Proxy:
         chores = []
         if settings.router is not None:
             client = RouterClient(settings.router, **settings.credentials)
-        self._engines = Engines(settings.connect_timeout, settings.read_timeout)
+        self._engines = Engines(
+            settings.connect_timeout,
+            settings.read_timeout,
+            allow_link_local=settings.allow_link_local,
+            credentials_to_fleet=settings.credentials_to_fleet,
+        )
         bookings = Bookings(client)
         self._routing = Routing(
             settings, self._fleet, self._metrics, client, bookings, *self._cooldowns

@@ -104,6 +104,19 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--prefix-length", defaults.prefix_length, length, type=int)
     names = list(defaults.forward_headers)
     add("--forward-headers", names, "headers that go to the engines", nargs="*", metavar="NAME")
+    add(
+        "--credentials-to-fleet",
+        False,
+        "send Authorization and x-api-key to engines that registered at the daemon too, not only to"
+        " those of --prefill and --decode",
+        action="store_true",
+    )
+    add(
+        "--allow-link-local",
+        False,
+        "engines may be at link-local addresses, where clouds have their metadata services",
+        action="store_true",
+    )
     return parser
 
 

@@ -12,8 +12,10 @@ import aiohttp
 from eldr_vllm.proxy import said, sse
 from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed
 from eldr_vllm.proxy.fleet import Engine
+from eldr_vllm.proxy.headers import CREDENTIALS
 from eldr_vllm.proxy.json_body import JsonBody
 from eldr_vllm.proxy.legs import Leg
+from eldr_vllm.proxy.reach import CheckedResolver, check_url
 
 logger = logging.getLogger("eldr_proxy")
 
@@ -38,11 +40,24 @@ class Sent:
 class Engines:
     """One pool of connections to all engines."""
 
-    def __init__(self, connect_timeout: float, read_timeout: float) -> None:
+    def __init__(
+        self,
+        connect_timeout: float,
+        read_timeout: float,
+        *,
+        allow_link_local: bool = False,
+        credentials_to_fleet: bool = False,
+    ) -> None:
+        self._allow_link_local = allow_link_local
+        self._credentials_to_fleet = credentials_to_fleet
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_note_sent)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                keepalive_timeout=KEEP_ALIVE,
+                resolver=None if allow_link_local else CheckedResolver(),
+            ),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=connect_timeout, sock_read=read_timeout
             ),
@@ -72,7 +87,7 @@ class Engines:
             async with self._session.request(
                 "GET" if body is None else "POST",
                 engine.url + path,
-                headers={**headers, "Content-Type": "application/json"},
+                headers={**self._forwarded(engine, headers), "Content-Type": "application/json"},
                 data=body,
                 timeout=PAGE_TIMEOUT,
                 trace_request_ctx=Sent(),
@@ -173,6 +188,14 @@ class Engines:
                 logger.info("it does not discard: %s", failure)
         logger.warning("the KV of %s stays until its lease ends", leg.request_id)
 
+    def _forwarded(self, engine: Engine, headers: dict[str, str]) -> dict[str, str]:
+        """The caller's headers for an engine; its credentials are not for whatever registers."""
+        if not self._allow_link_local:
+            check_url(engine.url)
+        if self._credentials_to_fleet or not engine.is_registered:
+            return headers
+        return {name: said for name, said in headers.items() if name.lower() not in CREDENTIALS}
+
     def _post(
         self,
         engine: Engine,
@@ -186,7 +209,7 @@ class Engines:
             engine.url + leg.path,
             data=data.pieces(),
             headers={
-                **leg.headers,
+                **self._forwarded(engine, leg.headers),
                 **engine.headers,
                 "Content-Type": "application/json",
                 "Content-Length": str(len(data)),

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import grpc
 from eldr.v1.fleet_pb2 import WatchWorkersRequest, WatchWorkersResponse, WorkerRole, WorkerState
@@ -29,6 +29,8 @@ class Engine:
     model: str = ""
     group: str = ""
     prefill: bool = False
+    # It came by the daemon, which takes in whatever has the role to register.
+    is_registered: bool = False
     # The url serves several ranks, so it must be told which one is meant.
     ranked: bool = False
 
@@ -136,6 +138,7 @@ class Fleet:
                     model=worker.model,
                     group=worker.group,
                     prefill=worker.role == WorkerRole.WORKER_ROLE_PREFILL,
+                    is_registered=True,
                 )
         if update.synchronized:
             self._is_level = True
@@ -157,13 +160,8 @@ class Fleet:
             *self._static[True],
             *self._static[False],
             *(
-                Engine(
-                    engine.worker_id,
-                    engine.url,
-                    dp_rank=engine.dp_rank,
-                    model=engine.model,
-                    group=engine.group,
-                    prefill=engine.prefill,
+                replace(
+                    engine,
                     ranked=ranks[engine.url, engine.model, engine.prefill] > 1
                     or engine.dp_rank > 0,
                 )

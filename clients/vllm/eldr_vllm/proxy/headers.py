@@ -21,6 +21,8 @@ FORWARDED = (
     "X-Tenant-Id",
     "X-Session-Id",
 )
+# Of these, what lets its bearer in: for engines that the proxy was told of.
+CREDENTIALS = {"authorization", "x-api-key"}
 # The proxy's own word.
 NOT_FORWARDED = {
     "x-request-id",

@@ -38,6 +38,10 @@ class Settings:
     prefix_length: int = 512
     # Headers of the caller that engines get, too.
     forward_headers: tuple[str, ...] = FORWARDED
+    # Those of them that are credentials go to engines of the daemon's fleet as well.
+    credentials_to_fleet: bool = False
+    # Engines may be at link-local addresses, where clouds tell machines their credentials.
+    allow_link_local: bool = False
     max_body_bytes: int = 64 << 20
 
     @property
