@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slow_jobs
 from children import alive, fitting_processes, linux, open_files
 from wire import eventually
 
@@ -23,11 +24,8 @@ COUNTS = np.arange(2_000 * 3 * 64, dtype=np.uint16).reshape(2_000, 3, 64)
 @pytest.fixture
 def jobs(monkeypatch):
     """Jobs that the process can import."""
-    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    path = [str(Path(slow_jobs.__file__).parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
-    monkeypatch.syspath_prepend(path[0])
-    import slow_jobs
-
     return slow_jobs
 
 

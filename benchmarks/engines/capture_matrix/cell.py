@@ -19,7 +19,8 @@ from benchmarks.engines.capture_matrix.configurations import Configuration
 
 CHECKOUT = Path(__file__).parents[3]
 PATHS = [
-    CHECKOUT / part for part in ("tests/vllm", "tests/client", "clients/vllm", "clients/python", "")
+    CHECKOUT / part
+    for part in ("tests/vllm", "tests/support", "clients/vllm", "clients/python", "")
 ]
 TIMEOUT = 600.0
 _ASIDE = re.compile(
