@@ -1,6 +1,7 @@
 """Signatures on their way: chunks add up here until the request is placed and released."""
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,8 +17,6 @@ MAX_CHUNKS = 65_536
 _MAX_SHORT, _MAX_COUNT = np.iinfo(np.uint16).max, np.iinfo(np.uint32).max
 _CHUNK_BYTES = 250  # what one remembered chunk costs, about
 _SIGNATURE_BYTES = 1_500  # and an empty signature
-
-Key = tuple[str, str]
 
 
 class HeldSignature:
@@ -124,8 +123,19 @@ class HeldSignature:
         self.unknown[rows] += chunk.unknown_tokens
 
 
+@dataclass(slots=True)
+class _OfModel:
+    """Signatures of one model, the one that was longest without a chunk first."""
+
+    held: OrderedDict[str, HeldSignature] = field(default_factory=OrderedDict)
+    nbytes: int = 0
+
+
 class SignatureBuffer:
-    """Held signatures of all models, bounded in time and memory, oldest dropped first.
+    """Held signatures of all models, bounded in time and memory.
+
+    When memory is short, the model that holds most loses its oldest, so that no model's signatures,
+    nor those of a name that is none, push out another's.
 
     Parameters
     ----------
@@ -138,14 +148,20 @@ class SignatureBuffer:
         self.time_to_live = time_to_live
         self.max_bytes = max_bytes
         self.nbytes = 0
-        self._held: OrderedDict[Key, HeldSignature] = OrderedDict()
+        self._models: dict[str, _OfModel] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return sum(len(own.held) for own in self._models.values())
+
+    @property
+    def num_models(self) -> int:
+        """Names of models of which a signature is held."""
+        return len(self._models)
 
     def get(self, model: str, request_id: str) -> HeldSignature | None:
         """What is held of the request."""
-        return self._held.get((model, request_id))
+        own = self._models.get(model)
+        return own.held.get(request_id) if own else None
 
     def add(
         self,
@@ -182,9 +198,7 @@ class SignatureBuffer:
             raise InvalidArgumentError("sequence", f"below {MAX_CHUNKS}", sequence)
         if total_chunks > MAX_CHUNKS:
             raise InvalidArgumentError("total_chunks", f"at most {MAX_CHUNKS}", total_chunks)
-        key = (model, request_id)
-        old = self._held.get(key)
-        held = old
+        held = old = self.get(model, request_id)
         if old and epoch < old.epoch:
             raise FailedPreconditionError(
                 f"epoch {epoch} is below epoch {old.epoch}, which is held"
@@ -209,24 +223,39 @@ class SignatureBuffer:
         )
         held.prefill_worker = prefill_worker or held.prefill_worker
         held.touched = now
-        self._held[key] = held
-        self._held.move_to_end(key)
+        own = self._models.setdefault(model, _OfModel())
+        own.held[request_id] = held
+        own.held.move_to_end(request_id)
+        own.nbytes += held.nbytes - before
         self.nbytes += held.nbytes - before
         dropped = 0
         while self.nbytes > self.max_bytes:
-            self.nbytes -= self._held.popitem(last=False)[1].nbytes
+            largest = max(self._models, key=lambda name: self._models[name].nbytes)
+            self._drop(largest, next(iter(self._models[largest].held)))
             dropped += 1
         return held, dropped
 
     def discard(self, model: str, request_id: str) -> None:
         """Let go of a signature, if it is held."""
-        if held := self._held.pop((model, request_id), None):
-            self.nbytes -= held.nbytes
+        if self.get(model, request_id):
+            self._drop(model, request_id)
 
     def expire(self, now: float) -> int:
         """Drop what was held for too long; returns how many."""
         dropped = 0
-        while self._held and next(iter(self._held.values())).touched + self.time_to_live <= now:
-            self.nbytes -= self._held.popitem(last=False)[1].nbytes
-            dropped += 1
+        for model in list(self._models):
+            while own := self._models.get(model):
+                request_id, held = next(iter(own.held.items()))
+                if held.touched + self.time_to_live > now:
+                    break
+                self._drop(model, request_id)
+                dropped += 1
         return dropped
+
+    def _drop(self, model: str, request_id: str) -> None:
+        own = self._models[model]
+        nbytes = own.held.pop(request_id).nbytes
+        own.nbytes -= nbytes
+        self.nbytes -= nbytes
+        if not own.held:
+            del self._models[model]

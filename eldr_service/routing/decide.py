@@ -103,12 +103,21 @@ def apply_filters(
 
 
 def decide(
-    policy: Policy, request: RequestView, fleet: FleetSnapshot, pinned: bool, model: str
+    policy: Policy,
+    request: RequestView,
+    fleet: FleetSnapshot,
+    *,
+    model: str,
+    pinned: bool,
+    declared: bool,
 ) -> Decision:
-    """Ask the policy, or give the lesser answer that the situation calls for."""
+    """Ask the policy, or give the lesser answer that the situation calls for.
+
+    `declared` says whether the model's geometry is.
+    """
     if pinned:
         return Decision(int(np.argmax(fleet.eligible)), Reason.PINNED)
-    if lesser := _lesser_reason(policy, request, fleet):
+    if lesser := _lesser_reason(policy, request, fleet, declared):
         return Decision(fleet.least_loaded(), lesser)
     try:
         decision = policy.pick(request, fleet)
@@ -129,11 +138,15 @@ def _check(decision: Decision, fleet: FleetSnapshot) -> None:
             raise ValueError(f"{name} has shape {values.shape}, not one entry for each of {n}")
 
 
-def _lesser_reason(policy: Policy, request: RequestView, fleet: FleetSnapshot) -> Reason | None:
+def _lesser_reason(
+    policy: Policy, request: RequestView, fleet: FleetSnapshot, declared: bool
+) -> Reason | None:
     if not (policy.needs_signature or policy.needs_counts):
         return None
     if request.counts is None:
         return Reason.LEAST_LOADED_NO_SIGNATURE
+    if policy.needs_counts and not declared:  # counts never define a geometry
+        return Reason.LEAST_LOADED_NO_PARTITION
     parameters = policy.parameters
     if isinstance(parameters, SignatureParameters) and request.coverage < parameters.min_coverage:
         return Reason.LEAST_LOADED_LOW_COVERAGE

@@ -90,7 +90,15 @@ def place(
         expected_output_tokens=call.expected_output_tokens,
         labels=call.labels,
     )
-    decision = decide(policy, request, fleet, bool(call.pinned_worker), model.name)
+    declared = model.geometry is not None
+    decision = decide(
+        policy,
+        request,
+        fleet,
+        model=model.name,
+        pinned=bool(call.pinned_worker),
+        declared=declared,
+    )
     if explain and signature is not None and partition:  # of all, not only where it mattered
         decision = replace(
             decision, similarity=similarity(partition.centroids, signature, fleet.slots)
@@ -120,7 +128,7 @@ def place(
         stale=bool(np.count_nonzero(fleet.stale & fleet.eligible)),
         targets=tuple(model.fleet.spec(int(fleet.rows[i])) for i in targets),
         slot=int(fleet.slots[chosen]),
-        counts=counts.copy() if policy.keeps_counts and counts is not None else None,
+        counts=counts.copy() if declared and policy.keeps_counts and counts is not None else None,
         top_k=top_k,
         awaits_signature=known.awaits_signature,
     )

@@ -153,11 +153,18 @@ class Router:
     ) -> HeldSignature:
         """Add a chunk to what is held of the request; see `SignatureBuffer.add` for the errors.
 
-        A booking that was made before the signature was complete takes it in when it is.
+        A booking that was made before the signature was complete takes it in when it is. Of models
+        that are unknown as many names are held as there may be models.
         """
         known = self.models.get(model)
         if known:
             known.check_geometry(chunk.geometry)
+        elif self.signatures.num_models >= len(self.models) + self.limits.max_models:
+            raise ResourceExhaustedError(
+                f"model {model} is unknown, and signatures of {self.signatures.num_models} models"
+                " are held",
+                60.0,
+            )
         held, dropped = self.signatures.add(
             model,
             request_id,

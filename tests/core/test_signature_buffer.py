@@ -23,16 +23,20 @@ def chunk(tokens, geometry=GEOMETRY, offset=0, unknown=0):
     return ActivationCounts(geometry, offset, counts, tokens, unknown)
 
 
-def add(buffer, tokens=1, *, request="r", epoch=0, sequence=0, now=0.0, **fields):
+def add(buffer, tokens=1, *, model="m", request="r", epoch=0, sequence=0, now=0.0, **fields):
     fields.setdefault("fingerprint", tokens)
     part = fields.pop("part", None) or chunk(tokens)
-    return buffer.add("m", request, epoch, part, sequence=sequence, now=now, **fields)[0]
+    return buffer.add(model, request, epoch, part, sequence=sequence, now=now, **fields)[0]
+
+
+def everything(buffer):
+    return {(m, r): held for m, own in buffer._models.items() for r, held in own.held.items()}
 
 
 def state(buffer):
     return buffer.nbytes, {
         key: (held.epoch, held.counts.tobytes(), held.tokens.tolist(), held.total_chunks)
-        for key, held in buffer._held.items()
+        for key, held in everything(buffer).items()
     }
 
 
@@ -96,6 +100,21 @@ def test_the_oldest_go_first():
     assert [buffer.get("m", f"r{i}") is not None for i in range(4)] == [True, False, True, True]
 
 
+def test_a_model_makes_room_among_its_own():
+    buffer = SignatureBuffer()
+    for i in range(3):
+        add(buffer, request=f"r{i}", now=float(i))
+    buffer.max_bytes = 2 * buffer.nbytes
+    for i in range(20):
+        add(buffer, model="flood", request=f"r{i}", now=3.0 + i)
+    assert [buffer.get("m", f"r{i}") is not None for i in range(3)] == [True] * 3
+    assert buffer.get("flood", "r19") is not None
+    assert buffer.get("flood", "r0") is None
+    assert buffer.num_models == 2
+    assert buffer.expire(1e9) == 6
+    assert (len(buffer), buffer.nbytes, buffer.num_models) == (0, 0, 0)
+
+
 def test_one_that_can_never_fit_displaces_nobody():
     buffer = SignatureBuffer(max_bytes=4_000)
     add(buffer)
@@ -157,6 +176,6 @@ def test_bytes_are_counted_exactly_whatever_happens(sequence_of_steps):
         else:
             now += rest[0]
             buffer.expire(now)
-            assert all(held.touched + 5.0 > now for held in buffer._held.values())
-        assert buffer.nbytes == sum(held.nbytes for held in buffer._held.values())
+            assert all(held.touched + 5.0 > now for held in everything(buffer).values())
+        assert buffer.nbytes == sum(held.nbytes for held in everything(buffer).values())
         assert buffer.nbytes <= buffer.max_bytes

@@ -411,6 +411,30 @@ def test_a_restart_changes_nothing(tmp_path):
     assert daemon.incarnations["w4"] > 1_000
 
 
+def test_counts_define_no_geometry_of_a_policy():
+    daemon = SmallDaemon()
+    daemon.join("a", "b")
+    daemon.model.set_policy(create("marginal-cost", {}))
+    booking = daemon.route("r0", counts=counts_on(1))
+    assert (booking.reason, booking.counts) == (Reason.LEAST_LOADED_NO_PARTITION, None)
+    assert daemon.model.policy.experts.known is None
+    daemon.join("c", geometry=GEOMETRY)
+    assert daemon.route("r1", counts=counts_on(1)).reason is Reason.POLICY
+
+
+def test_names_of_unknown_models_are_bounded():
+    daemon = SmallDaemon()
+    most = daemon.router.limits.max_models
+    for number in range(most):
+        daemon.router.register_signature(
+            f"unknown-{number}", "r", 0, counts_on(1), sequence=0, fingerprint=0, now=daemon.now
+        )
+    with pytest.raises(ResourceExhaustedError, match="is unknown, and signatures of"):
+        daemon.router.register_signature(
+            "one-more", "r", 0, counts_on(1), sequence=0, fingerprint=0, now=daemon.now
+        )
+
+
 def test_an_empty_model_is_forgotten_with_its_last_tombstone():
     daemon = SmallDaemon()
     daemon.join("w0")
