@@ -1,0 +1,227 @@
+"""A recording of the answers that engines gave, with the experts that they returned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.lab.recordings.answer_files import Logged, Malformed, read_answers
+from eldr_service.lab.recordings.recording import Recording
+from eldr_service.lab.recordings.returned_experts import Returned, field, moment, returned
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imported:
+    """What came of some files of answers.
+
+    Attributes
+    ----------
+    recording : Recording
+    layers : tuple of int
+        The hidden layers that it holds, in the engine's numbering.
+    hidden_layers : int
+    malformed : tuple of Malformed
+        Left out, as are those that the next three count.
+    without_experts, one_token, cut_short : int
+        Answers that carry no experts; of one token, which decoded nothing; of whose prompt more
+        than half is unknown, since it begins later.
+    without_domain, without_time : int
+        Answers of the recording that lack the field.
+    arrivals : list of (float, int, int)
+        Unix seconds, tokens of the prompt and of the answer, ascending.
+    """
+
+    recording: Recording
+    layers: tuple[int, ...]
+    hidden_layers: int
+    malformed: tuple[Malformed, ...]
+    without_experts: int
+    one_token: int
+    cut_short: int
+    without_domain: int
+    without_time: int
+    arrivals: list[tuple[float, int, int]]
+
+
+def import_answers(
+    paths: Sequence[Path],
+    num_experts: int,
+    shape: tuple[int, int] | None = None,
+    layers: Sequence[int] | None = None,
+    domain_field: str | None = None,
+    time_field: str | None = None,
+) -> Imported:
+    """Read files of answers.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    num_experts : int
+        Routed experts per layer.
+    shape : (int, int), optional
+        Hidden layers and top_k of the returned arrays; needed for SGLang's alone.
+    layers : sequence of int, optional
+        The hidden layers to keep. By default all but those whose picks are 0 in every answer:
+        they are dense, as no token picks one expert twice.
+    domain_field, time_field : str, optional
+        Where a logged answer has its domain, and when it arrived.
+
+    Raises
+    ------
+    ValueError
+        No answer can be used, or which layers are MoE cannot be told.
+    """
+    reader = _Reader(num_experts, shape, domain_field, time_field)
+    for path in paths:
+        for logged in read_answers(path):
+            reader.take(logged)
+    return reader.imported(layers)
+
+
+class _Reader:
+    def __init__(
+        self,
+        num_experts: int,
+        shape: tuple[int, int] | None,
+        domain_field: str | None,
+        time_field: str | None,
+    ) -> None:
+        self._num_experts, self._shape = num_experts, shape
+        self._domain_field, self._time_field = domain_field, time_field
+        self._dtype = np.min_scalar_type(num_experts - 1)
+        self._kept: list[tuple[Returned, NDArray[np.integer], str, float | None]] = []
+        self._malformed: list[Malformed] = []
+        self._without_experts = self._one_token = self._cut_short = 0
+
+    def take(self, logged: Logged | Malformed) -> None:
+        if isinstance(logged, Malformed):
+            self._malformed.append(logged)
+            return
+        try:
+            found = list(returned(logged, self._shape))
+            domain = self._domain(logged)
+            time = self._time(logged)
+            for one in found:
+                self._check_ids(one.experts)
+        except ValueError as error:
+            self._malformed.append(Malformed(logged.place, str(error)))
+            return
+        if not found:
+            self._without_experts += 1
+        for one in found:
+            _, *shape = one.experts.shape
+            self._shape = shape[0], shape[1]
+            if one.output_tokens < 2:
+                self._one_token += 1
+            elif 2 * one.start > one.prompt_tokens:
+                self._cut_short += 1
+            else:  # in few bytes, and without the answer's text
+                self._kept.append((one, one.experts.astype(self._dtype), domain, time))
+
+    def imported(self, chosen: Sequence[int] | None) -> Imported:
+        if not self._kept:
+            raise ValueError(self._why_none())
+        hidden = self._kept[0][1].shape[1]
+        layers = self._layers(hidden, chosen)
+        kept = [one for one in self._kept if self._is_distinct(one, layers)]
+        if not kept:
+            raise ValueError(self._why_none())
+        answers, experts, domains, times = zip(*kept, strict=True)
+        recording = Recording(
+            ModelGeometry(len(layers), self._num_experts, experts[0].shape[2]),
+            np.array(domains),
+            expert_ids=np.concatenate([one[:, layers] for one in experts]),
+            offsets=np.cumsum([0, *map(len, experts)]),
+            prefill_len=np.array([one.prompt_tokens - one.start for one in answers]),
+        )
+        arrivals = [
+            (time, one.prompt_tokens, one.output_tokens)
+            for one, time in zip(answers, times, strict=True)
+            if time is not None
+        ]
+        return Imported(
+            recording=recording,
+            layers=tuple(layers),
+            hidden_layers=hidden,
+            malformed=tuple(self._malformed),
+            without_experts=self._without_experts,
+            one_token=self._one_token,
+            cut_short=self._cut_short,
+            without_domain=sum(not domain for domain in domains),
+            without_time=sum(time is None for time in times),
+            arrivals=sorted(arrivals),
+        )
+
+    def _domain(self, logged: Logged) -> str:
+        value = field(logged.record, self._domain_field) if self._domain_field else None
+        if isinstance(value, dict | list):
+            raise ValueError(f"{self._domain_field} must be a word, found {type(value).__name__}")
+        return "" if value is None else str(value)
+
+    def _time(self, logged: Logged) -> float | None:
+        if self._time_field is None:
+            return None
+        value = field(logged.record, self._time_field)
+        if value is None:
+            value = field(logged.body, self._time_field)
+        try:
+            return None if value is None else moment(value)
+        except ValueError as error:
+            raise ValueError(f"{self._time_field}: {error}") from error
+
+    def _check_ids(self, experts: NDArray[np.integer]) -> None:
+        if experts.size and not 0 <= experts.min() <= experts.max() < self._num_experts:
+            raise ValueError(
+                f"routed_experts is from {experts.min()} to {experts.max()}, expected experts"
+                f" from 0 to {self._num_experts - 1}"
+            )
+
+    def _layers(self, hidden: int, chosen: Sequence[int] | None) -> list[int]:
+        if chosen is not None:
+            if not chosen or min(chosen) < 0 or max(chosen) >= hidden:
+                raise ValueError(f"layers must be from 0 to {hidden - 1}, found {list(chosen)}")
+            return list(chosen)
+        picked = np.zeros(hidden, bool)
+        for _, experts, *_ in self._kept:
+            picked |= (experts != 0).any(axis=(0, 2))
+        if not picked.all() and self._kept[0][1].shape[2] == 1:
+            raise ValueError(
+                f"picks of layers {np.flatnonzero(~picked).tolist()} are all 0, and at top-1 a"
+                " dense layer looks like one whose tokens all pick expert 0: the MoE layers must"
+                " be said"
+            )
+        if not picked.any():
+            raise ValueError("picks of all layers are 0: the engine captured none")
+        return np.flatnonzero(picked).tolist()
+
+    def _is_distinct(
+        self, kept: tuple[Returned, NDArray[np.integer], str, float | None], layers: list[int]
+    ) -> bool:
+        """Whether no token picks an expert twice; else it is malformed."""
+        ordered = np.sort(kept[1][:, layers], axis=2)
+        twice = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(axis=2)
+        if not twice.any():
+            return True
+        token, layer = np.argwhere(twice)[0].tolist()
+        self._malformed.append(
+            Malformed(
+                kept[0].place,
+                f"token {token} picks an expert twice in hidden layer {layers[layer]}, expected"
+                f" {ordered.shape[2]} distinct ones; are layers and top_k as the model has them?",
+            )
+        )
+        return False
+
+    def _why_none(self) -> str:
+        counts = (
+            (len(self._malformed), "malformed"),
+            (self._without_experts, "without routed_experts"),
+            (self._one_token, "of one token"),
+            (self._cut_short, "whose prompts begin later"),
+        )
+        said = ", ".join(f"{number:,} {what}" for number, what in counts if number)
+        first = f"; {self._malformed[0]}" if self._malformed else ""
+        return f"no answer can be used: {said or 'the files hold none'}{first}"
