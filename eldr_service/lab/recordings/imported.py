@@ -1,7 +1,9 @@
 """A recording of the answers that engines gave, with the experts that they returned."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,8 @@ class Imported:
     without_domain, without_time : int
         Answers of the recording that lack the field.
     arrivals : list of (float, int, int)
-        Unix seconds, tokens of the prompt and of the answer, ascending.
+        Unix seconds, tokens of the prompt and of the answer, ascending. Where all times are whole
+        seconds, those of one second are spread evenly over it.
     """
 
     recording: Recording
@@ -81,6 +84,17 @@ def import_answers(
     return reader.imported(layers)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    answer: Returned
+    domain: str
+    time: float | None
+
+    @property
+    def experts(self) -> NDArray[np.integer]:
+        return self.answer.experts
+
+
 class _Reader:
     def __init__(
         self,
@@ -92,7 +106,7 @@ class _Reader:
         self._num_experts, self._shape = num_experts, shape
         self._domain_field, self._time_field = domain_field, time_field
         self._dtype = np.min_scalar_type(num_experts - 1)
-        self._kept: list[tuple[Returned, NDArray[np.integer], str, float | None]] = []
+        self._kept: list[_Kept] = []
         self._malformed: list[Malformed] = []
         self._without_experts = self._one_token = self._cut_short = 0
 
@@ -118,18 +132,23 @@ class _Reader:
                 self._one_token += 1
             elif 2 * one.start > one.prompt_tokens:
                 self._cut_short += 1
-            else:  # in few bytes, and without the answer's text
-                self._kept.append((one, one.experts.astype(self._dtype), domain, time))
+            else:
+                narrow = replace(one, experts=one.experts.astype(self._dtype))
+                self._kept.append(_Kept(narrow, domain, time))
 
     def imported(self, chosen: Sequence[int] | None) -> Imported:
-        if not self._kept:
-            raise ValueError(self._why_none())
-        hidden = self._kept[0][1].shape[1]
-        layers = self._layers(hidden, chosen)
-        kept = [one for one in self._kept if self._is_distinct(one, layers)]
+        kept = [one for one in self._kept if self._is_distinct(one, chosen)]
         if not kept:
             raise ValueError(self._why_none())
-        answers, experts, domains, times = zip(*kept, strict=True)
+        hidden = kept[0].experts.shape[1]
+        layers = _layers([one.experts for one in kept], chosen)
+        kept = [one for one in kept if chosen or self._has_all(one, layers)]
+        if not kept:
+            raise ValueError(self._why_none())
+        answers = [one.answer for one in kept]
+        experts = [one.experts for one in kept]
+        domains = [one.domain for one in kept]
+        times = [one.time for one in kept]
         recording = Recording(
             ModelGeometry(len(layers), self._num_experts, experts[0].shape[2]),
             np.array(domains),
@@ -152,7 +171,7 @@ class _Reader:
             cut_short=self._cut_short,
             without_domain=sum(not domain for domain in domains),
             without_time=sum(time is None for time in times),
-            arrivals=sorted(arrivals),
+            arrivals=_spread(sorted(arrivals, key=itemgetter(0))),
         )
 
     def _domain(self, logged: Logged) -> str:
@@ -179,41 +198,32 @@ class _Reader:
                 f" from 0 to {self._num_experts - 1}"
             )
 
-    def _layers(self, hidden: int, chosen: Sequence[int] | None) -> list[int]:
-        if chosen is not None:
-            if not chosen or min(chosen) < 0 or max(chosen) >= hidden:
-                raise ValueError(f"layers must be from 0 to {hidden - 1}, found {list(chosen)}")
-            return list(chosen)
-        picked = np.zeros(hidden, bool)
-        for _, experts, *_ in self._kept:
-            picked |= (experts != 0).any(axis=(0, 2))
-        if not picked.all() and self._kept[0][1].shape[2] == 1:
-            raise ValueError(
-                f"picks of layers {np.flatnonzero(~picked).tolist()} are all 0, and at top-1 a"
-                " dense layer looks like one whose tokens all pick expert 0: the MoE layers must"
-                " be said"
-            )
-        if not picked.any():
-            raise ValueError("picks of all layers are 0: the engine captured none")
-        return np.flatnonzero(picked).tolist()
-
-    def _is_distinct(
-        self, kept: tuple[Returned, NDArray[np.integer], str, float | None], layers: list[int]
-    ) -> bool:
-        """Whether no token picks an expert twice; else it is malformed."""
-        ordered = np.sort(kept[1][:, layers], axis=2)
+    def _is_distinct(self, kept: "_Kept", chosen: Sequence[int] | None) -> bool:
+        """Whether no token picks an expert twice, in layers that are MoE; else it is malformed."""
+        layers = _picked(kept.experts) if chosen is None else list(chosen)
+        if not layers:
+            why = "routed_experts is 0 throughout: the engine captured nothing"
+            self._malformed.append(Malformed(kept.answer.place, why))
+            return False
+        ordered = np.sort(kept.experts[:, _within(layers, kept.experts)], axis=2)
         twice = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(axis=2)
         if not twice.any():
             return True
         token, layer = np.argwhere(twice)[0].tolist()
-        self._malformed.append(
-            Malformed(
-                kept[0].place,
-                f"token {token} picks an expert twice in hidden layer {layers[layer]}, expected"
-                f" {ordered.shape[2]} distinct ones; are layers and top_k as the model has them?",
-            )
+        why = (
+            f"token {token} picks an expert twice in hidden layer {layers[layer]}, expected"
+            f" {ordered.shape[2]} distinct ones; are layers and top_k as the model has them?"
         )
+        self._malformed.append(Malformed(kept.answer.place, why))
         return False
+
+    def _has_all(self, kept: "_Kept", layers: list[int]) -> bool:
+        """Whether it has picks in all layers in which others have them; else it is malformed."""
+        lacking = [layer for layer in layers if layer not in _picked(kept.experts)]
+        if lacking:
+            why = f"picks of hidden layers {lacking} are all 0, and in other answers they are not"
+            self._malformed.append(Malformed(kept.answer.place, why))
+        return not lacking
 
     def _why_none(self) -> str:
         counts = (
@@ -225,3 +235,40 @@ class _Reader:
         said = ", ".join(f"{number:,} {what}" for number, what in counts if number)
         first = f"; {self._malformed[0]}" if self._malformed else ""
         return f"no answer can be used: {said or 'the files hold none'}{first}"
+
+
+def _spread(arrivals: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:
+    if not all(time.is_integer() for time, *_ in arrivals):
+        return arrivals
+    spread = []
+    for _, group in groupby(arrivals, key=itemgetter(0)):
+        together = list(group)
+        step = 1 / len(together)
+        spread += [(t + n * step, prompt, out) for n, (t, prompt, out) in enumerate(together)]
+    return spread
+
+
+def _picked(experts: NDArray[np.integer]) -> list[int]:
+    """The hidden layers in which any pick is not 0."""
+    return np.flatnonzero((experts != 0).any(axis=(0, 2))).tolist()
+
+
+def _within(layers: list[int], experts: NDArray[np.integer]) -> list[int]:
+    hidden = experts.shape[1]
+    if not layers or min(layers) < 0 or max(layers) >= hidden:
+        raise ValueError(f"layers must be from 0 to {hidden - 1}, found {layers}")
+    return layers
+
+
+def _layers(answers: list[NDArray[np.integer]], chosen: Sequence[int] | None) -> list[int]:
+    if chosen is not None:
+        return list(chosen)
+    _, hidden, top_k = answers[0].shape
+    picked = sorted(set().union(*map(_picked, answers)))
+    if top_k == 1 and len(picked) < hidden:
+        raise ValueError(
+            f"picks of layers {sorted(set(range(hidden)) - set(picked))} are all 0, and at top-1 a"
+            " dense layer looks like one whose tokens all pick expert 0: the MoE layers must be"
+            " said"
+        )
+    return picked
