@@ -201,7 +201,7 @@ def _check_extra() -> None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise CommandError(
-            f"a report needs {', '.join(missing)}", "pip install 'eldr-service[report]'"
+            f"a report needs {', '.join(missing)}", f"pip install {' '.join(missing)}"
         )
 
 
