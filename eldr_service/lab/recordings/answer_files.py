@@ -10,6 +10,15 @@ from typing import Any
 LONGEST_LINE = 512 << 20
 _NO_DATA = (b":", b"event:", b"id:", b"retry:")  # of server-sent events
 
+_KINDS: dict[str, tuple[type, str]] = {
+    "index": (int, "a number"),
+    "meta_info": (dict, "an object"),
+    "prompt_token_ids": (list, "a list"),
+    "sglext": (dict, "an object"),
+    "token_ids": (list, "a list"),
+    "usage": (dict, "an object"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Logged:
@@ -48,19 +57,19 @@ def read_answers(path: Path) -> Iterator[Logged | Malformed]:
         if isinstance(value, Malformed):
             yield value
             continue
-        try:
-            found = list(_bodies(value))
-        except (ValueError, RecursionError) as error:
-            yield Malformed(place, str(error))
-            continue
-        for body in found:
-            logged = Logged(place, value if isinstance(value, dict) else body, body)
-            key = _id(body)
-            if key is not None and (event or key in streams or _is_chunk(body)):
-                before = streams.get(key)
-                streams[key] = _joined(before, logged) if before else logged
-            else:
-                yield logged
+        for record in value if isinstance(value, list) else [value]:
+            try:
+                found = [Logged(place, record, body) for body in _bodies(record)]
+            except (ValueError, RecursionError) as error:
+                yield Malformed(place, str(error))
+                continue
+            for logged in found:
+                key = _id(logged.body)
+                if key is not None and (event or key in streams or _is_chunk(logged.body)):
+                    before = streams.get(key)
+                    streams[key] = _joined(before, logged) if before else logged
+                else:
+                    yield logged
     yield from streams.values()
 
 
@@ -117,10 +126,13 @@ def _bodies(value: Any) -> Iterator[dict[str, Any]]:
         choices = value["choices"]
         if not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
             raise ValueError("choices must be a list of objects")
+        for one in (value, *choices):
+            _check_kinds(one)
         yield value
     elif "meta_info" in value:
-        if not isinstance(value["meta_info"], dict):
+        if value["meta_info"] is None:
             raise ValueError("meta_info must be an object")
+        _check_kinds(value)
         yield value
     else:
         inside = next((value[name] for name in ("response", "body") if value.get(name)), None)
@@ -132,16 +144,22 @@ def _bodies(value: Any) -> Iterator[dict[str, Any]]:
         yield from _bodies(inside)
 
 
+def _check_kinds(fields: dict[str, Any]) -> None:
+    for name, (kind, said) in _KINDS.items():
+        if fields.get(name) is not None and not isinstance(fields[name], kind):
+            raise ValueError(f"{name} must be {said}")
+
+
 def _id(body: dict[str, Any]) -> str | None:
     """What chunks of one stream have in common."""
-    found = body.get("id") or body.get("request_id") or body.get("meta_info", {}).get("id")
+    found = body.get("id") or body.get("request_id") or (body.get("meta_info") or {}).get("id")
     return None if found is None else str(found)
 
 
 def _is_chunk(body: dict[str, Any]) -> bool:
     if str(body.get("object", "")).endswith(".chunk"):
         return True
-    if "choices" in body:  # the last chunk may have usage alone
+    if "choices" in body:  # one of the chunks has usage alone
         unfinished = [one.get("finish_reason", "") is None for one in body["choices"]]
         return not unfinished or any(unfinished)
     return body["meta_info"].get("finish_reason", "") is None
@@ -158,7 +176,7 @@ def _joined(before: Logged, chunk: Logged) -> Logged:
             kept |= _said(one) | ({"token_ids": tokens} if tokens else {})
         body["choices"] = list(by_index.values())
     if "meta_info" in body:
-        body["meta_info"] = before.body.get("meta_info", {}) | _said(body["meta_info"])
+        body["meta_info"] = (before.body.get("meta_info") or {}) | _said(body["meta_info"] or {})
     return Logged(chunk.place, chunk.record | before.record, body)
 
 

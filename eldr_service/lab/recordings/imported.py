@@ -1,6 +1,6 @@
 """A recording of the answers that engines gave, with the experts that they returned."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.lab.recordings.answer_files import Logged, Malformed, read_answers
+from eldr_service.lab.recordings.moe_layers import lacking, moe_layers, repeated
 from eldr_service.lab.recordings.recording import Recording
 from eldr_service.lab.recordings.returned_experts import Returned, field, moment, returned
+
+LONGEST_DOMAIN = 200  # each takes as many characters in the file as the longest
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,14 +140,11 @@ class _Reader:
                 self._kept.append(_Kept(narrow, domain, time))
 
     def imported(self, chosen: Sequence[int] | None) -> Imported:
-        kept = [one for one in self._kept if self._is_distinct(one, chosen)]
-        if not kept:
-            raise ValueError(self._why_none())
+        kept = self._sound(self._kept, lambda one: repeated(one.experts, chosen))
         hidden = kept[0].experts.shape[1]
-        layers = _layers([one.experts for one in kept], chosen)
-        kept = [one for one in kept if chosen or self._has_all(one, layers)]
-        if not kept:
-            raise ValueError(self._why_none())
+        layers = moe_layers([one.experts for one in kept], chosen)
+        if chosen is None:
+            kept = self._sound(kept, lambda one: lacking(one.experts, layers))
         answers = [one.answer for one in kept]
         experts = [one.experts for one in kept]
         domains = [one.domain for one in kept]
@@ -176,9 +176,13 @@ class _Reader:
 
     def _domain(self, logged: Logged) -> str:
         value = field(logged.record, self._domain_field) if self._domain_field else None
-        if isinstance(value, dict | list):
-            raise ValueError(f"{self._domain_field} must be a word, found {type(value).__name__}")
-        return "" if value is None else str(value)
+        domain = "" if value is None else str(value)
+        if isinstance(value, dict | list) or len(domain) > LONGEST_DOMAIN:
+            raise ValueError(
+                f"{self._domain_field} must be a name of up to {LONGEST_DOMAIN} characters,"
+                f" found {domain[:40]}"
+            )
+        return domain
 
     def _time(self, logged: Logged) -> float | None:
         if self._time_field is None:
@@ -198,32 +202,17 @@ class _Reader:
                 f" from 0 to {self._num_experts - 1}"
             )
 
-    def _is_distinct(self, kept: "_Kept", chosen: Sequence[int] | None) -> bool:
-        """Whether no token picks an expert twice, in layers that are MoE; else it is malformed."""
-        layers = _picked(kept.experts) if chosen is None else list(chosen)
-        if not layers:
-            why = "routed_experts is 0 throughout: the engine captured nothing"
-            self._malformed.append(Malformed(kept.answer.place, why))
-            return False
-        ordered = np.sort(kept.experts[:, _within(layers, kept.experts)], axis=2)
-        twice = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(axis=2)
-        if not twice.any():
-            return True
-        token, layer = np.argwhere(twice)[0].tolist()
-        why = (
-            f"token {token} picks an expert twice in hidden layer {layers[layer]}, expected"
-            f" {ordered.shape[2]} distinct ones; are layers and top_k as the model has them?"
-        )
-        self._malformed.append(Malformed(kept.answer.place, why))
-        return False
-
-    def _has_all(self, kept: "_Kept", layers: list[int]) -> bool:
-        """Whether it has picks in all layers in which others have them; else it is malformed."""
-        lacking = [layer for layer in layers if layer not in _picked(kept.experts)]
-        if lacking:
-            why = f"picks of hidden layers {lacking} are all 0, and in other answers they are not"
-            self._malformed.append(Malformed(kept.answer.place, why))
-        return not lacking
+    def _sound(self, found: list[_Kept], fault: Callable[[_Kept], str]) -> list[_Kept]:
+        """Those without a fault; the others are malformed."""
+        sound = []
+        for one in found:
+            if why := fault(one):
+                self._malformed.append(Malformed(one.answer.place, why))
+            else:
+                sound.append(one)
+        if not sound:
+            raise ValueError(self._why_none())
+        return sound
 
     def _why_none(self) -> str:
         counts = (
@@ -246,29 +235,3 @@ def _spread(arrivals: list[tuple[float, int, int]]) -> list[tuple[float, int, in
         step = 1 / len(together)
         spread += [(t + n * step, prompt, out) for n, (t, prompt, out) in enumerate(together)]
     return spread
-
-
-def _picked(experts: NDArray[np.integer]) -> list[int]:
-    """The hidden layers in which any pick is not 0."""
-    return np.flatnonzero((experts != 0).any(axis=(0, 2))).tolist()
-
-
-def _within(layers: list[int], experts: NDArray[np.integer]) -> list[int]:
-    hidden = experts.shape[1]
-    if not layers or min(layers) < 0 or max(layers) >= hidden:
-        raise ValueError(f"layers must be from 0 to {hidden - 1}, found {layers}")
-    return layers
-
-
-def _layers(answers: list[NDArray[np.integer]], chosen: Sequence[int] | None) -> list[int]:
-    if chosen is not None:
-        return list(chosen)
-    _, hidden, top_k = answers[0].shape
-    picked = sorted(set().union(*map(_picked, answers)))
-    if top_k == 1 and len(picked) < hidden:
-        raise ValueError(
-            f"picks of layers {sorted(set(range(hidden)) - set(picked))} are all 0, and at top-1 a"
-            " dense layer looks like one whose tokens all pick expert 0: the MoE layers must be"
-            " said"
-        )
-    return picked

@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from eldr_service.lab.recordings.answer_files import Logged
 
+_LATEST = 1e11  # Unix seconds of the year 5138; milliseconds are beyond
 _NPY = b"\x93NUMPY"
 _STARTS = ("routed_experts_prompt_start", "routed_experts_start_len")  # vLLM's, SGLang's
 
@@ -82,12 +83,13 @@ def field(record: dict[str, Any], path: str) -> Any:
 
 
 def moment(value: Any) -> float:
-    """Unix seconds of a number or an ISO 8601 text; ValueError for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    """Unix seconds of a number or an ISO 8601 text (UTC by default); ValueError for all else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LATEST:
         return float(value)
     if isinstance(value, str):
-        return datetime.fromisoformat(value).timestamp()
-    raise ValueError(f"expected Unix seconds or ISO 8601, found {value!r}")
+        time = datetime.fromisoformat(value)
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    raise ValueError(f"expected Unix seconds or ISO 8601, found {str(value)[:40]}")
 
 
 def _checked(
@@ -132,7 +134,7 @@ def _npy(data: bytes) -> NDArray[np.integer]:
         if major > 1:
             read = np.lib.format.read_array_header_2_0
         dims, fortran, dtype = read(file)
-    except (ValueError, TypeError, SyntaxError) as error:
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"routed_experts must be a .npy array: {error}") from error
     there = len(data) - file.tell()
     if len(dims) != 3 or dtype.kind not in "iu" or min(dims[1:]) < 1 or dims[0] < 0:

@@ -5,12 +5,21 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from returned_answers import answers, in_hidden_layers, npy, raw, sglang, vllm
 from routed import separable
 
 from eldr_service.lab.recordings.imported import import_answers
 
 DRAWN = separable(2, 3)  # 3 layers x 16 experts, top-2; 60 tokens, 30 of them prompt
+NAMES = st.sampled_from(
+    (
+        *("id", "object", "choices", "usage", "meta_info", "sglext", "response", "body", "index"),
+        *("finish_reason", "routed_experts", "text", "prompt_token_ids", "token_ids"),
+        *("prompt_tokens", "completion_tokens"),
+    )
+)
 SHAPE = (4, 2)  # of what is returned: one dense layer more
 
 
@@ -193,10 +202,15 @@ EXPERTS = in_hidden_layers(DRAWN.expert_ids[:60])
         ({"error": {"message": "overloaded"}}, "found error"),
         ([3], "expected an object, found 3"),
         ({"meta_info": []}, "meta_info must be an object"),
+        (altered(token_ids="none"), "token_ids must be a list"),
+        ({**altered(), "kind": {}}, "kind must be a name of up to 200 characters"),
+        ({**altered(), "kind": "x" * 201}, "kind must be a name of up to 200 characters"),
+        ({**altered(), "created": 1e12}, "created: expected Unix seconds or ISO 8601"),
+        ({**altered(), "created": "today"}, "created: Invalid isoformat"),
     ],
 )
 def test_what_is_wrong_is_named_by_its_line(tmp_path, answer, said):
-    found = one(tmp_path, answer)
+    found = one(tmp_path, answer, domain_field="kind", time_field="created")
     (wrong,) = found.malformed
     assert wrong.place == f"{tmp_path}/answers.jsonl line 2"
     assert said in wrong.why
@@ -212,6 +226,33 @@ def test_lines_that_are_no_json(tmp_path):
         f"line {n}" for n in (1, 3, 4, 5)
     ]
     assert_is_drawn(found, requests=1)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(NAMES, inside, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from([vllm, sglang]), st.lists(st.tuples(NAMES, JSON), max_size=3), st.booleans())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_field_may_be_anything(tmp_path, form, changes, event):
+    answer = next(answers(DRAWN, form))
+    good = next(answers(DRAWN, vllm))
+    for name, value in changes:
+        inside = [answer, answer.get("meta_info"), answer.get("usage")]
+        inside += answer["choices"] if isinstance(answer.get("choices"), list) else []
+        for fields in inside:
+            if isinstance(fields, dict):
+                fields[name] = value
+    path = tmp_path / "answers.jsonl"
+    line = json.dumps(answer)
+    path.write_text(
+        "\n".join([json.dumps({**good, "id": "good"}), *[f"data: {line}"] * (1 + event)])
+    )
+    found = import_answers([path], 16, SHAPE, domain_field="text")
+    assert found.recording.num_requests >= 1
 
 
 def test_long_lines_are_left_out_without_being_held(tmp_path, monkeypatch):
@@ -240,6 +281,10 @@ def test_which_layers_are_moe(tmp_path):
     with pytest.raises(ValueError, match="the MoE layers must be said"):
         import_answers([top_1], 16)
     assert import_answers([top_1], 16, layers=[1, 2, 3]).recording.geometry.top_k == 1
+    top_1_of_few = EXPERTS[:, 1:, :1] * [[0], [1], [1]]  # a short answer may pick expert 0 alone
+    both = [altered(routed_experts=npy(one)) for one in (EXPERTS[:, 1:, :1], top_1_of_few)]
+    found = import_answers([kept(tmp_path, *both, name="both")], 16)
+    assert (found.recording.num_requests, found.layers) == (2, (0, 1, 2))
     nothing = kept(tmp_path, altered(routed_experts=npy(EXPERTS * 0)), name="nothing")
     with pytest.raises(ValueError, match="captured nothing"):
         import_answers([nothing], 16)
