@@ -26,3 +26,9 @@ def test_the_writer_of_recorded_routing(tmp_path, monkeypatch):
     for number, request in enumerate(requests):
         rows = slice(*recording.offsets[number : number + 2])
         np.testing.assert_array_equal(recording.expert_ids[rows], request.experts)
+
+
+def test_every_page_is_in_the_readmes_list():
+    (listed,) = re.findall(r"## Read on\n(.*)", (DOCS.parent / "README.md").read_text(), re.S)
+    pages = re.findall(r"\]\(docs/(\w+\.md)\)", listed)
+    assert sorted(pages) == sorted(page.name for page in DOCS.glob("*.md"))

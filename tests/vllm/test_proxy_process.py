@@ -123,4 +123,5 @@ def test_says_what_to_install(missing):
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ)
     assert done.returncode == 1
-    assert done.stderr == f"eldr-proxy needs {missing}: pip install 'eldr-vllm[proxy]'\n"
+    hint = "pip install aiohttp prometheus-client"
+    assert done.stderr == f"eldr-proxy needs {missing}: {hint}\n"

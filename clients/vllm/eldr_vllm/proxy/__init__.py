@@ -11,5 +11,5 @@ def main() -> None:
         missing, _, _ = (error.name or "").partition(".")
         if missing not in ("aiohttp", "prometheus_client"):
             raise
-        sys.exit(f"eldr-proxy needs {missing}: pip install 'eldr-vllm[proxy]'")
+        sys.exit(f"eldr-proxy needs {missing}: pip install aiohttp prometheus-client")
     main()
