@@ -42,7 +42,8 @@ PARTS_MAY_IMPORT = {
     "kernels.policies": "kernels.core kernels.compiling kernels.integer_products",
     "kernels.fitting": "kernels.compiling kernels.threads",
     "kernels.core": "kernels.compiling kernels.integer_products",
-    "kernels.compiling": "",
+    "kernels.compiling": "kernels.cache",
+    "kernels.cache": "",
     "kernels.integer_products": "",
     "kernels.threads": "",
 }

@@ -1,0 +1,150 @@
+"""Compiled kernels on disk: Numba's cache, but no file or disk can stop a start.
+
+What cannot be read is compiled and written anew, what cannot be written is left. A directory that
+was filled beforehand need not be writable. An entry holds for as long as all kernels' sources are
+what they were, since a kernel takes in functions of other files, and whatever their dates say.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import config
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+
+_ROOT = Path(__file__).parent
+_DIGEST = hashlib.sha256().digest_size
+_WHAT_TO_DO = (
+    "set NUMBA_CACHE_DIR to a directory that can be written,"
+    " or to one that `eldr warm-up` has filled"
+)
+_troubles: dict[str, str] = {}
+
+
+def cache_troubles() -> list[str]:
+    """What kept kernels from being read or written: a sentence for each kind, given out once."""
+    told = [text for text in _troubles.values() if text]
+    _troubles.update(dict.fromkeys(_troubles, ""))
+    return told
+
+
+def kept_in(dispatcher: Any) -> str | None:
+    """The directory where a kernel is kept, or would be; None where there is none."""
+    path: str | None = dispatcher.stats.cache_path
+    return path
+
+
+def keep(dispatcher: Any) -> None:
+    """Have what `dispatcher` compiles kept on disk, where there is a place for it."""
+    try:
+        dispatcher._cache = KernelCache(dispatcher.py_func)
+    except RuntimeError:  # a container with nothing to write to
+        _troubles.setdefault(
+            "nowhere",
+            "no directory for compiled kernels can be written, so that each start compiles them:"
+            f" {_WHAT_TO_DO}",
+        )
+        return
+    wanted, found = config.CACHE_DIR, Path(dispatcher._cache.cache_path)
+    if wanted and Path(wanted).absolute() not in found.absolute().parents:
+        _troubles.setdefault(
+            "elsewhere",
+            f"NUMBA_CACHE_DIR={wanted} is no directory that can be written; compiled kernels are"
+            f" kept beside their sources or in the user's cache instead, in {found}",
+        )
+
+
+@functools.cache
+def _sources() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(_ROOT.rglob("*.py")):
+        digest.update(f"{path.relative_to(_ROOT)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _or_filled(locator: type) -> type:
+    """As this class of places, and where it finds none to write to, one that has been filled."""
+
+    def from_function(cls: Any, function: Callable[..., Any], file: str) -> Any:
+        found = super(filled, cls).from_function(function, file)  # type: ignore[misc]
+        is_asked = config.CACHE_DIR or "UserProvided" not in locator.__name__
+        if found is None and is_asked:
+            there = cls(function, file)
+            folder = Path(there.get_cache_path())
+            with contextlib.suppress(OSError):
+                if any(folder.glob(f"{Path(file).stem}.{function.__qualname__}-*.nbi")):
+                    return there
+        return found
+
+    filled = type(locator.__name__, (locator,), {"from_function": classmethod(from_function)})
+    return filled
+
+
+class _Places(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = [  # noqa: RUF012 - Numba's own
+        *map(_or_filled, CompileResultCacheImpl._locator_classes[:3]),
+        *CompileResultCacheImpl._locator_classes[3:],
+    ]
+
+
+class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
+    """Machine code is loaded only as it was written: a flipped bit would crash the process."""
+
+    def _save_data(self, name: str, data: object) -> None:
+        content = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+    def _load_data(self, name: str) -> Any:
+        path = Path(self._data_path(name))
+        content = path.read_bytes()
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            raise ValueError(f"{path.name} is damaged")
+        return pickle.loads(content[_DIGEST:])
+
+
+class KernelCache(FunctionCache):  # type: ignore[misc]
+    """The cache of one kernel; its failures are told by `cache_troubles` alone."""
+
+    _impl_class = _Places
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, _sources())
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load what was compiled for the types `sig`; None where it must be compiled."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # noqa: BLE001 - what unpickling of a damaged file may raise
+            _troubles.setdefault(
+                "unreadable",
+                f"a compiled kernel in {self.cache_path} could not be read, so that it is compiled"
+                f" and written anew ({_words(error)})",
+            )
+        with contextlib.suppress(OSError):  # told of when the kernel is written
+            self.flush()
+        return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Write down what was compiled for the types `sig`, if possible."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:  # noqa: BLE001 - it is in memory, which is all that matters now
+            _troubles.setdefault(
+                "unwritable",
+                f"compiled kernels cannot be written to {self.cache_path} ({_words(error)}), so"
+                f" that each start compiles them: {_WHAT_TO_DO}",
+            )
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return f"{type(error).__name__}: {error}"
