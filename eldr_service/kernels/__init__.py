@@ -22,6 +22,7 @@ from eldr_service.kernels.policies.remaining import remaining_by_row
 
 __all__ = [
     "FOR_EVERY_POLICY",
+    "FOR_EXPLAIN",
     "add_use",
     "balanced_assignment",
     "best_first",
@@ -43,7 +44,8 @@ __all__ = [
     "wrong_row",
 ]
 
-FOR_EVERY_POLICY = (wrong_row, transform_signature, best_first, similarity, sparse_counts)
+FOR_EVERY_POLICY = (wrong_row, transform_signature, best_first, sparse_counts)
+FOR_EXPLAIN = (similarity,)
 
 
 def warm_up() -> list[str]:

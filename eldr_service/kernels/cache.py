@@ -8,6 +8,7 @@ what they were, since a kernel takes in functions of other files, and whatever t
 import contextlib
 import functools
 import hashlib
+import inspect
 import os
 import pickle
 from collections.abc import Callable
@@ -23,6 +24,7 @@ _WHAT_TO_DO = (
     "set NUMBA_CACHE_DIR to a directory that can be written,"
     " or to one that `eldr warm-up` has filled"
 )
+_PROVIDED = ("UserProvided", "_UserProvided")  # the class of NUMBA_CACHE_DIR, by Numba's version
 _troubles: dict[str, str] = {}
 
 
@@ -60,40 +62,42 @@ def keep(dispatcher: Any) -> None:
 
 
 @functools.cache
-def _sources() -> str:
+def _sources(file: Path) -> str:
+    """What all kernels' sources are, or those beside a file that lies elsewhere."""
+    folder = _ROOT if file.is_relative_to(_ROOT) else file.parent
     digest = hashlib.sha256()
-    for path in sorted(_ROOT.rglob("*.py")):
-        digest.update(f"{path.relative_to(_ROOT)}\0".encode())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _or_filled(locator: type) -> type:
-    """As this class of places, and where it finds none to write to, one that has been filled."""
+def _or_filled(place: Any) -> type:
+    """As this class of places, and where one cannot be written to, it may have been filled."""
 
-    def from_function(cls: Any, function: Callable[..., Any], file: str) -> Any:
-        found = super(filled, cls).from_function(function, file)  # type: ignore[misc]
-        is_asked = config.CACHE_DIR or "UserProvided" not in locator.__name__
-        if found is None and is_asked:
-            there = cls(function, file)
-            folder = Path(there.get_cache_path())
-            with contextlib.suppress(OSError):
-                if any(folder.glob(f"{Path(file).stem}.{function.__qualname__}-*.nbi")):
-                    return there
-        return found
+    class Place(place):
+        @classmethod
+        def from_function(cls, function: Callable[..., Any], file: str) -> Any:
+            found = super().from_function(function, file)
+            if found is None and (config.CACHE_DIR or not place.__name__.startswith(_PROVIDED)):
+                there = cls(function, file)
+                folder = Path(there.get_cache_path())
+                with contextlib.suppress(OSError):
+                    if any(folder.glob(f"{Path(file).stem}.{function.__qualname__}-*.nbi")):
+                        return there
+            return found
 
-    filled = type(locator.__name__, (locator,), {"from_function": classmethod(from_function)})
-    return filled
+    return Place
 
 
-class _Places(CompileResultCacheImpl):  # type: ignore[misc]
+class _Places(CompileResultCacheImpl):
     _locator_classes = [  # noqa: RUF012 - Numba's own
         *map(_or_filled, CompileResultCacheImpl._locator_classes[:3]),
         *CompileResultCacheImpl._locator_classes[3:],
     ]
 
 
-class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
+class _CheckedFiles(IndexDataCacheFile):
     """Machine code is loaded only as it was written: a flipped bit would crash the process."""
 
     def _save_data(self, name: str, data: object) -> None:
@@ -109,14 +113,15 @@ class _CheckedFiles(IndexDataCacheFile):  # type: ignore[misc]
         return pickle.loads(content[_DIGEST:])
 
 
-class KernelCache(FunctionCache):  # type: ignore[misc]
+class KernelCache(FunctionCache):
     """The cache of one kernel; its failures are told by `cache_troubles` alone."""
 
     _impl_class = _Places
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, _sources())
+        sources = _sources(Path(inspect.getfile(function)))
+        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, sources)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Load what was compiled for the types `sig`; None where it must be compiled."""

@@ -23,11 +23,19 @@ def readonly(dtype: types.Type, ndim: int) -> types.Array:
     return types.Array(dtype, ndim, "C", readonly=True)
 
 
+def part(**options: Any) -> Callable[[Kernel], Kernel]:
+    """Decorate a function that kernels call and Python does not: compiled with them, and sooner."""
+    made: Callable[[Kernel], Kernel] = njit(
+        no_cpython_wrapper=True, no_cfunc_wrapper=True, **options
+    )
+    return made
+
+
 def kernel(signature: types.Type | list[types.Type], **options: Any) -> Callable[[Kernel], Kernel]:
     """Decorate a function to be compiled for `signature`; `options` as for `numba.njit`."""
 
     def declared(function: Kernel) -> Kernel:
-        made: Any = njit(**options)(function)
+        made: Any = njit(no_cfunc_wrapper=True, **options)(function)
         keep(made)
         _waiting[made] = signature if isinstance(signature, list) else [signature]
         made._compile_for_args = partial(_first_call, made)  # Numba's, where nothing is compiled
@@ -46,6 +54,13 @@ def _first_call(made: Any, *arguments: Any) -> Any:
         if len(given) == len(wanted) and all(converts(*pair) is not None for pair in pairs):
             return compiled.entry_point
     raise TypeError(f"{made.__name__} takes {list(made.overloads)}, found {given}")
+
+
+def kept(function: Kernel) -> Kernel:
+    """Decorate a function to be compiled for whatever types it is called with, and kept on disk."""
+    made = njit(function)
+    keep(made)
+    return made  # type: ignore[no-any-return]
 
 
 def compile_ahead(*kernels: Callable[..., Any]) -> None:

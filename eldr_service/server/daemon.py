@@ -29,7 +29,7 @@ from eldr_service.core.errors import EldrError
 from eldr_service.decision_log.recorder import Recorder
 from eldr_service.decision_log.writer import Writer
 from eldr_service.fitting.process import FittingProcess
-from eldr_service.kernels import FOR_EVERY_POLICY, cache_troubles, compile_ahead
+from eldr_service.kernels import FOR_EVERY_POLICY, FOR_EXPLAIN, cache_troubles, compile_ahead
 from eldr_service.policies.registry import create, create_prepared, parse
 from eldr_service.refits import RefitMode, Refits, RefitSettings
 from eldr_service.routing.chosen import Chosen
@@ -170,6 +170,7 @@ class Daemon:
             state=str(self._settings.state or ":memory:"),
         )
         ticking = asyncio.create_task(self._tick())
+        await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
         await self._stopping.wait()
         await self._drain()
         ticking.cancel()
