@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from numba import config
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, NullCache
 
 _ROOT = Path(__file__).parent
 _DIGEST = hashlib.sha256().digest_size
@@ -46,18 +46,23 @@ def keep(dispatcher: Any) -> None:
     try:
         dispatcher._cache = KernelCache(dispatcher.py_func)
     except RuntimeError:  # a container with nothing to write to
-        _troubles.setdefault(
-            "nowhere",
-            "no directory for compiled kernels can be written, so that each start compiles them:"
-            f" {_WHAT_TO_DO}",
-        )
+        dispatcher._cache = _Nowhere()
         return
-    wanted, found = config.CACHE_DIR, Path(dispatcher._cache.cache_path)
-    if wanted and Path(wanted).absolute() not in found.absolute().parents:
+    wanted, found = config.CACHE_DIR, dispatcher._cache.cache_path
+    if wanted and not Path(wanted).is_dir():
         _troubles.setdefault(
             "elsewhere",
             f"NUMBA_CACHE_DIR={wanted} is no directory that can be written; compiled kernels are"
             f" kept beside their sources or in the user's cache instead, in {found}",
+        )
+
+
+class _Nowhere(NullCache):
+    def save_overload(self, sig: Any, cres: Any) -> None:
+        _troubles.setdefault(
+            "nowhere",
+            "no directory for compiled kernels can be written, so that each start compiles them:"
+            f" {_WHAT_TO_DO}",
         )
 
 
