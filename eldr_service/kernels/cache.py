@@ -1,6 +1,6 @@
 """Compiled kernels on disk: Numba's cache, but no file or disk can stop a start.
 
-What cannot be read is compiled and written anew, what cannot be written is left. A directory that
+What cannot be read is compiled and written again, what cannot be written is left. A directory that
 was filled beforehand need not be writable. An entry holds for as long as all kernels' sources are
 what they were, since a kernel takes in functions of other files, and whatever their dates say.
 """
@@ -136,7 +136,7 @@ class KernelCache(FunctionCache):
             _troubles.setdefault(
                 "unreadable",
                 f"a compiled kernel in {self.cache_path} could not be read, so that it is compiled"
-                f" and written anew ({_words(error)})",
+                f" and written again ({_words(error)})",
             )
         with contextlib.suppress(OSError):  # told of when the kernel is written
             self.flush()

@@ -91,7 +91,7 @@ def flipped(path):
     ("ending", "damage"),
     [("nbi", garbage), ("nbi", truncated), ("nbc", garbage), ("nbc", truncated), ("nbc", flipped)],
 )
-def test_damaged_files_are_told_of_and_written_anew(cache, ending, damage):
+def test_damaged_files_are_told_of_and_written_again(cache, ending, damage):
     damaged = files(cache, ending, DAMAGED)
     assert len(damaged) >= len(DAMAGED)
     for path in damaged:
@@ -99,7 +99,7 @@ def test_damaged_files_are_told_of_and_written_anew(cache, ending, damage):
     found = [path.read_bytes() for path in damaged]
     (trouble,) = start(cache)
     assert "could not be read" in trouble
-    assert "written anew" in trouble
+    assert "written again" in trouble
     assert not {path.read_bytes() for path in damaged} & set(found)
 
 
