@@ -8,8 +8,6 @@ from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.session import Session
 from eldr_service.core.errors import EldrError
-from eldr_service.kernels import cache_troubles, warm_up
-from eldr_service.policies.registry import create_prepared, installed
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +21,9 @@ def run(session: Session) -> None:
     Kernels are kept in NUMBA_CACHE_DIR, or beside the installed package where that is not set. They
     serve this processor, Python and Numba; where one differs, a start compiles what it needs.
     """
+    from eldr_service.kernels import cache_troubles, warm_up  # these load NumPy and Numba
+    from eldr_service.policies.registry import create_prepared, installed
+
     began = time.monotonic()
     folders = warm_up()
     for name in installed():  # those of other distributions may have kernels of their own
