@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -22,6 +23,13 @@ VLLM_SECONDS = 900
 
 HEADROOM_GB = 1.0
 """An engine's weights, 0.2 at most in these tests, and what its requests take."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled():
+    """Kernels that the tests import are compiled ahead: a first call takes seconds."""
+    if kernels := sys.modules.get("eldr_service.kernels"):
+        kernels.warm_up()
 
 
 def pytest_collection_modifyitems(items):

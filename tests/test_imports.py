@@ -11,9 +11,9 @@ CLIENT = ROOT / "clients" / "python"
 
 # The picture: a room of eldr_service -> what else of eldr_service it imports.
 MAY_IMPORT = {
-    "cli": "server lab decision_log policies fitting stores core",
+    "cli": "server lab decision_log policies fitting stores core kernels",
     "server": "refits decision_log routing policies fitting stores core kernels",
-    "lab": "decision_log routing policies fitting stores core",
+    "lab": "decision_log routing policies fitting stores core kernels",
     "refits": "routing fitting stores core",
     "decision_log": "routing policies stores core",
     "routing": "policies stores core kernels",
@@ -37,13 +37,14 @@ PARTS_MAY_IMPORT = {
     "server.flags": "core",
     "lab.replay": "decision_log routing policies stores core",
     "lab.reports": "policies lab.recordings lab.simulation",
-    "lab.simulation": "routing policies fitting stores core lab.recordings",
+    "lab.simulation": "routing policies fitting stores core kernels lab.recordings",
     "lab.recordings": "core",
     "kernels.policies": "kernels.core kernels.compiling kernels.integer_products",
     "kernels.fitting": "kernels.compiling kernels.threads",
     "kernels.core": "kernels.compiling kernels.integer_products",
-    "kernels.compiling": "",
-    "kernels.integer_products": "",
+    "kernels.compiling": "kernels.cache",
+    "kernels.cache": "",
+    "kernels.integer_products": "kernels.compiling",
     "kernels.threads": "",
 }
 EVIDENCE = {"cli", "lab"}  # the rooms that may know recordings, simulations, replays and reports

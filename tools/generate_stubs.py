@@ -1,5 +1,9 @@
-"""Generate clients/python/eldr/v1 and build/eldr.binpb from protos/; `--check` names the stale."""
+"""Generate clients/python/eldr/v1 and build/eldr.binpb from protos/; `--check` names the stale.
 
+What the contract needs of google/rpc is put beside it, for those who compile it themselves.
+"""
+
+import shutil
 import sys
 import tempfile
 from importlib.resources import files
@@ -10,6 +14,9 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).parents[1]
 STUBS = ROOT / "clients/python"
+GOOGLE = Path(status_pb2.__file__).parents[2]
+# What calls carry, and what their errors do.
+NEEDED = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 
 
 def generate(into: Path, descriptors: Path) -> None:
@@ -20,7 +27,7 @@ def generate(into: Path, descriptors: Path) -> None:
         "protoc",
         f"-I{ROOT / 'protos'}",
         f"-I{files('grpc_tools') / '_proto'}",
-        f"-I{Path(status_pb2.__file__).parents[2]}",  # google/rpc/status.proto
+        f"-I{GOOGLE}",
         f"--python_out={into}",
         f"--pyi_out={into}",
         f"--grpc_python_out={into}",
@@ -33,6 +40,17 @@ def generate(into: Path, descriptors: Path) -> None:
         sys.exit("protoc failed")
     for package in (into / "eldr", into / "eldr/v1"):
         (package / "__init__.py").write_text('"""Generated from protos/ by `make protos`."""\n')
+    for name in NEEDED:
+        beside = into / "eldr_client/protos" / name
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(GOOGLE / name, beside)
+
+
+def generated(root: Path) -> dict[Path, bytes]:
+    """The files that `generate` makes, by their names below `root`."""
+    stubs = (p for p in (root / "eldr").rglob("*.py*") if p.suffix in (".py", ".pyi"))
+    beside = (root / "eldr_client/protos/google").rglob("*.proto")
+    return {p.relative_to(root): p.read_bytes() for p in (*stubs, *beside)}
 
 
 def main() -> None:
@@ -43,12 +61,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         generate(fresh, descriptors)
-        expected = {p.relative_to(fresh): p.read_bytes() for p in fresh.rglob("*.py*")}
-    found = {
-        p.relative_to(STUBS): p.read_bytes()
-        for p in (STUBS / "eldr").rglob("*.py*")
-        if p.suffix in (".py", ".pyi")
-    }
+        expected = generated(fresh)
+    found = generated(STUBS)
     if stale := sorted(str(p) for p in expected | found if expected.get(p) != found.get(p)):
         sys.exit(f"stale stubs, run `make protos`: {', '.join(stale)}")
 

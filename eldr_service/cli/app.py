@@ -15,6 +15,7 @@ from eldr_service.cli import (
     report,
     route,
     simulate,
+    warm_up,
     workers,
 )
 from eldr_service.cli.command import Common, bundled
@@ -32,7 +33,7 @@ app.add_typer(workers.app, name="workers")
 app.add_typer(policies.app, name="policy")
 app.add_typer(partitions.app, name="partition")
 app.add_typer(recordings.app, name="recording")
-for group in (fit, route, simulate, report, replay):
+for group in (fit, route, simulate, report, replay, warm_up):
     group.register(app)
 
 

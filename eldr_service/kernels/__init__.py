@@ -1,10 +1,13 @@
 """Numba kernels: arrays in, arrays out. They know nothing of the rest of the project.
 
-Importing them compiles them once; numba keeps the result on disk for the next process.
+They are compiled once, when they are needed; the result is kept on disk for the next process.
 """
 
-import numpy as np
+from importlib import import_module
+from pkgutil import walk_packages
 
+from eldr_service.kernels.cache import cache_troubles, kept_in
+from eldr_service.kernels.compiling import compile_ahead, waiting
 from eldr_service.kernels.core.activation import wrong_row
 from eldr_service.kernels.core.order import best_first
 from eldr_service.kernels.core.signature import transform_signature
@@ -18,10 +21,14 @@ from eldr_service.kernels.policies.marginal_cost import least_marginal_cost, nea
 from eldr_service.kernels.policies.remaining import remaining_by_row
 
 __all__ = [
+    "FOR_EVERY_POLICY",
+    "FOR_EXPLAIN",
     "add_use",
     "balanced_assignment",
     "best_first",
+    "cache_troubles",
     "choose_in_band",
+    "compile_ahead",
     "follow_counts",
     "growth",
     "learn_decode",
@@ -37,19 +44,14 @@ __all__ = [
     "wrong_row",
 ]
 
+FOR_EVERY_POLICY = (wrong_row, transform_signature, best_first, sparse_counts)
+FOR_EXPLAIN = (similarity,)
 
-def warm_up() -> None:
-    """Call every kernel once, so that the first request pays for nothing."""
-    one, ones = np.ones(1), np.ones((1, 1), dtype=np.float32)
-    for counts in (np.ones((1, 1), np.uint16), np.ones((1, 1), np.uint32)):
-        wrong_row(counts, 1)
-        signature, _ = transform_signature(counts, np.zeros(1, np.int64), ones, False)
-    slots, codes = np.zeros(1, dtype=np.int32), np.zeros((1, 1), dtype=np.int8)
-    similarity(ones, signature, slots)
-    eligible = np.ones(1, np.bool_)
-    choose_in_band(
-        ones, signature, codes, one, one, one, signature, slots, eligible, np.zeros(1), 0.1, 2
-    )
-    best_first(eligible, eligible, one, 0, 1)
-    sparse_counts(np.zeros(0, np.uint8), 1)
-    balanced_assignment(ones, 1)
+
+def warm_up() -> list[str]:
+    """Compile every kernel there is, or load it; returns the directories where they are kept."""
+    for module in walk_packages(__path__, f"{__name__}."):
+        import_module(module.name)
+    kernels = waiting()
+    compile_ahead(*kernels)
+    return sorted({folder for kernel in kernels if (folder := kept_in(kernel))})

@@ -1,15 +1,21 @@
-"""How kernels are compiled: for given types, when they are imported, and never again.
+"""How kernels are compiled: for the types that they are declared with, when they are needed.
 
-Left to itself, numba would compile again for the first array that is not to be written to. The
-result is kept on disk, where there is a place for it.
+Left to itself, Numba would compile again for the first array that is not to be written to. A kernel
+is compiled at its first call, which takes up to some seconds. What cannot wait then has it compiled
+ahead, in a thread perhaps. The result is kept on disk (`kernels.cache`).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from numba import njit, types
+from numba import njit, typeof, types
+
+from eldr_service.kernels.cache import keep
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+_waiting: dict[Any, list[types.Type]] = {}  # kernels that are not compiled yet, and their types
 
 
 def readonly(dtype: types.Type, ndim: int) -> types.Array:
@@ -17,13 +23,55 @@ def readonly(dtype: types.Type, ndim: int) -> types.Array:
     return types.Array(dtype, ndim, "C", readonly=True)
 
 
-def kernel(signature: types.Type, **options: Any) -> Callable[[Kernel], Kernel]:
+def part(**options: Any) -> Callable[[Kernel], Kernel]:
+    """Decorate a function that kernels call and Python does not: compiled with them, and sooner."""
+    made: Callable[[Kernel], Kernel] = njit(
+        no_cpython_wrapper=True, no_cfunc_wrapper=True, **options
+    )
+    return made
+
+
+def kernel(signature: types.Type | list[types.Type], **options: Any) -> Callable[[Kernel], Kernel]:
     """Decorate a function to be compiled for `signature`; `options` as for `numba.njit`."""
 
-    def compiled(function: Kernel) -> Kernel:
-        try:
-            return njit(signature, cache=True, **options)(function)  # type: ignore[no-any-return]
-        except RuntimeError:  # a container with nothing to write to: no cache, but no failure
-            return njit(signature, **options)(function)  # type: ignore[no-any-return]
+    def declared(function: Kernel) -> Kernel:
+        made: Any = njit(no_cfunc_wrapper=True, **options)(function)
+        keep(made)
+        _waiting[made] = signature if isinstance(signature, list) else [signature]
+        made._compile_for_args = partial(_first_call, made)  # Numba's, where nothing is compiled
+        return made  # type: ignore[no-any-return]
 
-    return compiled
+    return declared
+
+
+def _first_call(made: Any, *arguments: Any) -> Any:
+    """Compile, and return to Numba the function to call, as its own method does."""
+    compile_ahead(made)
+    given = [typeof(argument) for argument in arguments]
+    converts = made.typingctx.can_convert
+    for wanted, compiled in made.overloads.items():
+        pairs = zip(given, wanted, strict=True)
+        if len(given) == len(wanted) and all(converts(*pair) is not None for pair in pairs):
+            return compiled.entry_point
+    raise TypeError(f"{made.__name__} takes {list(made.overloads)}, found {given}")
+
+
+def kept(function: Kernel) -> Kernel:
+    """Decorate a function to be compiled for whatever types it is called with, and kept on disk."""
+    made = njit(function)
+    keep(made)
+    return made  # type: ignore[no-any-return]
+
+
+def compile_ahead(*kernels: Callable[..., Any]) -> None:
+    """Compile these, or load what was kept of them; nothing where that was done before."""
+    for one in kernels:
+        for signature in _waiting.get(one, ()):
+            one.compile(signature)  # type: ignore[attr-defined]
+        one.disable_compile()  # type: ignore[attr-defined]
+        _waiting.pop(one, None)
+
+
+def waiting() -> list[Callable[..., Any]]:
+    """The kernels imported so far that are not compiled yet."""
+    return list(_waiting)

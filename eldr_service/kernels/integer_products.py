@@ -1,14 +1,16 @@
 """Dot products of rows that are kept as small integers: read at a quarter of what floats take."""
 
 import numpy as np
-from numba import float64, int16, int32, njit
+from numba import float64, int16, int32
 from numpy.typing import NDArray
+
+from eldr_service.kernels.compiling import part
 
 STEPS = 2_047  # of the largest entry of what is multiplied by codes
 _BLOCK = 8_192  # entries whose products with codes, 127 * 2,047 each at most, fit 32 bits
 
 
-@njit
+@part()
 def product(codes: NDArray[np.int8], steps: NDArray[np.int16]) -> float:
     """Exact dot product of two rows of integers."""
     total = 0.0
@@ -21,7 +23,7 @@ def product(codes: NDArray[np.int8], steps: NDArray[np.int16]) -> float:
     return total
 
 
-@njit(fastmath={"reassoc", "contract"})
+@part(fastmath={"reassoc", "contract"})
 def quantise(
     values: NDArray[np.float32], step: float, steps: NDArray[np.int16]
 ) -> tuple[float, float]:

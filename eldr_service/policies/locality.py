@@ -11,7 +11,7 @@ the most similar.
 """
 
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
-from eldr_service.kernels import choose_in_band
+from eldr_service.kernels import choose_in_band, compile_ahead
 from eldr_service.policies.policy import Policy, SignatureParameters
 
 
@@ -22,6 +22,10 @@ class Locality(Policy):
     description = "the eligible worker most similar to the request, whatever its load"
     Parameters = SignatureParameters
     needs_signature = True
+
+    def prepare(self) -> None:
+        """Compile the choice."""
+        compile_ahead(choose_in_band)
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the most similar."""

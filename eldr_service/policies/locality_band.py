@@ -26,7 +26,7 @@ When a signal is missing:
 from pydantic import Field
 
 from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
-from eldr_service.kernels import choose_in_band
+from eldr_service.kernels import choose_in_band, compile_ahead
 from eldr_service.policies.policy import Policy, SignatureParameters
 
 
@@ -56,6 +56,10 @@ class LocalityBand(Policy):
     Parameters = LocalityBandParameters
     parameters: LocalityBandParameters
     needs_signature = True
+
+    def prepare(self) -> None:
+        """Compile the choice."""
+        compile_ahead(choose_in_band)
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least loaded of the band."""

@@ -36,7 +36,18 @@ from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.core.ends import Ended
 from eldr_service.core.worker import LoadReport
-from eldr_service.kernels import least_marginal_cost, nearness
+from eldr_service.kernels import (
+    add_use,
+    compile_ahead,
+    follow_counts,
+    growth,
+    learn_decode,
+    least_marginal_cost,
+    nearness,
+    predict_use,
+    remaining_by_row,
+    use_terms,
+)
 from eldr_service.policies.experts import Experts, ExpertsInUse
 from eldr_service.policies.policy import Policy, SignatureParameters
 from eldr_service.policies.remaining import Remaining
@@ -75,6 +86,12 @@ class MarginalCost(Policy):
         self.cost = LearnedStepCost()
         self.remaining = Remaining()
         self.experts = ExpertsInUse(self.parameters.min_coverage)
+
+    def prepare(self) -> None:
+        """Compile all that a decision and the hooks run."""
+        compile_ahead(least_marginal_cost, nearness, remaining_by_row)
+        compile_ahead(predict_use, follow_counts, learn_decode)
+        compile_ahead(add_use, growth, use_terms)
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least costly."""

@@ -86,6 +86,13 @@ class Policy(ABC):
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Choose one of the eligible workers; the snapshot has at least one."""
 
+    def prepare(self) -> None:  # noqa: B027
+        """Do ahead what would hold up the first decisions, such as compiling.
+
+        Called once on a new policy, in a thread, before it is put in force; requests go on by the
+        earlier one.
+        """
+
     def on_booked(self, booking: Booking) -> None:  # noqa: B027
         """A request is booked on a worker."""
 

@@ -139,6 +139,22 @@ def create(name: str, parameters: Mapping[str, str]) -> Policy:
         raise FailedPreconditionError(f"policy {name} cannot be made: {error}") from error
 
 
+def create_prepared(name: str, parameters: Mapping[str, str]) -> Policy:
+    """As `create`, and ready to be put in force; may take seconds, where kernels are compiled.
+
+    Raises
+    ------
+    InvalidArgumentError, FailedPreconditionError
+        As `create` does; the latter when the policy cannot be made ready either.
+    """
+    policy = create(name, parameters)
+    try:
+        policy.prepare()
+    except Exception as error:
+        raise FailedPreconditionError(f"policy {name} cannot be made ready: {error}") from error
+    return policy
+
+
 def parse(text: str) -> tuple[str, dict[str, str]]:
     """Take ``NAME[:key=value,…]`` apart; whether they exist is for `create` to say.
 

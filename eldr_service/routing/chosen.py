@@ -7,7 +7,7 @@ import structlog
 from eldr_service.core.errors import EldrError
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.policies.policy import Policy
-from eldr_service.policies.registry import create, parameters_of
+from eldr_service.policies.registry import create_prepared, parameters_of
 from eldr_service.routing.model import Model
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.records import Records
@@ -29,24 +29,21 @@ class Chosen:
         self._partitions = partitions
         self._records = records
 
-    def set_policy(self, model_name: str, name: str, parameters: dict[str, str]) -> Policy:
-        """Put a policy in force from the next decision on.
+    def set_policy(self, model_name: str, policy: Policy) -> None:
+        """Put a policy that has been made ready in force from the next decision on.
 
         Raises
         ------
-        NotFoundError, InvalidArgumentError, FailedPreconditionError
-            The model is unknown; see `policies.registry.create` for the others.
+        NotFoundError
+            The model is unknown.
         """
-        model = self._router.model(model_name)
-        policy = create(name, parameters)
-        model.set_policy(policy)
+        self._router.model(model_name).set_policy(policy)
         record = replace(
             self._records.of(model_name),
             policy=policy.name,
             policy_parameters=parameters_of(policy),
         )
         self._records.save(record)
-        return policy
 
     def refit_mode(self, model: Model) -> str:
         """The refit mode chosen for the model; empty where none was."""
@@ -82,7 +79,7 @@ class Chosen:
 
     def _restored_policy(self, record: ModelRecord) -> Policy:
         try:
-            return create(record.policy, record.policy_parameters)
+            return create_prepared(record.policy, record.policy_parameters)
         except EldrError as error:  # its package is not installed any more, say
             log.error("policy not restored", model=record.name, error=str(error))
             return self._router.model(record.name).policy

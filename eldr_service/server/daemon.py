@@ -29,8 +29,8 @@ from eldr_service.core.errors import EldrError
 from eldr_service.decision_log.recorder import Recorder
 from eldr_service.decision_log.writer import Writer
 from eldr_service.fitting.process import FittingProcess
-from eldr_service.kernels import warm_up
-from eldr_service.policies.registry import create, parse
+from eldr_service.kernels import FOR_EVERY_POLICY, FOR_EXPLAIN, cache_troubles, compile_ahead
+from eldr_service.policies.registry import create, create_prepared, parse
 from eldr_service.refits import RefitMode, Refits, RefitSettings
 from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.partitions import Partitions
@@ -75,7 +75,7 @@ class Daemon:
         self._store = SqliteStore(settings.state)
         self._telemetry = Telemetry()
         name, parameters = parse(settings.policy)
-        create(name, parameters)  # wrong parameters must not wait for the first model
+        create_prepared(name, parameters)  # wrong parameters must not wait for the first model
         limits = Limits(
             lease_seconds=settings.lease_ttl,
             report_limit=settings.report_limit,
@@ -135,7 +135,7 @@ class Daemon:
         StartError
             An address or a file cannot be used.
         """
-        warm_up()
+        compile_ahead(*FOR_EVERY_POLICY)
         now = time.monotonic()
         for declared in self._settings.models:
             self._chosen.declare(declared.name, declared.geometry)
@@ -160,6 +160,7 @@ class Daemon:
         if self._settings.port_file:
             _write_ports(self._settings.port_file, grpc_address, str(http))
         gc.freeze()  # what is here now stays: no need to look through it again and again
+        _tell_of_kernels()
         log.info(
             "serving",
             grpc=grpc_address,
@@ -169,6 +170,7 @@ class Daemon:
             state=str(self._settings.state or ":memory:"),
         )
         ticking = asyncio.create_task(self._tick())
+        await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
         await self._stopping.wait()
         await self._drain()
         ticking.cancel()
@@ -270,6 +272,7 @@ class Daemon:
             now = time.monotonic()
             self._workers.remove_silent(self._router.tick(now), now)
             self._refits.tick(now)
+            _tell_of_kernels()
             if self._recorder:
                 self._recorder.tick()
 
@@ -288,6 +291,11 @@ class Daemon:
 
     def _bookings(self) -> int:
         return sum(len(model.bookings) for model in self._router.models.values())
+
+
+def _tell_of_kernels() -> None:
+    for trouble in cache_troubles():
+        log.warning("kernel cache", trouble=trouble)
 
 
 def _write_ports(path: Path, grpc_address: str, http_address: str) -> None:

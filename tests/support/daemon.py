@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,13 @@ def command(*flags: str) -> list[str]:
 
 
 @contextmanager
-def running_daemon(*flags: str, env: Mapping[str, str] | None = None) -> Iterator[Daemon]:
-    """Start the daemon on free ports, with its state in memory unless the flags say otherwise."""
+def running_daemon(
+    *flags: str, env: Mapping[str, str] | None = None, before: Callable[[], object] | None = None
+) -> Iterator[Daemon]:
+    """Start the daemon on free ports, with its state in memory unless the flags say otherwise.
+
+    `before` is called in its process, before its program begins.
+    """
     with tempfile.TemporaryDirectory() as folder:
         ports, stderr = Path(folder, "ports"), Path(folder, "stderr")
         defaults = {
@@ -53,11 +58,13 @@ def running_daemon(*flags: str, env: Mapping[str, str] | None = None) -> Iterato
         environment = {**os.environ, **(env or {})}
         stderr.touch()
         process: subprocess.Popen[bytes] | Forked
-        if forks(environment):
+        if before is None and forks(environment):
             process = forked(arguments, environment, stderr)
         else:
             with stderr.open("wb") as errors:
-                process = subprocess.Popen(command(*arguments), stderr=errors, env=environment)
+                process = subprocess.Popen(
+                    command(*arguments), stderr=errors, env=environment, preexec_fn=before
+                )
         try:
             deadline = time.monotonic() + START_SECONDS
             while not ports.exists():

@@ -17,7 +17,9 @@ from pathlib import Path
 _LOADED_WITH = ("PYTHON", "NUMBA_", "GRPC_", "OMP_")  # read when modules are imported
 _NURSERY = """
 import gc, json, os, sys
+from eldr_service.kernels import warm_up
 from eldr_service.server.daemon import main
+warm_up()
 gc.freeze()
 for line in sys.stdin:
     asked = json.loads(line)

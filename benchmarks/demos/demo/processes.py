@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 from eldr.v1 import fleet_pb2, fleet_pb2_grpc
 
-# The first start compiles the kernels, a quarter of a minute; twice that on a busy machine.
+# The first start compiles kernels: some seconds, a multiple of that on a busy machine.
 START_SECONDS = 90.0
 CHECKOUT = Path(__file__).parents[3]
 

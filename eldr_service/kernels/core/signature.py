@@ -1,10 +1,10 @@
 """From activation counts to a unit signature, in two passes over the kept rows."""
 
 import numpy as np
-from numba import boolean, float32, float64, int64, njit, types, uint16, uint32
+from numba import boolean, float32, float64, int64, types, uint16, uint32
 from numpy.typing import NDArray
 
-from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.compiling import kernel, part, readonly
 
 _TABLE = 4_096  # counts below this are looked up
 
@@ -14,26 +14,10 @@ def _of(counts: types.Type) -> types.Type:
     return result(readonly(counts, 2), readonly(int64, 1), readonly(float32, 2), boolean)
 
 
-@njit
-def _largest(counts: NDArray[np.uint16], layers: NDArray[np.int64]) -> int:
-    most = uint32(0)
-    for layer in layers:
-        row = counts[layer]
-        for expert in range(len(row)):
-            most = max(most, uint32(row[expert]))
-    largest: int = int64(most)
-    return largest
-
-
-@njit
-def _value(count: float, square_root: bool) -> float:
-    return np.sqrt(count) if square_root else count
-
-
 # Reordering the sum moves the norm by about 1e-16, and lets it use vector registers.
-@njit(fastmath={"reassoc", "contract"})
+@part(fastmath={"reassoc", "contract"})
 def _norm(
-    counts: NDArray[np.uint16],
+    counts: NDArray[np.uint16] | NDArray[np.uint32],
     layers: NDArray[np.int64],
     weights: NDArray[np.float32],
     square_root: bool,
@@ -51,7 +35,7 @@ def _norm(
     return norm
 
 
-@kernel([_of(uint16), _of(uint32)])
+@kernel([_of(uint16), _of(uint32)], error_model="numpy")
 def transform_signature(
     counts: NDArray[np.uint16] | NDArray[np.uint32],
     layers: NDArray[np.int64],
@@ -90,15 +74,18 @@ def transform_signature(
     for layer in layers:
         if layer < 0 or layer >= num_layers:
             raise ValueError("layers must be rows of counts")
-    signature = np.zeros(kept * num_experts, dtype=np.float32)
     norm = _norm(counts, layers, weights, square_root)
-    if norm == 0.0:
-        return signature, norm
-    largest = _TABLE if weighted else _largest(counts, layers)
-    if largest < _TABLE:  # the same roots and quotients, each taken once
-        table = np.empty(largest + 1, dtype=np.float32)
-        for count in range(largest + 1):
-            table[count] = _value(float64(count), square_root) / norm
+    scale = norm if norm > 0.0 else 1.0
+    signature = np.empty(kept * num_experts, dtype=np.float32)
+    largest = uint32(0)
+    for layer in layers:
+        theirs = counts[layer]
+        for expert in range(num_experts):
+            largest = max(largest, uint32(theirs[expert]))
+    if largest < _TABLE and not weighted:  # the same roots and quotients, each taken once
+        table = np.empty(int64(largest) + 1, dtype=np.float32)
+        for count in range(len(table)):
+            table[count] = (np.sqrt(float64(count)) if square_root else float64(count)) / scale
         for row in range(kept):
             ours = signature[row * num_experts : (row + 1) * num_experts]
             theirs = counts[layers[row]]
@@ -106,10 +93,13 @@ def transform_signature(
                 ours[expert] = table[theirs[expert]]
         return signature, norm
     for row in range(kept):
-        ours, theirs = signature[row * num_experts : (row + 1) * num_experts], counts[layers[row]]
+        ours = signature[row * num_experts : (row + 1) * num_experts]
+        theirs = counts[layers[row]]
         for expert in range(num_experts):
-            value = _value(float64(theirs[expert]), square_root)
+            value = float64(theirs[expert])
+            if square_root:
+                value = np.sqrt(value)
             if weighted:
                 value *= weights[row, expert]
-            ours[expert] = value / norm
+            ours[expert] = value / scale
     return signature, norm

@@ -4,11 +4,13 @@ Reading the centroids is what they cost. The quantised copy (`core.quantised`) b
 from both sides, and the centroids themselves are read only where the bounds leave a question open.
 """
 
+from math import ldexp
+
 import numpy as np
-from numba import float32, float64, int32, njit, types
+from numba import float32, float64, int32, types
 from numpy.typing import NDArray
 
-from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.compiling import kernel, part, readonly
 from eldr_service.kernels.integer_products import STEPS, product, quantise
 
 _SIMILARITY = types.Array(float64, 1, "C")(
@@ -20,7 +22,7 @@ _ROUNDING = 1.1e-6  # of similarities, and of the bounds' own arithmetic
 
 # Only the sum may be reordered, which is what lets it use vector registers: in float64 that moves
 # the result by about 1e-16, always by the same amount on the same machine.
-@njit(fastmath={"reassoc", "contract"})
+@part(fastmath={"reassoc", "contract"})
 def dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
     """Summed in float64."""
     total = 0.0
@@ -29,10 +31,19 @@ def dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
     return total
 
 
-@njit
+@part()
 def rounded(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
     """The similarity of one centroid, rounded to 1e-6 as `numpy.round` does."""
     result: float = np.rint(dot(centroid, signature) * 1e6) / 1e6
+    return result
+
+
+@part()
+def unknown(size: int) -> NDArray[np.float64]:
+    """So many NaN; `numpy.full` takes longer to compile."""
+    result = np.empty(size)
+    for i in range(size):
+        result[i] = np.nan
     return result
 
 
@@ -61,8 +72,8 @@ def similarity(
     """
     if centroids.shape[1] != len(signature):
         raise ValueError("the signature must be as long as a centroid")
-    by_slot = np.full(len(centroids), np.nan)  # workers may share a slot
-    result = np.full(len(slots), np.nan)
+    by_slot = unknown(len(centroids))  # workers may share a slot
+    result = unknown(len(slots))
     for worker in range(len(slots)):
         slot = slots[worker]
         if slot < 0:
@@ -75,29 +86,23 @@ def similarity(
     return result
 
 
-@njit
-def _largest(signature: NDArray[np.float32]) -> float:
-    """The largest entry, whatever its sign."""
-    # Without their sign, floats are ordered as their bits are; integers are compared many at once.
-    bits, most = signature.view(np.int32), int32(0)
-    for i in range(len(bits)):
-        most = max(most, int32(bits[i] & 0x7FFFFFFF))
-    largest: float = np.array([most]).view(np.float32)[0]
-    return largest
-
-
-@njit
+@part()
 def quantised(
     signature: NDArray[np.float32],
 ) -> tuple[float, NDArray[np.int16], float, float]:
     """A step, the signature in whole steps, its squared length and that of what the steps miss."""
-    step = max(_largest(signature) / STEPS, 1e-30)
+    # Without their sign, floats are ordered as their bits are; integers are compared many at once.
+    bits, most = signature.view(np.int32), int32(0)
+    for i in range(len(bits)):
+        most = max(most, int32(bits[i] & 0x7FFFFFFF))
+    largest = ldexp(float64((most & 0x7FFFFF) | 0x800000), (most >> 23) - 150)  # back to a float
+    step = max(largest / STEPS, 1e-30)
     steps = np.empty(len(signature), dtype=np.int16)
     squares, missed = quantise(signature, step, steps)
     return step, steps, squares, missed
 
 
-@njit
+@part()
 def bounds(
     mean: NDArray[np.float32],
     codes: NDArray[np.int8],
@@ -111,7 +116,7 @@ def bounds(
     step, steps, squares, missed = quantised(signature)
     norm, lost = np.sqrt(squares), np.sqrt(missed)
     common = dot(mean, signature)
-    low, high = np.full(len(codes), np.nan), np.full(len(codes), np.nan)
+    low, high = unknown(len(codes)), unknown(len(codes))
     for slot in range(len(codes)):
         if wanted[slot]:
             middle = common + scale[slot] * step * product(codes[slot], steps)
@@ -120,7 +125,7 @@ def bounds(
     return low, high
 
 
-@njit
+@part()
 def greatest(
     centroids: NDArray[np.float32],
     signature: NDArray[np.float32],

@@ -1,16 +1,16 @@
 """Sparse activation counts, read from the bytes of their message without an object an entry."""
 
 import numpy as np
-from numba import int64, njit, types, uint8, uint32
+from numba import int64, types, uint8, uint32
 from numpy.typing import NDArray
 
-from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.compiling import kernel, part, readonly
 
 NOT_INCREASING, TOO_LARGE = -1, -2
 _INDEX, _COUNT = 1 << 3 | 2, 2 << 3 | 2  # tags of packed fields 1 and 2
 
 
-@njit
+@part()
 def _varint(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
     """The number that begins at `at`, and where the next one does."""
     value = 0

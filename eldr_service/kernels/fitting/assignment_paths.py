@@ -21,10 +21,10 @@ error.
 from typing import NamedTuple
 
 import numpy as np
-from numba import float32, float64, int32, int64, njit, types
+from numba import float32, float64, int32, int64, types
 from numpy.typing import NDArray
 
-from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.compiling import kernel, part, readonly
 
 _ROUNDING = 2.0**-51  # a few times what adding a price to a cost may be off by
 
@@ -108,14 +108,14 @@ def assign_cheapest(
     return labels, spare, spare - room
 
 
-@njit
+@part()
 def _moves_spare(moves: _Moves, spare: NDArray[np.int64], a: int, b: int) -> bool:
     """Whether a spare place is the best to move from a to b; its extra is 0."""
     best: bool = spare[a] > 0 and moves.least[a, b] == 0.0
     return best
 
 
-@njit
+@part()
 def _list_item(moves: _Moves, costs: Costs, i: int, a: int, targets: NDArray[np.int64]) -> None:
     """Enter item i of group a into its lists of moves to `targets`, where it is good enough."""
     here = float64(costs[i, a])
@@ -125,7 +125,7 @@ def _list_item(moves: _Moves, costs: Costs, i: int, a: int, targets: NDArray[np.
             _insert(moves, a, b, i, extra)
 
 
-@njit
+@part()
 def _insert(moves: _Moves, a: int, b: int, i: int, extra: float) -> None:
     extras, items, held = moves.extra[a, b], moves.item[a, b], moves.held[a, b]
     if held < len(extras):
@@ -145,7 +145,7 @@ def _insert(moves: _Moves, a: int, b: int, i: int, extra: float) -> None:
     extras[place], items[place] = extra, i
 
 
-@njit
+@part()
 def _find_least(moves: _Moves, labels: NDArray[np.int32], spare: NDArray[np.int64], a: int) -> None:
     for b in range(len(spare)):
         held = moves.held[a, b]
@@ -156,7 +156,7 @@ def _find_least(moves: _Moves, labels: NDArray[np.int32], spare: NDArray[np.int6
         moves.least[a, b] = min(least, 0.0) if spare[a] > 0 else least
 
 
-@njit
+@part()
 def _fill_empty(
     moves: _Moves,
     costs: Costs,
@@ -180,7 +180,7 @@ def _fill_empty(
     return found
 
 
-@njit
+@part()
 def _shortest_path(
     least: NDArray[np.float64],
     prices: NDArray[np.float64],

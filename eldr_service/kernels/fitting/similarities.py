@@ -5,10 +5,10 @@ float64: ten times as accurate as float32 throughout, and as fast.
 """
 
 import numpy as np
-from numba import float32, int32, int64, njit, types
+from numba import float32, int32, int64, types
 from numpy.typing import NDArray
 
-from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.compiling import kernel, part, readonly
 from eldr_service.kernels.threads import over_rows
 
 _ROWS = 48  # whose sums are kept while a stretch of the centers is in the cache
@@ -55,7 +55,7 @@ def sparse_similarities(
 
 # Reordering is what lets the sums use vector registers. Four rows with four centers at once: eight
 # loads keep sixteen multiplications busy.
-@njit(fastmath={"reassoc", "contract", "nsz"})
+@part(fastmath={"reassoc", "contract", "nsz"})
 def _dots(
     x: NDArray[np.float32],
     y: NDArray[np.float32],

@@ -4,10 +4,10 @@ Tables are [L, E]: a probability for each expert of each layer that a token uses
 """
 
 import numpy as np
-from numba import float32, float64, int8, int64, njit, types, void
+from numba import float32, float64, int8, int64, types, void
 from numpy.typing import NDArray
 
-from eldr_service.kernels.compiling import kernel, readonly
+from eldr_service.kernels.compiling import kernel, part, readonly
 
 NEIGHBOURS = 8
 # Weight exp(SHARPNESS (cosine - 1)) of a finished request; DOUBT is the weight of none of them.
@@ -37,7 +37,7 @@ _LEARN = float64(
 _FAST = {"reassoc", "contract"}
 
 
-@njit(fastmath=_FAST)
+@part(fastmath=_FAST)
 def _sum(row: NDArray[np.float32]) -> float:
     total = np.float32(0.0)
     for i in range(len(row)):
@@ -45,7 +45,7 @@ def _sum(row: NDArray[np.float32]) -> float:
     return float(total)
 
 
-@njit(fastmath=_FAST)
+@part(fastmath=_FAST)
 def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     total = np.float32(0.0)
     for i in range(len(one)):
@@ -53,7 +53,7 @@ def _dot(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(total)
 
 
-@njit(fastmath=_FAST)
+@part(fastmath=_FAST)
 def _departure(
     counts: NDArray[np.float32], top_k: float, tokens_of_mean: float, mean: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -68,7 +68,7 @@ def _departure(
     return departs
 
 
-@njit
+@part()
 def _sketch(
     departs: NDArray[np.float32],
     buckets: NDArray[np.int64],

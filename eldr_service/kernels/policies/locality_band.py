@@ -5,7 +5,7 @@ from numba import boolean, float32, float64, int8, int32, int64, types
 from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import kernel, readonly
-from eldr_service.kernels.core.similarity import bounds, greatest, rounded
+from eldr_service.kernels.core.similarity import bounds, greatest, rounded, unknown
 
 _CHOOSE = types.Tuple((int64, types.Array(float64, 1, "C"), types.Array(boolean, 1, "C")))(
     readonly(float32, 2),
@@ -81,14 +81,16 @@ def choose_in_band(
     slots_in_all = len(centroids)
     if not slots_in_all == len(codes) == len(scale) == len(error) == len(length):
         raise ValueError("every centroid must be quantised")
-    wanted = np.zeros(slots_in_all, dtype=np.bool_)
+    wanted = np.empty(slots_in_all, dtype=np.bool_)
+    for slot in range(slots_in_all):
+        wanted[slot] = False
     for i in range(n):
         if slots[i] >= slots_in_all:
             raise ValueError("slots must be below the number of centroids")
         if eligible[i] and slots[i] >= 0:
             wanted[slots[i]] = True
     low, high = bounds(mean, codes, scale, error, length, signature, wanted)
-    exact = np.full(slots_in_all, np.nan)
+    exact = unknown(slots_in_all)
 
     # Which one is the best matters only where it moves the edge past another.
     best_low = best_high = -np.inf
@@ -99,9 +101,10 @@ def choose_in_band(
         if wanted[slot] and low[slot] < best_high - tau and high[slot] >= best_low - tau:
             best_low = best_high = greatest(centroids, signature, wanted, low, high, exact)
             break
-    in_band = np.zeros(n, dtype=np.bool_)
+    in_band = np.empty(n, dtype=np.bool_)
     near = 0
     for i in range(n):
+        in_band[i] = False
         if not eligible[i]:
             continue
         slot = slots[i]
@@ -115,11 +118,14 @@ def choose_in_band(
             in_band[i] = exact[slot] >= best_low - tau
         near += in_band[i]
     while tau > 0.0 and near < min_band:
-        wanted[:] = False
+        for slot in range(slots_in_all):
+            wanted[slot] = False
+        left = 0
         for i in range(n):
             if eligible[i] and not in_band[i]:
                 wanted[slots[i]] = True
-        if not wanted.any():
+                left += 1
+        if left == 0:
             break
         following = greatest(centroids, signature, wanted, low, high, exact)
         for i in range(n):
@@ -133,7 +139,7 @@ def choose_in_band(
             worker = i
     if worker >= 0 and slots[worker] >= 0 and np.isnan(exact[slots[worker]]):
         exact[slots[worker]] = rounded(centroids[slots[worker]], signature)
-    similar = np.full(n, np.nan)
+    similar = unknown(n)
     for i in range(n):
         if slots[i] >= 0:
             similar[i] = exact[slots[i]]

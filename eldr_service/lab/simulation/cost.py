@@ -7,11 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from eldr_service.kernels.compiling import kept
 from eldr_service.lab.recordings import read_engine_files
 from eldr_service.lab.simulation.step_fit import fit_steps
 
@@ -83,7 +83,7 @@ class StepCost:
         return float(step_seconds(self.coefficients, layers, total, batch_size, context_tokens))
 
 
-@numba.njit(cache=True)
+@kept
 def step_seconds(
     cost: Coefficients, layers: int, active_experts: int, batch_size: int, context_tokens: int
 ) -> float:

@@ -1,8 +1,9 @@
 """Sets of experts as bits, so that a batch's distinct experts are a union of a few words."""
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from eldr_service.kernels.compiling import kept
 
 BITS = 64
 
@@ -39,7 +40,7 @@ def shard_sets(num_experts: int, ranks: int) -> NDArray[np.uint64]:
     return sets[:, 0]
 
 
-@numba.njit(cache=True)
+@kept
 def _set_bits(expert_ids: NDArray[np.integer], sets: NDArray[np.uint64]) -> None:
     tokens, layers, top_k = expert_ids.shape
     for token in range(tokens):
@@ -50,7 +51,7 @@ def _set_bits(expert_ids: NDArray[np.integer], sets: NDArray[np.uint64]) -> None
                 sets[token, layer, word] |= np.uint64(1) << (expert & np.uint64(63))
 
 
-@numba.njit(cache=True)
+@kept
 def count_bits(word: np.uint64) -> int:
     """How many bits of a word are set."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.kernels.compiling import kept
 from eldr_service.lab.simulation.cost import step_seconds
 from eldr_service.lab.simulation.expert_sets import count_bits
 
@@ -53,7 +53,7 @@ HELD = np.dtype(
 ENDED = np.dtype([("ticket", np.int64), ("first_token_s", np.float64), ("end_s", np.float64)])
 
 
-@numba.njit(cache=True)
+@kept
 def advance(
     sets: NDArray[np.uint64],
     shards: NDArray[np.uint64],
@@ -119,7 +119,7 @@ def advance(
     return count
 
 
-@numba.njit(cache=True)
+@kept
 def _complete(
     worker: Record, row: NDArray[np.void], engine: Record, ended: NDArray[np.void], count: int
 ) -> int:
@@ -158,7 +158,7 @@ def _complete(
     return count
 
 
-@numba.njit(cache=True)
+@kept
 def _admit(worker: Record, row: NDArray[np.void]) -> None:
     """Let those that wait run, in their order, for as long as the next one fits."""
     while worker.running < min(worker.held, worker.max_running):
@@ -169,7 +169,7 @@ def _admit(worker: Record, row: NDArray[np.void]) -> None:
         worker.running += 1
 
 
-@numba.njit(cache=True)
+@kept
 def _unite(
     sets: NDArray[np.uint64], running: int, row: NDArray[np.void], union: NDArray[np.uint64]
 ) -> None:
@@ -182,7 +182,7 @@ def _unite(
                 union[layer, word] |= sets[token, layer, word]
 
 
-@numba.njit(cache=True)
+@kept
 def _size(union: NDArray[np.uint64]) -> int:
     """Distinct experts, summed over layers."""
     layers, words = union.shape
@@ -193,7 +193,7 @@ def _size(union: NDArray[np.uint64]) -> int:
     return total
 
 
-@numba.njit(cache=True)
+@kept
 def _slowest_rank(union: NDArray[np.uint64], shards: NDArray[np.uint64], ranks: int) -> int:
     """Distinct experts on the rank that has most of them, summed over layers."""
     layers, words = union.shape

@@ -1,10 +1,12 @@
 """PolicyService: which policies there are, and which is in force."""
 
+import asyncio
+
 import grpc
 from eldr.v1 import policy_pb2 as pb
 from eldr.v1 import policy_pb2_grpc
 
-from eldr_service.policies.registry import installed
+from eldr_service.policies.registry import create_prepared, installed
 from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.router import Router
 from eldr_service.server.rpc import reading, writing
@@ -39,5 +41,8 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     ) -> pb.SetPolicyResponse:
         """Put a policy in force."""
         model = reading.model_name(request)
-        policy = self._chosen.set_policy(model, request.name, dict(request.parameters))
+        self._router.model(model)  # an unknown one is told of at once
+        # Compiling may take seconds, in which requests go on by the policy that is in force.
+        policy = await asyncio.to_thread(create_prepared, request.name, dict(request.parameters))
+        self._chosen.set_policy(model, policy)
         return pb.SetPolicyResponse(active=writing.active_policy(model, policy))

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65ldr/v1/activation.proto\x12\x07\x65ldr.v1\"G\n\rModelGeometry\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x13\n\x0bnum_experts\x18\x02 \x01(\r\x12\r\n\x05top_k\x18\x03 \x01(\r\"\x89\x02\n\x10\x41\x63tivationCounts\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x14\n\x0clayer_offset\x18\x02 \x01(\r\x12\x16\n\x0elayers_present\x18\x03 \x01(\r\x12\x13\n\x0bnum_experts\x18\x04 \x01(\r\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x12\n\nnum_tokens\x18\x06 \x01(\r\x12\x16\n\x0eunknown_tokens\x18\x07 \x01(\r\x12\x13\n\tdense_u16\x18\x08 \x01(\x0cH\x00\x12\x13\n\tdense_u32\x18\t \x01(\x0cH\x00\x12\'\n\x06sparse\x18\n \x01(\x0b\x32\x15.eldr.v1.SparseCountsH\x00\x42\n\n\x08\x65ncodingJ\x04\x08\x0b\x10\x10\",\n\x0cSparseCounts\x12\r\n\x05index\x18\x01 \x03(\r\x12\r\n\x05\x63ount\x18\x02 \x03(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65ldr/v1/activation.proto\x12\x07\x65ldr.v1\"G\n\rModelGeometry\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x13\n\x0bnum_experts\x18\x02 \x01(\r\x12\r\n\x05top_k\x18\x03 \x01(\r\"\x89\x02\n\x10\x41\x63tivationCounts\x12\x12\n\nnum_layers\x18\x01 \x01(\r\x12\x14\n\x0clayer_offset\x18\x02 \x01(\r\x12\x16\n\x0elayers_present\x18\x03 \x01(\r\x12\x13\n\x0bnum_experts\x18\x04 \x01(\r\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x12\n\nnum_tokens\x18\x06 \x01(\r\x12\x16\n\x0eunknown_tokens\x18\x07 \x01(\r\x12\x13\n\tdense_u16\x18\x08 \x01(\x0cH\x00\x12\x13\n\tdense_u32\x18\t \x01(\x0cH\x00\x12\'\n\x06sparse\x18\n \x01(\x0b\x32\x15.eldr.v1.SparseCountsH\x00\x42\n\n\x08\x65ncodingJ\x04\x08\x0b\x10\x10\",\n\x0cSparseCounts\x12\r\n\x05index\x18\x01 \x03(\r\x12\r\n\x05\x63ount\x18\x02 \x03(\rB\x1b\n\x07\x65ldr.v1P\x01Z\x0e\x65ldr/v1;eldrv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eldr.v1.activation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\007eldr.v1P\001Z\016eldr/v1;eldrv1'
   _globals['_MODELGEOMETRY']._serialized_start=37
   _globals['_MODELGEOMETRY']._serialized_end=108
   _globals['_ACTIVATIONCOUNTS']._serialized_start=111

@@ -1,0 +1,5 @@
+"""Prints the folder."""
+
+from eldr_client.protos import FOLDER
+
+print(FOLDER)

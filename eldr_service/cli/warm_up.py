@@ -1,0 +1,40 @@
+"""`eldr warm-up`: compiles all kernels beforehand, for a container that starts often."""
+
+import time
+
+import typer
+
+from eldr_service.cli.command import command
+from eldr_service.cli.failure import CommandError
+from eldr_service.cli.session import Session
+from eldr_service.core.errors import EldrError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `eldr`."""
+    command(app, "warm-up")(run)
+
+
+def run(session: Session) -> None:
+    """Compile what eldr-server needs, now rather than at its first start.
+
+    Kernels are kept in NUMBA_CACHE_DIR, or beside the installed package where that is not set. They
+    serve this processor, Python and Numba; where one differs, a start compiles what it needs.
+    """
+    from eldr_service.kernels import cache_troubles, warm_up  # these load NumPy and Numba
+    from eldr_service.policies.registry import create_prepared, installed
+
+    began = time.monotonic()
+    folders = warm_up()
+    for name in installed():  # those of other distributions may have kernels of their own
+        try:
+            create_prepared(name, {})
+        except EldrError as error:
+            session.err.print(f"left out: {error}", markup=False)
+    if troubles := cache_troubles():
+        raise CommandError("; ".join(troubles))
+    seconds = time.monotonic() - began
+    session.answer(
+        {"folders": folders, "seconds": round(seconds, 1)},
+        *(f"compiled kernels are in {folder}" for folder in folders),
+    )

@@ -1,0 +1,160 @@
+"""Compiled kernels on disk: Numba's cache, but no file or disk can stop a start.
+
+What cannot be read is compiled and written again, what cannot be written is left. A directory that
+was filled beforehand need not be writable. An entry holds for as long as all kernels' sources are
+what they were, since a kernel takes in functions of other files, and whatever their dates say.
+"""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import config
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, NullCache
+
+_ROOT = Path(__file__).parent
+_DIGEST = hashlib.sha256().digest_size
+_WHAT_TO_DO = (
+    "set NUMBA_CACHE_DIR to a directory that can be written,"
+    " or to one that `eldr warm-up` has filled"
+)
+_PROVIDED = ("UserProvided", "_UserProvided")  # the class of NUMBA_CACHE_DIR, by Numba's version
+_troubles: dict[str, str] = {}
+
+
+def cache_troubles() -> list[str]:
+    """What kept kernels from being read or written: a sentence for each kind, given out once."""
+    told = [text for text in _troubles.values() if text]
+    _troubles.update(dict.fromkeys(_troubles, ""))
+    return told
+
+
+def kept_in(dispatcher: Any) -> str | None:
+    """The directory where a kernel is kept, or would be; None where there is none."""
+    path: str | None = dispatcher.stats.cache_path
+    return path
+
+
+def keep(dispatcher: Any) -> None:
+    """Have what `dispatcher` compiles kept on disk, where there is a place for it."""
+    try:
+        dispatcher._cache = KernelCache(dispatcher.py_func)
+    except RuntimeError:  # a container with nothing to write to
+        dispatcher._cache = _Nowhere()
+        return
+    wanted, found = config.CACHE_DIR, dispatcher._cache.cache_path
+    if wanted and not Path(wanted).is_dir():
+        _troubles.setdefault(
+            "elsewhere",
+            f"NUMBA_CACHE_DIR={wanted} is no directory that can be written; compiled kernels are"
+            f" kept beside their sources or in the user's cache instead, in {found}",
+        )
+
+
+class _Nowhere(NullCache):
+    def save_overload(self, sig: Any, cres: Any) -> None:
+        _troubles.setdefault(
+            "nowhere",
+            "no directory for compiled kernels can be written, so that each start compiles them:"
+            f" {_WHAT_TO_DO}",
+        )
+
+
+@functools.cache
+def _sources(file: Path) -> str:
+    """What all kernels' sources are, or those beside a file that lies elsewhere."""
+    folder = _ROOT if file.is_relative_to(_ROOT) else file.parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _or_filled(place: Any) -> type:
+    """As this class of places, and where one cannot be written to, it may have been filled."""
+
+    class Place(place):
+        @classmethod
+        def from_function(cls, function: Callable[..., Any], file: str) -> Any:
+            found = super().from_function(function, file)
+            if found is None and (config.CACHE_DIR or not place.__name__.startswith(_PROVIDED)):
+                there = cls(function, file)
+                folder = Path(there.get_cache_path())
+                with contextlib.suppress(OSError):
+                    if any(folder.glob(f"{Path(file).stem}.{function.__qualname__}-*.nbi")):
+                        return there
+            return found
+
+    return Place
+
+
+class _Places(CompileResultCacheImpl):
+    _locator_classes = [  # noqa: RUF012 - Numba's own
+        *map(_or_filled, CompileResultCacheImpl._locator_classes[:3]),
+        *CompileResultCacheImpl._locator_classes[3:],
+    ]
+
+
+class _CheckedFiles(IndexDataCacheFile):
+    """Machine code is loaded only as it was written: a flipped bit would crash the process."""
+
+    def _save_data(self, name: str, data: object) -> None:
+        content = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+    def _load_data(self, name: str) -> Any:
+        path = Path(self._data_path(name))
+        content = path.read_bytes()
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            raise ValueError(f"{path.name} is damaged")
+        return pickle.loads(content[_DIGEST:])
+
+
+class KernelCache(FunctionCache):
+    """The cache of one kernel; its failures are told by `cache_troubles` alone."""
+
+    _impl_class = _Places
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        sources = _sources(Path(inspect.getfile(function)))
+        self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, sources)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load what was compiled for the types `sig`; None where it must be compiled."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # noqa: BLE001 - what unpickling of a damaged file may raise
+            _troubles.setdefault(
+                "unreadable",
+                f"a compiled kernel in {self.cache_path} could not be read, so that it is compiled"
+                f" and written again ({_words(error)})",
+            )
+        with contextlib.suppress(OSError):  # told of when the kernel is written
+            self.flush()
+        return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Write down what was compiled for the types `sig`, if possible."""
+        try:
+            super().save_overload(sig, data)
+        except Exception as error:  # noqa: BLE001 - it is in memory, which is all that matters now
+            _troubles.setdefault(
+                "unwritable",
+                f"compiled kernels cannot be written to {self.cache_path} ({_words(error)}), so"
+                f" that each start compiles them: {_WHAT_TO_DO}",
+            )
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return f"{type(error).__name__}: {error}"
