@@ -200,7 +200,7 @@ def test_unknown_names_are_not_found(daemon):
         lambda: daemon.workers.remove("other", "w0", 0, daemon.now),
         lambda: daemon.partitions.get(MODEL, 9),
         lambda: daemon.partitions.activate("other", 1),
-        lambda: daemon.chosen.set_policy("other", "random", {}),
+        lambda: daemon.chosen.set_policy("other", create("random", {})),
     ):
         with pytest.raises(NotFoundError):
             call()
@@ -395,7 +395,7 @@ def test_a_restart_changes_nothing(tmp_path):
     daemon.activate(slots=2)
     daemon.activate(slots=4)
     daemon.activate(slots=3)
-    daemon.chosen.set_policy(MODEL, "locality-band", {"tau": "0.25"})
+    daemon.chosen.set_policy(MODEL, create("locality-band", {"tau": "0.25"}))
     daemon.workers.drain(MODEL, "w1")
     daemon.join("w0")  # its slot is another's by now
     before = facts(daemon)
@@ -449,7 +449,7 @@ def test_an_empty_model_is_forgotten_with_its_last_tombstone():
 def test_a_chosen_policy_keeps_its_model():
     daemon = SmallDaemon()
     daemon.join("w0")
-    daemon.chosen.set_policy(MODEL, "random", {})
+    daemon.chosen.set_policy(MODEL, create("random", {}))
     daemon.workers.remove(MODEL, "w0", 0, daemon.now)
     daemon.router.tick(daemon.now)
     assert daemon.model.policy.name == "random"
