@@ -49,6 +49,10 @@ class Booking:
         Later reports in a row without it.
     output_tokens, decode_seconds, decode_counts
         What its release reported; 0 or None where it did not.
+    waiting : int
+        Calls that wait for this answer now.
+    answered : bool
+        One of them had it, as far as the daemon can know.
     """
 
     request_id: str
@@ -79,6 +83,8 @@ class Booking:
     output_tokens: int = 0
     decode_seconds: float = 0.0
     decode_counts: Counts | None = None
+    waiting: int = 0
+    answered: bool = False
 
     @property
     def key(self) -> tuple[str, int]:

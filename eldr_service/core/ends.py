@@ -31,6 +31,7 @@ class Ended(Enum):
     REPORTED_GONE = "its worker no longer reports it"
     WORKER_GONE = "its worker is gone"
     RELEASED_EARLY = "released before it was routed"
+    UNANSWERED = "its caller was gone before the answer"
 
     @property
     def final(self) -> bool:

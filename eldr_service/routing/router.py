@@ -231,6 +231,19 @@ class Router:
             model.remember(placed.counts, placed.booking, now)
         return placed
 
+    def answered(self, model: str, booking: Booking, reached: bool, now: float) -> None:
+        """Note that a call had its answer, or is gone: a booking that no caller knows of ends.
+
+        A repeat of the call that waits for the same booking, or has had it, keeps it.
+        """
+        booking.waiting -= 1
+        booking.answered |= reached
+        if booking.waiting or booking.answered:
+            return
+        known = self.models.get(model)
+        if known and known.bookings.live(booking.request_id) is booking:
+            known.end(booking, Ended.UNANSWERED, now)
+
     def _next_lease(self) -> str:
         self._leases += 1
         return f"{self._lease_prefix}-{self._leases:x}"

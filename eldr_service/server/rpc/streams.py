@@ -8,16 +8,22 @@ import grpc
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+Settle = Callable[[bool], None]
+"""Told once whether an answer was sent."""
 
 MAX_WAITING = 1_024
 
 
+def unbooked(sent: bool) -> None:
+    """Nothing hangs on an answer that booked nothing."""
+
+
 async def answer_each(
     context: grpc.aio.ServicerContext[Request, Response],
-    answer: Callable[[Request], Awaitable[Response]],
+    answer: Callable[[Request], Awaitable[tuple[Response, Settle]]],
     waits: Callable[[Request], bool],
 ) -> None:
-    """Answer every message of a stream.
+    """Answer every message of a stream; `answer` also says what is to be told of its sending.
 
     Messages that must wait for something (`waits`) are answered beside the others, at most 1,024 at
     a time; then the stream is not read further until one of them is done.
@@ -26,9 +32,14 @@ async def answer_each(
     writing = asyncio.Lock()
 
     async def respond(request: Request) -> None:
-        response = await answer(request)
-        async with writing:
-            await context.write(response)
+        response, settle = await answer(request)
+        sent = False
+        try:
+            async with writing:
+                await context.write(response)
+            sent = True
+        finally:
+            settle(sent)
 
     try:
         # Cheaper than gRPC's iterator over requests.
