@@ -89,7 +89,7 @@ class Model:
         self.name = name
         self.geometry: ModelGeometry | None = None
         self.fleet = Fleet(report_limit)
-        self.bookings = BookingTable()
+        self.bookings = BookingTable(lambda booking: self.journal.renewed(name, booking))
         self.recent = RecentCounts() if recent is None else recent  # an empty one is false
         self.partition: Partition | None = None
         self.bindings: Bindings | None = None
@@ -173,6 +173,14 @@ class Model:
             self.bindings.placements[booking.slot] += 1
         self._tell(self.policy, self.policy.on_booked, booking)
         self.decisions += 1
+
+    def restore(self, booking: Booking) -> None:
+        """Count a booking of an earlier run; it was decided and told of then."""
+        self.bookings.add(booking)
+        self.fleet.book(booking.row, booking.num_sequences, booking.tokens)
+        if booking.seen_running:
+            self.fleet.seen(booking.row, booking.tokens)
+        self._tell(self.policy, self.policy.on_booked, booking)
 
     def complete_signature(
         self, booking: Booking, counts: Counts, top_k: int, coverage: float, now: float

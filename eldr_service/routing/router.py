@@ -291,7 +291,9 @@ class Router:
             known.end(live, Ended.RELEASED, now)
             self.signatures.discard(model, request_id)
             return ReleaseResult.RELEASED, live
-        known_end = known.bookings.release_ended(request_id, attempt, now)
+        known_end, noted = known.bookings.release_ended(request_id, attempt, now)
+        if noted:
+            self._journal.remembered(model, request_id, attempt, noted, now)
         if known.bookings.live(request_id) is None:
             self.signatures.discard(model, request_id)
         return ReleaseResult.ALREADY_RELEASED if known_end else ReleaseResult.UNKNOWN, None

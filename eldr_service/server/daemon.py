@@ -33,11 +33,13 @@ from eldr_service.kernels import FOR_EVERY_POLICY, FOR_EXPLAIN, cache_troubles, 
 from eldr_service.policies.registry import create, create_prepared, parse
 from eldr_service.refits import RefitMode, Refits, RefitSettings
 from eldr_service.routing.chosen import Chosen
+from eldr_service.routing.journal import Journals
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.records import Records
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
+from eldr_service.server.durability import Durability
 from eldr_service.server.fleet_file import FleetFileError, StaticFleet
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
@@ -47,6 +49,7 @@ from eldr_service.server.rpc.partition_service import PartitionService
 from eldr_service.server.rpc.policy_service import PolicyService
 from eldr_service.server.rpc.router_service import RouterService
 from eldr_service.server.rpc.telemetry import Telemetry
+from eldr_service.stores.bookings import BookingStore
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.sqlite import SqliteStore
 
@@ -72,7 +75,8 @@ class Daemon:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._store = SqliteStore(settings.state)
+        self._store = SqliteStore(settings.state, sync=settings.durability == "power")
+        self._durability = Durability(BookingStore(self._store)) if settings.state else None
         self._telemetry = Telemetry()
         name, parameters = parse(settings.policy)
         create_prepared(name, parameters)  # wrong parameters must not wait for the first model
@@ -93,7 +97,7 @@ class Daemon:
             self._telemetry,
             limits,
             secrets.token_hex(4),
-            self._recorder,
+            Journals(*(j for j in (self._durability, self._recorder) if j)),
         )
         self._telemetry.watch(self._router)
         if self._recorder:
@@ -142,6 +146,9 @@ class Daemon:
         self._chosen.restore(now)
         if self._fleet:
             self._fleet.reload(now)
+        if self._durability:
+            bookings = self._durability.start(self._router, self._workers, now)
+            log.info("restored", bookings=bookings)
         if self._recorder:
             self._recorder.tick()
         server = self._server()
@@ -178,6 +185,8 @@ class Daemon:
         await self._process.close()
         await server.stop(grace=1.0)
         await self._http.stop()
+        if self._durability:
+            await self._durability.close()
         if self._recorder:
             self._recorder.close()
         self._store.close()
@@ -220,7 +229,7 @@ class Daemon:
             self._router, self._partitions, self._refits, self._process, telemetry
         )
         router_pb2_grpc.add_RouterServiceServicer_to_server(
-            RouterService(self._router, telemetry), server
+            RouterService(self._router, telemetry, self._durability), server
         )
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet_service, server)
         partition_pb2_grpc.add_PartitionServiceServicer_to_server(partition_service, server)
@@ -272,6 +281,8 @@ class Daemon:
             now = time.monotonic()
             self._workers.remove_silent(self._router.tick(now), now)
             self._refits.tick(now)
+            if self._durability:
+                self._durability.tick(now)
             _tell_of_kernels()
             if self._recorder:
                 self._recorder.tick()

@@ -2,7 +2,8 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,11 +15,10 @@ from eldr_service.stores.records import ModelRecord, StoreError, WorkerRecord
 
 FILE = "eldr.db"
 APPLICATION_ID = int.from_bytes(b"ELDR")  # in the file's header: tells it from other programs'
-SCHEMA_VERSION = 1
 
 # Models and workers are JSON: read whole, written whole, never searched, and their 64-bit unsigned
 # numbers do not fit SQLite's. Rows keep the order in which they were first saved.
-SCHEMA = f"""
+_FIRST = """
 CREATE TABLE models (place INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, record TEXT NOT NULL);
 CREATE TABLE workers (
     place INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, worker_id TEXT NOT NULL,
@@ -28,22 +28,31 @@ CREATE TABLE partitions (
     model TEXT NOT NULL, version INTEGER NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     data BLOB NOT NULL, PRIMARY KEY (model, version)
 );
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
 """
+# A living booking's number rises from one to the next; ends come many to a row, oldest first.
+_BOOKINGS = """
+CREATE TABLE bookings (number INTEGER PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE ends (place INTEGER PRIMARY KEY, until REAL NOT NULL, records TEXT NOT NULL);
+"""
+# What makes each version of the schema of the one before, the first of nothing. Only added to.
+MIGRATIONS = (_FIRST, _BOOKINGS)
+SCHEMA_VERSION = len(MIGRATIONS)
 
 
 class SqliteStore:
     """Keeps models, workers and partitions; what it has taken in survives kill -9.
 
-    Each method is atomic by itself, several are within `transaction`. A power cut may lose the
-    last moments before it, but never leaves half a change. The file belongs to one daemon at a
-    time, which holds SQLite's own lock on it for as long as it lives. To be used by one thread.
+    Each method is atomic by itself, several are within `transaction`. A power cut never leaves
+    half a change. The file belongs to one daemon at a time, which holds SQLite's own lock on it
+    for as long as it lives. Threads take turns.
 
     Parameters
     ----------
     directory : Path or None
         Where `eldr.db` lies or is made, with the directory; None keeps everything in memory.
+    sync : bool
+        Wait for the disk at each commit, so that a power cut loses nothing either; without, it
+        may lose the last moments before it.
 
     Raises
     ------
@@ -51,7 +60,9 @@ class SqliteStore:
         When the file cannot be used; and from every method when reading or writing fails.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, sync: bool = False) -> None:
+        self._lock = threading.RLock()
+        self._sync = sync
         self._name = ":memory:" if directory is None else str(directory / FILE)
         if directory is not None:
             try:
@@ -59,7 +70,9 @@ class SqliteStore:
             except OSError as error:
                 raise StoreError(f"{directory}: {error.strerror}") from error
         with self._explained():
-            self._db = sqlite3.connect(self._name, timeout=0, isolation_level=None)
+            self._db = sqlite3.connect(
+                self._name, timeout=0, isolation_level=None, check_same_thread=False
+            )
         try:
             self._open()
         except StoreError:
@@ -82,25 +95,33 @@ class SqliteStore:
                     f"{self._name} was written by a newer eldr-server (schema {version}, this one"
                     f" knows {SCHEMA_VERSION}): upgrade, or choose another --state"
                 )
-            if not tables:
-                for statement in SCHEMA.split(";"):
-                    self._db.execute(statement)
+            for statement in ";".join(MIGRATIONS[version if tables else 0 :]).split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._db.execute("COMMIT")
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All that is written inside is kept, or nothing of it when the block raises."""
-        with self._explained():
+    def transaction(self) -> Iterator[Callable[..., object]]:
+        """All that is written inside is kept, or nothing of it when the block raises.
+
+        Gives SQLite's `execute`, for tables of others.
+        """
+        with self._lock, self._explained():
             self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            with self._explained():
+            try:
+                yield self._db.execute
                 self._db.execute("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def read(self, query: str, parameters: tuple[object, ...] = ()) -> list[Any]:
+        """All rows of a query, for tables of others."""
+        with self._explained():
+            return self._db.execute(query, parameters).fetchall()
 
     def save_worker(self, worker: WorkerRecord) -> None:
         """Keep a worker; the one that is there under its identity keeps its place in the order."""
@@ -185,7 +206,8 @@ class SqliteStore:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
-            yield
+            with self._lock:
+                yield
         except sqlite3.Error as error:
             raise StoreError(self._explanation(error)) from error
 

@@ -14,6 +14,7 @@ from eldr_service.core.errors import EldrError, InvalidArgumentError
 from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.router import ReleaseOutcome, Router
+from eldr_service.server.durability import Durability
 from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.errors import DeadlineExceededError, status_code, to_status
 from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
@@ -27,9 +28,13 @@ _SIGNATURE_FIELDS = ("model", "request_id", "prefill_worker")
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Reads messages, lets the router decide, writes answers."""
 
-    def __init__(self, router: Router, telemetry: Telemetry) -> None:
+    def __init__(
+        self, router: Router, telemetry: Telemetry, durability: Durability | None = None
+    ) -> None:
         self.telemetry = telemetry
         self._router = router
+        self._durability = durability
+        self._written = durability.written if durability else lambda: None
         self._waiters = SignatureWaiters()
 
     @unary
@@ -49,6 +54,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             context,
             self._stream_signature,
             lambda r: r.HasField("route") and _waits(r.route),
+            self._written,
         )
 
     @unary
@@ -60,8 +66,13 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         await asyncio.sleep(0)
         response = pb.RouteResponse()
         settle = await self._route(request, response.placement)
-        reached = context.time_remaining() != 0
-        settle(reached)
+        reached = False
+        try:
+            if written := self._written():
+                await written
+            reached = context.time_remaining() != 0
+        finally:
+            settle(reached)
         if not reached:
             raise DeadlineExceededError("the call's deadline was over before its answer was there")
         return response
@@ -72,7 +83,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Place requests as they come."""
-        await answer_each(context, self._stream_route, _waits)
+        await answer_each(context, self._stream_route, _waits, self._written)
 
     @unary
     async def Release(  # noqa: N802
@@ -99,6 +110,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             decode_counts=decode_counts,
         )
         self.telemetry.released(model, request, outcome, result, booking)
+        if written := self._written():
+            await written
         return pb.ReleaseResponse(result=f"RELEASE_RESULT_{result.name}")
 
     @unary
@@ -115,6 +128,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         response = pb.RenewLeasesResponse()
         for request_id, attempt, lease_id in self._router.renew(model, leases, time.monotonic()):
             response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
+        if written := self._written():
+            await written
         return response
 
     def _register(
@@ -158,6 +173,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         writing.write_placement(answer, placed, now)
         if call.dry_run:
             return unbooked
+        answer.unsaved = self._durability is not None and not self._durability.is_safe
         placed.booking.waiting += 1
         return partial(self._settle, call.model, placed.booking)
 
