@@ -96,7 +96,7 @@ def restart(bookings: int) -> dict[str, float]:
             with daemon(f"--state={folder}") as server:
                 with grpc.insecure_channel(server.address) as channel:
                     fleet = fleet_pb2_grpc.FleetServiceStub(channel)
-                    listed = fleet.ListWorkers(fleet_pb2.ListWorkersRequest(model=MODEL))
+                    listed = fleet.ListWorkers(fleet_pb2.ListWorkersRequest())
                     seconds[name] = time.perf_counter() - began
                     booked = sum(worker.booked_sequences for worker in listed.workers)
                     assert booked == bookings * (name == "bookings"), booked

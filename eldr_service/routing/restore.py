@@ -1,6 +1,8 @@
 """Bookings of an earlier run come back: on their workers, for the rest of their leases."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 import structlog
 
@@ -28,8 +30,8 @@ def restore_ends(router: Router, ends: Iterable[End], clock: float) -> None:
 
 
 def restore_bookings(
-    router: Router, kept: Iterable[KeptBooking], clock: float, now: float
-) -> tuple[int, list[tuple[str, Booking]]]:
+    router: Router, kept: Sequence[KeptBooking], clock: float, now: float
+) -> list[tuple[str, Booking]]:
     """Count the bookings of an earlier run again.
 
     A lease goes on by the wall clock: for what is left of it, `GRACE_SECONDS` at least and its
@@ -38,49 +40,74 @@ def restore_bookings(
 
     Returns
     -------
-    restored : int
     ended : list of (model, booking)
         Those whose worker's life is over, which end now; the caller tells the store.
     """
-    restored = 0
     ended = []
-    for record in kept:
-        model = _model(router, record.model)
-        if model is None:
-            continue
-        booking = _booking(model, record, clock, now)
-        if booking.row < 0 or model.bookings.live(booking.request_id):
-            until = now + REMEMBER_SECONDS
-            model.bookings.remember(*booking.key, Ended.WORKER_GONE, until, booking.worker_id)
-            ended.append((model.name, booking))
-        else:
-            model.restore(booking)
-            restored += 1
+    for name, records in groupby(sorted(kept, key=_of_model), _of_model):
+        if model := _model(router, name):
+            made = _bookings(model, records, clock, now)
+            gone = [booking for booking in made if booking.row < 0]
+            for booking in gone:
+                until = now + REMEMBER_SECONDS
+                model.bookings.remember(*booking.key, Ended.WORKER_GONE, until, booking.worker_id)
+            model.restore([booking for booking in made if booking.row >= 0])
+            ended += [(name, booking) for booking in gone]
     if ended:
         log.warning("bookings ended: their workers' lives are over", bookings=len(ended))
-    return restored, ended
+    return ended
 
 
-def _booking(model: Model, record: KeptBooking, clock: float, now: float) -> Booking:
-    """The booking as it was; on row -1 where its worker's life is over."""
-    fields = record.fields
+def _bookings(
+    model: Model, records: Iterable[KeptBooking], clock: float, now: float
+) -> list[Booking]:
+    """The bookings as they were; on row -1 those whose worker's life is over."""
     fleet = model.fleet
-    row = fleet.row(fields["worker_id"])
-    if row is not None and record.life not in (0, fleet.incarnation(row)):
-        row = None
-    lease = fields["lease_seconds"]
-    left = min(max(record.expires - clock - now, GRACE_SECONDS), lease)
-    others = (fleet.row(worker) for worker in record.targets)
-    return Booking(
-        row=-1 if row is None else row,
-        generation=0 if row is None else fleet.generation(row),
-        expires_at=now + left,
-        reason=Reason[record.reason],
-        targets=tuple(fleet.spec(other) for other in others if other is not None),
-        counts=record.counts if model.policy.keeps_counts else None,
-        answered=True,  # or its caller has given up, and the lease sees to it
-        **fields,
-    )
+    rows = {fleet.spec(row).worker_id: row for row in fleet.rows()}
+    specs = {worker_id: fleet.spec(row) for worker_id, row in rows.items()}
+    lives = {worker_id: fleet.incarnation(row) for worker_id, row in rows.items()}
+    generations = {row: fleet.generation(row) for row in rows.values()}
+    generations[-1] = 0
+    reasons = {reason.name: reason for reason in Reason}
+    made = []
+    for kept in records:
+        worker_id = kept.targets[0]
+        row = rows.get(worker_id, -1)
+        if kept.life and kept.life != lives.get(worker_id):
+            row = -1
+        booking = Booking(
+            kept.request_id,
+            kept.attempt,
+            kept.lease_id,
+            row,
+            generations[row],
+            worker_id,
+            kept.num_sequences,
+            kept.prompt_tokens,
+            kept.expected_output_tokens,
+            kept.fingerprint,
+            kept.lease_seconds,
+            now + min(max(kept.expires - clock - now, GRACE_SECONDS), kept.lease_seconds),
+            reasons[kept.reason],
+            kept.policy,
+            kept.partition_version,
+            kept.similarity,
+            kept.coverage,
+            bool(kept.stale),
+            tuple([specs[target] for target in kept.targets if target in specs]),
+            kept.slot,
+            kept.counts if model.policy.keeps_counts else None,
+            kept.top_k,
+            bool(kept.awaits_signature),
+            bool(kept.seen_running),
+            number=kept.number,
+            answered=True,  # or its caller has given up, and the lease sees to it
+        )
+        made.append(booking)
+    return made
+
+
+_of_model = attrgetter("model")
 
 
 def _model(router: Router, name: str) -> Model | None:

@@ -156,8 +156,8 @@ class Settings(BaseSettings):
     )
     durability: Literal["process", "power"] = _option(
         "process|power",
-        "what an acknowledged booking survives: the end of the process, kill -9 included, or a power"
-        " cut too, for which each answer waits for the disk",
+        "what an acknowledged booking survives: the end of the process, kill -9 included, or also a"
+        " power cut, for which each answer waits for the disk",
         default="process",
     )
     config: ReadableFile | None = _option(

@@ -139,6 +139,8 @@ class Daemon:
         StartError
             An address or a file cannot be used.
         """
+        warm_up()
+        gc.disable()  # nothing of what is taken in now is ever garbage
         compile_ahead(*FOR_EVERY_POLICY)
         now = time.monotonic()
         for declared in self._settings.models:
@@ -167,6 +169,7 @@ class Daemon:
         if self._settings.port_file:
             _write_ports(self._settings.port_file, grpc_address, str(http))
         gc.freeze()  # what is here now stays: no need to look through it again and again
+        gc.enable()
         _tell_of_kernels()
         log.info(
             "serving",

@@ -75,14 +75,14 @@ class Durability(Journal):
         self._loop = asyncio.get_running_loop()
         clock = _clock()
         restore_ends(router, self._store.ends(now + clock), clock)
-        restored, ended = restore_bookings(router, self._store.living(), clock, now)
-        living = [b.number for model in router.models.values() for b in model.bookings]
-        self._number = max((*living, *(b.number for _, b in ended)), default=0)
+        kept = list(self._store.living())
+        ended = restore_bookings(router, kept, clock, now)
+        self._number = kept[-1].number if kept else 0
         self._listens = True
         self._thread.start()
         for model, booking in ended:
             self.ended(model, booking, Ended.WORKER_GONE, now)
-        return restored
+        return len(kept) - len(ended)
 
     def written(self) -> asyncio.Future[None] | None:
         """What to wait for before an answer leaves; None for nothing."""

@@ -7,8 +7,9 @@ interpreter's lock is free while rows are written, and is taken a few times per 
 import base64
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
-from typing import Any, NamedTuple
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,17 +17,12 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.stores.sqlite import SqliteStore
 
-_FIELDS = (
-    *("number", "request_id", "attempt", "lease_id", "worker_id"),
-    *("num_sequences", "prompt_tokens", "expected_output_tokens", "fingerprint"),
-    *("lease_seconds", "policy", "partition_version", "similarity", "coverage", "stale", "slot"),
-    *("top_k", "awaits_signature", "seen_running"),
-)
-_fields = attrgetter(*_FIELDS)
 _KEEP = (
     "INSERT OR REPLACE INTO bookings (number, record)"
     " SELECT json_extract(value, '$[0]'), value FROM json_each(?)"
 )
+_quoted = encode_basestring_ascii
+_known = lru_cache(8_192)(encode_basestring_ascii)  # models, workers: the same again and again
 _DROP = "DELETE FROM bookings WHERE number IN (SELECT value FROM json_each(?))"
 
 
@@ -57,15 +53,44 @@ class End(NamedTuple):
 
 
 class KeptBooking(NamedTuple):
-    """A booking as it was kept; `expires` in Unix seconds, `fields` are the booking's own."""
+    """A booking as it was kept; what has no word here is the booking's own.
 
+    Attributes
+    ----------
+    life : int
+        As in `Living`.
+    expires : float
+        Unix seconds.
+    reason : str
+        Its name.
+    targets : list of str
+        The chosen worker and the alternates.
+    """
+
+    number: int
     model: str
     life: int
     expires: float
     reason: str
-    targets: Sequence[str]
+    targets: list[str]
     counts: Counts | None
-    fields: dict[str, Any]
+    request_id: str
+    attempt: int
+    lease_id: str
+    num_sequences: int
+    prompt_tokens: int
+    expected_output_tokens: int
+    fingerprint: int
+    lease_seconds: float
+    policy: str
+    partition_version: int
+    similarity: float | None
+    coverage: float
+    stale: int
+    slot: int
+    top_k: int
+    awaits_signature: int
+    seen_running: int
 
 
 class BookingStore:
@@ -103,7 +128,7 @@ class BookingStore:
                 execute("DELETE FROM bookings")
                 execute("DELETE FROM ends")
             if kept:
-                execute(_KEEP, (json.dumps(kept),))
+                execute(_KEEP, (f"[{','.join(kept)}]",))
             if ends:
                 execute(_DROP, (json.dumps([end.number for end in ends if end.number]),))
                 told = [(*end[1:-1], end.until + clock) for end in ends]
@@ -125,11 +150,9 @@ class BookingStore:
     def living(self) -> Iterator[KeptBooking]:
         """All bookings, in the order in which they were made."""
         rows = self._store.read("SELECT record FROM bookings ORDER BY number")
-        for _, model, life, expires, reason, targets, counts, *fields in json.loads(
-            f"[{','.join(record for (record,) in rows)}]"
-        ):
-            named = dict(zip(_FIELDS, fields, strict=True))
-            yield KeptBooking(model, life, expires, reason, targets, _counts(counts), named)
+        for row in json.loads(f"[{','.join([record for (record,) in rows])}]"):
+            kept = KeptBooking._make(row)
+            yield kept._replace(counts=_counts(row[6])) if row[6] else kept
 
     def ends(self, unix_seconds: float) -> Iterator[End]:
         """The ends to be remembered longer than until then, oldest first; in Unix seconds."""
@@ -141,18 +164,18 @@ class BookingStore:
                 yield End(0, *record)
 
 
-def _row(model: str, life: int, booking: Booking, clock: float) -> tuple[object, ...]:
-    """What `living` reads; the number is first, for SQLite, and again in its place."""
-    counts = booking.counts
+def _row(model: str, life: int, b: Booking, clock: float) -> str:
+    """What `living` reads, as JSON; put together by hand, which takes half the time."""
+    targets = ",".join([_known(spec.worker_id) for spec in b.targets])
+    counts = "null" if b.counts is None else json.dumps(_text(b.counts))
+    similarity = "null" if b.similarity is None else repr(float(b.similarity))
     return (
-        booking.number,
-        model,
-        life,
-        booking.expires_at + clock,
-        booking.reason.name,
-        [spec.worker_id for spec in booking.targets],
-        None if counts is None else _text(counts),
-        *_fields(booking),
+        f"[{b.number},{_known(model)},{life},{b.expires_at + clock!r},{_known(b.reason.name)},"
+        f"[{targets}],{counts},{_quoted(b.request_id)},{b.attempt},"
+        f"{_quoted(b.lease_id)},{b.num_sequences},{b.prompt_tokens},{b.expected_output_tokens},"
+        f"{b.fingerprint},{float(b.lease_seconds)!r},{_known(b.policy)},{b.partition_version},"
+        f"{similarity},{float(b.coverage)!r},{b.stale:d},{b.slot},{b.top_k},"
+        f"{b.awaits_signature:d},{b.seen_running:d}]"
     )
 
 
