@@ -76,8 +76,12 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store = SqliteStore(settings.state, sync=settings.durability == "power")
-        self._durability = Durability(BookingStore(self._store)) if settings.state else None
         self._telemetry = Telemetry()
+        self._durability = (
+            Durability(BookingStore(self._store), self._telemetry.metrics.durable)
+            if settings.state
+            else None
+        )
         name, parameters = parse(settings.policy)
         create_prepared(name, parameters)  # wrong parameters must not wait for the first model
         limits = Limits(
@@ -129,7 +133,9 @@ class Daemon:
         self._stopping = asyncio.Event()  # set by each signal to stop
         self._serving = True
         self._health = health.aio.HealthServicer()
-        self._http = HttpServer(self._telemetry.metrics.registry, lambda: self._serving)
+        self._http = HttpServer(
+            self._telemetry.metrics.registry, lambda: self._serving, self._troubles
+        )
 
     async def run(self) -> None:
         """Serve until told to stop, and drain.
@@ -302,6 +308,10 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(0.1, left))
                 return
+
+    def _troubles(self) -> str:
+        kept = self._durability is None or self._durability.is_safe
+        return "" if kept else "bookings are not written, and would not survive a crash"
 
     def _bookings(self) -> int:
         return sum(len(model.bookings) for model in self._router.models.values())

@@ -7,6 +7,7 @@ the next group gathers. An answer waits for the commit that holds its booking, a
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -49,11 +50,18 @@ class Durability(Journal):
     Parameters
     ----------
     store : BookingStore
+    tell : callable (bool)
+        Told whether bookings are written, whenever an attempt says so.
+
+    Attributes
+    ----------
+    is_safe : bool
+        What is acknowledged is on the disk.
     """
 
-    def __init__(self, store: BookingStore) -> None:
+    def __init__(self, store: BookingStore, tell: Callable[[bool], None]) -> None:
         self.is_safe = True
-        self.failures = 0
+        self._tell = tell
         self._store = store
         self._living: list[Living] = []
         self._ends: list[End] = []
@@ -79,6 +87,7 @@ class Durability(Journal):
         ended = restore_bookings(router, kept, clock, now)
         self._number = kept[-1].number if kept else 0
         self._listens = True
+        self._tell(True)
         self._thread.start()
         for model, booking in ended:
             self.ended(model, booking, Ended.WORKER_GONE, now)
@@ -177,6 +186,7 @@ class Durability(Journal):
             self._failed(error)
         elif group.afresh:
             self.is_safe = True
+            self._tell(True)
             log.info("bookings are written again")
         _release(group.waiting)
         if group.afresh:
@@ -185,7 +195,7 @@ class Durability(Journal):
             self._flush()
 
     def _failed(self, error: StoreError) -> None:
-        """Go on without the disk; nobody waits for it, and nothing piles up."""
+        """Go on without the disk: no answer waits for it, and nothing piles up."""
         if self.is_safe:
             log.error(
                 "bookings are not written, and would not survive a crash; decisions go on",
@@ -193,7 +203,7 @@ class Durability(Journal):
                 retry_seconds=RETRY_SECONDS,
             )
         self.is_safe = self._listens = False
-        self.failures += 1
+        self._tell(False)
         self._next_try = time.monotonic() + RETRY_SECONDS
         self._living, self._ends = [], []
 

@@ -7,6 +7,7 @@ interpreter's lock is free while rows are written, and is taken a few times per 
 import base64
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
+from eldr_service.stores.records import StoreError
 from eldr_service.stores.sqlite import SqliteStore
 
 _KEEP = (
@@ -150,18 +152,28 @@ class BookingStore:
     def living(self) -> Iterator[KeptBooking]:
         """All bookings, in the order in which they were made."""
         rows = self._store.read("SELECT record FROM bookings ORDER BY number")
-        for row in json.loads(f"[{','.join([record for (record,) in rows])}]"):
-            kept = KeptBooking._make(row)
-            yield kept._replace(counts=_counts(row[6])) if row[6] else kept
+        with self._damage_said():
+            for row in json.loads(f"[{','.join([record for (record,) in rows])}]"):
+                kept = KeptBooking._make(row)
+                yield kept._replace(counts=_counts(row[6])) if row[6] else kept
 
     def ends(self, unix_seconds: float) -> Iterator[End]:
         """The ends to be remembered longer than until then, oldest first; in Unix seconds."""
         rows = self._store.read(
             "SELECT records FROM ends WHERE until > ? ORDER BY place", (unix_seconds,)
         )
-        for (records,) in rows:
-            for record in json.loads(records):
-                yield End(0, *record)
+        with self._damage_said():
+            for (records,) in rows:
+                for record in json.loads(records):
+                    yield End(0, *record)
+
+    @contextmanager
+    def _damage_said(self) -> Iterator[None]:
+        """A row that cannot be read ends the start: a booking is not dropped in silence."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{self._store.damaged()} ({error})") from error
 
 
 def _row(model: str, life: int, b: Booking, clock: float) -> str:

@@ -9,9 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from eldr_service.core.errors import NotFoundError
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.stores.records import ModelRecord, StoreError, WorkerRecord
+from eldr_service.stores.volume import network_volume
+
+log = structlog.get_logger(__name__)
 
 FILE = "eldr.db"
 APPLICATION_ID = int.from_bytes(b"ELDR")  # in the file's header: tells it from other programs'
@@ -100,7 +105,16 @@ class SqliteStore:
             self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._db.execute("COMMIT")
-            self._db.execute("PRAGMA journal_mode = WAL")
+            # WAL is not for files that other machines may open too, and is lost with a client's
+            # cache; a journal that is truncated costs a sync more at each commit.
+            if volume := network_volume(Path(self._name).parent):
+                log.warning(
+                    "state on a network volume: locks may not hold there, and commits are slow; a"
+                    " local disk is safer",
+                    state=self._name,
+                    volume=volume,
+                )
+            self._db.execute(f"PRAGMA journal_mode = {'TRUNCATE' if volume else 'WAL'}")
             self._db.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
 
     @contextmanager
@@ -211,16 +225,25 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreError(self._explanation(error)) from error
 
+    def damaged(self) -> str:
+        """What to say, and what to do, where the file is not what was written."""
+        return f"{self._name} is damaged: restore it, or move it away to start afresh"
+
     def _explanation(self, error: sqlite3.Error) -> str:
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the rest says more than is asked
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return f"another eldr-server uses {Path(self._name).parent}"
+                folder = Path(self._name).parent
+                return (
+                    f"another eldr-server uses {folder}: stop it, or give this one its own --state"
+                )
             case sqlite3.SQLITE_NOTADB:
                 return f"{self._name} is no SQLite database, left as it is"
             case sqlite3.SQLITE_CORRUPT:
-                return f"{self._name} is damaged: restore it, or move it away to start afresh"
+                return self.damaged()
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
-                return f"{self._name} cannot be written: {error}"
+                return f"{self._name} cannot be written: {error}; give --state a folder that can be"
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+                return f"{self._name} cannot be written: {error}; is its disk full or failing?"
             case _:
                 return f"{self._name}: {error}"
 
