@@ -1,6 +1,7 @@
 """The default store: one SQLite file in the state directory, or memory."""
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -74,6 +75,11 @@ class SqliteStore:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"{directory}: {error.strerror}") from error
+            file = directory / FILE
+            if file.exists() and not os.access(file, os.W_OK):  # SQLite would speak of its lock
+                raise StoreError(
+                    f"{file} cannot be written: it is read-only; give --state a folder that can be"
+                )
         with self._explained():
             self._db = sqlite3.connect(
                 self._name, timeout=0, isolation_level=None, check_same_thread=False
