@@ -1,8 +1,8 @@
 """What bookings that survive cost, and how soon a daemon serves after a crash with many of them.
 
 Daemons with `--state :memory:`, with `--durability process` and with `--durability power` take
-turns in answering `Route` and `RouteStream`, 16 in flight over loopback, as `benchmarks.rpc` has
-them. Then one with 100,000 bookings is killed, and started again: the time from the start of the
+turns in answering `Route` and `RouteStream`, 16 in flight over loopback, as `rpc` beside this has
+them. Another with 100,000 bookings is killed, and started again: the time from the start of the
 process to its first answer.
 
 Prints a table and writes build/bench/durability.json.
@@ -21,8 +21,8 @@ from typing import Any
 import grpc
 from eldr.v1 import fleet_pb2, fleet_pb2_grpc, router_pb2, router_pb2_grpc
 
-from benchmarks import paired
-from benchmarks.rpc import (
+from benchmarks.speed import paired
+from benchmarks.speed.rpc import (
     MODEL,
     ROUTE,
     ROUTE_STREAM,
@@ -33,7 +33,7 @@ from benchmarks.rpc import (
     stream,
     unary,
 )
-from benchmarks.signatures import drawn_counts
+from benchmarks.speed.signatures import drawn_counts
 
 GOAL = 0.85
 BOOKINGS = 100_000
