@@ -27,9 +27,11 @@ MAY_IMPORT = {
 PARTS_MAY_IMPORT = {
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
-        " server.config server.durability server.fleet_file server.observability server.rpc"
+        " server.config server.durability server.fleet_file server.learning"
+        " server.observability server.rpc"
     ),
     "server.durability": "routing stores core",
+    "server.learning": "routing stores core",
     "server.fleet_file": "routing core server.rpc",
     "server.rpc": (
         "refits routing policies fitting stores core kernels server.durability server.observability"

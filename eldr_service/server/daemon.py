@@ -41,6 +41,7 @@ from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
 from eldr_service.server.durability import Durability
 from eldr_service.server.fleet_file import FleetFileError, StaticFleet
+from eldr_service.server.learning import Learning
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.rpc.auth import TokenInterceptor, Tokens, TokensFileError
@@ -50,6 +51,7 @@ from eldr_service.server.rpc.policy_service import PolicyService
 from eldr_service.server.rpc.router_service import RouterService
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.stores.bookings import BookingStore
+from eldr_service.stores.learned import LearnedStore
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.sqlite import SqliteStore
 
@@ -124,6 +126,9 @@ class Daemon:
             ),
             self._telemetry.refitted,
         )
+        self._learning = (
+            Learning(self._router, LearnedStore(self._store)) if settings.state else None
+        )
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
         self._fleet = (
             StaticFleet(settings.fleet, self._workers, settings.default_capacity)
@@ -154,6 +159,8 @@ class Daemon:
         self._chosen.restore(now)
         if self._fleet:
             self._fleet.reload(now)
+        if self._learning:
+            self._learning.restore(now)
         if self._durability:
             bookings = self._durability.start(self._router, self._workers, now)
             log.info("restored", bookings=bookings)
@@ -194,6 +201,8 @@ class Daemon:
         await self._process.close()
         await server.stop(grace=1.0)
         await self._http.stop()
+        if self._learning:
+            await self._learning.close()
         if self._durability:
             await self._durability.close()
         if self._recorder:
@@ -292,6 +301,8 @@ class Daemon:
             self._refits.tick(now)
             if self._durability:
                 self._durability.tick(now)
+            if self._learning:
+                self._learning.tick(now)
             _tell_of_kernels()
             if self._recorder:
                 self._recorder.tick()

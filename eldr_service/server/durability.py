@@ -26,6 +26,9 @@ from eldr_service.stores.records import StoreError
 
 RETRY_SECONDS = 1.0
 FORGET_SECONDS = 10.0
+STALL_SECONDS = 2.0
+"""After which a disk that does not answer is one that fails: answers cannot wait for it."""
+MOST_QUEUED = 1_000_000
 STEP = 500
 """Bookings that the loop goes through in one step, about half a millisecond."""
 
@@ -66,10 +69,11 @@ class Durability(Journal):
         self._living: list[Living] = []
         self._ends: list[End] = []
         self._waiting: list[asyncio.Future[None]] = []
+        self._in_hand: list[asyncio.Future[None]] = []  # those that wait for the thread
         self._busy = self._due = False  # the thread writes; the loop is to flush
         self._listens = False  # what happens now is to be kept
         self._rewriting: asyncio.Task[None] | None = None
-        self._next_try = self._next_forget = 0.0
+        self._next_try = self._next_forget = self._busy_since = 0.0
         self._number = 0
         self._groups: SimpleQueue[_Group | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="bookings", daemon=True)
@@ -103,7 +107,12 @@ class Durability(Journal):
         return future
 
     def tick(self, now: float) -> None:
-        """Let time pass: what has failed is tried again."""
+        """Let time pass: what has failed is tried again, and what hangs has failed."""
+        queued = len(self._living) + len(self._ends)
+        if self.is_safe and self._busy and now - self._busy_since > STALL_SECONDS:
+            self._failed(StoreError(f"a write has taken {now - self._busy_since:.0f} s so far"))
+        elif self.is_safe and queued > MOST_QUEUED:
+            self._failed(StoreError(f"{queued} changes wait to be written"))
         if not self.is_safe and self._rewriting is None and now >= self._next_try:
             self._rewriting = asyncio.create_task(self._rewrite())
 
@@ -175,8 +184,9 @@ class Durability(Journal):
         group = _Group(self._living, self._ends, self._waiting, afresh)
         self._living, self._ends, self._waiting = [], [], []
         if group.living or group.ends or afresh:
-            self._busy = True
+            self._busy, self._busy_since = True, time.monotonic()
             self._groups.put(group)
+            self._in_hand = group.waiting
         else:
             _release(group.waiting)
 
@@ -205,7 +215,8 @@ class Durability(Journal):
         self.is_safe = self._listens = False
         self._tell(False)
         self._next_try = time.monotonic() + RETRY_SECONDS
-        self._living, self._ends = [], []
+        _release(self._in_hand + self._waiting)
+        self._living, self._ends, self._waiting, self._in_hand = [], [], [], []
 
     async def _rewrite(self) -> None:
         """Write all that is alive or remembered, in steps, with what happens meanwhile."""

@@ -40,8 +40,17 @@ _BOOKINGS = """
 CREATE TABLE bookings (number INTEGER PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE ends (place INTEGER PRIMARY KEY, until REAL NOT NULL, records TEXT NOT NULL);
 """
+# What can be learned again; `until` is the time of the latest.
+_LEARNED = """
+CREATE TABLE learned (
+    model TEXT PRIMARY KEY, policy TEXT NOT NULL, saved REAL NOT NULL, data BLOB NOT NULL
+);
+CREATE TABLE recent (
+    place INTEGER PRIMARY KEY, model TEXT NOT NULL, until REAL NOT NULL, data BLOB NOT NULL
+);
+"""
 # What makes each version of the schema of the one before, the first of nothing. Only added to.
-MIGRATIONS = (_FIRST, _BOOKINGS)
+MIGRATIONS = (_FIRST, _BOOKINGS, _LEARNED)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 
