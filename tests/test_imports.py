@@ -27,10 +27,15 @@ MAY_IMPORT = {
 PARTS_MAY_IMPORT = {
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
-        " server.config server.fleet_file server.observability server.rpc"
+        " server.config server.durability server.fleet_file server.learning"
+        " server.observability server.rpc"
     ),
+    "server.durability": "routing stores core",
+    "server.learning": "routing stores core",
     "server.fleet_file": "routing core server.rpc",
-    "server.rpc": "refits routing policies fitting stores core kernels server.observability",
+    "server.rpc": (
+        "refits routing policies fitting stores core kernels server.durability server.observability"
+    ),
     "server.observability": "core",
     "server.config": "core server.address server.flags",
     "server.address": "",

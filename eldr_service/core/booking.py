@@ -6,12 +6,12 @@ monotonic clock that the caller reads.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.decision import Reason
-from eldr_service.core.ends import Ended, Ends
+from eldr_service.core.ends import REMEMBER_SECONDS, Ended, Ends
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.worker import WorkerSpec
 
@@ -49,6 +49,14 @@ class Booking:
         Later reports in a row without it.
     output_tokens, decode_seconds, decode_counts
         What its release reported; 0 or None where it did not.
+    number : int
+        Under which a store keeps it; 0 where none does.
+    noted_until : float
+        The `expires_at` that the store knows, about.
+    waiting : int
+        Calls that wait for this answer now.
+    answered : bool
+        One of them had it, as far as the daemon can know.
     """
 
     request_id: str
@@ -79,6 +87,10 @@ class Booking:
     output_tokens: int = 0
     decode_seconds: float = 0.0
     decode_counts: Counts | None = None
+    number: int = 0
+    noted_until: float = 0.0
+    waiting: int = 0
+    answered: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -97,9 +109,16 @@ class Booking:
 
 
 class BookingTable:
-    """The living bookings of one model, and for ten minutes those that ended."""
+    """The living bookings of one model, and for ten minutes those that ended.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    renewed : callable (Booking), optional
+        Told of a booking that lives longer than it last heard by a quarter of its lease.
+    """
+
+    def __init__(self, renewed: Callable[[Booking], None] = lambda booking: None) -> None:
+        self._renewed = renewed
         self._live: dict[str, Booking] = {}
         self._of_row: dict[int, dict[tuple[str, int], Booking]] = {}
         self._ends = Ends()
@@ -164,6 +183,7 @@ class BookingTable:
     def add(self, booking: Booking) -> None:
         """Keep a booking whose request has none alive."""
         assert booking.request_id not in self._live
+        booking.noted_until = booking.expires_at
         self._live[booking.request_id] = booking
         self._of_row.setdefault(booking.row, {})[booking.key] = booking
         heapq.heappush(self._expiries, _expiry(booking))
@@ -187,18 +207,40 @@ class BookingTable:
             return booking
         return None
 
-    def release_ended(self, request_id: str, attempt: int, now: float) -> bool:
-        """Note the release of a booking that is not alive; True when it or its end was known."""
+    def release_ended(self, request_id: str, attempt: int, now: float) -> tuple[bool, Ended | None]:
+        """Note the release of a booking that is not alive.
+
+        Returns
+        -------
+        known : bool
+            It or its end was known.
+        noted : Ended or None
+            How its end is remembered from now on; None where that is as before.
+        """
         past = self._ends.of(request_id)
         before = past.attempts.get(attempt) if past else None
+        if before and before.final:
+            return True, None
         how = Ended.RELEASED if before else Ended.RELEASED_EARLY
-        if before is None or not before.final:
-            self._ends.add(request_id, attempt, how, now)
-        return before is not None
+        self._ends.add(request_id, attempt, how, now)
+        return before is not None, how
+
+    def remember(
+        self, request_id: str, attempt: int, how: Ended, until: float, worker_id: str
+    ) -> None:
+        """Take in an end of an earlier run, to be remembered until then."""
+        self._ends.add(request_id, attempt, how, until - REMEMBER_SECONDS, worker_id)
+
+    def remembered(self) -> Iterator[list[tuple[str, int, Ended, str, float]]]:
+        """All ends in parts of a thousand or two: request, attempt, how, worker, until when."""
+        return self._ends.parts()
 
     def renew(self, booking: Booking, now: float) -> None:
         """Let a booking live for another lease from now on."""
         booking.expires_at = now + booking.lease_seconds
+        if booking.expires_at - booking.noted_until > booking.lease_seconds / 4:
+            booking.noted_until = booking.expires_at
+            self._renewed(booking)
 
     def expired(self, now: float) -> list[Booking]:
         """The living bookings whose lease has run out; the caller ends them."""

@@ -7,7 +7,7 @@ An entry per request, in shards, so that no step looks through more than a thous
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ class Ended(Enum):
     REPORTED_GONE = "its worker no longer reports it"
     WORKER_GONE = "its worker is gone"
     RELEASED_EARLY = "released before it was routed"
+    UNANSWERED = "its caller was gone before the answer"
 
     @property
     def final(self) -> bool:
@@ -103,6 +104,17 @@ class Ends:
             self._next = (self._next + 1) % _SHARDS
             if done >= _WORK:
                 break
+
+    def parts(self) -> Iterator[list[tuple[str, int, Ended, str, float]]]:
+        """Request, attempt, how it ended, its worker where known, until when; a shard at a time."""
+        for shard in self._shards:
+            part = []
+            for request_id, packed in shard.items():
+                past, until = _unpacked(packed), _forget_at(packed)
+                last, worker = past.last or (-1, "")
+                for attempt, how in past.attempts.items():
+                    part.append((request_id, attempt, how, worker * (attempt == last), until))
+            yield part
 
     def _shard(self, request_id: str) -> dict[str, bytes]:
         return self._shards[hash(request_id) % _SHARDS]

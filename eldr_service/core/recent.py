@@ -98,6 +98,28 @@ class RecentCounts:
             return [self._rows[begin : self._next]]
         return [self._rows[begin:], self._rows[: self._next]]
 
+    @property
+    def oldest(self) -> float:
+        """When the oldest that is held came in; infinite where nothing is."""
+        return float(self._times[self._next - self._held]) if self._held else math.inf
+
+    def after(
+        self, kept: int, max_bytes: int
+    ) -> tuple[int, NDArray[np.uint16], NDArray[np.float64]]:
+        """A copy of what came in after the first `kept` that ever were kept, the oldest first.
+
+        Returns
+        -------
+        kept : int
+            To go on from; one row at least is given where there is any.
+        counts : ndarray of uint16, shape [n, num_layers, num_experts]
+        times : ndarray of float64, shape [n]
+        """
+        new = min(self.kept - kept, self._held)
+        most = max(1, max_bytes // max(1, self._rows[:1].nbytes))
+        order = self._order()[self._held - new :][:most]
+        return self.kept - new + len(order), self._rows[order], self._times[order]
+
     def newest(self, most: int) -> NDArray[np.uint16]:
         """A copy of the latest, at most so many, shape [n, num_layers, num_experts]."""
         latest: NDArray[np.uint16] = self._rows[self._order()[max(0, self._held - most) :]]

@@ -110,6 +110,8 @@ class ExpertPrediction:
         """Take over what `state` gave."""
         self._prefills, self._decodes = state["seen"].tolist()
         for name in _LEARNED:
+            if state[name].shape != getattr(self, f"_{name}").shape:  # of another version
+                raise ValueError(f"{name} has the shape {state[name].shape}")
             setattr(self, f"_{name}", state[name].copy())
 
     @property

@@ -33,25 +33,35 @@ class Experts:
         # What bookings hold is never written to: no copies of the most there is.
         held = {str(i): terms for i, terms in enumerate(self.held.values())}
         return {
-            "geometry": np.array([*self.prediction.shape, self.prediction.top_k]),
+            **self.learned(),
             "requests": pack_texts(request for request, _ in self.held),
             "attempts": np.array([attempt for _, attempt in self.held], np.int64),
             **within("held", held),
-            **within("prediction", self.prediction.state()),
             **within("batches", self.batches.state()),
         }
+
+    def learned(self) -> PolicyState:
+        """What outlives the bookings, for `relearned`."""
+        geometry = np.array([*self.prediction.shape, self.prediction.top_k])
+        return {"geometry": geometry, **within("prediction", self.prediction.state())}
 
     @classmethod
     def restored(cls, state: PolicyState) -> "Experts":
         """What `state` gave."""
-        layers, experts, top_k = state["geometry"].tolist()
-        made = cls(ExpertPrediction((layers, experts), top_k), Batches(layers * experts))
-        made.prediction.restore(inside(state, "prediction"))
+        made = cls.relearned(state)
         made.batches.restore(inside(state, "batches"))
         held = inside(state, "held")
         requests = unpack_texts(state["requests"])
         for i, key in enumerate(zip(requests, state["attempts"].tolist(), strict=True)):
             made.held[key] = held[str(i)]
+        return made
+
+    @classmethod
+    def relearned(cls, learned: PolicyState) -> "Experts":
+        """What `learned` gave, without bookings."""
+        layers, experts, top_k = learned["geometry"].tolist()
+        made = cls(ExpertPrediction((layers, experts), top_k), Batches(layers * experts))
+        made.prediction.restore(inside(learned, "prediction"))
         return made
 
     def fits(self, counts: Counts, top_k: int) -> bool:

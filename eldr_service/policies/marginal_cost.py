@@ -159,6 +159,20 @@ class MarginalCost(Policy):
         if experts := inside(state, "experts"):
             self.experts.known = Experts.restored(experts)
 
+    def learned(self) -> PolicyState:
+        """Costs, lives of requests, and how decodes differ from prefills."""
+        parts = within("cost", self.cost.state()) | {"remaining": self.remaining.means}
+        if self.experts.known is None:
+            return parts
+        return parts | within("experts", self.experts.known.learned())
+
+    def relearn(self, learned: PolicyState) -> None:
+        """Take over what `learned` gave."""
+        self.cost.restore(inside(learned, "cost"))
+        self.remaining.means = learned["remaining"]
+        if experts := inside(learned, "experts"):
+            self.experts.known = Experts.relearned(experts)
+
     def on_reported(self, worker_id: str, report: LoadReport) -> None:
         """Learn what a step costs."""
         self.cost.learn(worker_id, report)

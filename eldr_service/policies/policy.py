@@ -116,5 +116,15 @@ class Policy(ABC):
     def restore(self, state: PolicyState) -> None:  # noqa: B027
         """Take over what `state` gave of a policy of this name; called once, on a new one."""
 
+    def learned(self) -> PolicyState:
+        """What it has learned that outlives bookings, as arrays that later calls leave as they are.
+
+        Kept every half minute for the next start of the daemon. A millisecond at most.
+        """
+        return {}
+
+    def relearn(self, learned: PolicyState) -> None:  # noqa: B027
+        """Take over what `learned` gave of a policy of this name; called once, before the hooks."""
+
     def on_reported(self, worker_id: str, report: LoadReport) -> None:  # noqa: B027
         """A worker reported its load; called for reports that count, in their order."""

@@ -76,7 +76,7 @@ class Remaining:
             "sequences": sequences,
             "lives": lives,
             "began": began,
-            "means": np.array([self._now, self._life, self._tokens]),
+            "means": self.means,
         }
 
     def restore(self, state: PolicyState) -> None:
@@ -89,7 +89,16 @@ class Remaining:
             self._table = _twice(rows), _twice(sequences), _twice(lives), _twice(began)
         for array, name in zip(self._table, ("rows", "sequences", "lives", "began"), strict=True):
             array[: len(self._keys)] = state[name]
-        self._now, self._life, self._tokens = state["means"].tolist()
+        self.means = state["means"]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """The time in bookings, and the mean life and tokens of those that ended."""
+        return np.array([self._now, self._life, self._tokens])
+
+    @means.setter
+    def means(self, means: NDArray[np.float64]) -> None:
+        self._now, self._life, self._tokens = means.tolist()
 
     def _expected_life(self, expected_tokens: int) -> float:
         if not self._life:

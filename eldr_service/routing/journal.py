@@ -1,6 +1,6 @@
 """What a decision log is told: all that later decisions depend on, in the order in which it was."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
@@ -49,8 +49,32 @@ class Journal:
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
         """A booking ended."""
 
+    def renewed(self, model: str, booking: Booking) -> None:
+        """A booking lives longer than was last told, by a quarter of its lease or more."""
+
+    def remembered(self, model: str, request_id: str, attempt: int, how: Ended, now: float) -> None:
+        """The end of an attempt that has no booking is remembered, or otherwise than before."""
+
     def activated(self, model: str, partition: Partition, wishes: Mapping[str, int]) -> None:
         """A partition is in force; `wishes` bound workers to slots first."""
 
     def policy_set(self, model: str, policy: Policy) -> None:
         """A policy is in force."""
+
+
+class Journals(Journal):
+    """Tells several, one after the other."""
+
+    def __init__(self, *journals: Journal) -> None:
+        for name in vars(Journal):
+            if not name.startswith("_"):
+                methods = [getattr(journal, name) for journal in journals]
+                setattr(self, name, methods[0] if len(methods) == 1 else _to_each(methods))
+
+
+def _to_each(methods: list[Callable[..., None]]) -> Callable[..., None]:
+    def tell(*what: object) -> None:
+        for method in methods:
+            method(*what)
+
+    return tell

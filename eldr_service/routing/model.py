@@ -1,7 +1,7 @@
 """All that the daemon holds of one model; the sums over bookings and workers agree at all times."""
 
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -89,7 +89,7 @@ class Model:
         self.name = name
         self.geometry: ModelGeometry | None = None
         self.fleet = Fleet(report_limit)
-        self.bookings = BookingTable()
+        self.bookings = BookingTable(lambda booking: self.journal.renewed(name, booking))
         self.recent = RecentCounts() if recent is None else recent  # an empty one is false
         self.partition: Partition | None = None
         self.bindings: Bindings | None = None
@@ -173,6 +173,23 @@ class Model:
             self.bindings.placements[booking.slot] += 1
         self._tell(self.policy, self.policy.on_booked, booking)
         self.decisions += 1
+
+    def restore(self, bookings: Sequence[Booking]) -> None:
+        """Count bookings of an earlier run; they were decided and told of then."""
+        sums: dict[int, list[int]] = {}  # the fleet's own are too slow for each of many
+        for booking in bookings:
+            self.bookings.add(booking)
+            of_row = sums.setdefault(booking.row, [0, 0, 0])
+            tokens = booking.tokens
+            of_row[0] += booking.num_sequences
+            of_row[1] += tokens
+            of_row[2] += tokens * booking.seen_running
+        for row, (sequences, tokens, seen) in sums.items():
+            self.fleet.book(row, sequences, tokens)
+            self.fleet.seen(row, seen)
+        if type(self.policy).on_booked is not Policy.on_booked:
+            for booking in bookings:
+                self._tell(self.policy, self.policy.on_booked, booking)
 
     def complete_signature(
         self, booking: Booking, counts: Counts, top_k: int, coverage: float, now: float

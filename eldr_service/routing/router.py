@@ -231,6 +231,19 @@ class Router:
             model.remember(placed.counts, placed.booking, now)
         return placed
 
+    def answered(self, model: str, booking: Booking, reached: bool, now: float) -> None:
+        """Note that a call had its answer, or is gone: a booking that no caller knows of ends.
+
+        A repeat of the call that waits for the same booking, or has had it, keeps it.
+        """
+        booking.waiting -= 1
+        booking.answered |= reached
+        if booking.waiting or booking.answered:
+            return
+        known = self.models.get(model)
+        if known and known.bookings.live(booking.request_id) is booking:
+            known.end(booking, Ended.UNANSWERED, now)
+
     def _next_lease(self) -> str:
         self._leases += 1
         return f"{self._lease_prefix}-{self._leases:x}"
@@ -278,7 +291,9 @@ class Router:
             known.end(live, Ended.RELEASED, now)
             self.signatures.discard(model, request_id)
             return ReleaseResult.RELEASED, live
-        known_end = known.bookings.release_ended(request_id, attempt, now)
+        known_end, noted = known.bookings.release_ended(request_id, attempt, now)
+        if noted:
+            self._journal.remembered(model, request_id, attempt, noted, now)
         if known.bookings.live(request_id) is None:
             self.signatures.discard(model, request_id)
         return ReleaseResult.ALREADY_RELEASED if known_end else ReleaseResult.UNKNOWN, None

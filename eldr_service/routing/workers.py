@@ -103,6 +103,14 @@ class Workers:
         state = WorkerState[record.state]
         model.join(spec, state, record.incarnation, record.geometry, now)
 
+    def life(self, model: Model, row: int) -> int:
+        """The incarnation that a booking on it is tied to; 0 for a worker that a file names.
+
+        Such a worker's life is a new one at each start of the daemon, and its engine goes on.
+        """
+        static = (model.name, model.fleet.spec(row).worker_id) in self._static
+        return 0 if static else model.fleet.incarnation(row)
+
     def drain(self, model_name: str, worker_id: str) -> int:
         """Place nothing new on a worker; returns the sequences still booked on it.
 

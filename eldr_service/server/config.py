@@ -151,8 +151,14 @@ class Settings(BaseSettings):
     )
     state: StateDirectory = _option(
         f"DIR|{MEMORY}",
-        f"what survives a restart: workers, partitions, policies; {MEMORY} keeps nothing",
+        f"what survives a restart: bookings, workers, partitions, policies; {MEMORY} keeps nothing",
         default_factory=_default_state,
+    )
+    durability: Literal["process", "power"] = _option(
+        "process|power",
+        "what an acknowledged booking survives: the end of the process, kill -9 included, or also a"
+        " power cut, for which each answer waits for the disk",
+        default="process",
     )
     config: ReadableFile | None = _option(
         "FILE", "TOML file with any of these settings; a flag or variable beats it", default=None

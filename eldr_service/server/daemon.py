@@ -33,12 +33,15 @@ from eldr_service.kernels import FOR_EVERY_POLICY, FOR_EXPLAIN, cache_troubles, 
 from eldr_service.policies.registry import create, create_prepared, parse
 from eldr_service.refits import RefitMode, Refits, RefitSettings
 from eldr_service.routing.chosen import Chosen
+from eldr_service.routing.journal import Journals
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.records import Records
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
+from eldr_service.server.durability import Durability
 from eldr_service.server.fleet_file import FleetFileError, StaticFleet
+from eldr_service.server.learning import Learning
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.rpc.auth import TokenInterceptor, Tokens, TokensFileError
@@ -47,6 +50,8 @@ from eldr_service.server.rpc.partition_service import PartitionService
 from eldr_service.server.rpc.policy_service import PolicyService
 from eldr_service.server.rpc.router_service import RouterService
 from eldr_service.server.rpc.telemetry import Telemetry
+from eldr_service.stores.bookings import BookingStore
+from eldr_service.stores.learned import LearnedStore
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.sqlite import SqliteStore
 
@@ -72,8 +77,13 @@ class Daemon:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._store = SqliteStore(settings.state)
+        self._store = SqliteStore(settings.state, sync=settings.durability == "power")
         self._telemetry = Telemetry()
+        self._durability = (
+            Durability(BookingStore(self._store), self._telemetry.metrics.durable)
+            if settings.state
+            else None
+        )
         name, parameters = parse(settings.policy)
         create_prepared(name, parameters)  # wrong parameters must not wait for the first model
         limits = Limits(
@@ -93,7 +103,7 @@ class Daemon:
             self._telemetry,
             limits,
             secrets.token_hex(4),
-            self._recorder,
+            Journals(*(j for j in (self._durability, self._recorder) if j)),
         )
         self._telemetry.watch(self._router)
         if self._recorder:
@@ -116,6 +126,9 @@ class Daemon:
             ),
             self._telemetry.refitted,
         )
+        self._learning = (
+            Learning(self._router, LearnedStore(self._store)) if settings.state else None
+        )
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
         self._fleet = (
             StaticFleet(settings.fleet, self._workers, settings.default_capacity)
@@ -125,7 +138,9 @@ class Daemon:
         self._stopping = asyncio.Event()  # set by each signal to stop
         self._serving = True
         self._health = health.aio.HealthServicer()
-        self._http = HttpServer(self._telemetry.metrics.registry, lambda: self._serving)
+        self._http = HttpServer(
+            self._telemetry.metrics.registry, lambda: self._serving, self._troubles
+        )
 
     async def run(self) -> None:
         """Serve until told to stop, and drain.
@@ -135,6 +150,8 @@ class Daemon:
         StartError
             An address or a file cannot be used.
         """
+        warm_up()
+        gc.disable()  # nothing of what is taken in now is ever garbage
         compile_ahead(*FOR_EVERY_POLICY)
         now = time.monotonic()
         for declared in self._settings.models:
@@ -142,6 +159,11 @@ class Daemon:
         self._chosen.restore(now)
         if self._fleet:
             self._fleet.reload(now)
+        if self._learning:
+            self._learning.restore(now)
+        if self._durability:
+            bookings = self._durability.start(self._router, self._workers, now)
+            log.info("restored", bookings=bookings)
         if self._recorder:
             self._recorder.tick()
         server = self._server()
@@ -160,6 +182,7 @@ class Daemon:
         if self._settings.port_file:
             _write_ports(self._settings.port_file, grpc_address, str(http))
         gc.freeze()  # what is here now stays: no need to look through it again and again
+        gc.enable()
         _tell_of_kernels()
         log.info(
             "serving",
@@ -178,6 +201,10 @@ class Daemon:
         await self._process.close()
         await server.stop(grace=1.0)
         await self._http.stop()
+        if self._learning:
+            await self._learning.close()
+        if self._durability:
+            await self._durability.close()
         if self._recorder:
             self._recorder.close()
         self._store.close()
@@ -220,7 +247,7 @@ class Daemon:
             self._router, self._partitions, self._refits, self._process, telemetry
         )
         router_pb2_grpc.add_RouterServiceServicer_to_server(
-            RouterService(self._router, telemetry), server
+            RouterService(self._router, telemetry, self._durability), server
         )
         fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet_service, server)
         partition_pb2_grpc.add_PartitionServiceServicer_to_server(partition_service, server)
@@ -272,6 +299,10 @@ class Daemon:
             now = time.monotonic()
             self._workers.remove_silent(self._router.tick(now), now)
             self._refits.tick(now)
+            if self._durability:
+                self._durability.tick(now)
+            if self._learning:
+                self._learning.tick(now)
             _tell_of_kernels()
             if self._recorder:
                 self._recorder.tick()
@@ -288,6 +319,10 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(0.1, left))
                 return
+
+    def _troubles(self) -> str:
+        kept = self._durability is None or self._durability.is_safe
+        return "" if kept else "bookings are not written, and would not survive a crash"
 
     def _bookings(self) -> int:
         return sum(len(model.bookings) for model in self._router.models.values())

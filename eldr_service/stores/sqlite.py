@@ -1,24 +1,30 @@
 """The default store: one SQLite file in the state directory, or memory."""
 
 import json
+import os
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from eldr_service.core.errors import NotFoundError
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.stores.records import ModelRecord, StoreError, WorkerRecord
+from eldr_service.stores.volume import network_volume
+
+log = structlog.get_logger(__name__)
 
 FILE = "eldr.db"
 APPLICATION_ID = int.from_bytes(b"ELDR")  # in the file's header: tells it from other programs'
-SCHEMA_VERSION = 1
 
 # Models and workers are JSON: read whole, written whole, never searched, and their 64-bit unsigned
 # numbers do not fit SQLite's. Rows keep the order in which they were first saved.
-SCHEMA = f"""
+_FIRST = """
 CREATE TABLE models (place INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, record TEXT NOT NULL);
 CREATE TABLE workers (
     place INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, worker_id TEXT NOT NULL,
@@ -28,22 +34,40 @@ CREATE TABLE partitions (
     model TEXT NOT NULL, version INTEGER NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     data BLOB NOT NULL, PRIMARY KEY (model, version)
 );
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
 """
+# A living booking's number rises from one to the next; ends come many to a row, oldest first.
+_BOOKINGS = """
+CREATE TABLE bookings (number INTEGER PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE ends (place INTEGER PRIMARY KEY, until REAL NOT NULL, records TEXT NOT NULL);
+"""
+# What can be learned again; `until` is the time of the latest.
+_LEARNED = """
+CREATE TABLE learned (
+    model TEXT PRIMARY KEY, policy TEXT NOT NULL, saved REAL NOT NULL, data BLOB NOT NULL
+);
+CREATE TABLE recent (
+    place INTEGER PRIMARY KEY, model TEXT NOT NULL, until REAL NOT NULL, data BLOB NOT NULL
+);
+"""
+# What makes each version of the schema of the one before, the first of nothing. Only added to.
+MIGRATIONS = (_FIRST, _BOOKINGS, _LEARNED)
+SCHEMA_VERSION = len(MIGRATIONS)
 
 
 class SqliteStore:
     """Keeps models, workers and partitions; what it has taken in survives kill -9.
 
-    Each method is atomic by itself, several are within `transaction`. A power cut may lose the
-    last moments before it, but never leaves half a change. The file belongs to one daemon at a
-    time, which holds SQLite's own lock on it for as long as it lives. To be used by one thread.
+    Each method is atomic by itself, several are within `transaction`. A power cut never leaves
+    half a change. The file belongs to one daemon at a time, which holds SQLite's own lock on it
+    for as long as it lives. Threads take turns.
 
     Parameters
     ----------
     directory : Path or None
         Where `eldr.db` lies or is made, with the directory; None keeps everything in memory.
+    sync : bool
+        Wait for the disk at each commit, so that a power cut loses nothing either; without, it
+        may lose the last moments before it.
 
     Raises
     ------
@@ -51,15 +75,24 @@ class SqliteStore:
         When the file cannot be used; and from every method when reading or writing fails.
     """
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, sync: bool = False) -> None:
+        self._lock = threading.RLock()
+        self._sync = sync
         self._name = ":memory:" if directory is None else str(directory / FILE)
         if directory is not None:
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"{directory}: {error.strerror}") from error
+            file = directory / FILE
+            if file.exists() and not os.access(file, os.W_OK):  # SQLite would speak of its lock
+                raise StoreError(
+                    f"{file} cannot be written: it is read-only; give --state a folder that can be"
+                )
         with self._explained():
-            self._db = sqlite3.connect(self._name, timeout=0, isolation_level=None)
+            self._db = sqlite3.connect(
+                self._name, timeout=0, isolation_level=None, check_same_thread=False
+            )
         try:
             self._open()
         except StoreError:
@@ -82,25 +115,42 @@ class SqliteStore:
                     f"{self._name} was written by a newer eldr-server (schema {version}, this one"
                     f" knows {SCHEMA_VERSION}): upgrade, or choose another --state"
                 )
-            if not tables:
-                for statement in SCHEMA.split(";"):
-                    self._db.execute(statement)
+            for statement in ";".join(MIGRATIONS[version if tables else 0 :]).split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._db.execute("COMMIT")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
+            # WAL is not for files that other machines may open too, and is lost with a client's
+            # cache; a journal that is truncated costs a sync more at each commit.
+            if volume := network_volume(Path(self._name).parent):
+                log.warning(
+                    "state on a network volume: locks may not hold there, and commits are slow; a"
+                    " local disk is safer",
+                    state=self._name,
+                    volume=volume,
+                )
+            self._db.execute(f"PRAGMA journal_mode = {'TRUNCATE' if volume else 'WAL'}")
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if self._sync else 'NORMAL'}")
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All that is written inside is kept, or nothing of it when the block raises."""
-        with self._explained():
+    def transaction(self) -> Iterator[Callable[..., object]]:
+        """All that is written inside is kept, or nothing of it when the block raises.
+
+        Gives SQLite's `execute`, for tables of others.
+        """
+        with self._lock, self._explained():
             self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            with self._explained():
+            try:
+                yield self._db.execute
                 self._db.execute("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def read(self, query: str, parameters: tuple[object, ...] = ()) -> list[Any]:
+        """All rows of a query, for tables of others."""
+        with self._explained():
+            return self._db.execute(query, parameters).fetchall()
 
     def save_worker(self, worker: WorkerRecord) -> None:
         """Keep a worker; the one that is there under its identity keeps its place in the order."""
@@ -185,20 +235,30 @@ class SqliteStore:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
-            yield
+            with self._lock:
+                yield
         except sqlite3.Error as error:
             raise StoreError(self._explanation(error)) from error
+
+    def damaged(self) -> str:
+        """What to say, and what to do, where the file is not what was written."""
+        return f"{self._name} is damaged: restore it, or move it away to start afresh"
 
     def _explanation(self, error: sqlite3.Error) -> str:
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the rest says more than is asked
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return f"another eldr-server uses {Path(self._name).parent}"
+                folder = Path(self._name).parent
+                return (
+                    f"another eldr-server uses {folder}: stop it, or give this one its own --state"
+                )
             case sqlite3.SQLITE_NOTADB:
                 return f"{self._name} is no SQLite database, left as it is"
             case sqlite3.SQLITE_CORRUPT:
-                return f"{self._name} is damaged: restore it, or move it away to start afresh"
+                return self.damaged()
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
-                return f"{self._name} cannot be written: {error}"
+                return f"{self._name} cannot be written: {error}; give --state a folder that can be"
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+                return f"{self._name} cannot be written: {error}; is its disk full or failing?"
             case _:
                 return f"{self._name}: {error}"
 

@@ -4,13 +4,18 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from eldr_service.core.errors import NotFoundError
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.stores import volume
+from eldr_service.stores.bookings import BookingStore
 from eldr_service.stores.records import ModelRecord, StoreError, WorkerRecord
 from eldr_service.stores.sqlite import FILE, SqliteStore
+from eldr_service.stores.volume import network_volume
 
 WORKER = WorkerRecord(
     model="m",
@@ -182,8 +187,72 @@ def test_refuses_a_newer_schema(tmp_path):
     with sqlite3.connect(tmp_path / FILE) as later:
         later.execute("PRAGMA user_version = 99")
     later.close()
-    with pytest.raises(StoreError, match=r"newer eldr-server \(schema 99, this one knows 1\)"):
+    with pytest.raises(StoreError, match=r"newer eldr-server \(schema 99, this one knows 3\)"):
         SqliteStore(tmp_path)
+
+
+def test_takes_over_what_earlier_versions_left(tmp_path):
+    with sqlite3.connect(tmp_path / FILE) as earlier:
+        earlier.executescript(Path(__file__).with_name("schema_1.sql").read_text())
+    earlier.close()
+    for _ in range(2):  # the second time there is nothing to migrate
+        store = SqliteStore(tmp_path)
+        assert (store.workers(), store.models()) == ([WORKER], [MODEL])
+        assert store.partition("m", 3) == b"\0three"
+        assert list(BookingStore(store).living()) == []
+        store.close()
+
+
+def test_a_damaged_file_is_not_taken_for_an_empty_one(tmp_path):
+    store = SqliteStore(tmp_path)
+    with store.transaction() as execute:
+        execute("INSERT INTO bookings VALUES (1, '[1, \"m\"')")
+    with pytest.raises(StoreError, match="damaged: restore it, or move it away"):
+        list(BookingStore(store).living())
+    store.close()
+    file = tmp_path / FILE
+    file.write_bytes(file.read_bytes()[:5_000])
+    with pytest.raises(StoreError, match="damaged: restore it, or move it away"):
+        SqliteStore(tmp_path).models()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write what is read-only")
+def test_a_read_only_file_is_named(tmp_path):
+    SqliteStore(tmp_path).close()
+    (tmp_path / FILE).chmod(0o400)
+    with pytest.raises(StoreError, match="cannot be written: it is read-only; give --state a"):
+        SqliteStore(tmp_path)
+
+
+MOUNTS = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+23 22 0:40 / {folder} rw,relatime shared:2 - nfs4 server:/export rw,vers=4.2
+24 22 0:41 / {folder}/local\\040disk rw,relatime - xfs /dev/sdb1 rw
+25 22 0:42 / /mnt/glu rw,relatime - fuse.glusterfs server:/volume rw
+"""
+
+
+def test_a_network_volume_has_a_warning_and_a_journal_that_is_safe_there(tmp_path, monkeypatch):
+    mounts = tmp_path / "mountinfo"
+    (tmp_path / "local disk").mkdir()
+    mounts.write_text(MOUNTS.format(folder=tmp_path))
+    assert network_volume(tmp_path / "below", mounts) == "nfs4"
+    assert network_volume(tmp_path / "local disk" / "x", mounts) == ""
+    assert network_volume(tmp_path.parent, mounts) == ""
+    assert network_volume(Path("/mnt/glu"), mounts) == "fuse.glusterfs"
+    assert network_volume(Path("/mnt/glue"), mounts) == ""
+    assert network_volume(tmp_path, tmp_path / "missing") == ""
+    monkeypatch.setattr(volume, "MOUNTS", mounts)
+    for folder, journal in ((tmp_path, "truncate"), (tmp_path / "local disk", "wal")):
+        with capture_logs() as logs:
+            store = SqliteStore(folder)
+        assert store.read("PRAGMA journal_mode") == [(journal,)]
+        assert [line["volume"] for line in logs] == ["nfs4"] * (journal == "truncate")
+        store.save_worker(WORKER)
+        store.close()
+        store = SqliteStore(folder)
+        assert store.workers() == [WORKER]
+        store.close()
 
 
 def test_says_why_a_directory_cannot_be_used(tmp_path):

@@ -29,9 +29,17 @@ class HttpServer:
         What `/metrics` shows, in the format that the reader asks for.
     healthy : callable
         Whether the daemon takes requests now.
+    troubles : callable
+        What is wrong although it does, in words; empty for nothing.
     """
 
-    def __init__(self, registry: CollectorRegistry, healthy: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        healthy: Callable[[], bool],
+        troubles: Callable[[], str] = str,
+    ) -> None:
+        self._troubles = troubles
         self._registry = registry
         self._healthy = healthy
         self.app = web.Application()
@@ -69,5 +77,6 @@ class HttpServer:
 
     async def _health(self, request: web.Request) -> web.Response:
         if self._healthy():
-            return web.Response(text="ok\n")
+            troubles = self._troubles()
+            return web.Response(text=f"ok, but {troubles}\n" if troubles else "ok\n")
         return web.Response(text="unavailable\n", status=503)

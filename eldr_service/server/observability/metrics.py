@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -123,10 +123,24 @@ class Metrics:
         self.decision_log_bytes = Counter(
             "eldr_decision_log_bytes", "Bytes written to the decision log", registry=registry
         )
+        self.bookings_durable = Gauge(
+            "eldr_bookings_durable",
+            "1 while acknowledged bookings survive the daemon",
+            registry=registry,
+        )
+        self.state_failures = Counter(
+            "eldr_state_failures", "Attempts to write bookings that failed", registry=registry
+        )
         self._placements: dict[tuple[str, str, str, str], Counter] = {}
         self._rpc_seconds: dict[str, Histogram] = {}
         registry.register(_StateCollector(state))
         ProcessCollector(registry=registry)
+
+    def durable(self, is_written: bool) -> None:
+        """Bookings were written, or could not be."""
+        self.bookings_durable.set(is_written)
+        if not is_written:
+            self.state_failures.inc()
 
     def placed(self, model: str, policy: str, reason: str, worker: str) -> None:
         """Count a booking."""

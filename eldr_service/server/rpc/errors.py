@@ -33,6 +33,10 @@ class PermissionDeniedError(EldrError):
     """The caller is known, and may not do this."""
 
 
+class DeadlineExceededError(EldrError):
+    """The caller no longer waits."""
+
+
 _CODES: tuple[tuple[type[EldrError], grpc.StatusCode], ...] = (
     (InvalidArgumentError, grpc.StatusCode.INVALID_ARGUMENT),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
@@ -40,6 +44,7 @@ _CODES: tuple[tuple[type[EldrError], grpc.StatusCode], ...] = (
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
     (PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED),
+    (DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED),
     # FailedPreconditionError, and kinds that policies from elsewhere may define.
     (EldrError, grpc.StatusCode.FAILED_PRECONDITION),
 )

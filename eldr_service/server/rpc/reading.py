@@ -1,5 +1,6 @@
 """Messages to the domain, with every field checked; the errors name field, expected and found."""
 
+import zlib
 from collections.abc import Collection, Mapping
 from enum import IntEnum
 from functools import lru_cache
@@ -184,8 +185,8 @@ def _sparse_counts(
 
 
 def fingerprint(message: activation_pb2.ActivationCounts) -> int:
-    """Tell these counts from others."""
-    return hash(message.SerializeToString())
+    """Tell these counts from others, in another run too."""
+    return zlib.crc32(message.SerializeToString())
 
 
 def route_call(request: router_pb2.RouteRequest) -> RouteCall:
@@ -203,19 +204,19 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
     selector = labels("worker_selector", request.worker_selector)
     pinned_worker = text("pinned_worker", request.pinned_worker, MAX_WORKER_ID)
     own_labels = labels("labels", request.labels)
+    of_counts = fingerprint(request.counts) + 1 if inline else 0
     # Everything that the decision and its booking rest on; how the answer looks is no part of it.
     payload = (
         sequences,
         request.prompt_tokens,
         request.expected_output_tokens,
         prefill_worker,
-        candidates,
-        excluded,
-        frozenset(selector.items()),
+        sorted(candidates),
+        sorted(excluded),
+        sorted(selector.items()),
         pinned_worker,
         lease,
-        frozenset(own_labels.items()),
-        fingerprint(request.counts) if inline else None,
+        sorted(own_labels.items()),
     )
     return RouteCall(
         model=model_name(request),
@@ -234,7 +235,7 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         explain=request.explain,
         lease_seconds=lease,
         labels=own_labels,
-        fingerprint=hash(payload),
+        fingerprint=zlib.crc32(repr(payload).encode()) | of_counts << 32,
     )
 
 

@@ -1,19 +1,23 @@
 """RouterService: signatures in, placements out."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import grpc
 from eldr.v1 import router_pb2 as pb
 from eldr.v1 import router_pb2_grpc
 
+from eldr_service.core.booking import Booking
 from eldr_service.core.errors import EldrError, InvalidArgumentError
 from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.router import ReleaseOutcome, Router
+from eldr_service.server.durability import Durability
 from eldr_service.server.rpc import reading, writing
-from eldr_service.server.rpc.errors import status_code, to_status
-from eldr_service.server.rpc.streams import answer_each
+from eldr_service.server.rpc.errors import DeadlineExceededError, status_code, to_status
+from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
 from eldr_service.server.rpc.waiting import SignatureWaiters
@@ -24,9 +28,13 @@ _SIGNATURE_FIELDS = ("model", "request_id", "prefill_worker")
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Reads messages, lets the router decide, writes answers."""
 
-    def __init__(self, router: Router, telemetry: Telemetry) -> None:
+    def __init__(
+        self, router: Router, telemetry: Telemetry, durability: Durability | None = None
+    ) -> None:
         self.telemetry = telemetry
         self._router = router
+        self._durability = durability
+        self._written = durability.written if durability else lambda: None
         self._waiters = SignatureWaiters()
 
     @unary
@@ -46,6 +54,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             context,
             self._stream_signature,
             lambda r: r.HasField("route") and _waits(r.route),
+            self._written,
         )
 
     @unary
@@ -53,8 +62,19 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: pb.RouteRequest, context: grpc.aio.ServicerContext
     ) -> pb.RouteResponse:
         """Place one request."""
+        # A call that was cancelled while it stood in line is told so here, before it is booked.
+        await asyncio.sleep(0)
         response = pb.RouteResponse()
-        await self._route(request, response.placement)
+        settle = await self._route(request, response.placement)
+        reached = False
+        try:
+            if written := self._written():
+                await written
+            reached = context.time_remaining() != 0
+        finally:
+            settle(reached)
+        if not reached:
+            raise DeadlineExceededError("the call's deadline was over before its answer was there")
         return response
 
     async def RouteStream(  # noqa: N802
@@ -63,7 +83,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Place requests as they come."""
-        await answer_each(context, self._stream_route, _waits)
+        await answer_each(context, self._stream_route, _waits, self._written)
 
     @unary
     async def Release(  # noqa: N802
@@ -90,6 +110,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             decode_counts=decode_counts,
         )
         self.telemetry.released(model, request, outcome, result, booking)
+        if written := self._written():
+            await written
         return pb.ReleaseResponse(result=f"RELEASE_RESULT_{result.name}")
 
     @unary
@@ -106,6 +128,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         response = pb.RenewLeasesResponse()
         for request_id, attempt, lease_id in self._router.renew(model, leases, time.monotonic()):
             response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
+        if written := self._written():
+            await written
         return response
 
     def _register(
@@ -135,7 +159,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def _route(
         self, request: pb.RouteRequest | pb.RouteStreamRequest, answer: pb.Placement
-    ) -> None:
+    ) -> Settle:
+        """Place a request and write the answer; returns what is to be told when it is sent."""
         began = time.perf_counter()
         call = reading.route_call(request)
         wait = reading.wait_seconds(request)
@@ -146,6 +171,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         placed = self._router.route(call, now)
         self.telemetry.placed(call, placed, time.perf_counter() - began)
         writing.write_placement(answer, placed, now)
+        if call.dry_run:
+            return unbooked
+        answer.unsaved = self._durability is not None and not self._durability.is_safe
+        placed.booking.waiting += 1
+        return partial(self._settle, call.model, placed.booking)
+
+    def _settle(self, model: str, booking: Booking, reached: bool) -> None:
+        self._router.answered(model, booking, reached, time.monotonic())
 
     async def _wait_for_signature(self, call: RouteCall, timeout: float) -> None:
         def is_complete() -> bool:
@@ -156,7 +189,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def _stream_signature(
         self, request: pb.StreamSignaturesRequest
-    ) -> pb.StreamSignaturesResponse:
+    ) -> tuple[pb.StreamSignaturesResponse, Settle]:
+        settle: Settle = unbooked
         response = pb.StreamSignaturesResponse(
             model=request.model[: reading.MAX_MODEL],
             request_id=request.request_id[: reading.MAX_REQUEST_ID],
@@ -169,26 +203,29 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                 for field in _SIGNATURE_FIELDS:
                     if not getattr(request.route, field):
                         setattr(request.route, field, getattr(request, field))
-                await self._route(request.route, response.placement)
+                settle = await self._route(request.route, response.placement)
             else:
                 response.acknowledgement.CopyFrom(acknowledgement)
         except EldrError as error:
             self.telemetry.refused(self, "StreamSignatures", status_code(error), error)
             response.status.CopyFrom(to_status(error))
-        return response
+        return response, settle
 
-    async def _stream_route(self, request: pb.RouteStreamRequest) -> pb.RouteStreamResponse:
+    async def _stream_route(
+        self, request: pb.RouteStreamRequest
+    ) -> tuple[pb.RouteStreamResponse, Settle]:
+        settle: Settle = unbooked
         response = pb.RouteStreamResponse(
             model=request.model[: reading.MAX_MODEL],
             request_id=request.request_id[: reading.MAX_REQUEST_ID],
             attempt=request.attempt,
         )
         try:
-            await self._route(request, response.placement)
+            settle = await self._route(request, response.placement)
         except EldrError as error:
             self.telemetry.refused(self, "RouteStream", status_code(error), error)
             response.status.CopyFrom(to_status(error))
-        return response
+        return response, settle
 
 
 def _waits(request: pb.RouteRequest | pb.RouteStreamRequest) -> bool:

@@ -1,48 +1,73 @@
 """What both bidirectional streams have in common: each message is answered once, in any order."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
 import grpc
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+Settle = Callable[[bool], None]
+"""Told once whether an answer was sent."""
 
 MAX_WAITING = 1_024
 
 
+def unbooked(sent: bool) -> None:
+    """Nothing hangs on an answer that booked nothing."""
+
+
 async def answer_each(
     context: grpc.aio.ServicerContext[Request, Response],
-    answer: Callable[[Request], Awaitable[Response]],
+    answer: Callable[[Request], Awaitable[tuple[Response, Settle]]],
     waits: Callable[[Request], bool],
+    written: Callable[[], Awaitable[None] | None],
 ) -> None:
-    """Answer every message of a stream.
+    """Answer every message of a stream; `answer` also says what is to be told of its sending.
 
-    Messages that must wait for something (`waits`) are answered beside the others, at most 1,024 at
-    a time; then the stream is not read further until one of them is done.
+    Answers leave after what they say is `written`. Messages that must wait for something (`waits`),
+    and answers that do, are brought beside the others, at most 1,024 at a time; then the stream is
+    not read further until one of them is done.
     """
     waiting: set[asyncio.Task[None]] = set()
     writing = asyncio.Lock()
 
+    async def send(response: Response, settle: Settle, kept: Awaitable[None] | None) -> None:
+        sent = False
+        try:
+            if kept:
+                await kept
+            async with writing:
+                await context.write(response)
+            sent = True
+        finally:
+            settle(sent)
+
     async def respond(request: Request) -> None:
-        response = await answer(request)
-        async with writing:
-            await context.write(response)
+        await send(*await answer(request), written())
+
+    async def later(job: Coroutine[None, None, None]) -> None:
+        if len(waiting) >= MAX_WAITING:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(job)
+        waiting.add(task)
+        task.add_done_callback(waiting.discard)
 
     try:
         # Cheaper than gRPC's iterator over requests.
         while (request := await context.read()) is not grpc.aio.EOF:
-            if not waits(request):
-                await respond(request)
+            if waits(request):
+                await later(respond(request))
                 continue
-            if len(waiting) >= MAX_WAITING:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            task = asyncio.create_task(respond(request))
-            waiting.add(task)
-            task.add_done_callback(waiting.discard)
+            response, settle = await answer(request)
+            if kept := written():
+                await later(send(response, settle, kept))
+            else:
+                await send(response, settle, None)
         if waiting:
             await asyncio.gather(*waiting)
     finally:
+        await asyncio.sleep(0)  # a task that has not begun could not settle its answer
         for task in waiting:
             task.cancel()

@@ -21,12 +21,14 @@ class LogEndKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOG_END_KIND_SUPERSEDED: _ClassVar[LogEndKind]
     LOG_END_KIND_REPORTED_GONE: _ClassVar[LogEndKind]
     LOG_END_KIND_WORKER_GONE: _ClassVar[LogEndKind]
+    LOG_END_KIND_UNANSWERED: _ClassVar[LogEndKind]
 LOG_END_KIND_UNSPECIFIED: LogEndKind
 LOG_END_KIND_RELEASED: LogEndKind
 LOG_END_KIND_EXPIRED: LogEndKind
 LOG_END_KIND_SUPERSEDED: LogEndKind
 LOG_END_KIND_REPORTED_GONE: LogEndKind
 LOG_END_KIND_WORKER_GONE: LogEndKind
+LOG_END_KIND_UNANSWERED: LogEndKind
 
 class LogRecord(_message.Message):
     __slots__ = ("model", "seconds", "header", "appeared", "worker", "policy_state", "booking", "snapshot_end", "placement", "end", "running", "report", "move", "partition", "policy", "forgotten", "completed")

@@ -263,7 +263,7 @@ class WorkerTarget(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ...) -> None: ...
 
 class Placement(_message.Message):
-    __slots__ = ("worker_id", "url", "dp_rank", "alternates", "reason", "repeated", "stale", "policy", "partition_version", "lease_id", "lease_expire_time", "lease_remaining", "similarity", "coverage", "scores", "early")
+    __slots__ = ("worker_id", "url", "dp_rank", "alternates", "reason", "repeated", "stale", "policy", "partition_version", "lease_id", "lease_expire_time", "lease_remaining", "similarity", "coverage", "scores", "early", "unsaved")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
     DP_RANK_FIELD_NUMBER: _ClassVar[int]
@@ -280,6 +280,7 @@ class Placement(_message.Message):
     COVERAGE_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     EARLY_FIELD_NUMBER: _ClassVar[int]
+    UNSAVED_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     url: str
     dp_rank: int
@@ -296,7 +297,8 @@ class Placement(_message.Message):
     coverage: float
     scores: _containers.RepeatedCompositeFieldContainer[WorkerScore]
     early: bool
-    def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., alternates: _Optional[_Iterable[_Union[WorkerTarget, _Mapping]]] = ..., reason: _Optional[_Union[PlacementReason, str]] = ..., repeated: bool = ..., stale: bool = ..., policy: _Optional[str] = ..., partition_version: _Optional[int] = ..., lease_id: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., similarity: _Optional[float] = ..., coverage: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[WorkerScore, _Mapping]]] = ..., early: bool = ...) -> None: ...
+    unsaved: bool
+    def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., alternates: _Optional[_Iterable[_Union[WorkerTarget, _Mapping]]] = ..., reason: _Optional[_Union[PlacementReason, str]] = ..., repeated: bool = ..., stale: bool = ..., policy: _Optional[str] = ..., partition_version: _Optional[int] = ..., lease_id: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., similarity: _Optional[float] = ..., coverage: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[WorkerScore, _Mapping]]] = ..., early: bool = ..., unsaved: bool = ...) -> None: ...
 
 class WorkerScore(_message.Message):
     __slots__ = ("worker_id", "eligible", "ineligible_reason", "similarity", "load", "in_band", "predicted_active_experts")

@@ -1,0 +1,206 @@
+"""Bookings in the store: a row per living one, and their ends as they came.
+
+Rows are JSON, and go to SQLite as one text per statement, which it takes apart by itself: so the
+interpreter's lock is free while rows are written, and is taken a few times per commit, not per row.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
+from typing import NamedTuple
+
+import numpy as np
+
+from eldr_service.core.activation import Counts
+from eldr_service.core.booking import Booking
+from eldr_service.stores.records import StoreError
+from eldr_service.stores.sqlite import SqliteStore
+
+_KEEP = (
+    "INSERT OR REPLACE INTO bookings (number, record)"
+    " SELECT json_extract(value, '$[0]'), value FROM json_each(?)"
+)
+_quoted = encode_basestring_ascii
+_known = lru_cache(8_192)(encode_basestring_ascii)  # models, workers: the same again and again
+_DROP = "DELETE FROM bookings WHERE number IN (SELECT value FROM json_each(?))"
+
+
+class Living(NamedTuple):
+    """A booking to be kept, in the place of what was kept under its number.
+
+    `life` is its worker's incarnation; 0 for any, of a worker that a file names.
+    """
+
+    model: str
+    life: int
+    booking: Booking
+
+
+class End(NamedTuple):
+    """How an attempt ended; `number` is its booking's, 0 where it had none.
+
+    `until` says when to forget it, in seconds of the clock of the one who tells.
+    """
+
+    number: int
+    model: str
+    request_id: str
+    attempt: int
+    how: str
+    worker_id: str
+    until: float
+
+
+class KeptBooking(NamedTuple):
+    """A booking as it was kept; what has no word here is the booking's own.
+
+    Attributes
+    ----------
+    life : int
+        As in `Living`.
+    expires : float
+        Unix seconds.
+    reason : str
+        Its name.
+    targets : list of str
+        The chosen worker and the alternates.
+    """
+
+    number: int
+    model: str
+    life: int
+    expires: float
+    reason: str
+    targets: list[str]
+    counts: Counts | None
+    request_id: str
+    attempt: int
+    lease_id: str
+    num_sequences: int
+    prompt_tokens: int
+    expected_output_tokens: int
+    fingerprint: int
+    lease_seconds: float
+    policy: str
+    partition_version: int
+    similarity: float | None
+    coverage: float
+    stale: int
+    slot: int
+    top_k: int
+    awaits_signature: int
+    seen_running: int
+
+
+class BookingStore:
+    """Writes and reads what a router knows of bookings.
+
+    Parameters
+    ----------
+    store : SqliteStore
+    """
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    def write(
+        self, living: Iterable[Living], ends: Sequence[End], clock: float, afresh: bool = False
+    ) -> None:
+        """Write all in one transaction, the living ones first.
+
+        Parameters
+        ----------
+        living, ends
+        clock : float
+            Unix seconds when the clock of deadlines stood at 0.
+        afresh : bool
+            In the place of all that is there.
+
+        Raises
+        ------
+        StoreError
+            Nothing of it was written.
+        """
+        kept = [_row(model, life, booking, clock) for model, life, booking in living]
+        with self._store.transaction() as execute:
+            if afresh:
+                execute("DELETE FROM bookings")
+                execute("DELETE FROM ends")
+            if kept:
+                execute(_KEEP, (f"[{','.join(kept)}]",))
+            if ends:
+                execute(_DROP, (json.dumps([end.number for end in ends if end.number]),))
+                told = [(*end[1:-1], end.until + clock) for end in ends]
+                until = max(end.until for end in ends) + clock
+                execute(
+                    "INSERT INTO ends (until, records) VALUES (?, ?)", (until, json.dumps(told))
+                )
+
+    def forget(self, unix_seconds: float) -> None:
+        """Drop the ends that were to be remembered until then; the oldest come first."""
+        with self._store.transaction() as execute:
+            execute(
+                "DELETE FROM ends WHERE place < (SELECT coalesce("
+                "(SELECT place FROM ends WHERE until > ? ORDER BY place LIMIT 1),"
+                " (SELECT max(place) + 1 FROM ends)))",
+                (unix_seconds,),
+            )
+
+    def living(self) -> Iterator[KeptBooking]:
+        """All bookings, in the order in which they were made."""
+        rows = self._store.read("SELECT record FROM bookings ORDER BY number")
+        with self._damage_said():
+            for row in json.loads(f"[{','.join([record for (record,) in rows])}]"):
+                kept = KeptBooking._make(row)
+                yield kept._replace(counts=_counts(row[6])) if row[6] else kept
+
+    def ends(self, unix_seconds: float) -> Iterator[End]:
+        """The ends to be remembered longer than until then, oldest first; in Unix seconds."""
+        rows = self._store.read(
+            "SELECT records FROM ends WHERE until > ? ORDER BY place", (unix_seconds,)
+        )
+        with self._damage_said():
+            for (records,) in rows:
+                for record in json.loads(records):
+                    yield End(0, *record)
+
+    @contextmanager
+    def _damage_said(self) -> Iterator[None]:
+        """A row that cannot be read ends the start: a booking is not dropped in silence."""
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{self._store.damaged()} ({error})") from error
+
+
+def _row(model: str, life: int, b: Booking, clock: float) -> str:
+    """What `living` reads, as JSON; put together by hand, which takes half the time."""
+    targets = ",".join([_known(spec.worker_id) for spec in b.targets])
+    counts = "null" if b.counts is None else json.dumps(_text(b.counts))
+    similarity = "null" if b.similarity is None else repr(float(b.similarity))
+    return (
+        f"[{b.number},{_known(model)},{life},{b.expires_at + clock!r},{_known(b.reason.name)},"
+        f"[{targets}],{counts},{_quoted(b.request_id)},{b.attempt},"
+        f"{_quoted(b.lease_id)},{b.num_sequences},{b.prompt_tokens},{b.expected_output_tokens},"
+        f"{b.fingerprint},{float(b.lease_seconds)!r},{_known(b.policy)},{b.partition_version},"
+        f"{similarity},{float(b.coverage)!r},{b.stale:d},{b.slot},{b.top_k},"
+        f"{b.awaits_signature:d},{b.seen_running:d}]"
+    )
+
+
+def _text(counts: Counts) -> tuple[int, int, str, str]:
+    """Shape, type and bytes, in the narrowest type that holds them."""
+    narrow = counts.astype(np.min_scalar_type(counts.max(initial=0)))
+    layers, experts = counts.shape
+    return layers, experts, narrow.dtype.str, base64.b64encode(narrow.tobytes()).decode()
+
+
+def _counts(text: tuple[int, int, str, str] | None) -> Counts | None:
+    if text is None:
+        return None
+    layers, experts, kind, data = text
+    counts = np.frombuffer(base64.b64decode(data), kind).reshape(layers, experts)
+    return counts.astype(np.uint16) if counts.itemsize <= 2 else counts.astype(np.uint32)

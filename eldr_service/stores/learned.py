@@ -1,0 +1,88 @@
+"""What was learned from traffic, in the store: a policy's arrays, and recent counts in pieces."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from eldr_service.stores.records import StoreError
+from eldr_service.stores.sqlite import SqliteStore
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Learned(NamedTuple):
+    """What a policy of that name had learned; `saved` in Unix seconds."""
+
+    policy: str
+    saved: float
+    arrays: Arrays
+
+
+class LearnedStore:
+    """Writes and reads what was learned of each model. All of it can be learned again.
+
+    Parameters
+    ----------
+    store : SqliteStore
+
+    Raises
+    ------
+    StoreError
+        From every method.
+    """
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    def save(self, model: str, learned: Learned) -> None:
+        """Keep it in the place of what was there."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in learned.arrays.items()}
+        row = (model, learned.policy, learned.saved, save(arrays))
+        with self._store.transaction() as execute:
+            execute("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?)", row)
+
+    def of(self, model: str) -> Learned | None:
+        """What was kept of a model, if anything."""
+        rows = self._store.read("SELECT policy, saved, data FROM learned WHERE model = ?", (model,))
+        for policy, saved, data in rows:
+            return Learned(policy, saved, self._arrays(data))
+        return None
+
+    def add_recent(
+        self, model: str, counts: NDArray[np.uint16], times: NDArray[np.float64], oldest: float
+    ) -> None:
+        """Keep more recent counts [n, num_layers, num_experts] with their times, and forget older.
+
+        Times, and `oldest`, before which nothing is kept, are Unix seconds.
+        """
+        row = (model, float(times[-1]), save({"counts": counts, "times": times}))
+        with self._store.transaction() as execute:
+            execute("DELETE FROM recent WHERE model = ? AND until < ?", (model, oldest))
+            execute("INSERT INTO recent (model, until, data) VALUES (?, ?, ?)", row)
+
+    def recent(
+        self, model: str, oldest: float
+    ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.float64]]]:
+        """What `add_recent` was given and that is younger, the oldest first."""
+        rows = self._store.read(
+            "SELECT data FROM recent WHERE model = ? AND until >= ? ORDER BY place", (model, oldest)
+        )
+        for (data,) in rows:
+            arrays = self._arrays(data)
+            yield arrays["counts"], arrays["times"]
+
+    def clear_recent(self, model: str) -> None:
+        """Forget a model's recent counts."""
+        with self._store.transaction() as execute:
+            execute("DELETE FROM recent WHERE model = ?", (model,))
+
+    def _arrays(self, data: bytes) -> Arrays:
+        try:
+            arrays: Arrays = load(data)
+        except SafetensorError as error:
+            raise StoreError(f"{self._store.damaged()} ({error})") from error
+        return arrays
