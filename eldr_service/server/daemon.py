@@ -150,7 +150,6 @@ class Daemon:
         StartError
             An address or a file cannot be used.
         """
-        warm_up()
         gc.disable()  # nothing of what is taken in now is ever garbage
         compile_ahead(*FOR_EVERY_POLICY)
         now = time.monotonic()

@@ -165,8 +165,8 @@ class Durability(Journal):
     ) -> None:  # fmt: skip
         if self._listens:
             until = now + REMEMBER_SECONDS
-            end = End(number, model, request_id, attempt, how.name, worker_id, until)
-            self._ends.append(end)
+            end = number, model, request_id, attempt, how.name, worker_id, until
+            self._ends.append(End._make(end))
             self._schedule()
 
     # The loop's side
@@ -232,7 +232,7 @@ class Durability(Journal):
                     await asyncio.sleep(0)
             for part in model.bookings.remembered():
                 self._ends += [
-                    End(0, model.name, request_id, attempt, how.name, worker, until)
+                    End._make((0, model.name, request_id, attempt, how.name, worker, until))
                     for request_id, attempt, how, worker, until in part
                 ]
                 await asyncio.sleep(0)

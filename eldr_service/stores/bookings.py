@@ -165,7 +165,7 @@ class BookingStore:
         with self._damage_said():
             for (records,) in rows:
                 for record in json.loads(records):
-                    yield End(0, *record)
+                    yield End._make((0, *record))
 
     @contextmanager
     def _damage_said(self) -> Iterator[None]:
