@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from eldr_service.cli import fit, partitions, policies, replay, report, route, simulate, workers
+from eldr_service.cli import (
+    explain,
+    fit,
+    partitions,
+    policies,
+    replay,
+    report,
+    route,
+    simulate,
+    workers,
+)
 from eldr_service.cli.command import Common, bundled
 
 app = typer.Typer(
@@ -21,7 +31,7 @@ app = typer.Typer(
 app.add_typer(workers.app, name="workers")
 app.add_typer(policies.app, name="policy")
 app.add_typer(partitions.app, name="partition")
-for group in (fit, route, simulate, report, replay):
+for group in (fit, route, explain, simulate, report, replay):
     group.register(app)
 
 

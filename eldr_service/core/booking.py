@@ -132,6 +132,16 @@ class BookingTable:
             last = (live.attempt, live.worker_id)
         return last[1] if last and last[0] < attempt else ""
 
+    def ended(self, request_id: str) -> bool:
+        """An attempt of the request was placed, and its end is remembered."""
+        past = self._ends.of(request_id)
+        return past is not None and past.last is not None
+
+    def how_ended(self, request_id: str, attempt: int) -> Ended | None:
+        """How an attempt ended; None where it lives, was never there, or is forgotten."""
+        past = self._ends.of(request_id)
+        return past.attempts.get(attempt) if past else None
+
     def admit(self, request_id: str, attempt: int, fingerprint: int) -> Booking | None:
         """Say what a Route means: the booking to repeat, or None when it is to be placed.
 

@@ -40,6 +40,8 @@ class Known(NamedTuple):
         Theirs; 0 without.
     coverage : float
         Share of the prompt's tokens whose experts are known.
+    tokens : (int, int)
+        Those tokens, and the prompt's as far as it was seen; for explanations alone.
     group : str
         The prefill worker's; empty does not restrict.
     earlier : str
@@ -51,6 +53,7 @@ class Known(NamedTuple):
     counts: Counts | None = None
     top_k: int = 0
     coverage: float = 0.0
+    tokens: tuple[int, int] = (0, 0)
     group: str = ""
     earlier: str = ""
     awaits_signature: bool = False
