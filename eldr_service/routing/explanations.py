@@ -1,27 +1,29 @@
 """What the latest decisions saw, kept so that they can be explained when somebody asks.
 
-A decision pays for one tuple of references: what it saw is never written to again. Signatures and
-centroids are not kept, since they are most of the memory.
+A decision pays for a tuple and one copy of its own arrays; the rest is shared with the fleet, and
+never written to. Signatures and centroids are not kept, since they are most of the memory.
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.policies.policy import Policy, PolicyParameters
 from eldr_service.policies.registry import parameters_of
 from eldr_service.routing.call import Known, RouteCall
-from eldr_service.routing.decide import Filters
+from eldr_service.routing.decide import AT_CAPACITY, Filters
 from eldr_service.routing.why import Basis, WorkerScore, in_words, scores
 
 MAX_DECISIONS = 4_096
 MAX_BYTES = 16 << 20  # of each model
 _RECORD_BYTES = 1_500
-_WORKER_BYTES = 128  # as if no two decisions shared what a report replaces
-_CENTROIDS = FleetSnapshot._fields.index("quantised")
+_WORKER_BYTES = 64  # as if no two decisions shared what a report replaces
+_BOOL, _FLOAT, _INT = np.dtype(np.bool_), np.dtype(np.float64), np.dtype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,20 @@ class Explanation:
 
 
 class Kept(NamedTuple):
-    """One decision, as it is kept: nothing here is ever written to."""
+    """One decision, as it is kept: nothing here is ever written to.
 
+    `fleet` and `decision` are without the arrays that are in `packed`, and without centroids.
+    """
+
+    request_id: str
+    attempt: int
     decided_at: float
-    fleet: tuple[Any, ...]  # a FleetSnapshot without its centroids
-    filters: Filters
-    decision: Decision
+    packed: bytes
+    dtypes: tuple[Any, ...]  # of the decision's arrays in `packed`; False for those not there
+    fleet: tuple[Any, ...]
+    steps: tuple[Any, ...]  # of the filters, but the last
+    last_resort: int
+    decision: tuple[Any, ...]
     policy: type[Policy]
     parameters: PolicyParameters
     number: int
@@ -84,6 +94,25 @@ class Kept(NamedTuple):
     early: bool
     stale: bool
     nbytes: int
+
+    def basis(self) -> Basis:
+        """What the decision saw and was."""
+        n, at = len(self.fleet[0]), 0
+        arrays: list[Any] = []
+        for dtype in (_BOOL, _FLOAT, _INT, *self.dtypes):
+            arrays.append(np.frombuffer(self.packed, dtype, n, at) if dtype is not False else None)
+            at += n * dtype.itemsize if dtype is not False else 0
+        eligible, load, sequences, similarity, in_band, near, experts, cost = arrays
+        ids, rows, capacity, slots, stale, labels, reported_at = self.fleet
+        unknown = np.full(n, np.nan)
+        fleet = FleetSnapshot(
+            ids, rows, eligible, load, sequences, capacity, slots, None, stale,
+            unknown, unknown, unknown, labels, reported_at,
+        )  # fmt: skip
+        worker, reason, grounds = self.decision
+        decision = Decision(worker, reason, similarity, in_band, experts, near, cost, grounds)
+        full = (AT_CAPACITY, sequences < capacity)
+        return Basis(fleet, Filters(eligible, (*self.steps, full), self.last_resort), decision)
 
 
 class Explanations:
@@ -101,7 +130,7 @@ class Explanations:
         self.most = most
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._kept: OrderedDict[tuple[str, int], Kept] = OrderedDict()
+        self._kept: deque[tuple[Any, ...]] = deque()  # Kept, before it is asked for
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -114,48 +143,87 @@ class Explanations:
         if not self.most:
             return
         fleet, filters, decision = basis
+        similarity, in_band, near = decision.similarity, decision.in_band, decision.near
+        experts, cost = decision.predicted_active_experts, decision.cost
+        arrays = [fleet.eligible, fleet.load, fleet.sequences]
+        if similarity is not None:
+            arrays.append(similarity)
+        if in_band is not None:
+            arrays.append(in_band)
+        if near is not None:
+            arrays.append(near)
+        if experts is not None:
+            arrays.append(experts)
+        if cost is not None:
+            arrays.append(cost)
+        # One copy, so that the arrays' memory is used again while the caches have it.
+        try:
+            packed = b"".join(arrays)  # type: ignore[arg-type]
+        except BufferError:  # an added policy may give out every second entry of an array
+            packed = b"".join(array.tobytes() for array in arrays)
+        dtypes = (
+            similarity is not None and similarity.dtype,
+            in_band is not None and in_band.dtype,
+            near is not None and near.dtype,
+            experts is not None and experts.dtype,
+            cost is not None and cost.dtype,
+        )
         labels = call.labels
-        nbytes = _RECORD_BYTES + len(fleet.worker_ids) * (_WORKER_BYTES + len(filters.steps))
+        steps = filters.steps[:-1]
+        nbytes = _RECORD_BYTES + len(packed) + len(fleet.worker_ids) * (_WORKER_BYTES + len(steps))
         if labels:
             nbytes += sum(len(key) + len(value) + 100 for key, value in labels.items())
-        key = booking.key
-        if before := self._kept.pop(key, None):
-            self._bytes -= before.nbytes
-        self._kept[key] = Kept(
-            now,
-            fleet[:_CENTROIDS] + (None,) + fleet[_CENTROIDS + 1 :],  # noqa: RUF005 (it is faster)
-            filters,
-            decision,
-            type(policy),
-            policy.parameters,
-            number,
-            call.num_sequences,
-            call.prompt_tokens,
-            call.expected_output_tokens,
-            labels,
-            known.tokens,
-            known.coverage,
-            booking.partition_version,
-            booking.early,
-            booking.stale,
-            nbytes,
+        kept = self._kept
+        kept.append(
+            (
+                booking.request_id,
+                booking.attempt,
+                now,
+                packed,
+                dtypes,
+                (
+                    fleet.worker_ids,
+                    fleet.rows,
+                    fleet.capacity,
+                    fleet.slots,
+                    fleet.stale,
+                    fleet.labels,
+                    fleet.reported_at,
+                ),
+                steps,
+                filters.last_resort,
+                (decision.worker, decision.reason, decision.grounds),
+                type(policy),
+                policy.parameters,
+                number,
+                call.num_sequences,
+                call.prompt_tokens,
+                call.expected_output_tokens,
+                labels,
+                known.tokens,
+                known.coverage,
+                booking.partition_version,
+                booking.early,
+                booking.stale,
+                nbytes,
+            )
         )
         self._bytes += nbytes
-        while len(self._kept) > self.most or self._bytes > self._max_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self._bytes -= dropped.nbytes
+        while len(kept) > self.most or self._bytes > self._max_bytes:
+            self._bytes -= kept.popleft()[-1]
 
     def attempts(self, request_id: str) -> list[int]:
         """The attempts of a request that are kept, the highest last."""
-        return sorted(attempt for name, attempt in self._kept if name == request_id)
+        return sorted({attempt for name, attempt, *_ in self._kept if name == request_id})
 
     def explain(
         self, request_id: str, attempt: int, booking: Booking | None, ended: str
     ) -> Explanation:
         """Put a decision that is kept in words; `booking` and `ended` are what came of it."""
-        kept = self._kept[request_id, attempt]
-        fleet = FleetSnapshot(*kept.fleet)
-        basis = Basis(fleet, kept.filters, kept.decision)
+        wanted = (request_id, attempt)
+        kept = Kept(*next(one for one in reversed(self._kept) if one[:2] == wanted))
+        basis = kept.basis()
+        fleet, _, decision = basis
         policy = kept.policy(kept.parameters)
         request = RequestView(
             request_id=request_id,
@@ -173,7 +241,7 @@ class Explanations:
             decided_at=kept.decided_at,
             policy=policy.name,
             parameters=parameters_of(policy),
-            rule=in_words(policy, request, fleet, kept.decision),
+            rule=in_words(policy, request, fleet, decision),
             basis=basis,
             scores=scores(basis, kept.decided_at),
             coverage=kept.coverage,
