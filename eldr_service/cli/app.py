@@ -18,9 +18,11 @@ from eldr_service.cli import (
     workers,
 )
 from eldr_service.cli.command import Common, bundled
+from eldr_service.cli.parameters import Group
 
 app = typer.Typer(
     name="eldr",
+    cls=Group,
     help="Looks at and steers an eldr-server: workers, policies, partitions, placements.",
     epilog="Exit status: 0 done, 1 failed, 2 wrong use. Options of the connection may stand before"
     " or after the command.",
@@ -28,9 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(workers.app, name="workers")
-app.add_typer(policies.app, name="policy")
-app.add_typer(partitions.app, name="partition")
+app.add_typer(workers.app, name="workers", cls=Group)
+app.add_typer(policies.app, name="policy", cls=Group)
+app.add_typer(partitions.app, name="partition", cls=Group)
 for group in (fit, route, explain, simulate, report, replay):
     group.register(app)
 

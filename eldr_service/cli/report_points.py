@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from eldr_service.lab.reports.plan import Points
+    from eldr_service.core.errors import did_you_mean
+from eldr_service.lab.reports.plan import Points
 
 SWEEPS = ("rate", "workers", "tau", "tail", "window", "domains", "output")
 POINTS = "Points"
@@ -87,7 +88,8 @@ class PointOptions:
         for name in self.figure or ():
             if name not in (*SWEEPS, "none"):
                 raise typer.BadParameter(
-                    f"expected one of {', '.join(SWEEPS)} or none, found {name!r}",
+                    f"expected one of {', '.join(SWEEPS)} or none, found {name!r}"
+                    + did_you_mean(name, (*SWEEPS, "none")),
                     param_hint="--figure",
                 )
         return self.figure

@@ -9,9 +9,10 @@ A worker whose reports are stale counts by ELDR's own bookings. Parameters: `loa
 import numpy as np
 
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.words import counted
 from eldr_service.policies.draw import uniform_index
 from eldr_service.policies.policy import Policy, SeededParameters
-from eldr_service.policies.words import at_load, counted, names
+from eldr_service.policies.words import at_load, names
 
 
 class JoinShortestQueue(Policy):

@@ -8,9 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.core.ends import Ended
+from eldr_service.core.words import counted
 from eldr_service.core.worker import LoadReport
 from eldr_service.policies.state import PolicyState
-from eldr_service.policies.words import at_load, counted, names
+from eldr_service.policies.words import at_load, names
 
 LoadUnit = Literal["sequences", "tokens", "kv"]
 

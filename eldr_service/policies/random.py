@@ -6,9 +6,9 @@ Reads no signal. Parameter: `seed`.
 import numpy as np
 
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.words import counted
 from eldr_service.policies.draw import uniform_index
 from eldr_service.policies.policy import Policy, SeededParameters
-from eldr_service.policies.words import counted
 
 
 class Random(Policy):

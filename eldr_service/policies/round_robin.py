@@ -12,9 +12,9 @@ import numpy as np
 
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.words import counted
 from eldr_service.policies.policy import Policy, PolicyParameters
 from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
-from eldr_service.policies.words import counted
 
 
 class RoundRobin(Policy):

@@ -16,11 +16,6 @@ def names(fleet: FleetSnapshot, among: NDArray[np.bool_]) -> str:
     return f"{named} and {more} more" if more > 0 else named
 
 
-def counted(number: int, what: str) -> str:
-    """1 worker, 2 workers."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def at_load(fleet: FleetSnapshot, worker: int) -> str:
     """A worker and its load."""
     return f"{fleet.worker_ids[worker]} at {fleet.load[worker]:.2f}"

@@ -12,11 +12,12 @@ from eldr_service.core.errors import (
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
+    did_you_mean,
 )
 from eldr_service.core.recent import RecentCounts
 from eldr_service.core.signature_buffer import HeldSignature, SignatureBuffer
+from eldr_service.core.words import counted
 from eldr_service.policies.policy import Policy
-from eldr_service.policies.words import counted
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.explanations import MAX_DECISIONS, Explanation, Explanations
 from eldr_service.routing.journal import Journal
@@ -114,6 +115,7 @@ class Router:
             return model
         raise NotFoundError(
             f"model {name} is unknown: no worker, partition or signature of it is here"
+            + did_you_mean(name, self.models)
         )
 
     def model_or_new(self, name: str) -> Model:
@@ -127,7 +129,7 @@ class Router:
         if name not in self.models:
             if len(self.models) >= self.limits.max_models:
                 raise ResourceExhaustedError(
-                    f"{len(self.models)} models are known, the most there may be", 60.0
+                    f"{counted(len(self.models), 'model')} known, the most there may be", 60.0
                 )
             model = self.models[name] = Model(
                 name,
@@ -205,7 +207,8 @@ class Router:
                     "counts.layers_present", f"all {layers} layers", len(call.counts.counts)
                 )
         if model is None:
-            raise UnavailableError(f"model {call.model} has no worker")
+            near = did_you_mean(call.model, self.models)
+            raise UnavailableError(f"model {call.model} has no worker{near}")
         model.expire(now)
         if not call.dry_run:
             booking = model.bookings.admit(call.request_id, call.attempt, call.fingerprint)

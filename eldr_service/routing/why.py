@@ -9,8 +9,9 @@ import structlog
 from numpy.typing import NDArray
 
 from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.core.words import counted
 from eldr_service.policies.policy import Policy, SignatureParameters
-from eldr_service.policies.words import at_load, counted
+from eldr_service.policies.words import at_load
 from eldr_service.routing.decide import Filters
 
 log = structlog.get_logger(__name__)
