@@ -9,7 +9,6 @@ from eldr_service.core.errors import (
     FailedPreconditionError,
     NotFoundError,
     ResourceExhaustedError,
-    did_you_mean,
 )
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.words import counted
@@ -185,10 +184,7 @@ class Workers:
         model = self._router.model(model_name)
         row = model.fleet.row(worker_id)
         if row is None:
-            near = did_you_mean(
-                worker_id, (model.fleet.spec(row).worker_id for row in model.fleet.rows())
-            )
-            raise NotFoundError(f"worker {worker_id} of model {model_name} is unknown{near}")
+            raise NotFoundError(f"worker {worker_id} of model {model_name} is unknown")
         return model, row
 
     def _save(self, model: Model, row: int) -> None:
