@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eldr_service.core.errors import did_you_mean
+
 if TYPE_CHECKING:
-    from eldr_service.core.errors import did_you_mean
-from eldr_service.lab.reports.plan import Points
+    from eldr_service.lab.reports.plan import Points
 
 SWEEPS = ("rate", "workers", "tau", "tail", "window", "domains", "output")
 POINTS = "Points"

@@ -59,3 +59,11 @@ def test_errors_name_what_was_written(eldr, words, told):
     assert told in eldr(*add, *words, code=1)
     error = eldr.json(*add, *words, code=1)["error"]
     assert error["field"]  # the contract's own, for programs
+
+
+def test_a_figure_that_is_nearly_right(recording):
+    result = CliRunner().invoke(
+        app, ["report", "--activations", str(recording), "--figure", "raet"]
+    )
+    assert result.exit_code == 2
+    assert "did you mean rate" in " ".join(result.output.replace("│", "").split())
