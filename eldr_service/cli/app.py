@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from eldr_service.cli import (
+    explain,
     fit,
     partitions,
     policies,
@@ -19,9 +20,11 @@ from eldr_service.cli import (
     workers,
 )
 from eldr_service.cli.command import Common, bundled
+from eldr_service.cli.parameters import Group
 
 app = typer.Typer(
     name="eldr",
+    cls=Group,
     help="Looks at and steers an eldr-server: workers, policies, partitions, placements.",
     epilog="Exit status: 0 done, 1 failed, 2 wrong use. Options of the connection may stand before"
     " or after the command.",
@@ -29,11 +32,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(workers.app, name="workers")
-app.add_typer(policies.app, name="policy")
-app.add_typer(partitions.app, name="partition")
-app.add_typer(recordings.app, name="recording")
-for group in (fit, route, simulate, report, replay, warm_up):
+app.add_typer(workers.app, name="workers", cls=Group)
+app.add_typer(policies.app, name="policy", cls=Group)
+app.add_typer(partitions.app, name="partition", cls=Group)
+app.add_typer(recordings.app, name="recording", cls=Group)
+for group in (fit, route, explain, simulate, report, replay, warm_up):
     group.register(app)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from eldr_service.cli.failure import CommandError
+from eldr_service.cli.parameters import Command
 from eldr_service.cli.session import Session
 from eldr_service.core.errors import EldrError
 from eldr_service.server.address import Address
@@ -163,7 +164,7 @@ def command(
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (context, *own, common)]
         )
-        app.command(name, help=inspect.getdoc(function))(bundled(run))
+        app.command(name, cls=Command, help=inspect.getdoc(function))(bundled(run))
         return function
 
     return register

@@ -3,6 +3,28 @@
 from typing import Any
 
 WORKER_METHODS = ("RegisterWorker", "ReportLoad")
+# Fields of messages -> what a user of the command line wrote for them.
+OPTIONS = {
+    "model": "--model",
+    "worker_id": "WORKER",
+    "request_id": "the request's id",
+    "url": "--url",
+    "dp_rank": "--dp-rank",
+    "group": "--group",
+    "labels": "--label",
+    "capacity.kv_tokens": "--kv-tokens",
+    "capacity.sequences": "--capacity",
+    "geometry": "--geometry",
+    "counts": "--counts",
+    "worker_selector": "--selector",
+    "candidate_workers": "--candidate",
+    "exclude_workers": "--exclude",
+    "pinned_worker": "--pin",
+    "lease_ttl": "--lease",
+    "num_slots": "--slots",
+    "name": "policy",
+    "parameters": "",
+}
 
 
 class CommandError(Exception):
@@ -33,6 +55,9 @@ def of_call(error: Any, method: str, server: str, timeout: float) -> CommandErro
     """Turn a `grpc.RpcError` of a call to `/package.Service/Method` into what to mend."""
     code, message = error.code().name, error.details() or ""
     details = _details(error)
+    field = details.get("field", "")
+    if field and message.startswith(f"{field}: "):
+        message = f"{_option(field)}{message.removeprefix(field)}"
     hint = ""
     match code:
         case "UNAVAILABLE" if not details:  # gRPC's own, not the daemon's
@@ -59,6 +84,14 @@ def of_call(error: Any, method: str, server: str, timeout: float) -> CommandErro
         case "RESOURCE_EXHAUSTED" if "retry_after_seconds" in details:
             hint = f"try again in {details['retry_after_seconds']:g} s"
     return CommandError(message, hint, code, **details)
+
+
+def _option(field: str) -> str:
+    """The option that sets a message's field, and what within it is meant."""
+    for path, option in OPTIONS.items():
+        if field == path or field.startswith(f"{path}."):
+            return f"{option}{field.removeprefix(path).replace('.', ' ', 1)}".strip()
+    return field
 
 
 def _role(method: str) -> str:

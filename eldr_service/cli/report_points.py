@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eldr_service.core.errors import did_you_mean
+
 if TYPE_CHECKING:
     from eldr_service.lab.reports.plan import Points
 
@@ -87,7 +89,8 @@ class PointOptions:
         for name in self.figure or ():
             if name not in (*SWEEPS, "none"):
                 raise typer.BadParameter(
-                    f"expected one of {', '.join(SWEEPS)} or none, found {name!r}",
+                    f"expected one of {', '.join(SWEEPS)} or none, found {name!r}"
+                    + did_you_mean(name, (*SWEEPS, "none")),
                     param_hint="--figure",
                 )
         return self.figure

@@ -1,4 +1,4 @@
-"""`eldr route`, `eldr release`, `eldr explain`: where a request goes, and why."""
+"""`eldr route`, `eldr release`: place a request, and end its booking."""
 
 import secrets
 import shlex
@@ -17,14 +17,13 @@ from eldr_service.cli import parsing
 from eldr_service.cli.command import command
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.models import Model, the_model
-from eldr_service.cli.reasons import in_words
 from eldr_service.cli.session import Session
-from eldr_service.cli.tables import facts, span, table
+from eldr_service.cli.tables import facts, span
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `eldr` itself."""
-    for function in (route, release, explain):
+    for function in (route, release):
         command(app, function.__name__)(function)
 
 
@@ -49,14 +48,14 @@ class Request:
         ),
     ] = None
     attempt: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
             min=0,
             max=parsing.MAX_UINT32,
             help="One try of the decode; a higher supersedes.",
         ),
-    ] = 0
+    ] = None
     counts: Annotated[
         Path | None,
         typer.Option(
@@ -97,7 +96,7 @@ class Request:
         return pb.RouteRequest(
             model=the_model(session, self.model),
             request_id=self.request_id or f"cli-{secrets.token_hex(4)}",
-            attempt=self.attempt,
+            attempt=self.attempt or 0,
             counts=_counts(self.counts, self.request, self.top_k) if self.counts else None,
             candidate_workers=self.candidate or (),
             exclude_workers=self.exclude or (),
@@ -161,21 +160,6 @@ def release(
     session.answer(response, said[result])
 
 
-def explain(session: Session, request: Request) -> None:
-    """Say where a request would go now, and why; nothing is booked."""
-    message = request.message(session)
-    message.dry_run = message.explain = True
-    response = session.call(message)
-    placement = response.placement
-    rows = [_score(score, placement) for score in placement.scores]
-    session.answer(
-        response,
-        table(("", "WORKER", ">SIMILARITY", ">LOAD", "IN BAND", "ELIGIBLE"), rows),
-        "",
-        *_why(message.model, placement),
-    )
-
-
 def _counts(file: Path, number: int, top_k: int | None) -> activation_pb2.ActivationCounts:
     """The prefill of one recorded request."""
     from eldr_client.counts import Counts
@@ -220,27 +204,3 @@ def _booked(message: pb.RouteRequest, placement: pb.Placement) -> list[str]:
         f"\nbooked for {span(placement.lease_remaining.ToNanoseconds() / 1e9)}{again}, or until",
         f"  eldr release {name[0]} --model {name[1]}{attempt}",
     ]
-
-
-def _score(score: pb.WorkerScore, placement: pb.Placement) -> list[str | Text]:
-    chosen = score.worker_id == placement.worker_id
-    return [
-        Text("→" if chosen else "", "bold green"),
-        Text(score.worker_id, "bold green" if chosen else ""),
-        f"{score.similarity:.4f}" if score.HasField("similarity") else "-",
-        f"{score.load:.2f}",
-        "yes" if score.in_band else "-",
-        "yes" if score.eligible else Text(f"no: {score.ineligible_reason}", "yellow"),
-    ]
-
-
-def _why(model: str, placement: pb.Placement) -> list[str]:
-    lines = [in_words(model, placement)]
-    if placement.early:
-        lines.append("early: it rests on the part of the prompt seen so far, the rest is to come")
-    if placement.stale:
-        lines.append("a worker's report is stale, so the loads rest on the daemon's own bookings")
-    version = placement.partition_version
-    partition = f"partition {version}" if version else "no partition"
-    lines.append(f"policy {placement.policy}, {partition}, coverage {placement.coverage:.0%}")
-    return lines

@@ -13,8 +13,10 @@ from eldr_service.cli.failure import CommandError
 from eldr_service.cli.models import Model, one_of
 from eldr_service.cli.session import Session
 from eldr_service.cli.tables import span, table
+from eldr_service.core.errors import did_you_mean
+from eldr_service.core.words import counted
 
-app = typer.Typer(help="Who decodes: list, add, drain, remove.", no_args_is_help=True)
+app = typer.Typer(help="Engines: list, add, drain, remove.", no_args_is_help=True)
 
 STATE_STYLES = {"READY": "green", "JOINING": "cyan", "DRAINING": "yellow", "GONE": "dim"}
 COLUMNS = (
@@ -110,8 +112,8 @@ def drain(session: Session, worker: WorkerId, model: Model = None) -> None:
     """Place nothing new on a worker; what it has goes on."""
     request = pb.DrainWorkerRequest(model=_model_of(session, worker, model), worker_id=worker)
     response = session.call(request)
-    left = response.booked_sequences
-    session.answer(response, f"draining {worker} of {request.model}: {left} sequences booked on it")
+    left = counted(response.booked_sequences, "sequence")
+    session.answer(response, f"draining {worker} of {request.model}: {left} booked on it")
 
 
 @command(app, "remove")
@@ -119,8 +121,8 @@ def remove(session: Session, worker: WorkerId, model: Model = None) -> None:
     """Forget a worker at once and end its bookings; drain it first if it still answers."""
     request = pb.RemoveWorkerRequest(model=_model_of(session, worker, model), worker_id=worker)
     response = session.call(request)
-    ended = response.ended_bookings
-    session.answer(response, f"removed {worker} from {request.model}: {ended} bookings ended")
+    ended = counted(response.ended_bookings, "booking")
+    session.answer(response, f"removed {worker} from {request.model}: {ended} ended")
 
 
 def _model_of(session: Session, worker: str, said: str | None) -> str:
@@ -130,7 +132,8 @@ def _model_of(session: Session, worker: str, said: str | None) -> str:
     known = session.call(pb.ListWorkersRequest()).workers
     models = [one.model for one in known if one.worker_id == worker]
     if not models:
-        raise CommandError(f"no worker {worker}", "eldr workers list shows all", "NOT_FOUND")
+        near = did_you_mean(worker, (one.worker_id for one in known))
+        raise CommandError(f"no worker {worker}{near}", "eldr workers list shows all", "NOT_FOUND")
     return one_of(models)
 
 

@@ -43,6 +43,8 @@ class Booking:
         Experts that a token picks per layer, where there are counts.
     awaits_signature : bool
         The counts did not come inline, and what is registered of the signature is not complete.
+    declared : bool
+        The model's geometry was, when the request was placed; else no counts are kept.
     seen_running : bool
         The worker has reported it.
     absences : int
@@ -82,6 +84,7 @@ class Booking:
     counts: Counts | None = None
     top_k: int = 0
     awaits_signature: bool = False
+    declared: bool = True
     seen_running: bool = False
     absences: int = 0
     output_tokens: int = 0
@@ -150,6 +153,16 @@ class BookingTable:
         if live := self._live.get(request_id):
             last = (live.attempt, live.worker_id)
         return last[1] if last and last[0] < attempt else ""
+
+    def ended(self, request_id: str) -> bool:
+        """An attempt of the request was placed, and its end is remembered."""
+        past = self._ends.of(request_id)
+        return past is not None and past.last is not None
+
+    def how_ended(self, request_id: str, attempt: int) -> Ended | None:
+        """How an attempt ended; None where it lives, was never there, or is forgotten."""
+        past = self._ends.of(request_id)
+        return past.attempts.get(attempt) if past else None
 
     def admit(self, request_id: str, attempt: int, fingerprint: int) -> Booking | None:
         """Say what a Route means: the booking to repeat, or None when it is to be placed.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,8 @@ class FleetSnapshot(NamedTuple):
     active_experts, batch_size, step_seconds : ndarray of float64
         From the last report; NaN where unknown.
     labels : tuple of mappings of str to str
+    reported_at : ndarray of float64, or None
+        When the last report came, in seconds of the decision's clock; NaN for never.
     """
 
     worker_ids: tuple[str, ...]
@@ -101,6 +103,7 @@ class FleetSnapshot(NamedTuple):
     batch_size: NDArray[np.float64]
     step_seconds: NDArray[np.float64]
     labels: tuple[Mapping[str, str], ...]
+    reported_at: NDArray[np.float64] | None = None
 
     @property
     def centroids(self) -> NDArray[np.float32] | None:
@@ -128,10 +131,16 @@ class Decision:
     similarity : ndarray of float64, or None
         Of each worker's centroid and the signature, rounded to 1e-6; NaN where there is none, or
         where the decision did not need it.
+    near : ndarray of float64, or None
+        The same by quantised centroids, to about 1e-3, also where the decision needed no more.
     in_band : ndarray of bool, or None
         The workers from which the least loaded was taken.
     predicted_active_experts : ndarray of float64, or None
         Distinct experts per layer that a step of each worker's batch would touch with this request.
+    cost : ndarray of float64, or None
+        What the policy makes least, of each worker; NaN where it was not considered.
+    grounds : tuple
+        What else `Policy.explain` needs of the moment; small, and not to be changed later.
     """
 
     worker: int
@@ -139,3 +148,13 @@ class Decision:
     similarity: NDArray[np.float64] | None = None
     in_band: NDArray[np.bool_] | None = None
     predicted_active_experts: NDArray[np.float64] | None = None
+    near: NDArray[np.float64] | None = None
+    cost: NDArray[np.float64] | None = None
+    grounds: tuple[Any, ...] = ()
+
+    @property
+    def best_known_similarity(self) -> NDArray[np.float64] | None:
+        """`similarity`, and `near` where it is NaN."""
+        if self.similarity is None or self.near is None:
+            return self.near if self.similarity is None else self.similarity
+        return np.where(np.isnan(self.similarity), self.near, self.similarity)

@@ -51,6 +51,7 @@ class _Known:
     active_experts: NDArray[np.float64]
     batch_size: NDArray[np.float64]
     step_seconds: NDArray[np.float64]
+    reported_at: NDArray[np.float64]  # NaN: never
 
 
 class Fleet:
@@ -303,6 +304,7 @@ class Fleet:
             batch_size=known.batch_size,
             step_seconds=known.step_seconds,
             labels=self._labels,
+            reported_at=known.reported_at,
         )
 
 
@@ -323,6 +325,7 @@ def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) 
         stale=reported & ~fresh,
         foreign=np.where(fresh, table["foreign"], 0),
         kv_used=table["kv_used"].astype(np.float64),
+        reported_at=np.where(reported, table["reported_at"], np.nan),
         **{
             name: np.where(table[name] > 0, table[name], np.nan)
             for name in ("active_experts", "batch_size", "step_seconds")

@@ -64,10 +64,16 @@ class HeldSignature:
     @property
     def coverage(self) -> float:
         """Share of the prompt's tokens whose experts are known in every layer, 0 to 1."""
-        prompt = self.tokens_held + int(self.unknown.max())
+        held, prompt = self.known_of_prompt()
+        return held / prompt if prompt else 0.0
+
+    def known_of_prompt(self) -> tuple[int, int]:
+        """Tokens whose experts are known in every layer, and those of the prompt as far as seen."""
+        held = self.tokens_held
+        prompt = held + int(self.unknown.max())
         if not self.complete:
             prompt = max(prompt, self.prompt_tokens, int((self.tokens + self.unknown).max()))
-        return self.tokens_held / prompt if prompt else 0.0
+        return held, prompt
 
     def add(
         self,

@@ -44,6 +44,7 @@ def placement(message: pb.LogPlacement, model: str) -> tuple[RouteCall, Known]:
         group=message.group,
         earlier=message.earlier,
         awaits_signature=message.awaits_signature,
+        declared=not message.no_geometry,
     )
 
 

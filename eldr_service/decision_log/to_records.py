@@ -104,6 +104,7 @@ def placement(
     counts.to_record(kept, message.counts)
     message.coverage = known.coverage
     message.awaits_signature = known.awaits_signature
+    message.no_geometry = not known.declared
     message.group = known.group
     message.earlier = known.earlier
     message.candidate_workers.extend(call.candidate_workers)

@@ -9,8 +9,10 @@ A worker whose reports are stale counts by ELDR's own bookings. Parameters: `loa
 import numpy as np
 
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.words import counted
 from eldr_service.policies.draw import uniform_index
 from eldr_service.policies.policy import Policy, SeededParameters
+from eldr_service.policies.words import at_load, names
 
 
 class JoinShortestQueue(Policy):
@@ -27,3 +29,15 @@ class JoinShortestQueue(Policy):
         least = np.flatnonzero(load == load.min())
         drawn = uniform_index(self.parameters.seed, request.number, least.size)
         return Decision(int(least[drawn]))
+
+    def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
+        """Say who was the least loaded, and how a tie was broken."""
+        taken = at_load(fleet, decision.worker)
+        equal = fleet.eligible & (fleet.load == fleet.load[decision.worker])
+        of = counted(int(fleet.eligible.sum()), "eligible worker")
+        if equal.sum() == 1:
+            return f"least loaded of {of}: {taken}"
+        return (
+            f"least loaded of {of}, all alike: {names(fleet, equal)}; drawn of them: {taken}"
+            f" (seed {self.parameters.seed}, decision {request.number})"
+        )

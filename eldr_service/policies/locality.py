@@ -13,6 +13,7 @@ the most similar.
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.kernels import choose_in_band, compile_ahead
 from eldr_service.policies.policy import Policy, SignatureParameters
+from eldr_service.policies.words import least_loaded_of
 
 
 class Locality(Policy):
@@ -31,7 +32,20 @@ class Locality(Policy):
         """Take the most similar."""
         assert fleet.quantised is not None
         assert request.signature is not None  # as needs_signature asks
-        worker, similarity, in_band = choose_in_band(
+        worker, similarity, in_band, about = choose_in_band(
             *fleet.quantised, request.signature, fleet.slots, fleet.eligible, fleet.load, 0.0, 1
         )
-        return Decision(worker, similarity=similarity, in_band=in_band)
+        return Decision(worker, similarity=similarity, in_band=in_band, near=about)
+
+    def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
+        """Say who was the most similar."""
+        similarity, most_similar = decision.best_known_similarity, decision.in_band
+        assert similarity is not None
+        assert most_similar is not None  # as `pick` gave them
+        best = similarity[fleet.eligible & (fleet.slots >= 0)]
+        if not best.size:
+            taken = least_loaded_of(fleet, fleet.eligible, decision.worker)
+            return f"no eligible worker has a slot: {taken}"
+        taken = least_loaded_of(fleet, most_similar, decision.worker)
+        unbound = ", or without a slot" if (most_similar & (fleet.slots < 0)).any() else ""
+        return f"of the best similarity {best.max():.3f}{unbound}: {taken}"

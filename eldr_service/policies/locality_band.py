@@ -23,11 +23,13 @@ When a signal is missing:
     a worker's reports are stale              its load is ELDR's own bookings
 """
 
+import numpy as np
 from pydantic import Field
 
 from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.kernels import choose_in_band, compile_ahead
 from eldr_service.policies.policy import Policy, SignatureParameters
+from eldr_service.policies.words import at_load, names
 
 
 class LocalityBandParameters(SignatureParameters):
@@ -66,7 +68,7 @@ class LocalityBand(Policy):
         tau, min_band = self.parameters.tau, self.parameters.min_band
         assert fleet.quantised is not None
         assert request.signature is not None  # as needs_signature asks
-        worker, similarity, in_band = choose_in_band(
+        worker, similarity, in_band, about = choose_in_band(
             *fleet.quantised,
             request.signature,
             fleet.slots,
@@ -75,4 +77,26 @@ class LocalityBand(Policy):
             tau,
             min_band,
         )
-        return Decision(worker, Reason.LOCALITY_BAND, similarity, in_band)
+        return Decision(worker, Reason.LOCALITY_BAND, similarity, in_band, near=about)
+
+    def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
+        """Say who was in the band, why, and who was the least loaded there."""
+        similarity, in_band = decision.best_known_similarity, decision.in_band
+        assert similarity is not None
+        assert in_band is not None  # as `pick` gave them
+        tau, bound = self.parameters.tau, fleet.slots >= 0
+        best = similarity[fleet.eligible & bound].max(initial=-np.inf)
+        similar = in_band & bound & (similarity >= best - tau)
+        said = [f"within tau {tau:g} of the best similarity {best:.3f}: {names(fleet, similar)}"]
+        if not similar.any():
+            said = ["no eligible worker has a slot"]
+        if (following := in_band & bound & ~similar).any():
+            low = similarity[following].min()
+            said.append(
+                f"min_band {self.parameters.min_band} adds the next best:"
+                f" {names(fleet, following)} ({low:.3f})"
+            )
+        if (unbound := in_band & ~bound).any():
+            said.append(f"without a slot, so in every band: {names(fleet, unbound)}")
+        least = "the only one" if in_band.sum() == 1 else "least loaded of them"
+        return "; ".join([*said, f"{least}: {at_load(fleet, decision.worker)}"])

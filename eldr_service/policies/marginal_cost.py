@@ -53,6 +53,7 @@ from eldr_service.policies.policy import Policy, SignatureParameters
 from eldr_service.policies.remaining import Remaining
 from eldr_service.policies.state import PolicyState, inside, within
 from eldr_service.policies.step_cost import LearnedStepCost
+from eldr_service.policies.words import names
 
 PARTING = 0.3
 
@@ -109,7 +110,7 @@ class MarginalCost(Policy):
         else:
             similar = np.full(len(rows), np.nan)
         cost = self.cost.coefficients
-        worker, allowed = least_marginal_cost(
+        worker, allowed, step, costs = least_marginal_cost(
             fleet.eligible,
             fleet.sequences,
             rows,
@@ -129,6 +130,22 @@ class MarginalCost(Policy):
             similarity=similar,
             in_band=allowed,
             predicted_active_experts=active,
+            cost=costs,
+            grounds=(step, self.cost.learned),
+        )
+
+    def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
+        """Say whose step was too long, and what the choice was predicted to cost."""
+        step, learned = decision.grounds
+        costs, allowed, chosen = decision.cost, decision.in_band, decision.worker
+        assert costs is not None
+        assert allowed is not None  # as `pick` gave them
+        mean = _written(step[fleet.eligible].mean(), learned)
+        return (
+            f"predicted decode step within 1 + tail {self.parameters.tail:g} times the mean of"
+            f" {mean}: {names(fleet, allowed)}; least cost of them: {fleet.worker_ids[chosen]} at"
+            f" {_written(costs[chosen], learned)} (its step {_written(step[chosen], learned)}, the"
+            f" rest what others will wait for it)"
         )
 
     def on_booked(self, booking: Booking) -> None:
@@ -176,3 +193,8 @@ class MarginalCost(Policy):
     def on_reported(self, worker_id: str, report: LoadReport) -> None:
         """Learn what a step costs."""
         self.cost.learn(worker_id, report)
+
+
+def _written(cost: float, learned: bool) -> str:
+    """In milliseconds, or before any report in reads of an expert by every layer."""
+    return f"{1e3 * cost:.3g} ms" if learned else f"{cost:.3g} expert reads"

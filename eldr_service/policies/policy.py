@@ -8,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.core.ends import Ended
+from eldr_service.core.words import counted
 from eldr_service.core.worker import LoadReport
 from eldr_service.policies.state import PolicyState
+from eldr_service.policies.words import at_load, names
 
 LoadUnit = Literal["sequences", "tokens", "kv"]
 
@@ -92,6 +94,19 @@ class Policy(ABC):
         Called once on a new policy, in a thread, before it is put in force; requests go on by the
         earlier one.
         """
+
+    def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
+        """Say in words, with the rule's numbers, why `pick` gave this decision.
+
+        Called later, on a policy with the same parameters and nothing gathered: whatever else it
+        needs of the moment is in `decision.grounds`. `request` has no signature or counts any more,
+        `fleet` no centroids.
+        """
+        of = counted(int(fleet.eligible.sum()), "eligible worker")
+        said = f"chosen by {self.name} from {of}: {at_load(fleet, decision.worker)}"
+        if decision.in_band is None:
+            return said
+        return f"{said}; considered: {names(fleet, decision.in_band)}"
 
     def on_booked(self, booking: Booking) -> None:  # noqa: B027
         """A request is booked on a worker."""

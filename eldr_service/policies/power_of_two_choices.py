@@ -11,8 +11,10 @@ A worker whose reports are stale counts by ELDR's own bookings. Parameters: `loa
 import numpy as np
 
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.words import counted
 from eldr_service.policies.draw import uniform_index
 from eldr_service.policies.policy import Policy, SeededParameters
+from eldr_service.policies.words import at_load
 
 
 class PowerOfTwoChoices(Policy):
@@ -25,12 +27,30 @@ class PowerOfTwoChoices(Policy):
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Draw two, take one."""
+        first, second = self._drawn(request, fleet)
+        return Decision(second if fleet.load[second] < fleet.load[first] else first)
+
+    def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
+        """Say which two were drawn."""
+        first, second = self._drawn(request, fleet)
+        if first == second:
+            return f"the only eligible worker: {at_load(fleet, first)}"
+        alike = fleet.load[first] == fleet.load[second]
+        said = "equally loaded, so the first drawn" if alike else "the less loaded of them"
+        return (
+            f"drawn of {counted(int(fleet.eligible.sum()), 'eligible worker')}:"
+            f" {at_load(fleet, first)}, then {at_load(fleet, second)}"
+            f" (seed {self.parameters.seed}, decision {request.number});"
+            f" {said}: {fleet.worker_ids[decision.worker]}"
+        )
+
+    def _drawn(self, request: RequestView, fleet: FleetSnapshot) -> tuple[int, int]:
+        """Two distinct eligible workers, or the only one twice."""
         eligible = np.flatnonzero(fleet.eligible)
         if eligible.size == 1:
-            return Decision(int(eligible[0]))
+            return int(eligible[0]), int(eligible[0])
         seed = self.parameters.seed
         i = uniform_index(seed, request.number, eligible.size)
         j = uniform_index(seed, request.number, eligible.size - 1, stream=1)
         j += j >= i  # of the others: step over the first drawn
-        first, second = int(eligible[i]), int(eligible[j])
-        return Decision(second if fleet.load[second] < fleet.load[first] else first)
+        return int(eligible[i]), int(eligible[j])

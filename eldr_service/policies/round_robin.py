@@ -12,6 +12,7 @@ import numpy as np
 
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.words import counted
 from eldr_service.policies.policy import Policy, PolicyParameters
 from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
@@ -31,8 +32,18 @@ class RoundRobin(Policy):
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the next in turn."""
         eligible = np.flatnonzero(fleet.eligible)
-        later = eligible[eligible > self._booked_last(fleet)]
-        return Decision(int(later[0] if later.size else eligible[0]))
+        last = self._booked_last(fleet)
+        later = eligible[eligible > last]
+        return Decision(int(later[0] if later.size else eligible[0]), grounds=(last,))
+
+    def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
+        """Say whose turn it was."""
+        taken = fleet.worker_ids[decision.worker]
+        of = counted(int(fleet.eligible.sum()), "eligible worker")
+        (last,) = decision.grounds
+        if last < 0:
+            return f"none was booked before, so the first of {of}: {taken}"
+        return f"next of {of} after {fleet.worker_ids[last]}, which was booked last: {taken}"
 
     def on_booked(self, booking: Booking) -> None:
         """Pass the turn on."""

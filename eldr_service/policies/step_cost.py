@@ -81,6 +81,11 @@ class LearnedStepCost:
             self._asked = worker_ids, np.array(speeds)
         return self._asked[1]
 
+    @property
+    def learned(self) -> bool:
+        """The coefficients are seconds, from reports; else the prior, in experts."""
+        return bool(self._sums[0])
+
     def state(self) -> PolicyState:
         """What was learned, for `restore`."""
         fitted = self.coefficients

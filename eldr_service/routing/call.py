@@ -40,17 +40,23 @@ class Known(NamedTuple):
         Theirs; 0 without.
     coverage : float
         Share of the prompt's tokens whose experts are known.
+    tokens : (int, int)
+        Those tokens, and the prompt's as far as it was seen; for explanations alone.
     group : str
         The prefill worker's; empty does not restrict.
     earlier : str
         The worker of the attempt before, which is tried last; empty for none.
     awaits_signature : bool
         The counts did not come with the call, and what is registered of them is not complete.
+    declared : bool
+        The model's geometry is: counts alone never define it, so policies get none without.
     """
 
     counts: Counts | None = None
     top_k: int = 0
     coverage: float = 0.0
+    tokens: tuple[int, int] = (0, 0)
     group: str = ""
     earlier: str = ""
     awaits_signature: bool = False
+    declared: bool = True

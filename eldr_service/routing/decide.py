@@ -15,6 +15,7 @@ from eldr_service.routing.call import RouteCall
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 0.1
+AT_CAPACITY = "it is at its capacity"
 
 
 class Filters(NamedTuple):
@@ -88,7 +89,7 @@ def apply_filters(
             f"model {call.model} has no READY decode worker that passes the request's filters"
             f" ({n} known)"
         )
-    steps.append(("it is at its capacity", fleet.sequences < fleet.capacity))
+    steps.append((AT_CAPACITY, fleet.sequences < fleet.capacity))
     eligible = allowed & steps[-1][1]
     if not np.count_nonzero(eligible):
         raise ResourceExhaustedError(

@@ -21,6 +21,7 @@ from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
 from eldr_service.core.worker import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
+from eldr_service.routing.explanations import Explanations
 from eldr_service.routing.journal import Journal
 
 MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
@@ -85,12 +86,14 @@ class Model:
         observer: Observer,
         recent: RecentCounts | None = None,
         journal: Journal | None = None,
+        explanations: Explanations | None = None,
     ) -> None:
         self.name = name
         self.geometry: ModelGeometry | None = None
         self.fleet = Fleet(report_limit)
         self.bookings = BookingTable(lambda booking: self.journal.renewed(name, booking))
         self.recent = RecentCounts() if recent is None else recent  # an empty one is false
+        self.explanations = Explanations() if explanations is None else explanations
         self.partition: Partition | None = None
         self.bindings: Bindings | None = None
         self._quantised: QuantisedCentroids | None = None
@@ -197,7 +200,7 @@ class Model:
         """Give a booking that awaits it the whole signature."""
         booking.awaits_signature = False
         booking.top_k, booking.coverage = top_k, coverage
-        booking.counts = counts.copy() if self.geometry and self.policy.keeps_counts else None
+        booking.counts = counts.copy() if booking.declared and self.policy.keeps_counts else None
         self._tell(self.policy, self.policy.on_signature_completed, booking)
         self.journal.completed(self.name, booking, counts)
         self.remember(counts, booking, now)

@@ -1,32 +1,18 @@
 """One placement: what is known of the request, the decision, and the booking to be made of it."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
-from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
+from eldr_service.core.decision import Reason, RequestView
 from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.kernels import similarity
 from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.decide import alternates, apply_filters, decide
 from eldr_service.routing.model import Model
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerScore:
-    """How one worker looked when the decision was made. None where unknown."""
-
-    worker_id: str
-    ineligible_reason: str
-    similarity: float | None
-    load: float
-    in_band: bool
-    predicted_active_experts: float | None
+from eldr_service.routing.why import Basis, WorkerScore, in_words, number_at, scores
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +27,10 @@ class Placed:
         The booking was there before.
     scores : tuple of WorkerScore
         What `explain` asked for.
+    rule : str
+        In words, with its numbers; where there are scores.
+    basis : Basis or None
+        What the decision saw; None where it is repeated.
     counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
         What the decision rests on.
     """
@@ -48,6 +38,8 @@ class Placed:
     booking: Booking
     repeated: bool = False
     scores: tuple[WorkerScore, ...] = ()
+    rule: str = ""
+    basis: Basis | None = None
     counts: Counts | None = None
 
 
@@ -90,7 +82,7 @@ def place(
         expected_output_tokens=call.expected_output_tokens,
         labels=call.labels,
     )
-    declared = model.geometry is not None
+    declared = known.declared
     decision = decide(
         policy,
         request,
@@ -123,7 +115,7 @@ def place(
         reason=decision.reason,
         policy=policy.name,
         partition_version=partition.version if partition and looked_at else 0,
-        similarity=_number(decision.similarity, chosen),
+        similarity=number_at(decision.similarity, chosen),
         coverage=coverage,
         stale=bool(np.count_nonzero(fleet.stale & fleet.eligible)),
         targets=tuple(model.fleet.spec(int(fleet.rows[i])) for i in targets),
@@ -131,53 +123,40 @@ def place(
         counts=counts.copy() if declared and policy.keeps_counts and counts is not None else None,
         top_k=top_k,
         awaits_signature=known.awaits_signature,
+        declared=declared,
     )
-    scores = _scores(decision, fleet, filters.why_not) if explain else ()
-    return Placed(booking, scores=scores, counts=counts)
+    basis = Basis(fleet, filters, decision)
+    if not explain:
+        return Placed(booking, basis=basis, counts=counts)
+    rule = in_words(policy, request, fleet, decision)
+    return Placed(booking, scores=scores(basis, now), rule=rule, basis=basis, counts=counts)
 
 
 def known_of(model: Model, call: RouteCall, held: HeldSignature | None) -> Known:
     """What is known of a request, and of an earlier attempt of it."""
-    counts, top_k, coverage = _known_counts(model, call, held)
+    counts, top_k, coverage, tokens = _known_counts(model, call, held)
     return Known(
         counts=counts,
         top_k=top_k,
         coverage=coverage,
+        tokens=tokens,
         group=model.group_of(call.prefill_worker or (held.prefill_worker if held else "")),
         earlier=model.bookings.earlier_worker(call.request_id, call.attempt),
         awaits_signature=call.counts is None and not (held and held.complete),
+        declared=model.geometry is not None,
     )
 
 
 def _known_counts(
     model: Model, call: RouteCall, held: HeldSignature | None
-) -> tuple[Counts | None, int, float]:
+) -> tuple[Counts | None, int, float, tuple[int, int]]:
     if call.counts is not None:
-        tokens = call.counts.num_tokens + call.counts.unknown_tokens
-        counts = call.counts.counts if tokens else None
-        return counts, call.counts.geometry.top_k, call.counts.coverage
+        known, seen = call.counts.num_tokens, call.counts.num_tokens + call.counts.unknown_tokens
+        counts = call.counts.counts if seen else None
+        return counts, call.counts.geometry.top_k, call.counts.coverage, (known, seen)
     if held is None:
-        return None, 0, 0.0
+        return None, 0, 0.0, (0, 0)
     fits = model.geometry in (None, held.geometry) and (held.tokens + held.unknown).any()
-    return held.counts if fits else None, held.geometry.top_k, held.coverage
-
-
-def _number(values: NDArray[np.float64] | None, index: int) -> float | None:
-    value = math.nan if values is None else float(values[index])
-    return None if math.isnan(value) else value
-
-
-def _scores(
-    decision: Decision, fleet: FleetSnapshot, why_not: Callable[[int], str]
-) -> tuple[WorkerScore, ...]:
-    return tuple(
-        WorkerScore(
-            worker_id=worker_id,
-            ineligible_reason=why_not(i),
-            similarity=_number(decision.similarity, i),
-            load=float(fleet.load[i]),
-            in_band=bool(decision.in_band is not None and decision.in_band[i]),
-            predicted_active_experts=_number(decision.predicted_active_experts, i),
-        )
-        for i, worker_id in enumerate(fleet.worker_ids)
-    )
+    known, seen = held.known_of_prompt()
+    coverage = known / seen if seen else 0.0
+    return held.counts if fits else None, held.geometry.top_k, coverage, (known, seen)

@@ -12,11 +12,14 @@ from eldr_service.core.errors import (
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
+    did_you_mean,
 )
 from eldr_service.core.recent import RecentCounts
 from eldr_service.core.signature_buffer import HeldSignature, SignatureBuffer
+from eldr_service.core.words import counted
 from eldr_service.policies.policy import Policy
 from eldr_service.routing.call import RouteCall
+from eldr_service.routing.explanations import MAX_DECISIONS, Explanation, Explanations
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model, Observer
 from eldr_service.routing.place import Placed, known_of, place
@@ -48,6 +51,8 @@ class Limits:
         Alternates in a placement at most.
     window_seconds, window_bytes
         Of the recent counts of each model.
+    explanations : int
+        Decisions of each model that can be explained later.
     """
 
     lease_seconds: float = 900.0
@@ -59,6 +64,7 @@ class Limits:
     window_bytes: int = 64 << 20
     max_models: int = 64
     max_workers: int = 4_096
+    explanations: int = MAX_DECISIONS
 
 
 class Router:
@@ -109,6 +115,7 @@ class Router:
             return model
         raise NotFoundError(
             f"model {name} is unknown: no worker, partition or signature of it is here"
+            + did_you_mean(name, self.models)
         )
 
     def model_or_new(self, name: str) -> Model:
@@ -122,7 +129,7 @@ class Router:
         if name not in self.models:
             if len(self.models) >= self.limits.max_models:
                 raise ResourceExhaustedError(
-                    f"{len(self.models)} models are known, the most there may be", 60.0
+                    f"{counted(len(self.models), 'model')} known, the most there may be", 60.0
                 )
             model = self.models[name] = Model(
                 name,
@@ -131,6 +138,7 @@ class Router:
                 self.observer,
                 RecentCounts(self.limits.window_bytes, self.limits.window_seconds),
                 self._journal,
+                Explanations(self.limits.explanations),
             )
             self._journal.appeared(name, model.policy)
         return self.models[name]
@@ -206,7 +214,8 @@ class Router:
                     "counts.layers_present", f"all {layers} layers", len(call.counts.counts)
                 )
         if model is None:
-            raise UnavailableError(f"model {call.model} has no worker")
+            near = did_you_mean(call.model, self.models)
+            raise UnavailableError(f"model {call.model} has no worker{near}")
         model.expire(now)
         if not call.dry_run:
             booking = model.bookings.admit(call.request_id, call.attempt, call.fingerprint)
@@ -226,6 +235,10 @@ class Router:
             now=now,
         )
         if not call.dry_run:
+            assert placed.basis is not None  # it is no repeat
+            model.explanations.keep(
+                call, known, placed.booking, placed.basis, model.policy, model.decisions, now
+            )
             model.book(placed.booking)
             self._journal.placed(model.name, call, known, placed.booking, now)
             model.remember(placed.counts, placed.booking, now)
@@ -243,6 +256,48 @@ class Router:
         known = self.models.get(model)
         if known and known.bookings.live(booking.request_id) is booking:
             known.end(booking, Ended.UNANSWERED, now)
+
+    def explain(self, model: str, request_id: str, attempt: int | None, now: float) -> Explanation:
+        """Why a request was placed as it was; without `attempt`, its latest that is kept.
+
+        Raises
+        ------
+        NotFoundError
+            It was not placed, or what its decision saw is not kept any more; says which.
+        """
+        known = self.model(model)
+        known.expire(now)
+        kept = known.explanations.attempts(request_id)
+        if not kept or attempt not in (None, *kept):
+            raise NotFoundError(self._why_not_explained(known, request_id, attempt, kept))
+        attempt = kept[-1] if attempt is None else attempt
+        booking = known.bookings.find(request_id, attempt)
+        ended = None if booking else known.bookings.how_ended(request_id, attempt)
+        return known.explanations.explain(
+            request_id, attempt, booking, ended.value if ended else ""
+        )
+
+    def _why_not_explained(
+        self, model: Model, request_id: str, attempt: int | None, kept: list[int]
+    ) -> str:
+        most = model.explanations.most
+        name = f"request {request_id}" + ("" if attempt is None else f" attempt {attempt}")
+        if not most:
+            return f"{name}: no explanations are kept here (--explanations 0)"
+        if kept:
+            attempts = ", ".join(map(str, kept))
+            return f"{name} is not kept; of this request there is attempt {attempts}"
+        limit = f"explanations of the last {counted(len(model.explanations), 'decision')} are kept"
+        booking = model.bookings.live(request_id)
+        if booking and attempt in (None, booking.attempt):
+            worker = booking.worker_id
+            return f"{name} is booked on {worker}, but its explanation was dropped: {limit}"
+        if model.bookings.ended(request_id):
+            return f"{name} has ended, and its explanation was dropped: {limit}"
+        if held := self.signatures.get(model.name, request_id):
+            tokens = counted(held.tokens_held, "token")
+            return f"{name} has not been placed; its signature is held, of {tokens}"
+        return f"{name} is unknown: not placed here, or so long ago that it is forgotten; {limit}"
 
     def _next_lease(self) -> str:
         self._leases += 1

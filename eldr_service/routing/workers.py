@@ -11,6 +11,7 @@ from eldr_service.core.errors import (
     ResourceExhaustedError,
 )
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.words import counted
 from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
@@ -61,9 +62,10 @@ class Workers:
         """
         known = self._router.models.get(model_name)
         if only_new and known and (row := known.fleet.row(spec.worker_id)) is not None:
+            bookings = counted(len(known.bookings.on_row(row)), "booking")
             raise FailedPreconditionError(
                 f"worker {spec.worker_id} of {model_name} is there already: "
-                f"{known.fleet.state(row).name}, with {len(known.bookings.on_row(row))} bookings"
+                f"{known.fleet.state(row).name}, with {bookings}"
             )
         if geometry and known:
             known.check_geometry(geometry, renewed=known.fleet.row(spec.worker_id))
@@ -71,7 +73,7 @@ class Workers:
             workers = sum(len(m.fleet) for m in self._router.models.values())
             if workers >= self._router.limits.max_workers:
                 raise ResourceExhaustedError(
-                    f"{workers} workers are known, the most there may be", retry_after=60.0
+                    f"{counted(workers, 'worker')} known, the most there may be", retry_after=60.0
                 )
         model = self._router.model_or_new(model_name)
         (self._static.add if static else self._static.discard)((model_name, spec.worker_id))

@@ -250,6 +250,14 @@ class Settings(BaseSettings):
     alternates: int = _option(
         "COUNT", "workers named beside the chosen one, to try next", default=3, ge=0, le=64
     )
+    explanations: int = _option(
+        "COUNT",
+        "decisions of each model that eldr explain REQUEST can look back on, in 16 MiB at most;"
+        " about 4 KB each with 24 workers",
+        default=4_096,
+        ge=0,
+        le=1_000_000,
+    )
     max_workers: int = _option(
         "COUNT",
         "workers over all models; more are refused, so that a loop cannot fill the memory",

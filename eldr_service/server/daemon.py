@@ -92,6 +92,7 @@ class Daemon:
             signature_ttl=settings.signature_ttl,
             signature_bytes=settings.signature_memory_bytes,
             alternates=settings.alternates,
+            explanations=settings.explanations,
             max_models=settings.max_models,
             max_workers=settings.max_workers,
             window_seconds=settings.refit_window,

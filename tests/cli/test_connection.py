@@ -97,7 +97,9 @@ def test_where_there_are_several_models_one_must_be_named(as_role, aggregate):
     for words in (("route",), ("policy", "set", "random"), ("partition", "show")):
         assert "--model: say which one: a, b" in eldr(*words, code=2)
     counts = "--counts", aggregate, "--top-k", 2
-    assert "b has no partition; eldr fit" in eldr("explain", "--model", "b", *counts)
+    explained = eldr("explain", "--model", "b", *counts)
+    assert "the model has no partition, so the least loaded of 1 eligible worker: w0" in explained
+    assert "eldr fit --import --activate makes a partition" in explained
     assert "b has none in force" in eldr("partition", "show", "--model", "b", code=1)
     for model in ("a", "b"):
         eldr("workers", "remove", "w0", "--model", model)

@@ -35,9 +35,9 @@ def test_set_and_what_is_said_can_be_set_again(fleet):
 @pytest.mark.parametrize(
     ("policy", "code", "told"),
     [
-        ("localty", 1, "error: name: expected one of domain-oracle,"),
-        ("locality-band:tau=7", 1, "error: parameters.tau: expected a number, 0 to 2, found 7"),
-        ("locality-band:tua=1", 1, "error: parameters.tua: expected a parameter of locality-band"),
+        ("localty", 1, "error: policy: expected one of domain-oracle,"),
+        ("locality-band:tau=7", 1, "error: tau: expected a number, 0 to 2, found 7"),
+        ("locality-band:tua=1", 1, "error: tua: expected a parameter of locality-band"),
         ("locality-band:tau", 2, "expected key=value"),
     ],
 )

@@ -59,18 +59,21 @@ def test_requests_of_a_kind_go_together(fitted, recording):
 def test_explain_says_why(fitted, recording):
     shown = fitted("explain", "--counts", recording, "--exclude", "w1")
     (chosen,) = [line for line in shown.splitlines() if line.startswith("→")]
-    assert f"{chosen.split()[1]} is the least loaded of the 2 workers in the locality band" in shown
+    assert "within tau 0.1 of the best similarity" in shown
+    assert f"least loaded of them: {chosen.split()[1]} at 0.00" in shown
     assert "no: it is excluded" in shown
-    assert "coverage 100%" in shown
+    assert "experts of 100% of the prompt; partition" in shown
     document = fitted.json("explain", "--counts", recording)
     assert [score["worker_id"] for score in document["placement"]["scores"]] == ["w0", "w1", "w2"]
 
 
 def test_explain_in_other_cases(fleet):
-    assert "the request has no signature; --counts gives one" in fleet("explain")
-    assert "w1 is pinned" in fleet("explain", "--pin", "w1")
+    unsigned = fleet("explain")
+    assert "the request has no signature, so the least loaded of 3 eligible workers" in unsigned
+    assert "--counts gives a signature" in unsigned
+    assert "pinned by the caller: w1 at 0.00" in fleet("explain", "--pin", "w1")
     fleet("policy", "set", "round-robin")
-    assert "w0 is the choice of the policy round-robin" in fleet("explain")
+    assert "none was booked before, so the first of 3 eligible workers: w0" in fleet("explain")
     fleet("policy", "set", "locality-band")
 
 
@@ -86,7 +89,7 @@ def test_limits_of_the_choice(fleet):
 def test_wrong_requests_are_refused(fleet, recording, aggregate):
     explain = ("explain",)
     told = fleet(*explain, "--pin", "nobody", code=1)
-    assert told.endswith("eldr workers list shows who is there")
+    assert told.endswith("eldr workers list shows the workers")
     assert "--request: " in fleet(*explain, "--counts", recording, "--request", 24, code=2)
     assert "say the model's top_k" in fleet(*explain, "--counts", aggregate, code=1)
     assert "num_tokens x top_k" in fleet(*explain, "--counts", aggregate, "--top-k", 7, code=1)

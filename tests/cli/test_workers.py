@@ -144,7 +144,7 @@ def test_wrong_workers_are_refused(fleet):
     assert "such as 48x128x8, found '4x16'" in fleet(*add, "--geometry", "4x16", code=2)
     assert "expected key=value, found 'zone'" in fleet(*add, "--label", "zone", code=2)
     assert "4294967295" in fleet(*add, "--capacity", 2**32, code=2)
-    assert "error: worker_id: expected 1 to 256 bytes" in fleet(
+    assert "error: WORKER: expected 1 to 256 bytes" in fleet(
         "workers", "add", "x" * 300, "--model", "m", "--url", "u", code=1
     )
     assert "--url" in fleet("workers", "add", "w9", "--model", "m", code=2)

@@ -8,7 +8,14 @@ from eldr_service.kernels.core.similarity import similarity
 
 
 def choose_in_band(centroids, *others):
-    return kernels.choose_in_band(*QuantisedCentroids.of(centroids), *others)
+    *decided, about = kernels.choose_in_band(*QuantisedCentroids.of(centroids), *others)
+    similar, eligible = decided[1], others[2]
+    known = ~np.isnan(similar) & eligible
+    lengths = np.linalg.norm(centroids) * np.linalg.norm(others[0])
+    np.testing.assert_allclose(about[known], similar[known], rtol=0, atol=0.02 * lengths + 1e-6)
+    assert not np.isnan(about[eligible & (others[1] >= 0)]).any()
+    assert np.isnan(about[others[1] < 0]).all()
+    return decided
 
 
 def agree(*given):

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from eldr_service.kernels.compiling import kernel, readonly
 from eldr_service.kernels.core.similarity import bounds, greatest, rounded, unknown
 
-_CHOOSE = types.Tuple((int64, types.Array(float64, 1, "C"), types.Array(boolean, 1, "C")))(
+_VECTOR = types.Array(float64, 1, "C")
+_CHOOSE = types.Tuple((int64, _VECTOR, types.Array(boolean, 1, "C"), _VECTOR))(
     readonly(float32, 2),
     readonly(float32, 1),
     readonly(int8, 2),
@@ -37,7 +38,7 @@ def choose_in_band(
     load: NDArray[np.float64],
     tau: float,
     min_band: int,
-) -> tuple[int, NDArray[np.float64], NDArray[np.bool_]]:
+) -> tuple[int, NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     """Take the least loaded of the workers whose centroid is nearly as similar as the best one's.
 
     The band is every eligible worker with ``similarity >= best - tau``. When `tau` is positive and
@@ -66,6 +67,8 @@ def choose_in_band(
     similarity : ndarray of float64, shape [n]
         As from `similarity`; NaN where the decision did not need it. It is there for `worker`.
     in_band : ndarray of bool, shape [n]
+    about : ndarray of float64, shape [n]
+        The similarity of each eligible worker with a slot as quantised centroids have it.
 
     Raises
     ------
@@ -139,8 +142,10 @@ def choose_in_band(
             worker = i
     if worker >= 0 and slots[worker] >= 0 and np.isnan(exact[slots[worker]]):
         exact[slots[worker]] = rounded(centroids[slots[worker]], signature)
-    similar = unknown(n)
+    similar, about = unknown(n), unknown(n)
     for i in range(n):
-        if slots[i] >= 0:
-            similar[i] = exact[slots[i]]
-    return worker, similar, in_band
+        slot = slots[i]
+        if slot >= 0:
+            similar[i] = exact[slot]
+            about[i] = (low[slot] + high[slot]) / 2
+    return worker, similar, in_band, about

@@ -13,7 +13,7 @@ _NEARNESS = _VECTOR(
     *(readonly(float32, 1), readonly(int8, 2), readonly(float64, 1)),
     *(readonly(float32, 1), readonly(int32, 1)),
 )
-_LEAST = types.Tuple((int64, types.Array(boolean, 1, "C")))(
+_LEAST = types.Tuple((int64, types.Array(boolean, 1, "C"), _VECTOR, _VECTOR))(
     *(readonly(boolean, 1), readonly(int64, 1), readonly(int64, 1)),
     *([readonly(float64, 1)] * 6),
     *([float64] * 5),
@@ -66,7 +66,7 @@ def least_marginal_cost(
     sequence: float,
     parting: float,
     tail: float,
-) -> tuple[int, NDArray[np.bool_]]:
+) -> tuple[int, NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
     """Find the worker where a request costs least; `policies.marginal_cost` states the rule.
 
     Parameters
@@ -98,6 +98,10 @@ def least_marginal_cost(
         -1 when none is eligible; of equals the first.
     allowed : ndarray of bool, shape [n]
         Eligible, and the step not too long.
+    step : ndarray of float64, shape [n]
+        Predicted, with the request.
+    cost : ndarray of float64, shape [n]
+        What was made least; NaN where it is not allowed.
     """
     n = len(eligible)
     for array in (active, grown, similar, speed):
@@ -121,10 +125,11 @@ def least_marginal_cost(
             if similar[w] > nearest:
                 nearest = similar[w]
     allowed = np.zeros(n, np.bool_)
+    cost = np.full(n, np.nan)
     worker = -1
     least = np.inf
     if count == 0:
-        return worker, allowed
+        return worker, allowed, step, cost
     # The shortest is not above the mean, and the last digits must not say that it is.
     most = (1.0 + tail) * (mean / count) * (1.0 + 1e-9)
     lost = expert * parting * held / count
@@ -133,10 +138,10 @@ def least_marginal_cost(
             continue
         allowed[w] = True
         remaining = weight[rows[w]] + max(sequences[w] - booked[rows[w]], 0.0)
-        cost = step[w] + speed[w] * (expert * grown[w] + sequence) * remaining
+        cost[w] = step[w] + speed[w] * (expert * grown[w] + sequence) * remaining
         if similar[w] < nearest:
-            cost += lost * (nearest - similar[w])
-        if cost < least:
-            least = cost
+            cost[w] += lost * (nearest - similar[w])
+        if cost[w] < least:
+            least = cost[w]
             worker = w
-    return worker, allowed
+    return worker, allowed, step, cost

@@ -132,6 +132,17 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             await written
         return response
 
+    @unary
+    async def Explain(  # noqa: N802
+        self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ExplainResponse:
+        """Say why a request was placed as it was."""
+        model, request_id = reading.model_name(request), reading.request_id(request)
+        attempt = request.attempt if request.HasField("attempt") else None
+        now = time.monotonic()
+        found = self._router.explain(model, request_id, attempt, now)
+        return writing.explanation(model, found, now)
+
     def _register(
         self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest
     ) -> pb.RegisterSignatureResponse:

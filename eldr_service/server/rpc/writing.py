@@ -1,6 +1,7 @@
 """The domain to messages."""
 
 import time
+from collections.abc import Iterable
 
 from eldr.v1 import activation_pb2, fleet_pb2, partition_pb2, policy_pb2, router_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -13,8 +14,10 @@ from eldr_service.core.worker import WorkerState
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import InstalledPolicy, parameters_of
 from eldr_service.refits.refits import RefitStatus
+from eldr_service.routing.explanations import Explanation
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
+from eldr_service.routing.why import WorkerScore, number_at
 
 _REASONS = {
     reason: router_pb2.PlacementReason.Value(f"PLACEMENT_REASON_{reason.name}") for reason in Reason
@@ -66,10 +69,15 @@ def write_placement(message: router_pb2.Placement, placed: Placed, now: float) -
         message.similarity = booking.similarity
     if booking.lease_id:
         message.lease_id = booking.lease_id
-        remaining = booking.expires_at - now
-        _set(message.lease_remaining, remaining)
-        _set(message.lease_expire_time, time.time() + remaining)
-    for score in placed.scores:
+        _write_lease(message, booking.expires_at - now)
+    if placed.scores:
+        message.rule = placed.rule
+        _write_scores(message, placed.scores)
+
+
+def _write_scores(message: router_pb2.Placement, scores: Iterable[WorkerScore]) -> None:
+    for score in scores:
+        age = score.report_age
         message.scores.add(
             worker_id=score.worker_id,
             eligible=not score.ineligible_reason,
@@ -78,7 +86,50 @@ def write_placement(message: router_pb2.Placement, placed: Placed, now: float) -
             load=score.load,
             in_band=score.in_band,
             predicted_active_experts=score.predicted_active_experts,
+            cost=score.cost,
+            report_age=None if age is None else duration(age),
+            stale=score.stale,
         )
+
+
+def explanation(model: str, found: Explanation, now: float) -> router_pb2.ExplainResponse:
+    """A decision that was made, and what came of it."""
+    fleet, _, decision = found.basis
+    booking = found.booking
+    message = router_pb2.ExplainResponse(
+        model=model,
+        request_id=found.request_id,
+        attempt=found.attempt,
+        age=duration(now - found.decided_at),
+        policy_parameters=found.parameters,
+        known_tokens=found.known_tokens,
+        prompt_tokens=found.prompt_tokens,
+        state=f"BOOKING_STATE_{'LIVE' if booking else 'ENDED' if found.ended else 'UNSPECIFIED'}",
+        ended=found.ended,
+        running=bool(booking and booking.seen_running),
+        decisions_kept=found.decisions_kept,
+    )
+    placement = message.placement
+    placement.worker_id = fleet.worker_ids[decision.worker]
+    placement.reason = _REASONS[decision.reason]
+    placement.stale = found.stale
+    placement.policy = found.policy
+    placement.partition_version = found.partition_version
+    placement.coverage = found.coverage
+    placement.early = found.early
+    placement.rule = found.rule
+    if (similarity := number_at(decision.similarity, decision.worker)) is not None:
+        placement.similarity = similarity
+    if booking:
+        placement.lease_id = booking.lease_id
+        _write_lease(placement, booking.expires_at - now)
+    _write_scores(placement, found.scores)
+    return message
+
+
+def _write_lease(placement: router_pb2.Placement, remaining: float) -> None:
+    _set(placement.lease_remaining, remaining)
+    _set(placement.lease_expire_time, time.time() + remaining)
 
 
 def worker(

@@ -222,7 +222,7 @@ class LogSnapshotEnd(_message.Message):
     def __init__(self) -> None: ...
 
 class LogPlacement(_message.Message):
-    __slots__ = ("request_id", "attempt", "num_sequences", "prompt_tokens", "expected_output_tokens", "counts", "coverage", "group", "earlier", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "labels", "row", "reason", "awaits_signature")
+    __slots__ = ("request_id", "attempt", "num_sequences", "prompt_tokens", "expected_output_tokens", "counts", "coverage", "group", "earlier", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "labels", "row", "reason", "awaits_signature", "no_geometry")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +254,7 @@ class LogPlacement(_message.Message):
     ROW_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    NO_GEOMETRY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     num_sequences: int
@@ -271,7 +272,8 @@ class LogPlacement(_message.Message):
     row: int
     reason: _router_pb2.PlacementReason
     awaits_signature: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., group: _Optional[str] = ..., earlier: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., row: _Optional[int] = ..., reason: _Optional[_Union[_router_pb2.PlacementReason, str]] = ..., awaits_signature: bool = ...) -> None: ...
+    no_geometry: bool
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., group: _Optional[str] = ..., earlier: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., row: _Optional[int] = ..., reason: _Optional[_Union[_router_pb2.PlacementReason, str]] = ..., awaits_signature: bool = ..., no_geometry: bool = ...) -> None: ...
 
 class LogEnd(_message.Message):
     __slots__ = ("request_id", "kind", "output_tokens", "decode_seconds", "decode_counts")

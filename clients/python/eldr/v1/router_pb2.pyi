@@ -38,6 +38,12 @@ class ReleaseResult(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RELEASE_RESULT_RELEASED: _ClassVar[ReleaseResult]
     RELEASE_RESULT_ALREADY_RELEASED: _ClassVar[ReleaseResult]
     RELEASE_RESULT_UNKNOWN: _ClassVar[ReleaseResult]
+
+class BookingState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BOOKING_STATE_UNSPECIFIED: _ClassVar[BookingState]
+    BOOKING_STATE_LIVE: _ClassVar[BookingState]
+    BOOKING_STATE_ENDED: _ClassVar[BookingState]
 PLACEMENT_REASON_UNSPECIFIED: PlacementReason
 PLACEMENT_REASON_POLICY: PlacementReason
 PLACEMENT_REASON_LOCALITY_BAND: PlacementReason
@@ -55,6 +61,9 @@ RELEASE_RESULT_UNSPECIFIED: ReleaseResult
 RELEASE_RESULT_RELEASED: ReleaseResult
 RELEASE_RESULT_ALREADY_RELEASED: ReleaseResult
 RELEASE_RESULT_UNKNOWN: ReleaseResult
+BOOKING_STATE_UNSPECIFIED: BookingState
+BOOKING_STATE_LIVE: BookingState
+BOOKING_STATE_ENDED: BookingState
 
 class RegisterSignatureRequest(_message.Message):
     __slots__ = ("model", "request_id", "epoch", "sequence", "last", "total_chunks", "counts", "prefill_worker", "prompt_tokens")
@@ -263,7 +272,7 @@ class WorkerTarget(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ...) -> None: ...
 
 class Placement(_message.Message):
-    __slots__ = ("worker_id", "url", "dp_rank", "alternates", "reason", "repeated", "stale", "policy", "partition_version", "lease_id", "lease_expire_time", "lease_remaining", "similarity", "coverage", "scores", "early", "unsaved")
+    __slots__ = ("worker_id", "url", "dp_rank", "alternates", "reason", "repeated", "stale", "policy", "partition_version", "lease_id", "lease_expire_time", "lease_remaining", "similarity", "coverage", "scores", "early", "unsaved", "rule")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
     DP_RANK_FIELD_NUMBER: _ClassVar[int]
@@ -281,6 +290,7 @@ class Placement(_message.Message):
     SCORES_FIELD_NUMBER: _ClassVar[int]
     EARLY_FIELD_NUMBER: _ClassVar[int]
     UNSAVED_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     url: str
     dp_rank: int
@@ -298,10 +308,11 @@ class Placement(_message.Message):
     scores: _containers.RepeatedCompositeFieldContainer[WorkerScore]
     early: bool
     unsaved: bool
-    def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., alternates: _Optional[_Iterable[_Union[WorkerTarget, _Mapping]]] = ..., reason: _Optional[_Union[PlacementReason, str]] = ..., repeated: bool = ..., stale: bool = ..., policy: _Optional[str] = ..., partition_version: _Optional[int] = ..., lease_id: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., similarity: _Optional[float] = ..., coverage: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[WorkerScore, _Mapping]]] = ..., early: bool = ..., unsaved: bool = ...) -> None: ...
+    rule: str
+    def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., alternates: _Optional[_Iterable[_Union[WorkerTarget, _Mapping]]] = ..., reason: _Optional[_Union[PlacementReason, str]] = ..., repeated: bool = ..., stale: bool = ..., policy: _Optional[str] = ..., partition_version: _Optional[int] = ..., lease_id: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., similarity: _Optional[float] = ..., coverage: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[WorkerScore, _Mapping]]] = ..., early: bool = ..., unsaved: bool = ..., rule: _Optional[str] = ...) -> None: ...
 
 class WorkerScore(_message.Message):
-    __slots__ = ("worker_id", "eligible", "ineligible_reason", "similarity", "load", "in_band", "predicted_active_experts")
+    __slots__ = ("worker_id", "eligible", "ineligible_reason", "similarity", "load", "in_band", "predicted_active_experts", "cost", "report_age", "stale")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
     INELIGIBLE_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -309,6 +320,9 @@ class WorkerScore(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     IN_BAND_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_ACTIVE_EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    REPORT_AGE_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     eligible: bool
     ineligible_reason: str
@@ -316,7 +330,10 @@ class WorkerScore(_message.Message):
     load: float
     in_band: bool
     predicted_active_experts: float
-    def __init__(self, worker_id: _Optional[str] = ..., eligible: bool = ..., ineligible_reason: _Optional[str] = ..., similarity: _Optional[float] = ..., load: _Optional[float] = ..., in_band: bool = ..., predicted_active_experts: _Optional[float] = ...) -> None: ...
+    cost: float
+    report_age: _duration_pb2.Duration
+    stale: bool
+    def __init__(self, worker_id: _Optional[str] = ..., eligible: bool = ..., ineligible_reason: _Optional[str] = ..., similarity: _Optional[float] = ..., load: _Optional[float] = ..., in_band: bool = ..., predicted_active_experts: _Optional[float] = ..., cost: _Optional[float] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: bool = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("model", "request_id", "attempt", "lease_id", "outcome", "output_tokens", "decode_duration", "decode_counts")
@@ -367,3 +384,48 @@ class RenewLeasesResponse(_message.Message):
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     unknown: _containers.RepeatedCompositeFieldContainer[LeaseReference]
     def __init__(self, unknown: _Optional[_Iterable[_Union[LeaseReference, _Mapping]]] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("model", "request_id", "attempt")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    request_id: str
+    attempt: int
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("model", "request_id", "attempt", "placement", "age", "policy_parameters", "known_tokens", "prompt_tokens", "state", "ended", "running", "decisions_kept")
+    class PolicyParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    request_id: str
+    attempt: int
+    placement: Placement
+    age: _duration_pb2.Duration
+    policy_parameters: _containers.ScalarMap[str, str]
+    known_tokens: int
+    prompt_tokens: int
+    state: BookingState
+    ended: str
+    running: bool
+    decisions_kept: int
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., policy_parameters: _Optional[_Mapping[str, str]] = ..., known_tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., state: _Optional[_Union[BookingState, str]] = ..., ended: _Optional[str] = ..., running: bool = ..., decisions_kept: _Optional[int] = ...) -> None: ...

@@ -71,6 +71,11 @@ class RouterServiceStub(object):
                 request_serializer=eldr_dot_v1_dot_router__pb2.RenewLeasesRequest.SerializeToString,
                 response_deserializer=eldr_dot_v1_dot_router__pb2.RenewLeasesResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/eldr.v1.RouterService/Explain',
+                request_serializer=eldr_dot_v1_dot_router__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=eldr_dot_v1_dot_router__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer(object):
@@ -145,6 +150,16 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Says why a request was placed as it was: what was known of it then, how every worker looked, and the
+        rule that took this one. For live bookings and ended ones, as long as the decision is kept.
+
+        NOT_FOUND: the model is unknown; or the request was not placed, or its decision is not kept any more (the message says which).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +192,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.RenewLeases,
                     request_deserializer=eldr_dot_v1_dot_router__pb2.RenewLeasesRequest.FromString,
                     response_serializer=eldr_dot_v1_dot_router__pb2.RenewLeasesResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=eldr_dot_v1_dot_router__pb2.ExplainRequest.FromString,
+                    response_serializer=eldr_dot_v1_dot_router__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -348,6 +368,33 @@ class RouterService(object):
             '/eldr.v1.RouterService/RenewLeases',
             eldr_dot_v1_dot_router__pb2.RenewLeasesRequest.SerializeToString,
             eldr_dot_v1_dot_router__pb2.RenewLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/eldr.v1.RouterService/Explain',
+            eldr_dot_v1_dot_router__pb2.ExplainRequest.SerializeToString,
+            eldr_dot_v1_dot_router__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

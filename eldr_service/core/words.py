@@ -1,0 +1,6 @@
+"""Numbers of things in messages."""
+
+
+def counted(number: int, what: str) -> str:
+    """1 worker, 2 workers."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
