@@ -148,7 +148,7 @@ class Durability(Journal):
         if self._listens:
             life = self._workers.life(self._router.models[model], booking.row)
             # The thread reads the booking when it writes: later is only nearer to the truth.
-            self._living.append(Living(model, life, booking))
+            self._living.append((model, life, booking))
             self._schedule()
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
