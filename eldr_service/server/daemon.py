@@ -151,8 +151,8 @@ class Daemon:
         StartError
             An address or a file cannot be used.
         """
-        gc.disable()  # nothing of what is taken in now is ever garbage
         compile_ahead(*FOR_EVERY_POLICY)
+        gc.disable()  # nothing of what is taken in now is ever garbage
         now = time.monotonic()
         for declared in self._settings.models:
             self._chosen.declare(declared.name, declared.geometry)

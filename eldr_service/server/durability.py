@@ -29,6 +29,9 @@ FORGET_SECONDS = 10.0
 STALL_SECONDS = 2.0
 """After which a disk that does not answer is one that fails: answers cannot wait for it."""
 MOST_QUEUED = 1_000_000
+GATHER_SECONDS = 0.002
+GATHER_TURNS = 4
+"""Turns of the loop without another change, microseconds each, after which a group is complete."""
 STEP = 500
 """Bookings that the loop goes through in one step, about half a millisecond."""
 
@@ -148,7 +151,7 @@ class Durability(Journal):
         if self._listens:
             life = self._workers.life(self._router.models[model], booking.row)
             # The thread reads the booking when it writes: later is only nearer to the truth.
-            self._living.append(Living(model, life, booking))
+            self._living.append((model, life, booking))
             self._schedule()
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
@@ -172,10 +175,19 @@ class Durability(Journal):
     # The loop's side
 
     def _schedule(self) -> None:
-        """Flush when the loop has done all that it has at hand."""
+        """Flush when the loop has done all that it has at hand, or soon."""
         if not (self._due or self._busy or self._rewriting):
             self._due = True
-            self._loop.call_soon(self._flush)
+            self._gather(0, GATHER_TURNS, self._loop.time() + GATHER_SECONDS)
+
+    def _gather(self, queued: int, turns: int, until: float) -> None:
+        """Let the loop turn while what is to be written grows: a commit costs as much for one."""
+        now_queued = len(self._living) + len(self._ends)
+        turns = GATHER_TURNS if now_queued > queued else turns - 1
+        if turns and self._loop.time() < until:
+            self._loop.call_soon(self._gather, now_queued, turns, until)
+        else:
+            self._flush()
 
     def _flush(self, afresh: bool = False) -> None:
         self._due = False

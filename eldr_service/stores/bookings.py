@@ -28,15 +28,11 @@ _known = lru_cache(8_192)(encode_basestring_ascii)  # models, workers: the same 
 _DROP = "DELETE FROM bookings WHERE number IN (SELECT value FROM json_each(?))"
 
 
-class Living(NamedTuple):
-    """A booking to be kept, in the place of what was kept under its number.
+Living = tuple[str, int, Booking]
+"""Model, life and a booking to be kept, in the place of what was kept under its number.
 
-    `life` is its worker's incarnation; 0 for any, of a worker that a file names.
-    """
-
-    model: str
-    life: int
-    booking: Booking
+The life is its worker's incarnation; 0 for any, of a worker that a file names.
+"""
 
 
 class End(NamedTuple):

@@ -9,7 +9,7 @@ from eldr_service.routing.restore import GRACE_SECONDS, restore_bookings
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
 from eldr_service.server.rpc.telemetry import Telemetry
-from eldr_service.stores.bookings import BookingStore, Living
+from eldr_service.stores.bookings import BookingStore
 from eldr_service.stores.sqlite import SqliteStore
 
 LEASE = 900.0
@@ -40,7 +40,7 @@ def test_a_lease_goes_on_by_the_wall_clock(tmp_path, later, left):
     workers.register("m", spec, WorkerState.READY, None, 50.0)
     booking = router.route(RouteCall("m", "r"), 50.0).booking
     booking.number = 1
-    written = Living("m", workers.life(router.models["m"], booking.row), booking)
+    written = "m", workers.life(router.models["m"], booking.row), booking
     BookingStore(store).write([written], [], WRITTEN - 50.0)
 
     again, workers = fleet(store)
