@@ -45,6 +45,7 @@ from eldr_service.server.learning import Learning
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.rpc.auth import TokenInterceptor, Tokens, TokensFileError
+from eldr_service.server.rpc.certificates import CertificateError, Certificates
 from eldr_service.server.rpc.fleet_service import FleetService
 from eldr_service.server.rpc.partition_service import PartitionService
 from eldr_service.server.rpc.policy_service import PolicyService
@@ -130,6 +131,11 @@ class Daemon:
             Learning(self._router, LearnedStore(self._store)) if settings.state else None
         )
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
+        self._certificates = (
+            Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            if settings.tls_cert and settings.tls_key
+            else None
+        )
         self._fleet = (
             StaticFleet(settings.fleet, self._workers, settings.default_capacity)
             if settings.fleet
@@ -192,10 +198,13 @@ class Daemon:
             state=str(self._settings.state or ":memory:"),
         )
         ticking = asyncio.create_task(self._tick())
+        watching = asyncio.create_task(self._certificates.watch()) if self._certificates else None
         await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
         await self._stopping.wait()
         await self._drain()
         ticking.cancel()
+        if watching:
+            watching.cancel()
         await self._refits.close()
         await self._process.close()
         await server.stop(grace=1.0)
@@ -259,18 +268,11 @@ class Daemon:
         )
 
     def _open_port(self, server: grpc.aio.Server) -> int:
-        settings = self._settings
-        address = str(settings.listen)
+        address = str(self._settings.listen)
         try:
-            if not settings.tls_cert or not settings.tls_key:
-                return int(server.add_insecure_port(address))
-            authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-            credentials = grpc.ssl_server_credentials(
-                [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
-                root_certificates=authorities,
-                require_client_auth=authorities is not None,
-            )
-            return int(server.add_secure_port(address, credentials))
+            if self._certificates:
+                return int(server.add_secure_port(address, self._certificates.credentials()))
+            return int(server.add_insecure_port(address))
         except RuntimeError as error:
             raise StartError(f"--listen {address} cannot be used: {error}") from error
 
@@ -281,13 +283,15 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        """Read the tokens and the fleet file again; a wrong one leaves things as they are."""
+        """Read tokens, certificates and fleet file again; a wrong one leaves things as they are."""
         try:
             if self._tokens:
                 self._tokens.reload()
+            if self._certificates:
+                self._certificates.reload()
             if self._fleet:
                 self._fleet.reload(time.monotonic())
-        except (TokensFileError, FleetFileError) as error:
+        except (TokensFileError, CertificateError, FleetFileError) as error:
             log.error("not reloaded", error=str(error))
         else:
             log.info("reloaded")
@@ -359,5 +363,12 @@ def main() -> None:
     configure_logging(settings.log_format, settings.log_level)
     try:
         _run_loop(_run(settings))
-    except (StartError, StoreError, TokensFileError, FleetFileError, EldrError) as error:
+    except (
+        StartError,
+        StoreError,
+        TokensFileError,
+        CertificateError,
+        FleetFileError,
+        EldrError,
+    ) as error:
         sys.exit(f"eldr-server: {error}")
