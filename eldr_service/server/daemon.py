@@ -13,6 +13,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -65,6 +66,10 @@ SERVICES = (
     "eldr.v1.PartitionService",
     "eldr.v1.PolicyService",
 )
+
+if TYPE_CHECKING:
+    from eldr_service.server.rpc.key_set import KeySet
+    from eldr_service.server.rpc.signed_tokens import SignedTokens
 
 log = structlog.get_logger("eldr")
 
@@ -131,6 +136,7 @@ class Daemon:
             Learning(self._router, LearnedStore(self._store)) if settings.state else None
         )
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
+        self._keys, self._signed = _signed_tokens(settings)
         self._certificates = (
             Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
             if settings.tls_cert and settings.tls_key
@@ -197,14 +203,14 @@ class Daemon:
             policy=self._settings.policy,
             state=str(self._settings.state or ":memory:"),
         )
-        ticking = asyncio.create_task(self._tick())
-        watching = asyncio.create_task(self._certificates.watch()) if self._certificates else None
+        watching = [self._certificates.watch()] if self._certificates else []
+        watching += [self._keys.keep_reading()] if self._keys else []
+        background = [asyncio.create_task(work) for work in (self._tick(), *watching)]
         await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
         await self._stopping.wait()
         await self._drain()
-        ticking.cancel()
-        if watching:
-            watching.cancel()
+        for task in background:
+            task.cancel()
         await self._refits.close()
         await self._process.close()
         await server.stop(grace=1.0)
@@ -231,8 +237,10 @@ class Daemon:
     def _server(self) -> grpc.aio.Server:
         return grpc.aio.server(
             # Every call pays for an interceptor, one without tokens too.
-            interceptors=[TokenInterceptor(self._tokens, self._telemetry.refused_caller)]
-            if self._tokens
+            interceptors=[
+                TokenInterceptor(self._tokens, self._telemetry.refused_caller, self._signed)
+            ]
+            if self._tokens or self._signed
             else [],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -334,6 +342,28 @@ class Daemon:
 def _tell_of_kernels() -> None:
     for trouble in cache_troubles():
         log.warning("kernel cache", trouble=trouble)
+
+
+def _signed_tokens(settings: Settings) -> tuple["KeySet | None", "SignedTokens | None"]:
+    """What verifies JWTs, where the settings ask for it; its library is an extra."""
+    if not (settings.jwks and settings.jwt_issuer and settings.jwt_audience):
+        return None, None
+    try:
+        from eldr_service.server.rpc.key_set import KeySet
+        from eldr_service.server.rpc.signed_tokens import Expected, SignedTokens
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"--jwks needs the package {error.name}: pip install 'eldr-service[jwt]'"
+        ) from error
+    keys = KeySet(settings.jwks, settings.jwks_max_age)
+    expected = Expected(
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway,
+        roles_claim=settings.jwt_roles_claim,
+        models_claim=settings.jwt_models_claim,
+    )
+    return keys, SignedTokens(keys, expected)
 
 
 def _write_ports(path: Path, grpc_address: str, http_address: str) -> None:
