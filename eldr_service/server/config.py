@@ -158,6 +158,12 @@ class Settings(BaseSettings):
         "where gRPC is served, port 0 for a free one; loopback, as nothing guards it by default",
         default=Address("127.0.0.1", 50051),
     )
+    admin_listen: ListenAddress | None = _option(
+        "HOST:PORT",
+        "where all of gRPC is served; --listen then lacks DrainWorker, RemoveWorker, partitions and"
+        " policies",
+        default=None,
+    )
     http: ListenAddress = _option(
         "HOST:PORT",
         "where metrics and dashboard are served, to read and without credentials",
@@ -388,12 +394,13 @@ class Settings(BaseSettings):
         names = [model.name for model in self.models]
         if len(set(names)) < len(names):
             raise ValueError("models: each model may be declared once")
-        if not self.listen.loopback and not self.insecure:
-            self._refuse_strangers()
+        for name, address in (("--listen", self.listen), ("--admin-listen", self.admin_listen)):
+            if address and not address.loopback and not self.insecure:
+                self._refuse_strangers(name, address)
         return self
 
-    def _refuse_strangers(self) -> None:
-        where = f"--listen {self.listen} is not a loopback address"
+    def _refuse_strangers(self, name: str, address: Address) -> None:
+        where = f"{name} {address} is not a loopback address"
         if (self.tokens or self.jwks) and not self.tls:
             raise ValueError(
                 f"{where}, and without TLS the tokens could be read on the way: give --tls-cert and"
