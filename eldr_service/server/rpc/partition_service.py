@@ -143,9 +143,10 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.ActivatePartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.ActivatePartitionResponse:
         """Use a version from the next decision on."""
+        model = reading.model_name(request)
         if not request.version:
             raise InvalidArgumentError("version", "the number of a partition, from 1", 0)
-        partition = self._partitions.activate(reading.model_name(request), request.version)
+        partition = self._partitions.activate(model, request.version)
         return pb.ActivatePartitionResponse(partition=self._info(partition))
 
     @unary

@@ -209,6 +209,7 @@ def fingerprint(message: activation_pb2.ActivationCounts) -> int:
 
 def route_call(request: router_pb2.RouteRequest) -> RouteCall:
     """Check a RouteRequest or a RouteStreamRequest, which has the same fields."""
+    model = model_name(request)
     sequences = request.num_sequences or 1
     if sequences > MAX_SEQUENCES:
         raise InvalidArgumentError("num_sequences", f"at most {MAX_SEQUENCES}", sequences)
@@ -237,7 +238,7 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         sorted(own_labels.items()),
     )
     return RouteCall(
-        model=model_name(request),
+        model=model,
         request_id=request_id(request),
         attempt=request.attempt,
         counts=activation_counts("counts", request.counts) if inline else None,
