@@ -11,8 +11,6 @@ _NOT_ASCII_PRINTABLE = re.compile(r"[^ -~]")
 
 def unfit(text: str) -> str:
     """Return the first character that could act on a terminal or hide in a line; "" if none."""
-    if text.isprintable():  # nearly always, and fast
-        return ""
     return next((c for c in text if unicodedata.category(c) in _UNFIT), "")
 
 

@@ -86,6 +86,6 @@ def own(model: str) -> str:
     PermissionDeniedError
     """
     caller = CALLER.get()
-    if not caller.may_touch(model):
+    if caller.models is not None and model not in caller.models:
         raise PermissionDeniedError(f"token {caller.name} is not for this model")
     return model

@@ -45,7 +45,7 @@ Choice = TypeVar("Choice", bound=IntEnum)
 def text(field: str, value: str, longest: int, required: bool = False) -> str:
     """Check a name: its length in bytes of UTF-8, and that nothing in it acts on a terminal."""
     prose(field, value, longest, required)
-    if character := unfit(value):
+    if not value.isprintable() and (character := unfit(value)):
         raise InvalidArgumentError(
             field, "no control or format characters", f"U+{ord(character):04X}"
         )
