@@ -3,6 +3,7 @@
 import json as json_module
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -11,10 +12,12 @@ import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from eldr_service.cli.failure import CommandError, of_call
 from eldr_service.cli.tables import UNBOUNDED
+from eldr_service.core.escaping import escaped
 
 MAX_MESSAGE_BYTES = 64 << 20  # the daemon's own limit; partitions are the largest
 
@@ -154,10 +157,25 @@ def _method_taking(request: Message) -> tuple[str, Any]:
     raise AssertionError(f"{request.DESCRIPTOR.full_name} is no request")
 
 
+class _Console(Console):
+    """Writes out controls in what it prints: ids and errors from elsewhere could hold them."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yield the segments, their texts escaped."""
+        for segment in super().render(renderable, options):
+            yield (
+                segment
+                if segment.control
+                else Segment(escaped(segment.text, keep="\n"), segment.style)
+            )
+
+
 def _console(stream: Any) -> Console:
     """A console that prints what it is given as it is: ids are no markup."""
     terminal = stream.isatty()
-    return Console(
+    return _Console(
         file=stream,
         markup=False,
         highlight=False,

@@ -44,6 +44,19 @@ def _readable_file(path: Path) -> Path:
     return path
 
 
+def _key_source(text: str) -> str:
+    """Check a file's or a URL's form; over plain HTTP anyone on the way could add a key."""
+    scheme, colon, rest = text.partition("://")
+    if not colon:
+        return str(_readable_file(Path(text)))
+    host = re.split("[/?#]", rest)[0]
+    if scheme == "https" and host:
+        return text
+    if scheme == "http" and re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", host):
+        return text
+    raise ValueError("expected a file, an https:// URL, or an http:// one of this machine")
+
+
 def _directory(path: Path) -> Path:
     path = path.expanduser()
     if path.exists() and not path.is_dir():
@@ -83,6 +96,7 @@ def _policy(text: str) -> str:
 ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Directory = Annotated[Path, AfterValidator(_directory)]
+KeySource = Annotated[str, AfterValidator(_key_source)]
 StateDirectory = Annotated[Path | None, BeforeValidator(_state)]
 PolicyChoice = Annotated[str, AfterValidator(_policy)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -144,6 +158,12 @@ class Settings(BaseSettings):
         "where gRPC is served, port 0 for a free one; loopback, as nothing guards it by default",
         default=Address("127.0.0.1", 50051),
     )
+    admin_listen: ListenAddress | None = _option(
+        "HOST:PORT",
+        "where all of gRPC is served; --listen then lacks DrainWorker, RemoveWorker, partitions and"
+        " policies",
+        default=None,
+    )
     http: ListenAddress = _option(
         "HOST:PORT",
         "where metrics and dashboard are served, to read and without credentials",
@@ -184,6 +204,33 @@ class Settings(BaseSettings):
         "FILE",
         "TOML file of bearer tokens and their roles; without it every call is allowed",
         default=None,
+    )
+    jwks: KeySource | None = _option(
+        "FILE|URL",
+        "key set (JWKS) of the issuer of tokens that are JWTs; needs --jwt-issuer and"
+        " --jwt-audience",
+        default=None,
+    )
+    jwks_max_age: Seconds = _option(
+        "SECONDS",
+        "how long the last good keys go on where --jwks cannot be read; a day of outage",
+        default=86_400.0,
+    )
+    jwt_issuer: str | None = _option("NAME", "what a JWT must have as `iss`", default=None)
+    jwt_audience: str | None = _option("NAME", "what a JWT must have as `aud`", default=None)
+    jwt_leeway: float = _option(
+        "SECONDS",
+        "by how much the issuer's clock and this one may differ",
+        default=30.0,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+    )
+    jwt_roles_claim: str = _option(
+        "CLAIM", "where a JWT says its roles: a list, or words in a text", default="roles"
+    )
+    jwt_models_claim: str = _option(
+        "CLAIM", "where a JWT says the models it is for, all without it", default="models"
     )
     insecure: bool = Field(
         description="serve beyond loopback although anyone could call or overhear the tokens",
@@ -343,26 +390,35 @@ class Settings(BaseSettings):
             raise ValueError(
                 "--tls-client-ca is of use only together with --tls-cert and --tls-key"
             )
+        if self.jwks and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError(
+                "--jwks needs --jwt-issuer and --jwt-audience: without them tokens that were made"
+                " for others would be taken"
+            )
+        if not self.jwks and (self.jwt_issuer or self.jwt_audience):
+            raise ValueError("--jwt-issuer and --jwt-audience are of use only together with --jwks")
         if self.report_limit < self.report_interval:
             raise ValueError("--report-limit must not be shorter than --report-interval")
         names = [model.name for model in self.models]
         if len(set(names)) < len(names):
             raise ValueError("models: each model may be declared once")
-        if not self.listen.loopback and not self.insecure:
-            self._refuse_strangers()
+        for name, address in (("--listen", self.listen), ("--admin-listen", self.admin_listen)):
+            if address and not address.loopback and not self.insecure:
+                self._refuse_strangers(name, address)
         return self
 
-    def _refuse_strangers(self) -> None:
-        where = f"--listen {self.listen} is not a loopback address"
-        if self.tokens and not self.tls:
+    def _refuse_strangers(self, name: str, address: Address) -> None:
+        where = f"{name} {address} is not a loopback address"
+        if (self.tokens or self.jwks) and not self.tls:
             raise ValueError(
                 f"{where}, and without TLS the tokens could be read on the way: give --tls-cert and"
                 " --tls-key, or say --insecure"
             )
-        if not self.tokens and not self.tls_client_ca:
+        if not (self.tokens or self.jwks or self.tls_client_ca):
             raise ValueError(
                 f"{where}, and without credentials anyone who reaches it could call: give"
-                " --tls-cert and --tls-key with --tokens or --tls-client-ca, or say --insecure"
+                " --tls-cert and --tls-key with --tokens, --jwks or --tls-client-ca, or say"
+                " --insecure"
             )
 
 

@@ -9,12 +9,12 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
 import structlog
 from eldr.v1 import (
     fleet_pb2_grpc,
@@ -22,8 +22,6 @@ from eldr.v1 import (
     policy_pb2_grpc,
     router_pb2_grpc,
 )
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from eldr_service.core.errors import EldrError
 from eldr_service.decision_log.recorder import Recorder
@@ -45,7 +43,9 @@ from eldr_service.server.learning import Learning
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.rpc.auth import TokenInterceptor, Tokens, TokensFileError
+from eldr_service.server.rpc.certificates import CertificateError, Certificates
 from eldr_service.server.rpc.fleet_service import FleetService
+from eldr_service.server.rpc.listeners import Listeners
 from eldr_service.server.rpc.partition_service import PartitionService
 from eldr_service.server.rpc.policy_service import PolicyService
 from eldr_service.server.rpc.router_service import RouterService
@@ -55,15 +55,10 @@ from eldr_service.stores.learned import LearnedStore
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.sqlite import SqliteStore
 
-# A FitPartition with its counts is the largest message; 10 MB ids still get a clear answer.
-MAX_MESSAGE_BYTES = 64 << 20
 TICK_SECONDS = 0.25
-SERVICES = (
-    "eldr.v1.RouterService",
-    "eldr.v1.FleetService",
-    "eldr.v1.PartitionService",
-    "eldr.v1.PolicyService",
-)
+if TYPE_CHECKING:
+    from eldr_service.server.rpc.key_set import KeySet
+    from eldr_service.server.rpc.signed_tokens import SignedTokens
 
 log = structlog.get_logger("eldr")
 
@@ -131,6 +126,12 @@ class Daemon:
             Learning(self._router, LearnedStore(self._store)) if settings.state else None
         )
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
+        self._keys, self._signed = _signed_tokens(settings)
+        self._certificates = (
+            Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            if settings.tls_cert and settings.tls_key
+            else None
+        )
         self._fleet = (
             StaticFleet(settings.fleet, self._workers, settings.default_capacity)
             if settings.fleet
@@ -138,7 +139,7 @@ class Daemon:
         )
         self._stopping = asyncio.Event()  # set by each signal to stop
         self._serving = True
-        self._health = health.aio.HealthServicer()
+        self._served = self._listeners()
         self._http = HttpServer(
             self._telemetry.metrics.registry, lambda: self._serving, self._troubles
         )
@@ -166,40 +167,40 @@ class Daemon:
             log.info("restored", bookings=bookings)
         if self._recorder:
             self._recorder.tick()
-        server = self._server()
-        self._add_services(server)
-        grpc_address = str(replace(self._settings.listen, port=self._open_port(server)))
-        await server.start()
+        addresses = self._open_ports()
+        await self._served.start()
         http = self._settings.http
         try:
             http = replace(http, port=await self._http.start(http.host, http.port))
         except OSError as error:
-            await server.stop(None)
+            await self._served.stop(None)
             raise StartError(f"--http {http}: {error.strerror}") from error
-        for service in ("", *SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        addresses["http"] = str(http)
+        await self._served.tell(serving=True)
         self._listen_to_signals()
         if self._settings.port_file:
-            _write_ports(self._settings.port_file, grpc_address, str(http))
+            _write_ports(self._settings.port_file, addresses)
         gc.freeze()  # what is here now stays: no need to look through it again and again
         gc.enable()
         _tell_of_kernels()
         log.info(
             "serving",
-            grpc=grpc_address,
-            http=str(http),
+            **addresses,
             version=version("eldr-service"),
             policy=self._settings.policy,
             state=str(self._settings.state or ":memory:"),
         )
-        ticking = asyncio.create_task(self._tick())
+        watching = [self._certificates.watch()] if self._certificates else []
+        watching += [self._keys.keep_reading()] if self._keys else []
+        background = [asyncio.create_task(work) for work in (self._tick(), *watching)]
         await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
         await self._stopping.wait()
         await self._drain()
-        ticking.cancel()
+        for task in background:
+            task.cancel()
         await self._refits.close()
         await self._process.close()
-        await server.stop(grace=1.0)
+        await self._served.stop(grace=1.0)
         await self._http.stop()
         if self._learning:
             await self._learning.close()
@@ -220,20 +221,7 @@ class Daemon:
         except OSError as error:
             raise StartError(f"--decision-log {settings.decision_log}: {error.strerror}") from error
 
-    def _server(self) -> grpc.aio.Server:
-        return grpc.aio.server(
-            # Every call pays for an interceptor, one without tokens too.
-            interceptors=[TokenInterceptor(self._tokens, self._telemetry.refused_caller)]
-            if self._tokens
-            else [],
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.so_reuseport", 0),  # a second daemon on this port must fail, not share it
-            ],
-        )
-
-    def _add_services(self, server: grpc.aio.Server) -> None:
+    def _listeners(self) -> Listeners:
         settings, telemetry = self._settings, self._telemetry
         fleet_service = FleetService(
             self._router,
@@ -243,37 +231,38 @@ class Daemon:
             settings.default_capacity,
         )
         telemetry.on_worker_changed = fleet_service.worker_changed
+        router_service = RouterService(self._router, telemetry, self._durability)
         partition_service = PartitionService(
             self._router, self._partitions, self._refits, self._process, telemetry
         )
-        router_pb2_grpc.add_RouterServiceServicer_to_server(
-            RouterService(self._router, telemetry, self._durability), server
-        )
-        fleet_pb2_grpc.add_FleetServiceServicer_to_server(fleet_service, server)
-        partition_pb2_grpc.add_PartitionServiceServicer_to_server(partition_service, server)
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(
-            PolicyService(self._router, self._chosen, telemetry), server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(
-            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        policy_service = PolicyService(self._router, self._chosen, telemetry)
+        # Every call pays for an interceptor, one without tokens too.
+        guard = TokenInterceptor(self._tokens, telemetry.refused_caller, self._signed)
+        return Listeners(
+            [
+                (router_pb2_grpc.add_RouterServiceServicer_to_server, router_service),
+                (fleet_pb2_grpc.add_FleetServiceServicer_to_server, fleet_service),
+                (partition_pb2_grpc.add_PartitionServiceServicer_to_server, partition_service),
+                (policy_pb2_grpc.add_PolicyServiceServicer_to_server, policy_service),
+            ],
+            [guard] if self._tokens or self._signed else [],
+            self._certificates,
         )
 
-    def _open_port(self, server: grpc.aio.Server) -> int:
-        settings = self._settings
-        address = str(settings.listen)
-        try:
-            if not settings.tls_cert or not settings.tls_key:
-                return int(server.add_insecure_port(address))
-            authorities = settings.tls_client_ca.read_bytes() if settings.tls_client_ca else None
-            credentials = grpc.ssl_server_credentials(
-                [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
-                root_certificates=authorities,
-                require_client_auth=authorities is not None,
-            )
-            return int(server.add_secure_port(address, credentials))
-        except RuntimeError as error:
-            raise StartError(f"--listen {address} cannot be used: {error}") from error
+    def _open_ports(self) -> dict[str, str]:
+        """Open where gRPC is served: by name, the addresses with their ports."""
+        listen, admin = self._settings.listen, self._settings.admin_listen
+        wanted = {"grpc": ("--listen", listen)} | (
+            {"admin": ("--admin-listen", admin)} if admin else {}
+        )
+        opened = {}
+        for name, (flag, address) in wanted.items():
+            try:
+                port = self._served.open(str(address), name == "admin" or not admin)
+            except RuntimeError as error:
+                raise StartError(f"{flag} {address} cannot be used: {error}") from error
+            opened[name] = str(replace(address, port=port))
+        return opened
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -282,13 +271,15 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        """Read the tokens and the fleet file again; a wrong one leaves things as they are."""
+        """Read tokens, certificates and fleet file again; a wrong one leaves things as they are."""
         try:
             if self._tokens:
                 self._tokens.reload()
+            if self._certificates:
+                self._certificates.reload()
             if self._fleet:
                 self._fleet.reload(time.monotonic())
-        except (TokensFileError, FleetFileError) as error:
+        except (TokensFileError, CertificateError, FleetFileError) as error:
             log.error("not reloaded", error=str(error))
         else:
             log.info("reloaded")
@@ -310,8 +301,7 @@ class Daemon:
     async def _drain(self) -> None:
         """Say NOT_SERVING, and let bookings go on until they are done or the deadline is there."""
         self._serving = False
-        for service in ("", *SERVICES):
-            await self._health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._served.tell(serving=False)
         deadline = time.monotonic() + self._settings.drain_seconds
         self._stopping.clear()  # a second signal ends the wait
         log.info("draining", bookings=self._bookings(), seconds=self._settings.drain_seconds)
@@ -333,10 +323,32 @@ def _tell_of_kernels() -> None:
         log.warning("kernel cache", trouble=trouble)
 
 
-def _write_ports(path: Path, grpc_address: str, http_address: str) -> None:
+def _signed_tokens(settings: Settings) -> tuple["KeySet | None", "SignedTokens | None"]:
+    """What verifies JWTs, where the settings ask for it; its library is an extra."""
+    if not (settings.jwks and settings.jwt_issuer and settings.jwt_audience):
+        return None, None
+    try:
+        from eldr_service.server.rpc.key_set import KeySet
+        from eldr_service.server.rpc.signed_tokens import Expected, SignedTokens
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"--jwks needs the package {error.name}: pip install 'eldr-service[jwt]'"
+        ) from error
+    keys = KeySet(settings.jwks, settings.jwks_max_age)
+    expected = Expected(
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway,
+        roles_claim=settings.jwt_roles_claim,
+        models_claim=settings.jwt_models_claim,
+    )
+    return keys, SignedTokens(keys, expected)
+
+
+def _write_ports(path: Path, addresses: Mapping[str, str]) -> None:
     """Write the port file in one step, so that no reader sees half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps({"grpc": grpc_address, "http": http_address}) + "\n")
+    unfinished.write_text(json.dumps(addresses) + "\n")
     unfinished.replace(path)
 
 
@@ -360,5 +372,12 @@ def main() -> None:
     configure_logging(settings.log_format, settings.log_level)
     try:
         _run_loop(_run(settings))
-    except (StartError, StoreError, TokensFileError, FleetFileError, EldrError) as error:
+    except (
+        StartError,
+        StoreError,
+        TokensFileError,
+        CertificateError,
+        FleetFileError,
+        EldrError,
+    ) as error:
         sys.exit(f"eldr-server: {error}")

@@ -23,6 +23,7 @@ class Daemon:
     http: str
     process: subprocess.Popen[bytes] | Forked
     stderr_path: Path
+    admin: str = ""  # with --admin-listen
 
     @property
     def logs(self) -> list[dict]:

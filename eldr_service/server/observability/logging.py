@@ -1,12 +1,36 @@
 """Logs on stderr: for eyes or as one JSON object a line."""
 
+import io
+import json
 import logging
 import os
 import sys
 from contextlib import suppress
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from eldr_service.core.escaping import escaped
+
+
+def _as_json_escapes(logger: object, name: str, line: Any) -> str:
+    """Write out, as JSON does, what JSON lets through: C1 controls, bidi and the like."""
+    return escaped(line, write=lambda character: json.dumps(character)[1:-1])
+
+
+def _without_controls(logger: object, name: str, event: EventDict) -> EventDict:
+    """Write out what ids and errors of others' making could do to a terminal."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = escaped(value)
+    return event
+
+
+def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    stream.write(escaped(plain.getvalue(), keep="\n"))
 
 
 class _Lossy:
@@ -42,25 +66,25 @@ def configure_logging(
     """
     stream = stream or sys.stderr
     severity = logging.getLevelNamesMapping()[level.upper()]
-    common: list[structlog.typing.Processor] = [
+    common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # What turns an event into text.
-    rendering: list[structlog.typing.Processor]
+    rendering: list[Processor]
     if log_format == "json":
         rendering = [
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(ensure_ascii=False),
+            _as_json_escapes,
         ]
     else:
         colours = stream.isatty() and not os.environ.get("NO_COLOR")
         # Plain tracebacks: those with the locals of each frame could show tokens and prompts.
         rendering = [
-            structlog.dev.ConsoleRenderer(
-                colors=colours, exception_formatter=structlog.dev.plain_traceback
-            )
+            _without_controls,
+            structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=_traceback),
         ]
     structlog.configure(
         processors=[*common, *rendering],

@@ -6,27 +6,28 @@ import hmac
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
 
 from eldr_service.core.errors import EldrError, did_you_mean
-from eldr_service.server.rpc.errors import PermissionDeniedError, UnauthenticatedError, abort
+from eldr_service.core.escaping import unfit
+from eldr_service.server.rpc.caller import CALLER, ROLES, Caller, Models
+from eldr_service.server.rpc.errors import (
+    UNKNOWN_TOKEN,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    abort,
+)
+from eldr_service.server.rpc.expiry import ending_with
 
-ROLES = frozenset({"route", "worker", "admin"})
 MIN_TOKEN_CHARACTERS = 16
 # How long a caller may finish what it says before it is refused.
 PATIENCE_SECONDS = 0.1
 
 _HEALTH = "/grpc.health.v1.Health/"
-_REFLECTION = ("/grpc.reflection.v1.", "/grpc.reflection.v1alpha.")
-_ROUTER = "/eldr.v1.RouterService/"
-_OF_WORKERS = frozenset(
-    {"/eldr.v1.FleetService/RegisterWorker", "/eldr.v1.FleetService/ReportLoad"}
-)
 
 log = structlog.get_logger()
 
@@ -35,27 +36,12 @@ class TokensFileError(Exception):
     """The tokens file cannot be used; says where and why, and never shows a token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whom a token stands for."""
-
-    name: str
-    roles: frozenset[str]
-
-    def may_call(self, method: str) -> bool:
-        """Whether the roles allow the full method name, known to the daemon or not."""
-        if "admin" in self.roles or method.startswith(_REFLECTION):
-            return True
-        if method.startswith(_ROUTER):
-            return True  # each role includes RouterService
-        return "worker" in self.roles and method in _OF_WORKERS
-
-
 class Tokens:
     """The callers of a tokens file. Holds digests only, no token.
 
     The file has a table ``[[tokens]]`` for each, with `name`, `token` (at least 16 printable ASCII
-    characters without spaces) and `roles`, a list of "route", "worker" and "admin".
+    characters without spaces), `roles`, a list of "route", "worker" and "admin", and, for a token
+    that is not for all models, `models`, a list of names in which `*` stands for any characters.
 
     Raises
     ------
@@ -111,27 +97,39 @@ class Tokens:
         return tuple(callers.items())
 
 
+class Verifier(Protocol):
+    """Knows tokens by their signatures: `signed_tokens.SignedTokens`, whose library is an extra."""
+
+    def known(self, token: str) -> Caller | None: ...  # noqa: D102
+
+    async def verify(self, token: str) -> Caller: ...  # noqa: D102
+
+
 class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Lets a call through only with a token that has the role for it.
+    """Lets a call through only with a token that has the role for it, and says whose call it is.
 
     Refuses before the handler is looked up and without decoding a request, so that the answer says
     nothing of what there is. Health checks need no token, reflection needs any valid one. Without
-    tokens everything is allowed.
+    tokens of either kind everything is allowed. Streams end when their token expires.
 
     Parameters
     ----------
     tokens : Tokens or None
     refused : callable (full method name, error), optional
         Told of each refusal.
+    signed : Verifier, optional
+        Verifies tokens that are not among `tokens`.
     """
 
     def __init__(
         self,
         tokens: Tokens | None,
         refused: Callable[[str, EldrError], None] = lambda *_: None,
+        signed: Verifier | None = None,
     ) -> None:
         self._tokens = tokens
         self._refused = refused
+        self._signed = signed
 
     async def intercept_service(
         self,
@@ -140,34 +138,36 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler:
         """Answer with the service's handler, or with one that refuses."""
         method = handler_call_details.method
-        if self._tokens is None or method.startswith(_HEALTH):
+        if (self._tokens is None and self._signed is None) or method.startswith(_HEALTH):
             return await continuation(handler_call_details)
-        if error := self._objection(method, handler_call_details.invocation_metadata):
+        try:
+            caller = await self._caller(handler_call_details.invocation_metadata)
+            if not caller.may_call(method):
+                raise PermissionDeniedError(f"token {caller.name} lacks the role for this call")
+        except EldrError as error:
             self._refused(method, error)
             return _refuse(error)
-        return await continuation(handler_call_details)
+        CALLER.set(caller)  # the handler runs in the same task
+        return ending_with(caller, await continuation(handler_call_details))
 
-    def _objection(
-        self, method: str, metadata: Sequence[tuple[str, str | bytes]]
-    ) -> EldrError | None:
-        assert self._tokens
+    async def _caller(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
         token = _bearer_token(metadata)
         if token is None:
-            return UnauthenticatedError("expected the metadata authorization: Bearer TOKEN")
-        caller = self._tokens.find(token)
+            raise UnauthenticatedError("expected the metadata authorization: Bearer TOKEN")
+        caller = self._tokens.find(token) if self._tokens else None
+        if caller is None and self._signed:
+            caller = self._signed.known(token) or await self._signed.verify(token)
         if caller is None:
-            return UnauthenticatedError("unknown token")
-        if not caller.may_call(method):
-            return PermissionDeniedError(f"token {caller.name} lacks the role for this call")
-        return None
+            raise UnauthenticatedError(UNKNOWN_TOKEN)
+        return caller
 
 
 def _read_entry(entry: object) -> tuple[bytes, Caller]:
-    if not isinstance(entry, dict) or entry.keys() != {"name", "token", "roles"}:
-        raise ValueError("expected the keys name, token and roles")
+    if not isinstance(entry, dict) or entry.keys() - {"models"} != {"name", "token", "roles"}:
+        raise ValueError("expected the keys name, token and roles, and perhaps models")
     name, token, roles = entry["name"], entry["token"], entry["roles"]
-    if not isinstance(name, str) or not name:
-        raise ValueError("name: expected text")
+    if not isinstance(name, str) or not name or unfit(name):
+        raise ValueError("name: expected text without control characters")
     if not isinstance(token, str) or len(token) < MIN_TOKEN_CHARACTERS:
         raise ValueError(f"token: expected at least {MIN_TOKEN_CHARACTERS} characters")
     if not (token.isascii() and token.isprintable()) or " " in token:
@@ -178,7 +178,11 @@ def _read_entry(entry: object) -> tuple[bytes, Caller]:
         if not isinstance(role, str) or role not in ROLES:
             hint = did_you_mean(str(role), ROLES)
             raise ValueError(f"roles: expected {', '.join(sorted(ROLES))}, found {role!r}{hint}")
-    return _digest(token), Caller(name, frozenset(roles))
+    try:
+        models = Models(entry["models"]) if "models" in entry else None
+    except ValueError as error:
+        raise ValueError(f"models: {error}") from error
+    return _digest(token), Caller(name=name, roles=frozenset(roles), models=models)
 
 
 def _digest(token: str) -> bytes:

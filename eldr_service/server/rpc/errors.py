@@ -23,6 +23,7 @@ DOMAIN = "eldr"
 # 8 KiB. Text in bytes of UTF-8.
 MAX_MESSAGE = 1_024
 MAX_DETAIL = 512
+UNKNOWN_TOKEN = "unknown token"  # whatever is wrong with it
 
 
 class UnauthenticatedError(EldrError):

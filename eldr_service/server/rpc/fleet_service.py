@@ -8,12 +8,13 @@ import grpc
 from eldr.v1 import fleet_pb2 as pb
 from eldr.v1 import fleet_pb2_grpc
 
-from eldr_service.core.errors import ResourceExhaustedError
+from eldr_service.core.errors import EldrError, ResourceExhaustedError
 from eldr_service.core.worker import WorkerState
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
 from eldr_service.server.rpc import reading, writing
-from eldr_service.server.rpc.errors import abort
+from eldr_service.server.rpc.caller import CALLER
+from eldr_service.server.rpc.errors import abort, status_code
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
 
@@ -105,13 +106,18 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListWorkersResponse:
         """Answer with the workers as they are."""
-        reading.text("model", request.model, reading.MAX_MODEL)
-        return pb.ListWorkersResponse(workers=self._list(request.model))
+        return pb.ListWorkersResponse(workers=self._list(reading.listed_model(request)))
 
     async def WatchWorkers(  # noqa: N802
         self, request: pb.WatchWorkersRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchWorkersResponse]:
         """Answer with the workers as they are, and then with every change."""
+        try:
+            reading.listed_model(request)
+        except EldrError as error:
+            self.telemetry.refused(self, "WatchWorkers", status_code(error), error)
+            await abort(context, error)
+        may_touch = CALLER.get().may_touch
         changes: asyncio.Queue[pb.Worker] = asyncio.Queue(MAX_BEHIND)
         self._watchers.add(changes)
         try:
@@ -122,7 +128,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
                 yield pb.WatchWorkersResponse(synchronized=True)
             while changes in self._watchers or not changes.empty():
                 worker = await changes.get()
-                if request.model in ("", worker.model):
+                if request.model == worker.model or (not request.model and may_touch(worker.model)):
                     yield pb.WatchWorkersResponse(worker=worker, synchronized=True)
             await abort(
                 context, ResourceExhaustedError(f"{MAX_BEHIND} changes behind; watch again", 0.1)
@@ -144,5 +150,6 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     def _list(self, model_name: str) -> list[pb.Worker]:
         now = time.monotonic()
         names = [self._router.model(model_name).name] if model_name else sorted(self._router.models)
-        models = [self._router.model(name) for name in names]
+        may_touch = CALLER.get().may_touch
+        models = [self._router.model(name) for name in names if may_touch(name)]
         return [writing.worker(m, row, now) for m in models for row in m.fleet.rows()]

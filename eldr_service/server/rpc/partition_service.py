@@ -26,6 +26,7 @@ from eldr_service.routing.model import Model
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
 from eldr_service.server.rpc import reading, writing
+from eldr_service.server.rpc.caller import CALLER, own
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
 from eldr_service.stores.partition_file import dump_partition, load_partition
@@ -106,11 +107,11 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.ImportPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.ImportPartitionResponse:
         """Keep a partition from elsewhere."""
-        reading.text("model", request.model, reading.MAX_MODEL)
+        reading.listed_model(request)
         partition = load_partition(request.data)
         if request.model:
             partition = replace(partition, model=request.model)
-        reading.text("data.model", partition.model, reading.MAX_MODEL, required=True)
+        own(reading.text("data.model", partition.model, reading.MAX_MODEL, required=True))
         return pb.ImportPartitionResponse(partition=self._keep(partition, request.activate))
 
     @unary
@@ -128,11 +129,12 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.ListPartitionsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListPartitionsResponse:
         """Answer with what is kept."""
-        reading.text("model", request.model, reading.MAX_MODEL)
-        named = [self._router.model(request.model)] if request.model else None
-        models = named or [model for _, model in sorted(self._router.models.items())]
+        name, may_touch = reading.listed_model(request), CALLER.get().may_touch
+        named = [self._router.model(name)] if name else None
+        models = named or [m for name, m in sorted(self._router.models.items()) if may_touch(name)]
+        kept = [p for p in self._partitions.all(name) if may_touch(p.model)]
         return pb.ListPartitionsResponse(
-            partitions=map(self._info, self._partitions.all(request.model)),
+            partitions=map(self._info, kept),
             refits=map(self._refit_status, models),
         )
 
@@ -141,9 +143,10 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.ActivatePartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.ActivatePartitionResponse:
         """Use a version from the next decision on."""
+        model = reading.model_name(request)
         if not request.version:
             raise InvalidArgumentError("version", "the number of a partition, from 1", 0)
-        partition = self._partitions.activate(reading.model_name(request), request.version)
+        partition = self._partitions.activate(model, request.version)
         return pb.ActivatePartitionResponse(partition=self._info(partition))
 
     @unary

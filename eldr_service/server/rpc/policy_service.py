@@ -10,6 +10,7 @@ from eldr_service.policies.registry import create_prepared, installed
 from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.router import Router
 from eldr_service.server.rpc import reading, writing
+from eldr_service.server.rpc.caller import CALLER
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
 
@@ -27,11 +28,13 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self, request: pb.ListPoliciesRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListPoliciesResponse:
         """Answer with the installed policies and those in force."""
+        may_touch = CALLER.get().may_touch
         return pb.ListPoliciesResponse(
             policies=map(writing.policy_info, installed().values()),
             active=[
                 writing.active_policy(name, model.policy)
                 for name, model in sorted(self._router.models.items())
+                if may_touch(name)
             ],
         )
 

@@ -18,10 +18,12 @@ from eldr_service.core.activation import (
 )
 from eldr_service.core.capture import CaptureState, CaptureStatus
 from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.core.escaping import unfit
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.kernels.core.sparse import NOT_INCREASING, TOO_LARGE, sparse_counts
 from eldr_service.routing.call import RouteCall
+from eldr_service.server.rpc.caller import own
 
 MAX_MODEL = 256
 MAX_REQUEST_ID = 512
@@ -41,6 +43,16 @@ Choice = TypeVar("Choice", bound=IntEnum)
 
 
 def text(field: str, value: str, longest: int, required: bool = False) -> str:
+    """Check a name: its length in bytes of UTF-8, and that nothing in it acts on a terminal."""
+    prose(field, value, longest, required)
+    if not value.isprintable() and (character := unfit(value)):
+        raise InvalidArgumentError(
+            field, "no control or format characters", f"U+{ord(character):04X}"
+        )
+    return value
+
+
+def prose(field: str, value: str, longest: int, required: bool = False) -> str:
     """Check a text's length in bytes of UTF-8."""
     if not value and not required:
         return value
@@ -54,8 +66,14 @@ def text(field: str, value: str, longest: int, required: bool = False) -> str:
 
 
 def model_name(request: Any) -> str:
-    """Check a request's model."""
-    return text("model", request.model, MAX_MODEL, required=True)
+    """Check a request's model, and that it is one of the caller's."""
+    return own(text("model", request.model, MAX_MODEL, required=True))
+
+
+def listed_model(request: Any) -> str:
+    """Check the model of a request for which none stands for all of the caller's."""
+    name = text("model", request.model, MAX_MODEL)
+    return own(name) if name else name
 
 
 def worker_id(request: Any) -> str:
@@ -191,6 +209,7 @@ def fingerprint(message: activation_pb2.ActivationCounts) -> int:
 
 def route_call(request: router_pb2.RouteRequest) -> RouteCall:
     """Check a RouteRequest or a RouteStreamRequest, which has the same fields."""
+    model = model_name(request)
     sequences = request.num_sequences or 1
     if sequences > MAX_SEQUENCES:
         raise InvalidArgumentError("num_sequences", f"at most {MAX_SEQUENCES}", sequences)
@@ -219,7 +238,7 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         sorted(own_labels.items()),
     )
     return RouteCall(
-        model=model_name(request),
+        model=model,
         request_id=request_id(request),
         attempt=request.attempt,
         counts=activation_counts("counts", request.counts) if inline else None,
@@ -268,7 +287,7 @@ def capture_status(
 ) -> CaptureStatus | None:
     """Check what a worker says of its capture; None where it says nothing."""
     said = request.capture
-    reason = text("capture.reason", said.reason, MAX_REASON)
+    reason = prose("capture.reason", said.reason, MAX_REASON)
     if not said.state:
         return None
     state = choice("capture.state", CaptureState, said.state)

@@ -107,7 +107,8 @@ class Telemetry:
         """A call was refused for its token; strangers' method names make no series of their own."""
         code = status_code(error)
         self.metrics.errors.labels("any", code.name).inc()
-        log.info("refused", method=method[:MAX_LOGGED], code=code.name, error=str(error))
+        why = {"why": str(error.__cause__)[:MAX_LOGGED]} if error.__cause__ else {}
+        log.info("refused", method=method[:MAX_LOGGED], code=code.name, error=str(error), **why)
 
     def refitted(self, model: str, outcome: str) -> None:
         """A refit came to its end."""

@@ -29,8 +29,9 @@ class RouterServiceStub(object):
     """Places each prefilled request on a decode worker.
 
     Every call may answer INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
-    and what came), UNAUTHENTICATED (no or an unknown token) and PERMISSION_DENIED (the token lacks
-    the role `route`, `worker` or `admin`). Every call that changes something is idempotent by
+    and what came; ids, urls and labels hold no control or format characters), UNAUTHENTICATED (no or
+    an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
+    is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
     caller that lost an answer simply sends the same again.
     """
@@ -82,8 +83,9 @@ class RouterServiceServicer(object):
     """Places each prefilled request on a decode worker.
 
     Every call may answer INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
-    and what came), UNAUTHENTICATED (no or an unknown token) and PERMISSION_DENIED (the token lacks
-    the role `route`, `worker` or `admin`). Every call that changes something is idempotent by
+    and what came; ids, urls and labels hold no control or format characters), UNAUTHENTICATED (no or
+    an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
+    is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
     caller that lost an answer simply sends the same again.
     """
@@ -210,8 +212,9 @@ class RouterService(object):
     """Places each prefilled request on a decode worker.
 
     Every call may answer INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
-    and what came), UNAUTHENTICATED (no or an unknown token) and PERMISSION_DENIED (the token lacks
-    the role `route`, `worker` or `admin`). Every call that changes something is idempotent by
+    and what came; ids, urls and labels hold no control or format characters), UNAUTHENTICATED (no or
+    an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
+    is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
     caller that lost an answer simply sends the same again.
     """

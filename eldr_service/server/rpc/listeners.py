@@ -1,0 +1,121 @@
+"""The ports on which gRPC is served, and which services each has."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from eldr_service.server.rpc.certificates import Certificates
+from eldr_service.server.rpc.decoding import refusing_garbage
+
+# A FitPartition with its counts is the largest message; 10 MB ids still get a clear answer.
+MAX_MESSAGE_BYTES = 64 << 20
+# What is left to the listener for administration, where there is one.
+ADMINISTRATION = {
+    "eldr.v1.FleetService": frozenset({"DrainWorker", "RemoveWorker"}),
+    "eldr.v1.PartitionService": None,
+    "eldr.v1.PolicyService": None,
+}
+
+Add = Callable[[Any, Any], None]
+"""Adds a servicer to a server: generated with the stubs."""
+
+
+class Listeners:
+    """gRPC servers that share services, credentials and health.
+
+    Parameters
+    ----------
+    services : sequence of (add, servicer)
+    interceptors : sequence of ServerInterceptor
+    certificates : Certificates or None
+        None for plain text.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[tuple[Add, Any]],
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        certificates: Certificates | None,
+    ) -> None:
+        self._services = services
+        self._interceptors = interceptors
+        self._certificates = certificates
+        self._health = health.aio.HealthServicer()
+        self._names: set[str] = {""}
+        self._servers: list[grpc.aio.Server] = []
+
+    def open(self, address: str, administration: bool) -> int:
+        """Take HOST:PORT, and return the port; nothing is served before `start`.
+
+        Raises
+        ------
+        RuntimeError
+            It cannot be used.
+        """
+        server = grpc.aio.server(
+            interceptors=self._interceptors,
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),  # a second daemon on this port must fail, not share it
+            ],
+        )
+        chosen = _Chosen(server, {} if administration else ADMINISTRATION)
+        for add, servicer in self._services:
+            add(servicer, chosen)
+        self._names |= chosen.names
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflected = (*sorted(chosen.names), health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(reflected, server)
+        if self._certificates:
+            port = server.add_secure_port(address, self._certificates.credentials())
+        else:
+            port = server.add_insecure_port(address)
+        self._servers.append(server)
+        return int(port)
+
+    async def start(self) -> None:
+        """Serve."""
+        for server in self._servers:
+            await server.start()
+
+    async def tell(self, serving: bool) -> None:
+        """Say to health checks whether the daemon takes requests."""
+        status = health_pb2.HealthCheckResponse
+        for name in sorted(self._names):
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no more calls; those that run may go on for `grace` seconds."""
+        for server in self._servers:
+            await server.stop(grace)
+
+
+class _Chosen:
+    """Stands for a server where services are added, and passes on those that it is to have."""
+
+    def __init__(
+        self, server: grpc.aio.Server, left_out: Mapping[str, Collection[str] | None]
+    ) -> None:
+        self._server = server
+        self._left_out = left_out
+        self.names: set[str] = set()
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Leave it to the other one, which tells the methods' names."""
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]
+    ) -> None:
+        """Add the methods of a service, all but those that are left out."""
+        left_out = self._left_out.get(service, ())
+        if left_out is None:
+            return
+        kept = {n: refusing_garbage(h) for n, h in handlers.items() if n not in left_out}
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, kept),)
+        )
+        self.names.add(service)
