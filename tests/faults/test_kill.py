@@ -132,7 +132,7 @@ async def thin_out(address, books) -> None:
 @pytest.mark.parametrize("durability", ["process", "power"])
 def test_nothing_acknowledged_is_lost_or_doubled(tmp_path, durability):
     flags = ("--state", str(tmp_path), "--durability", durability, "--log-format", "json")
-    books, ids, rng = Books(), (f"r\0{n} ü" for n in itertools.count()), random.Random(0)
+    books, ids, rng = Books(), (f'r{n} "ü\\' for n in itertools.count()), random.Random(0)
     capacity = fleet_pb2.WorkerCapacity(sequences=1 << 20)
     seen = 0
     for number in range(ROUNDS + 1):
