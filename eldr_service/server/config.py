@@ -305,6 +305,14 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
     )
+    max_calls: int = _option(
+        "COUNT",
+        "calls and streams in flight per connection, further ones wait in the client; far more than"
+        " a scheduler has",
+        default=4_096,
+        ge=1,
+        le=1 << 20,
+    )
     max_workers: int = _option(
         "COUNT",
         "workers over all models; more are refused, so that a loop cannot fill the memory",
