@@ -74,11 +74,11 @@ def of_call(error: Any, method: str, server: str, timeout: float) -> CommandErro
             message, hint = f"{server} gave no answer within {timeout:g} s", "--timeout sets it"
         case "UNAUTHENTICATED":
             hint = "--token-file, --token or ELDR_TOKEN says who you are"
-        case "PERMISSION_DENIED":
+        case "PERMISSION_DENIED" if message.endswith("lacks the role for this call"):
             hint = f"{method.rpartition('/')[2]} needs {_role(method)}"
         case "UNIMPLEMENTED":
             message = f"{server} does not know {method.strip('/')}"
-            hint = "is it an eldr-server of this version?"
+            hint = "is it an eldr-server of this version, without --admin-listen on another port?"
         case "FAILED_PRECONDITION" if "is there already" in message:
             hint = "--again begins a new life of it, and ends its bookings"
         case "RESOURCE_EXHAUSTED" if "retry_after_seconds" in details:

@@ -50,11 +50,13 @@ def _key_source(text: str) -> str:
     if not colon:
         return str(_readable_file(Path(text)))
     host = re.split("[/?#]", rest)[0]
-    if scheme == "https" and host:
+    if scheme == "https" and host and "@" not in host:  # no secret in a setting that is logged
         return text
     if scheme == "http" and re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", host):
         return text
-    raise ValueError("expected a file, an https:// URL, or an http:// one of this machine")
+    raise ValueError(
+        "expected a file, an https:// URL without a password, or an http:// one of this machine"
+    )
 
 
 def _directory(path: Path) -> Path:
@@ -304,6 +306,14 @@ class Settings(BaseSettings):
         default=4_096,
         ge=0,
         le=1_000_000,
+    )
+    max_calls: int = _option(
+        "COUNT",
+        "calls and streams in flight per connection, further ones wait in the client; far more than"
+        " a scheduler has",
+        default=4_096,
+        ge=1,
+        le=1 << 20,
     )
     max_workers: int = _option(
         "COUNT",

@@ -247,6 +247,7 @@ class Daemon:
             ],
             [guard] if self._tokens or self._signed else [],
             self._certificates,
+            settings.max_calls,
         )
 
     def _open_ports(self) -> dict[str, str]:

@@ -318,7 +318,7 @@ def test_the_port_file_has_addresses_that_can_be_dialled():
 def test_the_log_says_what_serves(tmp_path):
     flags = "--state", str(tmp_path), "--policy", "locality-band:tau=0.2", "--log-format", "json"
     with running_daemon(*flags) as daemon:
-        eventually(lambda: daemon.logs)
+        eventually(lambda: any(line["event"] == "serving" for line in daemon.logs))
         (line,) = [line for line in daemon.logs if line["event"] == "serving"]
     assert (line["grpc"], line["http"]) == (daemon.grpc, daemon.http)
     assert (line["policy"], line["state"]) == ("locality-band:tau=0.2", str(tmp_path))

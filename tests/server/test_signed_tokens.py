@@ -136,6 +136,12 @@ def test_a_stream_ends_with_its_token(daemon):
         assert ended.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
+def test_a_token_without_a_near_end_holds_a_stream(daemon):
+    metadata = (("authorization", f"Bearer {EC.sign(exp=10**18, **ADMIN)}"),)
+    with Client(daemon.grpc) as client:
+        assert next(client.fleet.WatchWorkers(fleet_pb2.WatchWorkersRequest(), metadata=metadata))
+
+
 def first_of(client):
     return lambda *request, **options: next(client.call(*request, **options))
 

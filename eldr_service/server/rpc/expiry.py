@@ -11,6 +11,7 @@ from eldr_service.server.rpc.caller import Caller
 from eldr_service.server.rpc.errors import UnauthenticatedError, abort
 
 EXPIRED = "the token has expired"
+MAX_SECONDS = 1e8  # three years; timers have an end
 
 
 def ending_with(caller: Caller, handler: grpc.RpcMethodHandler | None) -> Any:
@@ -25,7 +26,7 @@ def ending_with(caller: Caller, handler: grpc.RpcMethodHandler | None) -> Any:
 
     async def serve(requests: Any, context: grpc.aio.ServicerContext) -> None:
         try:
-            async with asyncio.timeout(max(0.0, caller.expires - time.time())):
+            async with asyncio.timeout(min(max(0.0, caller.expires - time.time()), MAX_SECONDS)):
                 if generates:
                     async for response in behavior(requests, context):
                         await context.write(response)

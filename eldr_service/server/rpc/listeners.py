@@ -12,6 +12,8 @@ from eldr_service.server.rpc.decoding import refusing_garbage
 
 # A FitPartition with its counts is the largest message; 10 MB ids still get a clear answer.
 MAX_MESSAGE_BYTES = 64 << 20
+# A connection that has not said what it wants by then is closed; gRPC's own patience is 120 s.
+HANDSHAKE_SECONDS = 10
 # What is left to the listener for administration, where there is one.
 ADMINISTRATION = {
     "eldr.v1.FleetService": frozenset({"DrainWorker", "RemoveWorker"}),
@@ -32,6 +34,8 @@ class Listeners:
     interceptors : sequence of ServerInterceptor
     certificates : Certificates or None
         None for plain text.
+    max_calls : int
+        In flight per connection; clients hold further ones back.
     """
 
     def __init__(
@@ -39,10 +43,12 @@ class Listeners:
         services: Sequence[tuple[Add, Any]],
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         certificates: Certificates | None,
+        max_calls: int,
     ) -> None:
         self._services = services
         self._interceptors = interceptors
         self._certificates = certificates
+        self._max_calls = max_calls
         self._health = health.aio.HealthServicer()
         self._names: set[str] = {""}
         self._servers: list[grpc.aio.Server] = []
@@ -60,6 +66,8 @@ class Listeners:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_concurrent_streams", self._max_calls),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
                 ("grpc.so_reuseport", 0),  # a second daemon on this port must fail, not share it
             ],
         )

@@ -104,7 +104,7 @@ class SignedTokens:
             name=escaped(str(claims.get("sub", "without sub")))[:MAX_NAME],
             roles=frozenset(role for role in roles if isinstance(role, str)) & ROLES,
             models=None if models is None else Models(models),
-            expires=float(claims["exp"]) + self._expected.leeway,
+            expires=int(claims["exp"]) + self._expected.leeway,
         )
 
     def _remember(self, token: str, caller: Caller) -> None:
