@@ -333,7 +333,7 @@ def _signed_tokens(settings: Settings) -> tuple["KeySet | None", "SignedTokens |
         from eldr_service.server.rpc.signed_tokens import Expected, SignedTokens
     except ModuleNotFoundError as error:
         raise StartError(
-            f"--jwks needs the package {error.name}: pip install 'eldr-service[jwt]'"
+            f"--jwks needs the package {error.name}: pip install pyjwt cryptography"
         ) from error
     keys = KeySet(settings.jwks, settings.jwks_max_age)
     expected = Expected(

@@ -106,14 +106,27 @@ def as_role(secured, certificate):
     return lambda role: Eldr(secured.grpc, (*tls, "--token", TOKENS[role]))
 
 
-@pytest.fixture
-def fleet(eldr):
-    """The workers w0, w1 and w2 of the model m, which is the only one before and after."""
+def add_workers(eldr):
     for number in range(3):
         eldr(
             *("workers", "add", f"w{number}", "--model", "m", "--url", f"http://{number}"),
             *("--capacity", 4, "--geometry", "3x16x2", "--label", f"zone={'ab'[number % 2]}"),
         )
+
+
+@pytest.fixture
+def fresh_fleet():
+    """The same workers as `fleet`, at a daemon that has seen no other test's requests."""
+    with running_daemon() as daemon:
+        eldr = Eldr(daemon.grpc)
+        add_workers(eldr)
+        yield eldr
+
+
+@pytest.fixture
+def fleet(eldr):
+    """The workers w0, w1 and w2 of the model m, which is the only one before and after."""
+    add_workers(eldr)
     yield eldr
     for worker in eldr.json("workers", "list")["workers"]:
         eldr("workers", "remove", worker["worker_id"], "--model", worker["model"])

@@ -40,18 +40,19 @@ def test_a_fit_to_a_file(eldr, recording, tmp_path):
     assert partition.metadata["seed"] == "7"
 
 
-def test_a_fit_on_the_daemons_window(fleet):
-    assert "placed no signature yet" in fleet("fit", code=1)
+def test_a_fit_on_the_daemons_window(fresh_fleet):
+    eldr = fresh_fleet
+    assert "placed no signature yet" in eldr("fit", code=1)
     for number in range(6):
         counts = Counts(drawn(number % 3, number), TOP_K)
-        with RouterClient(fleet.server) as client, client.place("m", f"w{number}", counts):
+        with RouterClient(eldr.server) as client, client.place("m", f"w{number}", counts):
             pass
-    fitted = fleet.json("fit", "--activate")["partition"]
+    fitted = eldr.json("fit", "--activate")["partition"]
     assert (fitted["num_slots"], fitted["metadata"]["signatures"]) == (3, "6")
     assert fitted["active"]
-    assert fleet("partition", "refit", "off") == "refit of m: off\n"
-    assert fleet.json("partition", "list")["refits"][0]["mode"] == "REFIT_MODE_OFF"
-    assert fleet("partition", "refit", "default") == "refit of m: auto\n"
+    assert eldr("partition", "refit", "off") == "refit of m: off\n"
+    assert eldr.json("partition", "list")["refits"][0]["mode"] == "REFIT_MODE_OFF"
+    assert eldr("partition", "refit", "default") == "refit of m: auto\n"
 
 
 def test_counts_alone_need_top_k(eldr, aggregate):

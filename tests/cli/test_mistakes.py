@@ -37,7 +37,7 @@ def test_names_that_are_nearly_right(fleet):
 
 
 def test_one_is_not_many(fleet):
-    fleet("route", "--request-id", "one", "--pin", "w0")
+    fleet("route", "--request-id", "a single one", "--pin", "w0")
     refused = fleet("workers", "add", "w0", "--model", "m", "--url", "http://w", code=1)
     assert "READY, with 1 booking;" in refused
     assert fleet("workers", "drain", "w0") == "draining w0 of m: 1 sequence booked on it\n"

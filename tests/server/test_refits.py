@@ -168,7 +168,7 @@ def test_slots_follow_workers_that_join_and_leave(fitted):
         *(0, 1, 2),
     )
     fitted.leave("w0")
-    eventually(lambda: fitted.active().num_slots == 2)
+    keeps_sending(fitted, lambda: fitted.active().num_slots == 2, 0, 1, 2)
     assert {w for binding in fitted.active().bindings for w in binding.worker_ids} == {"w1", "w2"}
 
 

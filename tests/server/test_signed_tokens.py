@@ -255,5 +255,5 @@ def test_without_the_library_the_start_says_what_to_install(tmp_path):
     arguments[2] = f"import sys; sys.modules['jwt'] = None; {arguments[2]}"
     ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
-    assert ended.stderr.endswith("pip install 'eldr-service[jwt]'\n")
+    assert ended.stderr.endswith("pip install pyjwt cryptography\n")
     assert "Traceback" not in ended.stderr
