@@ -185,7 +185,10 @@ class Upkeep:
     def begin(self, due: Due, now: float) -> None:
         """A fit begins; after a reshape, whatever comes of it, a refit is to follow."""
         self.running = True
-        self._after_change = Due.MEMBERSHIP if due is Due.RESHAPE else None
+        if due is Due.RESHAPE:
+            self._after_change = Due.MEMBERSHIP
+        elif due is Due.MEMBERSHIP:
+            self._after_change = None
         if due is not Due.RESHAPE:
             self._kept_at_refit = self.model.recent.kept
             self._not_before = now + self._settings.interval * 2**self._rollbacks

@@ -167,7 +167,7 @@ def test_slots_follow_workers_that_join_and_leave(fitted):
         lambda: any(line.get("refit_reason") == "membership" for line in fitted.logged("refitted")),
         *(0, 1, 2),
     )
-    fitted.leave("w0")
+    fitted.leave("w0")  # and a refit to the traffic must not make that forgotten
     keeps_sending(fitted, lambda: fitted.active().num_slots == 2, 0, 1, 2)
     assert {w for binding in fitted.active().bindings for w in binding.worker_ids} == {"w1", "w2"}
 
