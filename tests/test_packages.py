@@ -85,7 +85,6 @@ def test_the_daemon_starts_from_the_wheel(installed, tmp_path):
     where = run(installed, "python", "-c", "import eldr_service as it; print(it.__file__)")
     assert Path(where).is_relative_to(installed)
     ports = tmp_path / "ports"
-    # Of all policies one that compiles least: no kernel is on disk there.
     listen = [f for flag in ("--listen", "--http") for f in (flag, "127.0.0.1:0")]
     daemon = subprocess.Popen(
         [installed / "bin/eldr-server", *listen, "--state", ":memory:", "--port-file", ports],

@@ -113,6 +113,7 @@ def test_engines_and_trace(simulate, tmp_path):
         ({"policy": "fastest"}, "locality-band"),
         ({"policy": "locality-band:tau=9"}, "a number, 0 to 2"),
         ({"cost": "h100"}, "neither a file nor one of gemma"),
+        ({"cost": "gpt-oss-120b-h20"}, "did you mean gpt-oss-120b-h200?"),
         ({"activations": "missing.npz"}, "does not exist"),
         ({"activations": __file__}, "not a whole .npz file"),
         ({"arrivals": "missing.csv"}, "No such file"),

@@ -197,7 +197,8 @@ def test_nothing_is_left_when_it_is_interrupted(number, code, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data=missing.npz"], "missing.npz"),
+        (["--data=missing.npz"], "missing.npz: neither a file nor one of sample"),
+        (["--data=sampel"], "did you mean sample?"),
         (["--data=sample", "--workers=241"], "241 workers need as many requests to fit on: 240"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.shared_data import ACTIVATIONS
+from eldr_service.core.errors import did_you_mean
 from eldr_service.lab.recordings import Recording
 from eldr_service.lab.simulation.sample import sample_recording
 
@@ -61,7 +62,12 @@ def located(name: str) -> str:
     shared = ACTIVATIONS / f"{name}.npz"
     if name == SAMPLE:
         return SAMPLE
-    return str(shared if shared.exists() else Path(name).absolute())
+    path = shared if shared.exists() else Path(name)
+    if not path.exists():
+        names = [SAMPLE, *(found.stem for found in sorted(ACTIVATIONS.glob("*.npz")))]
+        meant = did_you_mean(name, names)
+        raise ValueError(f"{name}: neither a file nor one of {', '.join(names)}{meant}")
+    return str(path.absolute())
 
 
 def load(name: str) -> Recording:

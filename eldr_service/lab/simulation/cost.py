@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from eldr_service.core.errors import did_you_mean
 from eldr_service.kernels.compiling import kept
 from eldr_service.lab.recordings import read_engine_files
 from eldr_service.lab.simulation.step_fit import fit_steps
@@ -117,7 +118,9 @@ def load_cost(name: str) -> StepCost:
     if path.is_dir():
         return _fitted(path)
     if not path.is_file():
-        raise ValueError(f"{name}: neither a file nor one of {', '.join(built_in_costs())}")
+        names = built_in_costs()
+        meant = did_you_mean(name, names)
+        raise ValueError(f"{name}: neither a file nor one of {', '.join(names)}{meant}")
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError as error:
