@@ -9,7 +9,7 @@ VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
 .PHONY: help setup setup-vllm setup-vllm-versions protos demo demo-vllm gpu-check test \
-  test-fast test-vllm test-vllm-versions capture-matrix bench bench-check lint format clean
+  test-fast soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -41,6 +41,9 @@ gpu-check: $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## is the capture exact on this
 test: test-fast bench-check test-vllm ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines
 test-fast: setup ## the tests that need no vLLM
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
+
+soak: setup ## the tests of tests/faults in long: a daemon killed 20 times under load, and the like; ROUNDS=
+	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest tests/faults -s
 
 test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe
