@@ -46,10 +46,12 @@ GOALS = {
     "24 workers, whole placement, against no explanations": 0.98,
     "256 workers, whole placement, against no explanations": 0.98,
 }
-FLOORS = {  # met here, on a processor with 512-bit registers, but for the last
+FLOORS = {  # met here, on a processor with 512-bit registers, but for the last three
     "24 workers, p50 us": 2.0,
     "24 workers, p99 us below 3 x p50": 0.5,
     "256 workers, p50 us, float32": 1.2,
+    "24 workers, whole placement, against no explanations": 0.9,
+    "256 workers, whole placement, against no explanations": 0.93,
 }
 
 
