@@ -195,14 +195,26 @@ class BookingTable:
 
     def add(self, booking: Booking) -> None:
         """Keep a booking whose request has none alive."""
+        self._put(booking)
+        heapq.heappush(self._expiries, _expiry(booking))
+        if len(self._expiries) > 2 * len(self._live) + 1_000:  # mostly entries of ended bookings
+            self._sort_expiries()
+
+    def add_all(self, bookings: Iterable[Booking]) -> None:
+        """Keep many at once."""
+        for booking in bookings:
+            self._put(booking)
+        self._sort_expiries()
+
+    def _put(self, booking: Booking) -> None:
         assert booking.request_id not in self._live
         booking.noted_until = booking.expires_at
         self._live[booking.request_id] = booking
         self._of_row.setdefault(booking.row, {})[booking.key] = booking
-        heapq.heappush(self._expiries, _expiry(booking))
-        if len(self._expiries) > 2 * len(self._live) + 1_000:  # mostly entries of ended bookings
-            self._expiries = [_expiry(b) for b in self._live.values()]
-            heapq.heapify(self._expiries)
+
+    def _sort_expiries(self) -> None:
+        self._expiries = [_expiry(booking) for booking in self._live.values()]
+        heapq.heapify(self._expiries)
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
         """Take a living booking out."""

@@ -179,9 +179,9 @@ class Model:
 
     def restore(self, bookings: Sequence[Booking]) -> None:
         """Count bookings of an earlier run; they were decided and told of then."""
+        self.bookings.add_all(bookings)
         sums: dict[int, list[int]] = {}  # the fleet's own are too slow for each of many
         for booking in bookings:
-            self.bookings.add(booking)
             of_row = sums.setdefault(booking.row, [0, 0, 0])
             tokens = booking.tokens
             of_row[0] += booking.num_sequences

@@ -10,6 +10,7 @@ from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Reason
 from eldr_service.core.ends import REMEMBER_SECONDS, Ended
 from eldr_service.core.errors import ResourceExhaustedError
+from eldr_service.core.worker import WorkerSpec
 from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
 from eldr_service.stores.bookings import End, KeptBooking
@@ -69,12 +70,16 @@ def _bookings(
     generations = {row: fleet.generation(row) for row in rows.values()}
     generations[-1] = 0
     reasons = {reason.name: reason for reason in Reason}
+    targets: dict[tuple[str, ...], tuple[WorkerSpec, ...]] = {}  # few, and each of many bookings
+    keeps_counts, offset = model.policy.keeps_counts, clock + now
     made = []
     for kept in records:
         worker_id = kept.targets[0]
         row = rows.get(worker_id, -1)
         if kept.life and kept.life != lives.get(worker_id):
             row = -1
+        if (ids := tuple(kept.targets)) not in targets:
+            targets[ids] = tuple(specs[target] for target in ids if target in specs)
         booking = Booking(
             request_id=kept.request_id,
             attempt=kept.attempt,
@@ -87,17 +92,16 @@ def _bookings(
             expected_output_tokens=kept.expected_output_tokens,
             fingerprint=kept.fingerprint,
             lease_seconds=kept.lease_seconds,
-            expires_at=now
-            + min(max(kept.expires - clock - now, GRACE_SECONDS), kept.lease_seconds),
+            expires_at=now + min(max(kept.expires - offset, GRACE_SECONDS), kept.lease_seconds),
             reason=reasons[kept.reason],
             policy=kept.policy,
             partition_version=kept.partition_version,
             similarity=kept.similarity,
             coverage=kept.coverage,
             stale=bool(kept.stale),
-            targets=tuple([specs[target] for target in kept.targets if target in specs]),
+            targets=targets[ids],
             slot=kept.slot,
-            counts=kept.counts if model.policy.keeps_counts else None,
+            counts=kept.counts if keeps_counts else None,
             top_k=kept.top_k,
             awaits_signature=bool(kept.awaits_signature),
             seen_running=bool(kept.seen_running),
