@@ -1,8 +1,10 @@
+import multiprocessing
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from eldr_service.stores.bookings import BookingStore
 from eldr_service.stores.records import ModelRecord, StoreError, WorkerRecord
 from eldr_service.stores.sqlite import FILE, SqliteStore
 from eldr_service.stores.volume import network_volume
+
+NOBODY = 65_534
+fork = multiprocessing.get_context("fork")
 
 WORKER = WorkerRecord(
     model="m",
@@ -123,6 +128,7 @@ def test_opens_again(tmp_path):
 
 WRITER = """
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from eldr_service.stores.records import ModelRecord
@@ -216,12 +222,36 @@ def test_a_damaged_file_is_not_taken_for_an_empty_one(tmp_path):
         SqliteStore(tmp_path).models()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write what is read-only")
-def test_a_read_only_file_is_named(tmp_path):
-    SqliteStore(tmp_path).close()
-    (tmp_path / FILE).chmod(0o400)
-    with pytest.raises(StoreError, match="cannot be written: it is read-only; give --state a"):
-        SqliteStore(tmp_path)
+def refusal(folder):
+    """What a store says that cannot be opened; to a plain user, as root may write everything."""
+
+    def opened(said):
+        if os.geteuid() == 0:
+            os.setuid(NOBODY)
+        try:
+            SqliteStore(folder)
+        except StoreError as error:
+            said.send(str(error))
+        said.close()
+
+    ours, theirs = fork.Pipe(duplex=False)
+    process = fork.Process(target=opened, args=(theirs,))
+    process.start()
+    theirs.close()
+    process.join(30)
+    assert process.exitcode == 0
+    return ours.recv()
+
+
+def test_a_read_only_file_is_named():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to other users
+        folder = Path(name)
+        SqliteStore(folder).close()
+        (folder / FILE).chmod(0o400)
+        if os.geteuid() == 0:
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, NOBODY, -1)
+        assert "cannot be written: it is read-only; give --state a" in refusal(folder)
 
 
 MOUNTS = """\

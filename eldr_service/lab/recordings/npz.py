@@ -10,7 +10,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+# RuntimeError: encrypted, or packed in a way that zipfile cannot read.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
@@ -28,7 +29,7 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
             _check_size(sum(member.file_size for member in members))
             return {m.filename.removesuffix(".npy"): _array(archive, m) for m in members}
-    except (*_DAMAGED, ValueError) as error:
+    except (*_UNREADABLE, ValueError) as error:
         raise ValueError(f"not a whole .npz file of plain arrays: {error}") from error
 
 

@@ -137,6 +137,20 @@ def test_an_array_larger_than_its_file_is_refused_before_it_is_read(tmp_path):
         Recording.load(npz(tmp_path / "objects.npz", header), top_k=1)
 
 
+def test_an_archive_packed_in_a_way_that_cannot_be_read(tmp_path):
+    path = saved(tmp_path, {"counts": np.ones((1, 2, 4), np.int64)})
+    whole = path.read_bytes()
+    entry = whole.index(b"PK\x01\x02")  # of the directory: flags at 8, method at 10
+    for at, value, said in ((8, 1, "encrypted"), (10, 99, "compression method")):
+        changed = bytearray(whole)
+        changed[entry + at] = value
+        if at == 8:
+            changed[6] = value  # and of the file itself
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=f"not a whole .npz file.*{said}"):
+            Recording.load(path, top_k=1)
+
+
 def test_a_file_that_unpacks_to_more_than_the_machine_holds_is_refused(tmp_path, monkeypatch):
     path = saved(tmp_path, {"counts": np.zeros((100, 100, 100), np.int64)})
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 4_000, "SC_PAGE_SIZE": 4_096}.get)
