@@ -5,15 +5,13 @@ import signal
 import urllib.request
 
 import pytest
+from children import limits_files
 from daemon import running_daemon
 from eldr.v1 import fleet_pb2
 from wire import Client, counts, drawn, eventually
 
 ROOM = fleet_pb2.WorkerCapacity(sequences=1 << 20)
-pytestmark = pytest.mark.skipif(
-    not hasattr(resource, "prlimit"),
-    reason="only Linux lets one process limit the files of another",
-)
+pytestmark = limits_files
 
 
 def page(daemon, path) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
+from children import limits_files
 from daemon import command, running_daemon
 from eldr.v1 import fleet_pb2, partition_pb2, policy_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -117,10 +118,7 @@ def test_what_another_daemon_uses_is_named(kept, taken):
         assert client.health.Check(health_pb2.HealthCheckRequest()).status == SERVING
 
 
-@pytest.mark.skipif(
-    not hasattr(resource, "prlimit"),
-    reason="only Linux lets one process limit the files of another",
-)
+@limits_files
 def test_a_full_disk_is_said_and_survived(kept):
     daemon, _ = kept
     random = policy_pb2.SetPolicyRequest(model="m", name="random")

@@ -5,6 +5,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from children import linux
 from daemon import running_daemon
 from eldr.v1 import activation_pb2, fleet_pb2, partition_pb2, router_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -305,10 +306,7 @@ def memory(process) -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) << 10
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/status").exists(),
-    reason="resident memory is read from /proc, which only Linux has",
-)
+@linux
 def test_what_is_refused_takes_no_memory():
     def refuse(client, kind):
         large = {

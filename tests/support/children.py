@@ -1,11 +1,19 @@
 """Processes as Linux tells of them."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads Linux's /proc")
+linux = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(),
+    reason="reads memory and children of a process from /proc, which only Linux has",
+)
+limits_files = pytest.mark.skipif(
+    not hasattr(resource, "prlimit"),
+    reason="only Linux lets one process limit the files of another",
+)
 
 
 def fitting_processes(pid: int) -> set[int]:
