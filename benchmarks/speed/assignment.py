@@ -15,12 +15,10 @@ Prints a table and writes build/bench/assignment.json.
 """
 
 import argparse
-import json
 import platform
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 
+from benchmarks.written import written
 from eldr_service.kernels.fitting.assignment import assignment_with_prices
 
 SIZE = 256
@@ -183,12 +182,9 @@ def table(result: dict[str, Any]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=Path("build/bench/assignment.json"))
-    options = parser.parse_args()
-    result = measure(options.repeats)
+    result = measure(parser.parse_args().repeats)
     Console().print(table(result))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    written("assignment", result)
 
 
 if __name__ == "__main__":

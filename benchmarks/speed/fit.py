@@ -15,7 +15,6 @@ Prints a table and writes build/bench/fit.json.
 """
 
 import argparse
-import json
 import multiprocessing
 import platform
 import resource
@@ -32,6 +31,7 @@ from rich.table import Table
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
+from benchmarks.written import written
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.fitting import BalancedKMeans
 from eldr_service.lab.simulation.synthetic import SyntheticRouting
@@ -204,12 +204,9 @@ def table(result: dict[str, Any]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path("build/bench/fit.json"))
-    options = parser.parse_args()
-    result = measure(options.repeats)
+    result = measure(parser.parse_args().repeats)
     Console().print(table(result))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    written("fit", result)
 
 
 if __name__ == "__main__":
