@@ -28,16 +28,18 @@ PARTS_MAY_IMPORT = {
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
         " server.config server.durability server.fleet_file server.learning"
-        " server.observability server.rpc"
+        " server.observability server.replicas server.rpc"
     ),
     "server.durability": "routing stores core",
     "server.learning": "routing stores core",
     "server.fleet_file": "routing core server.rpc",
     "server.rpc": (
-        "refits routing policies fitting stores core kernels server.durability server.observability"
+        "refits routing policies fitting stores core kernels server.durability"
+        " server.observability server.replicas"
     ),
+    "server.replicas": "refits routing stores core",
     "server.observability": "core",
-    "server.config": "core server.address server.flags",
+    "server.config": "stores core server.address server.flags",
     "server.address": "",
     "server.flags": "core",
     "lab.replay": "decision_log routing policies stores core",

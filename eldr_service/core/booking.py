@@ -260,10 +260,10 @@ class BookingTable:
         """All ends in parts of a thousand or two: request, attempt, how, worker, until when."""
         return self._ends.parts()
 
-    def renew(self, booking: Booking, now: float) -> None:
-        """Let a booking live for another lease from now on."""
+    def renew(self, booking: Booking, now: float, note: bool = False) -> None:
+        """Let a booking live for another lease from now on; with `note` that is told at once."""
         booking.expires_at = now + booking.lease_seconds
-        if booking.expires_at - booking.noted_until > booking.lease_seconds / 4:
+        if note or booking.expires_at - booking.noted_until > booking.lease_seconds / 4:
             booking.noted_until = booking.expires_at
             self._renewed(booking)
 

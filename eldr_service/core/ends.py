@@ -32,6 +32,7 @@ class Ended(Enum):
     WORKER_GONE = "its worker is gone"
     RELEASED_EARLY = "released before it was routed"
     UNANSWERED = "its caller was gone before the answer"
+    WITHDRAWN = "the other replicas do not have it"
 
     @property
     def final(self) -> bool:

@@ -83,6 +83,11 @@ class Refits:
         self._chosen.set_refit_mode(model, mode.name if mode else "")
         self._of(model).mode = mode or self._settings.mode
 
+    def follow_mode(self, model: Model) -> None:
+        """Take over the mode that was chosen for the model elsewhere."""
+        name = self._chosen.refit_mode(model)
+        self._of(model).mode = RefitMode[name] if name else self._settings.mode
+
     def status(self, model: Model) -> RefitStatus:
         """How refits of a model stand."""
         upkeep = self._of(model)

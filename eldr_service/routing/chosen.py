@@ -57,6 +57,20 @@ class Chosen:
         """Make a geometry the model's, by configuration."""
         self._router.model_or_new(model_name).declare_geometry(geometry, "configuration")
 
+    def follow(self, record: ModelRecord) -> None:
+        """Take over what was chosen for a model elsewhere, which the store has already."""
+        model, before = self._router.model_or_new(record.name), self._records.of(record.name)
+        self._records.take(record)
+        if record.geometry and not model.declares("partition"):
+            model.declare_geometry(record.geometry, "partition")
+        chosen = record.policy, record.policy_parameters
+        if record.policy and chosen != (before.policy, before.policy_parameters):
+            model.set_policy(self._restored_policy(record))
+        active = model.partition.version if model.partition else 0
+        if record.active_version not in (0, active):
+            partition = self._partitions.get(record.name, record.active_version)
+            model.activate(partition, partition.bindings)
+
     def restore(self, now: float) -> None:
         """Take in all that an earlier run left in the store."""
         records = self._records.load()

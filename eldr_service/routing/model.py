@@ -346,6 +346,16 @@ class Model:
         self._quantised = QuantisedCentroids.of(partition.centroids)
         self.journal.activated(self.name, partition, wishes)
 
+    def rebind(self, slots: Mapping[str, int]) -> None:
+        """Bind workers, by their ids, to the active partition's slots."""
+        if self.bindings is None or self.slots_by_worker() == slots:
+            return
+        rows = {row: slots.get(self.fleet.spec(row).worker_id, -1) for row in self.rows_to_bind()}
+        placements = self.bindings.placements
+        fitting = {row: slot for row, slot in rows.items() if 0 <= slot < len(placements)}
+        self.bindings = Bindings.of(len(placements), rows, fitting)
+        self.bindings.placements = placements
+
     def rows_to_bind(self) -> list[int]:
         """Rows of the decode workers that are to have a slot, in order of registration."""
         return [

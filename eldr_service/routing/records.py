@@ -25,6 +25,10 @@ class Records:
         """The record of a model; an empty one where there is none yet."""
         return self._records.get(model_name) or ModelRecord(model_name)
 
+    def take(self, record: ModelRecord) -> None:
+        """Have what the store has been given already."""
+        self._records[record.name] = record
+
     def save(self, record: ModelRecord) -> None:
         """Put it in the place of the model's earlier one."""
         self._records[record.name] = record

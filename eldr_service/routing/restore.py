@@ -63,15 +63,13 @@ def _bookings(
     model: Model, records: Iterable[KeptBooking], clock: float, now: float
 ) -> list[Booking]:
     """The bookings as they were; on row -1 those whose worker's life is over."""
-    fleet = model.fleet
+    fleet, now_there = model.fleet, clock + now
     rows = {fleet.spec(row).worker_id: row for row in fleet.rows()}
     specs = {worker_id: fleet.spec(row) for worker_id, row in rows.items()}
     lives = {worker_id: fleet.incarnation(row) for worker_id, row in rows.items()}
     generations = {row: fleet.generation(row) for row in rows.values()}
     generations[-1] = 0
-    reasons = {reason.name: reason for reason in Reason}
     targets: dict[tuple[str, ...], tuple[WorkerSpec, ...]] = {}  # few, and each of many bookings
-    keeps_counts, offset = model.policy.keeps_counts, clock + now
     made = []
     for kept in records:
         worker_id = kept.targets[0]
@@ -80,38 +78,51 @@ def _bookings(
             row = -1
         if (ids := tuple(kept.targets)) not in targets:
             targets[ids] = tuple(specs[target] for target in ids if target in specs)
-        booking = Booking(
-            request_id=kept.request_id,
-            attempt=kept.attempt,
-            lease_id=kept.lease_id,
-            row=row,
-            generation=generations[row],
-            worker_id=worker_id,
-            num_sequences=kept.num_sequences,
-            prompt_tokens=kept.prompt_tokens,
-            expected_output_tokens=kept.expected_output_tokens,
-            fingerprint=kept.fingerprint,
-            lease_seconds=kept.lease_seconds,
-            expires_at=now + min(max(kept.expires - offset, GRACE_SECONDS), kept.lease_seconds),
-            reason=reasons[kept.reason],
-            policy=kept.policy,
-            partition_version=kept.partition_version,
-            similarity=kept.similarity,
-            coverage=kept.coverage,
-            stale=bool(kept.stale),
-            targets=targets[ids],
-            slot=kept.slot,
-            counts=kept.counts if keeps_counts else None,
-            top_k=kept.top_k,
-            awaits_signature=bool(kept.awaits_signature),
-            seen_running=bool(kept.seen_running),
-            number=kept.number,
-            answered=True,  # or its caller has given up, and the lease sees to it
-        )
-        made.append(booking)
+        left = min(max(kept.expires - now_there, GRACE_SECONDS), kept.lease_seconds)
+        made.append(booking_again(model, kept, row, generations[row], targets[ids], now + left))
     return made
 
 
+def booking_again(
+    model: Model,
+    kept: KeptBooking,
+    row: int,
+    generation: int,
+    targets: tuple[WorkerSpec, ...],
+    expires_at: float,
+) -> Booking:
+    """A booking as it was kept, on a row."""
+    return Booking(
+        request_id=kept.request_id,
+        attempt=kept.attempt,
+        lease_id=kept.lease_id,
+        row=row,
+        generation=generation,
+        worker_id=kept.targets[0],
+        num_sequences=kept.num_sequences,
+        prompt_tokens=kept.prompt_tokens,
+        expected_output_tokens=kept.expected_output_tokens,
+        fingerprint=kept.fingerprint,
+        lease_seconds=kept.lease_seconds,
+        expires_at=expires_at,
+        reason=_REASONS[kept.reason],
+        policy=kept.policy,
+        partition_version=kept.partition_version,
+        similarity=kept.similarity,
+        coverage=kept.coverage,
+        stale=bool(kept.stale),
+        targets=targets,
+        slot=kept.slot,
+        counts=kept.counts if model.policy.keeps_counts else None,
+        top_k=kept.top_k,
+        awaits_signature=bool(kept.awaits_signature),
+        seen_running=bool(kept.seen_running),
+        number=kept.number,
+        answered=True,  # or its caller has given up, and the lease sees to it
+    )
+
+
+_REASONS = {reason.name: reason for reason in Reason}
 _of_model = attrgetter("model")
 
 

@@ -81,6 +81,11 @@ class Router:
     journal : Journal, optional
         Told of all that decisions depend on.
 
+    Attributes
+    ----------
+    notes_renewals : bool
+        The journal is told of each renewal that a caller asks for, as others may end the booking.
+
     Notes
     -----
     `now` is everywhere the caller's monotonic clock in seconds, so that tests and simulations bring
@@ -103,6 +108,7 @@ class Router:
         self._make_policy = make_policy
         self._lease_prefix = lease_prefix
         self._leases = 0
+        self.notes_renewals = False
 
     def model(self, name: str) -> Model:
         """A model that is known.
@@ -257,6 +263,12 @@ class Router:
         if known and known.bookings.live(booking.request_id) is booking:
             known.end(booking, Ended.UNANSWERED, now)
 
+    def withdraw(self, model: str, booking: Booking, now: float) -> None:
+        """Take back a booking that the other replicas do not have."""
+        known = self.models.get(model)
+        if known and known.bookings.live(booking.request_id) is booking:
+            known.end(booking, Ended.WITHDRAWN, now)
+
     def explain(self, model: str, request_id: str, attempt: int | None, now: float) -> Explanation:
         """Why a request was placed as it was; without `attempt`, its latest that is kept.
 
@@ -362,7 +374,7 @@ class Router:
         unknown = []
         for lease in leases:
             if booking := known.bookings.find(*lease):
-                known.bookings.renew(booking, now)
+                known.bookings.renew(booking, now, note=self.notes_renewals)
             else:
                 unknown.append(lease)
         return unknown

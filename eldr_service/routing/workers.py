@@ -1,5 +1,6 @@
 """Membership: workers join, drain, leave, report, and survive a restart."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -77,7 +78,7 @@ class Workers:
                 )
         model = self._router.model_or_new(model_name)
         (self._static.add if static else self._static.discard)((model_name, spec.worker_id))
-        self._next_incarnation += 1
+        self._next_incarnation = max(self._next_incarnation + 1, int(time.time() * 1e3))
         returning = spec.worker_id in model.fleet
         row = model.join(spec, state, self._next_incarnation, geometry, now)
         if returning:  # another worker may have moved to the slot that it left
@@ -197,7 +198,7 @@ class Workers:
 
     def _save(self, model: Model, row: int) -> None:
         if (model.name, model.fleet.spec(row).worker_id) not in self._static:
-            self._store.save_worker(_record(model, row))
+            self._store.save_worker(record_of(model, row))
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
@@ -208,7 +209,8 @@ class Workers:
             log.error("worker not saved", error=str(error))
 
 
-def _record(model: Model, row: int) -> WorkerRecord:
+def record_of(model: Model, row: int) -> WorkerRecord:
+    """What the store keeps of a worker."""
     spec = model.fleet.spec(row)
     return WorkerRecord(
         model=model.name,

@@ -30,6 +30,7 @@ from eldr_service.core.errors import InvalidArgumentError, did_you_mean
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.server.address import Address
 from eldr_service.server.flags import flag, read_flags, refuse
+from eldr_service.stores.shared.address import StateAddress
 
 __all__ = ["Address", "ModelDeclaration", "Settings", "load_settings"]
 
@@ -66,11 +67,13 @@ def _directory(path: Path) -> Path:
     return path
 
 
-def _state(text: object) -> Path | None:
+def _state(text: object) -> Path | StateAddress | None:
     if text is None or text == MEMORY:
         return None
     if not isinstance(text, str | Path) or not str(text):
-        raise ValueError(f"expected a directory or {MEMORY}")
+        raise ValueError(f"expected a directory, {MEMORY} or a URL")
+    if "://" in str(text):
+        return StateAddress.parse(str(text))
     path = Path(text).expanduser()
     if path.exists() and not path.is_dir():
         raise ValueError(f"expected a directory (it is made if missing) or {MEMORY}")
@@ -99,7 +102,7 @@ ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Directory = Annotated[Path, AfterValidator(_directory)]
 KeySource = Annotated[str, AfterValidator(_key_source)]
-StateDirectory = Annotated[Path | None, BeforeValidator(_state)]
+State = Annotated[Path | StateAddress | None, BeforeValidator(_state)]
 PolicyChoice = Annotated[str, AfterValidator(_policy)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -171,10 +174,14 @@ class Settings(BaseSettings):
         "where metrics and dashboard are served, to read and without credentials",
         default=Address("127.0.0.1", 9464),
     )
-    state: StateDirectory = _option(
-        f"DIR|{MEMORY}",
-        f"what survives a restart: bookings, workers, partitions, policies; {MEMORY} keeps nothing",
+    state: State = _option(
+        f"DIR|{MEMORY}|URL",
+        f"what survives a restart: bookings, workers, partitions, policies; {MEMORY} keeps nothing;"
+        " daemons with the same redis:// URL are one router",
         default_factory=_default_state,
+    )
+    state_password: ReadableFile | None = _option(
+        "FILE", "PASSWORD or USER:PASSWORD for a --state that is a URL", default=None
     )
     durability: Literal["process", "power"] = _option(
         "process|power",
@@ -409,6 +416,13 @@ class Settings(BaseSettings):
             raise ValueError("--jwt-issuer and --jwt-audience are of use only together with --jwks")
         if self.report_limit < self.report_interval:
             raise ValueError("--report-limit must not be shorter than --report-interval")
+        if self.decision_log and isinstance(self.state, StateAddress):
+            raise ValueError(
+                "--decision-log goes with a --state of this daemon's own: what other replicas did"
+                " is in no log yet, and a replay without it would decide otherwise"
+            )
+        if self.state_password and not isinstance(self.state, StateAddress):
+            raise ValueError("--state-password is of use only together with a --state URL")
         names = [model.name for model in self.models]
         if len(set(names)) < len(names):
             raise ValueError("models: each model may be declared once")

@@ -42,17 +42,23 @@ from eldr_service.server.fleet_file import FleetFileError, StaticFleet
 from eldr_service.server.learning import Learning
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
+from eldr_service.server.replicas.follower import Follower
+from eldr_service.server.replicas.mirror import MirroredStore
+from eldr_service.server.replicas.replica import Replica
+from eldr_service.server.rpc.agreement import at_once
 from eldr_service.server.rpc.auth import TokenInterceptor, Tokens, TokensFileError
 from eldr_service.server.rpc.certificates import CertificateError, Certificates
 from eldr_service.server.rpc.fleet_service import FleetService
 from eldr_service.server.rpc.listeners import Listeners
 from eldr_service.server.rpc.partition_service import PartitionService
 from eldr_service.server.rpc.policy_service import PolicyService
-from eldr_service.server.rpc.router_service import RouterService
+from eldr_service.server.rpc.router_service import RouterService, nothing_to_wait_for
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.stores.bookings import BookingStore
 from eldr_service.stores.learned import LearnedStore
 from eldr_service.stores.records import StoreError
+from eldr_service.stores.shared.address import StateAddress
+from eldr_service.stores.shared.state import SharedState
 from eldr_service.stores.sqlite import SqliteStore
 
 TICK_SECONDS = 0.25
@@ -72,15 +78,26 @@ class Daemon:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._store = SqliteStore(settings.state, sync=settings.durability == "power")
         self._telemetry = Telemetry()
+        name = secrets.token_hex(4)
+        self._replica: Replica | None = None
+        self._store: SqliteStore
+        if isinstance(settings.state, StateAddress):
+            self._store = MirroredStore()
+            metrics = self._telemetry.metrics
+            self._shared = SharedState(settings.state, settings.state_password, name)
+            self._replica = Replica(
+                self._shared, self._store, metrics.durable, metrics.decided_again
+            )
+        else:
+            self._store = SqliteStore(settings.state, sync=settings.durability == "power")
         self._durability = (
             Durability(BookingStore(self._store), self._telemetry.metrics.durable)
-            if settings.state
+            if isinstance(settings.state, Path)
             else None
         )
-        name, parameters = parse(settings.policy)
-        create_prepared(name, parameters)  # wrong parameters must not wait for the first model
+        policy, parameters = parse(settings.policy)
+        create_prepared(policy, parameters)  # wrong parameters must not wait for the first model
         limits = Limits(
             lease_seconds=settings.lease_ttl,
             report_limit=settings.report_limit,
@@ -95,12 +112,13 @@ class Daemon:
         )
         self._recorder = self._record(settings)
         self._router = Router(
-            lambda: create(name, parameters),
+            lambda: create(policy, parameters),
             self._telemetry,
             limits,
-            secrets.token_hex(4),
-            Journals(*(j for j in (self._durability, self._recorder) if j)),
+            name,
+            Journals(*(j for j in (self._durability, self._replica, self._recorder) if j)),
         )
+        self._router.notes_renewals = self._replica is not None
         self._telemetry.watch(self._router)
         if self._recorder:
             self._recorder.watch(self._router)
@@ -123,7 +141,9 @@ class Daemon:
             self._telemetry.refitted,
         )
         self._learning = (
-            Learning(self._router, LearnedStore(self._store)) if settings.state else None
+            Learning(self._router, LearnedStore(self._store))
+            if isinstance(settings.state, Path)
+            else None
         )
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
         self._keys, self._signed = _signed_tokens(settings)
@@ -154,6 +174,8 @@ class Daemon:
         """
         compile_ahead(*FOR_EVERY_POLICY)
         gc.disable()  # nothing of what is taken in now is ever garbage
+        if self._replica:
+            await self._replica.open()
         now = time.monotonic()
         for declared in self._settings.models:
             self._chosen.declare(declared.name, declared.geometry)
@@ -164,6 +186,9 @@ class Daemon:
             self._learning.restore(now)
         if self._durability:
             bookings = self._durability.start(self._router, self._workers, now)
+            log.info("restored", bookings=bookings)
+        if self._replica:
+            bookings = await self._follow(self._replica, now)
             log.info("restored", bookings=bookings)
         if self._recorder:
             self._recorder.tick()
@@ -206,10 +231,26 @@ class Daemon:
             await self._learning.close()
         if self._durability:
             await self._durability.close()
+        if self._replica:
+            await self._replica.close()
         if self._recorder:
             self._recorder.close()
         self._store.close()
         log.info("stopped")
+
+    async def _follow(self, replica: Replica, now: float) -> int:
+        """Be one of several from now on; returns how many bookings there are."""
+        assert isinstance(self._store, MirroredStore)
+        follower = Follower(
+            self._router,
+            self._workers,
+            self._chosen,
+            self._refits,
+            self._store,
+            lambda: self._shared.clock,
+        )
+        self._telemetry.is_elsewhere = lambda: follower.applying
+        return await replica.start(self._router, self._workers, follower, now)
 
     def _record(self, settings: Settings) -> Recorder | None:
         if settings.decision_log is None:
@@ -229,13 +270,15 @@ class Daemon:
             telemetry,
             settings.report_interval,
             settings.default_capacity,
+            self._replica.written if self._replica else nothing_to_wait_for,
         )
         telemetry.on_worker_changed = fleet_service.worker_changed
-        router_service = RouterService(self._router, telemetry, self._durability)
+        router_service = RouterService(self._router, telemetry, self._durability, self._replica)
+        agreed = self._replica.agreed if self._replica else at_once
         partition_service = PartitionService(
-            self._router, self._partitions, self._refits, self._process, telemetry
+            self._router, self._partitions, self._refits, self._process, telemetry, agreed
         )
-        policy_service = PolicyService(self._router, self._chosen, telemetry)
+        policy_service = PolicyService(self._router, self._chosen, telemetry, agreed)
         # Every call pays for an interceptor, one without tokens too.
         guard = TokenInterceptor(self._tokens, telemetry.refused_caller, self._signed)
         return Listeners(
@@ -289,8 +332,14 @@ class Daemon:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            self._workers.remove_silent(self._router.tick(now), now)
-            self._refits.tick(now)
+            if self._replica is None:
+                self._workers.remove_silent(self._router.tick(now), now)
+                self._refits.tick(now)
+            elif self._replica.is_current(now):
+                self._replica.silent(self._router.tick(now), now)
+                self._replica.tick(now)
+                if self._replica.leads:
+                    self._refits.tick(now)
             if self._durability:
                 self._durability.tick(now)
             if self._learning:
@@ -303,6 +352,8 @@ class Daemon:
         """Say NOT_SERVING, and let bookings go on until they are done or the deadline is there."""
         self._serving = False
         await self._served.tell(serving=False)
+        if self._replica:  # the other replicas have the bookings too
+            return
         deadline = time.monotonic() + self._settings.drain_seconds
         self._stopping.clear()  # a second signal ends the wait
         log.info("draining", bookings=self._bookings(), seconds=self._settings.drain_seconds)
@@ -312,6 +363,8 @@ class Daemon:
                 return
 
     def _troubles(self) -> str:
+        if self._replica and not self._replica.is_safe:
+            return "the shared state cannot be reached: this replica goes on by its own view"
         kept = self._durability is None or self._durability.is_safe
         return "" if kept else "bookings are not written, and would not survive a crash"
 

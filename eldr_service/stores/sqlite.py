@@ -170,10 +170,7 @@ class SqliteStore:
 
     def workers(self) -> list[WorkerRecord]:
         """Return all workers, in the order in which they were first saved."""
-        return [
-            WorkerRecord(**{**record, "geometry": _geometry(record)})
-            for record in self._records("workers")
-        ]
+        return [worker_of(record) for record in self._records("workers")]
 
     def save_model(self, model: ModelRecord) -> None:
         """Keep a model in the stead of what is there under its name."""
@@ -186,7 +183,7 @@ class SqliteStore:
 
     def models(self) -> list[ModelRecord]:
         """Return all models, in the order in which they were first saved."""
-        return [_model(record) for record in self._records("models")]
+        return [model_of(record) for record in self._records("models")]
 
     def add_partition(self, model: str, version: int, data: bytes) -> None:
         """Keep a partition's file; a version that is there is never replaced."""
@@ -263,7 +260,13 @@ class SqliteStore:
                 return f"{self._name}: {error}"
 
 
-def _model(record: dict[str, Any]) -> ModelRecord:
+def worker_of(record: dict[str, Any]) -> WorkerRecord:
+    """A worker's record from what was written of it."""
+    return WorkerRecord(**{**record, "geometry": _geometry(record)})
+
+
+def model_of(record: dict[str, Any]) -> ModelRecord:
+    """A model's record from what was written of it."""
     return ModelRecord(
         **{
             **record,

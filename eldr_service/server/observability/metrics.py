@@ -131,6 +131,12 @@ class Metrics:
         self.state_failures = Counter(
             "eldr_state_failures", "Attempts to write bookings that failed", registry=registry
         )
+        self.decisions_again = Counter(
+            "eldr_decisions_again",
+            "Requests decided again, as another replica was first",
+            ["why"],
+            registry=registry,
+        )
         self._placements: dict[tuple[str, str, str, str], Counter] = {}
         self._rpc_seconds: dict[str, Histogram] = {}
         registry.register(_StateCollector(state))
@@ -141,6 +147,10 @@ class Metrics:
         self.bookings_durable.set(is_written)
         if not is_written:
             self.state_failures.inc()
+
+    def decided_again(self, why: str) -> None:
+        """A request was decided again, as another replica was first."""
+        self.decisions_again.labels(why).inc()
 
     def placed(self, model: str, policy: str, reason: str, worker: str) -> None:
         """Count a booking."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 from eldr.v1 import fleet_pb2 as pb
@@ -30,6 +30,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         Seconds between the reports that workers are asked for.
     default_capacity : int
         Sequences of a worker that does not say.
+    written : callable () -> Awaitable or None
+        What to wait for before a change of the fleet is answered.
     """
 
     def __init__(
@@ -39,12 +41,14 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         telemetry: Telemetry,
         report_interval: float,
         default_capacity: int,
+        written: Callable[[], Awaitable[None] | None] = lambda: None,
     ) -> None:
         self.telemetry = telemetry
         self._router = router
         self._workers = workers
         self._report_interval = writing.duration(report_interval)
         self._default_capacity = default_capacity
+        self._written = written
         self._watchers: set[asyncio.Queue[pb.Worker]] = set()
 
     @unary
@@ -60,6 +64,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             time.monotonic(),
             only_new=request.only_new,
         )
+        if written := self._written():
+            await written
         return pb.RegisterWorkerResponse(
             incarnation=incarnation, report_interval=self._report_interval
         )
@@ -70,6 +76,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     ) -> pb.DrainWorkerResponse:
         """Place nothing new on a worker."""
         booked = self._workers.drain(reading.model_name(request), reading.worker_id(request))
+        if written := self._written():
+            await written
         return pb.DrainWorkerResponse(booked_sequences=booked)
 
     @unary
@@ -83,6 +91,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             request.incarnation,
             time.monotonic(),
         )
+        if written := self._written():
+            await written
         return pb.RemoveWorkerResponse(ended_bookings=ended)
 
     @unary

@@ -26,6 +26,7 @@ from eldr_service.routing.model import Model
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.router import Router
 from eldr_service.server.rpc import reading, writing
+from eldr_service.server.rpc.agreement import Agreed, at_once
 from eldr_service.server.rpc.caller import CALLER, own
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
@@ -47,12 +48,14 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         refits: Refits,
         process: FittingProcess,
         telemetry: Telemetry,
+        agreed: Agreed = at_once,
     ) -> None:
         self.telemetry = telemetry
         self._router = router
         self._partitions = partitions
         self._refits = refits
         self._process = process
+        self._agreed = agreed
 
     @unary
     async def FitPartition(  # noqa: N802
@@ -100,7 +103,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
                 f" because memory ran out: {error}",
                 1.0,
             ) from error
-        return pb.FitPartitionResponse(partition=self._keep(partition, request.activate))
+        return pb.FitPartitionResponse(partition=await self._keep(partition, request.activate))
 
     @unary
     async def ImportPartition(  # noqa: N802
@@ -112,7 +115,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         if request.model:
             partition = replace(partition, model=request.model)
         own(reading.text("data.model", partition.model, reading.MAX_MODEL, required=True))
-        return pb.ImportPartitionResponse(partition=self._keep(partition, request.activate))
+        return pb.ImportPartitionResponse(partition=await self._keep(partition, request.activate))
 
     @unary
     async def ExportPartition(  # noqa: N802
@@ -146,7 +149,8 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         model = reading.model_name(request)
         if not request.version:
             raise InvalidArgumentError("version", "the number of a partition, from 1", 0)
-        partition = self._partitions.activate(model, request.version)
+        async with self._agreed(model):
+            partition = self._partitions.activate(model, request.version)
         return pb.ActivatePartitionResponse(partition=self._info(partition))
 
     @unary
@@ -154,7 +158,9 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         self, request: pb.RollbackPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.RollbackPartitionResponse:
         """Go back to the version before."""
-        partition = self._partitions.rollback(reading.model_name(request))
+        model = reading.model_name(request)
+        async with self._agreed(model):
+            partition = self._partitions.rollback(model)
         return pb.RollbackPartitionResponse(partition=self._info(partition))
 
     @unary
@@ -164,13 +170,15 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
         """Refit a model by itself, or not."""
         model = self._router.model(reading.model_name(request))
         mode = reading.choice("mode", RefitMode, request.mode) if request.mode else None
-        self._refits.set_mode(model, mode)
+        async with self._agreed(model.name):
+            self._refits.set_mode(model, mode)
         return pb.SetRefitResponse(refit=self._refit_status(model))
 
-    def _keep(self, partition: Partition, activate: bool) -> pb.PartitionInfo:
-        kept = self._partitions.add(partition)
-        if activate:
-            kept = self._partitions.activate(kept.model, kept.version)
+    async def _keep(self, partition: Partition, activate: bool) -> pb.PartitionInfo:
+        async with self._agreed(partition.model):
+            kept = self._partitions.add(partition)
+            if activate:
+                kept = self._partitions.activate(kept.model, kept.version)
         return self._info(kept)
 
     def _counts(

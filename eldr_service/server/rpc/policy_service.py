@@ -10,6 +10,7 @@ from eldr_service.policies.registry import create_prepared, installed
 from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.router import Router
 from eldr_service.server.rpc import reading, writing
+from eldr_service.server.rpc.agreement import Agreed, at_once
 from eldr_service.server.rpc.caller import CALLER
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
@@ -18,10 +19,13 @@ from eldr_service.server.rpc.unary import unary
 class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     """Reads messages, switches policies, writes answers."""
 
-    def __init__(self, router: Router, chosen: Chosen, telemetry: Telemetry) -> None:
+    def __init__(
+        self, router: Router, chosen: Chosen, telemetry: Telemetry, agreed: Agreed = at_once
+    ) -> None:
         self.telemetry = telemetry
         self._router = router
         self._chosen = chosen
+        self._agreed = agreed
 
     @unary
     async def ListPolicies(  # noqa: N802
@@ -47,5 +51,6 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
         self._router.model(model)  # an unknown one is told of at once
         # Compiling may take seconds, in which requests go on by the policy that is in force.
         policy = await asyncio.to_thread(create_prepared, request.name, dict(request.parameters))
-        self._chosen.set_policy(model, policy)
+        async with self._agreed(model):
+            self._chosen.set_policy(model, policy)
         return pb.SetPolicyResponse(active=writing.active_policy(model, policy))

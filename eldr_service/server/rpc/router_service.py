@@ -1,6 +1,7 @@
 """RouterService: signatures in, placements out."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -10,11 +11,13 @@ from eldr.v1 import router_pb2 as pb
 from eldr.v1 import router_pb2_grpc
 
 from eldr_service.core.booking import Booking
-from eldr_service.core.errors import EldrError, InvalidArgumentError
+from eldr_service.core.errors import EldrError, InvalidArgumentError, UnavailableError
 from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.routing.call import RouteCall
-from eldr_service.routing.router import ReleaseOutcome, Router
+from eldr_service.routing.place import Placed
+from eldr_service.routing.router import ReleaseOutcome, ReleaseResult, Router
 from eldr_service.server.durability import Durability
+from eldr_service.server.replicas.replica import Replica
 from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.errors import DeadlineExceededError, status_code, to_status
 from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
@@ -22,6 +25,8 @@ from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
 from eldr_service.server.rpc.waiting import SignatureWaiters
 
+MOST_DECISIONS = 8
+"""On one request: each one that lost had another replica win, so the fleet goes on."""
 _SIGNATURE_FIELDS = ("model", "request_id", "prefill_worker")
 
 
@@ -29,20 +34,30 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Reads messages, lets the router decide, writes answers."""
 
     def __init__(
-        self, router: Router, telemetry: Telemetry, durability: Durability | None = None
+        self,
+        router: Router,
+        telemetry: Telemetry,
+        durability: Durability | None = None,
+        replica: Replica | None = None,
     ) -> None:
         self.telemetry = telemetry
         self._router = router
-        self._durability = durability
-        self._written = durability.written if durability else lambda: None
+        self._keeper = replica or durability
+        self._replica = replica
+        self._written = self._keeper.written if self._keeper else nothing_to_wait_for
+        # A replica's placements are decided when all replicas have them.
+        self._placed = nothing_to_wait_for if replica else self._written
         self._waiters = SignatureWaiters()
+        self._fetching: set[asyncio.Task[None]] = set()
+        if replica:
+            replica.on_signature = self._signature_elsewhere
 
     @unary
     async def RegisterSignature(  # noqa: N802
         self, request: pb.RegisterSignatureRequest, context: grpc.aio.ServicerContext
     ) -> pb.RegisterSignatureResponse:
         """Add one chunk."""
-        return self._register(request)
+        return await self._register_for_all(request)
 
     async def StreamSignatures(  # noqa: N802
         self,
@@ -53,8 +68,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         await answer_each(
             context,
             self._stream_signature,
-            lambda r: r.HasField("route") and _waits(r.route),
-            self._written,
+            lambda r: bool(self._replica) or (r.HasField("route") and _waits(r.route)),
+            self._placed,
         )
 
     @unary
@@ -68,7 +83,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         settle = await self._route(request, response.placement)
         reached = False
         try:
-            if written := self._written():
+            if written := self._placed():
                 await written
             reached = context.time_remaining() != 0
         finally:
@@ -83,7 +98,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Place requests as they come."""
-        await answer_each(context, self._stream_route, _waits, self._written)
+        await answer_each(
+            context, self._stream_route, lambda r: bool(self._replica) or _waits(r), self._placed
+        )
 
     @unary
     async def Release(  # noqa: N802
@@ -109,6 +126,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             ),
             decode_counts=decode_counts,
         )
+        if self._replica and result is not ReleaseResult.RELEASED:
+            result = await self._released_elsewhere(model, request, result)
         self.telemetry.released(model, request, outcome, result, booking)
         if written := self._written():
             await written
@@ -127,6 +146,10 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         leases = [(lease.request_id, lease.attempt, lease.lease_id) for lease in request.leases]
         response = pb.RenewLeasesResponse()
         for request_id, attempt, lease_id in self._router.renew(model, leases, time.monotonic()):
+            if self._replica and await self._replica.renewed_elsewhere(
+                model, request_id, attempt, lease_id
+            ):
+                continue
             response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
         if written := self._written():
             await written
@@ -142,6 +165,23 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         now = time.monotonic()
         found = self._router.explain(model, request_id, attempt, now)
         return writing.explanation(model, found, now)
+
+    async def _register_for_all(
+        self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest
+    ) -> pb.RegisterSignatureResponse:
+        """Add a chunk; it is acknowledged when every replica can have it."""
+        response = self._register(request)
+        if self._replica:
+            self._share(request)
+            if written := self._written():
+                await written
+        return response
+
+    def _share(self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest) -> None:
+        if self._replica:
+            message = request.SerializeToString()  # a stream's has the same fields, and more
+            seconds = self._router.limits.signature_ttl
+            self._replica.share_signature(request.model, request.request_id, seconds, message)
 
     def _register(
         self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest
@@ -179,14 +219,72 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             await self._wait_for_signature(call, wait)
             began = time.perf_counter()  # waiting is no part of deciding
         now = time.monotonic()
-        placed = self._router.route(call, now)
+        placed = await self._decide(call) if self._replica else self._router.route(call, now)
         self.telemetry.placed(call, placed, time.perf_counter() - began)
         writing.write_placement(answer, placed, now)
         if call.dry_run:
             return unbooked
-        answer.unsaved = self._durability is not None and not self._durability.is_safe
+        answer.unsaved = self._keeper is not None and not self._keeper.is_safe
         placed.booking.waiting += 1
         return partial(self._settle, call.model, placed.booking)
+
+    async def _decide(self, call: RouteCall) -> Placed:
+        """Place a request as all replicas agree, again where another was first."""
+        assert self._replica
+        if call.counts is None:
+            await self._fetch_signature(call.model, call.request_id)
+        for _ in range(MOST_DECISIONS):
+            placed = self._router.route(call, time.monotonic())
+            if call.dry_run:
+                return placed
+            booking, agreed = placed.booking, False
+            booking.waiting += 1
+            try:
+                agreed = not await self._replica.decided(booking)
+            finally:  # a call that is cancelled leaves no booking behind
+                if not agreed:
+                    self._settle(call.model, booking, False)
+            if agreed:
+                booking.waiting -= 1
+                return placed
+        raise UnavailableError(
+            f"request {call.request_id}: other replicas were first {MOST_DECISIONS} times"
+        )
+
+    async def _fetch_signature(self, model: str, request_id: str) -> None:
+        """Have what other replicas were sent of a signature that is not complete here."""
+        assert self._replica
+        held = self._router.signatures.get(model, request_id)
+        if held and held.complete:
+            return
+        for message in await self._replica.signature(model, request_id):
+            with contextlib.suppress(EldrError):  # its sender was told of it
+                self._register(pb.RegisterSignatureRequest.FromString(message))
+
+    def _signature_elsewhere(self, model: str, request_id: str) -> None:
+        """Another replica was sent a part of a signature: somebody here may wait for it."""
+        known = self._router.models.get(model)
+        booking = known and known.bookings.live(request_id)
+        if self._waiters.waits((model, request_id)) or (booking and booking.awaits_signature):
+            task = asyncio.create_task(self._fetch_signature(model, request_id))
+            self._fetching.add(task)
+            task.add_done_callback(self._fetching.discard)
+
+    async def _released_elsewhere(
+        self, model: str, request: pb.ReleaseRequest, result: ReleaseResult
+    ) -> ReleaseResult:
+        """What a release means that this view knows nothing of."""
+        assert self._replica
+        known = self._router.model(model)
+        live = known.bookings.live(request.request_id)
+        if live and live.attempt == request.attempt:  # of another lease
+            return result
+        match await self._replica.released(model, request.request_id, request.attempt):
+            case "ended":
+                return ReleaseResult.RELEASED
+            case "known":
+                return ReleaseResult.ALREADY_RELEASED
+        return result
 
     def _settle(self, model: str, booking: Booking, reached: bool) -> None:
         self._router.answered(model, booking, reached, time.monotonic())
@@ -209,14 +307,16 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             sequence=request.sequence,
         )
         try:
-            acknowledgement = self._register(request)
-            if request.HasField("route"):
+            if not request.HasField("route"):
+                acknowledgement = await self._register_for_all(request)
+                response.acknowledgement.CopyFrom(acknowledgement)
+            else:
+                self._register(request)
+                self._share(request)
                 for field in _SIGNATURE_FIELDS:
                     if not getattr(request.route, field):
                         setattr(request.route, field, getattr(request, field))
                 settle = await self._route(request.route, response.placement)
-            else:
-                response.acknowledgement.CopyFrom(acknowledgement)
         except EldrError as error:
             self.telemetry.refused(self, "StreamSignatures", status_code(error), error)
             response.status.CopyFrom(to_status(error))
@@ -237,6 +337,10 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             self.telemetry.refused(self, "RouteStream", status_code(error), error)
             response.status.CopyFrom(to_status(error))
         return response, settle
+
+
+def nothing_to_wait_for() -> None:
+    """All that an answer rests on is there."""
 
 
 def _waits(request: pb.RouteRequest | pb.RouteStreamRequest) -> bool:

@@ -32,11 +32,14 @@ class Telemetry:
     ----------
     on_worker_changed : callable (model, row, state)
         Told of every change of membership, state and capture, for watchers.
+    is_elsewhere : callable () -> bool
+        What happens now was done by another replica, which counts it.
     """
 
     def __init__(self) -> None:
         self.metrics = Metrics(self._state)
         self.on_worker_changed: Callable[[str, int, WorkerState], None] = lambda *_: None
+        self.is_elsewhere: Callable[[], bool] = lambda: False
         self._router: Router | None = None
 
     def watch(self, router: Router) -> None:
@@ -118,6 +121,8 @@ class Telemetry:
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
         """A booking ended."""
+        if self.is_elsewhere():
+            return
         self.metrics.bookings_ended.labels(model, how.name).inc()
         if how is not Ended.RELEASED:
             log.info(

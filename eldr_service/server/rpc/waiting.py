@@ -12,6 +12,10 @@ class SignatureWaiters:
     def __init__(self) -> None:
         self._waiting: dict[Key, set[asyncio.Future[None]]] = {}
 
+    def waits(self, key: Key) -> bool:
+        """A call waits for this request's signature."""
+        return key in self._waiting
+
     def complete(self, key: Key) -> None:
         """Wake the calls that wait for this request."""
         for future in self._waiting.pop(key, ()):

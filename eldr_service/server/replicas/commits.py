@@ -1,0 +1,98 @@
+"""Operations on their way to the shared state: in order, many at a time."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from eldr_service.stores.records import StoreError
+from eldr_service.stores.shared.operations import Operation, Result
+from eldr_service.stores.shared.state import SharedState
+
+MOST_PENDING = 1_000_000
+MOST_TOGETHER = 256
+"""Operations in a step of the server, some milliseconds: it does nothing else meanwhile."""
+
+Make = Callable[[], Operation]
+"""Makes the operation when it leaves: later is only nearer to the truth."""
+Hear = Callable[[Result], None]
+
+
+class Commits:
+    """What a replica has done and the others do not know yet.
+
+    An operation stays until the server has answered it: what was on its way when a connection broke
+    is sent again, and means the same a second time.
+
+    Parameters
+    ----------
+    state : SharedState
+
+    Attributes
+    ----------
+    overflowed : bool
+        There was more than is kept, and all of it was dropped: tell everything anew.
+    """
+
+    def __init__(self, state: SharedState) -> None:
+        self._state = state
+        self._pending: deque[tuple[Make, Hear | None]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._added = self._done = 0
+        self.overflowed = False
+        self._work = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, make: Make, hear: Hear | None = None) -> None:
+        """Have an operation committed; `hear` gets its result."""
+        if len(self._pending) >= MOST_PENDING:
+            self.clear()
+            self.overflowed = True
+        self._pending.append((make, hear))
+        self._added += 1
+        self._work.set()
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self.overflowed = False
+        self._done += len(self._pending)
+        self._pending.clear()
+
+    def through(self) -> asyncio.Future[None] | None:
+        """What to wait for until all that is added now is answered; None for nothing."""
+        if not self._pending:
+            return None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((self._added, future))
+        return future
+
+    def let_go(self) -> None:
+        """Have nobody wait any longer."""
+        while self._waiting:
+            _resolve(self._waiting.popleft()[1])
+
+    async def run(self) -> None:
+        """Commit what is there and comes, until the server fails: StoreError."""
+        while True:
+            await self._work.wait()
+            if self.overflowed:
+                raise StoreError(f"more than {MOST_PENDING} operations wait to be committed")
+            group = list(islice(self._pending, MOST_TOGETHER))
+            if not group:
+                self._work.clear()
+                continue
+            _, results = await self._state.commit([make() for make, _ in group])
+            for (_, hear), result in zip(group, results, strict=True):
+                self._pending.popleft()
+                self._done += 1
+                if hear:
+                    hear(result)
+            while self._waiting and self._waiting[0][0] <= self._done:
+                _resolve(self._waiting.popleft()[1])
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():  # its caller may be gone
+        future.set_result(None)

@@ -1,0 +1,1 @@
+"""The state that several replicas share, in Redis or Valkey."""

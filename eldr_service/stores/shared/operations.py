@@ -1,0 +1,92 @@
+"""What a replica asks of the shared state: an operation is its kind and its fields, in order.
+
+`commit.lua` says what each means and what it answers; what is taken in comes back to all replicas
+as a change with the same fields.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from eldr_service.core.booking import Booking
+from eldr_service.core.capture import CaptureState, CaptureStatus
+from eldr_service.core.ends import Ended
+from eldr_service.core.worker import LoadReport, WorkerState
+from eldr_service.stores.bookings import counts_of, text_of
+
+Field = str | int | bytes
+Operation = tuple[Field, ...]
+
+
+class Result(NamedTuple):
+    """What became of an operation: "ok", or why not; and what is to be known of it."""
+
+    word: str
+    told: tuple[bytes, ...] = ()
+
+
+class Change(NamedTuple):
+    """What a replica did, as all replicas are told of it in the same order."""
+
+    position: str
+    replica: str
+    kind: str
+    fields: tuple[bytes, ...]
+
+    def texts(self) -> tuple[str, ...]:
+        """The fields, where all are text."""
+        return tuple(field.decode() for field in self.fields)
+
+
+def place(
+    model: str, booking: Booking, *, life: int, capacity: int, left: float, settled: bool, row: str
+) -> Operation:
+    """Book a request; `settled` where its caller has had the answer."""
+    return (
+        "place", model, booking.request_id, booking.attempt, booking.lease_id, booking.worker_id,
+        life, booking.num_sequences, capacity, milliseconds(left), "1" if settled else "", row,
+    )  # fmt: skip
+
+
+def end(
+    model: str, request_id: str, attempt: int, lease_id: str, how: Ended, worker_id: str,
+    booking: Booking | None = None,
+) -> Operation:  # fmt: skip
+    """End a booking; without a lease, release whatever there is of the attempt."""
+    reported = ""
+    if booking and how is Ended.RELEASED:
+        counts = booking.decode_counts
+        text = None if counts is None else text_of(counts)
+        reported = json.dumps([booking.output_tokens, booking.decode_seconds, text])
+    return "end", model, request_id, attempt, lease_id, how.name, worker_id, reported
+
+
+def take_reported(booking: Booking, reported: bytes) -> None:
+    """Put what a release reported into its booking."""
+    if reported:
+        booking.output_tokens, booking.decode_seconds, counts = json.loads(reported)
+        booking.decode_counts = counts_of(counts)
+
+
+def report(model: str, worker_id: str, life: int, taken: LoadReport) -> Operation:
+    """Tell what a worker said of itself; the requests it holds are settled by who heard it."""
+    said: dict[str, Any] = {**asdict(taken), "held": (), "state": taken.state.name}
+    if taken.capture:
+        said["capture"] = {**asdict(taken.capture), "state": taken.capture.state.name}
+    return "report", model, worker_id, life, json.dumps(said)
+
+
+def reported(text: bytes) -> LoadReport:
+    """Read what `report` wrote."""
+    said: Mapping[str, Any] = json.loads(text)
+    capture = said["capture"]
+    if capture:
+        capture = CaptureStatus(**{**capture, "state": CaptureState[capture["state"]]})
+    state = WorkerState[said["state"]]
+    return LoadReport(**{**said, "held": (), "state": state, "capture": capture})
+
+
+def milliseconds(seconds: float) -> int:
+    """At least 0."""
+    return max(0, round(seconds * 1e3))

@@ -1,0 +1,206 @@
+"""Several daemons on one shared state: any of them serves any request."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import grpc
+import pytest
+from daemon import Daemon, running_daemon
+from eldr.v1 import fleet_pb2, partition_pb2, policy_pb2, router_pb2
+from redis_server import needs_redis, running_redis
+from wire import Client, counts, drawn, eventually
+
+pytestmark = needs_redis
+REASONS = router_pb2.Placement
+
+
+@contextmanager
+def replicas(url: str, number: int = 3, *flags: str) -> Iterator[list[tuple[Daemon, Client]]]:
+    with ExitStack() as stack:
+        started = []
+        for _ in range(number):
+            daemon = stack.enter_context(
+                running_daemon("--state", url, "--log-format", "json", *flags)
+            )
+            started.append((daemon, stack.enter_context(Client(daemon.grpc))))
+        yield started
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fleet(redis):
+    with replicas(redis.url) as started:
+        yield [client for _, client in started]
+
+
+def all_have(fleet, model: str, workers: int) -> None:
+    def have() -> bool:
+        try:
+            return all(len(client.workers(model)) == workers for client in fleet)
+        except grpc.RpcError:  # the model is not known there yet
+            return False
+
+    eventually(have, 5)
+
+
+def test_a_booking_is_repeated_renewed_and_released_by_any_replica(fleet):
+    a, b, c = fleet
+    a.register("booking", "w0")
+    all_have(fleet, "booking", 1)
+    placement = b.route("booking", "r", num_sequences=3)
+    again = c.route("booking", "r", num_sequences=3)  # at once: the state knows, if c does not yet
+    assert (again.lease_id, again.repeated) == (placement.lease_id, True)
+    lease = router_pb2.LeaseReference(request_id="r", lease_id=placement.lease_id)
+    renewal = router_pb2.RenewLeasesRequest(model="booking", leases=[lease])
+    assert not a.router.RenewLeases(renewal).unknown
+    assert a.release("booking", "r") == "RELEASED"
+    for client in fleet:
+        assert client.release("booking", "r") == "ALREADY_RELEASED"
+        with pytest.raises(grpc.RpcError, match=r"released|FAILED_PRECONDITION"):
+            client.route("booking", "r", num_sequences=3)
+    eventually(lambda: all(client.booked("booking") == 0 for client in fleet), 5)
+
+
+def test_one_request_asked_of_all_at_once_has_one_booking(fleet):
+    fleet[0].register("once", "w0")
+    fleet[0].register("once", "w1")
+    all_have(fleet, "once", 2)
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(50):
+            answers = pool.map(lambda client: client.route("once", f"r{number}"), fleet)
+            assert len({(a.worker_id, a.lease_id) for a in answers}) == 1
+    eventually(lambda: all(client.booked("once") == 50 for client in fleet), 5)
+
+
+def test_a_worker_never_has_more_than_it_can_hold(fleet):
+    room = fleet_pb2.WorkerCapacity(sequences=20)
+    for worker in ("w0", "w1", "w2"):
+        fleet[0].register("room", worker, capacity=room)
+    all_have(fleet, "room", 3)
+
+    def ask(number: int) -> bool:
+        try:
+            fleet[number % 3].route("room", f"r{number}")
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, error
+            return False
+        return True
+
+    with ThreadPoolExecutor(24) as pool:
+        placed = sum(pool.map(ask, range(200)))
+    assert placed == 60
+    for client in fleet:
+        eventually(lambda: client.booked("room") == 60, 5)
+        assert {w.booked_sequences for w in client.workers("room").values()} == {20}
+
+
+def test_a_signature_serves_the_route_at_another_replica(fleet):
+    a, b, c = fleet
+    a.register("signature", "w0")
+    a.register("signature", "w1")
+    version = a.fit("signature").version
+    all_have(fleet, "signature", 2)
+    eventually(lambda: active(b, "signature") == active(c, "signature") == version, 5)
+    for number in range(10):
+        sent, asked = fleet[number % 3], fleet[(number + 1) % 3]
+        sent.router.RegisterSignature(
+            router_pb2.RegisterSignatureRequest(
+                model="signature", request_id=f"r{number}", counts=counts(drawn(0)), last=True
+            )
+        )
+        placement = asked.route("signature", f"r{number}")
+        assert placement.partition_version == version, placement
+        assert placement.coverage == 1.0
+
+
+def test_chunks_at_different_replicas_make_one_signature_and_wake_who_waits(fleet):
+    a, b, c = fleet
+    a.register("chunks", "w0")
+    a.fit("chunks")
+    all_have(fleet, "chunks", 1)
+    eventually(lambda: bool(active(c, "chunks")), 5)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(c.route, "chunks", "r", wait_for_signature={"seconds": 10})
+        for sequence, client in enumerate((a, b)):
+            client.router.RegisterSignature(
+                router_pb2.RegisterSignatureRequest(
+                    model="chunks",
+                    request_id="r",
+                    counts=counts(drawn(0, sequence)),
+                    sequence=sequence,
+                    last=sequence == 1,
+                )
+            )
+        placement = waits.result(5)
+    assert placement.coverage == 1.0
+    assert placement.partition_version
+
+
+def active(client, model: str) -> int:
+    listed = client.partition.ListPartitions(partition_pb2.ListPartitionsRequest(model=model))
+    return max((p.version for p in listed.partitions if p.active), default=0)
+
+
+def policy_of(client, model: str) -> str:
+    listed = client.policy.ListPolicies(policy_pb2.ListPoliciesRequest()).active
+    return next((policy.name for policy in listed if policy.model == model), "")
+
+
+def test_policy_and_partition_are_the_same_everywhere_within_a_second(fleet):
+    a, b, c = fleet
+    a.register("choice", "w0")
+    all_have(fleet, "choice", 1)
+    b.policy.SetPolicy(policy_pb2.SetPolicyRequest(model="choice", name="marginal-cost"))
+    eventually(lambda: {policy_of(client, "choice") for client in fleet} == {"marginal-cost"}, 1)
+    first, second = c.fit("choice").version, a.fit("choice").version
+    assert (first, second) == (1, 2)
+    eventually(lambda: {active(client, "choice") for client in fleet} == {2}, 1)
+    b.partition.RollbackPartition(partition_pb2.RollbackPartitionRequest(model="choice"))
+    eventually(lambda: {active(client, "choice") for client in fleet} == {1}, 1)
+
+
+def test_workers_reports_drains_and_ends_reach_all(fleet):
+    a, b, c = fleet
+    life = a.register("workers", "w0", capacity=fleet_pb2.WorkerCapacity(sequences=9))
+    a.register("workers", "w1")
+    all_have(fleet, "workers", 2)
+    b.fleet.ReportLoad(
+        fleet_pb2.ReportLoadRequest(
+            model="workers", worker_id="w0", incarnation=life, report_number=1, foreign_sequences=4
+        )
+    )
+    eventually(lambda: all(x.workers("workers")["w0"].load == pytest.approx(4 / 9) for x in fleet))
+    c.fleet.DrainWorker(fleet_pb2.DrainWorkerRequest(model="workers", worker_id="w0"))
+    assert all(x.route("workers", f"r{n}").worker_id == "w1" for n, x in enumerate(fleet))
+    b.fleet.RemoveWorker(fleet_pb2.RemoveWorkerRequest(model="workers", worker_id="w1"))
+    eventually(lambda: all(set(x.workers("workers")) == {"w0"} for x in fleet), 5)
+    with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+        a.route("workers", "later")
+    assert a.register("workers", "w1") > life
+    all_have(fleet, "workers", 2)
+    assert all(x.booked("workers") == 0 for x in fleet)
+
+
+def test_a_new_replica_knows_what_the_others_do(fleet, redis):
+    a, *_ = fleet
+    a.register("late", "w0")
+    a.fit("late")
+    a.policy.SetPolicy(policy_pb2.SetPolicyRequest(model="late", name="marginal-cost"))
+    placement = a.route("late", "r", counts=counts(drawn(1)))
+    a.route("late", "done")
+    a.release("late", "done")
+    with replicas(redis.url, 1) as [(_, late)]:
+        assert late.route("late", "r", counts=counts(drawn(1))).lease_id == placement.lease_id
+        assert late.release("late", "done") == "ALREADY_RELEASED"
+        assert policy_of(late, "late") == "marginal-cost"
+        assert active(late, "late") == 1
+        assert late.workers("late")["w0"].booked_sequences == 1
+        assert late.release("late", "r") == "RELEASED"
+    eventually(lambda: a.booked("late") == 0, 5)
+    assert a.release("late", "r") == "ALREADY_RELEASED"  # of a replica that is gone
