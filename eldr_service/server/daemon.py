@@ -111,12 +111,14 @@ class Daemon:
             window_bytes=settings.refit_memory_bytes,
         )
         self._recorder = self._record(settings)
+        told = self._replica.journal if self._replica else self._durability
+        journals = told, self._recorder
         self._router = Router(
             lambda: create(policy, parameters),
             self._telemetry,
             limits,
             name,
-            Journals(*(j for j in (self._durability, self._replica, self._recorder) if j)),
+            Journals(*(j for j in journals if j)),
         )
         self._router.notes_renewals = self._replica is not None
         self._telemetry.watch(self._router)

@@ -22,8 +22,8 @@ class RedisServer:
     `flags` are its options; without any it keeps nothing over a restart.
     """
 
-    def __init__(self, folder: Path, *flags: str, port: int = 0) -> None:
-        self.port = port or free_port()
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.port = free_port()
         self.folder = folder
         self._flags = flags
         self.start()
@@ -34,10 +34,12 @@ class RedisServer:
 
     def start(self) -> None:
         assert SERVER
-        options = ("--port", str(self.port), "--save", "", "--dir", str(self.folder))
+        options = ["--port", str(self.port), "--dir", str(self.folder), "--bind", "127.0.0.1"]
+        if "--sentinel" not in self._flags:
+            options += ["--save", ""]
         with Path(self.folder, "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [SERVER, *options, "--bind", "127.0.0.1", *self._flags], stdout=log, stderr=log
+                [SERVER, *self._flags, *options], stdout=log, stderr=log
             )
         deadline = time.monotonic() + 20
         while self.ask("PING") not in (b"+PONG", b"-NOAUTH Authentication required."):
@@ -54,6 +56,12 @@ class RedisServer:
         except OSError:
             return b""
 
+    def says(self, question: str, answer: str) -> bool:
+        """The whole answer has this in it."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(f"{question}\r\nQUIT\r\n".encode())
+            return answer.encode() in connection.makefile("rb").read()
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -66,10 +74,24 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_redis(folder: Path, *flags: str, port: int = 0) -> Iterator[RedisServer]:
+def running_redis(folder: Path, *flags: str) -> Iterator[RedisServer]:
     folder.mkdir(exist_ok=True)
-    server = RedisServer(folder, *flags, port=port)
+    server = RedisServer(folder, *flags)
     try:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def running_sentinel(folder: Path, master: RedisServer) -> Iterator[RedisServer]:
+    """A Sentinel that alone decides that its master, called main, is gone: in half a second."""
+    folder.mkdir()
+    file = folder / "sentinel.conf"
+    file.write_text(
+        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds main 500\n"
+        "sentinel failover-timeout main 2000\n"
+    )
+    with running_redis(folder, str(file), "--sentinel") as sentinel:
+        yield sentinel

@@ -70,9 +70,8 @@ class MirroredStore(SqliteStore):
         if self.tell and worker:
             self.tell(("gone", model, worker_id, worker.incarnation, 0), None)
 
-    def replace_partition(self, model: str, version: int, data: bytes) -> None:
+    def keep_partition(self, model: str, version: int, data: bytes) -> None:
         """Keep what the shared state has under this version."""
-        super().delete_partition(model, version)
         super().add_partition(model, version, data)
 
     def take_model(self, text: bytes) -> ModelRecord:

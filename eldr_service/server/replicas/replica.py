@@ -14,20 +14,18 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
-from eldr_service.core.ends import REMEMBER_SECONDS, Ended
+from eldr_service.core.ends import Ended
 from eldr_service.core.errors import UnavailableError
-from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
-from eldr_service.routing.call import Known, RouteCall
-from eldr_service.routing.journal import Journal
 from eldr_service.routing.restore import restore_bookings
 from eldr_service.routing.router import Router
-from eldr_service.routing.workers import Workers, record_of
+from eldr_service.routing.workers import Workers
+from eldr_service.server.replicas.afresh import adopt, fetch_partitions, publish
 from eldr_service.server.replicas.commits import Commits
 from eldr_service.server.replicas.follower import Follower
-from eldr_service.server.replicas.mirror import MirroredStore, read_worker, worker_fields
-from eldr_service.stores.bookings import kept_of, row_of
+from eldr_service.server.replicas.mirror import MirroredStore, read_worker
+from eldr_service.server.replicas.telling import Telling
+from eldr_service.stores.bookings import kept_of
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.shared import operations
 from eldr_service.stores.shared.operations import Change, Operation, Result
@@ -45,7 +43,7 @@ MOST_SLEEP = 1.0
 log = structlog.get_logger("eldr")
 
 
-class Replica(Journal):
+class Replica:
     """Keeps this daemon's view and the shared state in step.
 
     Parameters
@@ -61,6 +59,8 @@ class Replica(Journal):
     ----------
     is_safe : bool
         The shared state is there, and has all that this replica did.
+    journal : Journal
+        What the router is to tell.
     leads : bool
         This replica does what only one should: refits, and binding workers to slots.
     on_signature : callable (model, request_id)
@@ -82,7 +82,7 @@ class Replica(Journal):
         self._tell = tell
         self._again = again
         self._commits = Commits(state)
-        self._undecided: dict[str, asyncio.Future[str]] = {}
+        self._telling = self.journal = Telling(state, self._commits)
         self._refused: set[str] = set()
         self._asked_gone: dict[tuple[str, str], float] = {}
         self._slots: dict[str, str] = {}
@@ -91,7 +91,6 @@ class Replica(Journal):
         self._read_at = 0.0
         self._caught_up: list[tuple[str, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
-        self._listens = False
 
     # Starting and stopping
 
@@ -109,8 +108,7 @@ class Replica(Journal):
         self._position = await self._state.last_position()
         for record in await self._state.models():
             self._store.take_model(record)
-        for model, version in await self._state.partition_versions():
-            await self._fetch(model, int(version))
+        await fetch_partitions(self._state, self._store)
         for record in await self._state.workers():
             self._store.save_worker(read_worker(record))
 
@@ -120,8 +118,9 @@ class Replica(Journal):
         kept = [kept_of(record) async for record in self._state.bookings()]
         with follower.elsewhere():
             ended = restore_bookings(router, kept, self._state.clock, now)
-        self._store.tell, self._store.conflict = self._commit, self._conflict
-        self._read_at, self.is_safe, self._listens = now, True, True
+        self._store.tell, self._store.conflict = self._telling.tell, self._conflict
+        self._telling.start(router, workers, follower)
+        self._read_at, self.is_safe = now, True
         self._tell(True)
         self._task = asyncio.create_task(self._run())
         return len(kept) - len(ended)
@@ -146,7 +145,7 @@ class Replica(Journal):
 
         Then it is no booking any more, and the view knows what the decision did not.
         """
-        future = self._undecided.get(booking.lease_id)
+        future = self._telling.undecided(booking)
         why = await asyncio.shield(future) if future else ""
         if why:
             self._again(why)
@@ -178,7 +177,7 @@ class Replica(Journal):
 
     async def _asked(self, operation: Operation) -> Result:
         heard: list[Result] = []
-        self._commit(operation, heard.append)
+        self._telling.tell(operation, heard.append)
         if through := self._commits.through():
             await through
         return heard[0] if heard else Result("")
@@ -187,7 +186,7 @@ class Replica(Journal):
 
     def share_signature(self, model: str, request_id: str, seconds: float, message: bytes) -> None:
         """Let other replicas have a message that brought a part of a signature."""
-        self._commit(("chunk", model, request_id, operations.milliseconds(seconds), message), None)
+        self._telling.tell(("chunk", model, request_id, operations.milliseconds(seconds), message))
 
     async def signature(self, model: str, request_id: str) -> list[bytes]:
         """The messages that brought a request's signature to any replica."""
@@ -238,7 +237,7 @@ class Replica(Journal):
             if now - self._asked_gone.get((name, spec.worker_id), -BEAT_SECONDS) >= BEAT_SECONDS:
                 self._asked_gone[name, spec.worker_id] = now
                 silence = operations.milliseconds(spec.time_to_live)
-                self._commit(("gone", name, spec.worker_id, life or "", silence), None)
+                self._telling.tell(("gone", name, spec.worker_id, life or "", silence))
 
     def tick(self, now: float) -> None:
         """Let time pass: the replica that leads says which slots workers have."""
@@ -251,127 +250,7 @@ class Replica(Journal):
                 slots = json.dumps([model.partition.version, model.slots_by_worker()])
                 if self._slots.get(model.name) != slots:
                     self._slots[model.name] = slots
-                    self._commit(("slots", model.name, slots), None)
-
-    # Journal
-
-    def placed(
-        self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
-    ) -> None:
-        """A request was decided and booked."""
-        if self._follower.applying:
-            return
-        if self.is_safe:
-            self._undecided[booking.lease_id] = asyncio.get_running_loop().create_future()
-        self._tell_of_booking(model, booking)
-
-    def _tell_of_booking(self, model: str, booking: Booking) -> None:
-        known = self._router.models[model]
-        life = self._workers.life(known, booking.row)
-        capacity = known.fleet.spec(booking.row).capacity_sequences
-        booking.noted_until = booking.expires_at
-
-        def make() -> Operation:
-            return operations.place(
-                model,
-                booking,
-                life=life,
-                capacity=capacity,
-                left=booking.expires_at - time.monotonic(),
-                settled=booking.lease_id not in self._undecided,
-                row=row_of(model, life, booking, self._state.clock),
-            )
-
-        self._commits.add(make, lambda result: self._taken(model, booking, result))
-
-    def _taken(self, model: str, booking: Booking, result: Result) -> None:
-        future = self._undecided.pop(booking.lease_id, None)
-        if result.word != "ok":
-            with self._follower.elsewhere():
-                self._router.withdraw(model, booking, time.monotonic())
-                if result.word == "live":
-                    self._follower.book(kept_of(result.told[0]))
-                elif result.word == "ended":
-                    self._remember(model, booking.request_id, result.told)
-            if future is None:
-                log.warning(
-                    "booking taken back: while the shared state was away another replica had the"
-                    " request too",
-                    request_id=booking.request_id,
-                    model=model,
-                    worker=booking.worker_id,
-                )
-        if future and not future.done():
-            future.set_result("" if result.word == "ok" else result.word)
-
-    def _remember(self, name: str, request_id: str, told: tuple[bytes, ...]) -> None:
-        model, until = self._router.models[name], time.monotonic() + REMEMBER_SECONDS
-        for attempt, how in zip(told[::2], told[1::2], strict=True):
-            model.bookings.remember(request_id, int(attempt), Ended[how.decode()], until, "")
-
-    def completed(self, model: str, booking: Booking, counts: Counts) -> None:
-        """A booking has got its whole signature."""
-        self.renewed(model, booking)
-
-    def running(self, model: str, booking: Booking) -> None:
-        """A worker has reported a booking for the first time."""
-        self.renewed(model, booking)
-
-    def renewed(self, model: str, booking: Booking) -> None:
-        """A booking is otherwise than was last told."""
-        if self._follower.applying:
-            return
-        life = self._workers.life(self._router.models[model], booking.row)
-        booking.noted_until = booking.expires_at
-
-        def make() -> Operation:
-            left = operations.milliseconds(booking.expires_at - time.monotonic())
-            row = row_of(model, life, booking, self._state.clock)
-            return "update", model, booking.request_id, booking.lease_id, left, row
-
-        self._commits.add(make)
-
-    def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
-        """A booking ended."""
-        if self._follower.applying or how in (Ended.WORKER_GONE, Ended.WITHDRAWN):
-            return  # where a worker's life ends, all its bookings do
-
-        def hear(result: Result) -> None:
-            if result.word == "renewed":
-                with self._follower.elsewhere():
-                    self._follower.book(kept_of(result.told[0]))
-
-        lease, worker = booking.lease_id, booking.worker_id
-        self._commit(operations.end(model, *booking.key, lease, how, worker, booking), hear)
-
-    def remembered(self, model: str, request_id: str, attempt: int, how: Ended, now: float) -> None:
-        """The end of an attempt without a booking is remembered.
-
-        Connected, the release itself asks (`released`), for others may have the booking.
-        """
-        if not self._follower.applying and not self.is_safe:
-            self._commit(operations.end(model, request_id, attempt, "", how, ""), None)
-
-    def joined(
-        self, model: str, row: int, spec: WorkerSpec, state: WorkerState, incarnation: int,
-        now: float,
-    ) -> None:  # fmt: skip
-        """A worker began a life."""
-        if not self._listens or self._follower.applying:
-            return
-        known = self._router.models[model]
-        if self._workers.life(known, row):
-            self._commit(("join", *worker_fields(record_of(known, row))), None)
-
-    def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
-        """A worker's report was accepted."""
-        if self.is_safe and not self._follower.applying:
-            known = self._router.models[model]
-            life, worker_id = self._workers.life(known, row), known.fleet.spec(row).worker_id
-            self._commit(operations.report(model, worker_id, life, report), None)
-
-    def _commit(self, operation: Operation, hear: Callable[[Result], None] | None) -> None:
-        self._commits.add(lambda: operation, hear)
+                    self._telling.tell(("slots", model.name, slots))
 
     # Keeping in step
 
@@ -385,8 +264,9 @@ class Replica(Journal):
                 await self._in_step()
             except StoreError as error:
                 self._go_apart(error)
-            except Exception as error:  # a fault of this program must not end the daemon's replica
+            except Exception as error:  # or this daemon would be alone without a word
                 log.exception("out of step")
+                self._identity = ""  # the view may lack something: take in all there is
                 self._go_apart(StoreError(repr(error)))
             await asyncio.sleep(sleep)
             sleep = min(2 * sleep, MOST_SLEEP)
@@ -412,10 +292,7 @@ class Replica(Journal):
     async def _take(self, change: Change) -> None:
         own = change.replica == self._state.replica
         if change.kind == "model" and not own:
-            versions = set(self._store.partition_versions(change.fields[0].decode()))
-            for model, version in await self._state.partition_versions():
-                if model == change.fields[0].decode() and int(version) not in versions:
-                    await self._fetch(model, int(version))
+            await fetch_partitions(self._state, self._store)
         if change.kind == "forget" and not own:
             model, version = change.texts()
             with self._follower.elsewhere():
@@ -425,11 +302,6 @@ class Replica(Journal):
                 self.on_signature(*change.texts())
         else:
             self._follower.apply(change, own)
-
-    async def _fetch(self, model: str, version: int) -> None:
-        data = await self._state.partition(model, version)
-        if data is not None:
-            self._store.replace_partition(model, version, data)
 
     async def _beat(self) -> None:
         while True:
@@ -470,11 +342,7 @@ class Replica(Journal):
         self.is_safe = self.leads = False
         self._store.apart = True
         self._tell(False)
-        for future in self._undecided.values():
-            if not future.done():
-                future.set_result("")
-        self._undecided.clear()
-        self._commits.let_go()
+        self._telling.let_go()
 
     async def _come_back(self) -> None:
         """Tell what was done meanwhile, and be in step again."""
@@ -482,10 +350,9 @@ class Replica(Journal):
         whole = identity == self._identity and not self._commits.overflowed
         if whole and self._position != "0-0":
             whole = await self._state.has(self._position)
-        self._identity = identity
         position = self._position if whole else await self._state.last_position()
         if not whole:
-            self._publish()
+            publish(self._telling, self._router, self._workers, self._store)
         committing = asyncio.create_task(self._commits.run())
         try:
             while through := self._commits.through():
@@ -493,73 +360,16 @@ class Replica(Journal):
                 if committing.done():
                     committing.result()
             if not whole:
-                await self._adopt()
+                await adopt(self._state, self._router, self._workers, self._store, self._follower)
         finally:
             committing.cancel()
             await asyncio.wait([committing])
-        self._position = position
+        self._position, self._identity = position, identity
         self._read_at = time.monotonic()
-        self.is_safe, self._store.apart = True, False
+        self.is_safe = self._telling.waits = True
+        self._store.apart = False
         self._tell(True)
         log.info("in step with the shared state again", afresh=not whole)
-
-    def _publish(self) -> None:
-        """Tell all that this replica knows: the state was lost, or has lost its latest changes."""
-        self._commits.clear()
-        for model in self._router.models.values():
-            for version in self._store.partition_versions(model.name):
-                data = self._store.partition(model.name, version)
-                self._commit(("partition", model.name, version, data), None)
-            if text := self._store.text_of(model.name):
-                self._commit(("model", model.name, "", text), self._theirs(model.name))
-            for row in model.fleet.rows():
-                if self._workers.life(model, row):
-                    self._commit(("know", *worker_fields(record_of(model, row))), None)
-            for booking in model.bookings:
-                self._tell_of_booking(model.name, booking)
-            for part in model.bookings.remembered():
-                for request_id, attempt, how, worker_id, _ in part:
-                    if how.final:
-                        end = operations.end(model.name, request_id, attempt, "", how, worker_id)
-                        self._commit(end, None)
-
-    def _theirs(self, model: str) -> Callable[[Result], None]:
-        def hear(result: Result) -> None:
-            if result.word == "changed":
-                self._conflict(model, result.told[0])
-
-        return hear
-
-    async def _adopt(self) -> None:
-        """Have what the shared state has, and nothing else but what was done since."""
-        before = {
-            booking.lease_id: (model.name, booking)
-            for model in self._router.models.values()
-            for booking in model.bookings
-        }
-        workers = [read_worker(record) for record in await self._state.workers()]
-        with self._follower.elsewhere():
-            for worker in workers:
-                self._follower.worker(worker)
-        found = set()
-        async for record in self._state.bookings():
-            kept = kept_of(record)
-            found.add(kept.lease_id)
-            if kept.lease_id not in before:
-                with self._follower.elsewhere():
-                    self._follower.book(kept)
-        now = time.monotonic()
-        with self._follower.elsewhere():
-            for lease_id, (model, booking) in before.items():
-                if lease_id not in found:
-                    self._router.withdraw(model, booking, now)
-        known = {(worker.model, worker.worker_id) for worker in workers}
-        for its in list(self._router.models.values()):
-            for row in list(its.fleet.rows()):
-                worker_id = its.fleet.spec(row).worker_id
-                if (its.name, worker_id) not in known and self._workers.life(its, row):
-                    with self._follower.elsewhere():
-                        self._workers.remove(its.name, worker_id, 0, now)
 
 
 def _number(position: str) -> tuple[int, int]:

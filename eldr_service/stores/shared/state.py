@@ -215,7 +215,8 @@ class SharedState:
         from redis.exceptions import NoScriptError, RedisError
 
         try:
-            return await asyncio.wait_for(answer, seconds)
+            async with asyncio.timeout(seconds):  # `wait_for` can lose a cancellation
+                return await answer
         except NoScriptError as error:
             raise _UnknownScriptError from error
         except TimeoutError as error:

@@ -1,0 +1,186 @@
+"""What happens here is told to the other replicas: every change of the journal is an operation."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from eldr_service.core.activation import Counts
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import REMEMBER_SECONDS, Ended
+from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
+from eldr_service.routing.call import Known, RouteCall
+from eldr_service.routing.journal import Journal
+from eldr_service.routing.router import Router
+from eldr_service.routing.workers import Workers, record_of
+from eldr_service.server.replicas.commits import Commits
+from eldr_service.server.replicas.follower import Follower
+from eldr_service.server.replicas.mirror import worker_fields
+from eldr_service.stores.bookings import kept_of, row_of
+from eldr_service.stores.shared import operations
+from eldr_service.stores.shared.operations import Operation, Result
+from eldr_service.stores.shared.state import SharedState
+
+log = structlog.get_logger("eldr")
+
+
+class Telling(Journal):
+    """Makes operations of what the router did, and hears what became of them.
+
+    Parameters
+    ----------
+    state : SharedState
+    commits : Commits
+
+    Attributes
+    ----------
+    listens : bool
+        What happens now is to be told; not while a view is filled at the start.
+    waits : bool
+        Placements wait for the shared state.
+    """
+
+    def __init__(self, state: SharedState, commits: Commits) -> None:
+        self.commits = commits
+        self.listens = self.waits = False
+        self._state = state
+        self._undecided: dict[str, asyncio.Future[str]] = {}
+
+    def start(self, router: Router, workers: Workers, follower: Follower) -> None:
+        """Tell of all that happens from now on."""
+        self._router, self._workers, self._follower = router, workers, follower
+        self.listens = self.waits = True
+
+    def let_go(self) -> None:
+        """Have nothing wait any longer: what was decided here stands."""
+        self.waits = False
+        for future in self._undecided.values():
+            if not future.done():
+                future.set_result("")
+        self._undecided.clear()
+        self.commits.let_go()
+
+    def undecided(self, booking: Booking) -> asyncio.Future[str] | None:
+        """What to wait for until a booking is taken in, with why it was not; None for nothing."""
+        return self._undecided.get(booking.lease_id)
+
+    def tell(self, operation: Operation, hear: Callable[[Result], None] | None = None) -> None:
+        """Have an operation committed; `hear` gets its result."""
+        self.commits.add(lambda: operation, hear)
+
+    def placed(
+        self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
+    ) -> None:
+        """A request was decided and booked."""
+        if self._follower.applying:
+            return
+        if self.waits:
+            self._undecided[booking.lease_id] = asyncio.get_running_loop().create_future()
+        self.tell_of_booking(model, booking)
+
+    def tell_of_booking(self, model: str, booking: Booking) -> None:
+        """Have a booking taken in by the shared state."""
+        known = self._router.models[model]
+        life = self._workers.life(known, booking.row)
+        capacity = known.fleet.spec(booking.row).capacity_sequences
+        booking.noted_until = booking.expires_at
+
+        def make() -> Operation:
+            return operations.place(
+                model,
+                booking,
+                life=life,
+                capacity=capacity,
+                left=booking.expires_at - time.monotonic(),
+                settled=booking.lease_id not in self._undecided,
+                row=row_of(model, life, booking, self._state.clock),
+            )
+
+        self.commits.add(make, lambda result: self._taken(model, booking, result))
+
+    def _taken(self, model: str, booking: Booking, result: Result) -> None:
+        future = self._undecided.pop(booking.lease_id, None)
+        if result.word != "ok":
+            with self._follower.elsewhere():
+                self._router.withdraw(model, booking, time.monotonic())
+                if result.word == "live":
+                    self._follower.book(kept_of(result.told[0]))
+                elif result.word == "ended":
+                    self._remember(model, booking.request_id, result.told)
+            if future is None:
+                log.warning(
+                    "booking taken back: while the shared state was away another replica had the"
+                    " request too",
+                    request_id=booking.request_id,
+                    model=model,
+                    worker=booking.worker_id,
+                )
+        if future and not future.done():
+            future.set_result("" if result.word == "ok" else result.word)
+
+    def _remember(self, name: str, request_id: str, told: tuple[bytes, ...]) -> None:
+        model, until = self._router.models[name], time.monotonic() + REMEMBER_SECONDS
+        for attempt, how in zip(told[::2], told[1::2], strict=True):
+            model.bookings.remember(request_id, int(attempt), Ended[how.decode()], until, "")
+
+    def completed(self, model: str, booking: Booking, counts: Counts) -> None:
+        """A booking has got its whole signature."""
+        self.renewed(model, booking)
+
+    def running(self, model: str, booking: Booking) -> None:
+        """A worker has reported a booking for the first time."""
+        self.renewed(model, booking)
+
+    def renewed(self, model: str, booking: Booking) -> None:
+        """A booking is otherwise than was last told."""
+        if self._follower.applying:
+            return
+        life = self._workers.life(self._router.models[model], booking.row)
+        booking.noted_until = booking.expires_at
+
+        def make() -> Operation:
+            left = operations.milliseconds(booking.expires_at - time.monotonic())
+            row = row_of(model, life, booking, self._state.clock)
+            return "update", model, booking.request_id, booking.lease_id, left, row
+
+        self.commits.add(make)
+
+    def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
+        """A booking ended."""
+        if self._follower.applying or how in (Ended.WORKER_GONE, Ended.WITHDRAWN):
+            return  # where a worker's life ends, all its bookings do
+
+        def hear(result: Result) -> None:
+            if result.word == "renewed":
+                with self._follower.elsewhere():
+                    self._follower.book(kept_of(result.told[0]))
+
+        lease, worker = booking.lease_id, booking.worker_id
+        self.tell(operations.end(model, *booking.key, lease, how, worker, booking), hear)
+
+    def remembered(self, model: str, request_id: str, attempt: int, how: Ended, now: float) -> None:
+        """The end of an attempt without a booking is remembered.
+
+        Connected, the release itself asks (`released`), for others may have the booking.
+        """
+        if not self._follower.applying and not self.waits:
+            self.tell(operations.end(model, request_id, attempt, "", how, ""))
+
+    def joined(
+        self, model: str, row: int, spec: WorkerSpec, state: WorkerState, incarnation: int,
+        now: float,
+    ) -> None:  # fmt: skip
+        """A worker began a life."""
+        if not self.listens or self._follower.applying:
+            return
+        known = self._router.models[model]
+        if self._workers.life(known, row):
+            self.tell(("join", *worker_fields(record_of(known, row))))
+
+    def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
+        """A worker's report was accepted."""
+        if self.waits and not self._follower.applying:
+            known = self._router.models[model]
+            life, worker_id = self._workers.life(known, row), known.fleet.spec(row).worker_id
+            self.tell(operations.report(model, worker_id, life, report))
