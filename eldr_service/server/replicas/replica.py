@@ -130,8 +130,7 @@ class Replica:
         if self.is_safe and (through := self._commits.through()):
             await asyncio.wait([through], timeout=START_SECONDS)
         if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await _end(self._task)
         await self._state.close()
 
     def written(self) -> asyncio.Future[None] | None:
@@ -277,9 +276,7 @@ class Replica:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await _end(*tasks)
         done.pop().result()
 
     async def _read(self) -> None:
@@ -363,14 +360,21 @@ class Replica:
             if not whole:
                 await adopt(self._state, self._router, self._workers, self._store, self._follower)
         finally:
-            committing.cancel()
-            await asyncio.wait([committing])
+            await _end(committing)
         self._position, self._identity = position, identity
         self._read_at = time.monotonic()
         self.is_safe = self._telling.waits = True
         self._store.apart = False
         self._tell(True)
         log.info("in step with the shared state again", afresh=not whole)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks until they have ended: a client library may take a cancellation for its own."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=0.1)
 
 
 def _number(position: str) -> tuple[int, int]:

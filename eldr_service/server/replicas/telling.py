@@ -108,10 +108,9 @@ class Telling(Journal):
                     self._follower.book(kept_of(result.told[0]))
                 elif result.word == "ended":
                     self._remember(model, booking.request_id, result.told)
-            if future is None:
+            if future is None and result.word == "live":
                 log.warning(
-                    "booking taken back: while the shared state was away another replica had the"
-                    " request too",
+                    "booked twice while the shared state was away; this one is taken back",
                     request_id=booking.request_id,
                     model=model,
                     worker=booking.worker_id,
