@@ -198,7 +198,15 @@ class Settings(BaseSettings):
         default="locality-band",
     )
     fleet: ReadableFile | None = _option(
-        "FILE", "TOML file of workers that do not register by themselves", default=None
+        "FILE",
+        "TOML file of workers that do not register by themselves; followed as it changes",
+        default=None,
+    )
+    discovery_drain: Seconds = _option(
+        "SECONDS",
+        "how long bookings may go on that are on a worker which the fleet file, Kubernetes or DNS"
+        " name no more; a lease's length",
+        default=900.0,
     )
     tls_cert: ReadableFile | None = _option(
         "FILE", "certificate chain (PEM) to serve gRPC over TLS; needs --tls-key", default=None

@@ -132,8 +132,10 @@ class Replica:
         state = WorkerState(message.state)
         if state is WorkerState.GONE:
             self.model.remove(message.row, now)
+        elif state is WorkerState.READY:
+            self.model.resume(message.row)
         else:
-            self.model.follow(message.row, state)
+            self.model.drain(message.row)
 
     def reported(self, message: pb.LogReport, now: float) -> None:
         """A worker reported."""

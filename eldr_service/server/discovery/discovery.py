@@ -1,0 +1,129 @@
+"""Runs the sources: their snapshots go into the fleet, their troubles into the log and metrics."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from eldr_service.routing.router import Router
+from eldr_service.routing.workers import Workers
+from eldr_service.server.discovery.membership import Membership
+from eldr_service.server.discovery.source import Key, Snapshot, Source
+
+START_SECONDS = 10.0
+"""For the first word of each source: bookings of an earlier run come back on its workers."""
+RESTART_SECONDS = 5.0
+
+Tell = Callable[[str, bool, int], None]
+"""Told of a source, whether it could be read, and how many workers it has."""
+
+log = structlog.get_logger("eldr")
+
+
+class _Followed:
+    """One source, and what became of it."""
+
+    def __init__(self, source: Source, membership: Membership, tell: Tell) -> None:
+        self.source, self.membership = source, membership
+        self.has_spoken = asyncio.Event()
+        self._tell = tell
+        self._trouble = ""
+        self._workers = 0
+
+    async def run(self) -> None:
+        """Follow the source; a fault of ours must not leave the fleet without it for good."""
+        while True:
+            try:
+                await self.source.follow(self._take, self._fail)
+            except Exception as error:  # whatever it is, the traceback is logged
+                log.exception("source failed", source=self.source.name)
+                self._fail(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(RESTART_SECONDS)
+
+    async def _take(self, snapshot: Snapshot) -> None:
+        await self.membership.follow(snapshot, time.monotonic())
+        if self._trouble:
+            log.info("source read again", source=self.source.name)
+        self._trouble, self._workers = "", len(snapshot)
+        self._tell(self.source.name, True, self._workers)
+        self.has_spoken.set()
+
+    def _fail(self, trouble: str) -> None:
+        self._tell(self.source.name, False, self._workers)
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.error(
+                "source not read, its last workers go on",
+                source=self.source.name,
+                workers=self._workers,
+                error=trouble,
+            )
+
+
+class Discovery:
+    """All sources of workers that do not register by themselves.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    router : Router
+    workers : Workers
+    drain_seconds : float
+        For the bookings of a worker that its source has no more.
+    tell : callable
+        For the metrics.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        router: Router,
+        workers: Workers,
+        drain_seconds: float,
+        tell: Tell,
+    ) -> None:
+        owners: dict[Key, str] = {}
+        self._followed = [
+            _Followed(
+                source,
+                Membership(
+                    source=source.name,
+                    router=router,
+                    workers=workers,
+                    drain_seconds=drain_seconds,
+                    owners=owners,
+                ),
+                tell,
+            )
+            for source in sources
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Follow the sources; returns when each has said something, or after `START_SECONDS`."""
+        self._tasks = [asyncio.create_task(followed.run()) for followed in self._followed]
+        first = [asyncio.create_task(f.has_spoken.wait()) for f in self._followed]
+        if first:
+            await asyncio.wait(first, timeout=START_SECONDS)
+        for followed, spoken in zip(self._followed, first, strict=True):
+            if not spoken.done():
+                spoken.cancel()
+                log.warning(
+                    "source said nothing yet: the daemon serves without its workers",
+                    source=followed.source.name,
+                    seconds=START_SECONDS,
+                )
+        if first:
+            self._tasks.append(asyncio.create_task(self._tick()))
+
+    def close(self) -> None:
+        """Follow the sources no more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(0.25)
+            for followed in self._followed:
+                await followed.membership.tick(time.monotonic())
