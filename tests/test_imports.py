@@ -32,14 +32,15 @@ PARTS_MAY_IMPORT = {
     ),
     "server.durability": "routing stores core",
     "server.learning": "routing stores core",
-    "server.discovery": "routing core server.config server.rpc",
+    "server.discovery": "routing core server.config server.origins server.rpc",
     "server.rpc": (
         "refits routing policies fitting stores core kernels server.durability"
         " server.observability server.replicas"
     ),
     "server.replicas": "refits routing stores core",
     "server.observability": "core",
-    "server.config": "stores core server.address server.flags",
+    "server.config": "stores core server.address server.flags server.origins",
+    "server.origins": "core",
     "server.address": "",
     "server.flags": "core",
     "lab.replay": "decision_log routing policies stores core",

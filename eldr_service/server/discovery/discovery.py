@@ -41,20 +41,24 @@ class _Followed:
                 self._fail(f"{type(error).__name__}: {error}")
             await asyncio.sleep(RESTART_SECONDS)
 
-    async def _take(self, snapshot: Snapshot) -> None:
+    async def _take(self, snapshot: Snapshot, flaw: str = "") -> None:
         await self.membership.follow(snapshot, time.monotonic())
+        self._workers = len(snapshot)
+        self.has_spoken.set()
+        if flaw:
+            self._fail(flaw)
+            return
         if self._trouble:
             log.info("source read again", source=self.source.name)
-        self._trouble, self._workers = "", len(snapshot)
+        self._trouble = ""
         self._tell(self.source.name, True, self._workers)
-        self.has_spoken.set()
 
     def _fail(self, trouble: str) -> None:
         self._tell(self.source.name, False, self._workers)
         if trouble != self._trouble:
             self._trouble = trouble
             log.error(
-                "source not read, its last workers go on",
+                "source not read, or not in full: what it said last goes on",
                 source=self.source.name,
                 workers=self._workers,
                 error=trouble,

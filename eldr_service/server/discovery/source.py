@@ -1,6 +1,6 @@
 """What a source of workers is: something that says, again and again, which workers there are."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from eldr_service.core.geometry import ModelGeometry
@@ -34,11 +34,19 @@ Key = tuple[str, str]
 Snapshot = Mapping[Key, Found]
 """All workers of a source at one moment."""
 
-Take = Callable[[Snapshot], Awaitable[None]]
-"""Gets what a source has; is told it again when the source was read and nothing has changed."""
+
+class Take(Protocol):
+    """Gets what a source has, again too when it was read and nothing has changed.
+
+    `flaw` says what is wrong with a part of it, for which the last good state is in the snapshot.
+    """
+
+    async def __call__(self, snapshot: Snapshot, flaw: str = "") -> None:
+        """Return when the fleet is as the snapshot has it."""
+
 
 Fail = Callable[[str], None]
-"""Gets why a source cannot be read now, or what in it is wrong; the last snapshot goes on."""
+"""Gets why a source cannot be read now; its last snapshot goes on."""
 
 
 class Source(Protocol):

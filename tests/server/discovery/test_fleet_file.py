@@ -108,9 +108,9 @@ def test_a_broken_file_leaves_the_last_good_one_in_force(path, served, text):
         path.unlink()
     else:
         path.write_text(text)
-    eventually(lambda: said(daemon, "source not read, its last workers go on"))
+    eventually(lambda: said(daemon, "source not read, or not in full: what it said last goes on"))
     time.sleep(1.2)  # two more looks
-    (line,) = said(daemon, "source not read, its last workers go on")
+    (line,) = said(daemon, "source not read, or not in full: what it said last goes on")
     assert str(path) in line["error"]
     assert line["workers"] == 2
     assert states(client) == {"a": "READY", "b": "READY"}
