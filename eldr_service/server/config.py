@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,6 +76,29 @@ def _kubernetes(text: object) -> tuple[Origin, ...]:
     return origins
 
 
+def _dns(text: object) -> tuple[Origin, ...]:
+    origins = parse_origins(str(text), "NAME")
+    for where, texts in origins:
+        if "model" not in texts:
+            raise ValueError("expected model=NAME among the keys: DNS does not say it")
+        port = texts.get("port", "")
+        if where.startswith("_"):
+            if port:
+                raise ValueError("expected no port for a name of SRV records: they have it")
+        elif not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
+            raise ValueError("expected port=1 to 65535 for a name that stands for addresses")
+    return origins
+
+
+def _name_server(text: object) -> Address:
+    address = Address.parse(text)
+    try:
+        ip_address(address.host)
+    except ValueError:
+        raise ValueError("expected IP:PORT") from None
+    return address
+
+
 def _directory(path: Path) -> Path:
     path = path.expanduser()
     if path.exists() and not path.is_dir():
@@ -118,6 +142,8 @@ ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Directory = Annotated[Path, AfterValidator(_directory)]
 SafeUrl = Annotated[str, AfterValidator(_safe_url)]
 KubernetesOrigins = Annotated[tuple[Origin, ...], BeforeValidator(_kubernetes)]
+DnsOrigins = Annotated[tuple[Origin, ...], BeforeValidator(_dns)]
+NameServer = Annotated[Address, BeforeValidator(_name_server)]
 KeySource = Annotated[str, AfterValidator(_key_source)]
 State = Annotated[Path | StateAddress | None, BeforeValidator(_state)]
 PolicyChoice = Annotated[str, AfterValidator(_policy)]
@@ -233,6 +259,20 @@ class Settings(BaseSettings):
     )
     kubernetes_ca: ReadableFile | None = _option(
         "FILE", "authorities (PEM) that vouch for it, likewise", default=None
+    )
+    dns: DnsOrigins | None = _option(
+        "NAME:model=NAME[,key=value,...]",
+        "find workers by the SRV records of a name (_http._tcp.decode.example), or by the addresses"
+        " of one (with the key port); several with ; between them, keys as of --kubernetes",
+        default=None,
+    )
+    dns_server: NameServer | None = _option(
+        "IP:PORT", "name server of --dns, rather than those of /etc/resolv.conf", default=None
+    )
+    dns_interval: Seconds = _option(
+        "SECONDS",
+        "between two looks by --dns, unless the records' time to live is shorter",
+        default=10.0,
     )
     discovery_drain: Seconds = _option(
         "SECONDS",
@@ -457,6 +497,8 @@ class Settings(BaseSettings):
         for name in ("kubernetes_api", "kubernetes_token", "kubernetes_ca"):
             if getattr(self, name) and not self.kubernetes:
                 raise ValueError(f"{flag(name)} is of use only together with --kubernetes")
+        if self.dns_server and not self.dns:
+            raise ValueError("--dns-server is of use only together with --dns")
         if self.report_limit < self.report_interval:
             raise ValueError("--report-limit must not be shorter than --report-interval")
         if self.decision_log and isinstance(self.state, StateAddress):

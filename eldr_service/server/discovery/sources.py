@@ -4,7 +4,7 @@ from eldr_service.server.config import Settings
 from eldr_service.server.discovery.fleet_file import FleetFile
 from eldr_service.server.discovery.kubernetes import KubernetesSource
 from eldr_service.server.discovery.kubernetes_api import KubernetesAccess, KubernetesApi
-from eldr_service.server.discovery.source import Source
+from eldr_service.server.discovery.source import Source, SourceError
 
 
 class Sources:
@@ -17,7 +17,7 @@ class Sources:
     Raises
     ------
     SourceError
-        Kubernetes is to be asked, and nothing says where it is.
+        Kubernetes is to be asked, and nothing says where it is; or DNS, and its library is missing.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -32,6 +32,7 @@ class Sources:
             )
             api = KubernetesApi(access)
             self.all += [KubernetesSource(api, o, capacity) for o in settings.kubernetes]
+        self.all += _by_dns(settings)
 
     def check(self) -> None:
         """Read what can be read at once.
@@ -43,3 +44,15 @@ class Sources:
         """
         if self._file:
             self._file.read()
+
+
+def _by_dns(settings: Settings) -> list[Source]:
+    """Sources by DNS, where the settings ask for them; their library is an extra."""
+    if not settings.dns:
+        return []
+    try:
+        from eldr_service.server.discovery.dns_records import DnsSource
+    except ModuleNotFoundError as error:
+        raise SourceError("--dns needs the package dnspython: pip install dnspython") from error
+    capacity, every, server = settings.default_capacity, settings.dns_interval, settings.dns_server
+    return [DnsSource(origin, capacity, every, server) for origin in settings.dns]

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from dns_server import DnsServer
 from fleet_states import become, discovering
 from kubernetes_server import KINDS, KubernetesServer, endpoint
 
@@ -34,7 +35,7 @@ def test_the_options_are_understood(command):
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) >= 2
+    assert len(COMMANDS) == 4
 
 
 def test_every_key_is_explained():
@@ -62,3 +63,16 @@ def test_kubernetes_as_told_with_the_role_as_told():
         kind = KINDS[f"{base}/namespaces/ns/{resource}"]
         granted |= {(kind, verb) for verb in verbs.split(", ")}
     assert asked == granted
+
+
+def test_dns_as_told():
+    *_, srv, addresses = COMMANDS
+    with DnsServer() as server:
+        server.put("_http._tcp.decode.example", "SRV", "0 0 8000 d0.example.")
+        for number, name in enumerate(("decode", "prefill")):
+            server.put(f"{name}.serving.svc.cluster.local", "A", f"10.0.0.{number}")
+        at = "--dns-server", server.address
+        with discovering(*srv[1:], *at) as (_, client):
+            become(client, {"d0.example:8000": "READY"})
+        with discovering(*addresses[1:], *at) as (_, client):
+            become(client, {"10.0.0.0:8000": "READY", "10.0.0.1:8000": "READY"})
