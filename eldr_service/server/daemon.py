@@ -38,6 +38,7 @@ from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
 from eldr_service.server.discovery import Discovery, SourceError
+from eldr_service.server.discovery.remembered import Remembered
 from eldr_service.server.discovery.sources import Sources
 from eldr_service.server.durability import Durability
 from eldr_service.server.learning import Learning
@@ -160,6 +161,7 @@ class Daemon:
             self._workers,
             settings.discovery_drain,
             self._telemetry.metrics.discovered,
+            Remembered(self._store),
         )
         self._stopping = asyncio.Event()  # set by each signal to stop
         self._serving = True

@@ -226,7 +226,8 @@ def test_a_server_that_refuses_is_asked_again_and_the_daemon_serves(server):
     with found_by(server) as (daemon, client):
         assert states(client) == {}
         assert "403 told to" in said(daemon, FAILED)[0]["error"]
-        assert said(daemon, "source said nothing yet: the daemon serves without its workers")
+        (line,) = said(daemon, "source said nothing yet: what it said in an earlier run goes on")
+        assert line["workers"] == 0
         text = urllib.request.urlopen(f"http://{daemon.http}/metrics", timeout=10).read().decode()
         assert 'eldr_discovery_up{source="kubernetes:ns/vllm"} 0.0' in text
         server.status = 200
@@ -333,6 +334,30 @@ def test_bookings_on_pods_survive_a_crash_of_the_daemon(server, tmp_path):
         assert client.workers("m")["p1"].booked_sequences == 1
         assert client.release("m", "r", lease_id=placement.lease_id) == "RELEASED"
         assert client.booked("m") == 0
+
+
+def test_a_restart_while_the_api_server_is_away_goes_on_with_what_was_known(server, tmp_path):
+    flags = "--state", str(tmp_path / "state")
+    where = f"ns/vllm:model=m,geometry={GEOMETRY},sequences=7,group=g"
+    with found_by(server, where, *flags) as (daemon, client):
+        client.route("m", "r", pinned_worker="p1")
+        before = client.workers("m")
+        time.sleep(3)  # it is kept every two seconds
+        daemon.process.kill()
+        daemon.process.wait()
+    server.status = 503
+    with found_by(server, where, *flags) as (daemon, client):
+        (line,) = said(daemon, "source said nothing yet: what it said in an earlier run goes on")
+        assert line["workers"] == 2
+        after = client.workers("m")
+        for name, worker in after.items():
+            worker.incarnation = before[name].incarnation
+        assert after == before  # the booking on p1 included
+        server.put_slice("vllm-1", [endpoint("p1", "10.0.0.2"), endpoint("p2", "10.0.0.3")])
+        server.status = 200
+        become(client, {"p1": "READY", "p2": "READY"}, seconds=60)
+        assert client.workers("m")["p1"].booked_sequences == 1
+        assert client.release("m", "r") == "RELEASED"
 
 
 def test_two_services_at_once(server):
