@@ -32,7 +32,9 @@ PARTS_MAY_IMPORT = {
     ),
     "server.durability": "routing stores core",
     "server.learning": "routing stores core",
-    "server.discovery": "routing stores core server.address server.config server.origins server.rpc",
+    "server.discovery": (
+        "routing stores core server.address server.config server.origins server.rpc"
+    ),
     "server.rpc": (
         "refits routing policies fitting stores core kernels server.durability"
         " server.observability server.replicas"

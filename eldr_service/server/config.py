@@ -31,7 +31,7 @@ from eldr_service.core.errors import InvalidArgumentError, did_you_mean
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.server.address import Address
 from eldr_service.server.flags import flag, read_flags, refuse
-from eldr_service.server.origins import KEYS, Origin, parse_origins
+from eldr_service.server.origins import KEYS, Origin, dns_origins, kubernetes_origins
 from eldr_service.stores.shared.address import StateAddress
 
 __all__ = ["Address", "ModelDeclaration", "Settings", "load_settings"]
@@ -65,29 +65,6 @@ def _safe_url(text: str, or_else: str = "") -> str:
     raise ValueError(
         f"expected {or_else}an https:// URL without a password, or an http:// one of this machine"
     )
-
-
-def _kubernetes(text: object) -> tuple[Origin, ...]:
-    form = "NAMESPACE/SERVICE or NAMESPACE/LABEL=VALUE"
-    origins = parse_origins(str(text), form)
-    for origin in origins:
-        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?/.+", origin.where):
-            raise ValueError(f"expected {form}")
-    return origins
-
-
-def _dns(text: object) -> tuple[Origin, ...]:
-    origins = parse_origins(str(text), "NAME")
-    for where, texts in origins:
-        if "model" not in texts:
-            raise ValueError("expected model=NAME among the keys: DNS does not say it")
-        port = texts.get("port", "")
-        if where.startswith("_"):
-            if port:
-                raise ValueError("expected no port for a name of SRV records: they have it")
-        elif not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
-            raise ValueError("expected port=1 to 65535 for a name that stands for addresses")
-    return origins
 
 
 def _name_server(text: object) -> Address:
@@ -141,8 +118,8 @@ ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Directory = Annotated[Path, AfterValidator(_directory)]
 SafeUrl = Annotated[str, AfterValidator(_safe_url)]
-KubernetesOrigins = Annotated[tuple[Origin, ...], BeforeValidator(_kubernetes)]
-DnsOrigins = Annotated[tuple[Origin, ...], BeforeValidator(_dns)]
+KubernetesOrigins = Annotated[tuple[Origin, ...], BeforeValidator(kubernetes_origins)]
+DnsOrigins = Annotated[tuple[Origin, ...], BeforeValidator(dns_origins)]
 NameServer = Annotated[Address, BeforeValidator(_name_server)]
 KeySource = Annotated[str, AfterValidator(_key_source)]
 State = Annotated[Path | StateAddress | None, BeforeValidator(_state)]

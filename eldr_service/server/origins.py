@@ -80,7 +80,7 @@ def read_traits(texts: Mapping[str, str]) -> Traits:
     )
 
 
-def parse_origins(text: str, form: str, keys: Collection[str] = KEYS) -> tuple[Origin, ...]:
+def _parse(text: str, form: str, keys: Collection[str] = KEYS) -> tuple[Origin, ...]:
     """Read an option; `form` says what a place looks like.
 
     Raises
@@ -107,6 +107,31 @@ def parse_origins(text: str, form: str, keys: Collection[str] = KEYS) -> tuple[O
             raise ValueError(f"expected {error.field}={error.expected}") from error
         origins.append(Origin(where, texts))
     return tuple(origins)
+
+
+def kubernetes_origins(text: object) -> tuple[Origin, ...]:
+    """Read --kubernetes; ValueError says what was expected."""
+    form = "NAMESPACE/SERVICE or NAMESPACE/LABEL=VALUE"
+    origins = _parse(str(text), form)
+    for origin in origins:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?/.+", origin.where):
+            raise ValueError(f"expected {form}")
+    return origins
+
+
+def dns_origins(text: object) -> tuple[Origin, ...]:
+    """Read --dns; ValueError says what was expected."""
+    origins = _parse(str(text), "NAME")
+    for where, texts in origins:
+        if "model" not in texts:
+            raise ValueError("expected model=NAME among the keys: DNS does not say it")
+        port = texts.get("port", "")
+        if where.startswith("_"):
+            if port:
+                raise ValueError("expected no port for a name of SRV records: they have it")
+        elif not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
+            raise ValueError("expected port=1 to 65535 for a name that stands for addresses")
+    return origins
 
 
 def _number(key: str, texts: Mapping[str, str]) -> int:

@@ -1,5 +1,7 @@
 """Workers by DNS, over real UDP and TCP."""
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -165,3 +167,16 @@ def test_one_that_registers_itself_by_the_same_id_is_its_own_master(server, serv
     become(client, {"10.0.0.1:8000": "READY", "10.0.0.3:8000": "READY"})
     own = client.workers("m")["10.0.0.1:8000"]
     assert (own.incarnation, own.group) == (life, "own")
+
+
+def test_without_its_library_it_says_what_is_missing():
+    program = "import sys; sys.modules['dns'] = None; from eldr_service.server import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--dns", HEADLESS, "--state", ":memory:"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last == "eldr-server: --dns needs the package dnspython: pip install dnspython"
