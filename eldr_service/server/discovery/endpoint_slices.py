@@ -26,8 +26,8 @@ def workers_of(
 ) -> list[tuple[Key, Found]]:
     """The workers of a slice.
 
-    What holds for them is said, from the weakest to the strongest, by `texts`, by labels and
-    annotations `eldr/KEY` of the Service, and by those of the slice.
+    What holds for them is said, from the weakest to the strongest, by `texts`, by labels `eldr/KEY`
+    and by annotations of that name; those of the slice are stronger than the Service's.
 
     Raises
     ------
@@ -38,10 +38,11 @@ def workers_of(
     said = dict(texts)
     labels: dict[str, str] = {}
     for each in objects:
-        for kind in ("labels", "annotations"):
+        labels |= {k: v for k, v in _metadata(each, "labels").items() if _is_a_users(k)}
+    for kind in ("labels", "annotations"):  # a slice has its Service's labels, by Kubernetes
+        for each in objects:
             found = _metadata(each, kind)
             said |= {key: found[PREFIX + key] for key in KEYS if PREFIX + key in found}
-        labels |= {k: v for k, v in _metadata(each, "labels").items() if _is_a_users(k)}
     traits = read_traits(said)
     serving = [(e, state) for e in item.get("endpoints") or [] if (state := state_of(e))]
     port = _port(item.get("ports") or [], traits.port) if serving else 0

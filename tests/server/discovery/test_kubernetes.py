@@ -239,16 +239,17 @@ def test_a_server_that_refuses_is_asked_again_and_the_daemon_serves(server):
 
 def test_what_services_and_slices_say_of_their_workers(server):
     """Annotations over labels, a slice over its Service, both over the option."""
+    labels = {"pool": "big", "eldr/role": "prefill", "eldr/group": "g", "helm.sh/chart": "c"}
     server.put_service(
         "decode",
-        labels={"pool": "big", "eldr/role": "prefill", "eldr/group": "g", "helm.sh/chart": "c"},
+        labels=labels,
         annotations={"eldr/model": "org/model", "eldr/role": "decode", "eldr/sequences": "64"},
     )
     server.put_slice(
         "decode-x",
         [endpoint("d0", "10.0.0.7", nodeName="node-3", zone="z1")],
         service="decode",
-        labels={"pool": "big", "endpointslice.kubernetes.io/managed-by": "controller"},
+        labels={**labels, "endpointslice.kubernetes.io/managed-by": "controller"},  # as it does
         annotations={"eldr/sequences": "32", "eldr/kv-tokens": "4096"},
         ports=[("metrics", 9000), ("http", 8000)],
     )
