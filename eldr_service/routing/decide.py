@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.core.errors import ResourceExhaustedError, UnavailableError
+from eldr_service.core.worker import Avoidance
 from eldr_service.kernels import best_first
 from eldr_service.policies.policy import Policy, SignatureParameters
 from eldr_service.routing.call import RouteCall
@@ -16,6 +17,11 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 0.1
 AT_CAPACITY = "it is at its capacity"
+AVOIDED = {
+    Avoidance.SLOW: "it is several times slower than its peers, and others can take the request",
+    Avoidance.HELD_DOWN: "it left and came back too often, and others can take the request",
+    Avoidance.SUSPECT: "it has been silent for too long, and others can take the request",
+}
 
 
 class Filters(NamedTuple):
@@ -28,11 +34,14 @@ class Filters(NamedTuple):
         The filters in order; a worker is eligible when all let it pass.
     last_resort : int
         The worker of the attempt before, which only comes after all others; -1 for none.
+    later : ndarray of bool, or None
+        Those that could take it too, and are avoided while others can.
     """
 
     eligible: NDArray[np.bool_]
     steps: tuple[tuple[str, NDArray[np.bool_]], ...]
     last_resort: int = -1
+    later: NDArray[np.bool_] | None = None
 
     def why_not(self, worker: int) -> str:
         """The first filter that stops a worker; empty when it is eligible."""
@@ -89,8 +98,8 @@ def apply_filters(
             f"model {call.model} has no READY decode worker that passes the request's filters"
             f" ({n} known)"
         )
-    steps.append((AT_CAPACITY, fleet.sequences < fleet.capacity))
-    eligible = allowed & steps[-1][1]
+    below_capacity = fleet.sequences < fleet.capacity
+    eligible = allowed & below_capacity
     if not np.count_nonzero(eligible):
         raise ResourceExhaustedError(
             f"all {int(allowed.sum())} eligible workers of model {call.model} are at capacity",
@@ -100,7 +109,15 @@ def apply_filters(
     if earlier and earlier in ids and eligible[ids.index(earlier)] and eligible.sum() > 1:
         last_resort = ids.index(earlier)
         eligible[last_resort] = False
-    return Filters(eligible, tuple(steps), last_resort)
+    later = None
+    if fleet.avoided is not None:
+        least = fleet.avoided[eligible].min()
+        later = eligible & (fleet.avoided > least)
+        kinds = sorted(set(fleet.avoided[later].tolist()))
+        steps.extend((AVOIDED[kind], ~later | (fleet.avoided != kind)) for kind in kinds)
+        eligible = eligible & ~later
+    steps.append((AT_CAPACITY, below_capacity))
+    return Filters(eligible, tuple(steps), last_resort, later)
 
 
 def decide(
@@ -161,9 +178,13 @@ def _lesser_reason(
 
 
 def alternates(decision: Decision, fleet: FleetSnapshot, filters: Filters, most: int) -> list[int]:
-    """Who to try next: the rest of the band, then the other eligible ones, by load."""
+    """Who to try next: the rest of the band, the other eligible ones by load, the avoided ones."""
     band = fleet.eligible if decision.in_band is None else decision.in_band
     rest: list[int] = best_first(fleet.eligible, band, fleet.load, decision.worker, most).tolist()
+    if filters.later is not None and fleet.avoided is not None and len(rest) < most:
+        avoided = np.flatnonzero(filters.later)
+        order = np.lexsort((fleet.load[avoided], fleet.avoided[avoided]))
+        rest += avoided[order][: most - len(rest)].tolist()
     if filters.last_resort >= 0 and len(rest) < most:
         rest.append(filters.last_resort)
     return rest

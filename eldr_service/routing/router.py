@@ -1,7 +1,7 @@
 """The router: signatures come in, requests are placed and released, leases run out."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from eldr_service.core.activation import ActivationCounts
@@ -23,6 +23,7 @@ from eldr_service.routing.explanations import MAX_DECISIONS, Explanation, Explan
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model, Observer
 from eldr_service.routing.place import Placed, known_of, place
+from eldr_service.routing.standing import StandingLimits
 
 
 class ReleaseResult(Enum):
@@ -53,6 +54,8 @@ class Limits:
         Of the recent counts of each model.
     explanations : int
         Decisions of each model that can be explained later.
+    standing : StandingLimits
+        When others are preferred to a worker.
     """
 
     lease_seconds: float = 900.0
@@ -65,6 +68,7 @@ class Limits:
     max_models: int = 64
     max_workers: int = 4_096
     explanations: int = MAX_DECISIONS
+    standing: StandingLimits = field(default_factory=StandingLimits)
 
 
 class Router:
@@ -145,6 +149,7 @@ class Router:
                 RecentCounts(self.limits.window_bytes, self.limits.window_seconds),
                 self._journal,
                 Explanations(self.limits.explanations),
+                self.limits.standing,
             )
             self._journal.appeared(name, model.policy)
         return self.models[name]
@@ -379,13 +384,19 @@ class Router:
                 unknown.append(lease)
         return unknown
 
+    def deaf(self, seconds: float) -> None:
+        """Nothing could be heard for so long: what was silent meanwhile may have spoken."""
+        for model in self.models.values():
+            model.fleet.deaf(seconds)
+
     def tick(self, now: float) -> list[tuple[str, int]]:
         """Let time pass: leases, tombstones and signatures run out.
 
         Returns
         -------
         list of (model, row)
-            Workers that were silent for longer than their time to live; the caller removes them.
+            Workers that were silent for longer than their time to live, or that are drained and are
+            to go; the caller removes them.
         """
         if dropped := self.signatures.expire(now):
             self.observer.signatures_dropped(dropped, "age")
@@ -393,7 +404,8 @@ class Router:
         for model in list(self.models.values()):
             model.expire(now)
             model.bookings.forget(now)
-            silent += [(model.name, row) for row in model.fleet.silent(now)]
+            gone = dict.fromkeys((*model.pass_time(now), *model.fleet.silent(now)))
+            silent += [(model.name, row) for row in gone]
             if model.is_empty:
                 del self.models[model.name]
                 self._journal.forgotten(model.name)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 import structlog
 
@@ -18,6 +19,9 @@ from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
 from eldr_service.stores.records import StoreError, WorkerRecord
 from eldr_service.stores.sqlite import SqliteStore
+
+DRAWN = 1 << 48
+"""Incarnations from here on were drawn by workers; the daemon's own are milliseconds of a clock."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +52,13 @@ class Workers:
         now: float,
         static: bool = False,
         only_new: bool = False,
+        incarnation: int = 0,
     ) -> int:
-        """Make a worker known as a new incarnation; returns it.
+        """Make a worker known; returns its incarnation.
+
+        The life that is there goes on where `incarnation` names it. Else a new one begins, of that
+        number where it is given: such a worker may hold requests from before it was known, so it
+        is JOINING until it has reported.
 
         `static` is for workers that a file names: they are not kept over a restart. With `only_new`
         no worker's life ends for it.
@@ -62,6 +71,12 @@ class Workers:
             There are as many models or workers as there may be.
         """
         known = self._router.models.get(model_name)
+        lives = known.lives(spec.worker_id) if known else None
+        if known and lives and lives[1] == incarnation:
+            known.update(lives[0], spec, state, geometry, now)
+            with self._logged():
+                self._save(known, lives[0])
+            return incarnation
         if only_new and known and (row := known.fleet.row(spec.worker_id)) is not None:
             bookings = counted(len(known.bookings.on_row(row)), "booking")
             raise FailedPreconditionError(
@@ -78,15 +93,19 @@ class Workers:
                 )
         model = self._router.model_or_new(model_name)
         (self._static.add if static else self._static.discard)((model_name, spec.worker_id))
-        self._next_incarnation = max(self._next_incarnation + 1, int(time.time() * 1e3))
+        if incarnation:
+            state = WorkerState.JOINING
+        else:
+            self._next_incarnation = max(self._next_incarnation + 1, int(time.time() * 1e3))
+        life = incarnation or self._next_incarnation
         returning = spec.worker_id in model.fleet
-        row = model.join(spec, state, self._next_incarnation, geometry, now)
+        row = model.join(spec, state, life, geometry, now, counts_unbooked=bool(incarnation))
         if returning:  # another worker may have moved to the slot that it left
             self.save_all(model)
         else:
             with self._logged():
                 self._save(model, row)
-        return self._next_incarnation
+        return life
 
     def restore(self, record: WorkerRecord, now: float) -> None:
         """Take in a worker that an earlier run knew, in its old life; its record stays as it is."""
@@ -102,7 +121,8 @@ class Workers:
             capacity_kv_tokens=record.capacity_kv_tokens,
             time_to_live=record.time_to_live,
         )
-        self._next_incarnation = max(self._next_incarnation, record.incarnation)
+        if record.incarnation < DRAWN:
+            self._next_incarnation = max(self._next_incarnation, record.incarnation)
         state = WorkerState[record.state]
         model.join(spec, state, record.incarnation, record.geometry, now)
 
@@ -114,8 +134,17 @@ class Workers:
         static = (model.name, model.fleet.spec(row).worker_id) in self._static
         return 0 if static else model.fleet.incarnation(row)
 
-    def drain(self, model_name: str, worker_id: str) -> int:
+    def drain(
+        self,
+        model_name: str,
+        worker_id: str,
+        *,
+        until: float = inf,
+        remove: bool = False,
+    ) -> int:
         """Place nothing new on a worker; returns the sequences still booked on it.
+
+        At `until`, bookings that are left end. With `remove` the worker is forgotten when none is.
 
         Raises
         ------
@@ -123,6 +152,7 @@ class Workers:
         """
         model, row = self._find(model_name, worker_id)
         model.drain(row)
+        model.drains.begin(row, until, remove)
         self.save_all(model)
         return model.fleet.booked(row)
 
@@ -142,7 +172,7 @@ class Workers:
         return self._remove(model, row, now)
 
     def remove_silent(self, silent: list[tuple[str, int]], now: float) -> None:
-        """Forget the workers that `Router.tick` found silent for too long."""
+        """Forget the workers that `Router.tick` found silent for too long, or drained."""
         for model_name, row in silent:
             self._remove(self._router.model(model_name), row, now)
 
@@ -182,6 +212,14 @@ class Workers:
         elif taken.moved_to:
             self.save_all(model)
         return True, taken.unknown
+
+    def told(self, model_name: str, worker_id: str) -> tuple[WorkerState, bool]:
+        """What a worker is taken for, and whether it is drained."""
+        model = self._router.models.get(model_name)
+        row = model.fleet.row(worker_id) if model else None
+        if model is None or row is None:
+            return WorkerState.GONE, False
+        return model.fleet.state(row), model.is_drained(row)
 
     def save_all(self, model: Model) -> None:
         """Write down a model's workers after several of them may have moved to other slots."""
