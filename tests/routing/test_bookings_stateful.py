@@ -1,5 +1,8 @@
 """Random lives of a fleet and its bookings, against the contract in plain dicts."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 from contract_model import REPORT_LIMIT, Contract, ModelBooking, ModelPast, ModelWorker
 from hypothesis import HealthCheck, settings
@@ -273,6 +276,8 @@ class Bookings(RuleBasedStateMachine, Contract):
             return
         silent = self.router.tick(self.now)
         self.workers.remove_silent(silent, self.now)
+        for name in [n for n, w in self.fleet.items() if w.drain_until <= self.now]:
+            self.end_all_on(name)
         for name in [n for n, w in self.fleet.items() if w.alive_until <= self.now]:
             self.end_all_on(name)
             del self.fleet[name]
@@ -316,13 +321,35 @@ class Bookings(RuleBasedStateMachine, Contract):
             spec, state, incarnation=incarnation, alive_until=until
         )
 
-    @rule(name=decoders, returns=st.sampled_from([True, True, True, False]))
-    def drain(self, name, returns):
+    @rule(name=decoders, capacity=st.integers(1, 6), zone=st.sampled_from("ab"))
+    def register_the_same_life(self, name, capacity, zone):
+        worker = self.fleet.get(name)
+        if worker is None:
+            return
+        spec = replace(worker.spec, labels={"zone": zone}, capacity_sequences=capacity)
+        life = worker.incarnation
+        again = self.workers.register(
+            MODEL, spec, WorkerState.READY, None, self.now, incarnation=life
+        )
+        assert again == life
+        worker.spec = spec
+        if worker.state == "JOINING":
+            worker.state = "READY"
+        if spec.time_to_live:
+            worker.alive_until = self.now + spec.time_to_live
+
+    @rule(
+        name=decoders,
+        seconds=st.sampled_from([math.inf, math.inf, 1.0, 3.0]),
+        returns=st.sampled_from([True, True, True, False]),
+    )
+    def drain(self, name, seconds, returns):
         if name not in self.fleet:
             return self.unknown(lambda: self.workers.drain(MODEL, name))
-        left = self.workers.drain(MODEL, name)
+        left = self.workers.drain(MODEL, name, until=self.now + seconds)
         assert not self.settled or left == self.booked(name)
         self.fleet[name].state = "DRAINING"
+        self.fleet[name].drain_until = self.now + seconds
         if returns:
             self.join(self.fleet[name].spec, "READY")
         return None
