@@ -1,8 +1,9 @@
 """Workers that leave and return again and again are held down, the longer the more often.
 
 Each return adds 1 to a worker's penalty, which halves every two minutes. A return that takes it
-above 1.5 holds the worker down for 2 to the power of the penalty in seconds, up to a limit: so a
-restart costs nothing, and a crash loop ends in one request's worth of harm per minute or so.
+above 1.5 holds the worker down for 2 to the power of the penalty in seconds, up to a limit. So a
+restart costs nothing, and a crash loop is seen by few requests. A worker that an operator removes,
+or that leaves after a drain, is as good as new.
 """
 
 from math import log2
@@ -42,6 +43,10 @@ class Flapping:
         penalty = min(self.penalty(worker_id, now) + 1.0, highest)
         self._note(worker_id, penalty, now)
         return 0.0 if penalty <= FREE else min(2.0**penalty, self._most_seconds)
+
+    def forget(self, worker_id: str) -> None:
+        """A worker left in good order: its return is nothing to wonder at."""
+        self._penalties.pop(worker_id, None)
 
     def penalty(self, worker_id: str, now: float) -> float:
         """What is left of a worker's penalty."""

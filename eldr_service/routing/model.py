@@ -395,8 +395,10 @@ class Model:
         self._withdraw_geometry(row)
         return len(bookings)
 
-    def remove(self, row: int, now: float) -> int:
-        """Forget a worker; returns how many bookings ended with it."""
+    def remove(self, row: int, now: float, in_order: bool = False) -> int:
+        """Forget a worker, `in_order` at a command; returns how many bookings ended with it."""
+        if self.standing and (in_order or row in self.drains):
+            self.standing.left_in_order(row)
         ended = self.end_life(row, now)
         self.observer.worker_changed(self.name, row, WorkerState.GONE)
         self.fleet.set_state(row, WorkerState.GONE)

@@ -51,6 +51,10 @@ class Standing:
         self._hold_down(row, self._flapping.joined(self._fleet.spec(row).worker_id, now), now)
         return self._judge(np.array([row]), now)
 
+    def left_in_order(self, row: int) -> None:
+        """A worker goes as an operator said, or after a drain."""
+        self._flapping.forget(self._fleet.spec(row).worker_id)
+
     def heard(self, row: int, now: float) -> list[int]:
         """A worker gave a sign of life, which may be its return."""
         if self._fleet.avoidance(row) is Avoidance.SUSPECT:

@@ -169,16 +169,16 @@ class Workers:
                 f"worker {worker_id} of model {model_name} is in another life,"
                 f" {model.fleet.incarnation(row)}"
             )
-        return self._remove(model, row, now)
+        return self._remove(model, row, now, in_order=True)
 
     def remove_silent(self, silent: list[tuple[str, int]], now: float) -> None:
         """Forget the workers that `Router.tick` found silent for too long, or drained."""
         for model_name, row in silent:
             self._remove(self._router.model(model_name), row, now)
 
-    def _remove(self, model: Model, row: int, now: float) -> int:
+    def _remove(self, model: Model, row: int, now: float, in_order: bool = False) -> int:
         worker_id = model.fleet.spec(row).worker_id
-        ended = model.remove(row, now)
+        ended = model.remove(row, now, in_order)
         self._forget(model, worker_id)
         return ended
 

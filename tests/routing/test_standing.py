@@ -124,13 +124,26 @@ def test_a_hold_down_decays_and_is_bounded():
 def test_a_worker_that_flaps_is_avoided_until_its_time_is_over():
     daemon = daemon_of("w0", "w1")
     for _ in range(3):
-        daemon.workers.remove(MODEL, "w0", 0, daemon.now)
+        daemon.report("w0", 1, state=WorkerState.GONE)
+        assert "w0" not in daemon.model.fleet
         daemon.join("w0")
     assert avoidance(daemon, "w0") is Avoidance.HELD_DOWN
     assert daemon.booked() == {"w0": 0, "w1": 0}
     assert daemon.route("r").worker_id == "w1"
     assert daemon.route("only", pinned_worker="w0").worker_id == "w0"
     tick(daemon, 9.0)
+    assert avoidance(daemon, "w0") is Avoidance.NONE
+
+
+def test_what_leaves_in_good_order_is_as_good_as_new():
+    daemon = daemon_of("w0", "w1")
+    for _ in range(6):
+        daemon.workers.remove(MODEL, "w0", 0, daemon.now)
+        daemon.join("w0")
+        assert avoidance(daemon, "w0") is Avoidance.NONE
+        daemon.workers.drain(MODEL, "w0")
+        daemon.report("w0", 1, state=WorkerState.GONE)
+        daemon.join("w0")
     assert avoidance(daemon, "w0") is Avoidance.NONE
 
 
