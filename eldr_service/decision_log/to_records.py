@@ -107,6 +107,7 @@ def placement(
     message.coverage = known.coverage
     message.awaits_signature = known.awaits_signature
     message.no_geometry = not known.declared
+    message.other_groups = known.other_groups
     message.group = known.group
     message.earlier = known.earlier
     message.candidate_workers.extend(call.candidate_workers)

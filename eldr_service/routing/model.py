@@ -29,6 +29,7 @@ from eldr_service.routing.standing import Standing, StandingLimits
 
 MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
 LEAST_FITTED_COVERAGE = 0.5
+MAX_GROUPS_LEFT = 4_096
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +114,7 @@ class Model:
         self.observer = observer
         self.journal = journal or Journal()
         self._declared_by: set[Hashable] = set()
+        self._groups_left: dict[str, str] = {}  # of workers that left before their requests did
 
     @property
     def is_empty(self) -> bool:
@@ -146,9 +148,9 @@ class Model:
             self.geometry = None
 
     def group_of(self, worker_id: str) -> str:
-        """The group of a prefill worker; empty where it has none, or is not known."""
+        """The group of a prefill worker, one that has left included; empty where it has none."""
         row = self.fleet.row(worker_id)
-        return "" if row is None else self.fleet.spec(row).group
+        return self._groups_left.get(worker_id, "") if row is None else self.fleet.spec(row).group
 
     def lives(self, worker_id: str) -> tuple[int, int] | None:
         """The row and the incarnation of a worker that is here."""
@@ -400,6 +402,11 @@ class Model:
         if self.standing and (in_order or row in self.drains):
             self.standing.left_in_order(row)
         ended = self.end_life(row, now)
+        if (spec := self.fleet.spec(row)).group:
+            self._groups_left.pop(spec.worker_id, None)
+            self._groups_left[spec.worker_id] = spec.group
+            if len(self._groups_left) > MAX_GROUPS_LEFT:
+                del self._groups_left[next(iter(self._groups_left))]
         self.observer.worker_changed(self.name, row, WorkerState.GONE)
         self.fleet.set_state(row, WorkerState.GONE)
         self.journal.moved(self.name, row, WorkerState.GONE)

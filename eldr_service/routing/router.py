@@ -56,6 +56,8 @@ class Limits:
         Decisions of each model that can be explained later.
     standing : StandingLimits
         When others are preferred to a worker.
+    other_groups : bool
+        Where no worker of a prefill worker's group can take a request, another group's may.
     """
 
     lease_seconds: float = 900.0
@@ -69,6 +71,7 @@ class Limits:
     max_workers: int = 4_096
     explanations: int = MAX_DECISIONS
     standing: StandingLimits = field(default_factory=StandingLimits)
+    other_groups: bool = False
 
 
 class Router:
@@ -235,7 +238,8 @@ class Router:
                 return Placed(booking, repeated=True)
             if lower := model.bookings.live(call.request_id):
                 model.end(lower, Ended.SUPERSEDED, now)
-        known = known_of(model, call, self.signatures.get(call.model, call.request_id))
+        held = self.signatures.get(call.model, call.request_id)
+        known = known_of(model, call, held, self.limits.other_groups)
         placed = place(
             model,
             call,

@@ -299,6 +299,12 @@ class Settings(BaseSettings):
         le=100,
         allow_inf_nan=False,
     )
+    groups: Literal["only", "prefer"] = _option(
+        "only|prefer",
+        "whether a request may go to the decode workers of its prefill worker's group only, or to"
+        " others where none of them can take it; only, where groups cannot pass KV to each other",
+        default="only",
+    )
     lease_ttl: float = _option(
         "SECONDS",
         "how long a booking lives after its last sign of life, 1 to 86400, unless Route says"

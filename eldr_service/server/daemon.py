@@ -116,6 +116,7 @@ class Daemon:
                 hold_down=settings.hold_down,
                 relief=settings.relief,
             ),
+            other_groups=settings.groups == "prefer",
         )
         self._recorder = self._record(settings)
         self._router = Router(
