@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -18,6 +19,17 @@ from eldr_service.core.words import counted
 POLL_SECONDS = 0.25
 
 
+class Role(Enum):
+    """What a worker does."""
+
+    decode = "decode"
+    prefill = "prefill"
+
+    def of(self, worker: pb.Worker) -> bool:
+        """It is the worker's role."""
+        return bool(pb.WorkerRole.Name(worker.role) == f"WORKER_ROLE_{self.name.upper()}")
+
+
 def drain(
     session: Session,
     worker: Annotated[
@@ -30,6 +42,9 @@ def drain(
     ] = None,
     group: Annotated[
         str | None, typer.Option(metavar="GROUP", help="Instead of WORKER: all of this group.")
+    ] = None,
+    role: Annotated[
+        Role | None, typer.Option(help="With --label or --group: only those of this role.")
     ] = None,
     deadline: Annotated[
         float | None,
@@ -54,7 +69,7 @@ def drain(
     chosen = (
         [(model_of(session, worker, model), worker)]
         if worker is not None
-        else _matching(session, model, parsing.pairs(label, "--label"), group)
+        else _matching(session, model, parsing.pairs(label, "--label"), group, role)
     )
     answers = []
     for name, worker_id in chosen:
@@ -86,18 +101,24 @@ def drain(
 
 
 def _matching(
-    session: Session, model: str | None, labels: dict[str, str], group: str | None
+    session: Session,
+    model: str | None,
+    labels: dict[str, str],
+    group: str | None,
+    role: Role | None,
 ) -> list[tuple[str, str]]:
-    """Model and id of all workers that have the labels and are of the group."""
+    """Model and id of all workers that have the labels and are of the group and role."""
     known = session.call(pb.ListWorkersRequest(model=model or "")).workers
     found = [
         (one.model, one.worker_id)
         for one in known
-        if labels.items() <= dict(one.labels).items() and group in (None, one.group)
+        if labels.items() <= dict(one.labels).items()
+        and group in (None, one.group)
+        and (role is None or role.of(one))
     ]
     if not found:
         raise CommandError(
-            f"none of {counted(len(known), 'worker')} has these labels and this group",
+            f"none of {counted(len(known), 'worker')} has these labels, this group and role",
             "eldr workers list --json shows what they have",
         )
     return found

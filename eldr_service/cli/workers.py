@@ -1,6 +1,5 @@
 """`eldr workers`: list, add, drain and remove workers."""
 
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -9,7 +8,7 @@ from rich.text import Text
 
 from eldr_service.cli import capture, parsing
 from eldr_service.cli.command import command
-from eldr_service.cli.drain import drain
+from eldr_service.cli.drain import Role, drain
 from eldr_service.cli.models import Model
 from eldr_service.cli.session import Session
 from eldr_service.cli.tables import span, table
@@ -25,13 +24,6 @@ COLUMNS = (
 )
 
 WorkerId = Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id.")]
-
-
-class Role(Enum):
-    """What a worker does."""
-
-    decode = "decode"
-    prefill = "prefill"
 
 
 @command(app, "list")

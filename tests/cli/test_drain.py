@@ -63,6 +63,14 @@ def test_all_workers_of_a_label_drain(fleet):
     }  # fmt: skip
 
 
+def test_a_role_narrows_it_down(fleet):
+    add = "workers", "add", "p0", "--model", "m", "--url", "u", "--role", "prefill"
+    fleet(*add, "--label", "zone=a")
+    answer = fleet.json("workers", "drain", "--label", "zone=a", "--role", "prefill")
+    assert [w["worker_id"] for w in answer["workers"]] == ["p0"]
+    assert states(fleet)["w0"]["state"] == "WORKER_STATE_READY"
+
+
 def test_a_wait_says_when_its_worker_begins_a_new_life(fleet, channel):
     book(channel, "back-1", "w0")
     add = "workers", "add", "w0", "--model", "m", "--url", "u", "--again"
@@ -77,7 +85,7 @@ def test_drains_that_make_no_sense_are_refused(fleet):
     both = "workers", "drain", "w0", "--group", "g"
     assert "say one WORKER" in fleet(*both, code=2)
     none = fleet("workers", "drain", "--label", "zone=x", code=1)
-    assert "none of 3 workers has these labels and this group" in none
+    assert "none of 3 workers has these labels, this group and role" in none
     assert "--deadline" in fleet("workers", "drain", "w0", "--deadline", "-1", code=2)
 
 
