@@ -73,7 +73,8 @@ class FleetSnapshot(NamedTuple):
     eligible : ndarray of bool
     load : ndarray of float64
         In flight / capacity, in the unit that the policy's `load` parameter names: 1.0 is full.
-        That of a worker slower than its peers is multiplied by its relief.
+        Of a worker slower than its peers: as many times that of one unit more as its relief says,
+        less the unit.
     sequences : ndarray of int64
         Booked and foreign sequences.
     capacity : ndarray of int64

@@ -362,12 +362,12 @@ class Fleet:
         if load == "kv":
             in_use = known.kv_used + self._table["unseen_tokens"][rows]
             amount = np.where(known.fresh, in_use, amount)
-        of_capacity = amount / known.divisor  # equal ratios of integers are equal floats: ties
+        load_of = amount / known.divisor  # equal ratios of integers are equal floats: ties
         return FleetSnapshot(
             worker_ids=self._worker_ids,
             rows=rows,
             eligible=known.eligible,
-            load=of_capacity if known.relief is None else of_capacity * known.relief,
+            load=load_of if known.relief is None else _relieved(load_of, known),
             sequences=sequences,
             capacity=known.capacity,
             slots=np.full(len(rows), -1, dtype=np.int32) if slots is None else slots,
@@ -380,6 +380,15 @@ class Fleet:
             reported_at=known.reported_at,
             avoided=known.avoided,
         )
+
+
+def _relieved(load: NDArray[np.float64], known: _Known) -> NDArray[np.float64]:
+    """Loads with those of slow workers times their relief, the unit to come included.
+
+    Or a slow worker that is idle would be as good as any other.
+    """
+    assert known.relief is not None
+    return np.asarray(load * known.relief + (known.relief - 1.0) / known.divisor)
 
 
 def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) -> _Known:

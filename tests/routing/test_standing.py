@@ -361,8 +361,10 @@ def test_policies_see_the_relieved_load_and_marginal_cost_counts_a_pace_once():
     before = daemon.model.snapshot(daemon.now)
     fleet.set_standing(0, Avoidance.NONE, 4.0)
     after = daemon.model.snapshot(daemon.now)
-    assert after.load.tolist() == [4 * before.load[0], 0.0]
+    assert after.load.tolist() == [pytest.approx((4 * 2 - 1) / 100), 0.0]  # one more, times 4
     assert after.sequences.tolist() == before.sequences.tolist()  # what marginal-cost prices
     assert fleet.load(0, daemon.now) == before.load[0]
-    placed = [daemon.route(f"r{i}").worker_id for i in range(9)]
-    assert placed.count("w0") == 1
+    assert [daemon.route(f"r{i}").worker_id for i in range(7)] == ["w1"] * 7
+    daemon.router.release(MODEL, "r", 0, daemon.now)
+    placed = [daemon.route(f"s{i}").worker_id for i in range(13)]
+    assert placed.count("w0") == 4  # 4 of 20 in all, a quarter of what the other has

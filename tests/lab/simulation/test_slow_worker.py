@@ -17,7 +17,7 @@ from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.registry import create
 
 RECORDING = SyntheticRouting(layers=3, requests=300, decode_tokens=100).generate()
-COST = StepCost("even", per_layer_us=100.0, per_expert_us=20.0, per_sequence_us=20.0)
+COST = StepCost("even", per_layer_us=1_000.0, per_expert_us=300.0, per_sequence_us=50.0)
 WORKERS, SLOW = 8, 2
 NOTICED_S = 60.0
 """By then a slow worker has been found; requests that came later are compared."""
@@ -25,7 +25,7 @@ NOTICED_S = 60.0
 
 @cache
 def run(policy, slowness, relief, seed=0):
-    workload = Workload.draw(RECORDING, Traffic(150.0, 80.0), seed=seed)
+    workload = Workload.draw(RECORDING, Traffic(150.0, 40.0), seed=seed)
     counts = RECORDING.prefill_counts()[workload.fitted]
     partition = fit_partition("m", counts, RECORDING.geometry, n_clusters=WORKERS)
     times = [slowness if worker == SLOW else 1.0 for worker in range(WORKERS)]
@@ -65,8 +65,8 @@ def test_a_slow_worker_is_relieved(policy):
         f"\n{policy}: p99 TPOT {tail_before:.2f} to {tail_after:.2f} ms,"
         f" share of the slow worker {share(before):.3f} to {share(after):.3f}"
     )
-    assert share(after) < 0.7 * share(before)
-    assert tail_after < 0.95 * tail_before
+    assert share(after) < 0.6 * share(before)
+    assert tail_after < 0.9 * tail_before
 
 
 @pytest.mark.parametrize("policy", ["join-shortest-queue", "locality-band"])
