@@ -51,13 +51,17 @@ class Drains:
         rows = [row for row, drain in self._of_row.items() if drain.until <= now]
         return [booking for row in rows for booking in bookings.on_row(row)]
 
-    def over(self, bookings: BookingTable) -> list[tuple[int, bool]]:
-        """Rows on which nothing is booked any more, each once; and whether they are to go."""
+    def over(self, bookings: BookingTable) -> list[int]:
+        """Rows on which nothing is booked any more, each once."""
         ended = [
-            (row, drain)
+            row
             for row, drain in self._of_row.items()
             if not drain.told and not bookings.any_on_row(row)
         ]
-        for _, drain in ended:
-            drain.told = True
-        return [(row, drain.remove) for row, drain in ended]
+        for row in ended:
+            self._of_row[row].told = True
+        return ended
+
+    def to_go(self) -> list[int]:
+        """Rows of drained workers that are to be forgotten, until they are."""
+        return [row for row, drain in self._of_row.items() if drain.told and drain.remove]

@@ -354,10 +354,9 @@ class Model:
             self._stand(self.standing.tick(now))
         for booking in self.drains.overdue(self.bookings, now):
             self.end(booking, Ended.DRAINED, now)
-        over = self.drains.over(self.bookings)
-        for row, _ in over:
+        for row in self.drains.over(self.bookings):
             self.observer.worker_changed(self.name, row, WorkerState.DRAINING)
-        return [row for row, remove in over if remove]
+        return self.drains.to_go()
 
     def follow(self, row: int, reported: WorkerState) -> bool:
         """Let a worker be what it says it is: it may become READY or DRAINING; True if it did."""

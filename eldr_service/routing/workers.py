@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import inf
 
 import structlog
@@ -110,21 +111,20 @@ class Workers:
     def restore(self, record: WorkerRecord, now: float) -> None:
         """Take in a worker that an earlier run knew, in its old life; its record stays as it is."""
         model = self._router.model_or_new(record.model)
-        spec = WorkerSpec(
-            worker_id=record.worker_id,
-            role=WorkerRole[record.role],
-            url=record.url,
-            dp_rank=record.dp_rank,
-            group=record.group,
-            labels=dict(record.labels),
-            capacity_sequences=record.capacity_sequences,
-            capacity_kv_tokens=record.capacity_kv_tokens,
-            time_to_live=record.time_to_live,
-        )
-        if record.incarnation < DRAWN:
-            self._next_incarnation = max(self._next_incarnation, record.incarnation)
-        state = WorkerState[record.state]
-        model.join(spec, state, record.incarnation, record.geometry, now)
+        life, state = record.incarnation, WorkerState[record.state]
+        drawn = life >= DRAWN
+        if not drawn:
+            self._next_incarnation = max(self._next_incarnation, life)
+        model.join(_spec(record), state, life, record.geometry, now, counts_unbooked=drawn)
+
+    def follow(self, record: WorkerRecord, now: float) -> None:
+        """Have a worker of the same life as another replica has it."""
+        model, row = self._find(record.model, record.worker_id)
+        spec = _spec(record)
+        if spec != replace(model.fleet.spec(row), capture=None):
+            model.update(row, spec, WorkerState[record.state], record.geometry, now)
+        else:
+            model.follow(row, WorkerState[record.state])
 
     def life(self, model: Model, row: int) -> int:
         """The incarnation that a booking on it is tied to; 0 for a worker that a file names.
@@ -156,7 +156,14 @@ class Workers:
         self.save_all(model)
         return model.fleet.booked(row)
 
-    def remove(self, model_name: str, worker_id: str, incarnation: int, now: float) -> int:
+    def remove(
+        self,
+        model_name: str,
+        worker_id: str,
+        incarnation: int,
+        now: float,
+        in_order: bool = True,
+    ) -> int:
         """Forget a worker, or (incarnation not 0) that life of it; returns the bookings it ended.
 
         Raises
@@ -169,7 +176,7 @@ class Workers:
                 f"worker {worker_id} of model {model_name} is in another life,"
                 f" {model.fleet.incarnation(row)}"
             )
-        return self._remove(model, row, now, in_order=True)
+        return self._remove(model, row, now, in_order)
 
     def remove_silent(self, silent: list[tuple[str, int]], now: float) -> None:
         """Forget the workers that `Router.tick` found silent for too long, or drained."""
@@ -245,6 +252,20 @@ class Workers:
             yield
         except StoreError as error:
             log.error("worker not saved", error=str(error))
+
+
+def _spec(record: WorkerRecord) -> WorkerSpec:
+    return WorkerSpec(
+        worker_id=record.worker_id,
+        role=WorkerRole[record.role],
+        url=record.url,
+        dp_rank=record.dp_rank,
+        group=record.group,
+        labels=dict(record.labels),
+        capacity_sequences=record.capacity_sequences,
+        capacity_kv_tokens=record.capacity_kv_tokens,
+        time_to_live=record.time_to_live,
+    )
 
 
 def record_of(model: Model, row: int) -> WorkerRecord:
