@@ -16,12 +16,15 @@ class Drain:
         When bookings that are left end; infinite for never.
     remove : bool
         The worker is forgotten at the end.
+    wall_until : float
+        `until` as Unix time, for other runs and replicas; 0 for never.
     told : bool
         That nothing is booked on it any more has been said.
     """
 
     until: float = inf
     remove: bool = False
+    wall_until: float = 0.0
     told: bool = False
 
 
@@ -34,9 +37,11 @@ class Drains:
     def __contains__(self, row: int) -> bool:
         return row in self._of_row
 
-    def begin(self, row: int, until: float = inf, remove: bool = False) -> None:
+    def begin(
+        self, row: int, until: float = inf, remove: bool = False, wall_until: float = 0.0
+    ) -> None:
         """A worker drains from now on, or does otherwise than before."""
-        self._of_row[row] = Drain(until, remove)
+        self._of_row[row] = Drain(until, remove, wall_until)
 
     def forget(self, row: int) -> None:
         """The worker's life is over."""

@@ -116,6 +116,16 @@ class Workers:
         if not drawn:
             self._next_incarnation = max(self._next_incarnation, life)
         model.join(_spec(record), state, life, record.geometry, now, counts_unbooked=drawn)
+        self._follow_drain(model, record)
+
+    def _follow_drain(self, model: Model, record: WorkerRecord) -> None:
+        row = model.fleet.row(record.worker_id)
+        if row is not None and record.state == WorkerState.DRAINING.name:
+            said = record.drain_removes, record.drain_until
+            drain = model.drains.of(row)
+            if drain is None or said != (drain.remove, drain.wall_until):
+                until = record.drain_until - _clock() if record.drain_until else inf
+                model.drains.begin(row, until, *said)
 
     def follow(self, record: WorkerRecord, now: float) -> None:
         """Have a worker of the same life as another replica has it."""
@@ -125,6 +135,7 @@ class Workers:
             model.update(row, spec, WorkerState[record.state], record.geometry, now)
         else:
             model.follow(row, WorkerState[record.state])
+        self._follow_drain(model, record)
 
     def life(self, model: Model, row: int) -> int:
         """The incarnation that a booking on it is tied to; 0 for a worker that a file names.
@@ -152,7 +163,7 @@ class Workers:
         """
         model, row = self._find(model_name, worker_id)
         model.drain(row)
-        model.drains.begin(row, until, remove)
+        model.drains.begin(row, until, remove, until + _clock() if until < inf else 0.0)
         self.save_all(model)
         return model.fleet.booked(row)
 
@@ -254,6 +265,11 @@ class Workers:
             log.error("worker not saved", error=str(error))
 
 
+def _clock() -> float:
+    """Unix time at which the monotonic clock was 0."""
+    return time.time() - time.monotonic()
+
+
 def _spec(record: WorkerRecord) -> WorkerSpec:
     return WorkerSpec(
         worker_id=record.worker_id,
@@ -271,6 +287,7 @@ def _spec(record: WorkerRecord) -> WorkerSpec:
 def record_of(model: Model, row: int) -> WorkerRecord:
     """What the store keeps of a worker."""
     spec = model.fleet.spec(row)
+    drain = model.drains.of(row)
     return WorkerRecord(
         model=model.name,
         worker_id=spec.worker_id,
@@ -286,4 +303,6 @@ def record_of(model: Model, row: int) -> WorkerRecord:
         time_to_live=spec.time_to_live,
         slot=model.bindings.slot_of.get(row, -1) if model.bindings else -1,
         geometry=model.geometry if model.declares(row) else None,
+        drain_until=drain.wall_until if drain else 0.0,
+        drain_removes=bool(drain and drain.remove),
     )

@@ -274,6 +274,18 @@ def test_a_drained_worker_goes_where_that_was_asked_for():
         daemon.workers.drain(MODEL, "w0")
 
 
+def test_a_drain_and_its_deadline_survive_a_restart():
+    daemon = daemon_of("w0", "w1")
+    daemon.workers.drain(MODEL, "w0", until=daemon.now + 5.0, remove=True)
+    again = SmallDaemon(store=daemon.store)
+    again.chosen.restore(again.now)
+    drain = again.model.drains.of(again.model.fleet.row("w0"))
+    assert drain.remove
+    assert drain.until == pytest.approx(again.now + 5.0, abs=0.1)
+    assert again.workers.told(MODEL, "w0") == (WorkerState.DRAINING, True)
+    assert again.model.drains.of(again.model.fleet.row("w1")) is None
+
+
 # Pace
 
 
