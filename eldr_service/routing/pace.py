@@ -13,7 +13,8 @@ minute; then it gets requests again, and its first steps tell.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,8 @@ HARDWARE = "hardware"
 SLOW, RECOVERED = 1.4, 1.2
 OUT, BACK = 4.0, 3.0
 PATIENCE = 20
+MANY = 256
+"""Peers, from which on every other report is taken in, then every third: each costs 80 µs."""
 _FADE_SECONDS = 60.0
 _MEDIAN_SECONDS = 1.0
 _LEAST_CHANGE = 0.25  # of a relief; smaller ones are not worth a line in the decision log
@@ -45,6 +48,17 @@ class _Worker:
     relief: float = 1.0
 
 
+class _Median(NamedTuple):
+    """Of the speeds of so many workers, as of then."""
+
+    since: float
+    workers: int
+    speed: float
+
+
+_NONE = _Median(-np.inf, 0, 1.0)
+
+
 class Pace:
     """Of one model's workers, by row.
 
@@ -57,7 +71,7 @@ class Pace:
     def __init__(self, most_relief: float) -> None:
         self._most_relief = most_relief
         self._costs: dict[Hashable, LearnedStepCost] = {}
-        self._medians: dict[Hashable, tuple[float, float]] = {}  # since when, and what
+        self._medians: dict[Hashable, _Median] = {}
         self._of_row: dict[int, _Worker] = {}
 
     def of(self, row: int) -> float:
@@ -71,8 +85,15 @@ class Pace:
         return (worker.relief, worker.out) if worker else (1.0, False)
 
     def forget(self, row: int) -> None:
-        """The worker's life is over."""
-        self._of_row.pop(row, None)
+        """The worker's life is over; with the last of a kind, what was learned of the kind goes."""
+        worker = self._of_row.pop(row, None)
+        if worker:
+            self._leave(worker)
+
+    def _leave(self, worker: _Worker) -> None:
+        if all(other.peers != worker.peers for other in self._of_row.values()):
+            self._costs.pop(worker.peers, None)
+            self._medians.pop(worker.peers, None)
 
     def reported(self, row: int, spec: WorkerSpec, report: LoadReport, now: float) -> None:
         """Take in a report."""
@@ -84,10 +105,14 @@ class Pace:
                 return
             worker = _Worker(spec.worker_id, report.incarnation, None)
             self._of_row[row] = worker
+        if steps and report.number % (1 + self._medians.get(worker.peers, _NONE).workers // MANY):
+            return
         if steps:
             peers = spec.group, spec.labels.get(HARDWARE, ""), active > 0
             if peers != worker.peers:
+                before = replace(worker)
                 worker.peers, worker.reports, worker.above = peers, 0, 0
+                self._leave(before)
             # Where no experts are known, all have as many: a step then depends on its batch alone.
             costs = self._costs.setdefault(peers, LearnedStepCost())
             costs.learn_step(spec.worker_id, report.incarnation, active or 1.0, report)
@@ -113,10 +138,10 @@ class Pace:
 
     def _median(self, peers: Hashable, now: float) -> float:
         """The lower one of two: of two workers the faster is what the other is measured by."""
-        since, median = self._medians.get(peers, (-np.inf, 1.0))
-        if now - since >= _MEDIAN_SECONDS:
+        known = self._medians.get(peers, _NONE)
+        if now - known.since >= _MEDIAN_SECONDS:
             ids = tuple(w.worker_id for w in self._of_row.values() if w.peers == peers)
             speeds = np.sort(self._costs[peers].speeds(ids))
             median = float(speeds[(len(speeds) - 1) // 2])
-            self._medians[peers] = now, median
-        return median
+            known = self._medians[peers] = _Median(now, len(ids), median)
+        return known.speed

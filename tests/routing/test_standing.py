@@ -380,3 +380,14 @@ def test_policies_see_the_relieved_load_and_marginal_cost_counts_a_pace_once():
     daemon.router.release(MODEL, "r", 0, daemon.now)
     placed = [daemon.route(f"s{i}").worker_id for i in range(13)]
     assert placed.count("w0") == 4  # 4 of 20 in all, a quarter of what the other has
+
+
+def test_nothing_is_kept_of_kinds_that_are_gone():
+    pace = Pace(4.0)
+    for number in range(200):
+        spec = WorkerSpec("w0", labels={"hardware": str(number)})
+        said = LoadReport(1, number, batch_size=16.0, step_seconds=1.0)
+        pace.reported(0, spec, said, float(number))
+    assert len(pace._costs) == len(pace._medians) == 1
+    pace.forget(0)
+    assert not pace._costs
