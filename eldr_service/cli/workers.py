@@ -1,6 +1,5 @@
 """`eldr workers`: list, add, drain and remove workers."""
 
-from enum import Enum
 from typing import Annotated
 
 import typer
@@ -9,11 +8,11 @@ from rich.text import Text
 
 from eldr_service.cli import capture, parsing
 from eldr_service.cli.command import command
-from eldr_service.cli.failure import CommandError
-from eldr_service.cli.models import Model, one_of
+from eldr_service.cli.drain import Role, drain
+from eldr_service.cli.models import Model
 from eldr_service.cli.session import Session
 from eldr_service.cli.tables import span, table
-from eldr_service.core.errors import did_you_mean
+from eldr_service.cli.worker_model import model_of
 from eldr_service.core.words import counted
 
 app = typer.Typer(help="Engines: list, add, drain, remove.", no_args_is_help=True)
@@ -25,13 +24,6 @@ COLUMNS = (
 )
 
 WorkerId = Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id.")]
-
-
-class Role(Enum):
-    """What a worker does."""
-
-    decode = "decode"
-    prefill = "prefill"
 
 
 @command(app, "list")
@@ -107,43 +99,24 @@ def add(
     session.answer(response, f"added {worker} to {model}")
 
 
-@command(app, "drain")
-def drain(session: Session, worker: WorkerId, model: Model = None) -> None:
-    """Place nothing new on a worker; what it has goes on."""
-    request = pb.DrainWorkerRequest(model=_model_of(session, worker, model), worker_id=worker)
-    response = session.call(request)
-    left = counted(response.booked_sequences, "sequence")
-    session.answer(response, f"draining {worker} of {request.model}: {left} booked on it")
+command(app, "drain")(drain)
 
 
 @command(app, "remove")
 def remove(session: Session, worker: WorkerId, model: Model = None) -> None:
     """Forget a worker at once and end its bookings; drain it first if it still answers."""
-    request = pb.RemoveWorkerRequest(model=_model_of(session, worker, model), worker_id=worker)
+    request = pb.RemoveWorkerRequest(model=model_of(session, worker, model), worker_id=worker)
     response = session.call(request)
     ended = counted(response.ended_bookings, "booking")
     session.answer(response, f"removed {worker} from {request.model}: {ended} ended")
 
 
-def _model_of(session: Session, worker: str, said: str | None) -> str:
-    """The model of a worker, of which there may be one under that id in several models."""
-    if said:
-        return said
-    known = session.call(pb.ListWorkersRequest()).workers
-    models = [one.model for one in known if one.worker_id == worker]
-    if not models:
-        near = did_you_mean(worker, (one.worker_id for one in known))
-        raise CommandError(f"no worker {worker}{near}", "eldr workers list shows all", "NOT_FOUND")
-    return one_of(models)
-
-
 def _row(worker: pb.Worker) -> list[str | Text]:
-    state = pb.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_")
     return [
         worker.model,
         worker.worker_id,
         pb.WorkerRole.Name(worker.role).removeprefix("WORKER_ROLE_"),
-        Text(state, STATE_STYLES.get(state, "")),
+        _state(worker),
         capture.cell(worker.capture),
         str(worker.slot) if worker.HasField("slot") else "-",
         f"{worker.load:.2f}",
@@ -152,6 +125,26 @@ def _row(worker: pb.Worker) -> list[str | Text]:
         f"{worker.url} rank {worker.dp_rank}" if worker.dp_rank else worker.url,
         _report(worker),
     ]
+
+
+def _state(worker: pb.Worker) -> Text:
+    """Where it is in its life, and why others are preferred to it, or how far its drain is."""
+    state = pb.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_")
+    more = ""
+    if worker.state == pb.WORKER_STATE_DRAINING:
+        if worker.drained:
+            more = "empty"
+        elif worker.HasField("drain_remaining"):
+            more = f"{span(worker.drain_remaining.ToNanoseconds() / 1e9)} left"
+    elif worker.avoidance:
+        avoidance = pb.WorkerAvoidance.Name(worker.avoidance).removeprefix("WORKER_AVOIDANCE_")
+        more = avoidance.lower().replace("_", " ")
+        if worker.avoidance == pb.WORKER_AVOIDANCE_HELD_DOWN:
+            more += f" {span(worker.hold_down.ToNanoseconds() / 1e9)}"
+    elif worker.relief > 1:
+        more = f"slow x{worker.pace:.1f}"
+    style = "yellow" if more else STATE_STYLES.get(state, "")
+    return Text(f"{state}, {more}" if more else state, style)
 
 
 def _report(worker: pb.Worker) -> str | Text:

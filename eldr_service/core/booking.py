@@ -146,6 +146,16 @@ class BookingTable:
         """The bookings on a row, in the order in which they were made."""
         return list(self._of_row.get(row, {}).values())
 
+    def any_on_row(self, row: int) -> bool:
+        """Something is booked on a row."""
+        return row in self._of_row
+
+    def unbooked(self, row: int, held: Iterable[tuple[str, int]]) -> int:
+        """How much of what a worker holds runs without a booking there, and was not called off."""
+        mine = self._of_row.get(row, {})
+        ends = (self.how_ended(*key) for key in dict.fromkeys(held) if key not in mine)
+        return sum(1 for how in ends if how is None or not how.final)
+
     def earlier_worker(self, request_id: str, attempt: int) -> str:
         """The worker of the latest attempt before this one; empty when there was none."""
         past = self._ends.of(request_id)

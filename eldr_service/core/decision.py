@@ -73,6 +73,8 @@ class FleetSnapshot(NamedTuple):
     eligible : ndarray of bool
     load : ndarray of float64
         In flight / capacity, in the unit that the policy's `load` parameter names: 1.0 is full.
+        Of a worker slower than its peers: as many times that of one unit more as its relief says,
+        less the unit.
     sequences : ndarray of int64
         Booked and foreign sequences.
     capacity : ndarray of int64
@@ -88,6 +90,8 @@ class FleetSnapshot(NamedTuple):
     labels : tuple of mappings of str to str
     reported_at : ndarray of float64, or None
         When the last report came, in seconds of the decision's clock; NaN for never.
+    avoided : ndarray of int8, or None
+        `Avoidance` of each worker; those eligible have the lowest that there is. None: all are 0.
     """
 
     worker_ids: tuple[str, ...]
@@ -104,6 +108,7 @@ class FleetSnapshot(NamedTuple):
     step_seconds: NDArray[np.float64]
     labels: tuple[Mapping[str, str], ...]
     reported_at: NDArray[np.float64] | None = None
+    avoided: NDArray[np.int8] | None = None
 
     @property
     def centroids(self) -> NDArray[np.float32] | None:

@@ -33,6 +33,7 @@ class Ended(Enum):
     RELEASED_EARLY = "released before it was routed"
     UNANSWERED = "its caller was gone before the answer"
     WITHDRAWN = "the other replicas do not have it"
+    DRAINED = "the deadline of its worker's drain was there"
 
     @property
     def final(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from eldr_service.core.capture import CaptureStatus
 from eldr_service.core.decision import FleetSnapshot
 from eldr_service.core.quantised import QuantisedCentroids
-from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.worker import Avoidance, LoadReport, WorkerRole, WorkerSpec, WorkerState
 
 # One row of the table. A row belongs to one worker after another; `generation` tells them apart.
 _ROW = np.dtype(
@@ -31,6 +32,12 @@ _ROW = np.dtype(
         ("active_experts", np.float64),
         ("batch_size", np.float64),
         ("step_seconds", np.float64),
+        ("heard_at", np.float64),  # inf: it need not be heard
+        ("counts_unbooked", np.bool_),  # what it holds without a booking is load
+        ("held_down_until", np.float64),
+        ("avoidance", np.int8),
+        ("relief", np.float64),  # its load is multiplied by it; below 1 stands for 1
+        ("pace", np.float64),  # its steps' time relative to its peers'; 0: unknown
     ]
 )
 
@@ -52,6 +59,8 @@ class _Known:
     batch_size: NDArray[np.float64]
     step_seconds: NDArray[np.float64]
     reported_at: NDArray[np.float64]  # NaN: never
+    avoided: NDArray[np.int8] | None  # None: none is
+    relief: NDArray[np.float64] | None
 
 
 class Fleet:
@@ -130,7 +139,14 @@ class Fleet:
 
     # Membership
 
-    def join(self, spec: WorkerSpec, state: WorkerState, incarnation: int, now: float) -> int:
+    def join(
+        self,
+        spec: WorkerSpec,
+        state: WorkerState,
+        incarnation: int,
+        now: float,
+        counts_unbooked: bool = False,
+    ) -> int:
         """Give the worker a row with nothing booked; one that is there keeps its row number."""
         row = self._row_of.get(spec.worker_id)
         if row is None:
@@ -147,12 +163,27 @@ class Fleet:
             "capacity_kv": spec.capacity_kv_tokens,
             "report_number": -1,
             "alive_until": now + spec.time_to_live if spec.time_to_live else np.inf,
+            "heard_at": now if spec.time_to_live else np.inf,
+            "counts_unbooked": counts_unbooked,
+            "relief": 1.0,
         }.items():
             self._table[name][row] = value
         self._specs[row], self._captures[row] = spec, spec.capture
         self._row_of[spec.worker_id] = row
         self._members_changed()
         return row
+
+    def update(self, row: int, spec: WorkerSpec, now: float) -> None:
+        """Take in what the worker says of itself now; its life, counts and reports go on."""
+        entry = self._table[row : row + 1]
+        entry["capacity"] = spec.capacity_sequences
+        entry["capacity_kv"] = spec.capacity_kv_tokens or entry["capacity_kv"]
+        entry["alive_until"] = now + spec.time_to_live if spec.time_to_live else np.inf
+        if spec.time_to_live or np.isfinite(entry["heard_at"]):
+            entry["heard_at"] = now
+        self._specs[row] = spec
+        self._captures[row] = spec.capture or self._captures[row]
+        self._members_changed()
 
     def restore(self, row: int, spec: WorkerSpec, numbers: Mapping[str, float]) -> None:
         """Give the worker a free row with the numbers that `record` once told of it."""
@@ -186,6 +217,46 @@ class Fleet:
     def silent(self, now: float) -> list[int]:
         """Rows whose worker was silent for longer than its time to live."""
         return [row for row in self.rows() if self._table["alive_until"][row] <= now]
+
+    def deaf(self, seconds: float) -> None:
+        """Do not hold it against workers that for so long no report could be taken in."""
+        self._table["alive_until"] += seconds
+        self._table["heard_at"] += seconds
+
+    # How workers stand beside each other
+
+    def column(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """A copy of one number of these rows."""
+        return np.asarray(self._table[name][rows])
+
+    def hold_down(self, row: int, until: float) -> None:
+        """Note until when a worker that came back is not to be taken."""
+        self._table["held_down_until"][row] = until
+
+    def avoidance(self, row: int) -> Avoidance:
+        """Whether, and why, others are preferred to a worker."""
+        return Avoidance(int(self._table["avoidance"][row]))
+
+    def standing(self, row: int) -> tuple[Avoidance, float]:
+        """Whether and why others are preferred to a worker, and the factor on its load."""
+        return self.avoidance(row), max(1.0, float(self._table["relief"][row]))
+
+    def set_standing(self, row: int, avoidance: Avoidance, relief: float) -> None:
+        """Prefer others to a worker, or not; and multiply its load."""
+        self._table["avoidance"][row], self._table["relief"][row] = avoidance, relief
+        self._known.clear()
+
+    def pace(self, row: int) -> float:
+        """A worker's steps' time relative to its peers'; 0 where it is not known."""
+        return float(self._table["pace"][row])
+
+    def set_pace(self, row: int, pace: float) -> None:
+        """Note how long a worker's steps take relative to its peers'."""
+        self._table["pace"][row] = pace
+
+    def counts_unbooked(self, row: int) -> bool:
+        """What the worker holds without a booking is load: its life began before it was known."""
+        return bool(self._table["counts_unbooked"][row])
 
     def _members_changed(self) -> None:
         rows = sorted(self._row_of.values())
@@ -237,6 +308,7 @@ class Fleet:
         entry["step_seconds"] = report.step_seconds
         self._captures[row] = report.capture or self._captures[row]
         self._known.clear()
+        entry["heard_at"] = now
         if self.spec(row).time_to_live:
             entry["alive_until"] = now + self.spec(row).time_to_live
         return True
@@ -291,11 +363,12 @@ class Fleet:
         if load == "kv":
             in_use = known.kv_used + self._table["unseen_tokens"][rows]
             amount = np.where(known.fresh, in_use, amount)
+        load_of = amount / known.divisor  # equal ratios of integers are equal floats: ties
         return FleetSnapshot(
             worker_ids=self._worker_ids,
             rows=rows,
             eligible=known.eligible,
-            load=amount / known.divisor,  # equal ratios of integers are equal floats, and so ties
+            load=load_of if known.relief is None else _relieved(load_of, known),
             sequences=sequences,
             capacity=known.capacity,
             slots=np.full(len(rows), -1, dtype=np.int32) if slots is None else slots,
@@ -306,7 +379,17 @@ class Fleet:
             step_seconds=known.step_seconds,
             labels=self._labels,
             reported_at=known.reported_at,
+            avoided=known.avoided,
         )
+
+
+def _relieved(load: NDArray[np.float64], known: _Known) -> NDArray[np.float64]:
+    """Loads with those of slow workers times their relief, the unit to come included.
+
+    Or a slow worker that is idle would be as good as any other.
+    """
+    assert known.relief is not None
+    return np.asarray(load * known.relief + (known.relief - 1.0) / known.divisor)
 
 
 def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) -> _Known:
@@ -316,6 +399,7 @@ def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) 
     capacity = table["capacity"].copy()
     in_kv = unit != "sequences" and (table["capacity_kv"] > 0).all()
     divisor = table["capacity_kv"].copy() if in_kv else capacity
+    avoided, relief = table["avoidance"].copy(), np.maximum(table["relief"], 1.0)
     known = _Known(
         since=now,
         until=float((table["reported_at"][fresh] + report_limit).min(initial=np.inf)),
@@ -327,6 +411,8 @@ def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) 
         foreign=np.where(fresh, table["foreign"], 0),
         kv_used=table["kv_used"].astype(np.float64),
         reported_at=np.where(reported, table["reported_at"], np.nan),
+        avoided=avoided if avoided.any() else None,
+        relief=relief if (relief > 1).any() else None,
         **{
             name: np.where(table[name] > 0, table[name], np.nan)
             for name in ("active_experts", "batch_size", "step_seconds")

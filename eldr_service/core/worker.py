@@ -17,6 +17,18 @@ class WorkerState(IntEnum):
     GONE = 4
 
 
+class Avoidance(IntEnum):
+    """Why a READY worker is taken only where no better one can be; the numbers are the contract's.
+
+    Of several that are avoided, those of the lowest number come first.
+    """
+
+    NONE = 0
+    SLOW = 1
+    HELD_DOWN = 2
+    SUSPECT = 3
+
+
 class WorkerRole(IntEnum):
     """What a worker does; the numbers are the contract's."""
 

@@ -45,6 +45,7 @@ def placement(message: pb.LogPlacement, model: str) -> tuple[RouteCall, Known]:
         earlier=message.earlier,
         awaits_signature=message.awaits_signature,
         declared=not message.no_geometry,
+        other_groups=message.other_groups,
     )
 
 

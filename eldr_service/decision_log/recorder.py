@@ -13,7 +13,7 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
-from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
+from eldr_service.core.worker import Avoidance, LoadReport, WorkerSpec, WorkerState
 from eldr_service.decision_log import snapshot, to_records
 from eldr_service.decision_log.counts import Kept
 from eldr_service.decision_log.writer import Make, Writer
@@ -82,6 +82,19 @@ class Recorder(Journal):
     ) -> None:  # fmt: skip
         """A worker began a life."""
         self._tell(to_records.worker, self._numbers[model], now, row, spec, state, incarnation)
+
+    def updated(self, model: str, row: int, spec: WorkerSpec, now: float) -> None:
+        """A worker registered again in the same life."""
+        assert self._router
+        fleet = self._router.models[model].fleet
+        self._tell(
+            to_records.worker, self._numbers[model], now, row, spec, fleet.state(row),
+            fleet.incarnation(row), None, True,
+        )  # fmt: skip
+
+    def stood(self, model: str, row: int, avoidance: Avoidance, relief: float) -> None:
+        """A worker stands otherwise beside the others."""
+        self._tell(to_records.standing, self._numbers[model], row, avoidance, relief)
 
     def moved(self, model: str, row: int, state: WorkerState) -> None:
         """A worker moved on."""

@@ -10,7 +10,7 @@ from eldr_service.core.decision import Reason
 from eldr_service.core.ends import Ended
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
-from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
+from eldr_service.core.worker import Avoidance, LoadReport, WorkerSpec, WorkerState
 from eldr_service.decision_log import counts
 from eldr_service.decision_log.counts import Kept
 from eldr_service.policies.policy import Policy
@@ -67,8 +67,9 @@ def worker(
     state: WorkerState,
     incarnation: int,
     numbers: Mapping[str, float] | None = None,
+    same_life: bool = False,
 ) -> pb.LogRecord:
-    """A worker that began a life; with the numbers of its row, one that is there."""
+    """A worker that began a life; with the numbers of its row, or in the same life, one there."""
     message = pb.LogWorker(
         row=row,
         worker_id=spec.worker_id,
@@ -80,6 +81,7 @@ def worker(
         state=int(state),  # type: ignore[arg-type]
         incarnation=incarnation,
         numbers=numbers,
+        same_life=same_life,
     )
     return pb.LogRecord(model=model, seconds=seconds, worker=message)
 
@@ -105,6 +107,7 @@ def placement(
     message.coverage = known.coverage
     message.awaits_signature = known.awaits_signature
     message.no_geometry = not known.declared
+    message.other_groups = known.other_groups
     message.group = known.group
     message.earlier = known.earlier
     message.candidate_workers.extend(call.candidate_workers)
@@ -167,6 +170,12 @@ def move(model: int, row: int, state: WorkerState) -> pb.LogRecord:
     """A worker that moved on."""
     message = pb.LogMove(row=row, state=int(state))  # type: ignore[arg-type]
     return pb.LogRecord(model=model, move=message)
+
+
+def standing(model: int, row: int, avoidance: Avoidance, relief: float) -> pb.LogRecord:
+    """How a worker stands beside the others."""
+    message = pb.LogStanding(row=row, avoidance=int(avoidance), relief=relief)  # type: ignore[arg-type]
+    return pb.LogRecord(model=model, standing=message)
 
 
 def partition(model: int, partition: Partition, wishes: Mapping[str, int]) -> pb.LogRecord:

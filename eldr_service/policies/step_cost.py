@@ -53,12 +53,18 @@ class LearnedStepCost:
     def learn(self, worker_id: str, report: LoadReport) -> None:
         """Take in a report; one without active experts, batch size or step time says nothing."""
         active = report.step_active_experts or report.active_experts
+        self.learn_step(worker_id, report.incarnation, active, report)
+
+    def learn_step(
+        self, worker_id: str, incarnation: int, active: float, report: LoadReport
+    ) -> None:
+        """The same, with the active experts said apart."""
         measured = np.array([active, report.batch_size, report.step_seconds])
         if not ((measured > 0) & np.isfinite(measured)).all():
             return
         inputs = np.array([1.0, active, report.batch_size])
-        life, reports, speed = self._speed.pop(worker_id, (report.incarnation, 0, 1.0))
-        if life != report.incarnation:
+        life, reports, speed = self._speed.pop(worker_id, (incarnation, 0, 1.0))
+        if life != incarnation:
             reports, speed = 0, 1.0
         seconds = report.step_seconds / speed
         self._information = _KEEP * self._information + np.outer(inputs, inputs)
@@ -68,7 +74,7 @@ class LearnedStepCost:
         expected = float(fitted @ inputs)
         off = report.step_seconds / expected / speed
         speed = min(max(speed * off ** max(_RECENT, 1 / (reports + 2)), 0.1), 10.0)
-        self._speed[worker_id] = report.incarnation, reports + 1, speed
+        self._speed[worker_id] = incarnation, reports + 1, speed
         self._asked = (), np.zeros(0)
         if len(self._speed) > _MOST_WORKERS:
             del self._speed[next(iter(self._speed))]

@@ -50,6 +50,8 @@ class Known(NamedTuple):
         The counts did not come with the call, and what is registered of them is not complete.
     declared : bool
         The model's geometry is: counts alone never define it, so policies get none without.
+    other_groups : bool
+        Workers of other groups than `group` may be taken where none of it can be.
     """
 
     counts: Counts | None = None
@@ -60,3 +62,4 @@ class Known(NamedTuple):
     earlier: str = ""
     awaits_signature: bool = False
     declared: bool = True
+    other_groups: bool = False

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.core.errors import ResourceExhaustedError, UnavailableError
+from eldr_service.core.worker import Avoidance
 from eldr_service.kernels import best_first
 from eldr_service.policies.policy import Policy, SignatureParameters
 from eldr_service.routing.call import RouteCall
@@ -16,6 +17,12 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 0.1
 AT_CAPACITY = "it is at its capacity"
+OTHER_GROUP = "it is not in the prefill worker's group, which can take the request"
+AVOIDED = {
+    Avoidance.SLOW: "it is several times slower than its peers, and others can take the request",
+    Avoidance.HELD_DOWN: "it left and came back too often, and others can take the request",
+    Avoidance.SUSPECT: "it has been silent for too long, and others can take the request",
+}
 
 
 class Filters(NamedTuple):
@@ -28,11 +35,15 @@ class Filters(NamedTuple):
         The filters in order; a worker is eligible when all let it pass.
     last_resort : int
         The worker of the attempt before, which only comes after all others; -1 for none.
+    later : ndarray of int, or None
+        Above 0 for those that could take it too while none is left that is preferred; the lower
+        the better.
     """
 
     eligible: NDArray[np.bool_]
     steps: tuple[tuple[str, NDArray[np.bool_]], ...]
     last_resort: int = -1
+    later: NDArray[np.int64] | None = None
 
     def why_not(self, worker: int) -> str:
         """The first filter that stops a worker; empty when it is eligible."""
@@ -42,7 +53,12 @@ class Filters(NamedTuple):
 
 
 def apply_filters(
-    call: RouteCall, fleet: FleetSnapshot, groups: tuple[str, ...], group: str, earlier: str
+    call: RouteCall,
+    fleet: FleetSnapshot,
+    groups: tuple[str, ...],
+    group: str,
+    earlier: str,
+    other_groups: bool = False,
 ) -> Filters:
     """Narrow the READY workers down to those that the request may go to.
 
@@ -54,6 +70,8 @@ def apply_filters(
         That of the prefill worker; empty does not restrict.
     earlier : str
         The worker of the attempt before, which is tried last.
+    other_groups : bool
+        Workers of other groups are taken where none of the group can be.
 
     Raises
     ------
@@ -69,9 +87,13 @@ def apply_filters(
     def restrict(reason: str, passing: list[bool]) -> None:
         steps.append((reason, np.fromiter(passing, np.bool_, n)))
 
+    in_group = None
     if group:
         passing = [g in ("", group) for g in groups]  # a worker without a group takes KV from any
-        restrict(f"it is not in the prefill worker's group {group}", passing)
+        if other_groups:
+            in_group = np.fromiter(passing, np.bool_, n)
+        else:
+            restrict(f"it is not in the prefill worker's group {group}", passing)
     if call.pinned_worker:
         restrict("another worker is pinned", [i == call.pinned_worker for i in ids])
     if call.candidate_workers:
@@ -89,8 +111,8 @@ def apply_filters(
             f"model {call.model} has no READY decode worker that passes the request's filters"
             f" ({n} known)"
         )
-    steps.append((AT_CAPACITY, fleet.sequences < fleet.capacity))
-    eligible = allowed & steps[-1][1]
+    below_capacity = fleet.sequences < fleet.capacity
+    eligible = allowed & below_capacity
     if not np.count_nonzero(eligible):
         raise ResourceExhaustedError(
             f"all {int(allowed.sum())} eligible workers of model {call.model} are at capacity",
@@ -100,7 +122,36 @@ def apply_filters(
     if earlier and earlier in ids and eligible[ids.index(earlier)] and eligible.sum() > 1:
         last_resort = ids.index(earlier)
         eligible[last_resort] = False
-    return Filters(eligible, tuple(steps), last_resort)
+    later = None
+    if fleet.avoided is not None or in_group is not None:
+        eligible, later, soft = _preferred(eligible, fleet.avoided, in_group)
+        steps.extend(soft)
+    steps.append((AT_CAPACITY, below_capacity))
+    return Filters(eligible, tuple(steps), last_resort, later)
+
+
+def _preferred(
+    eligible: NDArray[np.bool_],
+    avoided: NDArray[np.int8] | None,
+    in_group: NDArray[np.bool_] | None,
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], list[tuple[str, NDArray[np.bool_]]]]:
+    """The best of the eligible workers, the ranks of the others, and the filters that tell them.
+
+    Another group is worse than all of this one but suspects, which may be dead.
+    """
+    rank = np.zeros(len(eligible), np.int64)
+    if avoided is not None:
+        rank += 2 * avoided
+    if in_group is not None:
+        rank += np.where(in_group, 0, 2 * Avoidance.SUSPECT - 1)
+    later = np.where(eligible & (rank > rank[eligible].min()), rank, 0)
+    steps = []
+    if in_group is not None:
+        steps.append((OTHER_GROUP, in_group | (later == 0)))
+    if avoided is not None:
+        kinds = sorted(set(avoided[later > 0].tolist()) - {Avoidance.NONE})
+        steps.extend((AVOIDED[kind], (avoided != kind) | (later == 0)) for kind in kinds)
+    return eligible & (later == 0), later, steps
 
 
 def decide(
@@ -161,9 +212,13 @@ def _lesser_reason(
 
 
 def alternates(decision: Decision, fleet: FleetSnapshot, filters: Filters, most: int) -> list[int]:
-    """Who to try next: the rest of the band, then the other eligible ones, by load."""
+    """Who to try next: the rest of the band, the other eligible ones by load, the later ones."""
     band = fleet.eligible if decision.in_band is None else decision.in_band
     rest: list[int] = best_first(fleet.eligible, band, fleet.load, decision.worker, most).tolist()
+    if filters.later is not None and len(rest) < most:
+        others = np.flatnonzero(filters.later)
+        order = np.lexsort((fleet.load[others], filters.later[others]))
+        rest += others[order][: most - len(rest)].tolist()
     if filters.last_resort >= 0 and len(rest) < most:
         rest.append(filters.last_resort)
     return rest

@@ -6,7 +6,7 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
-from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
+from eldr_service.core.worker import Avoidance, LoadReport, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
 from eldr_service.routing.call import Known, RouteCall
 
@@ -28,6 +28,12 @@ class Journal:
         now: float,
     ) -> None:  # fmt: skip
         """A worker began a life; what was left of one before has ended with it."""
+
+    def updated(self, model: str, row: int, spec: WorkerSpec, now: float) -> None:
+        """A worker registered again in the same life."""
+
+    def stood(self, model: str, row: int, avoidance: Avoidance, relief: float) -> None:
+        """Others are preferred to a worker, or its load is multiplied, otherwise than before."""
 
     def moved(self, model: str, row: int, state: WorkerState) -> None:
         """A worker became READY or DRAINING, or is GONE; in that case after its bookings' ends."""

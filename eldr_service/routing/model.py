@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -21,11 +22,14 @@ from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
 from eldr_service.core.worker import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
+from eldr_service.routing.drains import Drains
 from eldr_service.routing.explanations import Explanations
 from eldr_service.routing.journal import Journal
+from eldr_service.routing.standing import Standing, StandingLimits
 
 MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
 LEAST_FITTED_COVERAGE = 0.5
+MAX_GROUPS_LEFT = 4_096
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +44,7 @@ class Observer(Protocol):
         """Held signatures were dropped."""
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker joined, moved on or captures otherwise; at GONE its row is still readable."""
+        """A worker joined, moved on, stands or captures otherwise; at GONE its row is readable."""
 
 
 class ReportTaken(NamedTuple):
@@ -87,10 +91,13 @@ class Model:
         recent: RecentCounts | None = None,
         journal: Journal | None = None,
         explanations: Explanations | None = None,
+        standing: StandingLimits | None = None,
     ) -> None:
         self.name = name
         self.geometry: ModelGeometry | None = None
         self.fleet = Fleet(report_limit)
+        self.standing = Standing(self.fleet, standing) if standing else None
+        self.drains = Drains()
         self.bookings = BookingTable(lambda booking: self.journal.renewed(name, booking))
         self.recent = RecentCounts() if recent is None else recent  # an empty one is false
         self.explanations = Explanations() if explanations is None else explanations
@@ -107,6 +114,7 @@ class Model:
         self.observer = observer
         self.journal = journal or Journal()
         self._declared_by: set[Hashable] = set()
+        self._groups_left: dict[str, str] = {}  # of workers that left before their requests did
 
     @property
     def is_empty(self) -> bool:
@@ -140,9 +148,14 @@ class Model:
             self.geometry = None
 
     def group_of(self, worker_id: str) -> str:
-        """The group of a prefill worker; empty where it has none, or is not known."""
+        """The group of a prefill worker, one that has left included; empty where it has none."""
         row = self.fleet.row(worker_id)
-        return "" if row is None else self.fleet.spec(row).group
+        return self._groups_left.get(worker_id, "") if row is None else self.fleet.spec(row).group
+
+    def lives(self, worker_id: str) -> tuple[int, int] | None:
+        """The row and the incarnation of a worker that is here."""
+        row = self.fleet.row(worker_id)
+        return None if row is None else (row, self.fleet.incarnation(row))
 
     # What policies see
 
@@ -241,6 +254,9 @@ class Model:
     def take_report(self, row: int, report: LoadReport, now: float) -> ReportTaken | None:
         """Take in a worker's word on itself; None for one that is late or of another life."""
         self.expire(now)
+        if self.fleet.counts_unbooked(row):
+            more = self.bookings.unbooked(row, report.held)
+            report = replace(report, foreign_sequences=report.foreign_sequences + more)
         capture = self.fleet.capture(row)
         if not self.take_numbers(row, report, now):
             return None
@@ -270,6 +286,8 @@ class Model:
             worker_id = self.fleet.spec(row).worker_id
             self._tell(self.policy, self.policy.on_reported, worker_id, report)
             self.journal.reported(self.name, row, report, now)
+            if self.standing:
+                self._stand(self.standing.reported(row, report, now))
         return True
 
     # Workers
@@ -281,19 +299,64 @@ class Model:
         incarnation: int,
         geometry: ModelGeometry | None,
         now: float,
+        counts_unbooked: bool = False,
     ) -> int:
         """Begin a worker's life, after the end of the one before; returns its row."""
         old = self.fleet.row(spec.worker_id)
         if old is not None:
             self.end_life(old, now)
-        row = self.fleet.join(spec, state, incarnation, now)
+        row = self.fleet.join(spec, state, incarnation, now, counts_unbooked)
         if geometry:
             self.declare_geometry(geometry, row)
         self.journal.joined(self.name, row, spec, state, incarnation, now)
         if self.bindings and spec.role is WorkerRole.DECODE:
             self.bindings.join(row)
+        if self.standing:
+            self._stand(self.standing.joined(row, now), tell=False)
         self.observer.worker_changed(self.name, row, state)
         return row
+
+    def update(
+        self,
+        row: int,
+        spec: WorkerSpec,
+        state: WorkerState,
+        geometry: ModelGeometry | None,
+        now: float,
+    ) -> None:
+        """Take in what a worker says of itself in the same life; bookings, counts and slot stay."""
+        before, capture = self.fleet.spec(row), self.fleet.capture(row)
+        if spec.role is not before.role:
+            raise FailedPreconditionError(
+                f"worker {spec.worker_id} of {self.name} is {before.role.name} for this life, not"
+                f" {spec.role.name}"
+            )
+        if geometry:
+            self.declare_geometry(geometry, row)
+        self.fleet.update(row, spec, now)
+        self.journal.updated(self.name, row, spec, now)
+        if self.standing:
+            self._stand(self.standing.heard(row, now))
+        changed = before != spec or bool(spec.capture and spec.capture.differs(capture))
+        if not self.follow(row, state) and changed:
+            self.observer.worker_changed(self.name, row, self.fleet.state(row))
+
+    def _stand(self, rows: Sequence[int], tell: bool = True) -> None:
+        """Say that workers stand otherwise than before."""
+        for row in rows:
+            self.journal.stood(self.name, row, *self.fleet.standing(row))
+            if tell:
+                self.observer.worker_changed(self.name, row, self.fleet.state(row))
+
+    def pass_time(self, now: float) -> list[int]:
+        """Let silence, hold-downs and drains run; returns rows of workers that are to go."""
+        if self.standing:
+            self._stand(self.standing.tick(now))
+        for booking in self.drains.overdue(self.bookings, now):
+            self.end(booking, Ended.DRAINED, now)
+        for row in self.drains.over(self.bookings):
+            self.observer.worker_changed(self.name, row, WorkerState.DRAINING)
+        return self.drains.to_go()
 
     def follow(self, row: int, reported: WorkerState) -> bool:
         """Let a worker be what it says it is: it may become READY or DRAINING; True if it did."""
@@ -306,6 +369,8 @@ class Model:
 
     def drain(self, row: int) -> None:
         """Place nothing new on a worker; its slot is free for others."""
+        if row not in self.drains:
+            self.drains.begin(row)
         if self.fleet.state(row) is WorkerState.DRAINING:
             return
         self.fleet.set_state(row, WorkerState.DRAINING)
@@ -318,12 +383,17 @@ class Model:
         """Place on a worker that was joining or draining; its bookings have gone on."""
         if self.fleet.state(row) is WorkerState.READY:
             return
+        self.drains.forget(row)
         self.fleet.set_state(row, WorkerState.READY)
         unbound = self.bindings and row not in self.bindings.slot_of
         if self.bindings and unbound and self.fleet.spec(row).role is WorkerRole.DECODE:
             self.bindings.join(row)
         self.journal.moved(self.name, row, WorkerState.READY)
         self.observer.worker_changed(self.name, row, WorkerState.READY)
+
+    def is_drained(self, row: int) -> bool:
+        """A worker drains, and nothing is booked on it any more."""
+        return row in self.drains and not self.bookings.any_on_row(row)
 
     def end_life(self, row: int, now: float) -> int:
         """End the bookings of a worker's life and unbind it; returns how many there were."""
@@ -332,12 +402,20 @@ class Model:
             self.end(booking, Ended.WORKER_GONE, now)
         if self.bindings:
             self.bindings.leave(row)
+        self.drains.forget(row)
         self._withdraw_geometry(row)
         return len(bookings)
 
-    def remove(self, row: int, now: float) -> int:
-        """Forget a worker; returns how many bookings ended with it."""
+    def remove(self, row: int, now: float, in_order: bool = False) -> int:
+        """Forget a worker, `in_order` at a command; returns how many bookings ended with it."""
+        if self.standing and (in_order or row in self.drains):
+            self.standing.left_in_order(row)
         ended = self.end_life(row, now)
+        if (spec := self.fleet.spec(row)).group:
+            self._groups_left.pop(spec.worker_id, None)
+            self._groups_left[spec.worker_id] = spec.group
+            if len(self._groups_left) > MAX_GROUPS_LEFT:
+                del self._groups_left[next(iter(self._groups_left))]
         self.observer.worker_changed(self.name, row, WorkerState.GONE)
         self.fleet.set_state(row, WorkerState.GONE)
         self.journal.moved(self.name, row, WorkerState.GONE)

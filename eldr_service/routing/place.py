@@ -63,7 +63,9 @@ def place(
     counts, top_k, coverage = known.counts, known.top_k, known.coverage
     partition, policy = model.partition, model.policy
     snapshot = model.snapshot(now)
-    filters = apply_filters(call, snapshot, model.fleet.groups, known.group, known.earlier)
+    filters = apply_filters(
+        call, snapshot, model.fleet.groups, known.group, known.earlier, known.other_groups
+    )
     fleet = snapshot.narrowed(filters.eligible)
     explain = call.explain or call.dry_run
     signature = None
@@ -132,7 +134,9 @@ def place(
     return Placed(booking, scores=scores(basis, now), rule=rule, basis=basis, counts=counts)
 
 
-def known_of(model: Model, call: RouteCall, held: HeldSignature | None) -> Known:
+def known_of(
+    model: Model, call: RouteCall, held: HeldSignature | None, other_groups: bool = False
+) -> Known:
     """What is known of a request, and of an earlier attempt of it."""
     counts, top_k, coverage, tokens = _known_counts(model, call, held)
     return Known(
@@ -144,6 +148,7 @@ def known_of(model: Model, call: RouteCall, held: HeldSignature | None) -> Known
         earlier=model.bookings.earlier_worker(call.request_id, call.attempt),
         awaits_signature=call.counts is None and not (held and held.complete),
         declared=model.geometry is not None,
+        other_groups=other_groups,
     )
 
 

@@ -1,7 +1,7 @@
 """The router: signatures come in, requests are placed and released, leases run out."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from eldr_service.core.activation import ActivationCounts
@@ -23,6 +23,7 @@ from eldr_service.routing.explanations import MAX_DECISIONS, Explanation, Explan
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model, Observer
 from eldr_service.routing.place import Placed, known_of, place
+from eldr_service.routing.standing import StandingLimits
 
 
 class ReleaseResult(Enum):
@@ -53,6 +54,10 @@ class Limits:
         Of the recent counts of each model.
     explanations : int
         Decisions of each model that can be explained later.
+    standing : StandingLimits
+        When others are preferred to a worker.
+    other_groups : bool
+        Where no worker of a prefill worker's group can take a request, another group's may.
     """
 
     lease_seconds: float = 900.0
@@ -65,6 +70,8 @@ class Limits:
     max_models: int = 64
     max_workers: int = 4_096
     explanations: int = MAX_DECISIONS
+    standing: StandingLimits = field(default_factory=StandingLimits)
+    other_groups: bool = False
 
 
 class Router:
@@ -145,6 +152,7 @@ class Router:
                 RecentCounts(self.limits.window_bytes, self.limits.window_seconds),
                 self._journal,
                 Explanations(self.limits.explanations),
+                self.limits.standing,
             )
             self._journal.appeared(name, model.policy)
         return self.models[name]
@@ -230,7 +238,8 @@ class Router:
                 return Placed(booking, repeated=True)
             if lower := model.bookings.live(call.request_id):
                 model.end(lower, Ended.SUPERSEDED, now)
-        known = known_of(model, call, self.signatures.get(call.model, call.request_id))
+        held = self.signatures.get(call.model, call.request_id)
+        known = known_of(model, call, held, self.limits.other_groups)
         placed = place(
             model,
             call,
@@ -379,13 +388,19 @@ class Router:
                 unknown.append(lease)
         return unknown
 
+    def deaf(self, seconds: float) -> None:
+        """Nothing could be heard for so long: what was silent meanwhile may have spoken."""
+        for model in self.models.values():
+            model.fleet.deaf(seconds)
+
     def tick(self, now: float) -> list[tuple[str, int]]:
         """Let time pass: leases, tombstones and signatures run out.
 
         Returns
         -------
         list of (model, row)
-            Workers that were silent for longer than their time to live; the caller removes them.
+            Workers that were silent for longer than their time to live, or that are drained and are
+            to go; the caller removes them.
         """
         if dropped := self.signatures.expire(now):
             self.observer.signatures_dropped(dropped, "age")
@@ -393,7 +408,8 @@ class Router:
         for model in list(self.models.values()):
             model.expire(now)
             model.bookings.forget(now)
-            silent += [(model.name, row) for row in model.fleet.silent(now)]
+            gone = dict.fromkeys((*model.pass_time(now), *model.fleet.silent(now)))
+            silent += [(model.name, row) for row in gone]
             if model.is_empty:
                 del self.models[model.name]
                 self._journal.forgotten(model.name)

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from math import inf
 
 import structlog
 
@@ -18,6 +20,9 @@ from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
 from eldr_service.stores.records import StoreError, WorkerRecord
 from eldr_service.stores.sqlite import SqliteStore
+
+DRAWN = 1 << 48
+"""Incarnations from here on were drawn by workers; the daemon's own are milliseconds of a clock."""
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +53,13 @@ class Workers:
         now: float,
         static: bool = False,
         only_new: bool = False,
+        incarnation: int = 0,
     ) -> int:
-        """Make a worker known as a new incarnation; returns it.
+        """Make a worker known; returns its incarnation.
+
+        The life that is there goes on where `incarnation` names it. Else a new one begins, of that
+        number where it is given: such a worker may hold requests from before it was known, so it
+        is JOINING until it has reported.
 
         `static` is for workers that a file names: they are not kept over a restart. With `only_new`
         no worker's life ends for it.
@@ -62,6 +72,12 @@ class Workers:
             There are as many models or workers as there may be.
         """
         known = self._router.models.get(model_name)
+        lives = known.lives(spec.worker_id) if known else None
+        if known and lives and lives[1] == incarnation:
+            known.update(lives[0], spec, state, geometry, now)
+            with self._logged():
+                self._save(known, lives[0])
+            return incarnation
         if only_new and known and (row := known.fleet.row(spec.worker_id)) is not None:
             bookings = counted(len(known.bookings.on_row(row)), "booking")
             raise FailedPreconditionError(
@@ -78,34 +94,49 @@ class Workers:
                 )
         model = self._router.model_or_new(model_name)
         (self._static.add if static else self._static.discard)((model_name, spec.worker_id))
-        self._next_incarnation = max(self._next_incarnation + 1, int(time.time() * 1e3))
+        if incarnation:
+            state = WorkerState.JOINING
+        else:
+            self._next_incarnation = max(self._next_incarnation + 1, int(time.time() * 1e3))
+        life = incarnation or self._next_incarnation
         returning = spec.worker_id in model.fleet
-        row = model.join(spec, state, self._next_incarnation, geometry, now)
+        row = model.join(spec, state, life, geometry, now, counts_unbooked=bool(incarnation))
         if returning:  # another worker may have moved to the slot that it left
             self.save_all(model)
         else:
             with self._logged():
                 self._save(model, row)
-        return self._next_incarnation
+        return life
 
     def restore(self, record: WorkerRecord, now: float) -> None:
         """Take in a worker that an earlier run knew, in its old life; its record stays as it is."""
         model = self._router.model_or_new(record.model)
         self._static.discard((record.model, record.worker_id))  # another replica registered it
-        spec = WorkerSpec(
-            worker_id=record.worker_id,
-            role=WorkerRole[record.role],
-            url=record.url,
-            dp_rank=record.dp_rank,
-            group=record.group,
-            labels=dict(record.labels),
-            capacity_sequences=record.capacity_sequences,
-            capacity_kv_tokens=record.capacity_kv_tokens,
-            time_to_live=record.time_to_live,
-        )
-        self._next_incarnation = max(self._next_incarnation, record.incarnation)
-        state = WorkerState[record.state]
-        model.join(spec, state, record.incarnation, record.geometry, now)
+        life, state = record.incarnation, WorkerState[record.state]
+        drawn = life >= DRAWN
+        if not drawn:
+            self._next_incarnation = max(self._next_incarnation, life)
+        model.join(_spec(record), state, life, record.geometry, now, counts_unbooked=drawn)
+        self._follow_drain(model, record)
+
+    def _follow_drain(self, model: Model, record: WorkerRecord) -> None:
+        row = model.fleet.row(record.worker_id)
+        if row is not None and record.state == WorkerState.DRAINING.name:
+            said = record.drain_removes, record.drain_until
+            drain = model.drains.of(row)
+            if drain is None or said != (drain.remove, drain.wall_until):
+                until = record.drain_until - _clock() if record.drain_until else inf
+                model.drains.begin(row, until, *said)
+
+    def follow(self, record: WorkerRecord, now: float) -> None:
+        """Have a worker of the same life as another replica has it."""
+        model, row = self._find(record.model, record.worker_id)
+        spec = _spec(record)
+        if spec != replace(model.fleet.spec(row), capture=None):
+            model.update(row, spec, WorkerState[record.state], record.geometry, now)
+        else:
+            model.follow(row, WorkerState[record.state])
+        self._follow_drain(model, record)
 
     def life(self, model: Model, row: int) -> int:
         """The incarnation that a booking on it is tied to; 0 for a worker that a file names.
@@ -115,8 +146,17 @@ class Workers:
         static = (model.name, model.fleet.spec(row).worker_id) in self._static
         return 0 if static else model.fleet.incarnation(row)
 
-    def drain(self, model_name: str, worker_id: str) -> int:
+    def drain(
+        self,
+        model_name: str,
+        worker_id: str,
+        *,
+        until: float = inf,
+        remove: bool = False,
+    ) -> int:
         """Place nothing new on a worker; returns the sequences still booked on it.
+
+        At `until`, bookings that are left end. With `remove` the worker is forgotten when none is.
 
         Raises
         ------
@@ -124,10 +164,18 @@ class Workers:
         """
         model, row = self._find(model_name, worker_id)
         model.drain(row)
+        model.drains.begin(row, until, remove, until + _clock() if until < inf else 0.0)
         self.save_all(model)
         return model.fleet.booked(row)
 
-    def remove(self, model_name: str, worker_id: str, incarnation: int, now: float) -> int:
+    def remove(
+        self,
+        model_name: str,
+        worker_id: str,
+        incarnation: int,
+        now: float,
+        in_order: bool = True,
+    ) -> int:
         """Forget a worker, or (incarnation not 0) that life of it; returns the bookings it ended.
 
         Raises
@@ -140,16 +188,16 @@ class Workers:
                 f"worker {worker_id} of model {model_name} is in another life,"
                 f" {model.fleet.incarnation(row)}"
             )
-        return self._remove(model, row, now)
+        return self._remove(model, row, now, in_order)
 
     def remove_silent(self, silent: list[tuple[str, int]], now: float) -> None:
-        """Forget the workers that `Router.tick` found silent for too long."""
+        """Forget the workers that `Router.tick` found silent for too long, or drained."""
         for model_name, row in silent:
             self._remove(self._router.model(model_name), row, now)
 
-    def _remove(self, model: Model, row: int, now: float) -> int:
+    def _remove(self, model: Model, row: int, now: float, in_order: bool = False) -> int:
         worker_id = model.fleet.spec(row).worker_id
-        ended = model.remove(row, now)
+        ended = model.remove(row, now, in_order)
         self._forget(model, worker_id)
         return ended
 
@@ -184,6 +232,14 @@ class Workers:
             self.save_all(model)
         return True, taken.unknown
 
+    def told(self, model_name: str, worker_id: str) -> tuple[WorkerState, bool]:
+        """What a worker is taken for, and whether it is drained."""
+        model = self._router.models.get(model_name)
+        row = model.fleet.row(worker_id) if model else None
+        if model is None or row is None:
+            return WorkerState.GONE, False
+        return model.fleet.state(row), model.is_drained(row)
+
     def save_all(self, model: Model) -> None:
         """Write down a model's workers after several of them may have moved to other slots."""
         with self._logged(), self._store.transaction():
@@ -210,9 +266,29 @@ class Workers:
             log.error("worker not saved", error=str(error))
 
 
+def _clock() -> float:
+    """Unix time at which the monotonic clock was 0."""
+    return time.time() - time.monotonic()
+
+
+def _spec(record: WorkerRecord) -> WorkerSpec:
+    return WorkerSpec(
+        worker_id=record.worker_id,
+        role=WorkerRole[record.role],
+        url=record.url,
+        dp_rank=record.dp_rank,
+        group=record.group,
+        labels=dict(record.labels),
+        capacity_sequences=record.capacity_sequences,
+        capacity_kv_tokens=record.capacity_kv_tokens,
+        time_to_live=record.time_to_live,
+    )
+
+
 def record_of(model: Model, row: int) -> WorkerRecord:
     """What the store keeps of a worker."""
     spec = model.fleet.spec(row)
+    drain = model.drains.of(row)
     return WorkerRecord(
         model=model.name,
         worker_id=spec.worker_id,
@@ -228,4 +304,6 @@ def record_of(model: Model, row: int) -> WorkerRecord:
         time_to_live=spec.time_to_live,
         slot=model.bindings.slot_of.get(row, -1) if model.bindings else -1,
         geometry=model.geometry if model.declares(row) else None,
+        drain_until=drain.wall_until if drain else 0.0,
+        drain_removes=bool(drain and drain.remove),
     )

@@ -332,6 +332,36 @@ class Settings(BaseSettings):
         "a worker's report older than this is stale and out of the loads; five reports missed",
         default=5.0,
     )
+    suspect_after: Seconds = _option(
+        "SECONDS",
+        "a worker that reports, or has a time to live, gets a request only where no other can take"
+        " it after so long a silence; ten reports missed",
+        default=10.0,
+    )
+    hold_down: float = _option(
+        "SECONDS",
+        "a worker that leaves and returns again and again gets a request only where no other can"
+        " take it for 4 s, 8 s, … up to this; 0 for never",
+        default=60.0,
+        ge=0,
+        le=3_600,
+        allow_inf_nan=False,
+    )
+    relief: float = _option(
+        "FACTOR",
+        "by what the load of a worker that is slower than its peers is multiplied at most, in"
+        " the eyes of policies; 1 leaves it",
+        default=4.0,
+        ge=1,
+        le=100,
+        allow_inf_nan=False,
+    )
+    groups: Literal["only", "prefer"] = _option(
+        "only|prefer",
+        "whether a request may go to the decode workers of its prefill worker's group only, or to"
+        " others where none of them can take it; only, where groups cannot pass KV to each other",
+        default="only",
+    )
     lease_ttl: float = _option(
         "SECONDS",
         "how long a booking lives after its last sign of life, 1 to 86400, unless Route says"
@@ -485,6 +515,8 @@ class Settings(BaseSettings):
             )
         if self.state_password and not isinstance(self.state, StateAddress):
             raise ValueError("--state-password is of use only together with a --state URL")
+        if self.suspect_after < self.report_interval:
+            raise ValueError("--suspect-after must not be shorter than --report-interval")
         names = [model.name for model in self.models]
         if len(set(names)) < len(names):
             raise ValueError("models: each model may be declared once")

@@ -35,6 +35,7 @@ from eldr_service.routing.journal import Journals
 from eldr_service.routing.partitions import Partitions
 from eldr_service.routing.records import Records
 from eldr_service.routing.router import Limits, Router
+from eldr_service.routing.standing import StandingLimits
 from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
 from eldr_service.server.discovery import Discovery, SourceError
@@ -64,6 +65,7 @@ from eldr_service.stores.shared.state import SharedState
 from eldr_service.stores.sqlite import SqliteStore
 
 TICK_SECONDS = 0.25
+DEAF_SECONDS = 1.0
 if TYPE_CHECKING:
     from eldr_service.server.rpc.key_set import KeySet
     from eldr_service.server.rpc.signed_tokens import SignedTokens
@@ -111,6 +113,12 @@ class Daemon:
             max_workers=settings.max_workers,
             window_seconds=settings.refit_window,
             window_bytes=settings.refit_memory_bytes,
+            standing=StandingLimits(
+                suspect_after=settings.suspect_after,
+                hold_down=settings.hold_down,
+                relief=settings.relief,
+            ),
+            other_groups=settings.groups == "prefer",
         )
         self._recorder = self._record(settings)
         self._router = Router(
@@ -336,9 +344,13 @@ class Daemon:
             log.info("reloaded")
 
     async def _tick(self) -> None:
+        now = time.monotonic()
         while True:
+            due = now + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
+            if now - due > DEAF_SECONDS:  # stopped, or the machine was: reports wait to be read
+                self._router.deaf(now - due)
             if self._replica is None:
                 self._workers.remove_silent(self._router.tick(now), now)
                 self._refits.tick(now)

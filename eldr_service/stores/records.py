@@ -66,6 +66,10 @@ class WorkerRecord:
         Of the active partition; -1 for none.
     geometry : ModelGeometry or None
         As registered.
+    drain_until : float
+        Unix time of the deadline of its drain; 0 for none.
+    drain_removes : bool
+        It is forgotten once it is drained.
     """
 
     model: str
@@ -82,3 +86,5 @@ class WorkerRecord:
     time_to_live: float = 0.0
     slot: int = -1
     geometry: ModelGeometry | None = None
+    drain_until: float = 0.0
+    drain_removes: bool = False

@@ -7,6 +7,7 @@ from all_traffic import MODELS
 from replayed import changed, replayed
 from small_daemon import MODEL, SmallDaemon
 
+from eldr_service.core.worker import WorkerSpec, WorkerState
 from eldr_service.decision_log.reader import LogReader
 from eldr_service.decision_log.recorder import Recorder
 from eldr_service.decision_log.writer import Writer
@@ -73,6 +74,51 @@ def test_an_attempt_that_ended_before_a_file_began(tmp_path):
     recorder.close()
     assert second.worker_id != first.worker_id
     assert len(LogReader(tmp_path).files) == 2
+    for path in LogReader(tmp_path).files:
+        by_model, _ = replayed(path)
+        assert not changed(by_model[MODEL]), path
+
+
+def test_what_stood_behind_others_does_so_in_a_replay_from_any_file_on(tmp_path):
+    """Suspects, a relieved worker, a changed capacity and a drain's deadline are in the log."""
+    lost = []
+    recorder = Recorder(Writer(tmp_path, 10_000_000, lost.append, lambda size: None), lost.append)
+    daemon = SmallDaemon(journal=recorder)
+    recorder.watch(daemon.router)
+    daemon.join("a", "b", "c", time_to_live=60.0, capacity_sequences=20)
+    recorder.tick()
+    placed = []
+
+    def go(seconds, *reporting):
+        daemon.now += seconds
+        for worker in reporting:
+            steps = {"batch_size": 8.0, "step_seconds": 2.0 if worker == "c" else 1.0}
+            daemon.report(worker, int(daemon.now * 10), **steps)
+        daemon.router.tick(daemon.now)
+        request_id = f"r{len(placed)}"
+        placed.append(daemon.route(request_id).worker_id)
+        if len(placed) > 6:
+            daemon.router.release(MODEL, f"r{len(placed) - 7}", 0, daemon.now)
+
+    for _ in range(60):
+        go(1.0, "a", "b", "c")
+    assert placed[-20:].count("c") < 5  # relieved
+    recorder._begin()
+    for _ in range(14):
+        go(1.0, "b", "c")
+    assert "a" not in placed[-3:]  # suspect
+    recorder._begin()
+    spec = WorkerSpec("b", capacity_sequences=2, time_to_live=60.0)
+    life = daemon.incarnations["b"]
+    daemon.workers.register(MODEL, spec, WorkerState.READY, None, daemon.now, incarnation=life)
+    for _ in range(6):
+        go(1.0, "a", "b", "c")
+    daemon.workers.drain(MODEL, "a", until=daemon.now + 2.0)
+    for _ in range(6):
+        go(1.0, "a", "b", "c")
+    recorder.close()
+    assert not lost
+    assert len(LogReader(tmp_path).files) == 3
     for path in LogReader(tmp_path).files:
         by_model, _ = replayed(path)
         assert not changed(by_model[MODEL]), path

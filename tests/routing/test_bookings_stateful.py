@@ -1,5 +1,8 @@
 """Random lives of a fleet and its bookings, against the contract in plain dicts."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 from contract_model import REPORT_LIMIT, Contract, ModelBooking, ModelPast, ModelWorker
 from hypothesis import HealthCheck, settings
@@ -145,6 +148,7 @@ class Bookings(RuleBasedStateMachine, Contract):
         assert set(names) <= eligible
         assert len(set(names)) == len(names) == min(4, len(eligible))
         assert tried_last not in names[:-1] or eligible == {tried_last}
+        assert names[0] in self.preferred(eligible - {tried_last} or eligible)
         lease = call.lease_seconds or 8.0
         self.live[call.request_id] = ModelBooking(
             call,
@@ -154,6 +158,12 @@ class Bookings(RuleBasedStateMachine, Contract):
             answer=answer_of(placed),
         )
         return None
+
+    def preferred(self, names):
+        """Those to be avoided least; when that is so, the tests of standing say."""
+        fleet = self.model.fleet
+        avoided = {name: fleet.avoidance(fleet.row(name)) for name in names}
+        return {name for name in names if avoided[name] == min(avoided.values())}
 
     def refused(self, call, error):
         try:
@@ -200,7 +210,7 @@ class Bookings(RuleBasedStateMachine, Contract):
             assert placed.booking.lease_id == ""
             assert placed.booking.worker_id in eligible
             passed = {score.worker_id for score in placed.scores if not score.ineligible_reason}
-            assert passed == eligible
+            assert passed == self.preferred(eligible)
         assert self.model.decisions == before[0]
         assert len(self.model.bookings) <= before[1]  # leases may have run out
 
@@ -266,6 +276,8 @@ class Bookings(RuleBasedStateMachine, Contract):
             return
         silent = self.router.tick(self.now)
         self.workers.remove_silent(silent, self.now)
+        for name in [n for n, w in self.fleet.items() if w.drain_until <= self.now]:
+            self.end_all_on(name)
         for name in [n for n, w in self.fleet.items() if w.alive_until <= self.now]:
             self.end_all_on(name)
             del self.fleet[name]
@@ -309,13 +321,35 @@ class Bookings(RuleBasedStateMachine, Contract):
             spec, state, incarnation=incarnation, alive_until=until
         )
 
-    @rule(name=decoders, returns=st.sampled_from([True, True, True, False]))
-    def drain(self, name, returns):
+    @rule(name=decoders, capacity=st.integers(1, 6), zone=st.sampled_from("ab"))
+    def register_the_same_life(self, name, capacity, zone):
+        worker = self.fleet.get(name)
+        if worker is None:
+            return
+        spec = replace(worker.spec, labels={"zone": zone}, capacity_sequences=capacity)
+        life = worker.incarnation
+        again = self.workers.register(
+            MODEL, spec, WorkerState.READY, None, self.now, incarnation=life
+        )
+        assert again == life
+        worker.spec = spec
+        if worker.state == "JOINING":
+            worker.state = "READY"
+        if spec.time_to_live:
+            worker.alive_until = self.now + spec.time_to_live
+
+    @rule(
+        name=decoders,
+        seconds=st.sampled_from([math.inf, math.inf, 1.0, 3.0]),
+        returns=st.sampled_from([True, True, True, False]),
+    )
+    def drain(self, name, seconds, returns):
         if name not in self.fleet:
             return self.unknown(lambda: self.workers.drain(MODEL, name))
-        left = self.workers.drain(MODEL, name)
+        left = self.workers.drain(MODEL, name, until=self.now + seconds)
         assert not self.settled or left == self.booked(name)
         self.fleet[name].state = "DRAINING"
+        self.fleet[name].drain_until = self.now + seconds
         if returns:
             self.join(self.fleet[name].spec, "READY")
         return None

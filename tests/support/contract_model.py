@@ -1,5 +1,6 @@
 """The contract of bookings made of plain dicts, which the router is compared with."""
 
+import math
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -20,6 +21,7 @@ class ModelWorker:
     number: int = -1
     foreign: int = 0
     reported_at: float = -1e9
+    drain_until: float = math.inf
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """A worker's side: be registered, say what runs, be forgotten at the end."""
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from eldr_client.messages import duration
 logger = logging.getLogger("eldr_client")
 
 _RETRY_PAUSE = 0.25  # seconds
+_DRAWN = 1 << 48  # lower incarnations are numbers that routers give
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,11 @@ class WorkerSession:
         )
         self._channel = self._endpoint.open()
         self._stub = FleetServiceStub(self._channel)
+        # Drawn here: a registration whose answer is lost can be repeated, and a router that forgot
+        # the worker is told that it is no new one.
+        self._registration.incarnation = _DRAWN + secrets.randbelow((1 << 63) - _DRAWN)
         self._incarnation = 0
+        self._drained = threading.Event()
         self._number = 0
         self._interval = 1.0
         self._ready = threading.Event()
@@ -144,6 +150,11 @@ class WorkerSession:
     def incarnation(self) -> int:
         """The router's number for this life of the worker; 0 while not registered."""
         return self._incarnation
+
+    @property
+    def drained(self) -> bool:
+        """The router drains the worker and has nothing booked on it any more: it may be closed."""
+        return self._drained.is_set()
 
     def set_ready(self) -> None:
         """Serve from now on; the router is told at once."""
@@ -213,7 +224,8 @@ class WorkerSession:
     def _register(self, state: WorkerState) -> None:
         self._registration.state = state
         answer = self._call("RegisterWorker", self._registration)
-        self._incarnation, self._number = answer.incarnation, 0
+        if answer.incarnation != self._incarnation:
+            self._incarnation, self._number = answer.incarnation, 0
         self._take_interval(answer)
 
     def _send(self, load: LoadReport, state: WorkerState) -> bool:
@@ -236,6 +248,7 @@ class WorkerSession:
             ),
         )
         self._take_interval(answer)
+        (self._drained.set if answer.drained else self._drained.clear)()
         return bool(answer.accepted)
 
     def _take_interval(self, answer: Any) -> None:

@@ -169,6 +169,8 @@ def _follow(pair: _Pair, record: pb.LogRecord, now: float) -> None:
                 replica.worker_joined(record.worker, now)
             case "move":
                 replica.worker_moved(record.move, now)
+            case "standing":
+                replica.worker_stood(record.standing)
             case "report":
                 replica.reported(record.report, now)
             case "completed":

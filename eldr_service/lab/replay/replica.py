@@ -13,7 +13,7 @@ from eldr_service.core.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from eldr_service.core.worker import WorkerState
+from eldr_service.core.worker import Avoidance, WorkerState
 from eldr_service.decision_log import counts, from_records, snapshot
 from eldr_service.lab.replay.instead import Instead
 from eldr_service.lab.replay.meter import Meter
@@ -123,8 +123,11 @@ class Replica:
     # What happened
 
     def worker_joined(self, message: pb.LogWorker, now: float) -> None:
-        """A worker began a life."""
+        """A worker began a life, or said something else of itself in the same one."""
         spec, state = from_records.worker_spec(message), WorkerState(message.state)
+        if message.same_life:
+            self.model.fleet.update(message.row, spec, now)
+            return
         self.model.join(spec, state, message.incarnation, None, now)
 
     def worker_moved(self, message: pb.LogMove, now: float) -> None:
@@ -136,6 +139,11 @@ class Replica:
             self.model.resume(message.row)
         else:
             self.model.drain(message.row)
+
+    def worker_stood(self, message: pb.LogStanding) -> None:
+        """A worker stands otherwise beside the others."""
+        avoidance = Avoidance(message.avoidance)
+        self.model.fleet.set_standing(message.row, avoidance, message.relief)
 
     def reported(self, message: pb.LogReport, now: float) -> None:
         """A worker reported."""

@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from eldr_service.lab.simulation.engine import Engine
+from eldr_service.routing.standing import StandingLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,10 @@ class Deployment:
         Tokens of a prefill chunk: its experts are known, and its KV can be sent, when it has ended.
     report_interval_s : float
         How often workers report their loads.
+    report_noise : float
+        By how much reported step times are off: the standard deviation of their logarithm.
+    relief : float
+        The largest factor on the load of a worker that is slower than its peers; 1 for none.
     """
 
     engines: tuple[Engine, ...]
@@ -55,6 +60,8 @@ class Deployment:
     place_at: float = 1.0
     chunk_tokens: int = 2_048
     report_interval_s: float = 1.0
+    report_noise: float = 0.0
+    relief: float = StandingLimits().relief
 
     def __post_init__(self) -> None:
         if not self.engines:
@@ -65,6 +72,10 @@ class Deployment:
             raise ValueError(f"chunk_tokens must be positive, not {self.chunk_tokens}")
         if not 0 < self.report_interval_s < float("inf"):
             raise ValueError(f"report_interval_s must be positive, not {self.report_interval_s}")
+        if not 0 <= self.report_noise < 1:
+            raise ValueError(f"report_noise must be from 0 to below 1, not {self.report_noise}")
+        if not 1 <= self.relief < float("inf"):
+            raise ValueError(f"relief must be finite and 1 at least, not {self.relief}")
 
     @classmethod
     def in_turn(cls, kinds: Sequence[Engine], workers: int, **around: Any) -> "Deployment":

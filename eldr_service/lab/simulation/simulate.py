@@ -24,7 +24,8 @@ from eldr_service.lab.simulation.result import Result
 from eldr_service.lab.simulation.workload import Workload, oracle_labels
 from eldr_service.policies import Policy
 from eldr_service.routing.call import RouteCall
-from eldr_service.routing.router import Router
+from eldr_service.routing.router import Limits, Router
+from eldr_service.routing.standing import StandingLimits
 from eldr_service.routing.workers import Workers
 from eldr_service.stores.sqlite import SqliteStore
 
@@ -104,7 +105,9 @@ class _Run:
         self._sides = [
             (side, RecordingPicker(len(side), workload.seed, again=True)) for side in sides
         ]
-        self._router = Router(lambda: policy, _Silent())
+        limits = Limits(standing=StandingLimits(relief=deployment.relief))
+        self._router = Router(lambda: policy, _Silent(), limits)
+        self._noise = np.random.default_rng([workload.seed, 1])
         self._workers = Workers(self._router, SqliteStore(None), first_incarnation=0)
         self._lives = self._register()
         if partition is not None:
@@ -172,7 +175,7 @@ class _Run:
                 spec = WorkerSpec(
                     worker_id=f"decode-{number}",
                     dp_rank=rank,
-                    labels={"domain": labels[number]},
+                    labels={"domain": labels[number], "hardware": engine.cost.name},
                     capacity_sequences=deployment.capacity or engine.max_running,
                     capacity_kv_tokens=engine.kv_tokens or 0,
                 )
@@ -188,6 +191,7 @@ class _Run:
         for worker, life in enumerate(self._lives):
             recent = self._pool.recent(worker)
             running = self._pool.running(worker)
+            off = np.exp(self._noise.normal(0.0, self._deployment.report_noise))
             report = LoadReport(
                 incarnation=life,
                 number=self._reports,
@@ -197,7 +201,7 @@ class _Run:
                 held=tuple((name, 0) for name in self._held[worker]),
                 active_experts=float(np.nan_to_num(recent.active_experts)),
                 batch_size=float(np.nan_to_num(recent.batch_size)),
-                step_seconds=float(np.nan_to_num(recent.step_seconds)),
+                step_seconds=float(np.nan_to_num(recent.step_seconds * off)),
                 step_active_experts=float(np.nan_to_num(recent.step_active_experts)),
             )
             self._workers.report(MODEL, f"decode-{worker}", report, now)

@@ -105,10 +105,13 @@ class Membership:
                 self._say("worker found", key, why="it has registered itself, which holds")
         elif member is None or member.found[:2] != found[:2]:
             starts = found.state if found.state is WorkerState.JOINING else WorkerState.READY
-            self.workers.register(key[0], found.spec, starts, found.geometry, now, static=True)
+            life = self._life(found, *there) if there else 0
+            self.workers.register(
+                key[0], found.spec, starts, found.geometry, now, static=True, incarnation=life
+            )
             there = self._row(key)
             self._say("worker joined", key, why="changed" if member else "found")
-            member = None
+            member = member if life else None
         self.owners[key] = self.source
         drained = member.drained if member else 0
         self._members[key] = member = _Member(found, drained)
@@ -159,6 +162,12 @@ class Membership:
         model = self.router.models.get(key[0])
         row = model.fleet.row(key[1]) if model else None
         return None if model is None or row is None else (model, row)
+
+    def _life(self, found: Found, model: Model, row: int) -> int:
+        """The life that goes on where the same engine is said to be otherwise; 0 for none."""
+        there, spec = model.fleet.spec(row), found.spec
+        same = (there.url, there.dp_rank, there.role) == (spec.url, spec.dp_rank, spec.role)
+        return model.fleet.incarnation(row) if same else 0
 
     def _is_discovered(self, model: Model, row: int) -> bool:
         """Bookings on such a worker are tied to none of its lives."""

@@ -28,6 +28,12 @@ class WorkerState:
     booked_sequences : int
     capture : CaptureStatus or None
         None where it has said nothing of it.
+    avoidance : str
+        Why others are preferred to it, or NONE.
+    relief : float
+        The factor on its load, 1 for none.
+    pace : float
+        Its steps' time relative to its peers'; 0 where it is not known.
     """
 
     worker_id: str
@@ -35,6 +41,9 @@ class WorkerState:
     load: float
     booked_sequences: int
     capture: CaptureStatus | None = None
+    avoidance: str = "NONE"
+    relief: float = 1.0
+    pace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +240,19 @@ def _families(state: RouterState) -> list[Metric]:
         "Prompt tokens of a worker, by whether their experts were known",
         labels=["model", "worker", "experts"],
     )
+    avoided = GaugeMetricFamily(
+        "eldr_worker_avoided",
+        "1 where others are preferred to a worker",
+        labels=["model", "worker", "why"],
+    )
+    relief = GaugeMetricFamily(
+        "eldr_worker_relief", "Factor on the load of a slow worker", labels=["model", "worker"]
+    )
+    pace = GaugeMetricFamily(
+        "eldr_worker_pace",
+        "Time of a worker's steps relative to its peers': 1 as long",
+        labels=["model", "worker"],
+    )
     workers = GaugeMetricFamily("eldr_workers", "Workers", labels=["model", "state"])
     leases = GaugeMetricFamily("eldr_leases", "Bookings alive", labels=["model"])
     version = GaugeMetricFamily(
@@ -265,7 +287,14 @@ def _families(state: RouterState) -> list[Metric]:
                 capture.add_metric([*labels, said.state.name], 1)
                 tokens.add_metric([*labels, "known"], said.known_tokens)
                 tokens.add_metric([*labels, "unknown"], said.unknown_tokens)
+            if worker.avoidance != "NONE":
+                avoided.add_metric([*labels, worker.avoidance], 1)
+            if worker.relief > 1:
+                relief.add_metric(labels, worker.relief)
+            if worker.pace:
+                pace.add_metric(labels, worker.pace)
             states[worker.state] = states.get(worker.state, 0) + 1
         for name, count in states.items():
             workers.add_metric([model.model, name], count)
-    return [load, booked, capture, tokens, workers, leases, version, drift, window, held, size]
+    of_workers = [load, booked, capture, tokens, avoided, relief, pace, workers]
+    return [*of_workers, leases, version, drift, window, held, size]

@@ -11,7 +11,6 @@ import structlog
 from eldr_service.core.booking import Booking
 from eldr_service.core.ends import REMEMBER_SECONDS, Ended
 from eldr_service.core.errors import EldrError
-from eldr_service.core.worker import WorkerState
 from eldr_service.refits import Refits
 from eldr_service.routing.chosen import Chosen
 from eldr_service.routing.restore import booking_again
@@ -176,7 +175,7 @@ class Follower:
                 log.error("worker of another replica not taken in", error=str(error))
                 return
         else:
-            model.follow(row, WorkerState[record.state])
+            self._workers.follow(record, now)
         self._store.save_worker(record)
 
     def _gone(self, model: str, worker_id: str, of_life: str) -> None:
@@ -184,7 +183,7 @@ class Follower:
         row = known.fleet.row(worker_id) if known else None
         life = int(of_life or 0)
         if known and row is not None and life in (0, known.fleet.incarnation(row)):
-            self._workers.remove(model, worker_id, life, time.monotonic())
+            self._workers.remove(model, worker_id, life, time.monotonic(), in_order=False)
 
     def _report(self, change: Change) -> None:
         name, worker_id = change.fields[0].decode(), change.fields[1].decode()

@@ -229,7 +229,7 @@ class Replica(Journal):
         return now - self._read_at < OLD_SECONDS or not self.is_safe
 
     def silent(self, found: list[tuple[str, int]], now: float) -> None:
-        """Have workers end that this view has not heard of for too long, if no replica has."""
+        """Have workers end that are drained, or that no replica has heard of for too long."""
         if not self.is_safe:
             return
         for name, row in found:
@@ -237,7 +237,8 @@ class Replica(Journal):
             spec, life = model.fleet.spec(row), self._workers.life(model, row)
             if now - self._asked_gone.get((name, spec.worker_id), -BEAT_SECONDS) >= BEAT_SECONDS:
                 self._asked_gone[name, spec.worker_id] = now
-                silence = operations.milliseconds(spec.time_to_live)
+                drained = model.is_drained(row)
+                silence = 0 if drained else operations.milliseconds(spec.time_to_live)
                 self._commit(("gone", name, spec.worker_id, life or "", silence), None)
 
     def tick(self, now: float) -> None:

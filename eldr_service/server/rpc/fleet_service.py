@@ -63,6 +63,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             reading.worker_geometry(request),
             time.monotonic(),
             only_new=request.only_new,
+            incarnation=reading.incarnation(request),
         )
         if written := self._written():
             await written
@@ -75,7 +76,12 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: pb.DrainWorkerRequest, context: grpc.aio.ServicerContext
     ) -> pb.DrainWorkerResponse:
         """Place nothing new on a worker."""
-        booked = self._workers.drain(reading.model_name(request), reading.worker_id(request))
+        booked = self._workers.drain(
+            reading.model_name(request),
+            reading.worker_id(request),
+            until=time.monotonic() + reading.drain_seconds(request),
+            remove=request.remove,
+        )
         if written := self._written():
             await written
         return pb.DrainWorkerResponse(booked_sequences=booked)
@@ -100,13 +106,17 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         self, request: pb.ReportLoadRequest, context: grpc.aio.ServicerContext
     ) -> pb.ReportLoadResponse:
         """Take in a worker's report."""
+        model_name, worker_id = reading.model_name(request), reading.worker_id(request)
         accepted, unknown = self._workers.report(
-            reading.model_name(request),
-            reading.worker_id(request),
-            reading.load_report(request),
-            time.monotonic(),
+            model_name, worker_id, reading.load_report(request), time.monotonic()
         )
-        response = pb.ReportLoadResponse(accepted=accepted, report_interval=self._report_interval)
+        state, drained = self._workers.told(model_name, worker_id)
+        response = pb.ReportLoadResponse(
+            accepted=accepted,
+            report_interval=self._report_interval,
+            state=f"WORKER_STATE_{state.name}",
+            drained=drained and accepted,
+        )
         for request_id, attempt in unknown:
             response.unknown.add(request_id=request_id, attempt=attempt)
         return response

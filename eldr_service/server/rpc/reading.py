@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Collection, Mapping
 from enum import IntEnum
 from functools import lru_cache
+from math import inf
 from typing import Any, TypeVar
 
 import numpy as np
@@ -280,6 +281,18 @@ def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int)
         time_to_live=seconds("time_to_live", request.time_to_live, 0.0, LEASE_SECONDS[1]),
         capture=capture_status(request),
     )
+
+
+def incarnation(request: fleet_pb2.RegisterWorkerRequest) -> int:
+    """Check the life that a worker says it is in; 0 for a new one."""
+    return _below("incarnation", request.incarnation, 1 << 63)
+
+
+def drain_seconds(request: fleet_pb2.DrainWorkerRequest) -> float:
+    """Check how long a drain may take; infinite where it does not say."""
+    if not request.HasField("deadline"):
+        return inf
+    return seconds("deadline", request.deadline, 0.0, LEASE_SECONDS[1])
 
 
 def capture_status(

@@ -11,7 +11,7 @@ from eldr.v1 import router_pb2
 from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
 from eldr_service.core.errors import EldrError
-from eldr_service.core.worker import WorkerState
+from eldr_service.core.worker import Avoidance, WorkerState
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
@@ -139,11 +139,18 @@ class Telemetry:
         self.metrics.signatures_dropped.labels(why).inc(number)
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker joined, moved on or captures otherwise."""
+        """A worker joined, moved on, stands or captures otherwise."""
         assert self._router
         fleet = self._router.models[model].fleet
         worker, capture = fleet.spec(row).worker_id, fleet.capture(row)
         said = {"capture": capture.state.name, "reason": capture.reason} if capture else {}
+        avoidance, relief = fleet.standing(row)
+        if avoidance is not Avoidance.NONE:
+            said["avoided"] = avoidance.name
+        if relief > 1:
+            said["relief"] = f"{relief:.2f}"
+        if self._router.models[model].is_drained(row) and state is WorkerState.DRAINING:
+            said["drained"] = "yes"
         log.info("worker", worker=worker, model=model, state=state.name, **said)
         self.on_worker_changed(model, row, state)
         if state is WorkerState.GONE:
@@ -173,6 +180,9 @@ def _model_state(model: Model, now: float) -> ModelState:
             load=fleet.load(row, now),
             booked_sequences=fleet.booked(row),
             capture=fleet.capture(row),
+            avoidance=fleet.avoidance(row).name,
+            relief=fleet.standing(row)[1],
+            pace=fleet.pace(row),
         )
         for row in fleet.rows()
     ]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from math import inf
 
 from eldr.v1 import activation_pb2, fleet_pb2, partition_pb2, policy_pb2, router_pb2
 from google.protobuf.duration_pb2 import Duration
@@ -157,7 +158,15 @@ def worker(
         slot=model.bindings.slot_of.get(row) if model.bindings else None,
         active_experts=numbers["active_experts"],
         batch_size=numbers["batch_size"],
+        pace=numbers["pace"],
+        drained=model.is_drained(row),
     )
+    avoidance, message.relief = model.fleet.standing(row)
+    message.avoidance = int(avoidance)  # type: ignore[assignment]
+    if (left := numbers["held_down_until"] - now) > 0:
+        message.hold_down.CopyFrom(duration(left))
+    if (drain := model.drains.of(row)) and drain.until < inf:
+        message.drain_remaining.CopyFrom(duration(max(0.0, drain.until - now)))
     if capture := model.fleet.capture(row):
         message.capture.CopyFrom(
             fleet_pb2.CaptureStatus(

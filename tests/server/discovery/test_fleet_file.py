@@ -75,6 +75,17 @@ def test_a_changed_worker_is_another_one(path, served):
     assert [line["why"] for line in said(daemon, "worker joined")] == ["found", "found", "changed"]
 
 
+def test_the_same_engine_with_other_labels_goes_on(path, served):
+    _, client = served
+    client.route("m", "r", pinned_worker="b")
+    life = client.workers("m")["b"].incarnation
+    replace(path, fleet_file("a") + fleet_file("b", labels='{ zone = "z" }').replace("= 9", "= 5"))
+    eventually(lambda: client.workers("m")["b"].labels)
+    changed = client.workers("m")["b"]
+    assert (changed.incarnation, changed.booked_sequences) == (life, 1)
+    assert changed.capacity.sequences == 5
+
+
 def test_a_worker_that_comes_back_in_time_keeps_its_bookings(path, served):
     _, client = served
     client.route("m", "r", pinned_worker="b")

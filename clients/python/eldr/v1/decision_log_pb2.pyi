@@ -22,6 +22,7 @@ class LogEndKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LOG_END_KIND_REPORTED_GONE: _ClassVar[LogEndKind]
     LOG_END_KIND_WORKER_GONE: _ClassVar[LogEndKind]
     LOG_END_KIND_UNANSWERED: _ClassVar[LogEndKind]
+    LOG_END_KIND_DRAINED: _ClassVar[LogEndKind]
 LOG_END_KIND_UNSPECIFIED: LogEndKind
 LOG_END_KIND_RELEASED: LogEndKind
 LOG_END_KIND_EXPIRED: LogEndKind
@@ -29,9 +30,10 @@ LOG_END_KIND_SUPERSEDED: LogEndKind
 LOG_END_KIND_REPORTED_GONE: LogEndKind
 LOG_END_KIND_WORKER_GONE: LogEndKind
 LOG_END_KIND_UNANSWERED: LogEndKind
+LOG_END_KIND_DRAINED: LogEndKind
 
 class LogRecord(_message.Message):
-    __slots__ = ("model", "seconds", "header", "appeared", "worker", "policy_state", "booking", "snapshot_end", "placement", "end", "running", "report", "move", "partition", "policy", "forgotten", "completed")
+    __slots__ = ("model", "seconds", "header", "appeared", "worker", "policy_state", "booking", "snapshot_end", "placement", "end", "running", "report", "move", "partition", "policy", "forgotten", "completed", "standing")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
@@ -49,6 +51,7 @@ class LogRecord(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
     model: int
     seconds: float
     header: LogHeader
@@ -66,7 +69,8 @@ class LogRecord(_message.Message):
     policy: LogPolicy
     forgotten: LogForgotten
     completed: LogCompleted
-    def __init__(self, model: _Optional[int] = ..., seconds: _Optional[float] = ..., header: _Optional[_Union[LogHeader, _Mapping]] = ..., appeared: _Optional[_Union[LogModel, _Mapping]] = ..., worker: _Optional[_Union[LogWorker, _Mapping]] = ..., policy_state: _Optional[_Union[LogArray, _Mapping]] = ..., booking: _Optional[_Union[LogBooking, _Mapping]] = ..., snapshot_end: _Optional[_Union[LogSnapshotEnd, _Mapping]] = ..., placement: _Optional[_Union[LogPlacement, _Mapping]] = ..., end: _Optional[_Union[LogEnd, _Mapping]] = ..., running: _Optional[_Union[LogRunning, _Mapping]] = ..., report: _Optional[_Union[LogReport, _Mapping]] = ..., move: _Optional[_Union[LogMove, _Mapping]] = ..., partition: _Optional[_Union[LogPartition, _Mapping]] = ..., policy: _Optional[_Union[LogPolicy, _Mapping]] = ..., forgotten: _Optional[_Union[LogForgotten, _Mapping]] = ..., completed: _Optional[_Union[LogCompleted, _Mapping]] = ...) -> None: ...
+    standing: LogStanding
+    def __init__(self, model: _Optional[int] = ..., seconds: _Optional[float] = ..., header: _Optional[_Union[LogHeader, _Mapping]] = ..., appeared: _Optional[_Union[LogModel, _Mapping]] = ..., worker: _Optional[_Union[LogWorker, _Mapping]] = ..., policy_state: _Optional[_Union[LogArray, _Mapping]] = ..., booking: _Optional[_Union[LogBooking, _Mapping]] = ..., snapshot_end: _Optional[_Union[LogSnapshotEnd, _Mapping]] = ..., placement: _Optional[_Union[LogPlacement, _Mapping]] = ..., end: _Optional[_Union[LogEnd, _Mapping]] = ..., running: _Optional[_Union[LogRunning, _Mapping]] = ..., report: _Optional[_Union[LogReport, _Mapping]] = ..., move: _Optional[_Union[LogMove, _Mapping]] = ..., partition: _Optional[_Union[LogPartition, _Mapping]] = ..., policy: _Optional[_Union[LogPolicy, _Mapping]] = ..., forgotten: _Optional[_Union[LogForgotten, _Mapping]] = ..., completed: _Optional[_Union[LogCompleted, _Mapping]] = ..., standing: _Optional[_Union[LogStanding, _Mapping]] = ...) -> None: ...
 
 class LogHeader(_message.Message):
     __slots__ = ("format", "run", "file", "lost", "begun", "version", "report_limit")
@@ -128,7 +132,7 @@ class LogPolicy(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class LogWorker(_message.Message):
-    __slots__ = ("row", "worker_id", "role", "group", "labels", "capacity_sequences", "capacity_kv_tokens", "state", "incarnation", "numbers")
+    __slots__ = ("row", "worker_id", "role", "group", "labels", "capacity_sequences", "capacity_kv_tokens", "state", "incarnation", "numbers", "same_life")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +157,7 @@ class LogWorker(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    SAME_LIFE_FIELD_NUMBER: _ClassVar[int]
     row: int
     worker_id: str
     role: _fleet_pb2.WorkerRole
@@ -163,7 +168,8 @@ class LogWorker(_message.Message):
     state: _fleet_pb2.WorkerState
     incarnation: int
     numbers: _containers.ScalarMap[str, float]
-    def __init__(self, row: _Optional[int] = ..., worker_id: _Optional[str] = ..., role: _Optional[_Union[_fleet_pb2.WorkerRole, str]] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity_sequences: _Optional[int] = ..., capacity_kv_tokens: _Optional[int] = ..., state: _Optional[_Union[_fleet_pb2.WorkerState, str]] = ..., incarnation: _Optional[int] = ..., numbers: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    same_life: bool
+    def __init__(self, row: _Optional[int] = ..., worker_id: _Optional[str] = ..., role: _Optional[_Union[_fleet_pb2.WorkerRole, str]] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity_sequences: _Optional[int] = ..., capacity_kv_tokens: _Optional[int] = ..., state: _Optional[_Union[_fleet_pb2.WorkerState, str]] = ..., incarnation: _Optional[int] = ..., numbers: _Optional[_Mapping[str, float]] = ..., same_life: bool = ...) -> None: ...
 
 class LogArray(_message.Message):
     __slots__ = ("name", "dtype", "shape", "data")
@@ -222,7 +228,7 @@ class LogSnapshotEnd(_message.Message):
     def __init__(self) -> None: ...
 
 class LogPlacement(_message.Message):
-    __slots__ = ("request_id", "attempt", "num_sequences", "prompt_tokens", "expected_output_tokens", "counts", "coverage", "group", "earlier", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "labels", "row", "reason", "awaits_signature", "no_geometry")
+    __slots__ = ("request_id", "attempt", "num_sequences", "prompt_tokens", "expected_output_tokens", "counts", "coverage", "group", "earlier", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "labels", "row", "reason", "awaits_signature", "no_geometry", "other_groups")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -255,6 +261,7 @@ class LogPlacement(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     NO_GEOMETRY_FIELD_NUMBER: _ClassVar[int]
+    OTHER_GROUPS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     num_sequences: int
@@ -273,7 +280,8 @@ class LogPlacement(_message.Message):
     reason: _router_pb2.PlacementReason
     awaits_signature: bool
     no_geometry: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., group: _Optional[str] = ..., earlier: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., row: _Optional[int] = ..., reason: _Optional[_Union[_router_pb2.PlacementReason, str]] = ..., awaits_signature: bool = ..., no_geometry: bool = ...) -> None: ...
+    other_groups: bool
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., group: _Optional[str] = ..., earlier: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., row: _Optional[int] = ..., reason: _Optional[_Union[_router_pb2.PlacementReason, str]] = ..., awaits_signature: bool = ..., no_geometry: bool = ..., other_groups: bool = ...) -> None: ...
 
 class LogEnd(_message.Message):
     __slots__ = ("request_id", "kind", "output_tokens", "decode_seconds", "decode_counts")
@@ -340,6 +348,16 @@ class LogMove(_message.Message):
     row: int
     state: _fleet_pb2.WorkerState
     def __init__(self, row: _Optional[int] = ..., state: _Optional[_Union[_fleet_pb2.WorkerState, str]] = ...) -> None: ...
+
+class LogStanding(_message.Message):
+    __slots__ = ("row", "avoidance", "relief")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    AVOIDANCE_FIELD_NUMBER: _ClassVar[int]
+    RELIEF_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    avoidance: _fleet_pb2.WorkerAvoidance
+    relief: float
+    def __init__(self, row: _Optional[int] = ..., avoidance: _Optional[_Union[_fleet_pb2.WorkerAvoidance, str]] = ..., relief: _Optional[float] = ...) -> None: ...
 
 class LogPartition(_message.Message):
     __slots__ = ("data", "wishes")

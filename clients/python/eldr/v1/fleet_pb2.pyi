@@ -26,6 +26,13 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_DRAINING: _ClassVar[WorkerState]
     WORKER_STATE_GONE: _ClassVar[WorkerState]
 
+class WorkerAvoidance(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WORKER_AVOIDANCE_UNSPECIFIED: _ClassVar[WorkerAvoidance]
+    WORKER_AVOIDANCE_SLOW: _ClassVar[WorkerAvoidance]
+    WORKER_AVOIDANCE_HELD_DOWN: _ClassVar[WorkerAvoidance]
+    WORKER_AVOIDANCE_SUSPECT: _ClassVar[WorkerAvoidance]
+
 class CaptureState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CAPTURE_STATE_UNSPECIFIED: _ClassVar[CaptureState]
@@ -40,6 +47,10 @@ WORKER_STATE_JOINING: WorkerState
 WORKER_STATE_READY: WorkerState
 WORKER_STATE_DRAINING: WorkerState
 WORKER_STATE_GONE: WorkerState
+WORKER_AVOIDANCE_UNSPECIFIED: WorkerAvoidance
+WORKER_AVOIDANCE_SLOW: WorkerAvoidance
+WORKER_AVOIDANCE_HELD_DOWN: WorkerAvoidance
+WORKER_AVOIDANCE_SUSPECT: WorkerAvoidance
 CAPTURE_STATE_UNSPECIFIED: CaptureState
 CAPTURE_STATE_PROBING: CaptureState
 CAPTURE_STATE_CAPTURING: CaptureState
@@ -66,7 +77,7 @@ class WorkerCapacity(_message.Message):
     def __init__(self, sequences: _Optional[int] = ..., kv_tokens: _Optional[int] = ...) -> None: ...
 
 class RegisterWorkerRequest(_message.Message):
-    __slots__ = ("worker_id", "model", "role", "url", "dp_rank", "group", "labels", "capacity", "geometry", "state", "time_to_live", "capture", "only_new")
+    __slots__ = ("worker_id", "model", "role", "url", "dp_rank", "group", "labels", "capacity", "geometry", "state", "time_to_live", "capture", "only_new", "incarnation")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +98,7 @@ class RegisterWorkerRequest(_message.Message):
     TIME_TO_LIVE_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_FIELD_NUMBER: _ClassVar[int]
     ONLY_NEW_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     model: str
     role: WorkerRole
@@ -100,7 +112,8 @@ class RegisterWorkerRequest(_message.Message):
     time_to_live: _duration_pb2.Duration
     capture: CaptureStatus
     only_new: bool
-    def __init__(self, worker_id: _Optional[str] = ..., model: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., geometry: _Optional[_Union[_activation_pb2.ModelGeometry, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ..., only_new: bool = ...) -> None: ...
+    incarnation: int
+    def __init__(self, worker_id: _Optional[str] = ..., model: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., geometry: _Optional[_Union[_activation_pb2.ModelGeometry, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., time_to_live: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ..., only_new: bool = ..., incarnation: _Optional[int] = ...) -> None: ...
 
 class RegisterWorkerResponse(_message.Message):
     __slots__ = ("incarnation", "report_interval")
@@ -111,12 +124,16 @@ class RegisterWorkerResponse(_message.Message):
     def __init__(self, incarnation: _Optional[int] = ..., report_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class DrainWorkerRequest(_message.Message):
-    __slots__ = ("model", "worker_id")
+    __slots__ = ("model", "worker_id", "deadline", "remove")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
     model: str
     worker_id: str
-    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ...) -> None: ...
+    deadline: _duration_pb2.Duration
+    remove: bool
+    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., remove: bool = ...) -> None: ...
 
 class DrainWorkerResponse(_message.Message):
     __slots__ = ("booked_sequences",)
@@ -185,14 +202,18 @@ class ReportLoadRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., report_number: _Optional[int] = ..., running_sequences: _Optional[int] = ..., waiting_sequences: _Optional[int] = ..., kv_tokens_used: _Optional[int] = ..., kv_tokens_total: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ..., foreign_sequences: _Optional[int] = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., step_active_experts: _Optional[float] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ...) -> None: ...
 
 class ReportLoadResponse(_message.Message):
-    __slots__ = ("accepted", "report_interval", "unknown")
+    __slots__ = ("accepted", "report_interval", "unknown", "state", "drained")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REPORT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
     report_interval: _duration_pb2.Duration
     unknown: _containers.RepeatedCompositeFieldContainer[HeldRequest]
-    def __init__(self, accepted: bool = ..., report_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., unknown: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ...) -> None: ...
+    state: WorkerState
+    drained: bool
+    def __init__(self, accepted: bool = ..., report_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., unknown: _Optional[_Iterable[_Union[HeldRequest, _Mapping]]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., drained: bool = ...) -> None: ...
 
 class ListWorkersRequest(_message.Message):
     __slots__ = ("model",)
@@ -221,7 +242,7 @@ class WatchWorkersResponse(_message.Message):
     def __init__(self, worker: _Optional[_Union[Worker, _Mapping]] = ..., synchronized: bool = ...) -> None: ...
 
 class Worker(_message.Message):
-    __slots__ = ("model", "worker_id", "role", "url", "dp_rank", "group", "labels", "capacity", "state", "incarnation", "booked_sequences", "foreign_sequences", "load", "slot", "report_time", "report_age", "stale", "active_experts", "batch_size", "step_time", "capture")
+    __slots__ = ("model", "worker_id", "role", "url", "dp_rank", "group", "labels", "capacity", "state", "incarnation", "booked_sequences", "foreign_sequences", "load", "slot", "report_time", "report_age", "stale", "active_experts", "batch_size", "step_time", "capture", "avoidance", "hold_down", "pace", "relief", "drain_remaining", "drained")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +271,12 @@ class Worker(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     STEP_TIME_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_FIELD_NUMBER: _ClassVar[int]
+    AVOIDANCE_FIELD_NUMBER: _ClassVar[int]
+    HOLD_DOWN_FIELD_NUMBER: _ClassVar[int]
+    PACE_FIELD_NUMBER: _ClassVar[int]
+    RELIEF_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_REMAINING_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
     model: str
     worker_id: str
     role: WorkerRole
@@ -271,4 +298,10 @@ class Worker(_message.Message):
     batch_size: float
     step_time: _duration_pb2.Duration
     capture: CaptureStatus
-    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[int] = ..., booked_sequences: _Optional[int] = ..., foreign_sequences: _Optional[int] = ..., load: _Optional[float] = ..., slot: _Optional[int] = ..., report_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: bool = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ...) -> None: ...
+    avoidance: WorkerAvoidance
+    hold_down: _duration_pb2.Duration
+    pace: float
+    relief: float
+    drain_remaining: _duration_pb2.Duration
+    drained: bool
+    def __init__(self, model: _Optional[str] = ..., worker_id: _Optional[str] = ..., role: _Optional[_Union[WorkerRole, str]] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., group: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., capacity: _Optional[_Union[WorkerCapacity, _Mapping]] = ..., state: _Optional[_Union[WorkerState, str]] = ..., incarnation: _Optional[int] = ..., booked_sequences: _Optional[int] = ..., foreign_sequences: _Optional[int] = ..., load: _Optional[float] = ..., slot: _Optional[int] = ..., report_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: bool = ..., active_experts: _Optional[float] = ..., batch_size: _Optional[float] = ..., step_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[CaptureStatus, _Mapping]] = ..., avoidance: _Optional[_Union[WorkerAvoidance, str]] = ..., hold_down: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., pace: _Optional[float] = ..., relief: _Optional[float] = ..., drain_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., drained: bool = ...) -> None: ...

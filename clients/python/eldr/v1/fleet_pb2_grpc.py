@@ -78,10 +78,11 @@ class FleetServiceServicer(object):
     """
 
     def RegisterWorker(self, request, context):
-        """Makes a worker known, as a new incarnation: bookings of an earlier one under the same id end, and
-        its reports are ignored from now on.
+        """Makes a worker known. With the incarnation that is there already it is the same life: bookings,
+        counts and slot stay, and what it says of itself now holds. With another, or without one, a new
+        life begins: bookings of the earlier one under the same id end, and its reports are ignored.
 
-        FAILED_PRECONDITION: the geometry is not the model's.
+        FAILED_PRECONDITION: the geometry is not the model's, or the role is not that of this life.
         RESOURCE_EXHAUSTED: the daemon holds as many models or workers as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -89,7 +90,7 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Lets a worker finish what it has and places nothing new on it.
+        """Lets a worker finish what it has and places nothing new on it. Again, it replaces the deadline.
 
         NOT_FOUND: no such model or worker.
         """

@@ -1,0 +1,98 @@
+"""How workers stand beside each other: which are preferred, and whose load is relieved.
+
+Whatever may change is written into the fleet's rows at moments of its own (a report, a tick), so
+that a decision depends on no clock, and a replay on no estimate.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eldr_service.core.flapping import Flapping
+from eldr_service.core.fleet import Fleet
+from eldr_service.core.worker import Avoidance, LoadReport, WorkerRole
+from eldr_service.routing.pace import Pace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingLimits:
+    """When others are preferred to a worker.
+
+    Attributes
+    ----------
+    suspect_after : float
+        Seconds of silence after which a worker that reports, or has a time to live, is suspect.
+    hold_down : float
+        The longest time in seconds for which a worker that flaps is held down; 0 for never.
+    relief : float
+        The largest factor on the load of a worker that is slower than its peers; 1 for none.
+    """
+
+    suspect_after: float = 10.0
+    hold_down: float = 60.0
+    relief: float = 4.0
+
+
+class Standing:
+    """Of one model's workers.
+
+    Each method returns the rows that stand otherwise than before.
+    """
+
+    def __init__(self, fleet: Fleet, limits: StandingLimits) -> None:
+        self._fleet = fleet
+        self._limits = limits
+        self._flapping = Flapping(limits.hold_down)
+        self._pace = Pace(limits.relief)
+
+    def joined(self, row: int, now: float) -> list[int]:
+        """A worker began a life."""
+        self._pace.forget(row)
+        self._hold_down(row, self._flapping.joined(self._fleet.spec(row).worker_id, now), now)
+        return self._judge(np.array([row]), now)
+
+    def left_in_order(self, row: int) -> None:
+        """A worker goes as an operator said, or after a drain."""
+        self._flapping.forget(self._fleet.spec(row).worker_id)
+
+    def heard(self, row: int, now: float) -> list[int]:
+        """A worker gave a sign of life, which may be its return."""
+        if self._fleet.avoidance(row) is Avoidance.SUSPECT:
+            worker_id = self._fleet.spec(row).worker_id
+            self._hold_down(row, self._flapping.returned(worker_id, now), now)
+        return self._judge(np.array([row]), now)
+
+    def reported(self, row: int, report: LoadReport, now: float) -> list[int]:
+        """A worker's report was taken in."""
+        spec = self._fleet.spec(row)
+        if spec.role is WorkerRole.DECODE:
+            self._pace.reported(row, spec, report, now)
+            self._fleet.set_pace(row, self._pace.of(row))
+        return self.heard(row, now)
+
+    def tick(self, now: float) -> list[int]:
+        """Time passed."""
+        return self._judge(np.fromiter(self._fleet.rows(), np.int64, len(self._fleet)), now)
+
+    def _hold_down(self, row: int, seconds: float, now: float) -> None:
+        if seconds:
+            self._fleet.hold_down(row, now + seconds)
+
+    def _judge(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]], now: float) -> list[int]:
+        fleet = self._fleet
+        before = fleet.column("avoidance", rows)
+        silent = now - fleet.column("heard_at", rows) > self._limits.suspect_after
+        held_down = fleet.column("held_down_until", rows) > now
+        reliefs = [self._pace.relief(row) for row in rows.tolist()]
+        relief = np.array([factor for factor, _ in reliefs])
+        slow = np.array([out for _, out in reliefs], dtype=np.bool_)
+        after = np.select(
+            [silent, held_down, slow],
+            [Avoidance.SUSPECT, Avoidance.HELD_DOWN, Avoidance.SLOW],
+            Avoidance.NONE,
+        )
+        changed = (after != before) | (relief != np.maximum(fleet.column("relief", rows), 1.0))
+        moved = np.flatnonzero(changed).tolist()
+        for i in moved:
+            fleet.set_standing(int(rows[i]), Avoidance(int(after[i])), float(relief[i]))
+        return [int(rows[i]) for i in moved]
