@@ -27,19 +27,22 @@ MAY_IMPORT = {
 PARTS_MAY_IMPORT = {
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
-        " server.config server.durability server.fleet_file server.learning"
+        " server.config server.discovery server.durability server.learning"
         " server.observability server.replicas server.rpc"
     ),
     "server.durability": "routing stores core",
     "server.learning": "routing stores core",
-    "server.fleet_file": "routing core server.rpc",
+    "server.discovery": (
+        "routing stores core server.address server.config server.origins server.rpc"
+    ),
     "server.rpc": (
         "refits routing policies fitting stores core kernels server.durability"
         " server.observability server.replicas"
     ),
     "server.replicas": "refits routing stores core",
     "server.observability": "core",
-    "server.config": "stores core server.address server.flags",
+    "server.config": "stores core server.address server.flags server.origins",
+    "server.origins": "core",
     "server.address": "",
     "server.flags": "core",
     "lab.replay": "decision_log routing policies stores core",
@@ -58,7 +61,7 @@ EVIDENCE = {"cli", "lab"}  # the rooms that may know recordings, simulations, re
 # The wire's messages, sent or written down, are known to these alone; all else needs no gRPC.
 KNOW_THE_WIRE = {
     *("cli", "decision_log", "lab.replay"),
-    *("server.daemon", "server.fleet_file", "server.rpc"),
+    *("server.daemon", "server.discovery", "server.rpc"),
 }
 WIRE = ("grpc", "grpc_health", "grpc_reflection", "eldr.v1", "google.rpc", "google.protobuf")
 

@@ -260,7 +260,8 @@ class Fleet:
 
     def _members_changed(self) -> None:
         rows = sorted(self._row_of.values())
-        decode = [r for r in rows if self._table["role"][r] == WorkerRole.DECODE]
+        role = self._table["role"][rows] if rows else np.empty(0)
+        decode = [r for r, of in zip(rows, role == WorkerRole.DECODE, strict=True) if of]
         self._decode_rows = np.array(decode, dtype=np.int64)
         self._worker_ids = tuple(self.spec(r).worker_id for r in decode)
         self._labels = tuple(self.spec(r).labels for r in decode)

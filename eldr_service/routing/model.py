@@ -364,9 +364,7 @@ class Model:
         if reported is WorkerState.DRAINING:
             self.drain(row)
         elif reported is WorkerState.READY and before is WorkerState.JOINING:
-            self.fleet.set_state(row, WorkerState.READY)
-            self.journal.moved(self.name, row, WorkerState.READY)
-            self.observer.worker_changed(self.name, row, WorkerState.READY)
+            self.resume(row)
         return self.fleet.state(row) is not before
 
     def drain(self, row: int) -> None:
@@ -380,6 +378,18 @@ class Model:
             self.bindings.leave(row)
         self.journal.moved(self.name, row, WorkerState.DRAINING)
         self.observer.worker_changed(self.name, row, WorkerState.DRAINING)
+
+    def resume(self, row: int) -> None:
+        """Place on a worker that was joining or draining; its bookings have gone on."""
+        if self.fleet.state(row) is WorkerState.READY:
+            return
+        self.drains.forget(row)
+        self.fleet.set_state(row, WorkerState.READY)
+        unbound = self.bindings and row not in self.bindings.slot_of
+        if self.bindings and unbound and self.fleet.spec(row).role is WorkerRole.DECODE:
+            self.bindings.join(row)
+        self.journal.moved(self.name, row, WorkerState.READY)
+        self.observer.worker_changed(self.name, row, WorkerState.READY)
 
     def is_drained(self, row: int) -> bool:
         """A worker drains, and nothing is booked on it any more."""

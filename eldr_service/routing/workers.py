@@ -111,6 +111,7 @@ class Workers:
     def restore(self, record: WorkerRecord, now: float) -> None:
         """Take in a worker that an earlier run knew, in its old life; its record stays as it is."""
         model = self._router.model_or_new(record.model)
+        self._static.discard((record.model, record.worker_id))  # another replica registered it
         life, state = record.incarnation, WorkerState[record.state]
         drawn = life >= DRAWN
         if not drawn:

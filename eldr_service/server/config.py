@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,7 @@ from eldr_service.core.errors import InvalidArgumentError, did_you_mean
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.server.address import Address
 from eldr_service.server.flags import flag, read_flags, refuse
+from eldr_service.server.origins import KEYS, Origin, dns_origins, kubernetes_origins
 from eldr_service.stores.shared.address import StateAddress
 
 __all__ = ["Address", "ModelDeclaration", "Settings", "load_settings"]
@@ -46,18 +48,32 @@ def _readable_file(path: Path) -> Path:
 
 
 def _key_source(text: str) -> str:
-    """Check a file's or a URL's form; over plain HTTP anyone on the way could add a key."""
-    scheme, colon, rest = text.partition("://")
-    if not colon:
+    """Check a file's or a URL's form."""
+    if "://" not in text:
         return str(_readable_file(Path(text)))
+    return _safe_url(text, "a file, ")
+
+
+def _safe_url(text: str, or_else: str = "") -> str:
+    """Check a URL's form; over plain HTTP anyone on the way could read along and answer."""
+    scheme, _, rest = text.partition("://")
     host = re.split("[/?#]", rest)[0]
     if scheme == "https" and host and "@" not in host:  # no secret in a setting that is logged
         return text
     if scheme == "http" and re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", host):
         return text
     raise ValueError(
-        "expected a file, an https:// URL without a password, or an http:// one of this machine"
+        f"expected {or_else}an https:// URL without a password, or an http:// one of this machine"
     )
+
+
+def _name_server(text: object) -> Address:
+    address = Address.parse(text)
+    try:
+        ip_address(address.host)
+    except ValueError:
+        raise ValueError("expected IP:PORT") from None
+    return address
 
 
 def _directory(path: Path) -> Path:
@@ -101,6 +117,10 @@ def _policy(text: str) -> str:
 ListenAddress = Annotated[Address, BeforeValidator(Address.parse)]
 ReadableFile = Annotated[Path, AfterValidator(_readable_file)]
 Directory = Annotated[Path, AfterValidator(_directory)]
+SafeUrl = Annotated[str, AfterValidator(_safe_url)]
+KubernetesOrigins = Annotated[tuple[Origin, ...], BeforeValidator(kubernetes_origins)]
+DnsOrigins = Annotated[tuple[Origin, ...], BeforeValidator(dns_origins)]
+NameServer = Annotated[Address, BeforeValidator(_name_server)]
 KeySource = Annotated[str, AfterValidator(_key_source)]
 State = Annotated[Path | StateAddress | None, BeforeValidator(_state)]
 PolicyChoice = Annotated[str, AfterValidator(_policy)]
@@ -198,7 +218,44 @@ class Settings(BaseSettings):
         default="locality-band",
     )
     fleet: ReadableFile | None = _option(
-        "FILE", "TOML file of workers that do not register by themselves", default=None
+        "FILE",
+        "TOML file of workers that do not register by themselves; followed as it changes",
+        default=None,
+    )
+    kubernetes: KubernetesOrigins | None = _option(
+        "NAMESPACE/SERVICE[:key=value,...]",
+        "find workers by the EndpointSlices of a Service, or of those that a label selector"
+        " (NAMESPACE/LABEL=VALUE) fits; several with ; between them; keys: " + ", ".join(KEYS),
+        default=None,
+    )
+    kubernetes_api: SafeUrl | None = _option(
+        "URL", "API server of --kubernetes; without it, that of the pod which this is", default=None
+    )
+    kubernetes_token: ReadableFile | None = _option(
+        "FILE", "token for it, read again for every request; a pod has its own", default=None
+    )
+    kubernetes_ca: ReadableFile | None = _option(
+        "FILE", "authorities (PEM) that vouch for it, likewise", default=None
+    )
+    dns: DnsOrigins | None = _option(
+        "NAME:model=NAME[,key=value,...]",
+        "find workers by the SRV records of a name (_http._tcp.decode.example), or by the addresses"
+        " of one (with the key port); several with ; between them, keys as of --kubernetes",
+        default=None,
+    )
+    dns_server: NameServer | None = _option(
+        "IP:PORT", "name server of --dns, rather than those of /etc/resolv.conf", default=None
+    )
+    dns_interval: Seconds = _option(
+        "SECONDS",
+        "between two looks by --dns, unless the records' time to live is shorter",
+        default=10.0,
+    )
+    discovery_drain: Seconds = _option(
+        "SECONDS",
+        "how long bookings may go on that are on a worker which the fleet file, Kubernetes or DNS"
+        " name no more; a lease's length",
+        default=900.0,
     )
     tls_cert: ReadableFile | None = _option(
         "FILE", "certificate chain (PEM) to serve gRPC over TLS; needs --tls-key", default=None
@@ -444,6 +501,11 @@ class Settings(BaseSettings):
             )
         if not self.jwks and (self.jwt_issuer or self.jwt_audience):
             raise ValueError("--jwt-issuer and --jwt-audience are of use only together with --jwks")
+        for name in ("kubernetes_api", "kubernetes_token", "kubernetes_ca"):
+            if getattr(self, name) and not self.kubernetes:
+                raise ValueError(f"{flag(name)} is of use only together with --kubernetes")
+        if self.dns_server and not self.dns:
+            raise ValueError("--dns-server is of use only together with --dns")
         if self.report_limit < self.report_interval:
             raise ValueError("--report-limit must not be shorter than --report-interval")
         if self.decision_log and isinstance(self.state, StateAddress):

@@ -38,8 +38,10 @@ from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.standing import StandingLimits
 from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
+from eldr_service.server.discovery import Discovery, SourceError
+from eldr_service.server.discovery.remembered import Remembered
+from eldr_service.server.discovery.sources import Sources
 from eldr_service.server.durability import Durability
-from eldr_service.server.fleet_file import FleetFileError, StaticFleet
 from eldr_service.server.learning import Learning
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
@@ -162,10 +164,14 @@ class Daemon:
             if settings.tls_cert and settings.tls_key
             else None
         )
-        self._fleet = (
-            StaticFleet(settings.fleet, self._workers, settings.default_capacity)
-            if settings.fleet
-            else None
+        self._sources = Sources(settings)
+        self._discovery = Discovery(
+            self._sources.all,
+            self._router,
+            self._workers,
+            settings.discovery_drain,
+            self._telemetry.metrics.discovered,
+            Remembered(self._store),
         )
         self._stopping = asyncio.Event()  # set by each signal to stop
         self._serving = True
@@ -190,8 +196,9 @@ class Daemon:
         for declared in self._settings.models:
             self._chosen.declare(declared.name, declared.geometry)
         self._chosen.restore(now)
-        if self._fleet:
-            self._fleet.reload(now)
+        self._sources.check()
+        await self._discovery.start()
+        now = time.monotonic()
         if self._learning:
             self._learning.restore(now)
         if self._durability:
@@ -233,6 +240,7 @@ class Daemon:
         await self._drain()
         for task in background:
             task.cancel()
+        self._discovery.close()
         await self._refits.close()
         await self._process.close()
         await self._served.stop(grace=1.0)
@@ -325,15 +333,14 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        """Read tokens, certificates and fleet file again; a wrong one leaves things as they are."""
+        """Read tokens and certificates again, and check the fleet file; say what is wrong."""
         try:
             if self._tokens:
                 self._tokens.reload()
             if self._certificates:
                 self._certificates.reload()
-            if self._fleet:
-                self._fleet.reload(time.monotonic())
-        except (TokensFileError, CertificateError, FleetFileError) as error:
+            self._sources.check()  # what is new in the fleet file is taken by itself
+        except (TokensFileError, CertificateError, SourceError) as error:
             log.error("not reloaded", error=str(error))
         else:
             log.info("reloaded")
@@ -445,7 +452,7 @@ def main() -> None:
         StoreError,
         TokensFileError,
         CertificateError,
-        FleetFileError,
+        SourceError,
         EldrError,
     ) as error:
         sys.exit(f"eldr-server: {error}")

@@ -49,8 +49,12 @@ CREATE TABLE recent (
     place INTEGER PRIMARY KEY, model TEXT NOT NULL, until REAL NOT NULL, data BLOB NOT NULL
 );
 """
+# Workers that a source named last, for a start while it cannot be read.
+_FOUND = """
+CREATE TABLE found (source TEXT PRIMARY KEY, workers TEXT NOT NULL);
+"""
 # What makes each version of the schema of the one before, the first of nothing. Only added to.
-MIGRATIONS = (_FIRST, _BOOKINGS, _LEARNED)
+MIGRATIONS = (_FIRST, _BOOKINGS, _LEARNED, _FOUND)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 

@@ -15,9 +15,7 @@ from daemon import command, running_daemon
 from eldr.v1 import fleet_pb2, partition_pb2, policy_pb2
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2
-from wire import GEOMETRY, LAYERS, Client, Refused, counts, drawn, eventually
-
-from eldr_service.server.fleet_file import FleetFileError, StaticFleet
+from wire import Client, Refused, counts, drawn, eventually
 
 STATE = fleet_pb2.WorkerState.Name
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -196,77 +194,6 @@ def test_the_drain_has_an_end_and_a_fit_does_not_prolong_it():
         daemon.process.send_signal(signal.SIGTERM)
         assert ends(daemon, 20) == 0
         assert fitting.code() is not grpc.StatusCode.OK
-
-
-def fleet_file(*workers) -> str:
-    entry = (
-        '[[workers]]\nmodel = "m"\nworker_id = "{}"\nurl = "http://{}:8000"\n'
-        "capacity = {{ sequences = 9 }}\n"
-        f"geometry = {{{{ num_layers = {LAYERS}, num_experts = 16, top_k = 2 }}}}\n"
-    )
-    return "".join(entry.format(worker, worker) for worker in workers)
-
-
-def test_a_fleet_file_is_followed_at_sighup(tmp_path):
-    path = tmp_path / "fleet.toml"
-    path.write_text(fleet_file("a", "b"))
-    with serving("--fleet", str(path), "--state", str(tmp_path)) as (daemon, client):
-
-        def states():
-            return {name: STATE(w.state)[13:] for name, w in client.workers("m").items()}
-
-        assert states() == {"a": "READY", "b": "READY"}
-        assert client.workers("m")["a"].url == "http://a:8000"
-        assert client.workers("m")["a"].capacity.sequences == 9
-        with Refused("FAILED_PRECONDITION"):
-            client.register("m", "c", geometry=type(GEOMETRY)(num_layers=1, num_experts=1, top_k=1))
-        client.route("m", "r", pinned_worker="a")
-        path.write_text(fleet_file("a", "c"))
-        daemon.process.send_signal(signal.SIGHUP)
-        eventually(lambda: states() == {"a": "READY", "b": "DRAINING", "c": "READY"})
-        assert client.workers("m")["a"].booked_sequences == 1  # unchanged, so its life goes on
-        path.write_text("[[workers]]\nmodel = 1\n")
-        daemon.process.send_signal(signal.SIGHUP)
-        eventually(lambda: b"not reloaded" in daemon.stderr_path.read_bytes())
-        assert len(states()) == 3
-        misfit = fleet_file("e").replace("16", "17")
-        path.write_text(fleet_file("a", "c", "d") + misfit)
-        daemon.process.send_signal(signal.SIGHUP)
-        eventually(lambda: "d" in states())
-        client.route("m", "s", pinned_worker="d")
-        path.write_text(fleet_file("a", "c", "d"))
-        daemon.process.send_signal(signal.SIGHUP)
-        eventually(lambda: daemon.stderr_path.read_bytes().count(b"] reloaded") == 2)
-        assert client.workers("m")["d"].booked_sequences == 1
-
-
-def test_a_wrong_fleet_file_ends_the_start(tmp_path):
-    path = tmp_path / "fleet.toml"
-    path.write_text(fleet_file("a", "a"))
-    with pytest.raises(RuntimeError) as refused, running_daemon("--fleet", str(path)):
-        pass
-    assert f"eldr-server: {path}: worker 2: a again" in str(refused.value)
-    assert "Traceback" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("", "expected [[workers]] tables"),
-        ("nonsense", "is no TOML file"),
-        (fleet_file("a") + "[other]", "expected [[workers]] tables"),
-        ("[[workers]]\nmodel = 'm'", "worker 1: worker_id: expected 1 to 256 bytes"),
-        (fleet_file("a") + "port = 1", 'worker 1: Message type "eldr.v1.RegisterWorkerRequest"'),
-        (fleet_file("a").replace("16", "99999"), "worker 1: geometry.num_experts: expected"),
-    ],
-)
-def test_a_wrong_fleet_file_names_the_place(tmp_path, text, told):
-    path = tmp_path / "fleet.toml"
-    path.write_text(text)
-    with pytest.raises(FleetFileError) as refused:
-        StaticFleet(path, workers=None, default_capacity=256).reload(0.0)
-    assert f"{path}" in str(refused.value)
-    assert told in str(refused.value)
 
 
 def test_silent_workers_are_gone_with_their_bookings(client, model):

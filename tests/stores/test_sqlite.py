@@ -193,7 +193,7 @@ def test_refuses_a_newer_schema(tmp_path):
     with sqlite3.connect(tmp_path / FILE) as later:
         later.execute("PRAGMA user_version = 99")
     later.close()
-    with pytest.raises(StoreError, match=r"newer eldr-server \(schema 99, this one knows 3\)"):
+    with pytest.raises(StoreError, match=r"newer eldr-server \(schema 99, this one knows 4\)"):
         SqliteStore(tmp_path)
 
 

@@ -135,8 +135,15 @@ class Replica:
         state = WorkerState(message.state)
         if state is WorkerState.GONE:
             self.model.remove(message.row, now)
+        elif state is WorkerState.READY:
+            self.model.resume(message.row)
         else:
-            self.model.follow(message.row, state)
+            self.model.drain(message.row)
+
+    def worker_stood(self, message: pb.LogStanding) -> None:
+        """A worker stands otherwise beside the others."""
+        avoidance = Avoidance(message.avoidance)
+        self.model.fleet.set_standing(message.row, avoidance, message.relief)
 
     def worker_stood(self, message: pb.LogStanding) -> None:
         """A worker stands otherwise beside the others."""

@@ -146,6 +146,24 @@ class Metrics:
             ["why"],
             registry=registry,
         )
+        self.discovery_up = Gauge(
+            "eldr_discovery_up",
+            "1 while a source of workers can be read",
+            ["source"],
+            registry=registry,
+        )
+        self.discovery_workers = Gauge(
+            "eldr_discovery_workers",
+            "Workers that a source named last",
+            ["source"],
+            registry=registry,
+        )
+        self.discovery_failures = Counter(
+            "eldr_discovery_failures",
+            "Times that a source of workers could not be read",
+            ["source"],
+            registry=registry,
+        )
         self._placements: dict[tuple[str, str, str, str], Counter] = {}
         self._rpc_seconds: dict[str, Histogram] = {}
         registry.register(_StateCollector(state))
@@ -160,6 +178,14 @@ class Metrics:
     def decided_again(self, why: str) -> None:
         """A request was decided again, as another replica was first."""
         self.decisions_again.labels(why).inc()
+
+    def discovered(self, source: str, is_read: bool, workers: int) -> None:
+        """A source of workers was read, or could not be; it named so many workers last."""
+        self.discovery_up.labels(source).set(is_read)
+        self.discovery_workers.labels(source).set(workers)
+        failures = self.discovery_failures.labels(source)
+        if not is_read:
+            failures.inc()
 
     def placed(self, model: str, policy: str, reason: str, worker: str) -> None:
         """Count a booking."""
