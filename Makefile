@@ -43,7 +43,7 @@ test-fast: setup ## the tests that need no vLLM
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
 soak: setup ## the tests of tests/faults in long: a daemon killed 20 times under load, and the like; ROUNDS=
-	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest tests/faults -s
+	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) ELDR_FAULTS_OPERATIONS=$(or $(OPERATIONS),1000000) $(BIN)/python -m pytest tests/faults -s
 
 test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe

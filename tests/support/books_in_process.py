@@ -94,7 +94,7 @@ class InProcess:
     def pass_time(self, seconds: float) -> None:
         self._now += seconds
         self.workers.remove_silent(self.router.tick(self._now), self._now)
-        for _ in range(16):  # each forgets a part of the ends
+        for _ in range(4):  # each forgets a part of the ends
             self.router.model(MODEL).bookings.forget(self._now)
 
     @answering
