@@ -219,6 +219,7 @@ class Daemon:
         )
         watching = [self._certificates.watch()] if self._certificates else []
         watching += [self._keys.keep_reading()] if self._keys else []
+        watching += [self._served.keep_serving()]
         background = [asyncio.create_task(work) for work in (self._tick(), *watching)]
         await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
         await self._stopping.wait()
