@@ -106,8 +106,8 @@ class Listeners:
     async def keep_serving(self) -> None:
         """Put another server in the place of each that fails, until cancelled.
 
-        A call whose path is no UTF-8 ends grpc.aio's server, before it is asked who calls. The calls
-        that it has go on for a while, and clients connect to its successor.
+        A call whose path is no UTF-8 ends grpc.aio's server, before it is asked who calls. Calls
+        that it had go on for a while, and clients connect to its successor.
         """
         ending = set()
         while True:
