@@ -40,6 +40,7 @@ from eldr_service.server.config import Settings, load_settings
 from eldr_service.server.durability import Durability
 from eldr_service.server.fleet_file import FleetFileError, StaticFleet
 from eldr_service.server.learning import Learning
+from eldr_service.server.observability.heartbeat import beat
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.replicas.follower import Follower
@@ -219,7 +220,10 @@ class Daemon:
         )
         watching = [self._certificates.watch()] if self._certificates else []
         watching += [self._keys.keep_reading()] if self._keys else []
-        watching += [self._served.keep_serving()]
+        watching += [
+            self._served.keep_serving(),
+            beat(self._telemetry.metrics.pause_seconds.observe),
+        ]
         background = [asyncio.create_task(work) for work in (self._tick(), *watching)]
         await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
         await self._stopping.wait()
