@@ -42,8 +42,10 @@ test: test-fast bench-check test-vllm ## every test: those that need no vLLM, th
 test-fast: setup ## the tests that need no vLLM
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
-soak: setup ## the tests of tests/faults in long: a daemon killed 20 times under load, and the like; ROUNDS= CHURN_SECONDS=
-	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) ELDR_FAULTS_CHURN_SECONDS=$(or $(CHURN_SECONDS),720) $(BIN)/python -m pytest tests/faults -s
+soak: setup ## the tests of tests/faults in long: kills, a million operations, load; ROUNDS= OPERATIONS= SECONDS= CHURN_SECONDS=
+	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) ELDR_FAULTS_OPERATIONS=$(or $(OPERATIONS),1000000) \
+	  ELDR_FAULTS_SECONDS=$(or $(SECONDS),600) ELDR_FAULTS_CHURN_SECONDS=$(or $(CHURN_SECONDS),720) \
+	  $(BIN)/python -m pytest tests/faults -s
 
 test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe

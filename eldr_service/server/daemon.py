@@ -43,6 +43,7 @@ from eldr_service.server.discovery.remembered import Remembered
 from eldr_service.server.discovery.sources import Sources
 from eldr_service.server.durability import Durability
 from eldr_service.server.learning import Learning
+from eldr_service.server.observability.heartbeat import beat
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.replicas.follower import Follower
@@ -234,6 +235,10 @@ class Daemon:
         )
         watching = [self._certificates.watch()] if self._certificates else []
         watching += [self._keys.keep_reading()] if self._keys else []
+        watching += [
+            self._served.keep_serving(),
+            beat(self._telemetry.metrics.pause_seconds.observe),
+        ]
         background = [asyncio.create_task(work) for work in (self._tick(), *watching)]
         await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
         await self._stopping.wait()

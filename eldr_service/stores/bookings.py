@@ -160,7 +160,8 @@ class BookingStore:
         with self._damage_said():
             for (records,) in rows:
                 for record in json.loads(records):
-                    yield End._make((0, *record))
+                    if (end := End._make((0, *record))).until > unix_seconds:
+                        yield end
 
     @contextmanager
     def _damage_said(self) -> Iterator[None]:

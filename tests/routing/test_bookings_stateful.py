@@ -281,8 +281,7 @@ class Bookings(RuleBasedStateMachine, Contract):
         for name in [n for n, w in self.fleet.items() if w.alive_until <= self.now]:
             self.end_all_on(name)
             del self.fleet[name]
-        for request_id in [r for r, past in self.past.items() if past.until <= self.now]:
-            del self.past[request_id]
+        self.forget()
 
     # Workers
 

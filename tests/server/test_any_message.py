@@ -180,6 +180,17 @@ def test_bytes_that_are_no_message_do_no_harm(anything, method):
     assert_sound(anything)
 
 
+def test_bytes_that_are_no_message_are_not_kept():
+    with running_daemon() as daemon, Client(daemon.grpc) as client:
+        stat = Path(f"/proc/{daemon.process.pid}/statm")
+        held = []
+        for _ in range(2):
+            for _ in range(3_000):
+                answer(client, IMPORT, b"\xff")
+            held.append(int(stat.read_text().split()[1]))
+        assert (held[1] - held[0]) * 4_096 < 3_000_000  # a traceback kept is 2 kB
+
+
 def test_partition_files_with_any_byte_changed(anything):
     export = partition_pb2.ExportPartitionRequest(model="m", version=1)
     data = anything.partition.ExportPartition(export).data

@@ -34,6 +34,8 @@ class ModelBooking:
     answer: list
     seen: bool = False
     absences: int = 0
+    awaits: bool = False  # its signature is not complete
+    knew: bool = False  # a part of it had come when it was placed
 
     @property
     def tokens(self):
@@ -49,13 +51,15 @@ class ModelPast:
     attempts: dict = field(default_factory=dict)
     last_worker: tuple = (-1, "")
     until: float = 0.0
+    own_until: dict = field(default_factory=dict)  # of each: a store need not keep it for longer
 
 
 class Contract:
     """Who is there, what is booked, and what has ended, as router.proto and fleet.proto have it."""
 
-    def __init__(self):
-        self.now = 1_000.0
+    def __init__(self, now=1_000.0, report_limit=REPORT_LIMIT):
+        self.now = now
+        self.report_limit = report_limit
         self.fleet: dict[str, ModelWorker] = {}
         self.live: dict[str, ModelBooking] = {}
         self.past: dict[str, ModelPast] = {}
@@ -70,8 +74,12 @@ class Contract:
     def remember(self, request_id, attempt, how):
         past = self.past.setdefault(request_id, ModelPast())
         past.attempts[attempt] = how
-        past.until = self.now + REMEMBERED
+        past.until = past.own_until[attempt] = self.now + REMEMBERED
         return past
+
+    def forget(self):
+        for request_id in [r for r, past in self.past.items() if past.until <= self.now]:
+            del self.past[request_id]
 
     def end_all_on(self, worker):
         gone = [r for r, booking in self.live.items() if booking.worker == worker]
@@ -86,10 +94,16 @@ class Contract:
     def booked(self, worker):
         return sum(b.call.num_sequences for b in self.live.values() if b.worker == worker)
 
-    def full(self, worker):
+    def tokens(self, worker):
+        return sum(b.tokens for b in self.live.values() if b.worker == worker)
+
+    def load(self, worker):
         known = self.fleet[worker]
-        fresh = self.now - known.reported_at <= REPORT_LIMIT
-        return self.booked(worker) + known.foreign * fresh >= known.spec.capacity_sequences
+        fresh = self.now - known.reported_at <= self.report_limit
+        return (self.booked(worker) + known.foreign * fresh) / known.spec.capacity_sequences
+
+    def full(self, worker):
+        return self.load(worker) >= 1
 
     def allowed(self, call):
         prefill = self.fleet.get(call.prefill_worker)

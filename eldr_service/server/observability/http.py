@@ -1,8 +1,11 @@
 """The HTTP port: metrics, health and a page that leads to both."""
 
+import logging
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
@@ -18,6 +21,15 @@ INDEX = """<!doctype html>
 </ul>
 </html>
 """
+
+
+def _of_ours(record: logging.LogRecord) -> bool:
+    """Leave bytes that are no HTTP out of the log: anyone can send them; each is a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+async def _no_body_is_wanted(request: web.Request) -> None:
+    """Whatever the caller expects before it sends a body: none is read here."""
 
 
 class HttpServer:
@@ -43,9 +55,13 @@ class HttpServer:
         self._registry = registry
         self._healthy = healthy
         self.app = web.Application()
-        self.app.router.add_get("/", self._index)
-        self.app.router.add_get("/metrics", self._metrics)
-        self.app.router.add_get("/healthz", self._health)
+        # aiohttp's own reading of Expect fails at bytes that are no text, on any path.
+        add = partial(self.app.router.add_route, expect_handler=_no_body_is_wanted)
+        add("GET", "/", self._index)
+        add("GET", "/metrics", self._metrics)
+        add("GET", "/healthz", self._health)
+        add("*", "/{rest:.*}", self._nothing)
+        logging.getLogger("aiohttp.server").addFilter(_of_ours)
         # Scrapes every few seconds are nothing to log.
         self._runner = web.AppRunner(self.app, access_log=None)
 
@@ -74,6 +90,9 @@ class HttpServer:
         response = web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
         response.enable_compression()
         return response
+
+    async def _nothing(self, request: web.Request) -> web.Response:
+        raise web.HTTPNotFound
 
     async def _health(self, request: web.Request) -> web.Response:
         if self._healthy():

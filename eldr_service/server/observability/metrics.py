@@ -12,6 +12,7 @@ from eldr_service.core.capture import CaptureStatus
 # Decisions take tens of microseconds, calls hundreds.
 DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1, 1.0)
 RPC_BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 5e-1, 1.0, 10.0)
+PAUSE_BUCKETS = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)
 # Shown even when no worker is in them, so that an alert on 0 READY workers has something to read.
 WORKER_STATES = ("JOINING", "READY", "DRAINING")
 
@@ -94,6 +95,12 @@ class Metrics:
             "Time of a unary call in the daemon",
             ["method"],
             buckets=RPC_BUCKETS,
+            registry=registry,
+        )
+        self.pause_seconds = Histogram(
+            "eldr_loop_pause_seconds",
+            "By how much each beat of the event loop, a hundred per second, was late",
+            buckets=PAUSE_BUCKETS,
             registry=registry,
         )
         self.placements = Counter(

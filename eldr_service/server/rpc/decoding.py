@@ -19,8 +19,9 @@ class NotAMessageError(InvalidArgumentError):
         super().__init__("message", "the method's request, encoded as protobuf", "other bytes")
 
 
-NOT_A_MESSAGE = NotAMessageError()
-"""Stands for the request of a unary call; `unary` refuses it."""
+NOT_A_MESSAGE = object()
+"""Stands for the request of a unary call; `unary` refuses it. Each refusal is an error of its own:
+one that is raised again and again keeps the frames of every time."""
 
 
 def refusing_garbage(handler: grpc.RpcMethodHandler) -> Any:
@@ -41,7 +42,7 @@ def refusing_garbage(handler: grpc.RpcMethodHandler) -> Any:
         try:
             return deserialize(data)
         except DecodeError:
-            raise NOT_A_MESSAGE from None
+            raise NotAMessageError from None
 
     if handler.stream_stream:
         return handler._replace(
@@ -67,7 +68,7 @@ def _ending(serve: Callable[[Any, Any], Awaitable[None]]) -> Callable[[Any, Any]
 def _asking(serve: Callable[[Any, Any], AsyncIterator[Any]]) -> Callable[[Any, Any], Any]:
     async def serve_messages(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
         if request is NOT_A_MESSAGE:
-            await abort(context, NOT_A_MESSAGE)
+            await abort(context, NotAMessageError())
         async for response in serve(request, context):
             yield response
 

@@ -1,9 +1,11 @@
 """The ports on which gRPC is served, and which services each has."""
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -14,12 +16,17 @@ from eldr_service.server.rpc.decoding import refusing_garbage
 MAX_MESSAGE_BYTES = 64 << 20
 # A connection that has not said what it wants by then is closed; gRPC's own patience is 120 s.
 HANDSHAKE_SECONDS = 10
+# How often servers are looked at, and how long the calls of one that failed may go on.
+LOOK_SECONDS = 0.05
+LAST_CALLS_SECONDS = 10.0
 # What is left to the listener for administration, where there is one.
 ADMINISTRATION = {
     "eldr.v1.FleetService": frozenset({"DrainWorker", "RemoveWorker"}),
     "eldr.v1.PartitionService": None,
     "eldr.v1.PolicyService": None,
 }
+
+log = structlog.get_logger("eldr")
 
 Add = Callable[[Any, Any], None]
 """Adds a servicer to a server: generated with the stubs."""
@@ -52,6 +59,7 @@ class Listeners:
         self._health = health.aio.HealthServicer()
         self._names: set[str] = {""}
         self._servers: list[grpc.aio.Server] = []
+        self._opened: list[tuple[str, bool]] = []  # the arguments of `open` for each
 
     def open(self, address: str, administration: bool) -> int:
         """Take HOST:PORT, and return the port; nothing is served before `start`.
@@ -61,6 +69,12 @@ class Listeners:
         RuntimeError
             It cannot be used.
         """
+        server, port = self._open(address, administration)
+        self._servers.append(server)
+        self._opened.append((f"{address.rpartition(':')[0]}:{port}", administration))
+        return port
+
+    def _open(self, address: str, administration: bool) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(
             interceptors=self._interceptors,
             options=[
@@ -82,13 +96,41 @@ class Listeners:
             port = server.add_secure_port(address, self._certificates.credentials())
         else:
             port = server.add_insecure_port(address)
-        self._servers.append(server)
-        return int(port)
+        return server, int(port)
 
     async def start(self) -> None:
         """Serve."""
         for server in self._servers:
             await server.start()
+
+    async def keep_serving(self) -> None:
+        """Put another server in the place of each that fails, until cancelled.
+
+        A call whose path is no UTF-8 ends grpc.aio's server, before it is asked who calls. Calls
+        that it had go on for a while, and clients connect to its successor.
+        """
+        ending = set()
+        while True:
+            for place, server in enumerate(self._servers):
+                try:
+                    await server.wait_for_termination(LOOK_SECONDS / len(self._servers))
+                except Exception as error:  # noqa: BLE001 - whatever it was, the port is served
+                    address, administration = self._opened[place]
+                    log.error("gRPC server failed, another takes over", error=repr(error))
+                    ending.add(last := asyncio.create_task(server.stop(LAST_CALLS_SECONDS)))
+                    last.add_done_callback(ending.discard)
+                    self._servers[place] = await self._successor(address, administration)
+
+    async def _successor(self, address: str, administration: bool) -> grpc.aio.Server:
+        while True:
+            try:
+                server, _ = self._open(address, administration)
+            except RuntimeError as error:  # the port is not free yet
+                log.error("gRPC server not replaced", error=str(error), retry_seconds=1.0)
+                await asyncio.sleep(1.0)
+            else:
+                await server.start()
+                return server
 
     async def tell(self, serving: bool) -> None:
         """Say to health checks whether the daemon takes requests."""

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from eldr_service.core.errors import EldrError, UnavailableError
-from eldr_service.server.rpc.decoding import NOT_A_MESSAGE
+from eldr_service.server.rpc.decoding import NOT_A_MESSAGE, NotAMessageError
 from eldr_service.server.rpc.errors import abort, status_code
 from eldr_service.stores.records import StoreError
 
@@ -23,7 +23,7 @@ def unary(method: Method) -> Method:
         began = time.perf_counter()
         try:
             if request is NOT_A_MESSAGE:
-                raise NOT_A_MESSAGE
+                raise NotAMessageError
             return await method(self, request, context)
         except EldrError as error:
             self.telemetry.refused(self, method.__name__, status_code(error), error)

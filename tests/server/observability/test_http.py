@@ -1,3 +1,5 @@
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -54,3 +56,15 @@ async def test_a_port_in_use_is_an_error():
         await second.start("127.0.0.1", port)
     await first.stop()
     await second.stop()
+
+
+@pytest.mark.parametrize(("path", "status"), [("/metrics", 200), ("/nothing", 404)])
+async def test_no_expectation_fails(served, path, status, caplog):
+    session, _ = served
+    reader, writer = await asyncio.open_connection("127.0.0.1", session._base_url.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nExpect: \xff\r\n\r\n".encode("latin-1"))
+    assert f" {status} ".encode() in await reader.readline()
+    writer.write(b"no HTTP at all\0\r\n\r\n")
+    await reader.read()
+    writer.close()
+    assert caplog.records == []

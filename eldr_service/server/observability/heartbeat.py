@@ -1,0 +1,15 @@
+"""How long the event loop is held at a time, by a beat that comes late when it is."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+BEAT_SECONDS = 0.01
+
+
+async def beat(observe: Callable[[float], None]) -> None:
+    """Tell by how many seconds each beat is late, until cancelled."""
+    while True:
+        due = time.monotonic() + BEAT_SECONDS
+        await asyncio.sleep(BEAT_SECONDS)
+        observe(max(0.0, time.monotonic() - due))
