@@ -42,8 +42,8 @@ test: test-fast bench-check test-vllm ## every test: those that need no vLLM, th
 test-fast: setup ## the tests that need no vLLM
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
-soak: setup ## the tests of tests/faults in long: a daemon killed 20 times under load, and the like; ROUNDS=
-	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest tests/faults -s
+soak: setup ## the tests of tests/faults in long: a daemon killed 20 times under load, and the like; ROUNDS= PING_SECONDS=3600
+	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) ELDR_FAULTS_PING_SECONDS=$(or $(PING_SECONDS),45) $(BIN)/python -m pytest tests/faults -s
 
 test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe

@@ -14,6 +14,11 @@ from eldr_service.server.rpc.decoding import refusing_garbage
 MAX_MESSAGE_BYTES = 64 << 20
 # A connection that has not said what it wants by then is closed; gRPC's own patience is 120 s.
 HANDSHAKE_SECONDS = 10
+# Clients ping every ten seconds at most often, by their languages' rules; gRPC's own patience, one
+# ping in five minutes and none without a call, ends their connections with "too many pings".
+LEAST_PING_SECONDS = 1
+# A peer that vanished without a word loses its streams after both of these.
+PEER_PING_SECONDS, PEER_ANSWER_SECONDS = 60, 20
 # What is left to the listener for administration, where there is one.
 ADMINISTRATION = {
     "eldr.v1.FleetService": frozenset({"DrainWorker", "RemoveWorker"}),
@@ -68,6 +73,10 @@ class Listeners:
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_concurrent_streams", self._max_calls),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_SECONDS * 1_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.keepalive_time_ms", PEER_PING_SECONDS * 1_000),
+                ("grpc.keepalive_timeout_ms", PEER_ANSWER_SECONDS * 1_000),
                 ("grpc.so_reuseport", 0),  # a second daemon on this port must fail, not share it
             ],
         )
