@@ -322,6 +322,14 @@ class Settings(BaseSettings):
         ge=1,
         le=1 << 20,
     )
+    max_waiting: int = _option(
+        "COUNT",
+        "calls that wait for a place (max_wait) over all models and callers; the line that has the"
+        " most gives way",
+        default=4_096,
+        ge=1,
+        le=1 << 20,
+    )
     max_workers: int = _option(
         "COUNT",
         "workers over all models; more are refused, so that a loop cannot fill the memory",

@@ -273,7 +273,10 @@ class Daemon:
             self._replica.written if self._replica else nothing_to_wait_for,
         )
         telemetry.on_worker_changed = fleet_service.worker_changed
-        router_service = RouterService(self._router, telemetry, self._durability, self._replica)
+        router_service = RouterService(
+            self._router, telemetry, settings.max_waiting, self._durability, self._replica
+        )
+        self._places = router_service.places
         agreed = self._replica.agreed if self._replica else at_once
         partition_service = PartitionService(
             self._router, self._partitions, self._refits, self._process, telemetry, agreed
@@ -340,6 +343,7 @@ class Daemon:
                 self._replica.tick(now)
                 if self._replica.leads:
                     self._refits.tick(now)
+            self._places.tick()
             if self._durability:
                 self._durability.tick(now)
             if self._learning:

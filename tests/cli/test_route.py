@@ -32,6 +32,16 @@ def test_a_dry_run_books_nothing(fleet):
     assert booked(fleet) == 0
 
 
+def test_a_wait_for_a_place(fleet):
+    fleet("workers", "add", "small", "--url", "http://small:1", "--model", "m", "--capacity", 1)
+    to_small = ("route", "--pin", "small", "--max-wait", 12)  # longer than calls may take else
+    fleet(*to_small, "--request-id", "held", "--lease", 11)
+    assert "small" in fleet(*to_small, "--request-id", "late", "--priority", 10)
+    told = fleet(*to_small[:-1], 0.1, "--request-id", "later", code=1)
+    assert "within 0.1 s" in told
+    assert "--priority" in fleet(*to_small, "--priority", 11, code=2)
+
+
 def test_attempts_and_repeats(fleet):
     first = fleet.json("route", "--request-id", "a b")["placement"]
     assert "(the booking was there already)" in fleet("route", "--request-id", "a b")

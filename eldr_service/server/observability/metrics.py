@@ -12,6 +12,7 @@ from eldr_service.core.capture import CaptureStatus
 # Decisions take tens of microseconds, calls hundreds.
 DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1, 1.0)
 RPC_BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 5e-1, 1.0, 10.0)
+WAIT_BUCKETS = (1e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 # Shown even when no worker is in them, so that an alert on 0 READY workers has something to read.
 WORKER_STATES = ("JOINING", "READY", "DRAINING")
 
@@ -48,6 +49,7 @@ class ModelState:
     workers: Sequence[WorkerState] = ()
     _: KW_ONLY
     leases: int = 0
+    waiting: int = 0
     partition_version: int = 0
     partition_drift: float | None = None
     window_signatures: int = 0
@@ -85,6 +87,12 @@ class Metrics:
             "Time of a unary call in the daemon",
             ["method"],
             buckets=RPC_BUCKETS,
+            registry=registry,
+        )
+        self.wait_seconds = Histogram(
+            "eldr_wait_seconds",
+            "Time that a call waited for a place where every eligible worker was full",
+            buckets=WAIT_BUCKETS,
             registry=registry,
         )
         self.placements = Counter(
@@ -207,6 +215,9 @@ def _families(state: RouterState) -> list[Metric]:
     )
     workers = GaugeMetricFamily("eldr_workers", "Workers", labels=["model", "state"])
     leases = GaugeMetricFamily("eldr_leases", "Bookings alive", labels=["model"])
+    waiting = GaugeMetricFamily(
+        "eldr_waiting_calls", "Calls that wait for a place", labels=["model"]
+    )
     version = GaugeMetricFamily(
         "eldr_partition_version", "Version of the active partition, 0 for none", labels=["model"]
     )
@@ -226,6 +237,7 @@ def _families(state: RouterState) -> list[Metric]:
     )
     for model in state.models:
         leases.add_metric([model.model], model.leases)
+        waiting.add_metric([model.model], model.waiting)
         version.add_metric([model.model], model.partition_version)
         window.add_metric([model.model], model.window_signatures)
         if model.partition_drift is not None:
@@ -242,4 +254,5 @@ def _families(state: RouterState) -> list[Metric]:
             states[worker.state] = states.get(worker.state, 0) + 1
         for name, count in states.items():
             workers.add_metric([model.model, name], count)
-    return [load, booked, capture, tokens, workers, leases, version, drift, window, held, size]
+    of_models = [workers, leases, waiting, version, drift, window]
+    return [load, booked, capture, tokens, *of_models, held, size]

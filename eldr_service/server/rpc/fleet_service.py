@@ -106,6 +106,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             reading.load_report(request),
             time.monotonic(),
         )
+        if accepted:
+            self.telemetry.on_room(request.model)
         response = pb.ReportLoadResponse(accepted=accepted, report_interval=self._report_interval)
         for request_id, attempt in unknown:
             response.unknown.add(request_id=request_id, attempt=attempt)

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import grpc
 import structlog
@@ -34,12 +35,18 @@ class Telemetry:
         Told of every change of membership, state and capture, for watchers.
     is_elsewhere : callable () -> bool
         What happens now was done by another replica, which counts it.
+    on_room : callable (model)
+        Told whenever a worker of the model may have room that it had not.
+    waiting : callable (model) -> int
+        How many calls wait for that.
     """
 
     def __init__(self) -> None:
         self.metrics = Metrics(self._state)
         self.on_worker_changed: Callable[[str, int, WorkerState], None] = lambda *_: None
         self.is_elsewhere: Callable[[], bool] = lambda: False
+        self.on_room: Callable[[str], None] = lambda _: None
+        self.waiting: Callable[[str], int] = lambda _: 0
         self._router: Router | None = None
 
     def watch(self, router: Router) -> None:
@@ -72,6 +79,15 @@ class Telemetry:
             early=booking.early,
             microseconds=round(seconds * 1e6),
         )
+
+    @contextmanager
+    def waits(self) -> Iterator[None]:
+        """Measure how long a call waits for a place."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.metrics.wait_seconds.observe(time.perf_counter() - began)
 
     def released(
         self,
@@ -121,6 +137,7 @@ class Telemetry:
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
         """A booking ended."""
+        self.on_room(model)
         if self.is_elsewhere():
             return
         self.metrics.bookings_ended.labels(model, how.name).inc()
@@ -146,6 +163,7 @@ class Telemetry:
         said = {"capture": capture.state.name, "reason": capture.reason} if capture else {}
         log.info("worker", worker=worker, model=model, state=state.name, **said)
         self.on_worker_changed(model, row, state)
+        self.on_room(model)
         if state is WorkerState.GONE:
             self.metrics.forget_worker(model, worker)
 
@@ -154,7 +172,10 @@ class Telemetry:
             return RouterState()
         now = time.monotonic()
         return RouterState(
-            models=[_model_state(model, now) for model in self._router.models.values()],
+            models=[
+                _model_state(model, self.waiting(name), now)
+                for name, model in self._router.models.items()
+            ],
             signatures_held=len(self._router.signatures),
             signature_bytes=self._router.signatures.nbytes,
         )
@@ -164,7 +185,7 @@ def _full_name(servicer: object, method: str) -> str:
     return f"eldr.v1.{type(servicer).__name__}/{method}"
 
 
-def _model_state(model: Model, now: float) -> ModelState:
+def _model_state(model: Model, waiting: int, now: float) -> ModelState:
     fleet = model.fleet
     workers = [
         WorkerGauges(
@@ -181,6 +202,7 @@ def _model_state(model: Model, now: float) -> ModelState:
         model=model.name,
         workers=workers,
         leases=len(model.bookings),
+        waiting=waiting,
         partition_version=version,
         partition_drift=model.drift,
         window_signatures=len(model.recent),

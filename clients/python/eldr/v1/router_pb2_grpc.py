@@ -117,7 +117,8 @@ class RouterServiceServicer(object):
 
         FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was released
         already, or is superseded by a higher attempt; or the counts' geometry is not the model's.
-        RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity.
+        RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity, and was for
+        max_wait; or more calls wait than may, and this one's model and caller have the most of them.
         UNAVAILABLE: the model has no worker that is READY and passes the request's filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
