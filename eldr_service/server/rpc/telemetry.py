@@ -122,6 +122,12 @@ class Telemetry:
         self.metrics.errors.labels(method, code.name).inc()
         log.info("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
 
+    def refused_call(self, method: str, error: EldrError) -> None:
+        """A call was refused as too many are in progress; a flood makes no flood of lines."""
+        code = status_code(error)
+        self.metrics.errors.labels(method.lstrip("/"), code.name).inc()
+        log.debug("refused", method=method, code=code.name, error=str(error))
+
     def refused_caller(self, method: str, error: EldrError) -> None:
         """A call was refused for its token; strangers' method names make no series of their own."""
         code = status_code(error)
