@@ -48,7 +48,8 @@ def test_who_has_the_most_is_refused_at_once(flooded):
     client, _ = flooded
     with Refused("RESOURCE_EXHAUSTED") as refused:
         client.route("flood", "more")
-    assert (refused.status.reason, refused.status.retry_seconds) == ("TOO_MANY_CALLS", 0.5)
+    assert refused.status.reason == "TOO_MANY_CALLS"
+    assert 0.5 <= refused.status.retry_seconds <= 1
     assert f"{MOST} calls in progress, {MOST} of them" in refused.status.message
     answers = client.router.RouteStream(iter([]), timeout=10)
     assert list(answers) == []  # nothing of no model was in progress
@@ -86,7 +87,7 @@ def test_streams_count(flooded):
         eventually(lambda w=watch: next(w).synchronized)
     with Refused("RESOURCE_EXHAUSTED") as refused:
         next(client.watch())
-    assert refused.status.retry_seconds == 0.5
+    assert 0.5 <= refused.status.retry_seconds <= 1
     watches[0].cancel()
 
     def is_let_in():

@@ -92,9 +92,18 @@ def test_without_max_wait_the_refusal_comes_at_once(client, model, line):
     line.join("a")
     with Refused("RESOURCE_EXHAUSTED") as refused:
         client.route(model, "b")
-    assert refused.status.retry_seconds == pytest.approx(0.1)
+    assert 0.1 <= refused.status.retry_seconds <= 0.2
     with Refused("RESOURCE_EXHAUSTED"):
         client.route(model, "b", max_wait=wait(), dry_run=True)
+
+
+def test_who_was_refused_together_comes_back_apart(client, model, line):
+    delays = set()
+    for number in range(8):
+        with Refused("RESOURCE_EXHAUSTED") as refused:
+            client.route(model, f"r{number}")
+        delays.add(refused.status.retry_seconds)
+    assert len(delays) > 6
 
 
 def test_a_wait_ends(client, model, line):
@@ -103,7 +112,7 @@ def test_a_wait_ends(client, model, line):
     refused = line.refusal("a")
     assert time.monotonic() - began >= 0.6
     assert (refused.code, refused.reason) == ("RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED")
-    assert refused.retry_seconds == pytest.approx(0.1)
+    assert 0.1 <= refused.retry_seconds <= 0.2
     assert "at capacity" in refused.message
     assert "0.6 s" in refused.message
     client.release(model, "r")
@@ -298,7 +307,7 @@ def test_a_flood_of_one_model_takes_no_room_of_another():
         with Refused("RESOURCE_EXHAUSTED") as refused:
             client.route("flood", "one more", max_wait=wait())
         assert "6 calls wait" in refused.status.message
-        assert refused.status.retry_seconds == 1
+        assert 1 <= refused.status.retry_seconds <= 2
         urgent = router_pb2.RouteRequest(
             model="flood", request_id="urgent", max_wait=wait(), priority=10
         )

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 from eldr_service.server.rpc.admission import Admission
 from eldr_service.server.rpc.certificates import Certificates
 from eldr_service.server.rpc.decoding import refusing_garbage
+from eldr_service.server.rpc.unread import ending_unread
 
 # A FitPartition with its counts is the largest message; 10 MB ids still get a clear answer.
 MAX_MESSAGE_BYTES = 64 << 20
@@ -150,7 +151,7 @@ class _Chosen:
         if left_out is None:
             return
         kept = {
-            name: self._guarding(f"/{service}/{name}", refusing_garbage(handler))
+            name: ending_unread(self._guarding(f"/{service}/{name}", refusing_garbage(handler)))
             for name, handler in handlers.items()
             if name not in left_out
         }

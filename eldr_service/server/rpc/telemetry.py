@@ -11,7 +11,7 @@ from eldr.v1 import router_pb2
 
 from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
-from eldr_service.core.errors import EldrError
+from eldr_service.core.errors import EldrError, ResourceExhaustedError
 from eldr_service.core.worker import WorkerState
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.model import Model
@@ -120,7 +120,9 @@ class Telemetry:
         """A call or a message of a stream was refused."""
         method = _full_name(servicer, method)
         self.metrics.errors.labels(method, code.name).inc()
-        log.info("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
+        # A line per refusal would take as long as the refusal, just where there is no time.
+        say = log.debug if isinstance(error, ResourceExhaustedError) else log.info
+        say("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
 
     def refused_call(self, method: str, error: EldrError) -> None:
         """A call was refused as too many are in progress; a flood makes no flood of lines."""

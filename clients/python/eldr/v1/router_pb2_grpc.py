@@ -33,7 +33,9 @@ class RouterServiceStub(object):
     an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
     is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
-    caller that lost an answer simply sends the same again.
+    caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
+    whose delays differ, so that callers who were refused together do not come back together; every call may
+    get it while too many are in progress.
     """
 
     def __init__(self, channel):
@@ -87,7 +89,9 @@ class RouterServiceServicer(object):
     an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
     is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
-    caller that lost an answer simply sends the same again.
+    caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
+    whose delays differ, so that callers who were refused together do not come back together; every call may
+    get it while too many are in progress.
     """
 
     def RegisterSignature(self, request, context):
@@ -217,7 +221,9 @@ class RouterService(object):
     an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
     is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
-    caller that lost an answer simply sends the same again.
+    caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
+    whose delays differ, so that callers who were refused together do not come back together; every call may
+    get it while too many are in progress.
     """
 
     @staticmethod
