@@ -64,6 +64,7 @@ bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.j
 	$(BIN)/python -m benchmarks.speed.decision
 	$(BIN)/python -m benchmarks.speed.rpc
 	$(BIN)/python -m benchmarks.speed.durability
+	$(BIN)/python -m benchmarks.speed.overload
 	$(BIN)/python -m benchmarks.speed.decision_log
 	$(BIN)/python -m benchmarks.speed.scrape
 	$(BIN)/python -m benchmarks.speed.held_signatures

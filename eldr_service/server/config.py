@@ -325,8 +325,8 @@ class Settings(BaseSettings):
     max_calls_in_all: int = _option(
         "COUNT",
         "calls and streams in progress on all connections; then whoever has its share of them is"
-        " refused, and at twice as many everyone. Release, renewals and reports are never refused"
-        " before that",
+        " refused, and at more than twice as many everyone. Release, renewals and reports are never"
+        " refused before that",
         default=8_192,
         ge=1,
         le=1 << 20,

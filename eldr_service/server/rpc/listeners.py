@@ -21,6 +21,7 @@ HANDSHAKE_SECONDS = 10
 LEAST_PING_SECONDS = 1
 # A peer that vanished without a word loses its streams after both of these.
 PEER_PING_SECONDS, PEER_ANSWER_SECONDS = 60, 20
+BEING_REFUSED = 4_096
 # What is left to the listener for administration, where there is one.
 ADMINISTRATION = {
     "eldr.v1.FleetService": frozenset({"DrainWorker", "RemoveWorker"}),
@@ -92,8 +93,9 @@ class Listeners:
                 ("grpc.keepalive_timeout_ms", PEER_ANSWER_SECONDS * 1_000),
                 ("grpc.so_reuseport", 0),  # a second daemon on this port must fail, not share it
             ],
-            # Calls whose message has not come are counted by gRPC alone.
-            maximum_concurrent_rpcs=2 * self._limits.in_all,
+            # Calls whose message has not come are counted by gRPC alone. It refuses without a
+            # RetryInfo, so that those that are just being refused with one must not count here.
+            maximum_concurrent_rpcs=2 * self._limits.in_all + BEING_REFUSED,
         )
         chosen = _Chosen(server, self._admission, {} if administration else ADMINISTRATION)
         for add, servicer in self._services:
