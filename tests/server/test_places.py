@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 import urllib.request
+from contextlib import ExitStack
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from daemon import running_daemon
 from eldr.v1 import fleet_pb2, router_pb2
 from eldr_client import RouterClient, errors
 from google.protobuf.duration_pb2 import Duration
+from redis_server import needs_redis, running_redis
 from small_daemon import MODEL, SmallDaemon
 from wire import Client, Refused, counts, drawn, eventually, read_status, refusal_of
 
@@ -363,3 +365,35 @@ def test_a_stop_ends_the_wait():
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.CANCELLED,
         )
+
+
+@needs_redis
+def test_a_release_at_another_replica_wakes(tmp_path, model):
+    with running_redis(tmp_path) as redis, ExitStack() as stack:
+        a, b = (
+            stack.enter_context(
+                Client(stack.enter_context(running_daemon("--state", redis.url)).grpc)
+            )
+            for _ in range(2)
+        )
+        a.register(model, "w0", **capacity(1))
+        a.route(model, "r")
+        eventually(lambda: booked(b, model) == 1, SOON)
+        waits = [router_pb2.RouteRequest(model=model, request_id=x, max_wait=wait()) for x in "xy"]
+        calls = [c.router.Route.future(w, timeout=60) for c, w in zip((a, b), waits, strict=True)]
+        with pytest.raises(grpc.FutureTimeoutError):
+            calls[1].result(1)
+        for _ in calls:  # of both replicas one is first, and the other waits on
+            eventually(lambda: booked(a, model) == 1, SOON)
+            for held in ("r", "x", "y"):
+                if held == "r" or calls["xy".index(held)].done():
+                    b.release(model, held)
+            eventually(lambda: any(call.done() for call in calls), SOON)
+        assert [call.result(SOON).placement.worker_id for call in calls] == ["w0", "w0"]
+
+
+def booked(client, model):
+    try:
+        return client.booked(model)
+    except grpc.RpcError:  # the model is not known there yet
+        return -1
