@@ -119,7 +119,7 @@ class Places:
         self._count += 1
         self._bytes += waiting.weight
         self._make_room(full)
-        late = f"{full}; none had a place for this call within {most_seconds:.3g} s"
+        late = f"{full}; none had a place for this call within {round(most_seconds, 2):g} s"
         error = ResourceExhaustedError(late, full.retry_after)
         timer = loop.call_later(most_seconds, self._refuse, key, waiting, error)
         try:
