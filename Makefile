@@ -42,10 +42,10 @@ test: test-fast bench-check test-vllm ## every test: those that need no vLLM, th
 test-fast: setup ## the tests that need no vLLM
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
-soak: setup ## the tests of tests/faults in long: kills, a million operations, load; ROUNDS= OPERATIONS= SECONDS= CHURN_SECONDS=
+soak: setup ## the tests of tests/faults in long; ROUNDS= OPERATIONS= SECONDS= CHURN_SECONDS= PING_SECONDS=
 	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) ELDR_FAULTS_OPERATIONS=$(or $(OPERATIONS),1000000) \
 	  ELDR_FAULTS_SECONDS=$(or $(SECONDS),600) ELDR_FAULTS_CHURN_SECONDS=$(or $(CHURN_SECONDS),720) \
-	  $(BIN)/python -m pytest tests/faults -s
+	  ELDR_FAULTS_PING_SECONDS=$(or $(PING_SECONDS),45) $(BIN)/python -m pytest tests/faults -s
 
 test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe
@@ -66,6 +66,7 @@ bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.j
 	$(BIN)/python -m benchmarks.speed.decision
 	$(BIN)/python -m benchmarks.speed.rpc
 	$(BIN)/python -m benchmarks.speed.durability
+	$(BIN)/python -m benchmarks.speed.overload
 	$(BIN)/python -m benchmarks.speed.decision_log
 	$(BIN)/python -m benchmarks.speed.scrape
 	$(BIN)/python -m benchmarks.speed.held_signatures

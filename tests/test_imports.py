@@ -27,9 +27,10 @@ MAY_IMPORT = {
 PARTS_MAY_IMPORT = {
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
-        " server.config server.discovery server.durability server.learning"
+        " server.config server.descriptors server.discovery server.durability server.learning"
         " server.observability server.replicas server.rpc"
     ),
+    "server.descriptors": "",
     "server.durability": "routing stores core",
     "server.learning": "routing stores core",
     "server.discovery": (

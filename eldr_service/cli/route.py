@@ -119,6 +119,18 @@ def route(
             help="How long the booking lives unless it is released or renewed.",
         ),
     ] = None,
+    max_wait: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=60,
+            help="How long to wait for a place where all workers are full; by default not at all.",
+        ),
+    ] = None,
+    priority: Annotated[
+        int, typer.Option(metavar="N", min=-10, max=10, help="Higher ones have a place first.")
+    ] = 0,
 ) -> None:
     """Place a request as a scheduler would: choose a worker and book it.
 
@@ -126,10 +138,12 @@ def route(
     --dry-run, or `eldr explain`, which says why as well.
     """
     message = request.message(session)
-    message.dry_run = dry_run
+    message.dry_run, message.priority = dry_run, priority
     if lease is not None:
         message.lease_ttl.FromMilliseconds(round(lease * 1e3))
-    response = session.call(message)
+    if max_wait is not None:
+        message.max_wait.FromMilliseconds(round(max_wait * 1e3))
+    response = session.call(message, timeout=10.0 + (max_wait or 0.0))
     placement = response.placement
     session.answer(response, _placed(placement), *_booked(message, placement))
 

@@ -1,7 +1,7 @@
 """What can be wrong, in the domain's own terms; `rpc` turns these into gRPC statuses."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:
@@ -38,10 +38,15 @@ class FailedPreconditionError(EldrError):
 
 
 class ResourceExhaustedError(EldrError):
-    """There is no room now; worth another try after `retry_after` seconds."""
+    """There is no room now; worth another try after `retry_after` seconds.
 
-    def __init__(self, message: str, retry_after: float) -> None:
+    `within` is given where a worker's place is what is missing: the limits of the request, within
+    which all workers are full. The next Release may make one free.
+    """
+
+    def __init__(self, message: str, retry_after: float, within: Hashable = None) -> None:
         self.retry_after = retry_after
+        self.within = within
         super().__init__(message)
 
 

@@ -1,6 +1,6 @@
 """A call of Route: what it asks, and what is known of its request."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -27,6 +27,20 @@ class RouteCall(NamedTuple):
     lease_seconds: float | None = None
     labels: Mapping[str, str] = MappingProxyType({})
     fingerprint: int = 0
+
+    def limits(self, group: str) -> Hashable:
+        """What calls have in common that may go to the same workers; `group` is the prefill's."""
+        return (
+            group,
+            self.pinned_worker,
+            frozenset(self.candidate_workers),
+            frozenset(self.exclude_workers),
+            frozenset(self.worker_selector.items()),
+        )
+
+
+ANYWHERE = RouteCall("", "").limits("")
+"""The limits of a call that any worker may serve."""
 
 
 class Known(NamedTuple):

@@ -117,6 +117,7 @@ def apply_filters(
         raise ResourceExhaustedError(
             f"all {int(allowed.sum())} eligible workers of model {call.model} are at capacity",
             RETRY_AFTER_SECONDS,
+            call.limits(group),
         )
     last_resort = -1
     if earlier and earlier in ids and eligible[ids.index(earlier)] and eligible.sum() > 1:

@@ -409,6 +409,31 @@ class Settings(BaseSettings):
         ge=1,
         le=1 << 20,
     )
+    max_calls_in_all: int = _option(
+        "COUNT",
+        "calls and streams in progress on all connections; then whoever has its share of them is"
+        " refused, and at more than twice as many everyone. Release, renewals and reports are never"
+        " refused before that",
+        default=8_192,
+        ge=1,
+        le=1 << 20,
+    )
+    max_connections: int = _option(
+        "COUNT",
+        "connections per gRPC port, further ones are closed at once; fewer where the process may"
+        " not open so many files",
+        default=4_096,
+        ge=1,
+        le=1 << 20,
+    )
+    max_waiting: int = _option(
+        "COUNT",
+        "calls that wait for a place (max_wait) over all models and callers; the line that has the"
+        " most gives way",
+        default=4_096,
+        ge=1,
+        le=1 << 20,
+    )
     max_workers: int = _option(
         "COUNT",
         "workers over all models; more are refused, so that a loop cannot fill the memory",

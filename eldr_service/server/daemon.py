@@ -38,6 +38,7 @@ from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.standing import StandingLimits
 from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
+from eldr_service.server.descriptors import spare_descriptors
 from eldr_service.server.discovery import Discovery, SourceError
 from eldr_service.server.discovery.remembered import Remembered
 from eldr_service.server.discovery.sources import Sources
@@ -49,11 +50,12 @@ from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.replicas.follower import Follower
 from eldr_service.server.replicas.mirror import MirroredStore
 from eldr_service.server.replicas.replica import Replica
+from eldr_service.server.rpc.admission import Admission
 from eldr_service.server.rpc.agreement import at_once
 from eldr_service.server.rpc.auth import TokenInterceptor, Tokens, TokensFileError
 from eldr_service.server.rpc.certificates import CertificateError, Certificates
 from eldr_service.server.rpc.fleet_service import FleetService
-from eldr_service.server.rpc.listeners import Listeners
+from eldr_service.server.rpc.listeners import CallLimits, Listeners
 from eldr_service.server.rpc.partition_service import PartitionService
 from eldr_service.server.rpc.policy_service import PolicyService
 from eldr_service.server.rpc.router_service import RouterService, nothing_to_wait_for
@@ -296,7 +298,10 @@ class Daemon:
             self._replica.written if self._replica else nothing_to_wait_for,
         )
         telemetry.on_worker_changed = fleet_service.worker_changed
-        router_service = RouterService(self._router, telemetry, self._durability, self._replica)
+        router_service = RouterService(
+            self._router, telemetry, settings.max_waiting, self._durability, self._replica
+        )
+        self._places = router_service.places
         agreed = self._replica.agreed if self._replica else at_once
         partition_service = PartitionService(
             self._router, self._partitions, self._refits, self._process, telemetry, agreed
@@ -313,8 +318,23 @@ class Daemon:
             ],
             [guard] if self._tokens or self._signed else [],
             self._certificates,
-            settings.max_calls,
+            Admission(
+                settings.max_calls_in_all, self._router.models.__contains__, telemetry.refused_call
+            ),
+            CallLimits(
+                in_all=settings.max_calls_in_all,
+                per_connection=settings.max_calls,
+                connections=self._most_connections(),
+            ),
         )
+
+    def _most_connections(self) -> int:
+        """As many as the settings say, and fewer where the process may not open so many files."""
+        wanted = self._settings.max_connections
+        most = spare_descriptors(wanted)
+        if most < wanted:
+            log.warning("fewer connections than --max-connections", most=most, wanted=wanted)
+        return most
 
     def _open_ports(self) -> dict[str, str]:
         """Open where gRPC is served: by name, the addresses with their ports."""
@@ -366,6 +386,7 @@ class Daemon:
                 self._replica.tick(now)
                 if self._replica.leads:
                     self._refits.tick(now)
+            self._places.tick()
             if self._durability:
                 self._durability.tick(now)
             if self._learning:

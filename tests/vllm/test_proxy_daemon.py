@@ -268,6 +268,20 @@ async def test_everyone_is_full(shared_daemon):
         await eventually(lambda: not rig.pinned)
 
 
+async def test_a_request_waits_for_a_place(shared_daemon):
+    async with routed_rig(shared_daemon, capacity=1, max_wait=30.0) as rig:
+        for engine in rig.decode:
+            engine.gate = asyncio.Event()
+        asking = [asyncio.create_task(rig.post()) for _ in range(3)]
+        await eventually(lambda: booked(shared_daemon) == 2, 3)
+        await asyncio.sleep(0.2)
+        assert not any(task.done() for task in asking)
+        for engine in rig.decode:
+            engine.gate.set()
+        assert [answer.status for answer, _ in await asyncio.gather(*asking)] == [200] * 3
+        await eventually(lambda: not rig.pinned)
+
+
 async def test_nobody_is_there(shared_daemon):
     async with running_rig(static=False, router=shared_daemon.grpc) as rig:
         answer, body = await rig.post(model="unheard of")

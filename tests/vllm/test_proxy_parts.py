@@ -177,6 +177,7 @@ def test_settings_from_flags_and_environment(tmp_path):
         "ELDR_PROXY_PREFILL": "http://a/,http://b",
         "ELDR_PROXY_DECODE": "http://c",
         "ELDR_PROXY_ROUTE_TIMEOUT": "0.02",
+        "ELDR_PROXY_MAX_WAIT": "2.5",
         "ELDR_PROXY_FIRST_TOKEN_FROM_PREFILL": "true",
         "ELDR_PROXY_TOKEN_FILE": str(token),
     }
@@ -186,6 +187,7 @@ def test_settings_from_flags_and_environment(tmp_path):
     assert (settings.host, settings.port) == ("127.0.0.1", 81)
     assert (settings.route_timeout, settings.token) == (0.02, "secret")
     assert settings.first_token_from_prefill
+    assert settings.max_wait == 2.5
     assert settings.router == "127.0.0.1:50051"
 
 

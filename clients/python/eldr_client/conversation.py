@@ -123,8 +123,8 @@ class Conversation:
     def route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> Procedure[P]:
         """Place a request: by the router, or by the pool when the router does not answer.
 
-        The wait for the signature, if asked for, is added to the timeout. Whoever gives up before
-        the placement is in hand must `disown` the request.
+        The waits for the signature and for a place, if asked for, are added to the timeout. Whoever
+        gives up before the placement is in hand must `disown` the request.
 
         Raises
         ------
@@ -132,7 +132,8 @@ class Conversation:
             The router does not answer, and no worker is known that the request allows.
         """
         timeout = self.timeout if timeout is None else timeout
-        timeout += request.wait_for_signature.ToTimedelta().total_seconds()
+        for wait in (request.wait_for_signature, request.max_wait):
+            timeout += wait.ToTimedelta().total_seconds()
         asked = not self._breaker.is_open
         try:
             response = yield from self.call("Route", request, timeout)

@@ -35,6 +35,11 @@ class RouteFields(TypedDict, total=False):
     explain: bool
     lease_ttl: Seconds
     labels: Mapping[str, str]
+    max_wait: Seconds
+    priority: int
+
+
+_DURATIONS = {"wait_for_signature", "lease_ttl", "max_wait"}
 
 
 class ChunkFields(TypedDict, total=False):
@@ -66,7 +71,7 @@ def route_request(
     if unknown := fields.keys() - RouteFields.__annotations__.keys():
         raise TypeError(f"route has no {', '.join(sorted(unknown))}")
     values: dict[str, Any] = {
-        name: duration(value) if name in ("wait_for_signature", "lease_ttl") else value  # type: ignore[arg-type]
+        name: duration(value) if name in _DURATIONS else value  # type: ignore[arg-type]
         for name, value in fields.items()
     }
     return RouteRequest(model=model, request_id=request_id, counts=counts, **values)

@@ -145,11 +145,6 @@ class Replica:
         avoidance = Avoidance(message.avoidance)
         self.model.fleet.set_standing(message.row, avoidance, message.relief)
 
-    def worker_stood(self, message: pb.LogStanding) -> None:
-        """A worker stands otherwise beside the others."""
-        avoidance = Avoidance(message.avoidance)
-        self.model.fleet.set_standing(message.row, avoidance, message.relief)
-
     def reported(self, message: pb.LogReport, now: float) -> None:
         """A worker reported."""
         self.model.take_numbers(message.row, from_records.report(message), now)

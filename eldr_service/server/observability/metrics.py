@@ -13,6 +13,7 @@ from eldr_service.core.capture import CaptureStatus
 DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1, 1.0)
 RPC_BUCKETS = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 5e-1, 1.0, 10.0)
 PAUSE_BUCKETS = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)
+WAIT_BUCKETS = (1e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 # Shown even when no worker is in them, so that an alert on 0 READY workers has something to read.
 WORKER_STATES = ("JOINING", "READY", "DRAINING")
 
@@ -58,6 +59,7 @@ class ModelState:
     workers: Sequence[WorkerState] = ()
     _: KW_ONLY
     leases: int = 0
+    waiting: int = 0
     partition_version: int = 0
     partition_drift: float | None = None
     window_signatures: int = 0
@@ -101,6 +103,12 @@ class Metrics:
             "eldr_loop_pause_seconds",
             "By how much each beat of the event loop, a hundred per second, was late",
             buckets=PAUSE_BUCKETS,
+            registry=registry,
+        )
+        self.wait_seconds = Histogram(
+            "eldr_wait_seconds",
+            "Time that a call waited for a place where every eligible worker was full",
+            buckets=WAIT_BUCKETS,
             registry=registry,
         )
         self.placements = Counter(
@@ -262,6 +270,9 @@ def _families(state: RouterState) -> list[Metric]:
     )
     workers = GaugeMetricFamily("eldr_workers", "Workers", labels=["model", "state"])
     leases = GaugeMetricFamily("eldr_leases", "Bookings alive", labels=["model"])
+    waiting = GaugeMetricFamily(
+        "eldr_waiting_calls", "Calls that wait for a place", labels=["model"]
+    )
     version = GaugeMetricFamily(
         "eldr_partition_version", "Version of the active partition, 0 for none", labels=["model"]
     )
@@ -281,6 +292,7 @@ def _families(state: RouterState) -> list[Metric]:
     )
     for model in state.models:
         leases.add_metric([model.model], model.leases)
+        waiting.add_metric([model.model], model.waiting)
         version.add_metric([model.model], model.partition_version)
         window.add_metric([model.model], model.window_signatures)
         if model.partition_drift is not None:
@@ -304,4 +316,4 @@ def _families(state: RouterState) -> list[Metric]:
         for name, count in states.items():
             workers.add_metric([model.model, name], count)
     of_workers = [load, booked, capture, tokens, avoided, relief, pace, workers]
-    return [*of_workers, leases, version, drift, window, held, size]
+    return [*of_workers, leases, waiting, version, drift, window, held, size]

@@ -1,5 +1,6 @@
 """The domain's errors as gRPC statuses with machine-readable details."""
 
+import random
 import re
 from typing import NoReturn
 
@@ -60,7 +61,8 @@ def to_status(error: EldrError) -> Status:
     """Turn a domain error into a `google.rpc.Status`.
 
     Its details are an ErrorInfo always, a BadRequest that names the field of an invalid argument,
-    and a RetryInfo with the delay after which an exhausted resource is worth another try.
+    and a RetryInfo with the delay after which an exhausted resource is worth another try: once to
+    twice the error's, by chance, as all who were refused at once would come back at once.
     """
     info = ErrorInfo(reason=_reason(error), domain=DOMAIN)
     details: list[Message] = [info]
@@ -75,7 +77,7 @@ def to_status(error: EldrError) -> Status:
         details.append(BadRequest(field_violations=[violation]))
     elif isinstance(error, ResourceExhaustedError):
         delay = Duration()
-        delay.FromNanoseconds(round(error.retry_after * 1e9))
+        delay.FromMilliseconds(round(error.retry_after * random.uniform(1.0, 2.0) * 1e3))
         details.append(RetryInfo(retry_delay=delay))
     status = Status(code=status_code(error).value[0], message=_clip(str(error), MAX_MESSAGE))
     for detail in details:

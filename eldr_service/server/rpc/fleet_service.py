@@ -117,6 +117,8 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
             state=f"WORKER_STATE_{state.name}",
             drained=drained and accepted,
         )
+        if accepted:
+            self.telemetry.on_room(model_name)
         for request_id, attempt in unknown:
             response.unknown.add(request_id=request_id, attempt=attempt)
         return response

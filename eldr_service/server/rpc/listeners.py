@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from eldr_service.server.rpc.admission import Admission
 from eldr_service.server.rpc.certificates import Certificates
 from eldr_service.server.rpc.decoding import refusing_garbage
+from eldr_service.server.rpc.unread import ending_unread
 
 # A FitPartition with its counts is the largest message; 10 MB ids still get a clear answer.
 MAX_MESSAGE_BYTES = 64 << 20
@@ -19,6 +21,12 @@ HANDSHAKE_SECONDS = 10
 # How often servers are looked at, and how long the calls of one that failed may go on.
 LOOK_SECONDS = 0.05
 LAST_CALLS_SECONDS = 10.0
+# Clients ping every ten seconds at most often, by their languages' rules; gRPC's own patience, one
+# ping in five minutes and none without a call, ends their connections with "too many pings".
+LEAST_PING_SECONDS = 1
+# A peer that vanished without a word loses its streams after both of these.
+PEER_PING_SECONDS, PEER_ANSWER_SECONDS = 60, 20
+BEING_REFUSED = 4_096
 # What is left to the listener for administration, where there is one.
 ADMINISTRATION = {
     "eldr.v1.FleetService": frozenset({"DrainWorker", "RemoveWorker"}),
@@ -32,6 +40,14 @@ Add = Callable[[Any, Any], None]
 """Adds a servicer to a server: generated with the stubs."""
 
 
+class CallLimits(NamedTuple):
+    """How many calls and streams may be in progress, and on how many connections per listener."""
+
+    in_all: int
+    per_connection: int
+    connections: int
+
+
 class Listeners:
     """gRPC servers that share services, credentials and health.
 
@@ -41,8 +57,8 @@ class Listeners:
     interceptors : sequence of ServerInterceptor
     certificates : Certificates or None
         None for plain text.
-    max_calls : int
-        In flight per connection; clients hold further ones back.
+    admission : Admission
+    limits : CallLimits
     """
 
     def __init__(
@@ -50,12 +66,14 @@ class Listeners:
         services: Sequence[tuple[Add, Any]],
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         certificates: Certificates | None,
-        max_calls: int,
+        admission: Admission,
+        limits: CallLimits,
     ) -> None:
         self._services = services
         self._interceptors = interceptors
         self._certificates = certificates
-        self._max_calls = max_calls
+        self._admission = admission
+        self._limits = limits
         self._health = health.aio.HealthServicer()
         self._names: set[str] = {""}
         self._servers: list[grpc.aio.Server] = []
@@ -80,12 +98,20 @@ class Listeners:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_concurrent_streams", self._max_calls),
+                ("grpc.max_concurrent_streams", self._limits.per_connection),
+                ("grpc.max_allowed_incoming_connections", self._limits.connections),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", LEAST_PING_SECONDS * 1_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.keepalive_time_ms", PEER_PING_SECONDS * 1_000),
+                ("grpc.keepalive_timeout_ms", PEER_ANSWER_SECONDS * 1_000),
                 ("grpc.so_reuseport", 0),  # a second daemon on this port must fail, not share it
             ],
+            # Calls whose message has not come are counted by gRPC alone. It refuses without a
+            # RetryInfo, so that those that are just being refused with one must not count here.
+            maximum_concurrent_rpcs=2 * self._limits.in_all + BEING_REFUSED,
         )
-        chosen = _Chosen(server, {} if administration else ADMINISTRATION)
+        chosen = _Chosen(server, self._admission, {} if administration else ADMINISTRATION)
         for add, servicer in self._services:
             add(servicer, chosen)
         self._names |= chosen.names
@@ -148,9 +174,13 @@ class _Chosen:
     """Stands for a server where services are added, and passes on those that it is to have."""
 
     def __init__(
-        self, server: grpc.aio.Server, left_out: Mapping[str, Collection[str] | None]
+        self,
+        server: grpc.aio.Server,
+        admission: Admission,
+        left_out: Mapping[str, Collection[str] | None],
     ) -> None:
         self._server = server
+        self._guarding = admission.guarding
         self._left_out = left_out
         self.names: set[str] = set()
 
@@ -164,7 +194,11 @@ class _Chosen:
         left_out = self._left_out.get(service, ())
         if left_out is None:
             return
-        kept = {n: refusing_garbage(h) for n, h in handlers.items() if n not in left_out}
+        kept = {
+            name: ending_unread(self._guarding(f"/{service}/{name}", refusing_garbage(handler)))
+            for name, handler in handlers.items()
+            if name not in left_out
+        }
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, kept),)
         )

@@ -37,6 +37,8 @@ MAX_LISTED = 65_536
 MAX_WORKERS = 4_096  # of a list: as many as a daemon may know
 MAX_SEQUENCES = 4_096
 MAX_WAIT_SECONDS = 10.0
+MAX_WAIT_FOR_PLACE_SECONDS = 60.0
+MAX_PRIORITY = 10
 LEASE_SECONDS = (1.0, 86_400.0)
 MAX_KV_TOKENS = 1 << 48  # leaves room for sums of them in 64 bits
 
@@ -107,6 +109,20 @@ def choice(field: str, kind: type[Choice], value: int) -> Choice:
 def wait_seconds(request: router_pb2.RouteRequest | router_pb2.RouteStreamRequest) -> float:
     """Check how long a Route may wait for its signature."""
     return seconds("wait_for_signature", request.wait_for_signature, 0.0, MAX_WAIT_SECONDS)
+
+
+def place_in_line(
+    request: router_pb2.RouteRequest | router_pb2.RouteStreamRequest,
+) -> tuple[float, int]:
+    """Check how long a Route may wait for a place, and its priority then."""
+    if abs(request.priority) > MAX_PRIORITY:
+        raise InvalidArgumentError(
+            "priority", f"-{MAX_PRIORITY} to {MAX_PRIORITY}", request.priority
+        )
+    if not request.HasField("max_wait"):
+        return 0.0, request.priority
+    wait = seconds("max_wait", request.max_wait, 0.0, MAX_WAIT_FOR_PLACE_SECONDS)
+    return wait, request.priority
 
 
 def labels(field: str, value: Mapping[str, str]) -> dict[str, str]:

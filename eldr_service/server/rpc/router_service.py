@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import grpc
@@ -11,7 +11,12 @@ from eldr.v1 import router_pb2 as pb
 from eldr.v1 import router_pb2_grpc
 
 from eldr_service.core.booking import Booking
-from eldr_service.core.errors import EldrError, InvalidArgumentError, UnavailableError
+from eldr_service.core.errors import (
+    EldrError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 from eldr_service.core.signature_buffer import HeldSignature
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.place import Placed
@@ -19,7 +24,9 @@ from eldr_service.routing.router import ReleaseOutcome, ReleaseResult, Router
 from eldr_service.server.durability import Durability
 from eldr_service.server.replicas.replica import Replica
 from eldr_service.server.rpc import reading, writing
+from eldr_service.server.rpc.caller import CALLER
 from eldr_service.server.rpc.errors import DeadlineExceededError, status_code, to_status
+from eldr_service.server.rpc.places import Places
 from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
@@ -31,16 +38,25 @@ _SIGNATURE_FIELDS = ("model", "request_id", "prefill_worker")
 
 
 class RouterService(router_pb2_grpc.RouterServiceServicer):
-    """Reads messages, lets the router decide, writes answers."""
+    """Reads messages, lets the router decide, writes answers.
+
+    Attributes
+    ----------
+    places : Places
+        Calls that wait for a worker's; at most `max_waiting`.
+    """
 
     def __init__(
         self,
         router: Router,
         telemetry: Telemetry,
+        max_waiting: int,
         durability: Durability | None = None,
         replica: Replica | None = None,
     ) -> None:
         self.telemetry = telemetry
+        self.places = Places(self._decide, self._give_back, max_waiting)
+        telemetry.on_room, telemetry.waiting = self.places.free, self.places.of
         self._router = router
         self._keeper = replica or durability
         self._replica = replica
@@ -212,40 +228,60 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: pb.RouteRequest | pb.RouteStreamRequest, answer: pb.Placement
     ) -> Settle:
         """Place a request and write the answer; returns what is to be told when it is sent."""
-        began = time.perf_counter()
         call = reading.route_call(request)
         wait = reading.wait_seconds(request)
+        max_wait, priority = reading.place_in_line(request)
         if wait and call.counts is None:
             await self._wait_for_signature(call, wait)
-            began = time.perf_counter()  # waiting is no part of deciding
-        now = time.monotonic()
-        placed = await self._decide(call) if self._replica else self._router.route(call, now)
-        self.telemetry.placed(call, placed, time.perf_counter() - began)
-        writing.write_placement(answer, placed, now)
+        place = partial(self._place, call, priority, time.monotonic() + max_wait)
+        placed = await (self._agree(call, place) if self._replica else place())
+        writing.write_placement(answer, placed, time.monotonic())
         if call.dry_run:
             return unbooked
         answer.unsaved = self._keeper is not None and not self._keeper.is_safe
-        placed.booking.waiting += 1
         return partial(self._settle, call.model, placed.booking)
 
-    async def _decide(self, call: RouteCall) -> Placed:
+    async def _place(self, call: RouteCall, priority: int, until: float) -> Placed:
+        """Place a request by this view, after a wait for a place where it may wait."""
+        self.places.serve_before(call.model)
+        try:
+            return self._decide(call)
+        except ResourceExhaustedError as full:
+            left = until - time.monotonic()
+            if left <= 0 or full.within is None or call.dry_run:
+                raise
+            with self.telemetry.waits():
+                caller = CALLER.get().name
+                return await self.places.wait(call, caller, priority, left, full)
+
+    def _decide(self, call: RouteCall) -> Placed:
+        began = time.perf_counter()
+        placed = self._router.route(call, time.monotonic())
+        if not self._replica:
+            self.telemetry.placed(call, placed, time.perf_counter() - began)
+        placed.booking.waiting += 1
+        return placed
+
+    def _give_back(self, model: str, placed: Placed) -> None:
+        self._settle(model, placed.booking, False)
+
+    async def _agree(self, call: RouteCall, place: Callable[[], Awaitable[Placed]]) -> Placed:
         """Place a request as all replicas agree, again where another was first."""
         assert self._replica
         if call.counts is None:
             await self._fetch_signature(call.model, call.request_id)
         for _ in range(MOST_DECISIONS):
-            placed = self._router.route(call, time.monotonic())
+            placed = await place()
             if call.dry_run:
                 return placed
-            booking, agreed = placed.booking, False
-            booking.waiting += 1
+            agreed, began = False, time.perf_counter()
             try:
-                agreed = not await self._replica.decided(booking)
+                agreed = not await self._replica.decided(placed.booking)
             finally:  # a call that is cancelled leaves no booking behind
                 if not agreed:
-                    self._settle(call.model, booking, False)
+                    self._settle(call.model, placed.booking, False)
             if agreed:
-                booking.waiting -= 1
+                self.telemetry.placed(call, placed, time.perf_counter() - began)
                 return placed
         raise UnavailableError(
             f"request {call.request_id}: other replicas were first {MOST_DECISIONS} times"
@@ -344,4 +380,5 @@ def nothing_to_wait_for() -> None:
 
 
 def _waits(request: pb.RouteRequest | pb.RouteStreamRequest) -> bool:
-    return request.HasField("wait_for_signature") and not request.HasField("counts")
+    for_signature = request.HasField("wait_for_signature") and not request.HasField("counts")
+    return for_signature or request.HasField("max_wait")

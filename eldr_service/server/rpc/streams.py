@@ -6,12 +6,17 @@ from typing import TypeVar
 
 import grpc
 
+from eldr_service.server.rpc.unread import Write, while_read
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Settle = Callable[[bool], None]
 """Told once whether an answer was sent."""
 
 MAX_WAITING = 1_024
+MAX_WAITING_IN_ALL = 16_384
+
+_in_all: set[asyncio.Task[None]] = set()
 
 
 def unbooked(sent: bool) -> None:
@@ -27,9 +32,21 @@ async def answer_each(
     """Answer every message of a stream; `answer` also says what is to be told of its sending.
 
     Answers leave after what they say is `written`. Messages that must wait for something (`waits`),
-    and answers that do, are brought beside the others, at most 1,024 at a time; then the stream is
-    not read further until one of them is done.
+    and answers that do, are brought beside the others, at most 1,024 at a time, 16,384 over all
+    streams; then the stream is not read further until one of its own is done. A stream whose
+    answers are not read ends.
     """
+    async with while_read(context) as write:
+        await _answer_each(context, write, answer, waits, written)
+
+
+async def _answer_each(
+    context: grpc.aio.ServicerContext[Request, Response],
+    write: Write,
+    answer: Callable[[Request], Awaitable[tuple[Response, Settle]]],
+    waits: Callable[[Request], bool],
+    written: Callable[[], Awaitable[None] | None],
+) -> None:
     waiting: set[asyncio.Task[None]] = set()
     writing = asyncio.Lock()
 
@@ -39,7 +56,7 @@ async def answer_each(
             if kept:
                 await kept
             async with writing:
-                await context.write(response)
+                await write(response)
             sent = True
         finally:
             settle(sent)
@@ -48,11 +65,12 @@ async def answer_each(
         await send(*await answer(request), written())
 
     async def later(job: Coroutine[None, None, None]) -> None:
-        if len(waiting) >= MAX_WAITING:
+        task = asyncio.create_task(job)  # before any wait, which could end with the job not begun
+        for tasks in (waiting, _in_all):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        if len(waiting) >= MAX_WAITING or len(_in_all) >= MAX_WAITING_IN_ALL:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(job)
-        waiting.add(task)
-        task.add_done_callback(waiting.discard)
 
     try:
         # Cheaper than gRPC's iterator over requests.

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import grpc
 import structlog
@@ -10,7 +11,7 @@ from eldr.v1 import router_pb2
 
 from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
-from eldr_service.core.errors import EldrError
+from eldr_service.core.errors import EldrError, ResourceExhaustedError
 from eldr_service.core.worker import Avoidance, WorkerState
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.model import Model
@@ -34,12 +35,18 @@ class Telemetry:
         Told of every change of membership, state and capture, for watchers.
     is_elsewhere : callable () -> bool
         What happens now was done by another replica, which counts it.
+    on_room : callable (model)
+        Told whenever a worker of the model may have room that it had not.
+    waiting : callable (model) -> int
+        How many calls wait for that.
     """
 
     def __init__(self) -> None:
         self.metrics = Metrics(self._state)
         self.on_worker_changed: Callable[[str, int, WorkerState], None] = lambda *_: None
         self.is_elsewhere: Callable[[], bool] = lambda: False
+        self.on_room: Callable[[str], None] = lambda _: None
+        self.waiting: Callable[[str], int] = lambda _: 0
         self._router: Router | None = None
 
     def watch(self, router: Router) -> None:
@@ -73,6 +80,15 @@ class Telemetry:
             microseconds=round(seconds * 1e6),
         )
 
+    @contextmanager
+    def waits(self) -> Iterator[None]:
+        """Measure how long a call waits for a place."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.metrics.wait_seconds.observe(time.perf_counter() - began)
+
     def released(
         self,
         model: str,
@@ -104,7 +120,15 @@ class Telemetry:
         """A call or a message of a stream was refused."""
         method = _full_name(servicer, method)
         self.metrics.errors.labels(method, code.name).inc()
-        log.info("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
+        # A line per refusal would take as long as the refusal, just where there is no time.
+        say = log.debug if isinstance(error, ResourceExhaustedError) else log.info
+        say("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
+
+    def refused_call(self, method: str, error: EldrError) -> None:
+        """A call was refused as too many are in progress; a flood makes no flood of lines."""
+        code = status_code(error)
+        self.metrics.errors.labels(method.lstrip("/"), code.name).inc()
+        log.debug("refused", method=method, code=code.name, error=str(error))
 
     def refused_caller(self, method: str, error: EldrError) -> None:
         """A call was refused for its token; strangers' method names make no series of their own."""
@@ -121,6 +145,7 @@ class Telemetry:
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
         """A booking ended."""
+        self.on_room(model)
         if self.is_elsewhere():
             return
         self.metrics.bookings_ended.labels(model, how.name).inc()
@@ -153,6 +178,7 @@ class Telemetry:
             said["drained"] = "yes"
         log.info("worker", worker=worker, model=model, state=state.name, **said)
         self.on_worker_changed(model, row, state)
+        self.on_room(model)
         if state is WorkerState.GONE:
             self.metrics.forget_worker(model, worker)
 
@@ -161,7 +187,10 @@ class Telemetry:
             return RouterState()
         now = time.monotonic()
         return RouterState(
-            models=[_model_state(model, now) for model in self._router.models.values()],
+            models=[
+                _model_state(model, self.waiting(name), now)
+                for name, model in self._router.models.items()
+            ],
             signatures_held=len(self._router.signatures),
             signature_bytes=self._router.signatures.nbytes,
         )
@@ -171,7 +200,7 @@ def _full_name(servicer: object, method: str) -> str:
     return f"eldr.v1.{type(servicer).__name__}/{method}"
 
 
-def _model_state(model: Model, now: float) -> ModelState:
+def _model_state(model: Model, waiting: int, now: float) -> ModelState:
     fleet = model.fleet
     workers = [
         WorkerGauges(
@@ -191,6 +220,7 @@ def _model_state(model: Model, now: float) -> ModelState:
         model=model.name,
         workers=workers,
         leases=len(model.bookings),
+        waiting=waiting,
         partition_version=version,
         partition_drift=model.drift,
         window_signatures=len(model.recent),

@@ -33,7 +33,9 @@ class RouterServiceStub(object):
     an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
     is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
-    caller that lost an answer simply sends the same again.
+    caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
+    whose delays differ, so that callers who were refused together do not come back together; every call may
+    get it while too many are in progress.
     """
 
     def __init__(self, channel):
@@ -87,7 +89,9 @@ class RouterServiceServicer(object):
     an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
     is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
-    caller that lost an answer simply sends the same again.
+    caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
+    whose delays differ, so that callers who were refused together do not come back together; every call may
+    get it while too many are in progress.
     """
 
     def RegisterSignature(self, request, context):
@@ -117,7 +121,8 @@ class RouterServiceServicer(object):
 
         FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was released
         already, or is superseded by a higher attempt; or the counts' geometry is not the model's.
-        RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity.
+        RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity, and was for
+        max_wait; or more calls wait than may, and this one's model and caller have the most of them.
         UNAVAILABLE: the model has no worker that is READY and passes the request's filters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -216,7 +221,9 @@ class RouterService(object):
     an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
     is for other models). Every call that changes something is idempotent by
     (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
-    caller that lost an answer simply sends the same again.
+    caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
+    whose delays differ, so that callers who were refused together do not come back together; every call may
+    get it while too many are in progress.
     """
 
     @staticmethod

@@ -97,6 +97,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     seconds = {"type": float, "metavar": "SECONDS"}
     add("--route-timeout", defaults.route_timeout, "deadline of the daemon's answer", **seconds)
     add("--signature-wait", defaults.signature_wait, "wait for a signature on its way", **seconds)
+    add("--max-wait", defaults.max_wait, "wait for a place where all engines are full", **seconds)
     add("--connect-timeout", defaults.connect_timeout, "deadline to reach an engine", **seconds)
     add("--read-timeout", defaults.read_timeout, "longest silence of an engine", **seconds)
     add("--attempts", defaults.attempts, "tries of a decode, the first included", type=int)

@@ -173,8 +173,10 @@ class Routing:
                     leg.request_id,
                     counts,
                     attempt=attempt,
-                    timeout=self._settings.route_timeout - wait,  # to which the client adds it
+                    timeout=self._settings.route_timeout
+                    - wait,  # to which the client adds the waits
                     wait_for_signature=wait,
+                    max_wait=0 if excluded > failed else self._settings.max_wait,
                     num_sequences=leg.sequences,
                     prompt_tokens=answer.usage.prompt,
                     expected_output_tokens=leg.output_limit,

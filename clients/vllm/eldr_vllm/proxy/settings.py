@@ -29,6 +29,8 @@ class Settings:
     # All that routing may add to a request, the wait for a signature included.
     route_timeout: float = 0.010
     signature_wait: float = 0.005
+    # Beside it, how long a request waits for a place where all engines are full.
+    max_wait: float = 0.0
     connect_timeout: float = 2.0
     # The longest silence of an engine: a whole prefill, or the pause between two tokens.
     read_timeout: float = 600.0
