@@ -37,6 +37,7 @@ BEAT_SECONDS = 1.0
 LEAD_SECONDS = 4.0
 OLD_SECONDS = 3.0
 """Without a word from the shared state the view may be that old: nothing ends for its age."""
+WAKE_SECONDS = 1.0
 CATCH_UP_SECONDS = 0.1
 MOST_SLEEP = 1.0
 
@@ -88,7 +89,7 @@ class Replica:
         self._slots: dict[str, str] = {}
         self._position = "0-0"
         self._identity = ""
-        self._read_at = 0.0
+        self._read_at = self._apart_since = 0.0
         self._caught_up: list[tuple[str, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -223,8 +224,18 @@ class Replica:
     # Time
 
     def is_current(self, now: float) -> bool:
-        """The view is not so old that something may seem over that is not."""
-        return now - self._read_at < OLD_SECONDS or not self.is_safe
+        """The view is not so old that something may seem over that is not.
+
+        That is so after this process stood still; without the shared state there is no other view.
+        """
+        apart = not self.is_safe and now - self._apart_since > WAKE_SECONDS
+        return apart or now - self._read_at < OLD_SECONDS
+
+    async def current(self) -> None:
+        """Wait, if the view is old, for what was missed."""
+        until = time.monotonic() + WAKE_SECONDS
+        while not self.is_current(now := time.monotonic()) and now < until:
+            await asyncio.sleep(0.01)
 
     def silent(self, found: list[tuple[str, int]], now: float) -> None:
         """Have workers end that are drained, or that no replica has heard of for too long."""
@@ -281,11 +292,14 @@ class Replica:
 
     async def _read(self) -> None:
         while True:
-            for change in await self._state.changes(self._position):
-                await self._take(change)
-                self._position = change.position
-            self._read_at = time.monotonic()
-            self._wake()
+            await self._read_some()
+
+    async def _read_some(self) -> None:
+        for change in await self._state.changes(self._position):
+            await self._take(change)
+            self._position = change.position
+        self._read_at = time.monotonic()
+        self._wake()
 
     async def _take(self, change: Change) -> None:
         own = change.replica == self._state.replica
@@ -333,6 +347,7 @@ class Replica:
 
     def _go_apart(self, error: StoreError) -> None:
         if self.is_safe:
+            self._apart_since = time.monotonic()
             log.error(
                 "the shared state cannot be reached: this replica goes on by its own view",
                 error=str(error),
@@ -362,6 +377,9 @@ class Replica:
         finally:
             await _end(committing)
         self._position, self._identity = position, identity
+        last = _number(await self._state.last_position())
+        while _number(self._position) < last:
+            await self._read_some()
         self._read_at = time.monotonic()
         self.is_safe = self._telling.waits = True
         self._store.apart = False

@@ -268,6 +268,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def _agree(self, call: RouteCall, place: Callable[[], Awaitable[Placed]]) -> Placed:
         """Place a request as all replicas agree, again where another was first."""
         assert self._replica
+        if not self._replica.is_current(time.monotonic()):
+            await self._replica.current()
         if call.counts is None:
             await self._fetch_signature(call.model, call.request_id)
         for _ in range(MOST_DECISIONS):
