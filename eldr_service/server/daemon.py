@@ -48,6 +48,7 @@ from eldr_service.server.observability.heartbeat import beat
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.replicas.follower import Follower
+from eldr_service.server.replicas.learned import SharedLearned
 from eldr_service.server.replicas.mirror import MirroredStore
 from eldr_service.server.replicas.replica import Replica
 from eldr_service.server.rpc.admission import Admission
@@ -155,11 +156,12 @@ class Daemon:
             ),
             self._telemetry.refitted,
         )
-        self._learning = (
-            Learning(self._router, LearnedStore(self._store))
-            if isinstance(settings.state, Path)
-            else None
-        )
+        self._learned: LearnedStore | None = None
+        if isinstance(self._store, MirroredStore):
+            self._learned = SharedLearned(self._store)
+        elif settings.state:
+            self._learned = LearnedStore(self._store)
+        self._learning = Learning(self._router, self._learned) if self._learned else None
         self._tokens = Tokens(settings.tokens) if settings.tokens else None
         self._keys, self._signed = _signed_tokens(settings)
         self._certificates = (
@@ -195,6 +197,8 @@ class Daemon:
         gc.disable()  # nothing of what is taken in now is ever garbage
         if self._replica:
             await self._replica.open()
+            if isinstance(self._learned, SharedLearned):
+                await self._learned.fill(self._shared)
         now = time.monotonic()
         for declared in self._settings.models:
             self._chosen.declare(declared.name, declared.geometry)
@@ -204,6 +208,8 @@ class Daemon:
         now = time.monotonic()
         if self._learning:
             self._learning.restore(now)
+        if isinstance(self._learned, SharedLearned):
+            self._learned.forget()
         if self._durability:
             bookings = self._durability.start(self._router, self._workers, now)
             log.info("restored", bookings=bookings)
@@ -252,7 +258,7 @@ class Daemon:
         await self._process.close()
         await self._served.stop(grace=1.0)
         await self._http.stop()
-        if self._learning:
+        if self._learning and self._leads:
             await self._learning.close()
         if self._durability:
             await self._durability.close()
@@ -389,8 +395,10 @@ class Daemon:
             self._places.tick()
             if self._durability:
                 self._durability.tick(now)
-            if self._learning:
+            if self._learning and self._leads:
                 self._learning.tick(now)
+            elif self._learning:
+                self._learning.leave()
             _tell_of_kernels()
             if self._recorder:
                 self._recorder.tick()
@@ -408,6 +416,11 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(0.1, left))
                 return
+
+    @property
+    def _leads(self) -> bool:
+        """It does what only one of several replicas should."""
+        return self._replica is None or self._replica.leads
 
     def _troubles(self) -> str:
         if self._replica and not self._replica.is_safe:

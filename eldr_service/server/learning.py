@@ -56,6 +56,11 @@ class Learning:
         if learned and learned.policy == model.policy.name:
             model.policy.relearn(learned.arrays)
 
+    def leave(self) -> None:
+        """What was seen until now another one saves."""
+        for model in self._router.models.values():
+            self._kept[model.name] = model.recent.kept
+
     def tick(self, now: float) -> None:
         """Let time pass."""
         if now >= self._next and (self._saving is None or self._saving.done()):

@@ -41,7 +41,11 @@ class LearnedStore:
     def save(self, model: str, learned: Learned) -> None:
         """Keep it in the place of what was there."""
         arrays = {name: np.ascontiguousarray(array) for name, array in learned.arrays.items()}
-        row = (model, learned.policy, learned.saved, save(arrays))
+        self.keep(model, learned.policy, learned.saved, save(arrays))
+
+    def keep(self, model: str, policy: str, saved: float, data: bytes) -> None:
+        """Keep it as the file that it is."""
+        row = model, policy, saved, data
         with self._store.transaction() as execute:
             execute("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?)", row)
 
@@ -59,10 +63,15 @@ class LearnedStore:
 
         Times, and `oldest`, before which nothing is kept, are Unix seconds.
         """
-        row = (model, float(times[-1]), save({"counts": counts, "times": times}))
+        self.keep_recent(model, float(times[-1]), oldest, save({"counts": counts, "times": times}))
+
+    def keep_recent(self, model: str, until: float, oldest: float, data: bytes) -> None:
+        """Keep a piece as the file that it is."""
         with self._store.transaction() as execute:
             execute("DELETE FROM recent WHERE model = ? AND until < ?", (model, oldest))
-            execute("INSERT INTO recent (model, until, data) VALUES (?, ?, ?)", row)
+            execute(
+                "INSERT INTO recent (model, until, data) VALUES (?, ?, ?)", (model, until, data)
+            )
 
     def recent(
         self, model: str, oldest: float

@@ -1,5 +1,7 @@
 """Several daemons on one shared state: any of them serves any request."""
 
+import re
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -205,3 +207,42 @@ def test_a_new_replica_knows_what_the_others_do(fleet, redis):
         assert late.release("late", "r") == "RELEASED"
     eventually(lambda: a.booked("late") == 0, 5)
     assert a.release("late", "r") == "ALREADY_RELEASED"  # of a replica that is gone
+
+
+@pytest.fixture
+def own_redis(tmp_path):
+    with running_redis(tmp_path) as server:
+        yield server
+
+
+def test_what_a_policy_has_learned_outlives_all_replicas(own_redis):
+    flags = "--policy", "marginal-cost"
+    with replicas(own_redis.url, 1, *flags) as [(daemon, client)]:
+        client.register("learned", "w0")
+        client.register("learned", "w1")
+        for number in range(8):
+            client.route("learned", f"r{number}", counts=counts(drawn(number % 2, number)))
+            request = router_pb2.ReleaseRequest(
+                model="learned", request_id=f"r{number}", decode_counts=counts(drawn(3, number))
+            )
+            client.router.Release(request)
+        eventually(lambda: window(daemon) == 8, 5)
+        learned = predicted(client)
+    with replicas(own_redis.url, 1, *flags) as [(daemon, client)]:
+        assert window(daemon) == 8
+        assert predicted(client) == learned
+    with replicas(f"{own_redis.url}?name=another", 1, *flags) as [(_, client)]:
+        client.register("learned", "w0")
+        assert predicted(client) != learned
+
+
+def predicted(client) -> float:
+    """Active experts of an idle worker that would get a certain request."""
+    placement = client.route("learned", "asked", counts=counts(drawn(0)), dry_run=True)
+    return placement.scores[0].predicted_active_experts
+
+
+def window(daemon) -> int:
+    page = urllib.request.urlopen(f"http://{daemon.http}/metrics", timeout=10).read().decode()
+    [found] = re.findall(r'^eldr_window_signatures\{model="learned"\} (\S+)$', page, re.M) or ["0"]
+    return int(float(found))

@@ -7,10 +7,10 @@ tells all that it did when the state is back.
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import structlog
 
@@ -132,6 +132,9 @@ class Replica:
             await asyncio.wait([through], timeout=START_SECONDS)
         if self._task:
             await _end(self._task)
+        if self.leads:
+            with contextlib.suppress(StoreError):  # then it leads for some seconds more
+                await self._state.let_lead()
         await self._state.close()
 
     def written(self) -> asyncio.Future[None] | None:
@@ -199,7 +202,7 @@ class Replica:
 
     # Choices of an operator
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def agreed(self, model: str) -> AsyncIterator[None]:
         """What is chosen inside is so for all replicas, or UnavailableError says why not."""
         if not self.is_safe:

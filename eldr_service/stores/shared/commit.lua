@@ -13,7 +13,8 @@ local REMEMBER_MS = 600000
 local UNROUTED_MS = 60000
 local FINAL = {RELEASED = true, RELEASED_EARLY = true, SUPERSEDED = true}
 local ARITY = {place = 11, ['end'] = 7, update = 5, renew = 4, join = 5, know = 5, save = 5, gone = 4, report = 4,
-  model = 3, partition = 3, forget = 2, slots = 2, chunk = 4}
+  model = 3, partition = 3, forget = 2, slots = 2, chunk = 4,
+  learned = 4, recent = 4}
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -216,6 +217,21 @@ end
 function run.slots(f)
   if redis.call('GET', prefix .. 'leader') ~= replica then return {'gone'} end
   tell('slots', f)
+  return {'ok'}
+end
+
+-- model, policy, when, arrays
+function run.learned(f)
+  local hash = prefix .. 'learned'
+  redis.call('HSET', hash, key(f[1], 'policy'), f[2], key(f[1], 'saved'), f[3], key(f[1], 'data'), f[4])
+  return {'ok'}
+end
+
+-- model, time of the latest, time before which nothing is kept, arrays
+function run.recent(f)
+  local pieces = prefix .. 'recent:' .. f[1]
+  redis.call('ZREMRANGEBYSCORE', pieces, '-inf', '(' .. f[3])
+  redis.call('ZADD', pieces, f[2], f[4])
   return {'ok'}
 end
 

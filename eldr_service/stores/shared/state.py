@@ -126,6 +126,13 @@ class SharedState:
             return False
         return bool(await self._ask(self._client.pexpire(key, longer)))
 
+    async def let_lead(self) -> None:
+        """Lead no more, so that another can at once."""
+        assert self._client
+        key = self._prefix + "leader"
+        if (await self._ask(self._client.get(key)) or b"").decode() == self.replica:
+            await self._ask(self._client.delete(key))
+
     async def last_position(self) -> str:
         """Of the latest change there is."""
         assert self._client
@@ -187,18 +194,23 @@ class SharedState:
         messages: list[bytes] = await self._ask(self._client.lrange(key, 0, -1))
         return messages
 
-    async def save_learned(self, name: str, data: bytes) -> None:
-        """Keep what was learned under a name."""
+    async def learned(self, model: str) -> tuple[str, float, bytes] | None:
+        """What a model's policy had learned: its name, when (Unix seconds) and its arrays."""
         assert self._client
-        await self._ask(self._client.hset(self._prefix + "learned", name, data), READ_SECONDS)
-
-    async def learned(self, name: str) -> bytes | None:
-        """What was learned, if anything."""
-        assert self._client
-        data: bytes | None = await self._ask(
-            self._client.hget(self._prefix + "learned", name), READ_SECONDS
+        fields = [f"{model}\0{name}" for name in ("policy", "saved", "data")]
+        policy, saved, data = await self._ask(
+            self._client.hmget(self._prefix + "learned", fields), READ_SECONDS
         )
-        return data
+        return None if data is None else (policy.decode(), float(saved), data)
+
+    async def recent(self, model: str) -> list[tuple[bytes, float]]:
+        """Recent counts of a model in pieces, each with the time of its latest, oldest first."""
+        assert self._client
+        key = f"{self._prefix}recent:{model}"
+        pieces: list[tuple[bytes, float]] = await self._ask(
+            self._client.zrange(key, 0, -1, withscores=True), READ_SECONDS
+        )
+        return pieces
 
     async def _hash(self, name: str) -> AsyncIterator[tuple[bytes, bytes]]:
         """Fields and values, in parts: what changes meanwhile may or may not be among them."""
