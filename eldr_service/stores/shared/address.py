@@ -65,7 +65,7 @@ class StateAddress:
             raise ValueError(
                 f"expected one host, or redis+cluster:// or redis+sentinel://: {FORMS}"
             )
-        given = parse_qs(url.query, strict_parsing=bool(url.query))
+        given = parse_qs(url.query, keep_blank_values=True)
         name = given.pop("name", ["eldr"])[0]
         if given or url.fragment or not name or set(name) & set("{}"):
             raise ValueError("expected ?name=NAME and nothing else after the address")

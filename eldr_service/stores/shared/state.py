@@ -71,6 +71,10 @@ class SharedState:
             self._reader = self._address.client(self._password_file, ANSWER_SECONDS * 4)
         except OSError as error:
             raise StoreError(f"{error.filename}: {error.strerror}") from error
+        except ModuleNotFoundError as error:
+            raise StoreError(
+                f"{self._address} needs the package {error.name}: pip install redis"
+            ) from error
         about = self._prefix + "state"
         made = f"{time.time_ns():x}-{self.replica}"
         await self._ask(self._client.hsetnx(about, "schema", SCHEMA), ANSWER_SECONDS * 4)
