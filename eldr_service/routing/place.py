@@ -33,6 +33,8 @@ class Placed:
         What the decision saw; None where it is repeated.
     counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
         What the decision rests on.
+    seconds : float
+        That it took, where that was measured.
     """
 
     booking: Booking
@@ -41,6 +43,7 @@ class Placed:
     rule: str = ""
     basis: Basis | None = None
     counts: Counts | None = None
+    seconds: float = 0.0
 
 
 def place(

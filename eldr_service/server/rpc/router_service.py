@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -257,8 +258,11 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     def _decide(self, call: RouteCall) -> Placed:
         began = time.perf_counter()
         placed = self._router.route(call, time.monotonic())
-        if not self._replica:
-            self.telemetry.placed(call, placed, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        if self._replica:  # told of once all replicas have it
+            placed = replace(placed, seconds=seconds)
+        else:
+            self.telemetry.placed(call, placed, seconds)
         placed.booking.waiting += 1
         return placed
 
@@ -276,14 +280,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             placed = await place()
             if call.dry_run:
                 return placed
-            agreed, began = False, time.perf_counter()
+            agreed = False
             try:
                 agreed = not await self._replica.decided(placed.booking)
             finally:  # a call that is cancelled leaves no booking behind
                 if not agreed:
                     self._settle(call.model, placed.booking, False)
             if agreed:
-                self.telemetry.placed(call, placed, time.perf_counter() - began)
+                self.telemetry.placed(call, placed, placed.seconds)
                 return placed
         raise UnavailableError(
             f"request {call.request_id}: other replicas were first {MOST_DECISIONS} times"
