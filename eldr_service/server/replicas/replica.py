@@ -289,9 +289,12 @@ class Replica:
         tasks = [asyncio.create_task(w) for w in (self._commits.run(), self._read(), self._beat())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if isinstance(error := done.pop().exception(), StoreError):
+                self._go_apart(error)  # before the others have ended: calls wait
         finally:
             await _end(*tasks)
-        done.pop().result()
+        if error:
+            raise error
 
     async def _read(self) -> None:
         while True:
