@@ -22,8 +22,13 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def _address(text: str) -> str:
     try:
         return str(Address.parse(text))
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}, found {text!r}") from error
+    except ValueError:
+        from eldr_client.addresses import Addresses  # late: it brings gRPC
+
+        try:
+            return Addresses(text).text
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
 
 
 def _file_option(*names: str, variable: str, description: str) -> Any:
@@ -49,7 +54,7 @@ class Common:
             envvar="ELDR_SERVER",
             metavar="HOST:PORT",
             callback=_address,
-            help="Where eldr-server serves gRPC.",
+            help="Where eldr-server serves gRPC; replicas with commas between them, or dns:///NAME.",
             rich_help_panel=PANEL,
         ),
     ] = "127.0.0.1:50051"

@@ -113,7 +113,11 @@ class Session:
     def _connected(self) -> Any:
         if self._channel is None:
             grpc = _grpc()
+            from eldr_client.addresses import Addresses
+
+            addresses = Addresses(self.server)
             options = [
+                *addresses.options(),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.enable_http_proxy", 0),  # a router is near; proxies are for the web
@@ -121,9 +125,11 @@ class Session:
             if any(self._tls):
                 pem = [path and path.read_bytes() for path in self._tls]
                 credentials = grpc.ssl_channel_credentials(*pem)
-                self._channel = grpc.secure_channel(self.server, credentials, options)
+                self._channel = grpc.secure_channel(
+                    addresses.target(), credentials, options
+                )
             else:
-                self._channel = grpc.insecure_channel(self.server, options)
+                self._channel = grpc.insecure_channel(addresses.target(), options)
         return self._channel
 
 

@@ -33,7 +33,8 @@ class BaseClient(ABC):
     Parameters
     ----------
     target : str
-        HOST:PORT of the router, or any other gRPC target.
+        HOST:PORT of the router, several with commas between them for replicas, `dns:///NAME:PORT`
+        for all addresses of a name, `unix:PATH`, or any other gRPC target.
     timeout : float
         Deadline of each call in seconds, all its tries together.
     top_k : int, optional
@@ -72,7 +73,9 @@ class BaseClient(ABC):
         )
         self._top_k = top_k
         self._watched = watch
-        self._conversation = Conversation(FallbackPool(fallback_workers), timeout)
+        self._conversation = Conversation(
+            FallbackPool(fallback_workers), timeout, self._endpoint.has_replicas
+        )
         self._begin()
 
     @abstractmethod

@@ -6,6 +6,8 @@ from typing import Any
 
 import grpc
 
+from eldr_client.addresses import Addresses
+
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 _OPTIONS = (
@@ -26,7 +28,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the router is, and the credentials to call it with.
+    """Where the router is, as `Addresses` are written, and the credentials to call it with.
 
     TLS is used when any certificate is given, or with `tls` alone by the system's roots. A token
     goes out with every call; without TLS it does so in the clear.
@@ -40,21 +42,35 @@ class Endpoint:
     client_certificate: bytes | None = None
     tls: bool = False
 
-    def open(self) -> grpc.Channel:
-        """A new channel for threads."""
-        return self._open(grpc.insecure_channel, grpc.secure_channel)
+    def __post_init__(self) -> None:
+        Addresses(self.target)  # raises ValueError
+
+    @property
+    def has_replicas(self) -> bool:
+        """A call that one address leaves unanswered may be answered by another."""
+        return Addresses(self.target).are_several
+
+    def open(self, *, sticky: bool = False) -> grpc.Channel:
+        """A new channel for threads; `sticky` keeps to one replica while it lives."""
+        return self._open(grpc.insecure_channel, grpc.secure_channel, sticky)
 
     def open_aio(self) -> grpc.aio.Channel:
         """A new channel for the running event loop."""
-        return self._open(grpc.aio.insecure_channel, grpc.aio.secure_channel)
+        return self._open(grpc.aio.insecure_channel, grpc.aio.secure_channel, False)
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
-    def _open(self, insecure: Callable[..., Any], secure: Callable[..., Any]) -> Any:
+    def _open(
+        self, insecure: Callable[..., Any], secure: Callable[..., Any], sticky: bool
+    ) -> Any:
+        addresses = Addresses(self.target)
+        # Of an option given twice, gRPC takes one or the other: each goes out once.
+        options = tuple(dict((*_OPTIONS, *addresses.options(sticky))).items())
         certificates = self.root_certificates, self.client_key, self.client_certificate
         if not self.tls and not any(certificates):
-            return insecure(self.target, options=_OPTIONS)
-        return secure(self.target, grpc.ssl_channel_credentials(*certificates), options=_OPTIONS)
+            return insecure(addresses.target(), options=options)
+        credentials = grpc.ssl_channel_credentials(*certificates)
+        return secure(addresses.target(), credentials, options=options)

@@ -70,9 +70,10 @@ Procedure = Generator[Call | Pause, Any, T]
 class Conversation:
     """One client's state: whether the router answers, who else could serve, what is unsaid."""
 
-    def __init__(self, pool: FallbackPool, timeout: float) -> None:
+    def __init__(self, pool: FallbackPool, timeout: float, has_replicas: bool) -> None:
         self.pool = pool
         self.timeout = timeout
+        self._has_replicas = has_replicas
         self.closing = False
         self._breaker = Breaker()
         self._unsent: deque[ReleaseRequest] = deque(maxlen=_MAX_UNSENT)
@@ -89,8 +90,14 @@ class Conversation:
             return False
         return self._breaker.is_open or bool(self._unsent)
 
-    def call(self, method: str, request: Any, timeout: float | None = None) -> Procedure[Any]:
+    def call(
+        self, method: str, request: Any, timeout: float | None = None, patience: float = 0.0
+    ) -> Procedure[Any]:
         """One RPC, sent again (it is idempotent) while no answer comes and time is left.
+
+        `patience` are the seconds of `timeout` in which the router may rightly be silent. Where
+        there are replicas, a try takes at most half of the rest, so that a frozen one leaves time
+        to ask another.
 
         Raises
         ------
@@ -107,15 +114,20 @@ class Conversation:
                 raise RouterUnavailableError(
                     "the router does not answer", grpc.StatusCode.UNAVAILABLE
                 )
+            pause = next(pauses, math.inf) * random.uniform(1.0, 1.25)
+            left = deadline - time.monotonic()
+            if self._has_replicas and pause < left:
+                left = patience + max(left - patience, 0.0) / 2
+            patience = 0.0  # it has passed once this try has
             try:
-                return (yield Call(method, request, max(deadline - time.monotonic(), 0.001)))
+                return (yield Call(method, request, max(left, 0.001)))
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
                 if not isinstance(failure, RouterUnavailableError):
                     raise failure from error
-                pause = next(pauses, math.inf) * random.uniform(1.0, 1.25)
                 late = time.monotonic() + pause >= deadline
-                if late or failure.code is not grpc.StatusCode.UNAVAILABLE:
+                lost = failure.code is grpc.StatusCode.UNAVAILABLE or self._has_replicas
+                if late or not lost:
                     self._breaker.trip(request.model, failure)
                     raise failure from error
             yield Pause(pause)
@@ -132,11 +144,13 @@ class Conversation:
             The router does not answer, and no worker is known that the request allows.
         """
         timeout = self.timeout if timeout is None else timeout
-        for wait in (request.wait_for_signature, request.max_wait):
-            timeout += wait.ToTimedelta().total_seconds()
+        wait = sum(
+            each.ToTimedelta().total_seconds()
+            for each in (request.wait_for_signature, request.max_wait)
+        )
         asked = not self._breaker.is_open
         try:
-            response = yield from self.call("Route", request, timeout)
+            response = yield from self.call("Route", request, timeout + wait, patience=wait)
         except (RouterUnavailableError, RouterFaultError) as error:
             if asked:
                 self.disown(request)

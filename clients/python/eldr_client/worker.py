@@ -58,7 +58,8 @@ class WorkerSession:
     """Keeps one worker registered, and its load reported, from a thread of its own.
 
     A router that is away is asked again every quarter of a second; one that has forgotten the
-    worker is told of it with the next report.
+    worker is told of it with the next report. Of several replicas one hears everything, and another
+    once that one is lost.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ class WorkerSession:
             client_certificate=client_certificate,
             tls=tls,
         )
-        self._channel = self._endpoint.open()
+        self._channel = self._endpoint.open(sticky=True)
         self._stub = FleetServiceStub(self._channel)
         # Drawn here: a registration whose answer is lost can be repeated, and a router that forgot
         # the worker is told that it is no new one.

@@ -1,0 +1,203 @@
+"""Several addresses are one router: no call fails while one of them is well."""
+
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+from eldr_client import Counts, LoadReport, RouterClient, WorkerSession, aio
+from name_server import name_server
+from replicas import running_replicas
+from wire import TOP_K, Client, drawn, eventually
+
+MODEL = "m"
+# Seconds of a call on a busy machine; a frozen replica costs the call a half of them.
+PATIENT = 4.0
+FALLBACK = [("client's own", "http://own")]
+
+
+@pytest.fixture
+def replicas():
+    with running_replicas() as replicas:
+        replicas.register(MODEL, "w0", "w1")
+        yield replicas
+
+
+@contextmanager
+def calls(client, threads=4):
+    """Route and release until the block ends; no call may fail or be the client's own answer."""
+    ending, reasons, errors, numbers = threading.Event(), [], [], count()
+
+    def go_on():
+        while not ending.is_set():
+            name = f"r{next(numbers)}"
+            try:
+                placement = client.route(MODEL, name)
+                reasons.append(placement.reason)
+                client.release(MODEL, name)
+            except Exception as error:
+                errors.append(error)
+
+    running = [threading.Thread(target=go_on) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    try:
+        eventually(lambda: len(reasons) > 20)
+        yield reasons
+        before = len(reasons)
+        eventually(lambda: len(reasons) > before + 20)
+    finally:
+        ending.set()
+        for thread in running:
+            thread.join()
+    assert not errors
+    assert "CLIENT_FALLBACK" not in {reason.name for reason in reasons}
+
+
+def client_of(target, **options):
+    return RouterClient(
+        target, **{"timeout": PATIENT, "fallback_workers": FALLBACK, "top_k": TOP_K, **options}
+    )
+
+
+def test_calls_take_turns(replicas):
+    with client_of(replicas.target) as client:
+        client.route(MODEL, "first")
+        eventually(lambda: client.route(MODEL, "again") and replicas.booked(1, MODEL) > 0)
+        eventually(lambda: client.route(MODEL, "again") and replicas.booked(0, MODEL) > 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_replica_that_ends_and_comes_back(replicas, number):
+    with client_of(replicas.target) as client, calls(client):
+        replicas.send(0, number)
+        replicas.restart(0)
+        replicas.register(MODEL, "w0", "w1")
+        eventually(lambda: replicas.booked(0, MODEL) > 0)  # calls come again
+
+
+def test_a_frozen_replica(replicas):
+    with client_of(replicas.target) as client, calls(client) as reasons, replicas.frozen(0):
+        time.sleep(5)  # its connection is given up meanwhile
+        before, start = len(reasons), time.monotonic()
+        eventually(lambda: len(reasons) > before + 50)
+        assert time.monotonic() - start < 5  # none of them has asked it first
+
+
+def test_an_address_that_refuses(replicas, dead_target):
+    with client_of(f"{dead_target},{replicas.daemons[1].grpc}") as client, calls(client):
+        pass
+
+
+async def test_asyncio(replicas):
+    async with aio.RouterClient(
+        replicas.target, timeout=PATIENT, fallback_workers=FALLBACK
+    ) as client:
+        for number in range(40):
+            if number == 20:
+                replicas.send(1, signal.SIGKILL)
+            placement = await client.route(MODEL, f"r{number}")
+            assert placement.reason.name != "CLIENT_FALLBACK"
+
+
+def test_a_draining_replica_gets_no_new_calls():
+    with running_replicas("--drain-seconds", "60") as replicas:
+        replicas.register(MODEL, "w0")
+        with Client(replicas.daemons[0].grpc) as direct:
+            direct.route(MODEL, "keeps it from ending")
+            with client_of(replicas.target) as client:
+                client.route(MODEL, "connects")
+                client.release(MODEL, "connects")
+                replicas.send(0, signal.SIGTERM)
+                eventually(lambda: client.route(MODEL, "n") and replicas.booked(1, MODEL) > 0)
+                time.sleep(0.5)  # the health check's word has come
+                held = replicas.booked(0, MODEL)
+                for number in range(20):
+                    placement = client.route(MODEL, f"new-{number}")
+                    assert placement.reason.name != "CLIENT_FALLBACK"
+                assert replicas.booked(0, MODEL) == held
+                assert replicas.daemons[0].process.poll() is None
+            for name in ("keeps it from ending", "connects", "n"):
+                direct.release(MODEL, name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
+def test_the_stream_of_signatures_moves(replicas, number):
+    def send(name, **fields):
+        counts = Counts(drawn(0), TOP_K)
+        return client.stream_signature(MODEL, name, counts, **fields)
+
+    with client_of(replicas.target) as client:
+        assert send("before", route={}).worker_id
+        for which in (0, 1):
+            replicas.send(which, number)
+            for each in range(5):
+                assert send(f"{which}-{each}", route={}).worker_id
+            replicas.restart(which)
+            replicas.register(MODEL, "w0", "w1")
+
+
+def test_a_worker_moves_to_another_replica(replicas):
+    def holders():
+        found = []
+        for which, daemon in enumerate(replicas.daemons):
+            if daemon.process.poll() is None:
+                with Client(daemon.grpc) as client:
+                    found += [which] * ("moving" in client.workers(MODEL))
+        return found
+
+    with WorkerSession(
+        "moving", MODEL, "http://moving", LoadReport, target=replicas.target, timeout=PATIENT
+    ):
+        eventually(lambda: len(holders()) == 1)
+        (first,) = holders()
+        replicas.send(first, signal.SIGKILL)
+        eventually(lambda: holders() == [1 - first], 10)
+
+
+def test_a_worker_leaves_a_frozen_replica(replicas):
+    def knows(which):
+        with Client(replicas.daemons[which].grpc) as client:
+            return "moving" in client.workers(MODEL)
+
+    with WorkerSession("moving", MODEL, "http://moving", target=replicas.target):
+        eventually(lambda: knows(0) or knows(1))
+        first = 0 if knows(0) else 1
+        with replicas.frozen(first):
+            eventually(lambda: knows(1 - first), 15)
+
+
+def test_a_name_with_two_addresses(replicas):
+    port = replicas.daemons[0].grpc.rpartition(":")[2]
+    replicas.send(1, signal.SIGKILL)
+    replicas.start(f"127.0.0.2:{port}")
+    replicas.daemons.pop(1)
+    replicas.register(MODEL, "w0", "w1")
+    with name_server("127.0.0.1", "127.0.0.2") as names:
+        target = f"dns://{names.address}/eldr.test:{port}"
+        with client_of(target) as client, calls(client):
+            eventually(lambda: replicas.booked(0, MODEL) and replicas.booked(1, MODEL))
+            replicas.send(0, signal.SIGKILL)
+
+
+def test_a_name_is_resolved_again(replicas):
+    port = replicas.daemons[0].grpc.rpartition(":")[2]
+    with name_server("127.0.0.1") as names:
+        with client_of(f"dns://{names.address}/eldr.test:{port}", timeout=1.0) as client:
+            assert client.route(MODEL, "r").reason.name != "CLIENT_FALLBACK"
+            names.addresses = ("127.0.0.3",)
+            replicas.start(f"127.0.0.3:{port}")
+            replicas.register(MODEL, "w0")
+            replicas.send(0, signal.SIGKILL)
+            eventually(lambda: client.route(MODEL, "s").reason.name != "CLIENT_FALLBACK")
+
+
+def test_the_deadline_is_that_of_one_address(black_hole, dead_target):
+    with client_of(f"{black_hole},{dead_target},{black_hole}", timeout=0.25) as client:
+        start = time.monotonic()
+        assert client.route(MODEL, "r").is_fallback
+        assert time.monotonic() - start < 0.25 + 1.0
+
+
