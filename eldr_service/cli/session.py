@@ -125,9 +125,7 @@ class Session:
             if any(self._tls):
                 pem = [path and path.read_bytes() for path in self._tls]
                 credentials = grpc.ssl_channel_credentials(*pem)
-                self._channel = grpc.secure_channel(
-                    addresses.target(), credentials, options
-                )
+                self._channel = grpc.secure_channel(addresses.target(), credentials, options)
             else:
                 self._channel = grpc.insecure_channel(addresses.target(), options)
         return self._channel

@@ -3,11 +3,12 @@
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 
+import grpc
 import pytest
-from eldr_client import Counts, LoadReport, RouterClient, WorkerSession, aio
+from eldr_client import Counts, EldrError, LoadReport, RouterClient, WorkerSession, aio
 from name_server import name_server
 from replicas import running_replicas
 from wire import TOP_K, Client, drawn, eventually
@@ -37,7 +38,7 @@ def calls(client, threads=4):
                 placement = client.route(MODEL, name)
                 reasons.append(placement.reason)
                 client.release(MODEL, name)
-            except Exception as error:
+            except (EldrError, grpc.RpcError) as error:
                 errors.append(error)
 
     running = [threading.Thread(target=go_on) for _ in range(threads)]
@@ -184,14 +185,17 @@ def test_a_name_with_two_addresses(replicas):
 
 def test_a_name_is_resolved_again(replicas):
     port = replicas.daemons[0].grpc.rpartition(":")[2]
-    with name_server("127.0.0.1") as names:
-        with client_of(f"dns://{names.address}/eldr.test:{port}", timeout=1.0) as client:
-            assert client.route(MODEL, "r").reason.name != "CLIENT_FALLBACK"
-            names.addresses = ("127.0.0.3",)
-            replicas.start(f"127.0.0.3:{port}")
-            replicas.register(MODEL, "w0")
-            replicas.send(0, signal.SIGKILL)
-            eventually(lambda: client.route(MODEL, "s").reason.name != "CLIENT_FALLBACK")
+    with ExitStack() as ends:
+        names = ends.enter_context(name_server("127.0.0.1"))
+        target = f"dns://{names.address}/eldr.test:{port}"
+        client = ends.enter_context(client_of(target, timeout=1.0))
+        assert client.route(MODEL, "r").reason.name != "CLIENT_FALLBACK"
+        names.addresses = ("127.0.0.3",)
+        replicas.start(f"127.0.0.3:{port}")
+        replicas.register(MODEL, "w0")
+        replicas.send(0, signal.SIGKILL)
+        replicas.daemons[0].process.wait()
+        eventually(lambda: not client.route(MODEL, "s").is_fallback)
 
 
 def test_the_deadline_is_that_of_one_address(black_hole, dead_target):
@@ -199,5 +203,3 @@ def test_the_deadline_is_that_of_one_address(black_hole, dead_target):
         start = time.monotonic()
         assert client.route(MODEL, "r").is_fallback
         assert time.monotonic() - start < 0.25 + 1.0
-
-

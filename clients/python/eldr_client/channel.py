@@ -63,9 +63,7 @@ class Endpoint:
         """What goes with every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
-    def _open(
-        self, insecure: Callable[..., Any], secure: Callable[..., Any], sticky: bool
-    ) -> Any:
+    def _open(self, insecure: Callable[..., Any], secure: Callable[..., Any], sticky: bool) -> Any:
         addresses = Addresses(self.target)
         # Of an option given twice, gRPC takes one or the other: each goes out once.
         options = tuple(dict((*_OPTIONS, *addresses.options(sticky))).items())

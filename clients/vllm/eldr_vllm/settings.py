@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from eldr_client.addresses import Addresses
+
 from eldr_vllm.guard import UnsupportedError
 
 _CHOICES = {"role": ("", "prefill", "decode", "both"), "place": ("caller", "daemon")}
@@ -144,6 +146,10 @@ class Settings:
             if name in given and not low <= given[name] <= high:
                 raise UnsupportedError(f"{name}: expected {low:g} to {high:g}, found {given[name]}")
         _check_url(given.get("url", ""))
+        try:
+            Addresses(given.get("router", cls.router))
+        except ValueError as error:
+            raise UnsupportedError(f"router: {error}") from error
         given["role"] = given.get("role") or _BY_KV_ROLE.get(kv_role or "", "")
         return cls(**given)
 

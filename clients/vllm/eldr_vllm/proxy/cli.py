@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from eldr_client.addresses import Addresses
 
 from eldr_vllm.proxy.app import Proxy
 from eldr_vllm.proxy.headers import NOT_FORWARDED
@@ -79,7 +80,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
     file = {"metavar": "FILE"}
     add("--listen", f"{defaults.host}:{defaults.port}", "HOST:PORT to serve on")
-    add("--router", "127.0.0.1:50051", "HOST:PORT of the daemon, or none")
+    where = "HOST:PORT of the daemon, replicas with commas, dns:///NAME:PORT, or none"
+    add("--router", "127.0.0.1:50051", where, type=_router, metavar="ADDRESS")
     add("--token-file", None, "bearer token for the daemon", type=_token, dest="token", **file)
     add("--tls", False, "TLS to the daemon, by the system's roots", action="store_true")
     add("--root-certificates", None, "PEM; TLS to the daemon, by these roots", type=_bytes, **file)
@@ -119,6 +121,13 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         action="store_true",
     )
     return parser
+
+
+def _router(text: str) -> str:
+    try:
+        return text if text in ("", "none") else Addresses(text).text
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _bytes(path: str) -> bytes:
