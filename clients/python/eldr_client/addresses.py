@@ -28,8 +28,11 @@ _STICKY = {"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}]
 
 _OPTIONS = (
     # A replica that is frozen or cut off is noticed in two to four seconds, by pings under calls.
+    # While gRPC's own ping (it measures bandwidth) is unanswered no other goes out, so that one may
+    # be late by as little; gRPC's patience with it is a minute.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.http2.max_pings_without_data", 0),
     # The least time between two resolutions of a DNS name; they are due when a connection is lost.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),

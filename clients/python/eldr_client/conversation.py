@@ -33,7 +33,7 @@ from eldr_client.errors import (
     from_status,
 )
 from eldr_client.fallback import FallbackPool
-from eldr_client.messages import release_request
+from eldr_client.messages import having_waited, release_request, waits
 from eldr_client.placement import Placement, ReleaseOutcome, ReleaseResult
 
 logger = logging.getLogger("eldr_client")
@@ -90,14 +90,12 @@ class Conversation:
             return False
         return self._breaker.is_open or bool(self._unsent)
 
-    def call(
-        self, method: str, request: Any, timeout: float | None = None, patience: float = 0.0
-    ) -> Procedure[Any]:
+    def call(self, method: str, request: Any, timeout: float | None = None) -> Procedure[Any]:
         """One RPC, sent again (it is idempotent) while no answer comes and time is left.
 
-        `patience` are the seconds of `timeout` in which the router may rightly be silent. Where
-        there are replicas, a try takes at most half of the rest, so that a frozen one leaves time
-        to ask another.
+        The waits that the request asks for are added to the timeout; another try asks for what is
+        left of them. Where there are replicas, a try takes its waits and at most half of the rest,
+        so that a frozen one leaves time to ask another.
 
         Raises
         ------
@@ -106,7 +104,9 @@ class Conversation:
         EldrError
             The router's answer.
         """
-        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
+        began = time.monotonic()
+        wait = waits(request)
+        deadline = began + (self.timeout if timeout is None else timeout) + wait
         pauses = iter(_RETRY_PAUSES)
         while True:
             if self._breaker.is_open:
@@ -115,19 +115,21 @@ class Conversation:
                     "the router does not answer", grpc.StatusCode.UNAVAILABLE
                 )
             pause = next(pauses, math.inf) * random.uniform(1.0, 1.25)
-            left = deadline - time.monotonic()
+            passed = time.monotonic() - began
+            left = deadline - began - passed
             if self._has_replicas and pause < left:
+                patience = max(wait - passed, 0.0)
                 left = patience + max(left - patience, 0.0) / 2
-            patience = 0.0  # it has passed once this try has
+            attempt = having_waited(request, passed) if wait else request
             try:
-                return (yield Call(method, request, max(left, 0.001)))
+                return (yield Call(method, attempt, max(left, 0.001)))
             except grpc.RpcError as error:
                 failure = from_rpc_error(error)
                 if not isinstance(failure, RouterUnavailableError):
                     raise failure from error
                 late = time.monotonic() + pause >= deadline
-                lost = failure.code is grpc.StatusCode.UNAVAILABLE or self._has_replicas
-                if late or not lost:
+                hung = failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+                if late or (hung and not self._has_replicas):
                     self._breaker.trip(request.model, failure)
                     raise failure from error
             yield Pause(pause)
@@ -135,22 +137,16 @@ class Conversation:
     def route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> Procedure[P]:
         """Place a request: by the router, or by the pool when the router does not answer.
 
-        The waits for the signature and for a place, if asked for, are added to the timeout. Whoever
-        gives up before the placement is in hand must `disown` the request.
+        Whoever gives up before the placement is in hand must `disown` the request.
 
         Raises
         ------
         RouterUnavailableError
             The router does not answer, and no worker is known that the request allows.
         """
-        timeout = self.timeout if timeout is None else timeout
-        wait = sum(
-            each.ToTimedelta().total_seconds()
-            for each in (request.wait_for_signature, request.max_wait)
-        )
         asked = not self._breaker.is_open
         try:
-            response = yield from self.call("Route", request, timeout + wait, patience=wait)
+            response = yield from self.call("Route", request, timeout)
         except (RouterUnavailableError, RouterFaultError) as error:
             if asked:
                 self.disown(request)

@@ -83,8 +83,13 @@ _CLASSES: dict[grpc.StatusCode, type[EldrError]] = {
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
 }
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-# Statuses that gRPC itself gives when no server answered; only the router adds its ErrorInfo.
-_SILENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+# Statuses that gRPC itself gives when no server answered; only the router adds its ErrorInfo. A
+# router that stops cancels what is under way.
+_SILENT = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+}
 
 
 def from_rpc_error(error: grpc.RpcError) -> EldrError:

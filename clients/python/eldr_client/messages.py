@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from eldr.v1.activation_pb2 import ActivationCounts
 from eldr.v1.router_pb2 import ReleaseOutcome as ReleaseOutcomeNumber
-from eldr.v1.router_pb2 import ReleaseRequest, RouteRequest
+from eldr.v1.router_pb2 import ReleaseRequest, RouteRequest, StreamSignaturesRequest
 from google.protobuf.duration_pb2 import Duration
 
 from eldr_client.counts import AnyCounts, as_message
@@ -39,7 +39,8 @@ class RouteFields(TypedDict, total=False):
     priority: int
 
 
-_DURATIONS = {"wait_for_signature", "lease_ttl", "max_wait"}
+_WAITS = ("wait_for_signature", "max_wait")  # one after the other
+_DURATIONS = {*_WAITS, "lease_ttl"}
 
 
 class ChunkFields(TypedDict, total=False):
@@ -75,6 +76,25 @@ def route_request(
         for name, value in fields.items()
     }
     return RouteRequest(model=model, request_id=request_id, counts=counts, **values)
+
+
+def waits(request: Any) -> float:
+    """Seconds for which the router may rightly be silent: for the signature, and for a place."""
+    route = _route_of(request)
+    return sum(_seconds(route, name) for name in _WAITS) if route else 0.0
+
+
+def having_waited(request: Any, passed: float) -> Any:
+    """A copy that asks for what is left of its waits after `passed` seconds."""
+    later = type(request)()
+    later.CopyFrom(request)
+    route = _route_of(later)
+    for name in _WAITS:
+        wait = _seconds(route, name)
+        if wait:
+            getattr(route, name).CopyFrom(duration(max(wait - passed, 0.0)))
+            passed = max(passed - wait, 0.0)
+    return later
 
 
 def release_request(
@@ -142,3 +162,14 @@ def farewell(
             lease_id=placement.lease_id,
             outcome=outcome,
         )
+
+
+def _route_of(request: Any) -> RouteRequest | None:
+    if isinstance(request, StreamSignaturesRequest) and request.HasField("route"):
+        return request.route
+    return request if isinstance(request, RouteRequest) else None
+
+
+def _seconds(route: RouteRequest, name: str) -> float:
+    wait: Duration = getattr(route, name)
+    return wait.ToTimedelta().total_seconds()

@@ -87,11 +87,7 @@ def _read(call: Any, answers: Answers) -> None:
             answers.put(answer)
         answers.put(_BrokenError(grpc.StatusCode.UNAVAILABLE, "the router ended the stream"))
     except grpc.RpcError as error:
-        # A router that stops cancels what is open; to a unary call it would not answer at all.
-        stopped = error.code() is grpc.StatusCode.CANCELLED
-        answers.put(
-            _BrokenError(grpc.StatusCode.UNAVAILABLE, error.details()) if stopped else error
-        )
+        answers.put(error)
 
 
 class _BrokenError(grpc.RpcError):
