@@ -120,8 +120,8 @@ def test_a_draining_replica_gets_no_new_calls():
                     assert placement.reason.name != "CLIENT_FALLBACK"
                 assert replicas.booked(0, MODEL) == held
                 assert replicas.daemons[0].process.poll() is None
-            for name in ("keeps it from ending", "connects", "n"):
-                direct.release(MODEL, name)
+        for which in (0, 1):
+            replicas.send(which, signal.SIGKILL)  # they would wait for the bookings to end
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
@@ -155,6 +155,7 @@ def test_a_worker_moves_to_another_replica(replicas):
         eventually(lambda: len(holders()) == 1)
         (first,) = holders()
         replicas.send(first, signal.SIGKILL)
+        replicas.daemons[first].process.wait()
         eventually(lambda: holders() == [1 - first], 10)
 
 

@@ -19,19 +19,18 @@ class NameServer:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
 
     def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RD)
+        self._socket.sendto(b"", self._socket.getsockname())  # ends the thread
+        self._thread.join()
         self._socket.close()
 
     def _serve(self) -> None:
         while True:
-            try:
-                query, peer = self._socket.recvfrom(512)
-            except OSError:
-                return  # closed
-            if len(query) < 12:
+            query, peer = self._socket.recvfrom(512)
+            if not query:
                 return
             self.questions += 1
             end = query.index(b"\0", 12) + 5
