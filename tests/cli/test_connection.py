@@ -41,6 +41,13 @@ def test_nobody_there(eldr, hole):
     assert "gave no answer within 0.2 s" in eldr("workers", "list", code=1)
 
 
+def test_replicas(eldr, daemon):
+    eldr.server = f"127.0.0.1:1,{daemon.grpc}"
+    assert eldr.json("workers", "list") == {"workers": []}
+    eldr.server = "127.0.0.1:1,127.0.0.1:2"
+    assert "nothing listens at 127.0.0.1:1,127.0.0.1:2" in eldr("workers", "list", code=1)
+
+
 def test_wrong_connections_are_wrong_use(eldr, certificate):
     listing = "workers", "list"
     assert "Missing" not in eldr(*listing)
@@ -54,7 +61,10 @@ def test_wrong_connections_are_wrong_use(eldr, certificate):
         eldr.options = options
         assert told in eldr(*listing, code=2)
     eldr.server, eldr.options = "localhost", ()
-    assert "expected HOST:PORT with a port from 0 to 65535, found" in eldr(*listing, code=2)
+    told = "expected HOST:PORT with a port from 1 to 65535, several"
+    assert told in eldr(*listing, code=2)
+    eldr.server = "127.0.0.1:1,localhost"
+    assert told in eldr(*listing, code=2)
 
 
 def test_tls_with_certificates_and_a_token(as_role, certificate, tmp_path):

@@ -13,6 +13,7 @@ from eldr_client.addresses import Addresses
     [
         ("10.0.0.1:50051", "10.0.0.1:50051", False),
         ("eldr:50051", "eldr:50051", False),
+        (" eldr:50051\n", "eldr:50051", False),
         ("dns:50051", "dns:50051", False),
         ("[::1]:50051", "[::1]:50051", False),
         ("unix:/run/eldr,1.sock", "unix:/run/eldr,1.sock", False),
@@ -46,7 +47,7 @@ def test_names_that_do_not_resolve_are_left_to_grpc():
     "text", ["", "eldr", "eldr:", "eldr:0", "eldr:65536", "a:1,", "a:1,b", "a:1;b:2", "::1:50051"]
 )
 def test_what_is_no_address(text):
-    with pytest.raises(ValueError, match="expected HOST:PORT, several"):
+    with pytest.raises(ValueError, match="expected HOST:PORT with a port from 1 to 65535, several"):
         RouterClient(text)
 
 

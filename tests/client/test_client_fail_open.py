@@ -159,3 +159,45 @@ def test_a_wait_for_the_signature_adds_to_the_deadline(router):
     with RouterClient(router.target, fallback_workers=KNOWN) as client:
         assert not client.route("m", "r", wait_for_signature=5.0).is_fallback
         assert client.route("m", "s").is_fallback
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [((5.0, 5.0), (4.5, 5.0)), ((0.2, 5.0), (0.0, 4.7)), ((0.1, 0.2), (0.0, 0.0))],
+)
+@pytest.mark.parametrize("method", ["Route", "StreamSignatures"])
+def test_another_try_asks_for_what_is_left_of_the_waits(router, method, asked, left):
+    def unanswered_once(request, context):
+        if len(router.requests(method)) == 1:
+            time.sleep(0.5)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "it stops")
+        return getattr(router, f"_{method}")(request, context)
+
+    router.script[method] = unanswered_once
+    fields = {"wait_for_signature": asked[0], "max_wait": asked[1]}
+    with RouterClient(router.target, timeout=5.0, fallback_workers=KNOWN) as client:
+        if method == "Route":
+            assert not client.route("m", "r", **fields).is_fallback
+        else:
+            assert client.stream_signature("m", "r", None, route=fields).worker_id == "w0"
+    requests = router.requests(method)
+    routes = requests if method == "Route" else [each.route for each in requests]
+    waits = [
+        [each.ToTimedelta().total_seconds() for each in (r.wait_for_signature, r.max_wait)]
+        for r in routes
+    ]
+    assert waits[0] == pytest.approx(asked, abs=0.1)
+    for found, most in zip(waits[1], left, strict=True):
+        assert max(most - 1.0, 0.0) <= found <= most
+
+
+def test_the_waits_of_a_stream_add_to_the_deadline(router):
+    def slow(request, context):
+        time.sleep(0.4)
+        return router._StreamSignatures(request, context)
+
+    router.script["StreamSignatures"] = slow
+    with RouterClient(router.target, timeout=0.25) as client:
+        assert client.stream_signature("m", "r", None, route={"max_wait": 5.0}).worker_id == "w0"
+        with pytest.raises(RouterUnavailableError):
+            client.stream_signature("m", "s", None, route={})

@@ -16,6 +16,8 @@ from wire import TOP_K, Client, drawn, eventually
 MODEL = "m"
 # Seconds of a call on a busy machine; a frozen replica costs the call a half of them.
 PATIENT = 4.0
+# Seconds after which a frozen replica is left, and a moment.
+NOTICED = 4.0 + 0.5
 FALLBACK = [("client's own", "http://own")]
 
 
@@ -79,12 +81,26 @@ def test_a_replica_that_ends_and_comes_back(replicas, number):
         eventually(lambda: replicas.booked(0, MODEL) > 0)  # calls come again
 
 
-def test_a_frozen_replica(replicas):
-    with client_of(replicas.target) as client, calls(client) as reasons, replicas.frozen(0):
-        time.sleep(5)  # its connection is given up meanwhile
-        before, start = len(reasons), time.monotonic()
-        eventually(lambda: len(reasons) > before + 50)
-        assert time.monotonic() - start < 5  # none of them has asked it first
+def all_are_quick(client):
+    """No call has asked a frozen replica first, and another one then."""
+    for number in range(20):
+        start = time.monotonic()
+        assert not client.route(MODEL, f"quick-{number}").is_fallback
+        assert time.monotonic() - start < PATIENT / 2
+
+
+def test_a_frozen_replica_is_left_under_calls(replicas):
+    with client_of(replicas.target) as client, calls(client), replicas.frozen(0):
+        time.sleep(NOTICED)
+        all_are_quick(client)
+
+
+def test_a_frozen_replica_is_left_without_calls(replicas):
+    with client_of(replicas.target) as client:
+        eventually(lambda: client.route(MODEL, "r") and replicas.booked(0, MODEL) > 0)
+        with replicas.frozen(0):
+            time.sleep(NOTICED)
+            all_are_quick(client)
 
 
 def test_an_address_that_refuses(replicas, dead_target):
@@ -159,6 +175,24 @@ def test_a_worker_moves_to_another_replica(replicas):
         eventually(lambda: holders() == [1 - first], 10)
 
 
+def test_workers_share_the_replicas(replicas):
+    with ExitStack() as ends:
+        for number in range(12):
+            name = f"s{number}"
+            worker = WorkerSession(name, "shared", f"http://{name}", target=replicas.target)
+            ends.enter_context(worker)
+
+        def known():
+            found = []
+            for daemon in replicas.daemons:
+                with Client(daemon.grpc) as client:
+                    found.append(len(client.workers("shared")))
+            return found
+
+        eventually(lambda: sum(known()) == 12)
+        assert all(known())
+
+
 def test_a_worker_leaves_a_frozen_replica(replicas):
     def knows(which):
         with Client(replicas.daemons[which].grpc) as client:
@@ -196,7 +230,8 @@ def test_a_name_is_resolved_again(replicas):
         replicas.register(MODEL, "w0")
         replicas.send(0, signal.SIGKILL)
         replicas.daemons[0].process.wait()
-        eventually(lambda: not client.route(MODEL, "s").is_fallback)
+        names_of_calls = map(str, count())  # one that fell back has been released
+        eventually(lambda: not client.route(MODEL, next(names_of_calls)).is_fallback, 15)
 
 
 def test_the_deadline_is_that_of_one_address(black_hole, dead_target):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 logger = logging.getLogger("eldr_client")
 
 EXPECTED = (
-    "expected HOST:PORT, several of them with commas between them, dns:///NAME:PORT or unix:PATH"
+    "expected HOST:PORT with a port from 1 to 65535, several of them with commas between them, "
+    "or dns:///NAME:PORT"
 )
 
 # gRPC's own names of what follows; a host may be called so too.
@@ -36,8 +37,6 @@ _OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     # The least time between two resolutions of a DNS name; they are due when a connection is lost.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-    # No answer for a service config in TXT records is waited for.
-    ("grpc.service_config_disable_resolution", 1),
 )
 
 
@@ -81,8 +80,10 @@ class Addresses:
         A name that does not resolve is left out; if none does, the first is left to gRPC, which
         tries again for as long as it must.
         """
-        if self._is_target or not self.are_several:
+        if self._is_target:
             return self.text
+        if not self.are_several:
+            return self._each()[0]
         found: list[tuple[str, str]] = []
         for each in self._each():
             host, port = _host_and_port(each)
