@@ -175,22 +175,14 @@ def test_a_worker_moves_to_another_replica(replicas):
         eventually(lambda: holders() == [1 - first], 10)
 
 
-def test_workers_share_the_replicas(replicas):
-    with ExitStack() as ends:
-        for number in range(12):
-            name = f"s{number}"
-            worker = WorkerSession(name, "shared", f"http://{name}", target=replicas.target)
-            ends.enter_context(worker)
+def test_workers_do_not_all_choose_the_first(replicas):
+    def home(number):
+        with WorkerSession(f"s{number}", MODEL, "http://s", target=replicas.target) as session:
+            eventually(lambda: session.incarnation)
+            with Client(replicas.daemons[0].grpc) as client:
+                return f"s{number}" in client.workers(MODEL)
 
-        def known():
-            found = []
-            for daemon in replicas.daemons:
-                with Client(daemon.grpc) as client:
-                    found.append(sum(w.model == "shared" for w in client.workers().values()))
-            return found
-
-        eventually(lambda: sum(known()) == 12)
-        assert all(known())
+    assert {home(number) for number in range(20)} == {True, False}
 
 
 def test_a_worker_leaves_a_frozen_replica(replicas):
