@@ -34,7 +34,7 @@ class BaseClient(ABC):
     ----------
     target : str
         HOST:PORT of the router, several with commas between them for replicas, `dns:///NAME:PORT`
-        for all addresses of a name, `unix:PATH`, or any other gRPC target.
+        for all addresses of a name, or any other gRPC target that names its kind (`unix:PATH`).
     timeout : float
         Deadline of each call in seconds, all its tries together.
     top_k : int, optional

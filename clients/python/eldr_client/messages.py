@@ -89,7 +89,7 @@ def having_waited(request: Any, passed: float) -> Any:
     later = type(request)()
     later.CopyFrom(request)
     route = _route_of(later)
-    for name in _WAITS:
+    for name in _WAITS if route else ():
         wait = _seconds(route, name)
         if wait:
             getattr(route, name).CopyFrom(duration(max(wait - passed, 0.0)))
@@ -170,6 +170,6 @@ def _route_of(request: Any) -> RouteRequest | None:
     return request if isinstance(request, RouteRequest) else None
 
 
-def _seconds(route: RouteRequest, name: str) -> float:
-    wait: Duration = getattr(route, name)
-    return wait.ToTimedelta().total_seconds()
+def _seconds(route: RouteRequest | None, name: str) -> float:
+    seconds: float = getattr(route, name).ToTimedelta().total_seconds()
+    return seconds
