@@ -108,6 +108,7 @@ class Conversation:
         wait = waits(request)
         deadline = began + (self.timeout if timeout is None else timeout) + wait
         pauses = iter(_RETRY_PAUSES)
+        attempt = request
         while True:
             if self._breaker.is_open:
                 yield Pause(0)  # lets an event loop go on to its probes, should nothing else do
@@ -120,7 +121,6 @@ class Conversation:
             if self._has_replicas and pause < left:
                 patience = max(wait - passed, 0.0)
                 left = patience + max(left - patience, 0.0) / 2
-            attempt = having_waited(request, passed) if wait else request
             try:
                 return (yield Call(method, attempt, max(left, 0.001)))
             except grpc.RpcError as error:
@@ -133,6 +133,8 @@ class Conversation:
                     self._breaker.trip(request.model, failure)
                     raise failure from error
             yield Pause(pause)
+            if wait:
+                attempt = having_waited(request, time.monotonic() - began)
 
     def route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> Procedure[P]:
         """Place a request: by the router, or by the pool when the router does not answer.
