@@ -8,8 +8,17 @@ from itertools import count
 
 import grpc
 import pytest
-from eldr_client import Counts, EldrError, LoadReport, RouterClient, WorkerSession, aio
+from eldr_client import (
+    Counts,
+    EldrError,
+    LoadReport,
+    ReleaseResult,
+    RouterClient,
+    WorkerSession,
+    aio,
+)
 from name_server import name_server
+from redis_server import needs_redis, running_redis
 from replicas import running_replicas
 from wire import TOP_K, Client, drawn, eventually
 
@@ -231,3 +240,15 @@ def test_the_deadline_is_that_of_one_address(black_hole, dead_target):
         start = time.monotonic()
         assert client.route(MODEL, "r").is_fallback
         assert time.monotonic() - start < 0.25 + 1.0
+
+
+@needs_redis
+def test_replicas_of_one_state_know_each_others_bookings(tmp_path):
+    with running_redis(tmp_path) as redis, running_replicas("--state", redis.url) as replicas:
+        replicas.register(MODEL, "w0", "w1")
+        names = [f"r{number}" for number in range(20)]
+        with client_of(replicas.target) as client:
+            leases = [client.route(MODEL, name).lease_id for name in names]
+            replicas.send(0, signal.SIGKILL)
+            assert [client.route(MODEL, name).lease_id for name in names] == leases
+            assert {client.release(MODEL, name) for name in names} == {ReleaseResult.RELEASED}
