@@ -127,6 +127,12 @@ class Settings(BaseSettings):
     state_password: ReadableFile | None = _option(
         "FILE", "PASSWORD or USER:PASSWORD for a --state that is a URL", default=None
     )
+    state_timeout: Seconds = _option(
+        "SECONDS",
+        "how long answers wait for a --state that is a URL, until this daemon goes on by its own"
+        " view; far more than a commit takes",
+        default=0.25,
+    )
     durability: Literal["process", "power"] = _option(
         "process|power",
         "what an acknowledged booking survives: the end of the process, kill -9 included, or also a"

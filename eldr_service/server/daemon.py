@@ -93,7 +93,9 @@ class Daemon:
         if isinstance(settings.state, StateAddress):
             self._store = MirroredStore()
             metrics = self._telemetry.metrics
-            self._shared = SharedState(settings.state, settings.state_password, name)
+            self._shared = SharedState(
+                settings.state, settings.state_password, name, settings.state_timeout
+            )
             self._replica = Replica(
                 self._shared, self._store, metrics.durable, metrics.decided_again
             )

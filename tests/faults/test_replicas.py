@@ -266,7 +266,8 @@ def test_a_cluster_keeps_the_state_together(tmp_path):
         assert first.ask(f"CLUSTER MEET 127.0.0.1 {second.port} {buses[1]}") == b"+OK"
         for server in (first, second):
             eventually(lambda server=server: server.says("CLUSTER INFO", "cluster_state:ok"))
-        them = Deployment(stack, f"redis+cluster://127.0.0.1:{first.port},127.0.0.1:{second.port}")
+        url = f"redis+cluster://127.0.0.1:{first.port},127.0.0.1:{second.port}"
+        them = Deployment(stack, url, "--state-timeout", "10")  # however busy the machine is
         books = Books()
         asyncio.run(under_load(them, books, 2.0, "cluster", []))
         assert not books.unsaved

@@ -14,7 +14,7 @@ from redis_server import needs_redis, running_redis
 from wire import Client, counts, drawn, eventually
 
 pytestmark = needs_redis
-REASONS = router_pb2.Placement
+PATIENT = "--state-timeout", "10"  # however busy the machine is
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def replicas(url: str, number: int = 3, *flags: str) -> Iterator[list[tuple[Daem
         started = []
         for _ in range(number):
             daemon = stack.enter_context(
-                running_daemon("--state", url, "--log-format", "json", *flags)
+                running_daemon("--state", url, *PATIENT, "--log-format", "json", *flags)
             )
             started.append((daemon, stack.enter_context(Client(daemon.grpc))))
         yield started

@@ -10,7 +10,7 @@ from eldr_service.stores.shared.operations import Operation, Result
 from eldr_service.stores.shared.state import SharedState
 
 MOST_PENDING = 1_000_000
-MOST_TOGETHER = 256
+MOST_TOGETHER = 64
 """Operations in a step of the server, some milliseconds: it does nothing else meanwhile."""
 
 Make = Callable[[], Operation]

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
 
 SCHEMA = "1"
-ANSWER_SECONDS = 0.25
-"""After which a server that does not answer is taken as gone."""
+CONNECT_SECONDS = 1.0
 READ_SECONDS = 10.0
-"""The same for reading all there is, which is long."""
+"""For reading all there is, which is long."""
 BLOCK_MILLISECONDS = 1_000
 MOST_READ = 1_000
 
@@ -37,6 +36,8 @@ class SharedState:
     password_file : Path or None
     replica : str
         The name of this replica, among those that share the state.
+    answer_seconds : float
+        After which a server that does not answer is taken as gone.
 
     Attributes
     ----------
@@ -49,8 +50,15 @@ class SharedState:
         From every method: the server cannot be reached, or refuses.
     """
 
-    def __init__(self, address: StateAddress, password_file: Path | None, replica: str) -> None:
+    def __init__(
+        self,
+        address: StateAddress,
+        password_file: Path | None,
+        replica: str,
+        answer_seconds: float = 0.25,
+    ) -> None:
         self.replica = replica
+        self._seconds = answer_seconds
         self.clock = time.time() - time.monotonic()
         self._address = address
         self._prefix = address.prefix
@@ -67,8 +75,8 @@ class SharedState:
         """
         await self.close()
         try:
-            self._client = self._address.client(self._password_file, ANSWER_SECONDS * 4)
-            self._reader = self._address.client(self._password_file, ANSWER_SECONDS * 4)
+            self._client = self._address.client(self._password_file, CONNECT_SECONDS)
+            self._reader = self._address.client(self._password_file, CONNECT_SECONDS)
         except OSError as error:
             raise StoreError(f"{error.filename}: {error.strerror}") from error
         except ModuleNotFoundError as error:
@@ -77,7 +85,7 @@ class SharedState:
             ) from error
         about = self._prefix + "state"
         made = f"{time.time_ns():x}-{self.replica}"
-        await self._ask(self._client.hsetnx(about, "schema", SCHEMA), ANSWER_SECONDS * 4)
+        await self._ask(self._client.hsetnx(about, "schema", SCHEMA), CONNECT_SECONDS)
         await self._ask(self._client.hsetnx(about, "identity", made))
         schema, identity = await self._ask(self._client.hmget(about, ["schema", "identity"]))
         if schema.decode() != SCHEMA:
@@ -157,7 +165,7 @@ class SharedState:
         key = self._prefix + "changes"
         answer = await self._ask(
             self._reader.xread({key: after}, count=MOST_READ, block=BLOCK_MILLISECONDS),
-            BLOCK_MILLISECONDS / 1e3 + 1.0,
+            BLOCK_MILLISECONDS / 1e3 + max(1.0, self._seconds),
         )
         return [_change(place, fields) for _, entries in answer or () for place, fields in entries]
 
@@ -227,9 +235,10 @@ class SharedState:
             for field, value in part.items():
                 yield field, value
 
-    async def _ask(self, answer: Any, seconds: float = ANSWER_SECONDS) -> Any:
+    async def _ask(self, answer: Any, seconds: float = 0.0) -> Any:
         from redis.exceptions import NoScriptError, RedisError
 
+        seconds = seconds or self._seconds
         try:
             async with asyncio.timeout(seconds):  # `wait_for` can lose a cancellation
                 return await answer
