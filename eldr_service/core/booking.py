@@ -322,6 +322,18 @@ class BookingTable:
                     finished.append(booking)
         return started, finished, [key for key in held if key not in mine]
 
+    def left_out(self, row: int, held: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+        """What the worker has listed before and leaves out now."""
+        held = set(held)
+        mine = self._of_row.get(row, {})
+        return [key for key, b in mine.items() if b.seen_running and key not in held]
+
+    def reported_elsewhere(self, row: int, left_out: Iterable[tuple[str, int]]) -> None:
+        """Count absences in a report that another daemon has heard, and settles."""
+        left_out = set(left_out)
+        for key, booking in self._of_row.get(row, {}).items():
+            booking.absences = booking.absences + 1 if key in left_out else 0
+
     def forget(self, now: float) -> None:
         """Drop what ended too long ago, a part at each call."""
         self._ends.forget(now)

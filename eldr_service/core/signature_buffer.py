@@ -45,6 +45,11 @@ class HeldSignature:
         self._highest = -1
 
     @property
+    def num_chunks(self) -> int:
+        """Chunks that it is the sum of."""
+        return len(self._chunks)
+
+    @property
     def nbytes(self) -> int:
         """Memory that it takes, about."""
         arrays = self.counts.nbytes + self.tokens.nbytes + self.unknown.nbytes

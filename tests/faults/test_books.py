@@ -6,16 +6,22 @@
 
 import os
 import time
+from contextlib import closing
 
 import pytest
 from books_in_process import InProcess
+from books_over_replicas import OverReplicas
 from books_over_socket import OverSocket
 from life import Life
+from life_of_replicas import LifeOfReplicas
+from redis_server import needs_redis
 
 OPERATIONS = int(os.environ.get("ELDR_FAULTS_OPERATIONS", "20000"))
 OVER_SOCKET = OPERATIONS // 20
+OVER_REPLICAS = OPERATIONS // 40
 SEED = int(os.environ.get("ELDR_FAULTS_SEED", "1"))
 OF_A_LIFE = 10_000
+OF_REPLICAS = 500
 
 
 @pytest.mark.timeout(120 + OPERATIONS // 200)
@@ -41,3 +47,24 @@ def test_a_daemon_that_is_killed_keeps_its_books(tmp_path):
     seconds = time.monotonic() - began
     print(f"\n{OVER_SOCKET} operations on a daemon, {life.restarts} kills, {seconds:.0f} s")
     assert life.restarts
+
+
+@needs_redis
+@pytest.mark.timeout(180 + OVER_REPLICAS // 10)
+def test_replicas_keep_one_set_of_books(tmp_path):
+    began, kills, losses = time.monotonic(), 0, 0
+    for life in range(max(1, OVER_REPLICAS // OF_REPLICAS)):
+        folder = tmp_path / str(life)
+        folder.mkdir()
+        with closing(OverReplicas(folder, SEED + life)) as driver:
+            its = LifeOfReplicas(driver, SEED + life)
+            its.run(OF_REPLICAS // 2)
+            its.kill()
+            its.lose_redis()
+            its.run(OF_REPLICAS // 2)
+            kills, losses = kills + its.restarts, losses + its.losses
+    seconds = time.monotonic() - began
+    print(
+        f"\n{OVER_REPLICAS} operations on three replicas, {kills} kills, {losses} losses of Redis,"
+        f" {seconds:.0f} s"
+    )

@@ -246,3 +246,139 @@ def window(daemon) -> int:
     page = urllib.request.urlopen(f"http://{daemon.http}/metrics", timeout=10).read().decode()
     [found] = re.findall(r'^eldr_window_signatures\{model="learned"\} (\S+)$', page, re.M) or ["0"]
     return int(float(found))
+
+
+def test_answers_are_right_before_the_others_have_heard(fleet):
+    for number in range(60):
+        a, b, c = fleet[number % 3 :] + fleet[: number % 3]
+        model, name = f"at-once-{number % 4}", f"r{number}"
+        if number < 4:
+            a.register(model, "w0")  # and is asked for elsewhere in the same millisecond
+        booked = b.route(model, name)
+        assert c.release(model, name, lease_id="another") == "UNKNOWN"
+        repeat = a.route(model, name)
+        assert (repeat.repeated, repeat.lease_id) == (True, booked.lease_id)
+        lease = router_pb2.LeaseReference(request_id=name, lease_id=booked.lease_id)
+        renewal = router_pb2.RenewLeasesRequest(model=model, leases=[lease])
+        assert not c.router.RenewLeases(renewal).unknown
+        assert c.release(model, name, lease_id=booked.lease_id) == "RELEASED"
+        assert list(a.router.RenewLeases(renewal).unknown) == [lease]
+        assert b.release(model, name) == "ALREADY_RELEASED"
+        with pytest.raises(grpc.RpcError, match="FAILED_PRECONDITION"):
+            a.route(model, name)
+
+
+def test_a_booking_that_ended_elsewhere_is_not_repeated(fleet):
+    for number in range(30):
+        a, b, c = fleet[number % 3 :] + fleet[: number % 3]
+        a.register("ended", "w0")
+        a.route("ended", f"r{number}")
+        assert b.route("ended", f"r{number}").repeated
+        assert a.release("ended", f"r{number}") == "RELEASED"
+        with pytest.raises(grpc.RpcError, match="FAILED_PRECONDITION"):
+            b.route("ended", f"r{number}")
+        assert c.release("ended", f"r{number}") == "ALREADY_RELEASED"
+
+
+def test_absences_in_a_row_are_counted_over_all_replicas(fleet):
+    life = fleet[0].register("absent", "w0")
+    all_have(fleet, "absent", 1)
+    fleet[0].route("absent", "gone")
+    fleet[0].route("absent", "flaps")
+    eventually(lambda: all(client.booked("absent") == 2 for client in fleet), 5)
+
+    def hear(number: int, *held: str) -> None:
+        report = fleet_pb2.ReportLoadRequest(
+            model="absent", worker_id="w0", incarnation=life, report_number=number,
+            held=[{"request_id": name} for name in held], foreign_sequences=number,
+        )  # fmt: skip
+        assert fleet[number % 3].fleet.ReportLoad(report).accepted
+        load = (number + 2) / 256
+        eventually(lambda: all(x.workers("absent")["w0"].load >= load for x in fleet), 5)
+
+    hear(0, "gone", "flaps")
+    hear(1, "gone")
+    hear(2, "gone", "flaps")
+    hear(4, "gone")  # at the replica of report 1: with a report between, the first in a row
+    assert all(client.booked("absent") == 2 for client in fleet)
+    hear(5, "flaps")
+    report = fleet_pb2.ReportLoadRequest(
+        model="absent", worker_id="w0", incarnation=life, report_number=6,
+        held=[{"request_id": "flaps"}],
+    )  # fmt: skip
+    assert fleet[0].fleet.ReportLoad(report).accepted
+    eventually(lambda: all(client.booked("absent") == 1 for client in fleet), 5)
+
+
+def test_a_chunk_is_answered_by_what_all_replicas_were_sent(fleet):
+    a, b, c = fleet
+
+    def send(client, epoch: int, sequence: int):
+        return client.router.RegisterSignature(
+            router_pb2.RegisterSignatureRequest(
+                model="answer",
+                request_id="r",
+                epoch=epoch,
+                sequence=sequence,
+                counts=counts(drawn(0, sequence)),
+                last=sequence == 1,
+            )
+        )
+
+    assert not send(a, 1, 1).complete
+    whole = send(b, 1, 0)
+    assert (whole.complete, whole.tokens_held) == (True, 60)
+    with pytest.raises(grpc.RpcError, match="FAILED_PRECONDITION"):
+        send(c, 0, 0)
+
+
+def test_an_early_release_lets_the_signature_go_everywhere(fleet):
+    a, b, c = fleet
+    a.register("early", "w0")
+    a.policy.SetPolicy(policy_pb2.SetPolicyRequest(model="early", name="marginal-cost"))
+    all_have(fleet, "early", 1)
+    a.router.RegisterSignature(
+        router_pb2.RegisterSignatureRequest(
+            model="early", request_id="r", counts=counts(drawn(0)), last=True
+        )
+    )
+    assert b.release("early", "r") == "UNKNOWN"
+    assert (
+        c.route("early", "r", attempt=1).reason
+        == router_pb2.PLACEMENT_REASON_LEAST_LOADED_NO_SIGNATURE
+    )
+
+
+def test_lives_that_begin_at_two_replicas_at_once_are_one_at_last(fleet):
+    a, b, _ = fleet
+    a.register("lives", "w0")
+    all_have(fleet, "lives", 1)
+
+    def begin(client, name: str) -> None:
+        client.register("lives", "w0")
+        for number in range(5):
+            client.route("lives", f"{name}-{number}")
+
+    with ThreadPoolExecutor(2) as pool:
+        for turn in range(20):
+            list(pool.map(begin, (a, b), (f"a{turn}", f"b{turn}")))
+
+    def agree() -> bool:
+        lives = [client.workers("lives")["w0"] for client in fleet]
+        return len({(life.incarnation, life.booked_sequences) for life in lives}) == 1
+
+    eventually(agree, 5)
+
+
+def test_of_releases_at_all_replicas_at_once_one_ends_the_booking(fleet):
+    fleet[0].register("releases", "w0")
+    all_have(fleet, "releases", 1)
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(100):
+            name = f"r{number}"
+            booked = fleet[number % 3].route("releases", name)
+            assert all(
+                client.route("releases", name).lease_id == booked.lease_id for client in fleet
+            )
+            said = sorted(pool.map(Client.release, fleet, ["releases"] * 3, [name] * 3))
+            assert said == ["ALREADY_RELEASED", "ALREADY_RELEASED", "RELEASED"]

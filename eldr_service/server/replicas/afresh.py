@@ -2,6 +2,7 @@
 
 import time
 
+from eldr_service.core.ends import Ended
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers, record_of
 from eldr_service.server.replicas.follower import Follower
@@ -33,8 +34,9 @@ def publish(
             telling.tell_of_booking(model.name, booking)
         for part in model.bookings.remembered():
             for request_id, attempt, how, worker_id, _ in part:
-                if how.final:
-                    end = operations.end(model.name, request_id, attempt, "", how, worker_id)
+                if how is not Ended.WITHDRAWN:  # that is of this view alone
+                    lease = "" if how.final else operations.NO_LEASE
+                    end = operations.end(model.name, request_id, attempt, lease, how, worker_id)
                     telling.tell(end)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -42,6 +43,9 @@ class Follower:
     ----------
     applying : bool
         What happens now was done elsewhere, and is not to be told again.
+    joining : Counter of (model, worker_id)
+        Lives that began here and have not come back as changes: others' word on the worker until
+        then is of a life before.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Follower:
         clock: Callable[[], float],
     ) -> None:
         self.applying = False
+        self.joining: Counter[tuple[str, str]] = Counter()
         self._router = router
         self._workers = workers
         self._chosen = chosen
@@ -76,6 +81,8 @@ class Follower:
         """Take in a change, but for those of partitions' files and signatures."""
         if own and change.kind not in ("end", "join", "gone"):
             return
+        if change.kind in ("join", "save", "gone") and self._is_of_an_earlier_life(change, own):
+            return
         with self.elsewhere():
             match change.kind:
                 case "place":
@@ -94,6 +101,17 @@ class Follower:
                     self.model(change.fields[1])
                 case "slots":
                     self._slots(*change.texts())
+
+    def _is_of_an_earlier_life(self, change: Change, own: bool) -> bool:
+        model, worker_id = change.fields[0].decode(), change.fields[1].decode()
+        begun = self.joining[model, worker_id]
+        if own and change.kind == "join" and begun:
+            begun -= 1
+        if begun:
+            self.joining[model, worker_id] = begun
+        else:
+            del self.joining[model, worker_id]
+        return begun > 0
 
     def book(self, kept: KeptBooking) -> None:
         """Count a booking that another replica made."""
@@ -136,13 +154,13 @@ class Follower:
         model, now = self._router.models.get(name), time.monotonic()
         if model is None:
             return
-        if how == Ended.RELEASED.name:
+        if how in (Ended.RELEASED.name, Ended.RELEASED_EARLY.name):
             self._router.signatures.discard(name, request_id)
         booking = model.bookings.find(request_id, int(attempt), lease_id)
         if booking:
             operations.take_reported(booking, change.fields[6])
             model.end(booking, Ended[how], now)
-        elif model.bookings.how_ended(request_id, int(attempt)) is None:
+        elif not ((before := model.bookings.how_ended(request_id, int(attempt))) and before.final):
             model.bookings.remember(
                 request_id, int(attempt), Ended[how], now + REMEMBER_SECONDS, worker_id
             )
@@ -191,10 +209,11 @@ class Follower:
         row = model.fleet.row(worker_id) if model else None
         if not model or row is None:
             return
-        report = operations.reported(change.fields[3])
+        report, left_out = operations.reported(change.fields[3])
         if change.fields[2] == b"0":  # of a worker that a file names: its life is another here
             report = replace(report, incarnation=model.fleet.incarnation(row))
-        model.take_numbers(row, report, time.monotonic())
+        if model.take_numbers(row, report, time.monotonic()):
+            model.bookings.reported_elsewhere(row, left_out)
 
     def model(self, text: bytes) -> None:
         """Have a model's policy, refits and partition as another replica has chosen them."""

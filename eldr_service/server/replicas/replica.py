@@ -152,14 +152,59 @@ class Replica:
         why = await asyncio.shield(future) if future else ""
         if why:
             self._again(why)
-            await self._catch_up()
+            await self.catch_up()
         return why
 
-    async def released(self, model: str, request_id: str, attempt: int) -> str:
-        """Release what this view knows nothing of: ended, known, noted, or empty when apart."""
+    async def still_lives(self, model: str, booking: Booking) -> bool:
+        """Whether a booking that is to be repeated has not ended elsewhere; if so, here too."""
+        if not self.is_safe:
+            return True
+        result = await self._asked(("renew", model, *booking.key, booking.lease_id))
+        if result.word != "gone":
+            return True
+        await self.catch_up()
+        with self._follower.elsewhere():
+            self._router.withdraw(model, booking, time.monotonic())
+        return False
+
+    async def look_again(self, model: str, request_id: str) -> bool:
+        """Have what the shared state has of a request that is to be refused, and of all else.
+
+        Returns
+        -------
+        bool
+            The view may have lacked what the refusal rests on.
+        """
+        if not self.is_safe:
+            return False
+        result = await self._asked(("look", model, request_id))
+        lacked = await self.catch_up()
+        known = self._router.models.get(model)
+        if known and result.word in ("live", "ended"):
+            with self._follower.elsewhere():
+                if result.word == "live":
+                    self._follower.book(kept_of(result.told[0]))
+                else:
+                    self._telling.remember(model, request_id, result.told)
+            return True
+        return lacked
+
+    async def found_released(self, booking: Booking) -> str:
+        """What the shared state found of a booking that was released here; empty when apart."""
+        future = self._telling.releasing(booking)
+        return await asyncio.shield(future) if future else ""
+
+    async def released(self, model: str, request_id: str, attempt: int, lease: str) -> str:
+        """Release what this view knows nothing of.
+
+        Returns
+        -------
+        str
+            ended, known, noted; gone for one of another lease, or empty when apart.
+        """
         if not self.is_safe:
             return ""
-        operation = operations.end(model, request_id, attempt, "", Ended.RELEASED_EARLY, "")
+        operation = operations.end(model, request_id, attempt, lease, Ended.RELEASED_EARLY, "")
         return (await self._asked(operation)).word
 
     async def renewed_elsewhere(
@@ -187,9 +232,20 @@ class Replica:
 
     # Signatures
 
-    def share_signature(self, model: str, request_id: str, seconds: float, message: bytes) -> None:
-        """Let other replicas have a message that brought a part of a signature."""
-        self._telling.tell(("chunk", model, request_id, operations.milliseconds(seconds), message))
+    def share_signature(
+        self, model: str, request_id: str, seconds: float, message: bytes
+    ) -> list[int]:
+        """Let other replicas have a message that brought a part of a signature.
+
+        Returns
+        -------
+        list of int
+            Has, when that is written, how many such messages all replicas were sent.
+        """
+        sent: list[int] = []
+        operation = "chunk", model, request_id, operations.milliseconds(seconds), message
+        self._telling.tell(operation, lambda result: sent.append(int(result.told[0])))
+        return sent
 
     async def signature(self, model: str, request_id: str) -> list[bytes]:
         """The messages that brought a request's signature to any replica."""
@@ -330,17 +386,21 @@ class Replica:
                 self._slots.clear()
             await asyncio.sleep(BEAT_SECONDS)
 
-    async def _catch_up(self) -> None:
-        """Wait until the view has all that is committed now, for a while."""
+    async def catch_up(self) -> bool:
+        """Wait until the view has all that is committed now, for a while; True if it lacked any."""
+        if not self.is_safe:
+            return False
+        before = self._position
         try:
             position = await self._state.last_position()
         except StoreError:  # the view is all there is
-            return
+            return False
         if _number(self._position) >= _number(position):
-            return
+            return self._position != before
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._caught_up.append((position, future))
         await asyncio.wait([future], timeout=CATCH_UP_SECONDS)
+        return True
 
     def _wake(self) -> None:
         if not self._caught_up:
@@ -371,6 +431,7 @@ class Replica:
             whole = await self._state.has(self._position)
         position = self._position if whole else await self._state.last_position()
         if not whole:
+            self._follower.joining.clear()
             publish(self._telling, self._router, self._workers, self._store)
         committing = asyncio.create_task(self._commits.run())
         try:

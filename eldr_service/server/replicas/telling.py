@@ -46,6 +46,7 @@ class Telling(Journal):
         self.listens = self.waits = False
         self._state = state
         self._undecided: dict[str, asyncio.Future[str]] = {}
+        self._released: dict[str, asyncio.Future[str]] = {}
 
     def start(self, router: Router, workers: Workers, follower: Follower) -> None:
         """Tell of all that happens from now on."""
@@ -55,15 +56,20 @@ class Telling(Journal):
     def let_go(self) -> None:
         """Have nothing wait any longer: what was decided here stands."""
         self.waits = False
-        for future in self._undecided.values():
-            if not future.done():
-                future.set_result("")
-        self._undecided.clear()
+        for waiting in (self._undecided, self._released):
+            for future in waiting.values():
+                if not future.done():
+                    future.set_result("")
+            waiting.clear()
         self.commits.let_go()
 
     def undecided(self, booking: Booking) -> asyncio.Future[str] | None:
         """What to wait for until a booking is taken in, with why it was not; None for nothing."""
         return self._undecided.get(booking.lease_id)
+
+    def releasing(self, booking: Booking) -> asyncio.Future[str] | None:
+        """What to wait for until it is known what a release found: the word of `end`."""
+        return self._released.get(booking.lease_id)
 
     def tell(self, operation: Operation, hear: Callable[[Result], None] | None = None) -> None:
         """Have an operation committed; `hear` gets its result."""
@@ -107,7 +113,7 @@ class Telling(Journal):
                 if result.word == "live":
                     self._follower.book(kept_of(result.told[0]))
                 elif result.word == "ended":
-                    self._remember(model, booking.request_id, result.told)
+                    self.remember(model, booking.request_id, result.told)
             if future is None and result.word == "live":
                 log.warning(
                     "booked twice while the shared state was away; this one is taken back",
@@ -118,7 +124,8 @@ class Telling(Journal):
         if future and not future.done():
             future.set_result("" if result.word == "ok" else result.word)
 
-    def _remember(self, name: str, request_id: str, told: tuple[bytes, ...]) -> None:
+    def remember(self, name: str, request_id: str, told: tuple[bytes, ...]) -> None:
+        """Know how the attempts of a request ended: each attempt, and how, as they are told."""
         model, until = self._router.models[name], time.monotonic() + REMEMBER_SECONDS
         for attempt, how in zip(told[::2], told[1::2], strict=True):
             model.bookings.remember(request_id, int(attempt), Ended[how.decode()], until, "")
@@ -143,14 +150,25 @@ class Telling(Journal):
             row = row_of(model, life, booking, self._state.clock)
             return "update", model, booking.request_id, booking.lease_id, left, row
 
-        self.commits.add(make)
+        def hear(result: Result) -> None:
+            if result.word == "gone":  # ended elsewhere, and the view does not know it yet
+                with self._follower.elsewhere():
+                    self._router.withdraw(model, booking, time.monotonic())
+
+        self.commits.add(make, hear)
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
         """A booking ended."""
         if self._follower.applying or how in (Ended.WORKER_GONE, Ended.WITHDRAWN):
             return  # where a worker's life ends, all its bookings do
 
+        if how is Ended.RELEASED and self.waits:
+            self._released[booking.lease_id] = asyncio.get_running_loop().create_future()
+
         def hear(result: Result) -> None:
+            future = self._released.pop(booking.lease_id, None)
+            if future and not future.done():
+                future.set_result(result.word)
             if result.word == "renewed":
                 with self._follower.elsewhere():
                     self._follower.book(kept_of(result.told[0]))
@@ -175,6 +193,7 @@ class Telling(Journal):
             return
         known = self._router.models[model]
         if self._workers.life(known, row):
+            self._follower.joining[model, spec.worker_id] += 1
             self.tell(("join", *worker_fields(record_of(known, row))))
 
     def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
@@ -182,4 +201,5 @@ class Telling(Journal):
         if self.waits and not self._follower.applying:
             known = self._router.models[model]
             life, worker_id = self._workers.life(known, row), known.fleet.spec(row).worker_id
-            self.tell(operations.report(model, worker_id, life, report))
+            left_out = known.bookings.left_out(row, report.held)
+            self.tell(operations.report(model, worker_id, life, report, left_out))

@@ -14,6 +14,7 @@ from eldr.v1 import router_pb2_grpc
 from eldr_service.core.booking import Booking
 from eldr_service.core.errors import (
     EldrError,
+    FailedPreconditionError,
     InvalidArgumentError,
     ResourceExhaustedError,
     UnavailableError,
@@ -143,8 +144,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             ),
             decode_counts=decode_counts,
         )
-        if self._replica and result is not ReleaseResult.RELEASED:
-            result = await self._released_elsewhere(model, request, result)
+        if self._replica:
+            result = await self._released_for_all(model, request, result, booking)
         self.telemetry.released(model, request, outcome, result, booking)
         if written := self._written():
             await written
@@ -162,14 +163,13 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             )
         leases = [(lease.request_id, lease.attempt, lease.lease_id) for lease in request.leases]
         response = pb.RenewLeasesResponse()
-        for request_id, attempt, lease_id in self._router.renew(model, leases, time.monotonic()):
-            if self._replica and await self._replica.renewed_elsewhere(
-                model, request_id, attempt, lease_id
-            ):
-                continue
-            response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
+        unknown = self._router.renew(model, leases, time.monotonic())
         if written := self._written():
             await written
+        if self._replica:
+            unknown = await self._unknown_to_all(model, leases)
+        for request_id, attempt, lease_id in unknown:
+            response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
         return response
 
     @unary
@@ -189,16 +189,34 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         """Add a chunk; it is acknowledged when every replica can have it."""
         response = self._register(request)
         if self._replica:
-            self._share(request)
+            sent = self._share(request)
             if written := self._written():
                 await written
+            held = self._router.signatures.get(request.model, request.request_id)
+            if held and sent and sent[0] > held.num_chunks:  # to other replicas too
+                return await self._registered_by_all(request, held)
         return response
 
-    def _share(self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest) -> None:
-        if self._replica:
-            message = request.SerializeToString()  # a stream's has the same fields, and more
-            seconds = self._router.limits.signature_ttl
-            self._replica.share_signature(request.model, request.request_id, seconds, message)
+    async def _registered_by_all(
+        self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest, held: HeldSignature
+    ) -> pb.RegisterSignatureResponse:
+        """Answer by the whole of what the replicas were sent."""
+        await self._fetch_signature(request.model, request.request_id, again=True)
+        held = self._router.signatures.get(request.model, request.request_id) or held
+        if held.epoch > request.epoch:
+            raise FailedPreconditionError(
+                f"epoch {request.epoch} is below epoch {held.epoch}, which is held"
+            )
+        return pb.RegisterSignatureResponse(tokens_held=held.tokens_held, complete=held.complete)
+
+    def _share(
+        self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest
+    ) -> list[int]:
+        if self._replica is None:
+            return []
+        message = request.SerializeToString()  # a stream's has the same fields, and more
+        seconds = self._router.limits.signature_ttl
+        return self._replica.share_signature(request.model, request.request_id, seconds, message)
 
     def _register(
         self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest
@@ -233,6 +251,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         wait = reading.wait_seconds(request)
         max_wait, priority = reading.place_in_line(request)
         if wait and call.counts is None:
+            if self._replica:  # once it is known here that a call waits
+                self._fetch_soon(call.model, call.request_id)
             await self._wait_for_signature(call, wait)
         place = partial(self._place, call, priority, time.monotonic() + max_wait)
         placed = await (self._agree(call, place) if self._replica else place())
@@ -276,13 +296,23 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             await self._replica.current()
         if call.counts is None:
             await self._fetch_signature(call.model, call.request_id)
+        refused = False
         for _ in range(MOST_DECISIONS):
-            placed = await place()
+            try:
+                placed = await place()
+            except (FailedPreconditionError, ResourceExhaustedError, UnavailableError):
+                if refused or not await self._replica.look_again(call.model, call.request_id):
+                    raise
+                refused = True  # by a view that was old
+                continue
             if call.dry_run:
                 return placed
             agreed = False
             try:
-                agreed = not await self._replica.decided(placed.booking)
+                agreed = not await self._replica.decided(placed.booking) and (
+                    not placed.repeated
+                    or await self._replica.still_lives(call.model, placed.booking)
+                )
             finally:  # a call that is cancelled leaves no booking behind
                 if not agreed:
                     self._settle(call.model, placed.booking, False)
@@ -293,11 +323,11 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             f"request {call.request_id}: other replicas were first {MOST_DECISIONS} times"
         )
 
-    async def _fetch_signature(self, model: str, request_id: str) -> None:
+    async def _fetch_signature(self, model: str, request_id: str, again: bool = False) -> None:
         """Have what other replicas were sent of a signature that is not complete here."""
         assert self._replica
         held = self._router.signatures.get(model, request_id)
-        if held and held.complete:
+        if held and held.complete and not again:
             return
         for message in await self._replica.signature(model, request_id):
             with contextlib.suppress(EldrError):  # its sender was told of it
@@ -308,25 +338,49 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         known = self._router.models.get(model)
         booking = known and known.bookings.live(request_id)
         if self._waiters.waits((model, request_id)) or (booking and booking.awaits_signature):
-            task = asyncio.create_task(self._fetch_signature(model, request_id))
-            self._fetching.add(task)
-            task.add_done_callback(self._fetching.discard)
+            self._fetch_soon(model, request_id)
 
-    async def _released_elsewhere(
-        self, model: str, request: pb.ReleaseRequest, result: ReleaseResult
+    def _fetch_soon(self, model: str, request_id: str) -> None:
+        task = asyncio.create_task(self._fetch_signature(model, request_id))
+        self._fetching.add(task)
+        task.add_done_callback(self._fetching.discard)
+
+    async def _released_for_all(
+        self,
+        model: str,
+        request: pb.ReleaseRequest,
+        result: ReleaseResult,
+        booking: Booking | None,
     ) -> ReleaseResult:
-        """What a release means that this view knows nothing of."""
+        """What a release means to the shared state, whatever it did to this view."""
         assert self._replica
-        known = self._router.model(model)
-        live = known.bookings.live(request.request_id)
-        if live and live.attempt == request.attempt:  # of another lease
-            return result
-        match await self._replica.released(model, request.request_id, request.attempt):
+        if booking:
+            word = await self._replica.found_released(booking)
+        if booking is None or word == "gone":  # unknown here, or placed anew elsewhere
+            word = await self._replica.released(
+                model, request.request_id, request.attempt, request.lease_id
+            )
+        match word:
             case "ended":
                 return ReleaseResult.RELEASED
             case "known":
                 return ReleaseResult.ALREADY_RELEASED
+            case "gone":
+                return ReleaseResult.UNKNOWN
         return result
+
+    async def _unknown_to_all(
+        self, model: str, leases: list[tuple[str, int, str]]
+    ) -> list[tuple[str, int, str]]:
+        """Leases that are not alive: what this view does not know may be elsewhere."""
+        assert self._replica
+        bookings = self._router.model(model).bookings
+        return [
+            lease
+            for lease in leases
+            if not bookings.find(*lease)
+            and not await self._replica.renewed_elsewhere(model, *lease)
+        ]
 
     def _settle(self, model: str, booking: Booking, reached: bool) -> None:
         self._router.answered(model, booking, reached, time.monotonic())

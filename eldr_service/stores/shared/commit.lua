@@ -12,8 +12,8 @@ local MOST_CHANGES = 50000
 local REMEMBER_MS = 600000
 local UNROUTED_MS = 60000
 local FINAL = {RELEASED = true, RELEASED_EARLY = true, SUPERSEDED = true}
-local ARITY = {place = 11, ['end'] = 7, update = 5, renew = 4, join = 5, know = 5, save = 5, gone = 4, report = 4,
-  model = 3, partition = 3, forget = 2, slots = 2, chunk = 4,
+local ARITY = {place = 11, ['end'] = 7, update = 5, renew = 4, look = 2, join = 5, know = 5, save = 5, gone = 4,
+  report = 4, model = 3, partition = 3, forget = 2, slots = 2, chunk = 4,
   learned = 4, recent = 4}
 
 local time = redis.call('TIME')
@@ -109,6 +109,7 @@ run['end'] = function(f)
   if f[4] ~= '' and there and there.attempt == attempt then return {'gone'} end
   local before = redis.call('HGET', ends_key(k), attempt)
   if before and (FINAL[before] or not FINAL[how]) then return {'known'} end
+  if how == 'RELEASED_EARLY' and not there then redis.call('UNLINK', signature_key(k)) end
   if before and how == 'RELEASED_EARLY' then how = 'RELEASED' end
   remember(k, attempt, how)
   tell('end', {f[1], f[2], attempt, f[4], how, f[6], f[7]})
@@ -133,6 +134,15 @@ function run.renew(f)
   if there and there.attempt == f[3] and (f[4] == '' or f[4] == there.lease) then
     return {'ok', redis.call('HGET', RECORD, key(f[1], f[2]))}
   end
+  return {'gone'}
+end
+
+-- model, request: what there is of it, as `place` says it
+function run.look(f)
+  local k = key(f[1], f[2])
+  if live(k) then return {'live', redis.call('HGET', RECORD, k)} end
+  local ended = redis.call('HGETALL', ends_key(k))
+  if #ended > 0 then return {'ended', unpack(ended)} end
   return {'gone'}
 end
 
@@ -235,13 +245,13 @@ function run.recent(f)
   return {'ok'}
 end
 
--- model, request, milliseconds, message
+-- model, request, milliseconds, message; answers with how many messages there are now
 function run.chunk(f)
   local k = key(f[1], f[2])
-  redis.call('RPUSH', signature_key(k), f[4])
+  local messages = redis.call('RPUSH', signature_key(k), f[4])
   redis.call('PEXPIRE', signature_key(k), f[3])
   tell('chunk', {f[1], f[2]})
-  return {'ok'}
+  return {'ok', tostring(messages)}
 end
 
 local results, place = {}, 2

@@ -5,7 +5,7 @@ as a change with the same fields.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -17,6 +17,11 @@ from eldr_service.stores.bookings import counts_of, text_of
 
 Field = str | int | bytes
 Operation = tuple[Field, ...]
+Key = tuple[str, int]
+"""Request and attempt."""
+
+NO_LEASE = "-"
+"""An end with it is remembered, and ends no booking: the attempt may have been placed again."""
 
 
 class Result(NamedTuple):
@@ -69,22 +74,28 @@ def take_reported(booking: Booking, reported: bytes) -> None:
         booking.decode_counts = counts_of(counts)
 
 
-def report(model: str, worker_id: str, life: int, taken: LoadReport) -> Operation:
-    """Tell what a worker said of itself; the requests it holds are settled by who heard it."""
-    said: dict[str, Any] = {**asdict(taken), "held": (), "state": taken.state.name}
+def report(
+    model: str, worker_id: str, life: int, taken: LoadReport, left_out: Sequence[Key]
+) -> Operation:
+    """Tell what a worker said of itself; the requests it holds are settled by who heard it.
+
+    `left_out` are those that it listed before, and does not now.
+    """
+    said: dict[str, Any] = {**asdict(taken), "held": left_out, "state": taken.state.name}
     if taken.capture:
         said["capture"] = {**asdict(taken.capture), "state": taken.capture.state.name}
     return "report", model, worker_id, life, json.dumps(said)
 
 
-def reported(text: bytes) -> LoadReport:
-    """Read what `report` wrote."""
+def reported(text: bytes) -> tuple[LoadReport, list[Key]]:
+    """Read what `report` wrote: what the worker said, and what it left out."""
     said: Mapping[str, Any] = json.loads(text)
     capture = said["capture"]
     if capture:
         capture = CaptureStatus(**{**capture, "state": CaptureState[capture["state"]]})
     state = WorkerState[said["state"]]
-    return LoadReport(**{**said, "held": (), "state": state, "capture": capture})
+    left_out = [(request_id, attempt) for request_id, attempt in said["held"]]
+    return LoadReport(**{**said, "held": (), "state": state, "capture": capture}), left_out
 
 
 def milliseconds(seconds: float) -> int:
