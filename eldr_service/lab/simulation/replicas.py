@@ -96,7 +96,9 @@ class View(Journal):
         """Tell what a worker measured; which requests it runs is told by what followed."""
 
         def take(view: View, now: float) -> None:
-            view.router.model(model).take_numbers(row, replace(report, held=()), now)
+            known = view.router.model(model)
+            life = known.fleet.incarnation(row)  # each replica numbers lives by itself here
+            known.take_numbers(row, replace(report, held=(), incarnation=life), now)
 
         self._say(take)
 

@@ -114,13 +114,13 @@ class _Run:
             lambda journal: Router(lambda: next(policies), _Silent(), limits, journal=journal),
         )
         self._noise = np.random.default_rng([workload.seed, 1])
+        self._lives = [self._register(view.workers) for view in self._replicas.views]
         for view in self._replicas.views:
-            self._lives = self._register(view.workers)  # the same at all
             if partition is not None:
                 model = view.router.model(MODEL)
                 model.check_geometry(partition.geometry)
                 model.activate(partition, {})
-        self._held: list[dict[str, None]] = [{} for _ in self._lives]
+        self._held: list[dict[str, None]] = [{} for _ in range(deployment.workers)]
         self._reports = 0
         self._counts = [workload.prefill_counts(i) for i in range(len(workload.driven))]
         self._decoded: dict[tuple[int, int], ActivationCounts] = {}
@@ -156,7 +156,7 @@ class _Run:
             self._release(now)
             handlers[event](now, request)
         return Result(
-            workers=len(self._lives),
+            workers=self._deployment.workers,
             arrival_s=self._workload.requests.times_s,
             placed_s=self._placed_s,
             first_token_s=self._first_s,
@@ -195,12 +195,12 @@ class _Run:
     def _report(self, now: float, _: int) -> None:
         self._replicas.tick(now)
         self._reports += 1
-        for worker, life in enumerate(self._lives):
+        for worker in range(self._deployment.workers):
             recent = self._pool.recent(worker)
             running = self._pool.running(worker)
             off = np.exp(self._noise.normal(0.0, self._deployment.report_noise))
             report = LoadReport(
-                incarnation=life,
+                incarnation=self._lives[worker % len(self._lives)][worker],
                 number=self._reports,
                 running_sequences=running,
                 waiting_sequences=self._pool.held(worker) - running,

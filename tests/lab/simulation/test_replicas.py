@@ -1,4 +1,4 @@
-"""Replicas in the simulator: with views at once they are one router, with late ones they are not."""
+"""Simulated replicas: with views that are never late they are one router, else they are not."""
 
 from dataclasses import replace
 
@@ -22,6 +22,7 @@ COUNTS = RECORDING.prefill_counts()[WORKLOAD.fitted]
 PARTITION = fit_partition("m", COUNTS, RECORDING.geometry, n_clusters=4)
 ONE = Deployment(ENGINES, report_interval_s=0.02, report_noise=0.1)
 POLICIES = ("join-shortest-queue", "power-of-two-choices", "locality-band", "marginal-cost")
+FEW = 12
 EARLY = {"prefill": Delay(0.01, 1e-4), "place_at": 0.5, "chunk_tokens": 8}
 
 
@@ -36,7 +37,7 @@ def assert_same(one, other):
     assert one.figures() == other.figures()
 
 
-@pytest.mark.parametrize("around", [{}, {"capacity": 40}, EARLY], ids=["", "full", "early"])
+@pytest.mark.parametrize("around", [{}, {"capacity": FEW}, EARLY], ids=["", "full", "early"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_with_views_at_once_three_decide_as_one(policy, around):
     one = run(policy, **around)
@@ -49,23 +50,22 @@ def test_one_is_never_late(policy):
     assert_same(run(policy), run(policy, view_delay_s=0.1))
 
 
-def test_replicas_that_hear_late_balance_worse_and_each_other_not_at_all():
+def test_replicas_that_hear_late_balance_worse():
     imbalances = [
         run("join-shortest-queue", replicas=3, view_delay_s=delay).load_imbalance
-        for delay in (0.0, 0.01, 10.0)
+        for delay in (0.0, 0.001, 0.01)
     ]
-    assert imbalances == sorted(imbalances)
-    assert imbalances[0] < imbalances[2]
+    assert 1.1 * imbalances[0] < 1.05 * imbalances[1] < imbalances[2]
 
 
 def test_no_worker_gets_more_than_it_takes_from_all_together():
-    result = run("locality-band", capacity=40, replicas=3, view_delay_s=0.01)
+    result = run("locality-band", capacity=FEW, replicas=3, view_delay_s=0.01)
     assert result.decided_again > 0
-    ends = np.concatenate([result.placed_s, result.end_s])
-    order = np.lexsort((np.repeat([1, -1], len(result.worker)), ends))  # ends first
+    times = np.concatenate([result.placed_s, result.end_s])
+    order = np.lexsort((np.repeat([1, -1], len(result.worker)), times))  # ends first
     for worker in range(4):
         its = np.tile(result.worker == worker, 2) * np.repeat([1, -1], len(result.worker))
-        assert its[order].cumsum().max() == 40
+        assert its[order].cumsum().max() == FEW
 
 
 @pytest.mark.parametrize(
