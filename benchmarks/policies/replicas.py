@@ -6,7 +6,7 @@ and a request that lost its place is decided again. Cells are as in `cells`: syn
 always, with room for all and with so little that workers are full at times; the public recordings
 where ../shared/data is.
 
-    python -m benchmarks.policies.replicas [--seeds N] [--replicas N]
+    python -m benchmarks.policies.replicas [--seeds N] [--replicas N] [--only TEXT]
 
 Prints each figure's change against one replica, with 95% intervals from paired seeds, and writes
 build/bench/replicas.json. The goal is an imbalance within 5% of one replica's at 10 ms.
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--duration", type=float, default=10.0, help="seconds of arrivals")
     parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--only", default="", metavar="TEXT", help="cells with this in their names")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     log_to_stderr()
@@ -94,7 +95,8 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
-        cells = studies(Path(folder), How(options.seeds, options.duration))
+        how = How(options.seeds, options.duration)
+        cells = {k: v for k, v in studies(Path(folder), how).items() if options.only in k}
         total = (1 + len(DELAYS_S)) * sum(map(steps, cells.values()))
         task = progress.add_task("simulating", total=total)
         for cell, study in cells.items():
