@@ -76,6 +76,7 @@ bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.j
 	$(BIN)/python -m benchmarks.speed.simulation
 	$(BIN)/python -m benchmarks.speed.refit
 	PYTHONPATH=clients/vllm $(BIN)/python -m benchmarks.speed.signature_cache
+	$(BIN)/python -m benchmarks.speed.replicas
 
 bench-check: setup ## a short form of the benchmarks with goals; fails on what noise does not explain
 	$(BIN)/python -m benchmarks.speed.decision --turns 7 --check

@@ -14,7 +14,7 @@ COMPARED = (
     "active_experts",
     "load_imbalance",
 )
-SUMMED = ("requests", "tokens", "copies", "refused")
+SUMMED = ("requests", "tokens", "copies", "refused", "decided_again")
 
 
 @dataclass(frozen=True, slots=True)

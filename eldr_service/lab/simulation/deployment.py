@@ -1,4 +1,4 @@
-"""What is simulated around the engines: capacities, prefill and KV transfer."""
+"""What is simulated around the engines: capacities, prefill, KV transfer, the routers."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Decode engines behind a router.
+    """Decode engines behind a router, or several that are one.
 
     Attributes
     ----------
@@ -50,6 +50,10 @@ class Deployment:
         By how much reported step times are off: the standard deviation of their logarithm.
     relief : float
         The largest factor on the load of a worker that is slower than its peers; 1 for none.
+    replicas : int
+        Routers that place requests, by turns; see `Replicas`.
+    view_delay_s : float
+        Until the other replicas know what one did.
     """
 
     engines: tuple[Engine, ...]
@@ -62,6 +66,8 @@ class Deployment:
     report_interval_s: float = 1.0
     report_noise: float = 0.0
     relief: float = StandingLimits().relief
+    replicas: int = 1
+    view_delay_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.engines:
@@ -76,6 +82,10 @@ class Deployment:
             raise ValueError(f"report_noise must be from 0 to below 1, not {self.report_noise}")
         if not 1 <= self.relief < float("inf"):
             raise ValueError(f"relief must be finite and 1 at least, not {self.relief}")
+        if self.replicas < 1:
+            raise ValueError(f"replicas must be 1 at least, not {self.replicas}")
+        if not 0 <= self.view_delay_s < float("inf"):
+            raise ValueError(f"view_delay_s must be 0 or more, not {self.view_delay_s}")
 
     @classmethod
     def in_turn(cls, kinds: Sequence[Engine], workers: int, **around: Any) -> "Deployment":

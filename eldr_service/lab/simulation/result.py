@@ -31,6 +31,8 @@ class Result:
         Requests that came when every recording was in flight, and so got one that was.
     refused : int
         Times that a request found every worker at its capacity and came again later.
+    decided_again : int
+        Decisions for a worker whose last place another replica had taken.
     """
 
     workers: int
@@ -45,6 +47,7 @@ class Result:
     reasons: Counter[str]
     copies: int
     refused: int
+    decided_again: int = 0
 
     @cached_property
     def tpot_s(self) -> NDArray[np.float64]:
@@ -91,6 +94,7 @@ class Result:
             "tokens": int(self.tokens.sum()),
             "copies": self.copies,
             "refused": self.refused,
+            "decided_again": self.decided_again,
         }
 
 

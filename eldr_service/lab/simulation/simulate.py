@@ -6,6 +6,7 @@ and report, counts are routed, releases come back with what the decode activated
 
 import heapq
 from collections import Counter
+from copy import deepcopy
 from enum import IntEnum
 
 import numpy as np
@@ -20,6 +21,7 @@ from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.lab.simulation.arrivals import RecordingPicker
 from eldr_service.lab.simulation.decode_pool import DecodePool
 from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.replicas import Replicas
 from eldr_service.lab.simulation.result import Result
 from eldr_service.lab.simulation.workload import Workload, oracle_labels
 from eldr_service.policies import Policy
@@ -27,7 +29,6 @@ from eldr_service.routing.call import RouteCall
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.standing import StandingLimits
 from eldr_service.routing.workers import Workers
-from eldr_service.stores.sqlite import SqliteStore
 
 MODEL = "simulated"
 
@@ -106,15 +107,20 @@ class _Run:
             (side, RecordingPicker(len(side), workload.seed, again=True)) for side in sides
         ]
         limits = Limits(standing=StandingLimits(relief=deployment.relief))
-        self._router = Router(lambda: policy, _Silent(), limits)
+        policies = iter([policy, *(deepcopy(policy) for _ in range(deployment.replicas - 1))])
+        self._replicas = Replicas(
+            deployment.replicas,
+            deployment.view_delay_s,
+            lambda journal: Router(lambda: next(policies), _Silent(), limits, journal=journal),
+        )
         self._noise = np.random.default_rng([workload.seed, 1])
-        self._workers = Workers(self._router, SqliteStore(None), first_incarnation=0)
-        self._lives = self._register()
-        if partition is not None:
-            model = self._router.model(MODEL)
-            model.check_geometry(partition.geometry)
-            model.activate(partition, {})
-        self._held: list[dict[str, None]] = [{} for _ in self._lives]
+        self._lives = [self._register(view.workers) for view in self._replicas.views]
+        for view in self._replicas.views:
+            if partition is not None:
+                model = view.router.model(MODEL)
+                model.check_geometry(partition.geometry)
+                model.activate(partition, {})
+        self._held: list[dict[str, None]] = [{} for _ in range(deployment.workers)]
         self._reports = 0
         self._counts = [workload.prefill_counts(i) for i in range(len(workload.driven))]
         self._decoded: dict[tuple[int, int], ActivationCounts] = {}
@@ -150,7 +156,7 @@ class _Run:
             self._release(now)
             handlers[event](now, request)
         return Result(
-            workers=len(self._lives),
+            workers=self._deployment.workers,
             arrival_s=self._workload.requests.times_s,
             placed_s=self._placed_s,
             first_token_s=self._first_s,
@@ -162,9 +168,10 @@ class _Run:
             reasons=self._reasons,
             copies=self._copies,
             refused=self._refused,
+            decided_again=self._replicas.decided_again,
         )
 
-    def _register(self) -> list[int]:
+    def _register(self, workers: Workers) -> list[int]:
         deployment, recording = self._deployment, self._workload.recording
         as_recorded = self._workload.requests.output_tokens is None
         labels = oracle_labels(recording, self._workload.fitted, deployment.workers, as_recorded)
@@ -179,21 +186,21 @@ class _Run:
                     capacity_sequences=deployment.capacity or engine.max_running,
                     capacity_kv_tokens=engine.kv_tokens or 0,
                 )
-                life = self._workers.register(
+                life = workers.register(
                     MODEL, spec, WorkerState.READY, recording.geometry, 0.0, static=True
                 )
                 lives.append(life)
         return lives
 
     def _report(self, now: float, _: int) -> None:
-        self._router.tick(now)
+        self._replicas.tick(now)
         self._reports += 1
-        for worker, life in enumerate(self._lives):
+        for worker in range(self._deployment.workers):
             recent = self._pool.recent(worker)
             running = self._pool.running(worker)
             off = np.exp(self._noise.normal(0.0, self._deployment.report_noise))
             report = LoadReport(
-                incarnation=life,
+                incarnation=self._lives[worker % len(self._lives)][worker],
                 number=self._reports,
                 running_sequences=running,
                 waiting_sequences=self._pool.held(worker) - running,
@@ -204,7 +211,8 @@ class _Run:
                 step_seconds=float(np.nan_to_num(recent.step_seconds * off)),
                 step_active_experts=float(np.nan_to_num(recent.step_active_experts)),
             )
-            self._workers.report(MODEL, f"decode-{worker}", report, now)
+            hears = self._replicas.at(worker, now).workers
+            hears.report(MODEL, f"decode-{worker}", report, now)
         following = now + self._deployment.report_interval_s
         heapq.heappush(self._events, (following, _Event.REPORT, 0))
 
@@ -260,7 +268,7 @@ class _Run:
         self._register_chunk(now, i, rest, 1)
 
     def _register_chunk(self, now: float, i: int, chunk: ActivationCounts, sequence: int) -> None:
-        self._router.register_signature(
+        self._replicas.at(i, now).router.register_signature(
             MODEL,
             str(i),
             0,
@@ -282,7 +290,7 @@ class _Run:
             labels={"domain": domain},  # read by domain-oracle alone
         )
         try:
-            booking = self._router.route(call, now).booking
+            booking = self._replicas.route(i, call, now).booking
         except ResourceExhaustedError as full:
             self._refused += 1
             again = now + full.retry_after
@@ -315,7 +323,7 @@ class _Run:
             i = done.request_key
             picked = int(self._picked[i])
             self._first_s[i], self._end_s[i] = done.first_token_s, done.end_s
-            self._router.release(
+            self._replicas.at(i, done.end_s).router.release(
                 MODEL,
                 str(i),
                 0,
