@@ -71,6 +71,9 @@ class Model:
         None until a worker, a partition or the configuration declares it.
     decisions : int
         Booked since the policy is in force.
+    first_number : int
+        Of decisions, for policies that draw by it: other replicas begin elsewhere, or those that do
+        not see each other would draw the same.
     has_own_policy : bool
         An operator chose it for this model.
     step_reports : deque of StepReport
@@ -107,6 +110,7 @@ class Model:
         self._slots: tuple[tuple[object, ...], NDArray[np.int32]] = ((), np.empty(0, np.int32))
         self.policy = policy
         self.decisions = 0
+        self.first_number = 0
         self.has_own_policy = False
         self.step_reports: deque[StepReport] = deque(maxlen=MAX_STEP_REPORTS)
         self.step_reports_seen = 0
@@ -115,6 +119,11 @@ class Model:
         self.journal = journal or Journal()
         self._declared_by: set[Hashable] = set()
         self._groups_left: dict[str, str] = {}  # of workers that left before their requests did
+
+    @property
+    def number(self) -> int:
+        """Of the next decision."""
+        return self.first_number + self.decisions
 
     @property
     def is_empty(self) -> bool:

@@ -77,7 +77,7 @@ def place(
         signature = partition.transform.signature(counts)
     request = RequestView(
         request_id=call.request_id,
-        number=model.decisions,
+        number=model.number,
         signature=signature,
         counts=counts,
         top_k=top_k,

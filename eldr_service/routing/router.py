@@ -90,6 +90,8 @@ class Router:
 
     Attributes
     ----------
+    first_number : int
+        Of each model's decisions, as `Model.first_number`.
     notes_renewals : bool
         The journal is told of each renewal that a caller asks for, as others may end the booking.
 
@@ -116,6 +118,7 @@ class Router:
         self._lease_prefix = lease_prefix
         self._leases = 0
         self.notes_renewals = False
+        self.first_number = 0
 
     def model(self, name: str) -> Model:
         """A model that is known.
@@ -154,6 +157,7 @@ class Router:
                 Explanations(self.limits.explanations),
                 self.limits.standing,
             )
+            model.first_number = self.first_number
             self._journal.appeared(name, model.policy)
         return self.models[name]
 
@@ -252,7 +256,7 @@ class Router:
         if not call.dry_run:
             assert placed.basis is not None  # it is no repeat
             model.explanations.keep(
-                call, known, placed.booking, placed.basis, model.policy, model.decisions, now
+                call, known, placed.booking, placed.basis, model.policy, model.number, now
             )
             model.book(placed.booking)
             self._journal.placed(model.name, call, known, placed.booking, now)

@@ -136,7 +136,9 @@ class Daemon:
             name,
             Journals(*(j for j in journals if j)),
         )
-        self._router.notes_renewals = self._replica is not None
+        if self._replica:
+            self._router.notes_renewals = True
+            self._router.first_number = secrets.randbits(62)
         self._telemetry.watch(self._router)
         if self._recorder:
             self._recorder.watch(self._router)

@@ -382,3 +382,14 @@ def test_of_releases_at_all_replicas_at_once_one_ends_the_booking(fleet):
             )
             said = sorted(pool.map(Client.release, fleet, ["releases"] * 3, [name] * 3))
             assert said == ["ALREADY_RELEASED", "ALREADY_RELEASED", "RELEASED"]
+
+
+def test_replicas_that_do_not_see_each_other_draw_otherwise(fleet):
+    client = fleet[0]
+    for number in range(64):
+        client.register("drawn", f"w{number}")
+    client.policy.SetPolicy(policy_pb2.SetPolicyRequest(model="drawn", name="random"))
+    all_have(fleet, "drawn", 64)
+    eventually(lambda: all(policy_of(client, "drawn") == "random" for client in fleet), 5)
+    drawn_by = [client.route("drawn", "asked", dry_run=True).worker_id for client in fleet]
+    assert len(set(drawn_by)) > 1  # by chance the same once in 4,096 runs
