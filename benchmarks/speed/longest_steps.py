@@ -3,8 +3,8 @@
 Placements wait while the loop makes one step. A daemon measures each of its steps: the processor
 time of its thread, which other programs on the machine change little. It runs on asyncio's own
 loop, as uvloop does not say when a step begins; the steps are the same. Garbage collections, which
-any call can set off, are left out. 1,000 workers are scraped
-and listed; one with 60,000 bookings reports them, and 5,536 more; all their leases are renewed.
+any call can set off, are left out. 1,000 workers are scraped and listed; one with 60,000 bookings
+reports them and 5,536 requests more, and the leases of all are renewed.
 
 Prints a table and writes build/bench/longest_steps.json.
 """

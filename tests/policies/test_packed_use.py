@@ -1,5 +1,7 @@
 """What `marginal-cost` keeps of a booking: little, and counts only where it learns from them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from expert_bookings import EXPERTS, LAYERS, booked, counts
@@ -9,6 +11,7 @@ from eldr_service.core.ends import Ended
 from eldr_service.policies import experts
 from eldr_service.policies.marginal_cost import MarginalCost
 from eldr_service.policies.packed_use import PackedUse
+from eldr_service.stores.bookings import kept_of, row_of
 
 
 def test_a_booking_beyond_the_memory_for_learning_is_packed_and_teaches_nothing(monkeypatch):
@@ -71,3 +74,23 @@ def test_another_policy_is_told_about_what_a_packed_booking_used(monkeypatch):
     second.on_booked(booking)
     one, other = (p.experts.known.active(fleet.rows)[0] for p in (first, second))
     assert other == pytest.approx(one, rel=0.1)
+
+
+def test_a_packed_booking_that_was_written_down_comes_back_as_packed(monkeypatch):
+    monkeypatch.setattr(experts, "LEARNING_BYTES", 0)
+    rng, fleet = np.random.default_rng(3), snapshot([0, 0])
+    first, again = MarginalCost(), MarginalCost()
+    made = [booked(fleet, i % 2, f"r{i}", counts(rng)) for i in range(8)]
+    for booking in made:
+        first.on_booked(booking)
+    for booking in made:
+        written = kept_of(row_of("m", 1, booking, 0.0))
+        np.testing.assert_array_equal(written.counts, booking.counts)
+        restored = replace(booking, kept=written.counts)
+        again.on_booked(restored)
+        assert isinstance(restored.kept, PackedUse)
+    one, other = (p.experts.known.active(fleet.rows) for p in (first, again))
+    np.testing.assert_allclose(other, one, rtol=0.1)
+    for booking in made:
+        again.on_ended(booking, Ended.RELEASED)
+    assert not again.experts.known.batches._sums.any()
