@@ -69,8 +69,10 @@ bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.j
 	$(BIN)/python -m benchmarks.speed.overload
 	$(BIN)/python -m benchmarks.speed.decision_log
 	$(BIN)/python -m benchmarks.speed.scrape
+	$(BIN)/python -m benchmarks.speed.longest_steps
 	$(BIN)/python -m benchmarks.speed.held_signatures
 	$(BIN)/python -m benchmarks.speed.remembered_ends
+	$(BIN)/python -m benchmarks.speed.booking_memory
 	$(BIN)/python -m benchmarks.speed.cold_start
 	$(BIN)/python -m benchmarks.speed.fit
 	$(BIN)/python -m benchmarks.speed.simulation

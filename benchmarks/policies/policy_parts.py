@@ -6,7 +6,8 @@
 request's decode and the engines' costs: ``step with the request + expert x D x n``. *taught* has
 learned from the half that the partition was fitted on, and learns no more: the simulator's requests
 come again, and what was learned of a request itself would help it the next time. --parts adds, each
-without one part: decode counts, remaining tokens, the partition, the tail, reports of costs.
+without one part: decode counts, remaining tokens, the partition, the tail, reports of costs,
+the packing of what bookings keep.
 
 Prints each policy's change against the best of the four load-only policies, with 95% intervals from
 paired seeds, and whether `marginal-cost` reaches its goals; writes build/bench/policy_parts.json.
@@ -39,8 +40,9 @@ from eldr_service.lab.simulation.simulate import MODEL, simulate
 from eldr_service.lab.simulation.study import log_to_stderr
 from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.batches import Batches
-from eldr_service.policies.experts import Experts
+from eldr_service.policies.experts import Experts, ExpertsInUse
 from eldr_service.policies.marginal_cost import MarginalCost, MarginalCostParameters
+from eldr_service.policies.packed_use import PackedUse
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import create
 from eldr_service.policies.remaining import Remaining
@@ -62,6 +64,43 @@ class NoReports(MarginalCost):
 class NoPartition(MarginalCost):
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         return super().pick(request._replace(signature=None), fleet)
+
+
+class WholeUse(PackedUse):
+    """Each expert by itself."""
+
+    __slots__ = ("each",)
+
+
+class WholeBatches(Batches):
+    """Adds each expert's own probability, not the mean of its range."""
+
+    def add(self, row: int, use: WholeUse, times: int) -> None:  # type: ignore[override]
+        self.reach(row + 1)
+        self._sums[row] += times * use.each
+        unused = np.exp(-self._sums[row] / 2048)
+        self._unused[row] = np.rint(127 * unused)
+        self._active[row] = (1 - unused).sum()
+
+
+class WholeExperts(ExpertsInUse):
+    """Packs nothing."""
+
+    def _hold(self, booking: Booking, probabilities: np.ndarray, learns: bool) -> None:
+        assert self.known is not None
+        batches = self.known.batches
+        if not isinstance(batches, WholeBatches):
+            self.known.batches = batches = WholeBatches(len(probabilities))
+        use = WholeUse(np.zeros(0, np.uint8), self.known.prediction.shape, learns)
+        use.each = np.rint(-np.log1p(-np.minimum(probabilities, 1 - 1e-6)) * 2048).astype(np.int32)
+        batches.add(booking.row, use, booking.num_sequences)
+        self.known.held[booking.key] = use
+
+
+class NotPacked(MarginalCost):
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = WholeExperts(self.parameters.min_coverage)
 
 
 class AllRemains(Remaining):
@@ -109,7 +148,7 @@ class TruePrice(Policy):
             self._uses[prefill] = used.ravel().astype(np.float32)
         self._expert_s = expert_s
         self._batches = Batches(workload.recording.geometry.size)
-        self._held: dict[tuple[str, int], np.ndarray] = {}
+        self._held: dict[tuple[str, int], PackedUse] = {}
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         self._batches.reach(int(fleet.rows.max()) + 1)
@@ -124,10 +163,11 @@ class TruePrice(Policy):
     def on_booked(self, booking: Booking) -> None:
         assert booking.counts is not None
         uses = self._uses[booking.counts.tobytes()]
-        self._held[booking.key] = self._batches.add(booking.row, uses, 1)
+        use = self._held[booking.key] = PackedUse.of(uses, None, booking.counts.shape)
+        self._batches.add(booking.row, use, 1)
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:
-        self._batches.remove(booking.row, self._held.pop(booking.key), 1)
+        self._batches.add(booking.row, self._held.pop(booking.key), -1)
 
 
 Make = Callable[[Workload, float], Policy]
@@ -149,6 +189,7 @@ def policies(parts: bool, output_tokens: int) -> dict[str, Make]:
             "no partition": lambda *_: NoPartition(),
             "no tail": lambda *_: MarginalCost(without_tail),
             "no reports": lambda *_: NoReports(),
+            "not packed": lambda *_: NotPacked(),
         }
     return chosen
 

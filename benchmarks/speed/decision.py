@@ -75,7 +75,12 @@ class Setup:
     """A router with `workers` workers, a slot each, and requests for it."""
 
     def __init__(
-        self, workers: int, requests: int, journal: Journal | None = None, explained: int = 4_096
+        self,
+        workers: int,
+        requests: int,
+        journal: Journal | None = None,
+        explained: int = 4_096,
+        capacity: int = 256,
     ) -> None:
         counts = drawn_counts(workers + requests)
         self.transform = SignatureTransform(GEOMETRY, "sqrt")
@@ -87,7 +92,8 @@ class Setup:
         telemetry.watch(self.router)
         model = self.model = self.router.model_or_new(MODEL)
         for number in range(workers):
-            spec = WorkerSpec(f"w{number}", url=f"http://10.0.0.{number}:8000")
+            url = f"http://10.0.0.{number}:8000"
+            spec = WorkerSpec(f"w{number}", url=url, capacity_sequences=capacity)
             model.join(spec, WorkerState.READY, 1, None, 0.0)
         model.declare_geometry(GEOMETRY, "partition")
         model.activate(Partition(MODEL, self.transform, self.centroids, version=1), {})

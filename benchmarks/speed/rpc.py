@@ -42,6 +42,7 @@ from eldr_service.stores.partition_file import dump_partition
 MODEL = "m"
 WORKERS = 24
 IN_FLIGHT = 16
+DAEMON = "from eldr_service.server import main; main()"
 ECHO = "/bench.Echo/Echo"
 UNDECIDED = "/bench.Echo/Route"
 UNDECIDED_STREAM = "/bench.Echo/RouteStream"
@@ -138,11 +139,10 @@ def echo_server(*options: str) -> Iterator[Server]:
 
 
 @contextmanager
-def daemon(*options: str) -> Iterator[Server]:
+def daemon(*options: str, run: str = DAEMON) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
         ports = Path(folder, "ports")
         flags = ("--listen=127.0.0.1:0", "--http=127.0.0.1:0", "--state=:memory:", *options)
-        run = "from eldr_service.server import main; main()"
         with process("-c", run, *flags, "--drain-seconds=0", f"--port-file={ports}") as started:
             while not ports.exists():
                 if started.poll() is not None:

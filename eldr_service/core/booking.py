@@ -8,12 +8,22 @@ monotonic clock that the caller reads.
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.decision import Reason
 from eldr_service.core.ends import REMEMBER_SECONDS, Ended, Ends
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.worker import WorkerSpec
+
+
+class Packed(Protocol):
+    """What a policy has made of a booking's counts to save memory."""
+
+    def counts(self) -> Counts:
+        """About what they were."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -37,8 +47,8 @@ class Booking:
         The rest of the answer, repeated as it was.
     slot : int
         The partition's slot that the placement counts for; -1 for none.
-    counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
-        The activation counts, for policies that keep state.
+    kept : ndarray of uint16 or uint32, shape [num_layers, num_experts], Packed, or None
+        The activation counts, for policies that keep state; these may pack them.
     top_k : int
         Experts that a token picks per layer, where there are counts.
     awaits_signature : bool
@@ -81,7 +91,7 @@ class Booking:
     stale: bool = False
     targets: tuple[WorkerSpec, ...] = ()
     slot: int = -1
-    counts: Counts | None = None
+    kept: Counts | Packed | None = None
     top_k: int = 0
     awaits_signature: bool = False
     declared: bool = True
@@ -99,6 +109,12 @@ class Booking:
     def key(self) -> tuple[str, int]:
         """The identity."""
         return self.request_id, self.attempt
+
+    @property
+    def counts(self) -> Counts | None:
+        """The activation counts [num_layers, num_experts], as far as they are kept."""
+        kept = self.kept
+        return kept if kept is None or isinstance(kept, np.ndarray) else kept.counts()
 
     @property
     def early(self) -> bool:

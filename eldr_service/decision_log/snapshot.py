@@ -133,7 +133,7 @@ def restore_booking(model: Model, message: pb.LogBooking, policy: str) -> Bookin
         policy=policy,
         coverage=message.coverage,
         slot=message.slot,
-        counts=known,
+        kept=known,
         top_k=top_k,
         awaits_signature=message.awaits_signature,
         seen_running=message.running,

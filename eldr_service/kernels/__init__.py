@@ -14,10 +14,11 @@ from eldr_service.kernels.core.signature import transform_signature
 from eldr_service.kernels.core.similarity import similarity
 from eldr_service.kernels.core.sparse import sparse_counts
 from eldr_service.kernels.fitting.assignment import balanced_assignment
-from eldr_service.kernels.policies.batches import add_use, growth, use_terms
+from eldr_service.kernels.policies.batches import add_use, growth
 from eldr_service.kernels.policies.expert_prediction import follow_counts, learn_decode, predict_use
 from eldr_service.kernels.policies.locality_band import choose_in_band
 from eldr_service.kernels.policies.marginal_cost import least_marginal_cost, nearness
+from eldr_service.kernels.policies.packed_use import pack_use, unpack_counts
 from eldr_service.kernels.policies.remaining import remaining_by_row
 
 __all__ = [
@@ -34,12 +35,13 @@ __all__ = [
     "learn_decode",
     "least_marginal_cost",
     "nearness",
+    "pack_use",
     "predict_use",
     "remaining_by_row",
     "similarity",
     "sparse_counts",
     "transform_signature",
-    "use_terms",
+    "unpack_counts",
     "warm_up",
     "wrong_row",
 ]

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.kernels import add_use, growth, use_terms
+from eldr_service.kernels import add_use, growth
+from eldr_service.policies.packed_use import PackedUse
 from eldr_service.policies.state import PolicyState
 
 
@@ -35,16 +36,10 @@ class Batches:
             self._unused = np.concatenate([self._unused, unused])
             self._active = np.concatenate([self._active, np.zeros(more)])
 
-    def add(self, row: int, probabilities: NDArray[np.float32], times: int) -> NDArray[np.uint16]:
-        """Put so many like requests into a row's batch; returns what `remove` needs to know."""
-        terms = use_terms(probabilities)
+    def add(self, row: int, use: PackedUse, times: int) -> None:
+        """Put so many like requests into a row's batch, or (`times` below 0) take them out."""
         self.reach(row + 1)
-        self._active[row] = add_use(terms, times, self._sums[row], self._unused[row])
-        return terms
-
-    def remove(self, row: int, terms: NDArray[np.uint16], times: int) -> None:
-        """Take them out again."""
-        self._active[row] = add_use(terms, -times, self._sums[row], self._unused[row])
+        self._active[row] = add_use(use.data, times, self._sums[row], self._unused[row])
 
     def state(self) -> PolicyState:
         """All rows, for `restore`."""

@@ -9,19 +9,25 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.policies.batches import Batches
 from eldr_service.policies.expert_prediction import ExpertPrediction
+from eldr_service.policies.packed_use import PackedUse
 from eldr_service.policies.state import PolicyState, inside, pack_texts, unpack_texts, within
+
+LEARNING_BYTES = 8 << 20
+"""Of prefills of living bookings, kept as they came; what finishes beside them teaches nothing."""
 
 
 @dataclass(slots=True)
 class Experts:
     """What is known of experts: all for one geometry.
 
-    `held` has what each living booking added to its worker's batch: 2 bytes per expert of a layer.
+    `held` has what each living booking added to its worker's batch: 3 bits per expert of a layer.
+    `learning` counts those whose prefill is kept as it came, to learn from when they end.
     """
 
     prediction: ExpertPrediction
     batches: Batches
-    held: dict[tuple[str, int], NDArray[np.uint16]] = field(default_factory=dict)
+    held: dict[tuple[str, int], PackedUse] = field(default_factory=dict)
+    learning: int = 0
 
     @classmethod
     def of(cls, counts: Counts, top_k: int) -> "Experts":
@@ -31,11 +37,12 @@ class Experts:
     def state(self) -> PolicyState:
         """All of it, for `restored`."""
         # What bookings hold is never written to: no copies of the most there is.
-        held = {str(i): terms for i, terms in enumerate(self.held.values())}
+        held = {str(i): use.data for i, use in enumerate(self.held.values())}
         return {
             **self.learned(),
             "requests": pack_texts(request for request, _ in self.held),
             "attempts": np.array([attempt for _, attempt in self.held], np.int64),
+            "learns": np.array([use.learns for use in self.held.values()], np.bool_),
             **within("held", held),
             **within("batches", self.batches.state()),
         }
@@ -52,8 +59,10 @@ class Experts:
         made.batches.restore(inside(state, "batches"))
         held = inside(state, "held")
         requests = unpack_texts(state["requests"])
-        for i, key in enumerate(zip(requests, state["attempts"].tolist(), strict=True)):
-            made.held[key] = held[str(i)]
+        keys, shape = zip(requests, state["attempts"].tolist(), strict=True), made.prediction.shape
+        for i, (key, learns) in enumerate(zip(keys, state["learns"].tolist(), strict=True)):
+            made.held[key] = PackedUse(held[str(i)], shape, learns)
+            made.learning += learns
         return made
 
     @classmethod
@@ -108,13 +117,25 @@ class ExpertsInUse:
         else:
             counts = None
         if self.known is not None:
-            probabilities = self._prediction_of(counts)
-            self.known.held[booking.key] = self.known.batches.add(
-                booking.row, probabilities, booking.num_sequences
-            )
+            self._hold(booking, self._prediction_of(counts), learns=counts is not None)
             if counts is not None and not booking.awaits_signature:
                 self.known.prediction.saw_prefill(counts)  # a part would count as a whole
             self._predicted = None
+
+    def _hold(self, booking: Booking, probabilities: NDArray[np.float32], learns: bool) -> None:
+        """Add the request to its worker's batch, and keep no more of it than is needed."""
+        experts, counts = self.known, booking.counts
+        assert experts is not None
+        if counts is not None and not experts.fits(counts, booking.top_k):
+            counts = None
+        use = PackedUse.of(probabilities, counts, experts.prediction.shape)
+        experts.batches.add(booking.row, use, booking.num_sequences)
+        experts.held[booking.key] = use
+        if counts is not None:
+            use.learns = learns and experts.learning * counts.nbytes < LEARNING_BYTES
+            experts.learning += use.learns
+            if not use.learns:
+                booking.kept = use
 
     def put_in_again(self, booking: Booking) -> None:
         """Predict a request's experts again, from its whole prefill."""
@@ -123,34 +144,34 @@ class ExpertsInUse:
 
     def take_out(self, booking: Booking) -> None:
         """Take a request out of its worker's batch, and learn from what its decode used."""
-        if not self._take_out(booking):
+        use = self._take_out(booking)
+        experts, decode = self.known, booking.decode_counts
+        if not (use and use.learns and experts and decode is not None):
             return
-        experts, prefill, decode = self.known, booking.counts, booking.decode_counts
+        prefill = booking.counts
         if (
-            experts is not None
-            and prefill is not None
-            and decode is not None
+            prefill is not None
             and booking.coverage >= self._min_coverage
             and experts.fits(prefill, booking.top_k)
             and decode.shape == prefill.shape
         ):
             experts.prediction.saw_decode(prefill, decode)
 
-    def _take_out(self, booking: Booking) -> bool:
+    def _take_out(self, booking: Booking) -> PackedUse | None:
         experts = self.known
-        if experts is None or booking.key not in experts.held:
-            return False
-        terms = experts.held.pop(booking.key)
-        experts.batches.remove(booking.row, terms, booking.num_sequences)
-        self._predicted = None  # it would be another now
-        return True
+        use = experts.held.pop(booking.key, None) if experts else None
+        if experts and use:
+            experts.batches.add(booking.row, use, -booking.num_sequences)
+            experts.learning -= use.learns
+            self._predicted = None  # it would be another now
+        return use
 
     def _prediction_of(self, counts: Counts | None) -> NDArray[np.float32]:
         """What `predict` has just said of them, else a new prediction."""
         assert self.known is not None
         if counts is not None and self._predicted is not None:
             asked, probabilities = self._predicted
-            if np.array_equal(asked, counts):
+            if asked.shape == counts.shape and asked.tobytes() == counts.tobytes():
                 return probabilities
         return self.known.prediction.predict(counts)
 

@@ -44,9 +44,10 @@ from eldr_service.kernels import (
     learn_decode,
     least_marginal_cost,
     nearness,
+    pack_use,
     predict_use,
     remaining_by_row,
-    use_terms,
+    unpack_counts,
 )
 from eldr_service.policies.experts import Experts, ExpertsInUse
 from eldr_service.policies.policy import Policy, SignatureParameters
@@ -92,7 +93,7 @@ class MarginalCost(Policy):
         """Compile all that a decision and the hooks run."""
         compile_ahead(least_marginal_cost, nearness, remaining_by_row)
         compile_ahead(predict_use, follow_counts, learn_decode)
-        compile_ahead(add_use, growth, use_terms)
+        compile_ahead(add_use, growth, pack_use, unpack_counts)
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least costly."""

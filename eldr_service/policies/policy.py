@@ -78,7 +78,8 @@ class Policy(ABC):
     # Asks for counts of enough coverage: without them `pick` is not called either. There is a
     # signature too where there is a partition.
     needs_counts: ClassVar[bool] = False
-    # Wants Booking.counts, which costs the memory of one signature a booking.
+    # Wants Booking.counts, which costs the memory of one signature per booking, unless a hook puts
+    # something smaller into Booking.kept.
     keeps_counts: ClassVar[bool] = False
 
     def __init__(self, parameters: PolicyParameters | None = None) -> None:

@@ -38,8 +38,9 @@ class Remaining:
         if place == len(self._table[0]):
             rows, sequences, lives, began = self._table
             self._table = _twice(rows), _twice(sequences), _twice(lives), _twice(began)
-        self._keys.append(booking.key)
-        self._place[booking.key] = place
+        key = booking.key
+        self._keys.append(key)
+        self._place[key] = place
         life = self._expected_life(booking.expected_output_tokens)
         for array, value in zip(
             self._table, (booking.row, booking.num_sequences, life, self._now), strict=True

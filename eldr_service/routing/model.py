@@ -222,7 +222,7 @@ class Model:
         """Give a booking that awaits it the whole signature."""
         booking.awaits_signature = False
         booking.top_k, booking.coverage = top_k, coverage
-        booking.counts = counts.copy() if booking.declared and self.policy.keeps_counts else None
+        booking.kept = counts.copy() if booking.declared and self.policy.keeps_counts else None
         self._tell(self.policy, self.policy.on_signature_completed, booking)
         self.journal.completed(self.name, booking, counts)
         self.remember(counts, booking, now)

@@ -125,7 +125,7 @@ def place(
         stale=bool(np.count_nonzero(fleet.stale & fleet.eligible)),
         targets=tuple(model.fleet.spec(int(fleet.rows[i])) for i in targets),
         slot=int(fleet.slots[chosen]),
-        counts=counts.copy() if declared and policy.keeps_counts and counts is not None else None,
+        kept=counts.copy() if declared and policy.keeps_counts and counts is not None else None,
         top_k=top_k,
         awaits_signature=known.awaits_signature,
         declared=declared,

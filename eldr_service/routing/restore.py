@@ -113,7 +113,7 @@ def booking_again(
         stale=bool(kept.stale),
         targets=targets,
         slot=kept.slot,
-        counts=kept.counts if model.policy.keeps_counts else None,
+        kept=kept.counts if model.policy.keeps_counts else None,
         top_k=kept.top_k,
         awaits_signature=bool(kept.awaits_signature),
         seen_running=bool(kept.seen_running),

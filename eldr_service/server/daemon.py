@@ -185,9 +185,7 @@ class Daemon:
         self._stopping = asyncio.Event()  # set by each signal to stop
         self._serving = True
         self._served = self._listeners()
-        self._http = HttpServer(
-            self._telemetry.metrics.registry, lambda: self._serving, self._troubles
-        )
+        self._http = HttpServer(self._telemetry.metrics, lambda: self._serving, self._troubles)
 
     async def run(self) -> None:
         """Serve until told to stop, and drain.

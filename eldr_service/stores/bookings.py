@@ -188,7 +188,8 @@ def row_of(model: str, life: int, b: Booking, clock: float) -> str:
     `clock` is the Unix time at which the clock of its deadlines was 0.
     """
     targets = ",".join([_known(spec.worker_id) for spec in b.targets])
-    counts = "null" if b.counts is None else json.dumps(text_of(b.counts))
+    known = b.counts
+    counts = "null" if known is None else json.dumps(text_of(known))
     similarity = "null" if b.similarity is None else repr(float(b.similarity))
     return (
         f"[{b.number},{_known(model)},{life},{b.expires_at + clock!r},{_known(b.reason.name)},"

@@ -1,10 +1,9 @@
 """`marginal-cost`: its rule against a plain statement, its state against a rebuild."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from fleet_snapshot import booking, request, snapshot
+from expert_bookings import EXPERTS, LAYERS, TOP_K, booked, counts
+from fleet_snapshot import request, snapshot
 from price_reference import prices
 
 from eldr_service.core.ends import Ended
@@ -13,19 +12,12 @@ from eldr_service.core.worker import LoadReport
 from eldr_service.policies.marginal_cost import PARTING, MarginalCost, MarginalCostParameters
 from eldr_service.policies.registry import create
 
-LAYERS, EXPERTS, TOP_K = 3, 16, 2
 
-
-def counts(rng, tokens=None):
-    """Of a prefill whose tokens all pick by the same skewed chances."""
-    tokens = rng.integers(5, 200) if tokens is None else tokens
-    rows = [rng.dirichlet(np.full(EXPERTS, 0.3)) for _ in range(LAYERS)]
-    return np.array([rng.multinomial(tokens * TOP_K, row) for row in rows], dtype=np.uint32)
-
-
-def booked(fleet, worker, name, prefill, **fields):
-    known = {} if prefill is None else {"counts": prefill, "top_k": TOP_K, "coverage": 1.0}
-    return replace(booking(fleet, worker), request_id=name, **known, **fields)
+def added(use):
+    """What each expert adds to a batch's sum."""
+    groups = use.data[48:].astype(np.int32).reshape(-1, 3) @ [1, 1 << 8, 1 << 16]
+    ranges = (groups[:, None] >> 3 * np.arange(8)) & 7
+    return use.data[:16].view(np.uint16).astype(np.int32)[ranges.ravel()[: LAYERS * EXPERTS]]
 
 
 def asked(prefill, number=0, **fields):
@@ -74,12 +66,12 @@ def test_price_is_the_plain_statements(seed):
     living = history(policy, rng, empty)
     if seed % 2:
         reports(policy, empty, rng, 1e-3, 2e-4, 1e-5, np.ones(n))
-    held = [[b for b in living if b.row == row] for row in empty.rows]
+    on_worker = [[b for b in living if b.row == row] for row in empty.rows]
     eligible = rng.random(n) < 0.8
     eligible[rng.integers(n)] = True
     centroids = rng.random((4, 5)).astype(np.float32)
     fleet = snapshot(
-        [sum(b.num_sequences for b in bs) + int(rng.integers(3)) for bs in held],
+        [sum(b.num_sequences for b in bs) + int(rng.integers(3)) for bs in on_worker],
         np.full(n, 1_000),
         eligible,
         rng.integers(-1, 4, n),
@@ -90,10 +82,10 @@ def test_price_is_the_plain_statements(seed):
     decision = policy.pick(asked(prefill, signature=signature), fleet)
 
     shape = (LAYERS, EXPERTS)
-    terms = policy.experts.known.held
+    held = policy.experts.known.held
     uses = [
-        [(1 - np.exp(terms[b.key].reshape(shape) / -2048.0), b.num_sequences) for b in bs]
-        for bs in held
+        [(1 - np.exp(added(held[b.key]).reshape(shape) / -2048.0), b.num_sequences) for b in bs]
+        for bs in on_worker
     ]
     plain, weight = policy.remaining.by_row(int(fleet.rows.max()) + 1)
     weights = weight[fleet.rows] + fleet.sequences - plain[fleet.rows]
@@ -123,7 +115,7 @@ def test_batches_are_what_a_rebuild_gives_after_any_bookings_and_ends(seed):
     sums = np.zeros_like(batches._sums)
     for b in living:
         if b.key in held:  # else it came before anything was known of experts
-            sums[b.row] += b.num_sequences * held[b.key].astype(np.int32)
+            sums[b.row] += b.num_sequences * added(held[b.key])
     np.testing.assert_array_equal(batches._sums, sums)
     unused = np.exp(-sums / 2048.0)
     np.testing.assert_allclose(batches._unused, 127 * unused, atol=0.5001)

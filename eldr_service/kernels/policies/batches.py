@@ -8,56 +8,40 @@ the probabilities are kept as a byte each, in 127ths.
 """
 
 import numpy as np
-from numba import float32, float64, int8, int16, int32, int64, types, uint16
+from numba import float32, float64, int8, int16, int32, int64, types, uint8
 from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import kernel, readonly
 from eldr_service.kernels.integer_products import STEPS, product
+from eldr_service.kernels.policies.packed_use import LOGARITHM, terms_of, unpack_ranges
 
-_LOGARITHM = 2048.0
-# Looked up, as logarithms and exponentials would take most of a booking's time.
-_PARTS = 8192
-_USED = np.minimum(np.arange(_PARTS + 1) / _PARTS, 1 - 1e-6)
-_TERM = np.rint(-np.log1p(-_USED) * _LOGARITHM).astype(np.uint16)
 # Beyond: 1e-7, as good as 0.
-_UNUSED = np.exp(-np.arange(16 * int(_LOGARITHM)) / _LOGARITHM).astype(np.float32)
+_UNUSED = np.exp(-np.arange(16 * int(LOGARITHM)) / LOGARITHM).astype(np.float32)
 _WHOLE = 127
 _CODE = np.rint(_UNUSED * _WHOLE).astype(np.int8)
 
-_TERMS = types.Array(uint16, 1, "C")(readonly(float32, 1))
-_ADD = float64(readonly(uint16, 1), int64, types.Array(int32, 1, "C"), types.Array(int8, 1, "C"))
+_ADD = float64(
+    readonly(uint8, 1),
+    int64,
+    types.Array(int32, 1, "C"),
+    types.Array(int8, 1, "C"),
+)
 _GROWTH = types.Array(float64, 1, "C")(readonly(int8, 2), readonly(int64, 1), readonly(float32, 1))
-
-
-@kernel(_TERMS)
-def use_terms(probabilities: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """-log(1 - p) in steps, for `add_use`; p is rounded to 1 / 8192 and kept within 0 and 1 - 1e-6.
-
-    Parameters
-    ----------
-    probabilities : ndarray of float32, shape [n]
-
-    Returns
-    -------
-    ndarray of uint16, shape [n]
-    """
-    terms = np.empty(len(probabilities), np.uint16)
-    for i in range(len(probabilities)):
-        p = min(max(probabilities[i], np.float32(0.0)), np.float32(1.0))
-        terms[i] = _TERM[int(p * np.float32(_PARTS) + np.float32(0.5))]
-    return terms
 
 
 @kernel(_ADD, fastmath={"reassoc"})
 def add_use(
-    terms: NDArray[np.uint16], times: int, sums: NDArray[np.int32], unused: NDArray[np.int8]
+    packed: NDArray[np.uint8],
+    times: int,
+    sums: NDArray[np.int32],
+    unused: NDArray[np.int8],
 ) -> float:
     """Put requests into a worker's batch, or (`times` below 0) take them out. In place.
 
     Parameters
     ----------
-    terms : ndarray of uint16, shape [n]
-        Of one request, over the experts of all layers.
+    packed : ndarray of uint8
+        One request's use of the experts of all layers, from `pack_use`.
     times : int
         How many such requests.
     sums : ndarray of int32, shape [n]
@@ -70,16 +54,18 @@ def add_use(
     float
         Distinct experts that a step is expected to use, over all layers.
     """
-    if len(sums) != len(terms) or len(unused) != len(terms):
-        raise ValueError("terms, sums and unused must be equally long")
+    n = len(sums)
+    if len(unused) != n:
+        raise ValueError("sums and unused must be equally long")
+    ranges = unpack_ranges(packed, n)
+    added = np.int32(times) * terms_of(packed).astype(np.int32)
     total = np.float32(0.0)
-    factor = np.int32(times)
-    for i in range(len(terms)):
-        sums[i] += factor * np.int32(terms[i])
+    for i in range(n):
+        sums[i] += added[ranges[i]]
         place = min(max(sums[i], 0), len(_UNUSED) - 1)
         unused[i] = _CODE[place]
         total += _UNUSED[place]
-    return float(len(terms) - total)
+    return float(n - total)
 
 
 @kernel(_GROWTH)

@@ -23,12 +23,12 @@ class Meter:
     def booked(self, booking: Booking, counts: Counts | None) -> None:
         """A request with these counts [num_layers, num_experts] is booked."""
         self._counts[booking.request_id] = counts
-        self._experts.put_in(replace(booking, counts=counts))
+        self._experts.put_in(replace(booking, kept=counts))
 
     def completed(self, booking: Booking, counts: Counts) -> None:
         """It has got its whole signature."""
         self._counts[booking.request_id] = counts
-        self._experts.put_in_again(replace(booking, counts=counts))
+        self._experts.put_in_again(replace(booking, kept=counts))
 
     def active_experts(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Distinct experts per layer of a step of each row's batch; NaN before any counts."""
@@ -40,7 +40,7 @@ class Meter:
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
         """A booking ended."""
         counts = self._counts.pop(booking.request_id, None)
-        self._experts.take_out(replace(booking, counts=counts))
+        self._experts.take_out(replace(booking, kept=counts))
 
     def signatures_dropped(self, number: int, why: str) -> None:
         """There are none."""

@@ -141,7 +141,7 @@ class Follower:
         model.book(booking)
         if kept.seen_running:
             model.running(booking)
-        model.remember(booking.counts, booking, now)
+        model.remember(kept.counts, booking, now)
 
     def _renew(self, booking: Booking, kept: KeptBooking) -> None:
         booking.expires_at = booking.noted_until = max(booking.expires_at, self._deadline(kept))

@@ -17,8 +17,9 @@ from eldr_service.routing.call import RouteCall
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
 from eldr_service.routing.router import ReleaseOutcome, ReleaseResult, Router
-from eldr_service.server.observability.metrics import Metrics, ModelState, RouterState
-from eldr_service.server.observability.metrics import WorkerState as WorkerGauges
+from eldr_service.server.observability.gauges import ModelState, RouterState
+from eldr_service.server.observability.gauges import WorkerState as WorkerGauges
+from eldr_service.server.observability.metrics import Metrics
 from eldr_service.server.rpc.errors import status_code
 
 MAX_LOGGED = 1_024  # characters of an error, which may quote what was sent
@@ -201,10 +202,27 @@ def _full_name(servicer: object, method: str) -> str:
 
 
 def _model_state(model: Model, waiting: int, now: float) -> ModelState:
+    version = model.partition.version if model.partition else 0
+    return ModelState(
+        model=model.name,
+        workers=_worker_states(model, now),
+        leases=len(model.bookings),
+        waiting=waiting,
+        partition_version=version,
+        partition_drift=model.drift,
+        window_signatures=len(model.recent),
+    )
+
+
+def _worker_states(model: Model, now: float) -> Iterator[WorkerGauges]:
+    """The workers, each as it is when its turn comes."""
     fleet = model.fleet
-    workers = [
-        WorkerGauges(
-            worker_id=fleet.spec(row).worker_id,
+    for worker_id in [fleet.spec(row).worker_id for row in fleet.rows()]:
+        row = fleet.row(worker_id)
+        if row is None:  # it has left since
+            continue
+        yield WorkerGauges(
+            worker_id=worker_id,
             state=fleet.state(row).name,
             load=fleet.load(row, now),
             booked_sequences=fleet.booked(row),
@@ -213,15 +231,3 @@ def _model_state(model: Model, waiting: int, now: float) -> ModelState:
             relief=fleet.standing(row)[1],
             pace=fleet.pace(row),
         )
-        for row in fleet.rows()
-    ]
-    version = model.partition.version if model.partition else 0
-    return ModelState(
-        model=model.name,
-        workers=workers,
-        leases=len(model.bookings),
-        waiting=waiting,
-        partition_version=version,
-        partition_drift=model.drift,
-        window_signatures=len(model.recent),
-    )

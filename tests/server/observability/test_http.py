@@ -3,14 +3,15 @@ import asyncio
 import aiohttp
 import pytest
 
+from eldr_service.server.observability.gauges import RouterState
 from eldr_service.server.observability.http import HttpServer
-from eldr_service.server.observability.metrics import Metrics, RouterState
+from eldr_service.server.observability.metrics import Metrics
 
 
 @pytest.fixture
 async def served():
     health = {"healthy": True}
-    server = HttpServer(Metrics(RouterState).registry, lambda: health["healthy"])
+    server = HttpServer(Metrics(RouterState), lambda: health["healthy"])
     port = await server.start("127.0.0.1", 0)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         yield session, health
@@ -49,8 +50,8 @@ async def test_a_page_with_links(served):
 
 
 async def test_a_port_in_use_is_an_error():
-    registry = Metrics(RouterState).registry
-    first, second = (HttpServer(registry, lambda: True) for _ in range(2))
+    metrics = Metrics(RouterState)
+    first, second = (HttpServer(metrics, lambda: True) for _ in range(2))
     port = await first.start("127.0.0.1", 0)
     with pytest.raises(OSError, match=str(port)):
         await second.start("127.0.0.1", port)

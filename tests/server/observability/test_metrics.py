@@ -1,16 +1,20 @@
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client import generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from eldr_service.core.capture import CaptureState, CaptureStatus
-from eldr_service.server.observability.metrics import Metrics, ModelState, RouterState, WorkerState
+from eldr_service.server.observability.exposition import SLICE, slices
+from eldr_service.server.observability.gauges import ModelState, RouterState, WorkerState
+from eldr_service.server.observability.metrics import Metrics
 
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 def shown(metrics):
-    return generate_latest(metrics.registry).decode()
+    return generate_latest(metrics).decode()
 
 
 def test_gauges_show_the_state_of_the_moment():
@@ -58,7 +62,7 @@ def test_the_state_is_not_asked_for_before_the_first_scrape():
 def test_a_removed_worker_takes_its_series_along():
     metrics = Metrics(RouterState)
     for model, worker in (("m", "w0"), ("m", "w1"), ("n", "w0")):
-        metrics.placements.labels(model, "locality-band", "LOCALITY_BAND", worker).inc()
+        metrics.placed(model, "locality-band", "LOCALITY_BAND", worker)
     metrics.forget_worker("m", "w0")
     metrics.forget_worker("m", "never there")
     left = re.findall(r'eldr_placements_total\{model="(\w+)",.*worker="(\w+)"', shown(metrics))
@@ -74,6 +78,46 @@ def test_two_daemons_in_one_process_do_not_share():
     first, second = Metrics(RouterState), Metrics(RouterState)
     first.errors.labels("/eldr.v1.RouterService/Route", "NOT_FOUND").inc()
     assert "NOT_FOUND" not in shown(second)
+
+
+ENCODERS = {
+    "text": generate_latest,
+    "OpenMetrics": choose_encoder("application/openmetrics-text; version=1.0.0")[0],
+}
+
+
+@pytest.mark.parametrize("encode", ENCODERS.values(), ids=ENCODERS)
+def test_slices_together_are_what_is_written_at_once(encode):
+    said = CaptureStatus(CaptureState.STOPPED, "", 7, 3)
+    workers = [WorkerState(f"w{i}", "READY", i / 8, i, said) for i in range(1_000)]
+    metrics = Metrics(lambda: RouterState((ModelState("m", iter(workers)),)))
+    for i in range(3_000):
+        metrics.placed("m", "locality-band", f"REASON_{i % 3}", f"w{i // 3}")
+        metrics.errors.labels(f"method {i % 300}", "NOT_FOUND").inc()
+    parts = list(slices(metrics.parts(), encode))
+    lines, whole = b"".join(parts).splitlines(), encode(metrics).splitlines()
+    # The daemon's own processor time and memory go on between the two.
+    ours = [line for line in whole if b"process_" not in line]
+    assert [line for line in lines if b"process_" not in line] == ours
+    assert len(ours) > 8_000
+    of_workers = [part.count(b'worker="') for part in parts]
+    assert sum(of_workers) == 8_000
+    assert max(of_workers) <= SLICE
+
+
+def test_others_have_their_turn_while_workers_are_looked_at():
+    looked_at = []
+
+    def workers():
+        for number in range(1_000):
+            looked_at.append(number)
+            yield WorkerState(f"w{number}", "READY", 0.0, 0)
+
+    most = before = 0
+    for _ in Metrics(lambda: RouterState((ModelState("m", workers()),))).parts():
+        most, before = max(most, len(looked_at) - before), len(looked_at)
+    assert before == 1_000
+    assert most <= 64
 
 
 def test_every_metric_is_documented():

@@ -1,0 +1,156 @@
+"""Gauges, made from the state at each scrape, a part at a time: others have their turns between."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from eldr_service.core.capture import CaptureStatus
+
+SLICE = 32
+"""Workers that are looked at in one step, less than half a millisecond."""
+# Shown even when no worker is in them, so that an alert on 0 READY workers has something to read.
+WORKER_STATES = ("JOINING", "READY", "DRAINING")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """One worker, as the metrics show it.
+
+    Attributes
+    ----------
+    worker_id, state : str
+    load : float
+        Booked and foreign sequences / capacity: 1 is full.
+    booked_sequences : int
+    capture : CaptureStatus or None
+        None where it has said nothing of it.
+    avoidance : str
+        Why others are preferred to it, or NONE.
+    relief : float
+        The factor on its load, 1 for none.
+    pace : float
+        Its steps' time relative to its peers'; 0 where it is not known.
+    """
+
+    worker_id: str
+    state: str
+    load: float
+    booked_sequences: int
+    capture: CaptureStatus | None = None
+    avoidance: str = "NONE"
+    relief: float = 1.0
+    pace: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """One model, as the metrics show it; `partition_version` is 0 where none is active.
+
+    `workers` may look at each only when it is its turn. `partition_drift` is None where it is not
+    known.
+    """
+
+    model: str
+    workers: Iterable[WorkerState] = ()
+    _: KW_ONLY
+    leases: int = 0
+    waiting: int = 0
+    partition_version: int = 0
+    partition_drift: float | None = None
+    window_signatures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RouterState:
+    """All that gauges show, at one moment."""
+
+    models: Sequence[ModelState] = field(default_factory=tuple)
+    signatures_held: int = 0
+    signature_bytes: int = 0
+
+
+def families(state: RouterState) -> Iterator[Metric | None]:
+    """The gauges of a state; None wherever others may have their turn."""
+    load = GaugeMetricFamily(
+        "eldr_worker_load",
+        "Booked and foreign sequences / capacity: 1 is full",
+        labels=["model", "worker"],
+    )
+    booked = GaugeMetricFamily(
+        "eldr_worker_booked_sequences", "Sequences booked on a worker", labels=["model", "worker"]
+    )
+    capture = GaugeMetricFamily(
+        "eldr_worker_capture",
+        "1 for how a worker's capture of routed experts stands",
+        labels=["model", "worker", "state"],
+    )
+    tokens = CounterMetricFamily(
+        "eldr_worker_prompt_tokens",
+        "Prompt tokens of a worker, by whether their experts were known",
+        labels=["model", "worker", "experts"],
+    )
+    avoided = GaugeMetricFamily(
+        "eldr_worker_avoided",
+        "1 where others are preferred to a worker",
+        labels=["model", "worker", "why"],
+    )
+    relief = GaugeMetricFamily(
+        "eldr_worker_relief", "Factor on the load of a slow worker", labels=["model", "worker"]
+    )
+    pace = GaugeMetricFamily(
+        "eldr_worker_pace",
+        "Time of a worker's steps relative to its peers': 1 as long",
+        labels=["model", "worker"],
+    )
+    workers = GaugeMetricFamily("eldr_workers", "Workers", labels=["model", "state"])
+    leases = GaugeMetricFamily("eldr_leases", "Bookings alive", labels=["model"])
+    waiting = GaugeMetricFamily(
+        "eldr_waiting_calls", "Calls that wait for a place", labels=["model"]
+    )
+    version = GaugeMetricFamily(
+        "eldr_partition_version", "Version of the active partition, 0 for none", labels=["model"]
+    )
+    drift = GaugeMetricFamily(
+        "eldr_partition_drift",
+        "Distance of recent signatures to the nearest centroid, relative to that at the fit",
+        labels=["model"],
+    )
+    window = GaugeMetricFamily(
+        "eldr_window_signatures", "Recent signatures kept to fit on", labels=["model"]
+    )
+    held = GaugeMetricFamily(
+        "eldr_signatures_held", "Signatures in memory", value=state.signatures_held
+    )
+    size = GaugeMetricFamily(
+        "eldr_signature_bytes", "Memory of the signatures held", value=state.signature_bytes
+    )
+    for model in state.models:
+        leases.add_metric([model.model], model.leases)
+        waiting.add_metric([model.model], model.waiting)
+        version.add_metric([model.model], model.partition_version)
+        window.add_metric([model.model], model.window_signatures)
+        if model.partition_drift is not None:
+            drift.add_metric([model.model], model.partition_drift)
+        states = dict.fromkeys(WORKER_STATES, 0)
+        for number, worker in enumerate(model.workers, start=1):
+            if number % SLICE == 0:
+                yield None
+            labels = [model.model, worker.worker_id]
+            load.add_metric(labels, worker.load)
+            booked.add_metric(labels, worker.booked_sequences)
+            if said := worker.capture:
+                capture.add_metric([*labels, said.state.name], 1)
+                tokens.add_metric([*labels, "known"], said.known_tokens)
+                tokens.add_metric([*labels, "unknown"], said.unknown_tokens)
+            if worker.avoidance != "NONE":
+                avoided.add_metric([*labels, worker.avoidance], 1)
+            if worker.relief > 1:
+                relief.add_metric(labels, worker.relief)
+            if worker.pace:
+                pace.add_metric(labels, worker.pace)
+            states[worker.state] = states.get(worker.state, 0) + 1
+        for name, count in states.items():
+            workers.add_metric([model.model, name], count)
+    of_workers = [load, booked, capture, tokens, avoided, relief, pace, workers]
+    yield from (*of_workers, leases, waiting, version, drift, window, held, size)
