@@ -1,0 +1,60 @@
+"""The longest messages leave other calls their turns."""
+
+import asyncio
+import time
+
+import pytest
+from eldr.v1 import fleet_pb2
+from small_daemon import MODEL, SmallDaemon
+
+from eldr_service.server.rpc.fleet_service import FleetService
+from eldr_service.server.rpc.telemetry import Telemetry
+
+
+@pytest.fixture
+def served():
+    daemon = SmallDaemon()
+    daemon.now = time.monotonic()
+    telemetry = Telemetry()
+    telemetry.watch(daemon.router)
+    fleet = FleetService(daemon.router, daemon.workers, telemetry, 1.0, 256)
+    return daemon, fleet
+
+
+async def turns_beside(call):
+    """How many turns others had while a call was answered, and the answer."""
+    turns = 0
+
+    async def others():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    answer = await call
+    task.cancel()
+    return turns, answer
+
+
+async def test_workers_are_listed_in_turns(served):
+    daemon, fleet = served
+    names = [f"w{i}" for i in range(1_000)]
+    daemon.join(*names)
+    turns, answer = await turns_beside(
+        fleet.ListWorkers(fleet_pb2.ListWorkersRequest(model=MODEL), None)
+    )
+    assert [worker.worker_id for worker in answer.workers] == names
+    assert turns > 50
+
+
+async def test_a_worker_that_leaves_while_others_are_listed_is_left_out(served):
+    daemon, fleet = served
+    daemon.join(*(f"w{i}" for i in range(1_000)))
+    listing = asyncio.create_task(
+        fleet.ListWorkers(fleet_pb2.ListWorkersRequest(model=MODEL), None)
+    )
+    await asyncio.sleep(0)
+    daemon.workers.remove(MODEL, "w999", 0, daemon.now)
+    listed = (await listing).workers
+    assert [worker.worker_id for worker in listed] == [f"w{i}" for i in range(999)]
