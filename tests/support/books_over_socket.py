@@ -52,7 +52,9 @@ class OverSocket:
     )
 
     def __init__(self, folder: Path, *flags: str) -> None:
-        self._flags = ("--state", str(folder), "--report-limit", "3600", *flags)
+        # Suspects, workers that flap and slow ones have tests of their own.
+        alike = ("--suspect-after", "1e9", "--hold-down", "0", "--relief", "1")
+        self._flags = ("--state", str(folder), "--report-limit", "3600", *alike, *flags)
         self._begin()
         self._client.register(MODEL, WORKERS[0], geometry=None)  # it makes the model known
         for slots in range(1, PARTITIONS + 1):
