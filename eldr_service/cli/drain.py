@@ -60,7 +60,11 @@ def drain(
         bool, typer.Option("--remove", help="Forget each worker once nothing is booked on it.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return once nothing is booked on any of them.")
+        bool,
+        typer.Option(
+            "--wait",
+            help="Return once nothing is booked on any of them; with --remove, once they are gone.",
+        ),
     ] = False,
 ) -> None:
     """Place nothing new on a worker; what it has goes on."""
@@ -79,7 +83,7 @@ def drain(
             request.deadline.nanos = round(deadline % 1 * 1e9)
         answers.append(session.call(request))
     if wait:
-        _wait(session, chosen)
+        _wait(session, chosen, gone=remove)
     document = as_dict(answers[0])
     if worker is None:
         document = {
@@ -124,12 +128,16 @@ def _matching(
     return found
 
 
-def _wait(session: Session, chosen: Sequence[tuple[str, str]]) -> None:
-    """Poll until nothing is booked on any of them, and say on stderr how many are left."""
+def _wait(session: Session, chosen: Sequence[tuple[str, str]], gone: bool) -> None:
+    """Poll until nothing is booked on any of them, and say on stderr how many are left.
+
+    With `gone` until the daemon has forgotten them, too.
+    """
     said = ""
     while True:
         known = session.call(pb.ListWorkersRequest()).workers
-        left = [one for one in known if (one.model, one.worker_id) in chosen and not one.drained]
+        those = [one for one in known if (one.model, one.worker_id) in chosen]
+        left = those if gone else [one for one in those if not one.drained]
         if not left:
             return
         back = [one.worker_id for one in left if one.state != pb.WORKER_STATE_DRAINING]
