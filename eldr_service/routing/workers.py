@@ -15,7 +15,7 @@ from eldr_service.core.errors import (
 )
 from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.words import counted
-from eldr_service.core.worker import LoadReport, WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
 from eldr_service.stores.records import StoreError, WorkerRecord
@@ -116,7 +116,7 @@ class Workers:
         drawn = life >= DRAWN
         if not drawn:
             self._next_incarnation = max(self._next_incarnation, life)
-        model.join(_spec(record), state, life, record.geometry, now, counts_unbooked=drawn)
+        model.join(record.spec, state, life, record.geometry, now, counts_unbooked=drawn)
         self._follow_drain(model, record)
 
     def _follow_drain(self, model: Model, record: WorkerRecord) -> None:
@@ -131,7 +131,7 @@ class Workers:
     def follow(self, record: WorkerRecord, now: float) -> None:
         """Have a worker of the same life as another replica has it."""
         model, row = self._find(record.model, record.worker_id)
-        spec = _spec(record)
+        spec = record.spec
         if spec != replace(model.fleet.spec(row), capture=None):
             model.update(row, spec, WorkerState[record.state], record.geometry, now)
         else:
@@ -271,37 +271,14 @@ def _clock() -> float:
     return time.time() - time.monotonic()
 
 
-def _spec(record: WorkerRecord) -> WorkerSpec:
-    return WorkerSpec(
-        worker_id=record.worker_id,
-        role=WorkerRole[record.role],
-        url=record.url,
-        dp_rank=record.dp_rank,
-        group=record.group,
-        labels=dict(record.labels),
-        capacity_sequences=record.capacity_sequences,
-        capacity_kv_tokens=record.capacity_kv_tokens,
-        time_to_live=record.time_to_live,
-    )
-
-
 def record_of(model: Model, row: int) -> WorkerRecord:
     """What the store keeps of a worker."""
-    spec = model.fleet.spec(row)
     drain = model.drains.of(row)
-    return WorkerRecord(
-        model=model.name,
-        worker_id=spec.worker_id,
-        role=spec.role.name,
-        url=spec.url,
-        dp_rank=spec.dp_rank,
-        group=spec.group,
-        labels=dict(spec.labels),
-        capacity_sequences=spec.capacity_sequences,
-        capacity_kv_tokens=spec.capacity_kv_tokens,
+    return WorkerRecord.of(
+        model.name,
+        model.fleet.spec(row),
         state=model.fleet.state(row).name,
         incarnation=model.fleet.incarnation(row),
-        time_to_live=spec.time_to_live,
         slot=model.bindings.slot_of.get(row, -1) if model.bindings else -1,
         geometry=model.geometry if model.declares(row) else None,
         drain_until=drain.wall_until if drain else 0.0,

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.worker import WorkerRole, WorkerSpec
 
 
 class StoreError(Exception):
@@ -88,3 +90,35 @@ class WorkerRecord:
     geometry: ModelGeometry | None = None
     drain_until: float = 0.0
     drain_removes: bool = False
+
+    @classmethod
+    def of(cls, model: str, spec: WorkerSpec, **rest: Any) -> "WorkerRecord":
+        """The record of a worker as it registered; `rest` is what was made of it."""
+        return cls(
+            model=model,
+            worker_id=spec.worker_id,
+            role=spec.role.name,
+            url=spec.url,
+            dp_rank=spec.dp_rank,
+            group=spec.group,
+            labels=dict(spec.labels),
+            capacity_sequences=spec.capacity_sequences,
+            capacity_kv_tokens=spec.capacity_kv_tokens,
+            time_to_live=spec.time_to_live,
+            **rest,
+        )
+
+    @property
+    def spec(self) -> WorkerSpec:
+        """What the worker said of itself."""
+        return WorkerSpec(
+            worker_id=self.worker_id,
+            role=WorkerRole[self.role],
+            url=self.url,
+            dp_rank=self.dp_rank,
+            group=self.group,
+            labels=dict(self.labels),
+            capacity_sequences=self.capacity_sequences,
+            capacity_kv_tokens=self.capacity_kv_tokens,
+            time_to_live=self.time_to_live,
+        )

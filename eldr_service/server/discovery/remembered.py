@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from eldr_service.core.worker import WorkerRole, WorkerSpec, WorkerState
+from eldr_service.core.worker import WorkerState
 from eldr_service.server.discovery.source import Found, Key, Snapshot
 from eldr_service.stores.records import WorkerRecord
 from eldr_service.stores.sqlite import SqliteStore, worker_of
@@ -38,35 +38,10 @@ class Remembered:
 
 
 def _record(key: Key, found: Found) -> WorkerRecord:
-    spec = found.spec
-    return WorkerRecord(
-        model=key[0],
-        worker_id=spec.worker_id,
-        role=spec.role.name,
-        url=spec.url,
-        dp_rank=spec.dp_rank,
-        group=spec.group,
-        labels=dict(spec.labels),
-        capacity_sequences=spec.capacity_sequences,
-        capacity_kv_tokens=spec.capacity_kv_tokens,
-        state=found.state.name,
-        incarnation=0,
-        time_to_live=spec.time_to_live,
-        slot=-1,
-        geometry=found.geometry,
-    )
+    state, geometry = found.state.name, found.geometry
+    return WorkerRecord.of(key[0], found.spec, state=state, incarnation=0, geometry=geometry)
 
 
 def _found(record: WorkerRecord) -> tuple[Key, Found]:
-    spec = WorkerSpec(
-        worker_id=record.worker_id,
-        role=WorkerRole[record.role],
-        url=record.url,
-        dp_rank=record.dp_rank,
-        group=record.group,
-        labels=dict(record.labels),
-        capacity_sequences=record.capacity_sequences,
-        capacity_kv_tokens=record.capacity_kv_tokens,
-        time_to_live=record.time_to_live,
-    )
-    return (record.model, record.worker_id), Found(spec, record.geometry, WorkerState[record.state])
+    found = Found(record.spec, record.geometry, WorkerState[record.state])
+    return (record.model, record.worker_id), found
