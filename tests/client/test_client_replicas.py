@@ -86,8 +86,7 @@ def test_a_replica_that_ends_and_comes_back(replicas, number):
     with client_of(replicas.target) as client, calls(client):
         replicas.send(0, number)
         replicas.restart(0)
-        replicas.register(MODEL, "w0", "w1")
-        eventually(lambda: replicas.booked(0, MODEL) > 0)  # calls come again
+        eventually(lambda: replicas.placements(0) > 0)  # calls come again
 
 
 def all_are_quick(client):
@@ -155,6 +154,11 @@ def test_the_stream_of_signatures_moves(replicas, number):
         counts = Counts(drawn(0), TOP_K)
         return client.stream_signature(MODEL, name, counts, **fields)
 
+    def is_back(which):
+        client.route(MODEL, f"another-{next(numbers)}")
+        return replicas.placements(which) > 0
+
+    numbers = count()
     with client_of(replicas.target) as client:
         assert send("before", route={}).worker_id
         for which in (0, 1):
@@ -162,7 +166,7 @@ def test_the_stream_of_signatures_moves(replicas, number):
             for each in range(5):
                 assert send(f"{which}-{each}", route={}).worker_id
             replicas.restart(which)
-            replicas.register(MODEL, "w0", "w1")
+            eventually(lambda: is_back(which), 20)  # until then the client has only the other
 
 
 def test_a_worker_moves_to_another_replica(replicas):

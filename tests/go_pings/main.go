@@ -66,8 +66,10 @@ func idle(address string, end time.Time) string {
 func streaming(address string, end time.Time) string {
 	connection, seen := dial(address)
 	defer connection.Close()
-	ctx, cancel := context.WithDeadline(context.Background(), end)
+	// Not a deadline: the server is told of those, and may be the first to end the stream by it.
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	time.AfterFunc(time.Until(end), cancel)
 	stream, err := grpc_health_v1.NewHealthClient(connection).Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
 	for err == nil {
 		_, err = stream.Recv()

@@ -349,6 +349,28 @@ def test_an_early_release_lets_the_signature_go_everywhere(fleet):
     )
 
 
+def test_a_repeated_release_lets_a_late_signature_go_everywhere(fleet):
+    a, b, _ = fleet
+    a.register("late", "w0")
+    all_have(fleet, "late", 1)
+    a.route("late", "r")
+    assert b.release("late", "r") == "RELEASED"
+
+    def is_accepted(epoch: int) -> bool:
+        request = router_pb2.RegisterSignatureRequest(
+            model="late", request_id="r", epoch=epoch, counts=counts(drawn(0)), last=True
+        )
+        try:
+            return a.router.RegisterSignature(request).complete
+        except grpc.RpcError:  # below the epoch that is held
+            return False
+
+    assert is_accepted(1)
+    assert not is_accepted(0)
+    assert b.release("late", "r") == "ALREADY_RELEASED"
+    eventually(lambda: is_accepted(0))
+
+
 def test_lives_that_begin_at_two_replicas_at_once_are_one_at_last(fleet):
     a, b, _ = fleet
     a.register("lives", "w0")

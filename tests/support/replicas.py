@@ -1,20 +1,25 @@
 """Several daemons that clients take for one router, and what can befall each of them."""
 
 import os
+import re
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.request import urlopen
 
 from daemon import Daemon, running_daemon
 from wire import Client
 
 
 class Replicas:
-    """Daemons with the same flags; `daemons` are those that run or have run."""
+    """Daemons with the same flags, each with a state of its own unless those say which."""
 
     def __init__(self, stack: ExitStack, flags: tuple[str, ...]) -> None:
         self._stack = stack
         self._flags = flags
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.daemons: list[Daemon] = []
 
     @property
@@ -22,17 +27,19 @@ class Replicas:
         """All addresses, as a user writes them."""
         return ",".join(daemon.grpc for daemon in self.daemons)
 
-    def start(self, listen: str = "127.0.0.1:0") -> Daemon:
-        daemon = self._stack.enter_context(running_daemon("--listen", listen, *self._flags))
-        self.daemons.append(daemon)
-        return daemon
+    def start(self, listen: str = "127.0.0.1:0") -> None:
+        self.daemons.append(self._begin(len(self.daemons), listen))
+
+    def _begin(self, which: int, listen: str) -> Daemon:
+        own = () if "--state" in self._flags else ("--state", str(self._folder / f"{which}.db"))
+        return self._stack.enter_context(running_daemon("--listen", listen, *own, *self._flags))
 
     def restart(self, which: int) -> None:
-        """Start a replica that has ended again, at its address."""
+        """Start a replica that has ended again, at its address and with its state."""
+        address = self.daemons[which].grpc
         self.daemons[which].process.wait()
-        daemon = self.start(self.daemons[which].grpc)
-        self.daemons[which] = self.daemons.pop()
-        assert daemon.grpc == self.daemons[which].grpc
+        self.daemons[which] = self._begin(which, address)
+        assert self.daemons[which].grpc == address
 
     def send(self, which: int, number: signal.Signals) -> None:
         os.kill(self.daemons[which].process.pid, number)
@@ -56,6 +63,12 @@ class Replicas:
     def booked(self, which: int, model: str) -> int:
         with Client(self.daemons[which].grpc) as client:
             return client.booked(model)
+
+    def placements(self, which: int) -> float:
+        """How many requests a replica has placed since it began."""
+        with urlopen(f"http://{self.daemons[which].http}/metrics", timeout=10) as answer:
+            page = answer.read().decode()
+        return sum(float(n) for n in re.findall(r"^eldr_placements_total{.*} (\S+)", page, re.M))
 
 
 @contextmanager

@@ -101,6 +101,8 @@ class Follower:
                     self.model(change.fields[1])
                 case "slots":
                     self._slots(*change.texts())
+                case "discard":
+                    self._router.signatures.discard(*change.texts())
 
     def _is_of_an_earlier_life(self, change: Change, own: bool) -> bool:
         model, worker_id = change.fields[0].decode(), change.fields[1].decode()

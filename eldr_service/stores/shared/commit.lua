@@ -108,8 +108,11 @@ run['end'] = function(f)
   end
   if f[4] ~= '' and there and there.attempt == attempt then return {'gone'} end
   local before = redis.call('HGET', ends_key(k), attempt)
-  if before and (FINAL[before] or not FINAL[how]) then return {'known'} end
-  if how == 'RELEASED_EARLY' and not there then redis.call('UNLINK', signature_key(k)) end
+  local known = before and (FINAL[before] or not FINAL[how])
+  if how == 'RELEASED_EARLY' and not there and redis.call('UNLINK', signature_key(k)) == 1 and known then
+    tell('discard', {f[1], f[2]})
+  end
+  if known then return {'known'} end
   if before and how == 'RELEASED_EARLY' then how = 'RELEASED' end
   remember(k, attempt, how)
   tell('end', {f[1], f[2], attempt, f[4], how, f[6], f[7]})
