@@ -8,7 +8,13 @@ from eldr_service.core.activation import ActivationCounts, Counts
 
 
 class RouteCall(NamedTuple):
-    """A Route request in the domain's terms. Empty collections do not restrict."""
+    """A Route request in the domain's terms. Empty collections do not restrict.
+
+    Attributes
+    ----------
+    insists : bool
+        Decided before on a view that was late; this decision stands if it can.
+    """
 
     model: str
     request_id: str
@@ -27,6 +33,7 @@ class RouteCall(NamedTuple):
     lease_seconds: float | None = None
     labels: Mapping[str, str] = MappingProxyType({})
     fingerprint: int = 0
+    insists: bool = False
 
     def limits(self, group: str) -> Hashable:
         """What calls have in common that may go to the same workers; `group` is the prefill's."""

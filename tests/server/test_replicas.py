@@ -351,14 +351,14 @@ def test_an_early_release_lets_the_signature_go_everywhere(fleet):
 
 def test_a_repeated_release_lets_a_late_signature_go_everywhere(fleet):
     a, b, _ = fleet
-    a.register("late", "w0")
-    all_have(fleet, "late", 1)
-    a.route("late", "r")
-    assert b.release("late", "r") == "RELEASED"
+    a.register("repeated", "w0")
+    all_have(fleet, "repeated", 1)
+    a.route("repeated", "r")
+    assert b.release("repeated", "r") == "RELEASED"
 
     def is_accepted(epoch: int) -> bool:
         request = router_pb2.RegisterSignatureRequest(
-            model="late", request_id="r", epoch=epoch, counts=counts(drawn(0)), last=True
+            model="repeated", request_id="r", epoch=epoch, counts=counts(drawn(0)), last=True
         )
         try:
             return a.router.RegisterSignature(request).complete
@@ -367,7 +367,7 @@ def test_a_repeated_release_lets_a_late_signature_go_everywhere(fleet):
 
     assert is_accepted(1)
     assert not is_accepted(0)
-    assert b.release("late", "r") == "ALREADY_RELEASED"
+    assert b.release("repeated", "r") == "ALREADY_RELEASED"
     eventually(lambda: is_accepted(0))
 
 

@@ -31,9 +31,9 @@ async def states(server, request):
     await b.close()
 
 
-def place(request="r", lease="l", attempt=0, life=1, capacity=1, settled="", seconds=60.0):
+def place(request="r", lease="l", attempt=0, life=1, capacity=1, known="", settled="", seconds=60.0):
     milliseconds = round(seconds * 1e3)
-    fields = (request, attempt, lease, "w", life, 1, capacity, milliseconds, settled)
+    fields = (request, attempt, lease, "w", life, 1, capacity, known, milliseconds, settled)
     return "place", "m", *fields, f"row of {lease}"
 
 
@@ -58,6 +58,15 @@ async def test_a_booking_is_made_once(states):
     assert await words(b, place("other", "another")) == ["capacity"]
     assert await words(b, place("other", "another", settled="1")) == ["ok"]  # it runs already
     assert [row async for row in b.bookings()] == [b"row of l", b"row of another"]
+
+
+async def test_a_decision_that_knew_of_less_load_is_made_again(states):
+    a, b = states
+    assert await words(a, place(known=0, capacity=9)) == ["ok"]
+    other = "other", "another"
+    assert await words(b, place(*other, known=0, capacity=9)) == ["load"]
+    assert await words(b, place(*other, known=1, capacity=9)) == ["ok"]
+    assert await words(b, place("third", "third", capacity=9)) == ["ok"]  # it insists
 
 
 async def test_an_attempt_that_has_ended_is_not_placed_again(states):
@@ -133,7 +142,7 @@ async def test_changes_come_in_one_order_and_refusals_are_none(states):
     changes = await b.changes("0-0")
     assert [(c.replica, c.kind) for c in changes] == [("a", "join"), ("a", "place"), ("a", "end")]
     assert changes[-1].position == position == await b.last_position()
-    assert changes[1].fields[10] == b"row of l"
+    assert changes[1].fields[11] == b"row of l"
     assert await b.has(position)
     assert not await b.has("1-1")
 

@@ -1,8 +1,9 @@
 """Several routers that are one, as the daemon's replicas are: each decides on a view that is late.
 
 What a replica does itself it knows at once: bookings, their ends, reports of the workers that speak
-to it. The others know it a fixed time later. Whether a worker has room is checked against what all
-have booked; a request that lost its place to another is decided again, on a view without gaps.
+to it. The others know it a fixed time later. What a decision rests on is checked against what all
+have booked: where the worker has more than its view knew of, the request is decided again, on a
+view without gaps.
 """
 
 from collections import Counter, deque
@@ -125,13 +126,15 @@ class Replicas:
     ----------
     views : list of View
     decided_again : int
-        Decisions for a worker whose last place another replica had taken.
+        Decisions for a worker on which others had booked more than their view knew of.
     """
 
     def __init__(
         self, number: int, delay_s: float, make_router: Callable[[Journal], Router]
     ) -> None:
         self.views = [View(make_router, self) for _ in range(number)]
+        for which, view in enumerate(self.views):
+            view.router.first_number = which << 32 if delay_s else 0  # those are one router
         self.decided_again = 0
         self._delay_s = delay_s
         self._now = 0.0
@@ -156,11 +159,12 @@ class Replicas:
         placed = view.router.route(call, now)
         if placed.repeated:
             return placed
-        while not self._takes(placed.booking):
+        if self._has_more(view, call.model, placed.booking) or not self._takes(placed.booking):
             self.decided_again += 1
             view.router.withdraw(call.model, placed.booking, now)
             view.catch_up(now, whole=True)
             placed = view.router.route(call, now)
+            assert self._takes(placed.booking)
         as_placed = replace(placed.booking)  # what becomes of it is told later
         self.tell(view, lambda other, _: other.book(call.model, replace(as_placed)))
         return placed
@@ -175,6 +179,11 @@ class Replicas:
         """A booking has ended somewhere."""
         if self._booked.pop(booking.key, None):
             self._sequences[booking.worker_id] -= booking.num_sequences
+
+    def _has_more(self, view: View, model: str, booking: Booking) -> bool:
+        """Whether others have booked on the worker what the view does not know of."""
+        known = view.router.model(model).fleet.booked(booking.row) - booking.num_sequences
+        return self._sequences[booking.worker_id] > known
 
     def _takes(self, booking: Booking) -> bool:
         """Whether there is room for a booking among those of all replicas; it is taken then."""

@@ -32,7 +32,7 @@ class Result:
     refused : int
         Times that a request found every worker at its capacity and came again later.
     decided_again : int
-        Decisions for a worker whose last place another replica had taken.
+        Decisions for a worker on which others had booked more than their view knew of.
     """
 
     workers: int

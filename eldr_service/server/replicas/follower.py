@@ -86,7 +86,7 @@ class Follower:
         with self.elsewhere():
             match change.kind:
                 case "place":
-                    self.book(kept_of(change.fields[10]))
+                    self.book(kept_of(change.fields[11]))
                 case "end":
                     self._end(change)
                 case "update":

@@ -83,13 +83,15 @@ class Telling(Journal):
             return
         if self.waits:
             self._undecided[booking.lease_id] = asyncio.get_running_loop().create_future()
-        self.tell_of_booking(model, booking)
+        sequences = self._router.models[model].fleet.booked(booking.row) - booking.num_sequences
+        chosen = not (call.insists or call.pinned_worker)
+        self.tell_of_booking(model, booking, sequences if chosen else None)
 
-    def tell_of_booking(self, model: str, booking: Booking) -> None:
-        """Have a booking taken in by the shared state."""
-        known = self._router.models[model]
-        life = self._workers.life(known, booking.row)
-        capacity = known.fleet.spec(booking.row).capacity_sequences
+    def tell_of_booking(self, model: str, booking: Booking, known: int | None = None) -> None:
+        """Have a booking taken in by the shared state; `known` as in `operations.place`."""
+        told = self._router.models[model]
+        life = self._workers.life(told, booking.row)
+        capacity = told.fleet.spec(booking.row).capacity_sequences
         booking.noted_until = booking.expires_at
 
         def make() -> Operation:
@@ -98,6 +100,7 @@ class Telling(Journal):
                 booking,
                 life=life,
                 capacity=capacity,
+                known=known,
                 left=booking.expires_at - time.monotonic(),
                 settled=booking.lease_id not in self._undecided,
                 row=row_of(model, life, booking, self._state.clock),

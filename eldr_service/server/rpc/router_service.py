@@ -254,8 +254,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             if self._replica:  # once it is known here that a call waits
                 self._fetch_soon(call.model, call.request_id)
             await self._wait_for_signature(call, wait)
-        place = partial(self._place, call, priority, time.monotonic() + max_wait)
-        placed = await (self._agree(call, place) if self._replica else place())
+        place = partial(self._place, priority=priority, until=time.monotonic() + max_wait)
+        placed = await (self._agree(call, place) if self._replica else place(call))
         writing.write_placement(answer, placed, time.monotonic())
         if call.dry_run:
             return unbooked
@@ -289,7 +289,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     def _give_back(self, model: str, placed: Placed) -> None:
         self._settle(model, placed.booking, False)
 
-    async def _agree(self, call: RouteCall, place: Callable[[], Awaitable[Placed]]) -> Placed:
+    async def _agree(
+        self, call: RouteCall, place: Callable[[RouteCall], Awaitable[Placed]]
+    ) -> Placed:
         """Place a request as all replicas agree, again where another was first."""
         assert self._replica
         if not self._replica.is_current(time.monotonic()):
@@ -299,7 +301,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         refused = False
         for _ in range(MOST_DECISIONS):
             try:
-                placed = await place()
+                placed = await place(call)
             except (FailedPreconditionError, ResourceExhaustedError, UnavailableError):
                 if refused or not await self._replica.look_again(call.model, call.request_id):
                     raise
@@ -319,6 +321,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             if agreed:
                 self.telemetry.placed(call, placed, placed.seconds)
                 return placed
+            call = call._replace(insists=True)
         raise UnavailableError(
             f"request {call.request_id}: other replicas were first {MOST_DECISIONS} times"
         )

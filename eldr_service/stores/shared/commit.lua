@@ -12,7 +12,7 @@ local MOST_CHANGES = 50000
 local REMEMBER_MS = 600000
 local UNROUTED_MS = 60000
 local FINAL = {RELEASED = true, RELEASED_EARLY = true, SUPERSEDED = true}
-local ARITY = {place = 11, ['end'] = 7, update = 5, renew = 4, look = 2, join = 5, know = 5, save = 5, gone = 4,
+local ARITY = {place = 12, ['end'] = 7, update = 5, renew = 4, look = 2, join = 5, know = 5, save = 5, gone = 4,
   report = 4, model = 3, partition = 3, forget = 2, slots = 2, chunk = 4,
   learned = 4, recent = 4}
 
@@ -63,7 +63,9 @@ end
 
 local run = {}
 
--- model, request, attempt, lease, worker, life, sequences, capacity, milliseconds, settled, record
+-- model, request, attempt, lease, worker, life, sequences, capacity, known, milliseconds, settled,
+-- record
+-- `known` is the load that the decision rests on; empty if it stands whatever the load is.
 -- A booking that was settled without the shared state is taken in unless its request has another.
 function run.place(f)
   local k, worker, life = key(f[1], f[2]), key(f[1], f[5]), f[6]
@@ -77,15 +79,16 @@ function run.place(f)
     local higher = tonumber(ended[place]) > tonumber(f[3]) and ended[place + 1] ~= 'RELEASED_EARLY'
     if higher or (ended[place] == f[3] and FINAL[ended[place + 1]]) then return {'ended', unpack(ended)} end
   end
-  if f[10] == '' then
+  if f[11] == '' then
     local gate = redis.call('HGET', LIFE, worker) or '0 READY'
     if gate ~= life .. ' READY' then return {'worker'} end
     local load = tonumber(redis.call('HGET', LOAD, worker) or 0)
     if load >= tonumber(f[8]) then return {'capacity'} end
+    if f[9] ~= '' and load > tonumber(f[9]) then return {'load'} end
   end
   put(k, {attempt = f[3], lease = f[4], worker = worker, life = life, sequences = tonumber(f[7]),
-    expires = now + tonumber(f[9])})
-  redis.call('HSET', RECORD, k, f[11])
+    expires = now + tonumber(f[10])})
+  redis.call('HSET', RECORD, k, f[12])
   redis.call('HINCRBY', LOAD, worker, f[7])
   redis.call('SADD', on_key(worker), k)
   redis.call('PEXPIRE', signature_key(k), UNROUTED_MS)

@@ -45,12 +45,18 @@ class Change(NamedTuple):
 
 
 def place(
-    model: str, booking: Booking, *, life: int, capacity: int, left: float, settled: bool, row: str
-) -> Operation:
-    """Book a request; `settled` where its caller has had the answer."""
+    model: str, booking: Booking, *, life: int, capacity: int, known: int | None, left: float,
+    settled: bool, row: str,
+) -> Operation:  # fmt: skip
+    """Book a request.
+
+    `settled` where its caller has had the answer; `known` are the sequences on the worker that the
+    decision knew of, or None if it stands whatever others have booked there.
+    """
     return (
         "place", model, booking.request_id, booking.attempt, booking.lease_id, booking.worker_id,
-        life, booking.num_sequences, capacity, milliseconds(left), "1" if settled else "", row,
+        life, booking.num_sequences, capacity, "" if known is None else known, milliseconds(left),
+        "1" if settled else "", row,
     )  # fmt: skip
 
 
