@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import count
 
 import grpc
@@ -166,7 +167,7 @@ def test_the_stream_of_signatures_moves(replicas, number):
             for each in range(5):
                 assert send(f"{which}-{each}", route={}).worker_id
             replicas.restart(which)
-            eventually(lambda: is_back(which), 20)  # until then the client has only the other
+            eventually(partial(is_back, which), 20)  # until then the client has only the other
 
 
 def test_a_worker_moves_to_another_replica(replicas):

@@ -60,8 +60,8 @@ class MirroredStore(SqliteStore):
         key = worker.model, worker.worker_id
         before, self._workers[key] = self._workers.get(key), worker
         same_life = before and before.incarnation == worker.incarnation
-        if self.tell and same_life and before != worker:
-            self.tell(("save", *worker_fields(worker)), None)
+        if self.tell and before and same_life and before != worker:
+            self.tell(("save", *worker_fields(worker), before.state), None)
 
     def delete_worker(self, model: str, worker_id: str) -> None:
         """Forget a worker, whose life is over."""

@@ -194,8 +194,10 @@ class Replica:
         future = self._telling.releasing(booking)
         return await asyncio.shield(future) if future else ""
 
-    async def released(self, model: str, request_id: str, attempt: int, lease: str) -> str:
-        """Release what this view knows nothing of.
+    async def released(
+        self, model: str, request_id: str, attempt: int, lease: str, told: str
+    ) -> str:
+        """Release what this view knows nothing of; `told` is what `operations.told_of` wrote.
 
         Returns
         -------
@@ -204,7 +206,8 @@ class Replica:
         """
         if not self.is_safe:
             return ""
-        operation = operations.end(model, request_id, attempt, lease, Ended.RELEASED_EARLY, "")
+        how = Ended.RELEASED_EARLY
+        operation = operations.end(model, request_id, attempt, lease, how, "", told)
         return (await self._asked(operation)).word
 
     async def renewed_elsewhere(

@@ -176,8 +176,13 @@ class Telling(Journal):
                 with self._follower.elsewhere():
                     self._follower.book(kept_of(result.told[0]))
 
+        told = (
+            operations.told_of(booking.output_tokens, booking.decode_seconds, booking.decode_counts)
+            if how is Ended.RELEASED
+            else ""
+        )
         lease, worker = booking.lease_id, booking.worker_id
-        self.tell(operations.end(model, *booking.key, lease, how, worker, booking), hear)
+        self.tell(operations.end(model, *booking.key, lease, how, worker, told), hear)
 
     def remembered(self, model: str, request_id: str, attempt: int, how: Ended, now: float) -> None:
         """The end of an attempt without a booking is remembered.

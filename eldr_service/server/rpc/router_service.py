@@ -33,6 +33,7 @@ from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.unary import unary
 from eldr_service.server.rpc.waiting import SignatureWaiters
+from eldr_service.stores.shared.operations import told_of
 
 MOST_DECISIONS = 8
 """On one request: each one that lost had another replica win, so the fleet goes on."""
@@ -132,6 +133,9 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             else None
         )
         outcome = reading.choice("outcome", ReleaseOutcome, request.outcome)
+        decode_seconds = reading.seconds(
+            "decode_duration", request.decode_duration, 0.0, reading.LEASE_SECONDS[1]
+        )
         result, booking = self._router.release(
             model,
             request_id,
@@ -139,13 +143,13 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             time.monotonic(),
             lease_id=request.lease_id,
             output_tokens=request.output_tokens,
-            decode_seconds=reading.seconds(
-                "decode_duration", request.decode_duration, 0.0, reading.LEASE_SECONDS[1]
-            ),
+            decode_seconds=decode_seconds,
             decode_counts=decode_counts,
         )
         if self._replica:
-            result = await self._released_for_all(model, request, result, booking)
+            counts = decode_counts.counts if decode_counts else None
+            told = told_of(request.output_tokens, decode_seconds, counts)
+            result = await self._released_for_all(model, request, told, result, booking)
         self.telemetry.released(model, request, outcome, result, booking)
         if written := self._written():
             await written
@@ -352,6 +356,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self,
         model: str,
         request: pb.ReleaseRequest,
+        told: str,
         result: ReleaseResult,
         booking: Booking | None,
     ) -> ReleaseResult:
@@ -361,7 +366,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             word = await self._replica.found_released(booking)
         if booking is None or word == "gone":  # unknown here, or placed anew elsewhere
             word = await self._replica.released(
-                model, request.request_id, request.attempt, request.lease_id
+                model, request.request_id, request.attempt, request.lease_id, told
             )
         match word:
             case "ended":

@@ -12,7 +12,7 @@ local MOST_CHANGES = 50000
 local REMEMBER_MS = 600000
 local UNROUTED_MS = 60000
 local FINAL = {RELEASED = true, RELEASED_EARLY = true, SUPERSEDED = true}
-local ARITY = {place = 12, ['end'] = 7, update = 5, renew = 4, look = 2, join = 5, know = 5, save = 5, gone = 4,
+local ARITY = {place = 12, ['end'] = 7, update = 5, renew = 4, look = 2, join = 5, know = 5, save = 6, gone = 4,
   report = 4, model = 3, partition = 3, forget = 2, slots = 2, chunk = 4,
   learned = 4, recent = 4}
 
@@ -60,6 +60,9 @@ local function end_life(worker, but)
     if b and b.life ~= but then take_out(k, b, 'WORKER_GONE') end
   end
 end
+
+-- What places ask of a worker's state.
+local function gate_of(state) return state == 'DRAINING' and state or 'READY' end
 
 local run = {}
 
@@ -156,7 +159,7 @@ end
 function run.join(f)
   local worker = key(f[1], f[2])
   end_life(worker, f[3])
-  redis.call('HSET', LIFE, worker, f[3] .. ' ' .. (f[4] == 'DRAINING' and f[4] or 'READY'))
+  redis.call('HSET', LIFE, worker, f[3] .. ' ' .. gate_of(f[4]))
   redis.call('HSET', WORKER, worker, f[5])
   redis.call('HSET', SEEN, worker, now)
   tell('join', f)
@@ -170,12 +173,13 @@ function run.know(f)
   return run.join(f)
 end
 
--- the same, of a worker whose life goes on
+-- the same, of a worker whose life goes on, and the state that was known of it
 function run.save(f)
   local worker = key(f[1], f[2])
   local gate = redis.call('HGET', LIFE, worker)
   if not gate or string.match(gate, '^(%d+) ') ~= f[3] then return {'gone'} end
-  redis.call('HSET', LIFE, worker, f[3] .. ' ' .. (f[4] == 'DRAINING' and f[4] or 'READY'))
+  if gate ~= f[3] .. ' ' .. gate_of(f[6]) then return {'moved'} end
+  redis.call('HSET', LIFE, worker, f[3] .. ' ' .. gate_of(f[4]))
   redis.call('HSET', WORKER, worker, f[5])
   tell('save', f)
   return {'ok'}

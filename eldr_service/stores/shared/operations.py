@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.core.capture import CaptureState, CaptureStatus
 from eldr_service.core.ends import Ended
@@ -62,15 +63,19 @@ def place(
 
 def end(
     model: str, request_id: str, attempt: int, lease_id: str, how: Ended, worker_id: str,
-    booking: Booking | None = None,
+    told: str = "",
 ) -> Operation:  # fmt: skip
-    """End a booking; without a lease, release whatever there is of the attempt."""
-    reported = ""
-    if booking and how is Ended.RELEASED:
-        counts = booking.decode_counts
-        text = None if counts is None else text_of(counts)
-        reported = json.dumps([booking.output_tokens, booking.decode_seconds, text])
-    return "end", model, request_id, attempt, lease_id, how.name, worker_id, reported
+    """End a booking; without a lease, release whatever there is of the attempt.
+
+    `told` is what its release reported, as `told_of` writes it.
+    """
+    return "end", model, request_id, attempt, lease_id, how.name, worker_id, told
+
+
+def told_of(output_tokens: int, decode_seconds: float, counts: Counts | None) -> str:
+    """What a release reports of its request, for the replicas that have the booking."""
+    text = None if counts is None else text_of(counts)
+    return json.dumps([output_tokens, decode_seconds, text])
 
 
 def take_reported(booking: Booking, reported: bytes) -> None:
