@@ -57,8 +57,8 @@ class Booking:
         The model's geometry was, when the request was placed; else no counts are kept.
     seen_running : bool
         The worker has reported it.
-    absences : int
-        Later reports in a row without it.
+    left_out_by : int or None
+        The number of the last report that left it out, after one that had it.
     output_tokens, decode_seconds, decode_counts
         What its release reported; 0 or None where it did not.
     number : int
@@ -96,7 +96,7 @@ class Booking:
     awaits_signature: bool = False
     declared: bool = True
     seen_running: bool = False
-    absences: int = 0
+    left_out_by: int | None = None
     output_tokens: int = 0
     decode_seconds: float = 0.0
     decode_counts: Counts | None = None
@@ -308,47 +308,56 @@ class BookingTable:
                 found.append(booking)
         return found
 
-    def reported(
-        self, row: int, held: Iterable[tuple[str, int]], now: float
-    ) -> tuple[list[Booking], list[Booking], list[tuple[str, int]]]:
-        """Compare a worker's word with the bookings on its row.
+    def listed(
+        self, row: int, keys: Iterable[tuple[str, int]], now: float
+    ) -> tuple[list[Booking], list[tuple[str, int]]]:
+        """Take a worker's word that it has these requests.
 
         Returns
         -------
         started : bookings that it lists for the first time; the caller notes that on them
-        finished : bookings that it listed once and then left out twice; the caller ends them
         unknown : what it lists without being booked there
         """
         mine = self._of_row.get(row, {})
-        held = dict.fromkeys(held)
-        started = []
-        for key in held:
+        started, unknown = [], []
+        for key in keys:
             booking = mine.get(key)
             if booking is None:
+                unknown.append(key)
                 continue
             if not booking.seen_running:
                 started.append(booking)
-            booking.absences = 0
-            self.renew(booking, now)
+            if booking.expires_at < now + booking.lease_seconds:  # or a later report was quicker
+                self.renew(booking, now)
+        return started, unknown
+
+    def left_out(self, bookings: Iterable[Booking], number: int, before: int) -> list[Booking]:
+        """Note that a worker leaves out what it has listed before.
+
+        Parameters
+        ----------
+        number, before : int
+            Of its report, and of the one before.
+
+        Returns
+        -------
+        list of Booking
+            Those that both left out; the caller ends them.
+        """
         finished = []
-        for key, booking in mine.items():
-            if booking.seen_running and key not in held:
-                booking.absences += 1
-                if booking.absences >= 2:
+        for booking in bookings:
+            if self._live.get(booking.request_id) is booking:
+                if booking.left_out_by == before:
                     finished.append(booking)
-        return started, finished, [key for key in held if key not in mine]
+                booking.left_out_by = number
+        return finished
 
-    def left_out(self, row: int, held: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-        """What the worker has listed before and leaves out now."""
-        held = set(held)
+    def left_out_elsewhere(self, row: int, keys: Iterable[tuple[str, int]], number: int) -> None:
+        """Note what a report leaves out that another daemon has heard, and settles."""
         mine = self._of_row.get(row, {})
-        return [key for key, b in mine.items() if b.seen_running and key not in held]
-
-    def reported_elsewhere(self, row: int, left_out: Iterable[tuple[str, int]]) -> None:
-        """Count absences in a report that another daemon has heard, and settles."""
-        left_out = set(left_out)
-        for key, booking in self._of_row.get(row, {}).items():
-            booking.absences = booking.absences + 1 if key in left_out else 0
+        for key in keys:
+            if booking := mine.get(key):
+                booking.left_out_by = number
 
     def forget(self, now: float) -> None:
         """Drop what ended too long ago, a part at each call."""

@@ -125,6 +125,10 @@ class Fleet:
         """Which life of the worker this is."""
         return int(self._table["incarnation"][row])
 
+    def report_number(self, row: int) -> int:
+        """Of the last report of this life; -1 for none."""
+        return int(self._table["report_number"][row])
+
     def booked(self, row: int) -> int:
         """Sequences booked on the worker."""
         return int(self._table["booked_sequences"][row])

@@ -1,6 +1,6 @@
 """A worker: what it says of itself, what it reports, where it is in its life."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -64,7 +64,7 @@ class LoadReport:
     waiting_sequences: int = 0
     kv_tokens_used: int = 0
     kv_tokens_total: int = 0
-    held: tuple[tuple[str, int], ...] = ()
+    held: Collection[tuple[str, int]] = ()
     foreign_sequences: int = 0
     active_experts: float = 0.0
     batch_size: float = 0.0

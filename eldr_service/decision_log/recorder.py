@@ -1,7 +1,7 @@
 """Takes down what happens, for the writer; a decision only pays for what must be copied."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -100,7 +100,9 @@ class Recorder(Journal):
         """A worker moved on."""
         self._tell(to_records.move, self._numbers[model], row, state)
 
-    def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
+    def reported(
+        self, model: str, row: int, report: LoadReport, left_out: Sequence[Booking], now: float
+    ) -> None:
         """A worker's report was accepted."""
         self._tell(to_records.report, self._numbers[model], now, row, report)
 

@@ -1,6 +1,6 @@
 """What a decision log is told: all that later decisions depend on, in the order in which it was."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
@@ -38,8 +38,10 @@ class Journal:
     def moved(self, model: str, row: int, state: WorkerState) -> None:
         """A worker became READY or DRAINING, or is GONE; in that case after its bookings' ends."""
 
-    def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
-        """A worker's report was accepted."""
+    def reported(
+        self, model: str, row: int, report: LoadReport, left_out: Sequence[Booking], now: float
+    ) -> None:
+        """A worker's report was accepted; `left_out` is what it has listed before, and does not."""
 
     def completed(self, model: str, booking: Booking, counts: Counts) -> None:
         """A booking has got its whole signature."""

@@ -2,8 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -45,21 +44,6 @@ class Observer(Protocol):
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
         """A worker joined, moved on, stands or captures otherwise; at GONE its row is readable."""
-
-
-class ReportTaken(NamedTuple):
-    """What a worker's report came to.
-
-    Attributes
-    ----------
-    moved_to : WorkerState or None
-        None where the worker is what it was.
-    unknown : list of (request_id, attempt)
-        What it holds without being booked on it.
-    """
-
-    moved_to: WorkerState | None
-    unknown: list[tuple[str, int]]
 
 
 class Model:
@@ -260,30 +244,13 @@ class Model:
 
     # Reports
 
-    def take_report(self, row: int, report: LoadReport, now: float) -> ReportTaken | None:
-        """Take in a worker's word on itself; None for one that is late or of another life."""
-        self.expire(now)
-        if self.fleet.counts_unbooked(row):
-            more = self.bookings.unbooked(row, report.held)
-            report = replace(report, foreign_sequences=report.foreign_sequences + more)
-        capture = self.fleet.capture(row)
-        if not self.take_numbers(row, report, now):
-            return None
-        if report.state is WorkerState.GONE:
-            self.remove(row, now)
-            return ReportTaken(WorkerState.GONE, list(report.held))
-        moved_to = self.fleet.state(row) if self.follow(row, report.state) else None
-        if moved_to is None and report.capture and report.capture.differs(capture):
-            self.observer.worker_changed(self.name, row, self.fleet.state(row))
-        started, finished, unknown = self.bookings.reported(row, report.held, now)
-        for booking in started:
-            self.running(booking)
-        for booking in finished:
-            self.end(booking, Ended.REPORTED_GONE, now)
-        return ReportTaken(moved_to, unknown)
+    def take_numbers(
+        self, row: int, report: LoadReport, now: float, left_out: Sequence[Booking] = ()
+    ) -> bool:
+        """Take in what a report measured, and nothing else of it; False where it is late.
 
-    def take_numbers(self, row: int, report: LoadReport, now: float) -> bool:
-        """Take in what a report measured, and nothing else of it; False where it is late."""
+        `left_out` are bookings that the worker listed before, for those who are told of it.
+        """
         if not self.fleet.accept(row, report, now):
             return False
         if report.batch_size > 0:
@@ -294,7 +261,7 @@ class Model:
         if report.state is not WorkerState.GONE:
             worker_id = self.fleet.spec(row).worker_id
             self._tell(self.policy, self.policy.on_reported, worker_id, report)
-            self.journal.reported(self.name, row, report, now)
+            self.journal.reported(self.name, row, report, left_out, now)
             if self.standing:
                 self._stand(self.standing.reported(row, report, now))
         return True

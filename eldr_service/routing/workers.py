@@ -17,6 +17,7 @@ from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.words import counted
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.routing.model import Model
+from eldr_service.routing.reports import Steps, at_once, take_report
 from eldr_service.routing.router import Router
 from eldr_service.stores.records import StoreError, WorkerRecord
 from eldr_service.stores.sqlite import SqliteStore
@@ -209,7 +210,13 @@ class Workers:
     def report(
         self, model_name: str, worker_id: str, report: LoadReport, now: float
     ) -> tuple[bool, list[tuple[str, int]]]:
-        """Take in a worker's word on what it runs.
+        """Take in a worker's word on what it runs, at once; see `reporting`."""
+        return at_once(self.reporting(model_name, worker_id, report, now))
+
+    def reporting(
+        self, model_name: str, worker_id: str, report: LoadReport, now: float
+    ) -> Steps[tuple[bool, list[tuple[str, int]]]]:
+        """Take in a worker's word on what it runs, a slice of its requests at a time.
 
         Returns
         -------
@@ -223,7 +230,7 @@ class Workers:
         NotFoundError
         """
         model, row = self._find(model_name, worker_id)
-        taken = model.take_report(row, report, now)
+        taken = yield from take_report(model, row, report, now)
         if taken is None:
             return False, []
         if taken.moved_to is WorkerState.GONE:

@@ -7,7 +7,7 @@ view without gaps.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from eldr_service.core.activation import Counts
@@ -93,7 +93,9 @@ class View(Journal):
 
         self._say(complete)
 
-    def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
+    def reported(
+        self, model: str, row: int, report: LoadReport, left_out: Sequence[Booking], now: float
+    ) -> None:
         """Tell what a worker measured; which requests it runs is told by what followed."""
 
         def take(view: View, now: float) -> None:

@@ -214,8 +214,11 @@ class Follower:
         report, left_out = operations.reported(change.fields[3])
         if change.fields[2] == b"0":  # of a worker that a file names: its life is another here
             report = replace(report, incarnation=model.fleet.incarnation(row))
-        if model.take_numbers(row, report, time.monotonic()):
-            model.bookings.reported_elsewhere(row, left_out)
+        model.take_numbers(row, report, time.monotonic())
+        if model.lives(worker_id) == (row, report.incarnation) and (
+            model.fleet.report_number(row) == report.number
+        ):
+            model.bookings.left_out_elsewhere(row, left_out, report.number)
 
     def model(self, text: bytes) -> None:
         """Have a model's policy, refits and partition as another replica has chosen them."""

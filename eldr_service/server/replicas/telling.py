@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -21,6 +22,9 @@ from eldr_service.stores.bookings import kept_of, row_of
 from eldr_service.stores.shared import operations
 from eldr_service.stores.shared.operations import Operation, Result
 from eldr_service.stores.shared.state import SharedState
+
+MOST_LEFT_OUT = 500
+"""Requests in one operation, half a millisecond; a report that leaves out more takes several."""
 
 log = structlog.get_logger("eldr")
 
@@ -204,10 +208,14 @@ class Telling(Journal):
             self._follower.joining[model, spec.worker_id] += 1
             self.tell(("join", *worker_fields(record_of(known, row))))
 
-    def reported(self, model: str, row: int, report: LoadReport, now: float) -> None:
+    def reported(
+        self, model: str, row: int, report: LoadReport, left_out: Sequence[Booking], now: float
+    ) -> None:
         """A worker's report was accepted."""
         if self.waits and not self._follower.applying:
             known = self._router.models[model]
             life, worker_id = self._workers.life(known, row), known.fleet.spec(row).worker_id
-            left_out = known.bookings.left_out(row, report.held)
-            self.tell(operations.report(model, worker_id, life, report, left_out))
+            for start in range(0, max(len(left_out), 1), MOST_LEFT_OUT):
+                keys = [booking.key for booking in left_out[start : start + MOST_LEFT_OUT]]
+                said = model, worker_id, life, report, keys
+                self.commits.add(partial(operations.report, *said))

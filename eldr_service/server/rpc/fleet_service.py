@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import grpc
 from eldr.v1 import fleet_pb2 as pb
@@ -16,11 +17,14 @@ from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.caller import CALLER
 from eldr_service.server.rpc.errors import abort, status_code
 from eldr_service.server.rpc.telemetry import Telemetry
+from eldr_service.server.rpc.turns import in_turns, slices
 from eldr_service.server.rpc.unary import unary
 
 MAX_BEHIND = 4_096
 SLICE = 16
 """Workers that the loop writes down in one step, less than half a millisecond."""
+LISTED_SLICE = 1_000
+"""Requests of a report that are read, or answered, in one step, less than a millisecond."""
 
 
 class FleetService(fleet_pb2_grpc.FleetServiceServicer):
@@ -109,8 +113,12 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     ) -> pb.ReportLoadResponse:
         """Take in a worker's report."""
         model_name, worker_id = reading.model_name(request), reading.worker_id(request)
-        accepted, unknown = self._workers.report(
-            model_name, worker_id, reading.load_report(request), time.monotonic()
+        report, held = reading.load_report(request), dict[tuple[str, int], None]()
+        async for part in slices(request.held, LISTED_SLICE):
+            held |= dict.fromkeys((of.request_id, of.attempt) for of in part)
+        report = replace(report, held=held)
+        accepted, unknown = await in_turns(
+            self._workers.reporting(model_name, worker_id, report, time.monotonic())
         )
         state, drained = self._workers.told(model_name, worker_id)
         response = pb.ReportLoadResponse(
@@ -121,8 +129,9 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         )
         if accepted:
             self.telemetry.on_room(model_name)
-        for request_id, attempt in unknown:
-            response.unknown.add(request_id=request_id, attempt=attempt)
+        async for some in slices(unknown, LISTED_SLICE):
+            for request_id, attempt in some:
+                response.unknown.add(request_id=request_id, attempt=attempt)
         return response
 
     @unary
@@ -131,7 +140,10 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     ) -> pb.ListWorkersResponse:
         """Answer with the workers as they are."""
         model = reading.listed_model(request)
-        return pb.ListWorkersResponse(workers=[w async for w in self._listed(model)])
+        response = pb.ListWorkersResponse()
+        async for worker in self._listed(model):
+            response.workers.append(worker)
+        return response
 
     async def WatchWorkers(  # noqa: N802
         self, request: pb.WatchWorkersRequest, context: grpc.aio.ServicerContext

@@ -332,7 +332,7 @@ def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:
 
 
 def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
-    """Check a worker's report."""
+    """Check a worker's report; the requests that it holds are read apart, as they may be many."""
     if len(request.held) > MAX_LISTED:
         raise InvalidArgumentError("held", f"at most {MAX_LISTED} requests", len(request.held))
     for field in ("active_experts", "batch_size", "step_active_experts"):
@@ -346,7 +346,6 @@ def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
         waiting_sequences=request.waiting_sequences,
         kv_tokens_used=_below("kv_tokens_used", request.kv_tokens_used, MAX_KV_TOKENS),
         kv_tokens_total=_below("kv_tokens_total", request.kv_tokens_total, MAX_KV_TOKENS),
-        held=tuple((held.request_id, held.attempt) for held in request.held),
         foreign_sequences=request.foreign_sequences,
         active_experts=request.active_experts,
         batch_size=request.batch_size,

@@ -31,10 +31,13 @@ from eldr_service.server.rpc.errors import DeadlineExceededError, status_code, t
 from eldr_service.server.rpc.places import Places
 from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
 from eldr_service.server.rpc.telemetry import Telemetry
+from eldr_service.server.rpc.turns import slices
 from eldr_service.server.rpc.unary import unary
 from eldr_service.server.rpc.waiting import SignatureWaiters
 from eldr_service.stores.shared.operations import told_of
 
+SLICE = 500
+"""Leases that are renewed in one step, about a millisecond."""
 MOST_DECISIONS = 8
 """On one request: each one that lost had another replica win, so the fleet goes on."""
 _SIGNATURE_FIELDS = ("model", "request_id", "prefill_worker")
@@ -165,15 +168,20 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             raise InvalidArgumentError(
                 "leases", f"at most {reading.MAX_LISTED} leases", len(request.leases)
             )
-        leases = [(lease.request_id, lease.attempt, lease.lease_id) for lease in request.leases]
-        response = pb.RenewLeasesResponse()
-        unknown = self._router.renew(model, leases, time.monotonic())
+        leases: list[tuple[str, int, str]] = []
+        unknown: list[tuple[str, int, str]] = []
+        async for part in slices(request.leases, SLICE):
+            named = [(lease.request_id, lease.attempt, lease.lease_id) for lease in part]
+            leases += named
+            unknown += self._router.renew(model, named, time.monotonic())
         if written := self._written():
             await written
         if self._replica:
             unknown = await self._unknown_to_all(model, leases)
-        for request_id, attempt, lease_id in unknown:
-            response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
+        response = pb.RenewLeasesResponse()
+        async for some in slices(unknown, SLICE):
+            for request_id, attempt, lease_id in some:
+                response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
         return response
 
     @unary
@@ -385,7 +393,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         bookings = self._router.model(model).bookings
         return [
             lease
-            for lease in leases
+            async for part in slices(leases, SLICE)
+            for lease in part
             if not bookings.find(*lease)
             and not await self._replica.renewed_elsewhere(model, *lease)
         ]

@@ -4,10 +4,11 @@ import asyncio
 import time
 
 import pytest
-from eldr.v1 import fleet_pb2
+from eldr.v1 import fleet_pb2, router_pb2
 from small_daemon import MODEL, SmallDaemon
 
 from eldr_service.server.rpc.fleet_service import FleetService
+from eldr_service.server.rpc.router_service import RouterService
 from eldr_service.server.rpc.telemetry import Telemetry
 
 
@@ -18,7 +19,7 @@ def served():
     telemetry = Telemetry()
     telemetry.watch(daemon.router)
     fleet = FleetService(daemon.router, daemon.workers, telemetry, 1.0, 256)
-    return daemon, fleet
+    return daemon, fleet, RouterService(daemon.router, telemetry, 8)
 
 
 async def turns_beside(call):
@@ -38,7 +39,7 @@ async def turns_beside(call):
 
 
 async def test_workers_are_listed_in_turns(served):
-    daemon, fleet = served
+    daemon, fleet, _ = served
     names = [f"w{i}" for i in range(1_000)]
     daemon.join(*names)
     turns, answer = await turns_beside(
@@ -49,7 +50,7 @@ async def test_workers_are_listed_in_turns(served):
 
 
 async def test_a_worker_that_leaves_while_others_are_listed_is_left_out(served):
-    daemon, fleet = served
+    daemon, fleet, _ = served
     daemon.join(*(f"w{i}" for i in range(1_000)))
     listing = asyncio.create_task(
         fleet.ListWorkers(fleet_pb2.ListWorkersRequest(model=MODEL), None)
@@ -58,3 +59,35 @@ async def test_a_worker_that_leaves_while_others_are_listed_is_left_out(served):
     daemon.workers.remove(MODEL, "w999", 0, daemon.now)
     listed = (await listing).workers
     assert [worker.worker_id for worker in listed] == [f"w{i}" for i in range(999)]
+
+
+async def test_leases_are_renewed_in_turns(served):
+    daemon, _, router = served
+    daemon.join("w0")
+    daemon.route("r")
+    names = [*(f"nobody-{i}" for i in range(65_535)), "r"]
+    leases = [router_pb2.LeaseReference(request_id=name) for name in names]
+    turns, answer = await turns_beside(
+        router.RenewLeases(router_pb2.RenewLeasesRequest(model=MODEL, leases=leases), None)
+    )
+    assert [lease.request_id for lease in answer.unknown] == names[:-1]
+    assert turns > 100
+
+
+async def test_a_report_is_taken_in_turns(served):
+    daemon, fleet, _ = served
+    daemon.join("w0")
+    daemon.route("r")
+    names = [*(f"nobody-{i}" for i in range(65_535)), "r"]
+    request = fleet_pb2.ReportLoadRequest(
+        model=MODEL,
+        worker_id="w0",
+        incarnation=daemon.incarnations["w0"],
+        report_number=1,
+        held=[fleet_pb2.HeldRequest(request_id=name) for name in names],
+    )
+    turns, answer = await turns_beside(fleet.ReportLoad(request, None))
+    assert answer.accepted
+    assert [unknown.request_id for unknown in answer.unknown] == names[:-1]
+    assert daemon.model.bookings.live("r").seen_running
+    assert turns > 200

@@ -1,0 +1,107 @@
+"""A worker's word on itself is taken in; where it is long, a slice at a time."""
+
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
+from eldr_service.core.worker import LoadReport, WorkerState
+from eldr_service.routing.model import Model
+
+SLICE = 500
+"""Requests that are looked at in one step, about a millisecond."""
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Stops wherever others may have their turn."""
+
+
+class ReportTaken(NamedTuple):
+    """What a worker's report came to.
+
+    Attributes
+    ----------
+    moved_to : WorkerState or None
+        None where the worker is what it was.
+    unknown : list of (request_id, attempt)
+        What it holds without being booked on it.
+    """
+
+    moved_to: WorkerState | None
+    unknown: list[tuple[str, int]]
+
+
+def at_once(steps: Steps[T]) -> T:
+    """Take all steps, with no turn for others."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            done: T = end.value
+            return done
+
+
+def take_report(
+    model: Model, row: int, report: LoadReport, now: float
+) -> Steps[ReportTaken | None]:
+    """Take in a worker's word on itself; returns None for one that is late or of another life.
+
+    What it measured, and what it leaves out, counts from one moment on. Where a later report comes
+    before all steps are taken, bookings that were not reached yet are not taken for left out; where
+    the worker's life ends, the rest counts for nothing.
+    """
+    fleet, bookings, worker_id = model.fleet, model.bookings, model.fleet.spec(row).worker_id
+    held = report.held if isinstance(report.held, dict) else dict.fromkeys(report.held)
+
+    def lives() -> bool:
+        return model.lives(worker_id) == (row, report.incarnation)
+
+    model.expire(now)
+    if fleet.counts_unbooked(row):
+        more = 0
+        for number, part in enumerate(_slices(held)):
+            if number:
+                yield
+            more += bookings.unbooked(row, part)
+        report = replace(report, foreign_sequences=report.foreign_sequences + more)
+    left_out: list[Booking] = []
+    for number, some in enumerate(_slices(bookings.on_row(row))):
+        if number:
+            yield
+        left_out += [b for b in some if b.seen_running and b.key not in held]
+    if not lives():
+        return None
+    capture, before = fleet.capture(row), fleet.report_number(row)
+    if not model.take_numbers(row, report, now, left_out):
+        return None
+    if report.state is WorkerState.GONE:
+        model.remove(row, now)
+        return ReportTaken(WorkerState.GONE, list(held))
+    moved_to = fleet.state(row) if model.follow(row, report.state) else None
+    if moved_to is None and report.capture and report.capture.differs(capture):
+        model.observer.worker_changed(model.name, row, fleet.state(row))
+    for number, some in enumerate(_slices(left_out)):
+        if number:
+            yield
+        if not lives() or fleet.report_number(row) != report.number:
+            break
+        for booking in bookings.left_out(some, report.number, before):
+            model.end(booking, Ended.REPORTED_GONE, now)
+    taken = ReportTaken(moved_to, [])
+    for number, part in enumerate(_slices(held)):
+        if number:
+            yield
+        if not lives():
+            break
+        started, unknown = bookings.listed(row, part, now)
+        taken.unknown.extend(unknown)
+        for booking in started:
+            model.running(booking)
+    return taken
+
+
+def _slices(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while part := list(islice(rest, SLICE)):
+        yield part
