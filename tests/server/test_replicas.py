@@ -13,6 +13,8 @@ from eldr.v1 import fleet_pb2, partition_pb2, policy_pb2, router_pb2
 from redis_server import needs_redis, running_redis
 from wire import Client, counts, drawn, eventually
 
+from eldr_service.server.replicas.telling import MOST_LEFT_OUT
+
 pytestmark = needs_redis
 PATIENT = "--state-timeout", "10"  # however busy the machine is
 
@@ -308,6 +310,33 @@ def test_absences_in_a_row_are_counted_over_all_replicas(fleet):
     )  # fmt: skip
     assert fleet[0].fleet.ReportLoad(report).accepted
     eventually(lambda: all(client.booked("absent") == 1 for client in fleet), 5)
+
+
+def test_all_that_a_report_leaves_out_reaches_all_replicas(fleet):
+    a, b, c = fleet
+    life = a.register("vanished", "w0", capacity=fleet_pb2.WorkerCapacity(sequences=1_000))
+    all_have(fleet, "vanished", 1)
+    names = [f"r{number}" for number in range(MOST_LEFT_OUT + 100)]
+    for name in names:
+        a.route("vanished", name)
+
+    def hear(client, number: int, held: list[str]) -> None:
+        report = fleet_pb2.ReportLoadRequest(
+            model="vanished", worker_id="w0", incarnation=life, report_number=number,
+            held=[{"request_id": name} for name in held],
+        )  # fmt: skip
+        assert client.fleet.ReportLoad(report).accepted
+        client.route("vanished", f"after-{number}")  # the others are told of it after the report
+
+    def all_booked(number: int) -> bool:
+        return all(client.booked("vanished") == number for client in fleet)
+
+    hear(a, 1, names)
+    eventually(lambda: all_booked(len(names) + 1), 20)
+    hear(b, 2, [])
+    eventually(lambda: all_booked(len(names) + 2), 20)
+    hear(c, 3, [])
+    eventually(lambda: all_booked(3), 20)
 
 
 def test_a_chunk_is_answered_by_what_all_replicas_were_sent(fleet):

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
+from eldr_service.server.replicas.turns import Turns
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.shared.operations import Operation, Result
 from eldr_service.stores.shared.state import SharedState
@@ -83,7 +84,11 @@ class Commits:
             if not group:
                 self._work.clear()
                 continue
-            _, results = await self._state.commit([make() for make, _ in group])
+            turns, operations = Turns(), []
+            for make, _ in group:
+                operations.append(make())
+                await turns.give()
+            _, results = await self._state.commit(operations)
             for (_, hear), result in zip(group, results, strict=True):
                 self._pending.popleft()
                 self._done += 1

@@ -25,6 +25,7 @@ from eldr_service.server.replicas.commits import Commits
 from eldr_service.server.replicas.follower import Follower
 from eldr_service.server.replicas.mirror import MirroredStore, read_worker
 from eldr_service.server.replicas.telling import Telling
+from eldr_service.server.replicas.turns import Turns
 from eldr_service.stores.bookings import kept_of
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.shared import operations
@@ -360,9 +361,11 @@ class Replica:
             await self._read_some()
 
     async def _read_some(self) -> None:
-        for change in await self._state.changes(self._position):
+        changes, turns = await self._state.changes(self._position), Turns()
+        for change in changes:
             await self._take(change)
             self._position = change.position
+            await turns.give()
         self._read_at = time.monotonic()
         self._wake()
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -215,7 +216,8 @@ class Telling(Journal):
         if self.waits and not self._follower.applying:
             known = self._router.models[model]
             life, worker_id = self._workers.life(known, row), known.fleet.spec(row).worker_id
+            numbers = replace(report, held=())  # may wait for long, and those may be many
             for start in range(0, max(len(left_out), 1), MOST_LEFT_OUT):
                 keys = [booking.key for booking in left_out[start : start + MOST_LEFT_OUT]]
-                said = model, worker_id, life, report, keys
+                said = model, worker_id, life, numbers, keys
                 self.commits.add(partial(operations.report, *said))

@@ -6,7 +6,7 @@ as a change with the same fields.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from eldr_service.core.activation import Counts
@@ -93,8 +93,7 @@ def report(
     `left_out` are those that it listed before, and does not now; where they are many, the same
     report is told again with others.
     """
-    numbers = asdict(replace(taken, held=()))
-    said: dict[str, Any] = {**numbers, "held": left_out, "state": taken.state.name}
+    said: dict[str, Any] = {**asdict(taken), "held": left_out, "state": taken.state.name}
     if taken.capture:
         said["capture"] = {**asdict(taken.capture), "state": taken.capture.state.name}
     return "report", model, worker_id, life, json.dumps(said)
