@@ -139,7 +139,7 @@ class Fleet:
 
     def record(self, row: int) -> Mapping[str, float]:
         """All numbers of a row, for listings."""
-        return {name: self._table[name][row].item() for name in _ROW.fields or ()}
+        return dict(zip(_ROW.names or (), self._table[row].item(), strict=True))
 
     # Membership
 
@@ -220,7 +220,8 @@ class Fleet:
 
     def silent(self, now: float) -> list[int]:
         """Rows whose worker was silent for longer than its time to live."""
-        return [row for row in self.rows() if self._table["alive_until"][row] <= now]
+        rows = np.fromiter(self.rows(), np.int64)
+        return rows[self._table["alive_until"][rows] <= now].tolist()  # type: ignore[no-any-return]
 
     def deaf(self, seconds: float) -> None:
         """Do not hold it against workers that for so long no report could be taken in."""

@@ -1,6 +1,6 @@
 """A worker's word on itself is taken in; where it is long, a slice at a time."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -60,14 +60,14 @@ def take_report(
     model.expire(now)
     if fleet.counts_unbooked(row):
         more = 0
-        for number, part in enumerate(_slices(held)):
-            if number:
+        for turn, part in _slices(held):
+            if turn:
                 yield
             more += bookings.unbooked(row, part)
         report = replace(report, foreign_sequences=report.foreign_sequences + more)
     left_out: list[Booking] = []
-    for number, some in enumerate(_slices(bookings.on_row(row))):
-        if number:
+    for turn, some in _slices(bookings.on_row(row)):
+        if turn:
             yield
         left_out += [b for b in some if b.seen_running and b.key not in held]
     if not lives():
@@ -81,16 +81,16 @@ def take_report(
     moved_to = fleet.state(row) if model.follow(row, report.state) else None
     if moved_to is None and report.capture and report.capture.differs(capture):
         model.observer.worker_changed(model.name, row, fleet.state(row))
-    for number, some in enumerate(_slices(left_out)):
-        if number:
+    for turn, some in _slices(left_out):
+        if turn:
             yield
         if not lives() or fleet.report_number(row) != report.number:
             break
         for booking in bookings.left_out(some, report.number, before):
             model.end(booking, Ended.REPORTED_GONE, now)
     taken = ReportTaken(moved_to, [])
-    for number, part in enumerate(_slices(held)):
-        if number:
+    for turn, part in _slices(held):
+        if turn:
             yield
         if not lives():
             break
@@ -101,7 +101,8 @@ def take_report(
     return taken
 
 
-def _slices(items: Iterable[T]) -> Iterator[list[T]]:
-    rest = iter(items)
+def _slices(items: Collection[T]) -> Iterator[tuple[bool, list[T]]]:
+    """Items, so many at a time, and whether others are to have their turn before."""
+    rest, is_long = iter(items), len(items) > SLICE
     while part := list(islice(rest, SLICE)):
-        yield part
+        yield is_long, part

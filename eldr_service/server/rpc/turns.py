@@ -10,11 +10,17 @@ T = TypeVar("T")
 
 
 async def slices(items: Sequence[T], size: int) -> AsyncIterator[Sequence[T]]:
-    """Items, so many at a time, and a turn for others between; one slice where there are none."""
+    """Items, so many at a time; one slice where there are none.
+
+    Where there are several, others have their turns before, between and after.
+    """
+    is_long = len(items) > size
     for start in range(0, max(len(items), 1), size):
-        if start:
+        if is_long:
             await asyncio.sleep(0)
         yield items[start : start + size]
+    if is_long:
+        await asyncio.sleep(0)
 
 
 def in_turns(steps: Steps[T]) -> asyncio.Future[T]:
