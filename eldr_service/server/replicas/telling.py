@@ -217,7 +217,10 @@ class Telling(Journal):
             known = self._router.models[model]
             life, worker_id = self._workers.life(known, row), known.fleet.spec(row).worker_id
             numbers = replace(report, held=())  # may wait for long, and those may be many
+
+            def make(some: Sequence[Booking]) -> Operation:
+                keys = [booking.key for booking in some]
+                return operations.report(model, worker_id, life, numbers, keys)
+
             for start in range(0, max(len(left_out), 1), MOST_LEFT_OUT):
-                keys = [booking.key for booking in left_out[start : start + MOST_LEFT_OUT]]
-                said = model, worker_id, life, numbers, keys
-                self.commits.add(partial(operations.report, *said))
+                self.commits.add(partial(make, left_out[start : start + MOST_LEFT_OUT]))
