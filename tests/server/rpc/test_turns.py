@@ -74,20 +74,39 @@ async def test_leases_are_renewed_in_turns(served):
     assert turns > 100
 
 
-async def test_a_report_is_taken_in_turns(served):
-    daemon, fleet, _ = served
-    daemon.join("w0")
-    daemon.route("r")
-    names = [*(f"nobody-{i}" for i in range(65_535)), "r"]
-    request = fleet_pb2.ReportLoadRequest(
+def report(daemon, names):
+    """The first report of a worker that holds these."""
+    return fleet_pb2.ReportLoadRequest(
         model=MODEL,
         worker_id="w0",
         incarnation=daemon.incarnations["w0"],
         report_number=1,
         held=[fleet_pb2.HeldRequest(request_id=name) for name in names],
     )
-    turns, answer = await turns_beside(fleet.ReportLoad(request, None))
+
+
+async def test_a_report_is_taken_in_turns(served):
+    daemon, fleet, _ = served
+    daemon.join("w0")
+    daemon.route("r")
+    names = [*(f"nobody-{i}" for i in range(65_535)), "r"]
+    turns, answer = await turns_beside(fleet.ReportLoad(report(daemon, names), None))
     assert answer.accepted
     assert [unknown.request_id for unknown in answer.unknown] == names[:-1]
     assert daemon.model.bookings.live("r").seen_running
     assert turns > 200
+
+
+async def test_a_report_whose_sender_has_gone_is_taken_to_its_end(served):
+    daemon, fleet, _ = served
+    daemon.join("w0")
+    daemon.route("r")
+    names = [*(f"nobody-{i}" for i in range(10_000)), "r"]
+    call = asyncio.create_task(fleet.ReportLoad(report(daemon, names), None))
+    while daemon.model.fleet.report_number(0) < 1:
+        await asyncio.sleep(0)
+    call.cancel()
+    assert not daemon.model.bookings.live("r").seen_running
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert daemon.model.bookings.live("r").seen_running
