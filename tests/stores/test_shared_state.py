@@ -1,5 +1,6 @@
 """The script that takes in what replicas do, on a real server."""
 
+import asyncio
 import time
 
 import numpy as np
@@ -8,6 +9,8 @@ from fleet_snapshot import booking as booking_on
 from fleet_snapshot import snapshot
 from redis_server import needs_redis, running_redis
 
+from eldr_service.server.replicas.commits import Commits
+from eldr_service.server.replicas.turns import MOST_SECONDS
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.shared.address import StateAddress
 from eldr_service.stores.shared.operations import Result, take_reported, told_of
@@ -207,3 +210,27 @@ async def test_a_password_opens(tmp_path):
             state = SharedState(address, secret, "a")
             assert await state.open()
             await state.close()
+
+
+async def test_operations_that_take_long_to_make_leave_others_their_turns(states):
+    a, _ = states
+    turns = 0
+
+    def make():
+        began = time.perf_counter()
+        while time.perf_counter() - began < 2 * MOST_SECONDS:
+            pass
+        made.append(turns)
+        return place()
+
+    made: list[int] = []
+    commits = Commits(a)
+    for _ in range(10):
+        commits.add(make)
+    task = asyncio.create_task(commits.run())
+    while len(made) < 10:
+        turns += 1
+        await asyncio.sleep(0)
+    await commits.through()
+    task.cancel()
+    assert len(set(made)) == 10
