@@ -143,4 +143,7 @@ class Policy(ABC):
         """Take over what `learned` gave of a policy of this name; called once, before the hooks."""
 
     def on_reported(self, worker_id: str, report: LoadReport) -> None:  # noqa: B027
-        """A worker reported its load; called for reports that count, in their order."""
+        """A worker reported its load; called for reports that count, in their order.
+
+        Which requests it holds is not among it (`held` is empty): their bookings say it.
+        """

@@ -73,7 +73,7 @@ def take_report(
     if not lives():
         return None
     capture, before = fleet.capture(row), fleet.report_number(row)
-    if not model.take_numbers(row, report, now, left_out):
+    if not model.take_numbers(row, replace(report, held=()), now, left_out):
         return None
     if report.state is WorkerState.GONE:
         model.remove(row, now)

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -216,11 +215,10 @@ class Telling(Journal):
         if self.waits and not self._follower.applying:
             known = self._router.models[model]
             life, worker_id = self._workers.life(known, row), known.fleet.spec(row).worker_id
-            numbers = replace(report, held=())  # may wait for long, and those may be many
 
             def make(some: Sequence[Booking]) -> Operation:
                 keys = [booking.key for booking in some]
-                return operations.report(model, worker_id, life, numbers, keys)
+                return operations.report(model, worker_id, life, report, keys)
 
             for start in range(0, max(len(left_out), 1), MOST_LEFT_OUT):
                 self.commits.add(partial(make, left_out[start : start + MOST_LEFT_OUT]))

@@ -17,7 +17,7 @@ from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.caller import CALLER
 from eldr_service.server.rpc.errors import abort, status_code
 from eldr_service.server.rpc.telemetry import Telemetry
-from eldr_service.server.rpc.turns import in_turns, slices
+from eldr_service.server.rpc.turns import in_turns, let_go, slices
 from eldr_service.server.rpc.unary import unary
 
 MAX_BEHIND = 4_096
@@ -120,6 +120,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
         accepted, unknown = await in_turns(
             self._workers.reporting(model_name, worker_id, report, time.monotonic())
         )
+        await let_go(held, LISTED_SLICE)
         state, drained = self._workers.told(model_name, worker_id)
         response = pb.ReportLoadResponse(
             accepted=accepted,

@@ -23,6 +23,15 @@ async def slices(items: Sequence[T], size: int) -> AsyncIterator[Sequence[T]]:
         await asyncio.sleep(0)
 
 
+async def let_go(items: dict[T, None], size: int) -> None:
+    """Empty a dictionary: to free many items at once would hold the loop, too."""
+    while items:
+        for _ in range(min(size, len(items))):
+            items.popitem()
+        if items:
+            await asyncio.sleep(0)
+
+
 def in_turns(steps: Steps[T]) -> asyncio.Future[T]:
     """Take steps, and let others have their turns between.
 
