@@ -1,8 +1,6 @@
 """Bookings of an earlier run come back: on their workers, for the rest of their leases."""
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Iterable
 
 import structlog
 
@@ -31,7 +29,7 @@ def restore_ends(router: Router, ends: Iterable[End], clock: float) -> None:
 
 
 def restore_bookings(
-    router: Router, kept: Sequence[KeptBooking], clock: float, now: float
+    router: Router, kept: Iterable[KeptBooking], clock: float, now: float
 ) -> list[tuple[str, Booking]]:
     """Count the bookings of an earlier run again.
 
@@ -45,42 +43,51 @@ def restore_bookings(
         Those whose worker's life is over, which end now; the caller tells the store.
     """
     ended = []
-    for name, records in groupby(sorted(kept, key=_of_model), _of_model):
-        if model := _model(router, name):
-            made = _bookings(model, records, clock, now)
-            gone = [booking for booking in made if booking.row < 0]
-            for booking in gone:
-                until = now + REMEMBER_SECONDS
-                model.bookings.remember(*booking.key, Ended.WORKER_GONE, until, booking.worker_id)
-            model.restore([booking for booking in made if booking.row >= 0])
-            ended += [(name, booking) for booking in gone]
+    models: dict[str, _Again | None] = {}
+    for one in kept:
+        if (name := one.model) not in models:
+            models[name] = _Again(model) if (model := _model(router, name)) else None
+        if again := models[name]:
+            again.take(one, clock + now, now)
+    for again in filter(None, models.values()):
+        model = again.model
+        for booking in again.gone:
+            until = now + REMEMBER_SECONDS
+            model.bookings.remember(*booking.key, Ended.WORKER_GONE, until, booking.worker_id)
+        model.restore(again.alive)
+        ended += [(model.name, booking) for booking in again.gone]
     if ended:
         log.warning("bookings ended: their workers' lives are over", bookings=len(ended))
     return ended
 
 
-def _bookings(
-    model: Model, records: Iterable[KeptBooking], clock: float, now: float
-) -> list[Booking]:
-    """The bookings as they were; on row -1 those whose worker's life is over."""
-    fleet, now_there = model.fleet, clock + now
-    rows = {fleet.spec(row).worker_id: row for row in fleet.rows()}
-    specs = {worker_id: fleet.spec(row) for worker_id, row in rows.items()}
-    lives = {worker_id: fleet.incarnation(row) for worker_id, row in rows.items()}
-    generations = {row: fleet.generation(row) for row in rows.values()}
-    generations[-1] = 0
-    targets: dict[tuple[str, ...], tuple[WorkerSpec, ...]] = {}  # few, and each of many bookings
-    made = []
-    for kept in records:
-        worker_id = kept.targets[0]
-        row = rows.get(worker_id, -1)
-        if kept.life and kept.life != lives.get(worker_id):
-            row = -1
-        if (ids := tuple(kept.targets)) not in targets:
-            targets[ids] = tuple(specs[target] for target in ids if target in specs)
+class _Again:
+    """One model's bookings as they were; those in `gone` had a worker whose life is over."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.alive: list[Booking] = []
+        self.gone: list[Booking] = []
+        fleet = model.fleet
+        self._specs = {fleet.spec(row).worker_id: fleet.spec(row) for row in fleet.rows()}
+        self._places = {  # row, life and generation
+            fleet.spec(row).worker_id: (row, fleet.incarnation(row), fleet.generation(row))
+            for row in fleet.rows()
+        }
+        self._targets: dict[tuple[str, ...], tuple[WorkerSpec, ...]] = {}  # few, each of many
+
+    def take(self, kept: KeptBooking, now_there: float, now: float) -> None:
+        """Make a booking; `now_there` is `now` in Unix seconds."""
+        ids = tuple(kept.targets)
+        if (targets := self._targets.get(ids)) is None:
+            targets = tuple(self._specs[target] for target in ids if target in self._specs)
+            self._targets[ids] = targets
+        row, life, generation = self._places.get(ids[0], (-1, 0, 0))
+        if kept.life and kept.life != life:
+            row, generation = -1, 0
         left = min(max(kept.expires - now_there, GRACE_SECONDS), kept.lease_seconds)
-        made.append(booking_again(model, kept, row, generations[row], targets[ids], now + left))
-    return made
+        booking = booking_again(self.model, kept, row, generation, targets, now + left)
+        (self.gone if row < 0 else self.alive).append(booking)
 
 
 def booking_again(
@@ -92,38 +99,43 @@ def booking_again(
     expires_at: float,
 ) -> Booking:
     """A booking as it was kept, on a row."""
+    # Taken apart at once: looked up one by one, the fields of many would take as long as the rest.
+    (
+        number, _, _, _, reason, kept_targets, counts, request_id, attempt, lease_id,
+        num_sequences, prompt_tokens, expected_output_tokens, fingerprint, lease_seconds, policy,
+        partition_version, similarity, coverage, stale, slot, top_k, awaits_signature, seen_running,
+    ) = kept  # fmt: skip
     return Booking(
-        request_id=kept.request_id,
-        attempt=kept.attempt,
-        lease_id=kept.lease_id,
+        request_id=request_id,
+        attempt=attempt,
+        lease_id=lease_id,
         row=row,
         generation=generation,
-        worker_id=kept.targets[0],
-        num_sequences=kept.num_sequences,
-        prompt_tokens=kept.prompt_tokens,
-        expected_output_tokens=kept.expected_output_tokens,
-        fingerprint=kept.fingerprint,
-        lease_seconds=kept.lease_seconds,
+        worker_id=kept_targets[0],
+        num_sequences=num_sequences,
+        prompt_tokens=prompt_tokens,
+        expected_output_tokens=expected_output_tokens,
+        fingerprint=fingerprint,
+        lease_seconds=lease_seconds,
         expires_at=expires_at,
-        reason=_REASONS[kept.reason],
-        policy=kept.policy,
-        partition_version=kept.partition_version,
-        similarity=kept.similarity,
-        coverage=kept.coverage,
-        stale=bool(kept.stale),
+        reason=_REASONS[reason],
+        policy=policy,
+        partition_version=partition_version,
+        similarity=similarity,
+        coverage=coverage,
+        stale=bool(stale),
         targets=targets,
-        slot=kept.slot,
-        kept=kept.counts if model.policy.keeps_counts else None,
-        top_k=kept.top_k,
-        awaits_signature=bool(kept.awaits_signature),
-        seen_running=bool(kept.seen_running),
-        number=kept.number,
+        slot=slot,
+        kept=counts if model.policy.keeps_counts else None,
+        top_k=top_k,
+        awaits_signature=bool(awaits_signature),
+        seen_running=bool(seen_running),
+        number=number,
         answered=True,  # or its caller has given up, and the lease sees to it
     )
 
 
 _REASONS = {reason.name: reason for reason in Reason}
-_of_model = attrgetter("model")
 
 
 def _model(router: Router, name: str) -> Model | None:

@@ -90,15 +90,14 @@ class Durability(Journal):
         self._loop = asyncio.get_running_loop()
         clock = _clock()
         restore_ends(router, self._store.ends(now + clock), clock)
-        kept = list(self._store.living())
-        ended = restore_bookings(router, kept, clock, now)
-        self._number = kept[-1].number if kept else 0
+        ended = restore_bookings(router, self._store.living(), clock, now)
+        self._number = self._store.last_number()
         self._listens = True
         self._tell(True)
         self._thread.start()
         for model, booking in ended:
             self.ended(model, booking, Ended.WORKER_GONE, now)
-        return len(kept) - len(ended)
+        return sum(len(model.bookings) for model in router.models.values())
 
     def written(self) -> asyncio.Future[None] | None:
         """What to wait for before an answer leaves; None for nothing."""

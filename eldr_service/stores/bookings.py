@@ -13,12 +13,15 @@ from json.encoder import encode_basestring_ascii
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic_core import from_json
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.stores.records import StoreError
 from eldr_service.stores.sqlite import SqliteStore
 
+READ_AT_ONCE = 500
+"""Bookings: a few hundred kilobytes without counts, which the processor's caches hold."""
 _KEEP = (
     "INSERT OR REPLACE INTO bookings (number, record)"
     " SELECT json_extract(value, '$[0]'), value FROM json_each(?)"
@@ -146,11 +149,22 @@ class BookingStore:
             )
 
     def living(self) -> Iterator[KeptBooking]:
-        """All bookings, in the order in which they were made."""
-        rows = self._store.read("SELECT record FROM bookings ORDER BY number")
-        with self._damage_said():
-            for row in json.loads(f"[{','.join([record for (record,) in rows])}]"):
-                yield _kept(row)
+        """All bookings, in the order in which they were made; a part of them at a time."""
+        number = -1
+        while rows := self._store.read(
+            "SELECT number, record FROM bookings WHERE number > ? ORDER BY number LIMIT ?",
+            (number, READ_AT_ONCE),
+        ):
+            with self._damage_said():
+                text = f"[{','.join([record for _, record in rows])}]"
+                part = [_kept(row) for row in from_json(text)]
+            yield from part
+            number = rows[-1][0]
+
+    def last_number(self) -> int:
+        """The highest number of a living booking; 0 where there is none."""
+        ((number,),) = self._store.read("SELECT coalesce(max(number), 0) FROM bookings")
+        return int(number)
 
     def ends(self, unix_seconds: float) -> Iterator[End]:
         """The ends to be remembered longer than until then, oldest first; in Unix seconds."""

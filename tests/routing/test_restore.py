@@ -9,7 +9,7 @@ from eldr_service.routing.restore import GRACE_SECONDS, restore_bookings
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
 from eldr_service.server.rpc.telemetry import Telemetry
-from eldr_service.stores.bookings import BookingStore
+from eldr_service.stores.bookings import READ_AT_ONCE, BookingStore
 from eldr_service.stores.sqlite import SqliteStore
 
 LEASE = 900.0
@@ -54,4 +54,33 @@ def test_a_lease_goes_on_by_the_wall_clock(tmp_path, later, left):
     assert again.models["m"].fleet.booked(0) == 1
     again.tick(7.0 + left + 0.5)
     assert again.models["m"].fleet.booked(0) == 0
+    store.close()
+
+
+def test_many_bookings_of_several_models_come_back_in_their_order(tmp_path):
+    """More than are read at once, with gaps between their numbers."""
+    store, names = SqliteStore(tmp_path), ("m", "n")
+    router, workers = fleet(store)
+    spec = WorkerSpec(
+        worker_id="w", role=WorkerRole.DECODE, url="http://w", capacity_sequences=2 * READ_AT_ONCE
+    )
+    for name in names:
+        workers.register(name, spec, WorkerState.READY, None, 50.0)
+    written = []
+    for n in range(2 * READ_AT_ONCE + 1):
+        name = names[n % 2]
+        booking = router.route(RouteCall(name, f"r{n}"), 50.0).booking
+        booking.number = 3 * n + 1
+        written.append((name, workers.life(router.models[name], booking.row), booking))
+    BookingStore(store).write(written, [], WRITTEN - 50.0)
+
+    again, workers = fleet(store)
+    for record in store.workers():
+        workers.restore(record, 7.0)
+    assert restore_bookings(again, BookingStore(store).living(), WRITTEN - 7.0, 7.0) == []
+    for name in names:
+        of_it = [booking.request_id for model, _, booking in written if model == name]
+        assert [booking.request_id for booking in again.models[name].bookings] == of_it
+        assert again.models[name].fleet.booked(0) == len(of_it)
+    assert BookingStore(store).last_number() == 6 * READ_AT_ONCE + 1
     store.close()
