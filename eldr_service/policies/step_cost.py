@@ -27,6 +27,8 @@ _TRUST = 0.01
 _RECENT = 0.05  # weight of a worker's newest report in its speed; the first ones weigh more
 _MOST_WORKERS = 4_096
 _LEAST_SEQUENCE = 0.01  # of an expert: so that load decides where all experts are in use
+# Of experts, sequences and seconds: no step has less of any.
+_LEAST_MEASURED = np.array([1e-3, 1e-3, 1e-9])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,10 @@ class LearnedStepCost:
         self.coefficients = Coefficients(*PRIOR.tolist())
 
     def learn(self, worker_id: str, report: LoadReport) -> None:
-        """Take in a report; one without active experts, batch size or step time says nothing."""
+        """Take in a report; one without active experts, batch size or step time says nothing.
+
+        Nor does one with less of them than any step can have.
+        """
         active = report.step_active_experts or report.active_experts
         self.learn_step(worker_id, report.incarnation, active, report)
 
@@ -60,7 +65,7 @@ class LearnedStepCost:
     ) -> None:
         """The same, with the active experts said apart."""
         measured = np.array([active, report.batch_size, report.step_seconds])
-        if not ((measured > 0) & np.isfinite(measured)).all():
+        if not ((measured >= _LEAST_MEASURED) & np.isfinite(measured)).all():
             return
         inputs = np.array([1.0, active, report.batch_size])
         life, reports, speed = self._speed.pop(worker_id, (incarnation, 0, 1.0))
@@ -117,11 +122,17 @@ class LearnedStepCost:
         )
 
     def _solve(self) -> NDArray[np.float64]:
-        """Ridge regression towards the prior, scaled to what was measured."""
+        """Ridge regression towards the prior, scaled to what was measured.
+
+        In multiples of the means the ridge is the same for all three, so that no reports, however
+        far apart, make the system singular.
+        """
         mean = self._sums[1:] / self._sums[0]
-        prior = PRIOR * (mean[3] / (PRIOR @ mean[:3]))
-        weight = np.diag(_TRUST * self._sums[0] * mean[:3] ** 2)
-        fitted = np.linalg.solve(self._information + weight, self._products + weight @ prior)
+        scale = mean[:3]
+        prior = PRIOR * (mean[3] / (PRIOR @ scale))
+        ridge = _TRUST * self._sums[0]
+        system = self._information / np.outer(scale, scale) + ridge * np.eye(3)
+        fitted = np.linalg.solve(system, self._products / scale + ridge * prior * scale) / scale
         if fitted[1] <= 0:  # noise: more experts are not faster
             fitted = prior
         fitted[0] = max(fitted[0], 0.0)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eldr_service.core.worker import LoadReport
 from eldr_service.policies.step_cost import PRIOR, LearnedStepCost
@@ -65,14 +67,18 @@ def test_a_new_life_begins_even():
     assert cost.speeds(["w1"])[0] == pytest.approx(1.0, abs=0.01)
 
 
-def test_costs_stay_positive_whatever_is_reported():
-    rng = np.random.default_rng(2)
+extremes = st.sampled_from([0.0, 5e-324, 1e-300, 1e-9, 1e-3, 1.0, 64.0, 1e9])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(extremes, extremes, extremes), min_size=1, max_size=12))
+def test_costs_stay_positive_whatever_is_reported(reports):
     cost = LearnedStepCost()
-    for n in range(200):
-        active, batch, seconds = rng.uniform(1e-3, 1e3, 3)
+    for n, (active, batch, seconds) in enumerate(reports):
         report = LoadReport(1, n, active_experts=active, batch_size=batch, step_seconds=seconds)
         cost.learn(f"w{n % 3}", report)
         found = cost.coefficients
-        assert found.fixed >= 0
-        assert found.expert > 0
-        assert found.sequence > 0
+        assert 0 <= found.fixed < np.inf
+        assert 0 < found.expert < np.inf
+        assert 0 < found.sequence < np.inf
+        assert np.isfinite(cost.speeds(["w0", "w1", "w2"])).all()
