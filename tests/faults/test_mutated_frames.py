@@ -42,7 +42,7 @@ def daemon():
     with running_daemon("--log-format", "json") as daemon, Client(daemon.grpc) as client:
         client.register("m", "w0", geometry=None)
         yield daemon
-        lines = daemon.stderr_path.read_text().splitlines()
+        lines = daemon.said.splitlines()
     said = [json.loads(line) for line in lines if line[:1] == "{"]  # gRPC's core logs too
     errors = [line for line in said if line["level"] == "error"]
     ours = [e for e in errors if e.get("logger") not in OF_LIBRARIES and e["event"] != FAILED]
@@ -154,13 +154,13 @@ def test_spoilt_http_on_the_metrics_port(daemon):
 
 def test_a_path_that_is_no_text_ends_no_call_and_no_port(daemon):
     """grpc.aio's server ends by it, whoever sends it."""
-    endings = daemon.stderr_path.read_text().count(FAILED)
+    endings = daemon.said.count(FAILED)
     with Client(daemon.grpc) as client:
         watch = client.watch("m")
         assert next(watch).synchronized
         with connected(daemon.grpc) as connection:
             connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + b"".join(call("/\udce3", b"")))
-            eventually(lambda: daemon.stderr_path.read_text().count(FAILED) > endings, SECONDS)
+            eventually(lambda: daemon.said.count(FAILED) > endings, SECONDS)
         assert_serves(daemon)
         client.register("m", "later", geometry=None)
         assert next(watch).worker.worker_id == "later"

@@ -113,4 +113,4 @@ def test_broken_files_leave_the_earlier_ones_in_force_and_are_said_once(site, br
         eventually(lambda: any(line["event"] == "certificates reloaded" for line in daemon.logs))
         assert len(said()) == 2
         assert code_of(daemon, site.authority) == "OK"
-        assert "PRIVATE" not in daemon.stderr_path.read_text()
+        assert "PRIVATE" not in daemon.said

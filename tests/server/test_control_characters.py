@@ -55,7 +55,7 @@ def test_logs_and_tables_hold_none_whatever_comes(log_format):
         client.register("m", "w0", geometry=GEOMETRY, capture=capture)
         with Refused("INVALID_ARGUMENT"):
             client.fit("m", transform=CLEAR)
-        log = daemon.stderr_path.read_text()
+        log = daemon.said
         assert "[2J" in log
         assert not unfit(log)
         if log_format == "json":

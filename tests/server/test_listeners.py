@@ -81,4 +81,4 @@ def test_the_certificate_serves_both_ports(tmp_path):
 
 
 def test_garbage_leaves_no_traceback(daemon):
-    assert "Traceback" not in daemon.stderr_path.read_text()
+    assert "Traceback" not in daemon.said

@@ -148,7 +148,7 @@ def test_tokens_are_read_again_at_sighup(caller, folder, guarded):
     guarded.process.send_signal(signal.SIGHUP)
     eventually(lambda: b"not reloaded" in guarded.stderr_path.read_bytes())
     assert outcome(after, list_all) is None
-    assert not any(token in guarded.stderr_path.read_text() for token in (*TOKENS.values(), fresh))
+    assert not any(token in guarded.said for token in (*TOKENS.values(), fresh))
     (folder / "tokens.toml").write_text(file_of(TOKENS))
     guarded.process.send_signal(signal.SIGHUP)
     eventually(lambda: outcome(before, list_all) is None)

@@ -105,7 +105,7 @@ def test_the_log_says_why_and_shows_no_token(daemon):
     token = EC.sign(aud="else", sub="why", **ADMIN)
     assert code(daemon, token) == UNKNOWN
     eventually(lambda: any("udience" in line.get("why", "") for line in daemon.logs))
-    assert token not in daemon.stderr_path.read_text()
+    assert token not in daemon.said
 
 
 def test_a_token_ends_when_it_expires_although_it_was_good_before(daemon):

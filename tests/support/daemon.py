@@ -26,9 +26,14 @@ class Daemon:
     admin: str = ""  # with --admin-listen
 
     @property
+    def said(self) -> str:
+        """What it has written to stderr; gRPC's core writes bytes there as they came."""
+        return self.stderr_path.read_text(errors="backslashreplace")
+
+    @property
     def logs(self) -> list[dict]:
         """Its log lines so far; for a daemon with --log-format json."""
-        *lines, _unfinished = self.stderr_path.read_text().split("\n")
+        *lines, _unfinished = self.said.split("\n")
         return [json.loads(line) for line in lines]
 
 
