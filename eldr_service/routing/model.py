@@ -317,6 +317,11 @@ class Model:
         if not self.follow(row, state) and changed:
             self.observer.worker_changed(self.name, row, self.fleet.state(row))
 
+    def judge(self, booking: Booking, failed: bool, now: float) -> None:
+        """A worker failed a request, or completed it."""
+        if self.standing and self.fleet.generation(booking.row) == booking.generation:
+            self._stand(self.standing.ended(booking.row, failed, now))
+
     def _stand(self, rows: Sequence[int], tell: bool = True) -> None:
         """Say that workers stand otherwise than before."""
         for row in rows:

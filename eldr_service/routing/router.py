@@ -336,6 +336,7 @@ class Router:
         now: float,
         *,
         lease_id: str = "",
+        outcome: ReleaseOutcome = ReleaseOutcome.COMPLETED,
         output_tokens: int = 0,
         decode_seconds: float = 0.0,
         decode_counts: ActivationCounts | None = None,
@@ -369,6 +370,8 @@ class Router:
             live.output_tokens, live.decode_seconds = output_tokens, decode_seconds
             live.decode_counts = decode_counts.counts if decode_counts else None
             known.end(live, Ended.RELEASED, now)
+            if outcome is not ReleaseOutcome.CANCELLED:
+                known.judge(live, outcome is ReleaseOutcome.FAILED, now)
             self.signatures.discard(model, request_id)
             return ReleaseResult.RELEASED, live
         known_end, noted = known.bookings.release_ended(request_id, attempt, now)

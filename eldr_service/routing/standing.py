@@ -13,6 +13,9 @@ from eldr_service.core.fleet import Fleet
 from eldr_service.core.worker import Avoidance, LoadReport, WorkerRole
 from eldr_service.routing.pace import Pace
 
+MOST_FAILURES = 3
+"""Requests in a row: one may be the request's own fault, or its prefill's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingLimits:
@@ -21,7 +24,8 @@ class StandingLimits:
     Attributes
     ----------
     suspect_after : float
-        Seconds of silence after which a worker that reports, or has a time to live, is suspect.
+        Seconds of silence after which a worker that reports, or has a time to live, is suspect;
+        and for which one is that fails its requests, unless it is heard of before.
     hold_down : float
         The longest time in seconds for which a worker that flaps is held down; 0 for never.
     relief : float
@@ -44,10 +48,14 @@ class Standing:
         self._limits = limits
         self._flapping = Flapping(limits.hold_down)
         self._pace = Pace(limits.relief)
+        self._failures: dict[int, int] = {}  # of requests in a row, by the worker's row
+        self._failing: dict[int, float] = {}  # until when
 
     def joined(self, row: int, now: float) -> list[int]:
         """A worker began a life."""
         self._pace.forget(row)
+        self._failures.pop(row, None)
+        self._failing.pop(row, None)
         self._hold_down(row, self._flapping.joined(self._fleet.spec(row).worker_id, now), now)
         return self._judge(np.array([row]), now)
 
@@ -58,8 +66,20 @@ class Standing:
     def heard(self, row: int, now: float) -> list[int]:
         """A worker gave a sign of life, which may be its return."""
         if self._fleet.avoidance(row) is Avoidance.SUSPECT:
-            worker_id = self._fleet.spec(row).worker_id
-            self._hold_down(row, self._flapping.returned(worker_id, now), now)
+            self._returned(row, now)
+        return self._judge(np.array([row]), now)
+
+    def ended(self, row: int, failed: bool, now: float) -> list[int]:
+        """A worker failed a request, or completed it."""
+        if not failed:
+            self._failures.pop(row, None)
+            if self._failing.pop(row, None) is None:
+                return []
+        else:
+            self._failures[row] = self._failures.get(row, 0) + 1
+            if self._failures[row] < MOST_FAILURES or row in self._failing:
+                return []
+            self._failing[row] = now + self._limits.suspect_after
         return self._judge(np.array([row]), now)
 
     def reported(self, row: int, report: LoadReport, now: float) -> list[int]:
@@ -72,7 +92,16 @@ class Standing:
 
     def tick(self, now: float) -> list[int]:
         """Time passed."""
+        for row in self._fleet.rows() if self._failing else ():
+            if self._failing.get(row, now + 1) <= now:
+                self._returned(row, now)
         return self._judge(np.fromiter(self._fleet.rows(), np.int64, len(self._fleet)), now)
+
+    def _returned(self, row: int, now: float) -> None:
+        if self._failing.pop(row, None):
+            del self._failures[row]
+        worker_id = self._fleet.spec(row).worker_id
+        self._hold_down(row, self._flapping.returned(worker_id, now), now)
 
     def _hold_down(self, row: int, seconds: float, now: float) -> None:
         if seconds:
@@ -81,13 +110,15 @@ class Standing:
     def _judge(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]], now: float) -> list[int]:
         fleet = self._fleet
         before = fleet.column("avoidance", rows)
-        silent = now - fleet.column("heard_at", rows) > self._limits.suspect_after
+        suspect = now - fleet.column("heard_at", rows) > self._limits.suspect_after
+        if self._failing:
+            suspect |= np.isin(rows, list(self._failing))
         held_down = fleet.column("held_down_until", rows) > now
         reliefs = [self._pace.relief(row) for row in rows.tolist()]
         relief = np.array([factor for factor, _ in reliefs])
         slow = np.array([out for _, out in reliefs], dtype=np.bool_)
         after = np.select(
-            [silent, held_down, slow],
+            [suspect, held_down, slow],
             [Avoidance.SUSPECT, Avoidance.HELD_DOWN, Avoidance.SLOW],
             Avoidance.NONE,
         )

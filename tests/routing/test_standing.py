@@ -1,5 +1,7 @@
 """Which workers are preferred: silence, flapping, slowness, and how each of them ends."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 from small_daemon import SmallDaemon
@@ -9,8 +11,10 @@ from eldr_service.core.flapping import HALF_LIFE_SECONDS, Flapping
 from eldr_service.core.worker import Avoidance, LoadReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.registry import create
 from eldr_service.routing.pace import PATIENCE, Pace
+from eldr_service.routing.router import ReleaseOutcome
 
 MODEL = "model"
+NUMBERS = count()
 
 
 def daemon_of(*workers, policy="join-shortest-queue", **fields):
@@ -96,6 +100,80 @@ def test_suspects_come_after_others_among_the_alternates_and_explanations_say_wh
     assert "silent for too long" in why["w0"]
     kept = daemon.router.explain(MODEL, "r", None, daemon.now)
     assert [s.ineligible_reason for s in kept.scores] == [why[w] for w in ("w0", "w1", "w2")]
+
+
+# Failures
+
+
+def fail(daemon, worker, requests, outcome=ReleaseOutcome.FAILED):
+    """Have a worker end requests."""
+    for _ in range(requests):
+        name = f"of {worker} {next(NUMBERS)}"
+        daemon.route(name, pinned_worker=worker)
+        daemon.router.release(MODEL, name, 0, daemon.now, outcome=outcome)
+
+
+def test_a_worker_that_fails_its_requests_attracts_no_more_of_them():
+    daemon = daemon_of("w0", "w1")
+    daemon.route("running", pinned_worker="w1")
+    fail(daemon, "w0", 2)
+    assert daemon.route("third").worker_id == "w0"  # it has more room
+    daemon.router.release(MODEL, "third", 0, daemon.now, outcome=ReleaseOutcome.FAILED)
+    assert avoidance(daemon, "w0") is Avoidance.SUSPECT
+    assert daemon.route("next").worker_id == "w1"
+    assert daemon.route("last choice", exclude_workers=["w1"]).worker_id == "w0"
+
+
+def test_only_failures_in_a_row_count_and_callers_that_gave_up_say_nothing():
+    daemon = daemon_of("w0", "w1")
+    fail(daemon, "w0", 2)
+    fail(daemon, "w0", 1, ReleaseOutcome.COMPLETED)
+    fail(daemon, "w0", 2)
+    fail(daemon, "w0", 5, ReleaseOutcome.CANCELLED)
+    assert avoidance(daemon, "w0") is Avoidance.NONE
+    fail(daemon, "w0", 1)
+    assert avoidance(daemon, "w0") is Avoidance.SUSPECT
+
+
+@pytest.mark.parametrize("sign", ["report", "completed", "time", "new life"])
+def test_a_worker_that_failed_is_back(sign):
+    daemon = daemon_of("w0", "w1")
+    fail(daemon, "w0", 3)
+    tick(daemon, 9.0)
+    assert avoidance(daemon, "w0") is Avoidance.SUSPECT
+    if sign == "report":
+        daemon.report("w0", 1)
+    elif sign == "completed":
+        fail(daemon, "w0", 1, ReleaseOutcome.COMPLETED)
+    elif sign == "time":
+        tick(daemon, 1.0)
+    else:
+        daemon.join("w0")
+    assert avoidance(daemon, "w0") is Avoidance.NONE
+    fail(daemon, "w0", 2)
+    assert avoidance(daemon, "w0") is Avoidance.NONE  # they are counted anew
+
+
+def test_a_worker_that_reports_and_fails_all_is_held_down():
+    daemon = daemon_of("w0", "w1")
+    for number in range(4):
+        fail(daemon, "w0", 3)
+        daemon.report("w0", number)
+    assert avoidance(daemon, "w0") is Avoidance.HELD_DOWN
+
+
+def test_a_row_does_not_pass_failures_on():
+    daemon = daemon_of("w0", "w1")
+    daemon.route("later", pinned_worker="w0")
+    booking = daemon.model.bookings.find("later", 0)
+    fail(daemon, "w0", 3)
+    daemon.workers.remove(MODEL, "w0", 0, daemon.now)
+    tick(daemon, 20.0)
+    daemon.join("w2")
+    assert daemon.model.fleet.row("w2") == booking.row
+    for _ in range(3):
+        daemon.model.judge(booking, True, daemon.now)
+    assert avoidance(daemon, "w2") is Avoidance.NONE
 
 
 # Flapping

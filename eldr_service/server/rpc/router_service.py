@@ -145,6 +145,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             request.attempt,
             time.monotonic(),
             lease_id=request.lease_id,
+            outcome=outcome,
             output_tokens=request.output_tokens,
             decode_seconds=decode_seconds,
             decode_counts=decode_counts,
