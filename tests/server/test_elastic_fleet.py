@@ -62,6 +62,20 @@ def ready(client, *workers):
     eventually(are)
 
 
+def test_a_dead_worker_that_seems_to_have_room_attracts_three_requests_and_no_more():
+    with running_daemon() as daemon, Client(daemon.grpc) as client:
+        for worker in ("dead", "busy"):
+            client.register("m", worker)
+        client.route("m", "running", pinned_worker="busy")
+        placed = []
+        for number in range(9):
+            placed.append(client.route("m", f"r{number}").worker_id)
+            outcome = "FAILED" if placed[-1] == "dead" else "CANCELLED"
+            client.release("m", f"r{number}", outcome=f"RELEASE_OUTCOME_{outcome}")
+        assert placed == ["dead"] * 3 + ["busy"] * 6
+        assert client.workers()["dead"].avoidance == SUSPECT
+
+
 def test_a_worker_that_stalls_is_suspect_keeps_its_bookings_and_returns_by_itself():
     engines = Engine(), Engine()
     with (
