@@ -50,8 +50,9 @@ ROUTE = "/eldr.v1.RouterService/Route"
 ROUTE_STREAM = "/eldr.v1.RouterService/RouteStream"
 SIGNATURES = "/eldr.v1.RouterService/StreamSignatures"
 GOALS = {"Route, calls/s": 0.85, "Route, p99 s": 1 / 1.3, "RouteStream, requests/s": 1.5}
-# Python's own time; benchmarks/README.md says where it goes.
-FLOORS = {"Route, calls/s": 0.4, "Route, p99 s": 0.4, "RouteStream, requests/s": 0.5}
+# Python's own time; benchmarks/README.md says where it goes. One and the same code has had 0.38 to
+# 0.58 for `Route` here, on days when the machine's memory was slow or quick.
+FLOORS = {"Route, calls/s": 0.33, "Route, p99 s": 0.4, "RouteStream, requests/s": 0.5}
 
 
 async def serve_echo() -> None:
