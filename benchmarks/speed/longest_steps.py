@@ -32,9 +32,9 @@ from rich.table import Table
 from benchmarks.speed.durability import book
 from benchmarks.speed.rpc import MODEL, Server, daemon
 from benchmarks.written import written
+from eldr_service.server.rpc.reading import MAX_LISTED
 
 WORKERS = 1_000
-LISTED = 65_536
 BOOKED = 60_000
 ROUNDS = 5
 GOALS = {
@@ -124,7 +124,7 @@ def reports(stub: fleet_pb2_grpc.FleetServiceStub, ids: list[str]) -> Iterator[A
 
 def measure(rounds: int) -> dict[str, list[float]]:
     """The longest steps of each kind of call, in seconds."""
-    ids = [f"request-{number}" for number in range(LISTED)]
+    ids = [f"request-{number}" for number in range(MAX_LISTED)]
     with ExitStack() as stack:
         server, longest = stack.enter_context(measured_daemon("--log-level=error"))
         channel = stack.enter_context(grpc.insecure_channel(server.address))
@@ -175,7 +175,7 @@ def main() -> None:
     Console().print(table)
     missed = [name for name, goal in GOALS.items() if max(found[name]) > goal]
     print(f"missed: {', '.join(missed)}" if missed else "all goals met")
-    written("longest_steps", {"workers": WORKERS, "listed": LISTED, "seconds": found})
+    written("longest_steps", {"workers": WORKERS, "listed": MAX_LISTED, "seconds": found})
 
 
 if __name__ == "__main__":
