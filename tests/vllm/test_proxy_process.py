@@ -54,6 +54,28 @@ def test_serves_and_goes():
         assert "error" in json.load(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "status"), [("/health", 200), ("/v1/completions", 405), ("/", 404)]
+)
+def test_no_expectation_fails(path, status):
+    nobody = "http://127.0.0.1:9"
+    with running_proxy(nobody, nobody) as (_, url):
+        wait_for(f"{url}/health")
+        port = int(url.rpartition(":")[2])
+        answers = []
+        for expectation in (b"\xff", b"weird", b"100-continue"):
+            with socket.create_connection(("127.0.0.1", port), 20) as connection:
+                connection.sendall(
+                    f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: ".encode()
+                    + expectation
+                    + b"\r\n\r\n"
+                )
+                answers.append(b"".join(iter(lambda: connection.recv(4096), b"")))
+    assert [answer.split()[1] for answer in answers] == [b"417", b"417", b"100"]
+    assert rb"expected 100-continue, found '\\udcff'" in answers[0]
+    assert f"HTTP/1.1 {status} ".encode() in answers[2]
+
+
 class SlowEngine:
     """Reads no body of a decode before all of them have come; a prefill's at once."""
 

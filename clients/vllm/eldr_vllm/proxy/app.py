@@ -22,6 +22,7 @@ from eldr_vllm.proxy.endpoints import ENDPOINTS
 from eldr_vllm.proxy.engine_metrics import engine_metrics
 from eldr_vllm.proxy.engines import Engines
 from eldr_vllm.proxy.errors import ProxyError, bad_request, fault, in_words
+from eldr_vllm.proxy.expectations import add_routes
 from eldr_vllm.proxy.first_token import may_go_first
 from eldr_vllm.proxy.fleet import Fleet
 from eldr_vllm.proxy.headers import REQUEST_NAME, forwarded, request_name
@@ -50,14 +51,18 @@ class Proxy:
         app = web.Application(client_max_size=self._settings.max_body_bytes, middlewares=[in_words])
         app.cleanup_ctx.append(self._run)
         app.on_response_prepare.append(_give_name_back)
-        app.add_routes(
+        shown = {
+            "/v1/models": self._models,
+            "/health": self._health,
+            "/metrics": self._show_metrics,
+        }
+        add_routes(
+            app,
             [
-                *(web.post(path, self._generate) for path in ENDPOINTS),
-                *(web.post(path, self._pass) for path in pages.PASSED),
-                web.get("/v1/models", self._models),
-                web.get("/health", self._health),
-                web.get("/metrics", self._show_metrics),
-            ]
+                *(("POST", path, self._generate) for path in ENDPOINTS),
+                *(("POST", path, self._pass) for path in pages.PASSED),
+                *((method, path, shown[path]) for path in shown for method in ("GET", "HEAD")),
+            ],
         )
         return app
 

@@ -115,6 +115,7 @@ def _words(error: web.HTTPException, request: web.Request) -> str:
         return f"{request.path} takes {allowed}, not {request.method}"
     if error.status == 404:
         routes = request.app.router.routes()
-        served = sorted({route.resource.canonical for route in routes if route.resource})
+        paths = {route.resource.canonical for route in routes if route.resource}
+        served = sorted(path for path in paths if "{" not in path)
         return f"eldr-proxy does not serve {request.path}; it serves {', '.join(served)}"
     return error.reason
