@@ -64,7 +64,7 @@ async def test_it_learns_its_fleet_and_is_given_placements(daemon, environ):
             ),
             WorkerSession("d", MODEL, rig.decode[0].url, target=daemon.grpc, **credentials),
         ):
-            deadline = time.monotonic() + 15
+            deadline = time.monotonic() + 60
             while (await health(rig))["status"] != "ok":
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.02)
@@ -127,7 +127,7 @@ async def test_an_engine_at_an_address_that_is_no_hosts_is_not_asked(allowed, ca
 async def registered(daemon, rig):
     """The rig's engines at a daemon, as soon as the proxy knows them."""
     register(daemon, rig)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while (await health(rig))["status"] != "ok":
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
