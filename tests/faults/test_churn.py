@@ -31,6 +31,7 @@ class Churn:
     def __init__(self, address: str) -> None:
         self.client = Client(address, asynchronous=True)
         self.workers: dict[str, Worker] = {}
+        self.all: list[Worker] = []
         self.rng = random.Random(0)
         self.load = Load(self.client, "m", self.workers, RATE, decode_seconds=0.3)
         self.ways: dict[str, int] = {}
@@ -59,6 +60,7 @@ class Churn:
         capacity = pb.WorkerCapacity(sequences=64)
         worker = Worker(self.client, "m", worker_id, capacity=capacity)
         self.workers[worker_id] = worker
+        self.all.append(worker)
         await worker.start()
 
     async def remove(self) -> None:
@@ -117,5 +119,6 @@ def test_workers_come_and_go_under_load_and_no_request_is_refused():
         assert len(churn.ways) == 4
         eventually(lambda: not client.workers())
         watched = [line for line in daemon.logs if line["event"] == "worker"]
-        assert sum(line["state"] == "GONE" for line in watched) == JOINS + 8
+        lives = JOINS + 8 + sum(worker.forgotten for worker in churn.all)
+        assert sum(line["state"] == "GONE" for line in watched) == lives
         assert not [line for line in daemon.logs if line["level"] == "error"]

@@ -29,6 +29,7 @@ class Worker:
         self._registration.time_to_live.CopyFrom(Duration(nanos=round(ttl % 1 * 1e9)))
         self._registration.time_to_live.seconds = int(ttl)
         self._number = 0
+        self.forgotten = 0
 
     async def start(self) -> "Worker":
         await self.client.fleet.RegisterWorker(self._registration, timeout=20)
@@ -43,9 +44,19 @@ class Worker:
             report_number=self._number, running_sequences=len(self.held), state=state,
             held=[pb.HeldRequest(request_id=r, attempt=a) for r, a in self.held],
         )  # fmt: skip
-        answer = await self.client.fleet.ReportLoad(request, timeout=20)
-        if answer.drained:
-            self.drained.set()
+        try:
+            answer = await self.client.fleet.ReportLoad(request, timeout=20)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            if state == pb.WORKER_STATE_GONE:
+                return
+            self.forgotten += 1  # the machine had no time for its report
+            await self.client.fleet.RegisterWorker(self._registration, timeout=20)
+            await self.report(state)
+        else:
+            if answer.drained:
+                self.drained.set()
 
     async def _loop(self) -> None:
         while True:
