@@ -152,7 +152,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         )
         if self._replica:
             counts = decode_counts.counts if decode_counts else None
-            told = told_of(request.output_tokens, decode_seconds, counts)
+            told = partial(told_of, request.output_tokens, decode_seconds, counts)
             result = await self._released_for_all(model, request, told, result, booking)
         self.telemetry.released(model, request, outcome, result, booking)
         if written := self._written():
@@ -365,7 +365,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self,
         model: str,
         request: pb.ReleaseRequest,
-        told: str,
+        told: Callable[[], str],
         result: ReleaseResult,
         booking: Booking | None,
     ) -> ReleaseResult:
@@ -375,7 +375,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             word = await self._replica.found_released(booking)
         if booking is None or word == "gone":  # unknown here, or placed anew elsewhere
             word = await self._replica.released(
-                model, request.request_id, request.attempt, request.lease_id, told
+                model, request.request_id, request.attempt, request.lease_id, told()
             )
         match word:
             case "ended":
