@@ -58,7 +58,8 @@ class Churn:
 
     async def join(self, worker_id: str) -> None:
         capacity = pb.WorkerCapacity(sequences=64)
-        worker = Worker(self.client, "m", worker_id, capacity=capacity)
+        # A busy machine has time for one of twenty reports.
+        worker = Worker(self.client, "m", worker_id, ttl=10.0, capacity=capacity)
         self.workers[worker_id] = worker
         self.all.append(worker)
         await worker.start()

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import grpc
@@ -20,11 +20,12 @@ from eldr.v1.fleet_pb2 import (
     RemoveWorkerRequest,
     WorkerCapacity,
     WorkerRole,
+    WorkerState,
 )
 from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr.v1.partition_pb2 import FitPartitionRequest
 from eldr.v1.partition_pb2_grpc import PartitionServiceStub
-from eldr_client import Counts
+from eldr_client import Counts, WorkerSession
 from eldr_client.aio import RouterClient
 from eldr_vllm.proxy.bookings import Booking, Bookings
 from eldr_vllm.proxy.fleet import Engine
@@ -47,6 +48,24 @@ def register(daemon: Daemon, rig: Rig, model: str = MODEL, capacity: int = 0) ->
                         geometry=ModelGeometry(num_layers=2, num_experts=8, top_k=TOP_K),
                     )
                 )
+
+
+def join_again(daemon: Daemon, worker_ids: Iterable[str]) -> None:
+    """As if each had registered in the life it has, and not reported yet."""
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        stub = FleetServiceStub(channel)
+        workers = {w.worker_id: w for w in stub.ListWorkers(ListWorkersRequest()).workers}
+        for worker in map(workers.__getitem__, worker_ids):
+            stub.RegisterWorker(
+                RegisterWorkerRequest(
+                    worker_id=worker.worker_id,
+                    model=worker.model,
+                    url=worker.url,
+                    role=worker.role,
+                    incarnation=worker.incarnation,
+                    state=WorkerState.WORKER_STATE_JOINING,
+                )
+            )
 
 
 def booked(daemon: Daemon) -> int:
@@ -251,6 +270,21 @@ async def test_a_worker_that_is_killed_is_forgotten(shared_daemon):
         while (await health(rig))["workers"]["decode"] != 2:
             assert time.monotonic() < killed + 3
             await asyncio.sleep(0.02)
+
+
+async def test_engines_that_join_again_in_the_same_life_serve_on(shared_daemon):
+    """So they do after a daemon that lost its state; only a ready one is preferred to them."""
+    async with routed_rig(shared_daemon, prefills=2) as rig:
+        join_again(shared_daemon, ["PREFILL-0", "DECODE-0", "DECODE-1"])
+        with WorkerSession("w", MODEL, "http://127.0.0.1:9", target=shared_daemon.grpc):
+            while (await health(rig))["workers"]["decode"] != 3:  # which it sees after them
+                await asyncio.sleep(0.02)
+        while (await health(rig))["workers"]["decode"] != 2:
+            await asyncio.sleep(0.02)
+        for _ in range(4):
+            assert (await rig.post())[0].status == 200
+        assert [len(engine.bodies) for engine in rig.prefill] == [0, 4]
+        assert sum(len(engine.decodes) for engine in rig.decode) == 4
 
 
 async def test_everyone_is_full(shared_daemon):

@@ -92,9 +92,9 @@ class Load:
 
 
 @asynccontextmanager
-async def registered_rig(daemon: Daemon) -> AsyncIterator[Rig]:
+async def registered_rig(daemon: Daemon, **settings) -> AsyncIterator[Rig]:
     """The engines keep themselves registered, as the shim does."""
-    async with running_rig(static=False, router=daemon.grpc, route_timeout=0.010) as rig:
+    async with running_rig(static=False, router=daemon.grpc, **settings) as rig:
         with ExitStack() as stack:
             for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
                 for engine in engines:
@@ -129,7 +129,7 @@ async def grows(rig: Rig, metric: str) -> float:
 async def test_every_request_is_served_hardly_later(monkeypatch, how):
     """Gone, its connections with it; and there, but silent, so that only the deadline helps."""
     with running_daemon() as daemon:
-        async with registered_rig(daemon) as rig:
+        async with registered_rig(daemon, route_timeout=0.010) as rig:
             await rig.post()  # connections are made
             stopwatch = Stopwatch(monkeypatch)
             watching = asyncio.create_task(stopwatch.watch_timers())

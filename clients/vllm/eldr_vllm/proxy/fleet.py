@@ -31,6 +31,8 @@ class Engine:
     prefill: bool = False
     # It came by the daemon, which takes in whatever has the role to register.
     is_registered: bool = False
+    # False for one that was ready in this life and says no more that it is; a last resort.
+    is_ready: bool = True
     # The url serves several ranks, so it must be told which one is meant.
     ranked: bool = False
 
@@ -78,29 +80,26 @@ class Fleet:
 
     def prefill(self, model: str) -> list[Engine]:
         """The engines that prefill this model."""
-        return [e for e in self._engines if e.prefill and e.model in ("", model)]
+        return _ready([e for e in self._engines if e.prefill and e.model in ("", model)])
 
     def decode(self, model: str, group: str = "") -> list[Engine]:
         """The engines that decode this model and can take KV from this group."""
-        return [
-            engine
-            for engine in self._engines
-            if not engine.prefill
-            and engine.model in ("", model)
-            and (not group or engine.group in ("", group))
-        ]
+        return _ready([e for e in self._decoders(model) if not group or e.group in ("", group)])
 
     def decoder_at(self, model: str, url: str, dp_rank: int) -> Engine | None:
         """The decode engine that a placement names, if it is one of ours."""
         return next(
             (
                 engine
-                for engine in self.decode(model)
+                for engine in self._decoders(model)
                 if engine.url == url.rstrip("/")
                 and (engine.dp_rank == dp_rank or not engine.ranked)
             ),
             None,
         )
+
+    def _decoders(self, model: str) -> list[Engine]:
+        return [e for e in self._engines if not e.prefill and e.model in ("", model)]
 
     async def watch(self, endpoint: Endpoint) -> None:
         """Follow the daemon's fleet, for ever."""
@@ -126,11 +125,14 @@ class Fleet:
             worker = update.worker
             key = worker.model, worker.worker_id
             self._named.add(key)
-            self._watched.pop(key, None)
+            served = self._watched.pop(key, None) is not None
             if self._incarnations.get(key, worker.incarnation) != worker.incarnation:
                 self._reborn(worker.worker_id)
+                served = False
             self._incarnations[key] = worker.incarnation
-            if worker.state == WorkerState.WORKER_STATE_READY:
+            # A daemon that lost its state has each engine join again until that has reported.
+            joins_again = served and worker.state == WorkerState.WORKER_STATE_JOINING
+            if worker.state == WorkerState.WORKER_STATE_READY or joins_again:
                 self._watched[key] = Engine(
                     worker.worker_id,
                     worker.url.rstrip("/"),
@@ -139,6 +141,7 @@ class Fleet:
                     group=worker.group,
                     prefill=worker.role == WorkerRole.WORKER_ROLE_PREFILL,
                     is_registered=True,
+                    is_ready=not joins_again,
                 )
         if update.synchronized:
             self._is_level = True
@@ -168,3 +171,8 @@ class Fleet:
                 for engine in watched
             ),
         ]
+
+
+def _ready(engines: list[Engine]) -> list[Engine]:
+    """Those that are; all, if none is."""
+    return [engine for engine in engines if engine.is_ready] or engines
