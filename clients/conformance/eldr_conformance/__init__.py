@@ -1,0 +1,1 @@
+"""Conformance of ELDR clients, in any language."""
