@@ -9,18 +9,19 @@ VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
 .PHONY: help setup setup-vllm setup-vllm-versions protos demo demo-vllm gpu-check test \
-  test-fast soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format clean
+  test-fast conformance soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(STAMP) ## a .venv with the daemon, the clients and the development tools
-$(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.toml
+$(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.toml clients/conformance/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e 'clients/vllm[proxy]' -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e 'clients/vllm[proxy]' -e '.[dev]' -e clients/conformance
 	touch $@
 
 protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
 	$(BIN)/python tools/generate_stubs.py
+	if command -v go; then $(BIN)/python tools/generate_go_stubs.py; fi
 
 demo: setup ## the main job on recorded routing, in the terminal; DATA= POLICY= WORKERS= RATE= REQUESTS= SEED=
 	@$(BIN)/python -m benchmarks.demos.demo $(strip $(foreach option,data policy workers rate requests seed,\
@@ -41,6 +42,9 @@ gpu-check: $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## is the capture exact on this
 test: test-fast bench-check test-vllm ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines
 test-fast: setup ## the tests that need no vLLM
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
+
+conformance: setup ## what a client must do, asked of CLIENT='PROGRAM ARGUMENT…'; clients/conformance/README.md
+	$(BIN)/eldr-conformance $(ARGS) -- $(CLIENT)
 
 soak: setup ## the tests of tests/faults in long; ROUNDS= OPERATIONS= SECONDS= CHURN_SECONDS= PING_SECONDS=
 	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) ELDR_FAULTS_OPERATIONS=$(or $(OPERATIONS),1000000) \

@@ -24,9 +24,15 @@ def main() -> None:
     into = ROOT / "clients/go"
     with tempfile.TemporaryDirectory() as folder:
         for plugin in PLUGINS:
-            subprocess.run(["go", "install", plugin], env={**os.environ, "GOBIN": folder}, check=True)
+            subprocess.run(
+                ["go", "install", plugin], env={**os.environ, "GOBIN": folder}, check=True
+            )
         os.environ["PATH"] = folder + os.pathsep + os.environ["PATH"]
-        includes = ROOT / "protos", files("grpc_tools") / "_proto", Path(status_pb2.__file__).parents[2]
+        includes = (
+            ROOT / "protos",
+            files("grpc_tools") / "_proto",
+            Path(status_pb2.__file__).parents[2],
+        )
         options = [f"module={MODULE}"]
         options += [f"Meldr/v1/{name}.proto={MODULE}/eldrpb;eldrpb" for name in PROTOS]
         arguments = ["protoc", *(f"-I{path}" for path in includes)]

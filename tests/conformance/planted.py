@@ -1,22 +1,21 @@
-"""Python's programs with one fault planted: `python planted.py NAME`.
+"""The program of Python's client for threads with one fault planted: `python planted.py NAME`.
 
 Each is a fault that a client in some language has had, or could well have.
 """
 
-import asyncio
 import itertools
+import queue
 import sys
-import time
 
 import eldr_client.messages as messages
-from eldr.v1.activation_pb2 import ActivationCounts
+import grpc
 from eldr.v1.router_pb2 import RegisterSignatureRequest, ReleaseRequest, RouteRequest
 from eldr_client import Counts, aio, client, conversation, errors
 from eldr_client.breaker import Breaker
 from eldr_client.conversation import Call, Conversation
 from eldr_client.fallback import FallbackPool
-from eldr_client.stream import SignatureStream
-from eldr_conformance.python_driver import AioDriver, SyncDriver
+from eldr_client.stream import SignatureStream, _BrokenError
+from eldr_conformance.python_driver import SyncDriver
 
 encode = Counts.to_proto
 
@@ -114,7 +113,7 @@ def plant_retry_without_attempt():
             first = first and not isinstance(step, Call)
             try:
                 answer = yield step
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  (it is thrown on)
                 send = steps.throw, error
             else:
                 send = steps.send, answer
@@ -240,7 +239,17 @@ def plant_token_is_not_sent():
 
 def plant_stale_stream():
     """A late answer stays in the stream for the next message."""
-    SignatureStream._end = lambda self: None
+
+    def exchange(self, request, timeout):
+        if self._call is None:
+            self._open()
+        self._requests.put(request)
+        try:
+            return self._answers.get(timeout=timeout)
+        except queue.Empty:
+            raise _BrokenError(grpc.StatusCode.DEADLINE_EXCEEDED, "late") from None
+
+    SignatureStream.exchange = exchange
 
 
 def plant_stream_each():
@@ -253,72 +262,109 @@ def plant_stream_each():
     SignatureStream.exchange = anew
 
 
-def plant_placement_of_another():
-    """Answers are taken in the order in which they come."""
-    from eldr_conformance import python_driver
-
-    answer, waiting = python_driver.answer, []
-
-    def in_order(number, said):
-        waiting.append(number)
-        answer(number, said)
-
-    python_driver.answer = in_order
-    placed = []
-    of = Conversation.route
-
-    def mixed(self, request, timeout, kind):
-        started = time.monotonic()
-        placed.append(started)
-        placement = yield from of(self, request, timeout, kind)
-        if placed[-1] != started:  # others came meanwhile: theirs is taken for ours
-            return kind.of(self.last)
-        self.last = placement
-        return placement
-
-    Conversation.route = mixed
-
-
+# What is planted, and a case that must find it.
 FAULTS = {
-    "counts big-endian": lambda: plant_encoding(big_endian),
-    "wide counts wrap at 65,536": lambda: plant_encoding(wide_counts_wrap),
-    "counts column by column": lambda: plant_encoding(column_major),
-    "sparse indices from 1": lambda: plant_encoding(sparse_from_one),
-    "unknown tokens lost": lambda: plant_encoding(forgets("unknown_tokens")),
-    "layer offset lost": lambda: plant_encoding(forgets("layer_offset")),
-    "counts not checked": plant_unchecked_counts,
-    "last chunk never said": lambda: plant_on_requests(chunk_is_never_last),
-    "every chunk the last": lambda: plant_on_requests(chunk_is_always_last),
-    "sequence lost": lambda: plant_on_requests(every_chunk_is_the_first),
-    "attempt lost": lambda: plant_on_requests(attempt_is_lost),
-    "lease lost": lambda: plant_on_requests(lease_is_lost),
-    "retry without attempt": plant_retry_without_attempt,
-    "double release": plant_double_release,
-    "no release after a failure": plant_no_release_after_a_failure,
-    "every end completed": plant_every_end_is_well,
-    "lost answers not disowned": plant_given_up_is_not_disowned,
-    "fallback released": plant_fallback_is_released,
-    "fallback ignores the request": plant_fallback_ignores_the_request,
-    "fallback never turns": plant_fallback_never_turns,
-    "nothing learnt from placements": plant_nothing_is_learnt,
-    "UNAVAILABLE taken for silence": plant_own_unavailable_is_silence,
-    "error details not read": plant_details_are_not_read,
-    "no breaker": plant_no_breaker,
-    "breaker stays open": plant_breaker_stays_open,
-    "unsaid releases dropped": plant_unsaid_is_dropped,
-    "waits not added": plant_waits_are_not_added,
-    "retry waits anew": plant_retry_waits_anew,
-    "whole seconds": plant_whole_seconds,
-    "no retry": plant_no_retry,
-    "token not sent": plant_token_is_not_sent,
-    "stale stream": plant_stale_stream,
-    "a stream each": plant_stream_each,
-    "answers mixed up": plant_placement_of_another,
+    "counts big-endian": (
+        lambda: plant_encoding(big_endian),
+        "dense counts are little-endian, two bytes each, row by row",
+    ),
+    "wide counts wrap at 65,536": (
+        lambda: plant_encoding(wide_counts_wrap),
+        "counts above 65,535 take four bytes",
+    ),
+    "counts column by column": (
+        lambda: plant_encoding(column_major),
+        "dense counts are little-endian, two bytes each, row by row",
+    ),
+    "sparse indices from 1": (
+        lambda: plant_encoding(sparse_from_one),
+        "few counts among many zeros are sparse",
+    ),
+    "unknown tokens lost": (
+        lambda: plant_encoding(forgets("unknown_tokens")),
+        "tokens whose experts are unknown are said beside the counts",
+    ),
+    "layer offset lost": (
+        lambda: plant_encoding(forgets("layer_offset")),
+        "a pipeline rank's own layers",
+    ),
+    "counts not checked": (
+        plant_unchecked_counts,
+        "rows that do not sum to the same are refused before anything is sent",
+    ),
+    "last chunk never said": (
+        lambda: plant_on_requests(chunk_is_never_last),
+        "every field of a chunk arrives",
+    ),
+    "every chunk the last": (
+        lambda: plant_on_requests(chunk_is_always_last),
+        "a chunk that is not the last is not said to be",
+    ),
+    "sequence lost": (
+        lambda: plant_on_requests(every_chunk_is_the_first),
+        "every field of a chunk arrives",
+    ),
+    "attempt lost": (lambda: plant_on_requests(attempt_is_lost), "every field of a route arrives"),
+    "lease lost": (
+        lambda: plant_on_requests(lease_is_lost),
+        "a block that ends well releases once, with lease and tokens",
+    ),
+    "retry without attempt": (
+        plant_retry_without_attempt,
+        "a call whose connection broke is sent again as it was",
+    ),
+    "double release": (
+        plant_double_release,
+        "a block that ends well releases once, with lease and tokens",
+    ),
+    "no release after a failure": (
+        plant_no_release_after_a_failure,
+        "a block that fails releases as failed",
+    ),
+    "every end completed": (plant_every_end_is_well, "a block that fails releases as failed"),
+    "lost answers not disowned": (
+        plant_given_up_is_not_disowned,
+        "a booking whose answer was lost is ended when the router answers again",
+    ),
+    "fallback released": (
+        plant_fallback_is_released,
+        "a fallback that no router was asked for is not released",
+    ),
+    "fallback ignores the request": (
+        plant_fallback_ignores_the_request,
+        "a fallback keeps to what the request allows",
+    ),
+    "fallback never turns": (plant_fallback_never_turns, "fallbacks take turns"),
+    "nothing learnt from placements": (
+        plant_nothing_is_learnt,
+        "the workers that placements named are fallen back on",
+    ),
+    "UNAVAILABLE taken for silence": (
+        plant_own_unavailable_is_silence,
+        "the router's own UNAVAILABLE is its answer, not its silence",
+    ),
+    "error details not read": (
+        plant_details_are_not_read,
+        "an invalid argument names field, expectation and find",
+    ),
+    "no breaker": (
+        plant_no_breaker,
+        "a frozen router costs one call its deadline, and those after it nothing",
+    ),
+    "breaker stays open": (plant_breaker_stays_open, "a router that answers again is asked again"),
+    "unsaid releases dropped": (
+        plant_unsaid_is_dropped,
+        "releases of an outage are said after it, each once",
+    ),
+    "waits not added": (plant_waits_are_not_added, "the waits of a call are added to its deadline"),
+    "retry waits anew": (plant_retry_waits_anew, "another try asks for what is left of the waits"),
+    "whole seconds": (plant_whole_seconds, "every field of a route arrives"),
+    "no retry": (plant_no_retry, "a call whose connection broke is sent again as it was"),
+    "token not sent": (plant_token_is_not_sent, "the token goes out with unary calls"),
+    "stale stream": (plant_stale_stream, "a late answer is not taken for that of the next message"),
+    "a stream each": (plant_stream_each, "chunks of requests share one stream"),
 }
 
 if __name__ == "__main__":
-    FAULTS[sys.argv[1]]()
-    if "--aio" in sys.argv:
-        asyncio.run(AioDriver().run())
-    else:
-        SyncDriver().run()
+    FAULTS[sys.argv[1]][0]()
+    SyncDriver().run()

@@ -30,8 +30,7 @@ def described(placement: Placement) -> dict[str, Any]:
     found["reason"] = placement.reason.value
     found["alternates"] = [[a.worker_id, a.url, a.dp_rank] for a in placement.alternates]
     found["scores"] = [
-        {"worker_id": s.worker_id, "eligible": s.eligible, "load": s.load}
-        for s in placement.scores
+        {"worker_id": s.worker_id, "eligible": s.eligible, "load": s.load} for s in placement.scores
     ]
     return found
 
@@ -86,12 +85,8 @@ class AioDriver:
             answer(number, {"result": result})
 
     async def open(self, target: str, **options: Any) -> dict[str, Any]:
-        self.client = self.make(target, options)
+        self.client = aio.RouterClient(target, **options)
         return {"lacks": ["stream_signature", "renewal"]}
-
-    def make(self, target: str, options: dict[str, Any]) -> aio.RouterClient:
-        """A client of the program's kind."""
-        return aio.RouterClient(target, **options)
 
     async def route(self, counts: Any = None, **fields: Any) -> dict[str, Any]:
         return described(await self.client.route(counts=counts_of(counts), **fields))

@@ -112,7 +112,6 @@ class _Play:
         else:
             raise ValueError(f"no step: {step}")
 
-
     def _filled(self, step: dict[str, Any]) -> dict[str, Any]:
         """What is expected, with kept values in place of their names in `{"not": NAME}`."""
         text = json.dumps(step.get("expect", {"result": {}}))
