@@ -89,13 +89,14 @@ bench-check: setup ## a short form of the benchmarks with goals; fails on what n
 	$(BIN)/python -m benchmarks.speed.held_signatures --check
 	$(BIN)/python -m benchmarks.speed.rpc --turns 5 --seconds 1 --check
 
-lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking
+lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and gofmt where there is Go
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/generate_stubs.py --check
 	$(BIN)/buf lint build/eldr.binpb --path eldr --config protos/buf.yaml
 	$(BIN)/buf breaking build/eldr.binpb --path eldr --config protos/buf.yaml --against protos/released.binpb
+	if command -v go; then cd clients/go && go vet ./... && test -z "$$(gofmt -l .)"; fi
 
 format: setup ## ruff's formatter and import order
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from eldr_conformance.runner import cases, run
 
+pytestmark = pytest.mark.timeout(900)  # gRPC is compiled for Go, once
+
 CLIENTS = Path(__file__).parents[2] / "clients"
 PYTHON = [sys.executable, "-m", "eldr_conformance.python_driver"]
 TOPICS = sorted({case["topic"] for case in cases()})

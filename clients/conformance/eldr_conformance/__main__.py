@@ -17,6 +17,8 @@ def main() -> None:
     parser.add_argument("program", nargs="+", help="the client's program and its arguments")
     given = parser.parse_args()
     chosen = [c for c in cases() if given.only in c["name"] or given.only in c["topic"]]
+    if not chosen:
+        parser.error(f"--only: expected a part of a case's name or topic, found {given.only!r}")
     outcomes = asyncio.run(run(given.program, chosen))
     for outcome in outcomes:
         said = f"- lacks {outcome.lacks}" if outcome.lacks else outcome.wrong or "ok"

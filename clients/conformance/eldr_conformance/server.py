@@ -53,7 +53,7 @@ class Script:
         self._streams = 0
 
     def add(self, method: str, answers: list[Any]) -> None:
-        """Answers of the next messages; those of probes are never scripted."""
+        """Answers of the next messages; a probe takes one too."""
         self._answers[method].extend(answers)
 
     def clear(self) -> None:
