@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"eldr.internal/client/eldrpb"
@@ -35,6 +36,7 @@ func (c *Client) Place(ctx context.Context, request *eldrpb.RouteRequest) (*Held
 		return nil, err
 	}
 	life, stop := context.WithCancel(c.life)
+	request = proto.Clone(request).(*eldrpb.RouteRequest) // the caller may change its own for the next attempt
 	held := &Held{Placement: placement, client: c, request: request, stop: stop}
 	if held.isBooked() {
 		go held.renew(life, placement.GetLeaseRemaining().AsDuration()/3)

@@ -42,9 +42,9 @@ class Script:
     """What is to be answered, per method, and what has come; shared by the replicas of a case.
 
     An answer is `{"response": {...}}`, `{"status": {...}}` (a google.rpc.Status), `"silent"` for a
-    status that no router gave (as when a connection breaks), or `"hang"`; `{"after": SECONDS}`
-    beside a response or status, or alone, delays the answer. Without a scripted answer the
-    method's usual one is given.
+    status that no router gave (as when a connection breaks), `"hang"`, or `"hang always"` for all
+    that come; `{"after": SECONDS}` beside a response or status, or alone, delays the answer.
+    Without a scripted answer the method's usual one is given.
     """
 
     def __init__(self) -> None:
