@@ -23,9 +23,6 @@ func IsFallback(placement *eldrpb.Placement) bool {
 	return placement.GetReason() == eldrpb.PlacementReason_PLACEMENT_REASON_CLIENT_FALLBACK
 }
 
-// Targets are the chosen worker and its alternates, in the order to try them.
-func Targets(placement *eldrpb.Placement) []*eldrpb.WorkerTarget { return targets(placement) }
-
 // call is one RPC, sent again (it is idempotent) while no answer comes and time is left. The waits of
 // route, if any, are added to the timeout; a later try asks for what is left of them. Where there are
 // replicas, a try takes its waits and at most half of the rest, so that a frozen one leaves time to ask

@@ -44,7 +44,8 @@ func newPool(given []Worker) *pool {
 	}
 }
 
-func targets(placement *eldrpb.Placement) []*eldrpb.WorkerTarget {
+// Targets are the chosen worker and its alternates, in the order to try them.
+func Targets(placement *eldrpb.Placement) []*eldrpb.WorkerTarget {
 	chosen := &eldrpb.WorkerTarget{
 		WorkerId: placement.GetWorkerId(), Url: placement.GetUrl(), DpRank: placement.GetDpRank(),
 	}
@@ -59,7 +60,7 @@ func (p *pool) learn(model string, placement *eldrpb.Placement) {
 	if p.seen[model] == nil {
 		p.seen[model] = map[string]seenWorker{}
 	}
-	for _, target := range targets(placement) {
+	for _, target := range Targets(placement) {
 		p.seen[model][target.GetWorkerId()] = seenWorker{target, now}
 	}
 }

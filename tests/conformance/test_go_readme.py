@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from daemon import running_daemon
+from go import needs_go
 from wire import Client
 
 GO = Path(__file__).parents[2] / "clients/go"
@@ -52,7 +53,7 @@ replace eldr.internal/client => %s
 
 
 @pytest.mark.timeout(900)  # gRPC is compiled, once
-@pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go here")
+@needs_go
 def test_the_first_placement_takes_ten_lines(tmp_path):
     [lines] = re.findall(r"```go\n(.*?)```", (GO / "README.md").read_text(), re.S)
     assert len(lines.splitlines()) <= 10

@@ -1,7 +1,6 @@
 """Clients that ping as often as their languages let them keep their connections."""
 
 import os
-import shutil
 import subprocess
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from daemon import running_daemon
+from go import needs_go
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 # Go and Java allow one ping in ten seconds; the fourth is the first that gRPC's defaults punish.
@@ -83,14 +83,13 @@ def pinged_from_go(program, addresses):
         yield sorted(said.splitlines())
 
 
+@needs_go
 @pytest.mark.timeout(BUILD_SECONDS + SECONDS + 120)
 def test_no_client_is_told_to_calm_down(tmp_path):
-    if shutil.which("go") is None:
-        pytest.skip("needs Go: https://go.dev/dl")
     build = ["go", "build", "-o", str(tmp_path / "pings"), "."]
     built = subprocess.run(build, cwd=PROGRAM, capture_output=True, timeout=BUILD_SECONDS)
     if b"dial tcp" in built.stderr:
-        pytest.skip("needs Go's module proxy")
+        pytest.skip("gRPC for Go is not in the module cache, and Go's module proxy is out of reach")
     assert built.returncode == 0, built.stderr.decode()
     with running_daemon() as daemon, strict_server() as strict:
         python = [Python(daemon.grpc, streams) for streams in (False, True)]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from eldr_client import Counts, Placement, RouterClient, aio, errors
-from google.protobuf.json_format import MessageToDict
 
 _PLACEMENT = (
     "worker_id", "url", "dp_rank", "repeated", "stale", "policy", "partition_version", "lease_id",
@@ -29,9 +28,6 @@ def described(placement: Placement) -> dict[str, Any]:
     found = {name: getattr(placement, name) for name in _PLACEMENT}
     found["reason"] = placement.reason.value
     found["alternates"] = [[a.worker_id, a.url, a.dp_rank] for a in placement.alternates]
-    found["scores"] = [
-        {"worker_id": s.worker_id, "eligible": s.eligible, "load": s.load} for s in placement.scores
-    ]
     return found
 
 
@@ -191,11 +187,7 @@ def encoded(given: dict[str, Any]) -> dict[str, Any]:
     """The bytes of the contract's message."""
     counts = counts_of(given)
     assert counts is not None
-    message = counts.to_proto()
-    return {
-        "bytes": message.SerializeToString(deterministic=True).hex(),
-        "message": MessageToDict(message, preserving_proto_field_name=True),
-    }
+    return {"bytes": counts.to_proto().SerializeToString(deterministic=True).hex()}
 
 
 _writing = threading.Lock()

@@ -191,11 +191,7 @@ class _DaemonPlay(_Play):
         return await self._open(self._daemon.address, case)
 
     async def step(self, step: dict[str, Any]) -> None:
-        if "restart" in step:
-            await self._daemon.kill()
-            await asyncio.sleep(step["restart"])
-            await self._daemon.start()
-        elif "kill" in step:
+        if "kill" in step:
             await self._daemon.kill()
         elif "run" in step:
             await self._daemon.start()

@@ -1,10 +1,9 @@
 """A router that answers as a case says, and remembers what it was asked."""
 
 import asyncio
-import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -25,7 +24,6 @@ class Received:
     request: dict[str, Any]
     token: str
     stream: int  # which StreamSignatures call it came by, from 1; 0 for a call of its own
-    at: float = field(default_factory=time.monotonic)
 
     def as_dict(self) -> dict[str, Any]:
         """What a case may expect of it."""
