@@ -1,39 +1,24 @@
 """Every client passes every case; each case with a program and a router of its own."""
 
-import subprocess
-import sys
-from pathlib import Path
+from functools import cache
 
 import pytest
 from eldr_conformance.runner import cases, run
-from go import needs_go
+from programs import PROGRAMS
 
-pytestmark = pytest.mark.timeout(900)  # gRPC is compiled for Go, once
+pytestmark = pytest.mark.timeout(900)  # gRPC is compiled for some languages, once
 
-CLIENTS = Path(__file__).parents[2] / "clients"
-PYTHON = [sys.executable, "-m", "eldr_conformance.python_driver"]
 TOPICS = sorted({case["topic"] for case in cases()})
-
-
-@pytest.fixture(scope="session")
-def go_program(tmp_path_factory) -> list[str]:
-    program = tmp_path_factory.mktemp("go") / "program"
-    subprocess.run(
-        ["go", "build", "-o", program, "./conformance"], cwd=CLIENTS / "go", check=True, timeout=600
-    )
-    return [str(program)]
-
-
-@pytest.fixture(params=["Python, asyncio", "Python, threads", pytest.param("Go", marks=needs_go)])
-def program(request) -> list[str]:
-    if request.param == "Go":
-        return request.getfixturevalue("go_program")
-    return PYTHON if "asyncio" in request.param else [*PYTHON, "--sync"]
+built = cache(lambda name: PROGRAMS[name][1]())
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-async def test_a_client_passes_every_case(program, topic):
-    outcomes = await run(program, [case for case in cases() if case["topic"] == topic])
+@pytest.mark.parametrize(
+    "client", [pytest.param(name, marks=marks) for name, (marks, _) in PROGRAMS.items()]
+)
+async def test_a_client_passes_every_case(client, topic):
+    chosen = [case for case in cases() if case["topic"] == topic]
+    outcomes = await run(built(client), chosen)
     assert not [outcome for outcome in outcomes if outcome.wrong]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from daemon import running_daemon
-from go import needs_go
+from languages import needs_go
 from wire import Client
 
 GO = Path(__file__).parents[2] / "clients/go"

@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 from daemon import running_daemon
-from go import needs_go
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from languages import needs_go
 
 # Go and Java allow one ping in ten seconds; the fourth is the first that gRPC's defaults punish.
 SECONDS = float(os.environ.get("ELDR_FAULTS_PING_SECONDS", "45"))

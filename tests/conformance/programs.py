@@ -1,0 +1,31 @@
+"""The clients' programs for the conformance cases, built where they are not Python."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from languages import needs_go, one_build
+
+CLIENTS = Path(__file__).parents[2] / "clients"
+PYTHON = [sys.executable, "-m", "eldr_conformance.python_driver"]
+
+
+def run(*command: str | Path, cwd: Path) -> None:
+    subprocess.run(command, cwd=cwd, check=True, timeout=840)
+
+
+def go() -> list[str]:
+    with one_build("go") as built:
+        run("go", "build", "-o", built / "program", "./conformance", cwd=CLIENTS / "go")
+    return [str(built / "program")]
+
+
+# By the client's name: what is needed to build its program, and a function that does and says how
+# to start it.
+PROGRAMS: dict[str, tuple[tuple[pytest.MarkDecorator, ...], Callable[[], list[str]]]] = {
+    "Python, asyncio": ((), lambda: PYTHON),
+    "Python, threads": ((), lambda: [*PYTHON, "--sync"]),
+    "Go": ((needs_go,), go),
+}

@@ -1,0 +1,27 @@
+"""What is needed to build what is written in other languages, and where it is built."""
+
+import fcntl
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+BUILT = Path(__file__).parents[2] / "build/clients"
+
+
+def _needs(command: str, advice: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(command) is None, reason=f"needs `{command}`: {advice}")
+
+
+needs_go = _needs("go", "install Go from https://go.dev/dl")
+
+
+@contextmanager
+def one_build(language: str):
+    """The folder to build in, held by one test process at a time: the next finds it built."""
+    folder = BUILT / language
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
