@@ -9,7 +9,8 @@ VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
 .PHONY: help setup setup-vllm setup-vllm-versions protos demo demo-vllm gpu-check test \
-  test-fast conformance soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format clean
+  test-fast conformance soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check \
+  clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -101,6 +102,10 @@ lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and go
 format: setup ## ruff's formatter and import order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+release-check: setup lint ## what a release publishes, in dist/: same bytes twice, serves from a clean environment, SBOM
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[release]'
+	$(BIN)/python tools/release_check.py
 
 clean: ## everything that make built
 	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache
