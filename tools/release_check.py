@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -100,7 +101,7 @@ def build_twice(into: Path) -> dict[str, str]:
             build(source, built, since_epoch)
             found.append(digests(built))
             for path in built.iterdir():
-                path.replace(into / path.name)
+                shutil.move(path, into / path.name)
     if found[0] != found[1]:
         differing = [name for name in found[0] if found[0][name] != found[1].get(name)]
         sys.exit(f"expected the same bytes from two builds; these differ: {', '.join(differing)}")
@@ -108,7 +109,7 @@ def build_twice(into: Path) -> dict[str, str]:
 
 
 def place(environment: Path) -> str:
-    """Start the environment's daemon, place a request with its client, and stop it."""
+    """The worker that the environment's daemon places a request on."""
     with tempfile.TemporaryDirectory() as folder:
         ports = Path(folder) / "ports"
         listen = [part for flag in ("--listen", "--http") for part in (flag, "127.0.0.1:0")]
@@ -124,7 +125,9 @@ def place(environment: Path) -> str:
                 time.sleep(0.1)
             eldr = [environment / "bin/eldr", "--server", json.loads(ports.read_text())["grpc"]]
             run(*eldr, "workers", "add", "d0", "--model", "m", "--url", "http://d0")
-            return run(*eldr, "route", "--model", "m", "--json")
+            said = run(*eldr, "route", "--model", "m", "--request-id", "r0", "--json")
+            run(*eldr, "release", "r0", "--model", "m")
+            return json.loads(said)["placement"]["worker_id"]
         finally:
             daemon.terminate()
             daemon.wait(30)
@@ -147,8 +150,7 @@ def main() -> None:
         environment = Path(folder) / "clean"
         venv.create(environment, with_pip=True)
         run(environment / "bin/pip", "install", "--quiet", *into.glob("*.whl"))
-        placed = json.loads(place(environment))
-        print(f"a clean environment places a request on {placed['worker_id']}")
+        print(f"a clean environment places a request on {place(environment)}")
         bill = into / "eldr.cdx.json"
         run(Path(sys.executable).with_name("cyclonedx-py"), "environment", environment,
             "--short-PURLs", "--output-reproducible", "--output-file", bill)  # fmt: skip
