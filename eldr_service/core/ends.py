@@ -6,6 +6,7 @@ An entry per request, in shards, so that no step looks through more than a thous
     | n x (attempt, uint32; how it ended, uint8) | the last attempt's worker, UTF-8
 """
 
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -67,6 +68,7 @@ class Ends:
         self._most_per_shard = max(1, most // _SHARDS)
         self._requests = 0
         self._next = 0
+        self._none_due_until = math.inf
 
     def __len__(self) -> int:
         """Requests of which something is remembered."""
@@ -84,6 +86,7 @@ class Ends:
         shard = self._shard(request_id)
         before = shard.pop(request_id, None)  # it goes to the end: shards are in order of time
         forget_at = now + REMEMBER_SECONDS
+        self._none_due_until = min(self._none_due_until, forget_at)
         if before is None:
             self._requests += 1
             last = (attempt, worker_id) if worker_id else None
@@ -100,12 +103,16 @@ class Ends:
 
     def forget(self, now: float) -> None:
         """Drop what ended too long ago; of a large table a part, so call it again."""
+        if now < self._none_due_until:
+            return
         done = 0
         for _ in range(_SHARDS):
             done += self._sweep(self._next, now)
             self._next = (self._next + 1) % _SHARDS
             if done >= _WORK:
-                break
+                return
+        oldest = (next(iter(shard.values())) for shard in self._shards if shard)
+        self._none_due_until = min(map(_forget_at, oldest), default=math.inf)
 
     def parts(self) -> Iterator[list[tuple[str, int, Ended, str, float]]]:
         """Request, attempt, how it ended, its worker where known, until when; a shard at a time."""

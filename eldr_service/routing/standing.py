@@ -4,6 +4,7 @@ Whatever may change is written into the fleet's rows at moments of its own (a re
 that a decision depends on no clock, and a replay on no estimate.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,8 @@ class Standing:
         self._pace = Pace(limits.relief)
         self._failures: dict[int, int] = {}  # of requests in a row, by the worker's row
         self._failing: dict[int, float] = {}  # until when
+        self._same_until = -math.inf  # unless something happens, or a worker goes
+        self._workers = 0
 
     def joined(self, row: int, now: float) -> list[int]:
         """A worker began a life."""
@@ -92,10 +95,21 @@ class Standing:
 
     def tick(self, now: float) -> list[int]:
         """Time passed."""
+        if now < self._same_until and len(self._fleet) == self._workers:
+            return []
         for row in self._fleet.rows() if self._failing else ():
             if self._failing.get(row, now + 1) <= now:
                 self._returned(row, now)
-        return self._judge(np.fromiter(self._fleet.rows(), np.int64, len(self._fleet)), now)
+        rows = np.fromiter(self._fleet.rows(), np.int64, len(self._fleet))
+        moved = self._judge(rows, now)
+        moments = (
+            self._fleet.column("heard_at", rows) + self._limits.suspect_after,
+            self._fleet.column("held_down_until", rows),
+            np.array([*self._failing.values(), np.inf]),
+        )
+        self._same_until = min(m[m >= now].min(initial=np.inf) for m in moments)
+        self._workers = len(rows)
+        return moved
 
     def _returned(self, row: int, now: float) -> None:
         if self._failing.pop(row, None):
@@ -109,6 +123,7 @@ class Standing:
 
     def _judge(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]], now: float) -> list[int]:
         fleet = self._fleet
+        self._same_until = -math.inf
         before = fleet.column("avoidance", rows)
         suspect = now - fleet.column("heard_at", rows) > self._limits.suspect_after
         if self._failing:
