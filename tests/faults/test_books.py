@@ -1,6 +1,6 @@
 """Random lives of a model's books, against the contract in plain dicts.
 
-`ELDR_FAULTS_OPERATIONS` says how many operations (20,000 by default, 1,000,000 in `make soak`),
+`ELDR_FAULTS_OPERATIONS` says how many operations (10,000 by default, 1,000,000 in `make soak`),
 `ELDR_FAULTS_SEED` which life is the first: a failure says its own, with which it comes again.
 """
 
@@ -16,7 +16,7 @@ from life import Life
 from life_of_replicas import LifeOfReplicas
 from redis_server import needs_redis
 
-OPERATIONS = int(os.environ.get("ELDR_FAULTS_OPERATIONS", "20000"))
+OPERATIONS = int(os.environ.get("ELDR_FAULTS_OPERATIONS", "10000"))
 OVER_SOCKET = OPERATIONS // 20
 OVER_REPLICAS = OPERATIONS // 40
 SEED = int(os.environ.get("ELDR_FAULTS_SEED", "1"))

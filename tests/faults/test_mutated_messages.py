@@ -20,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from mutations import changed, damaged, seeds_of
 from wire import METHODS, Client, path_of, read_status
 
-MESSAGES = int(os.environ.get("ELDR_FAULTS_OPERATIONS", "8000"))
+MESSAGES = int(os.environ.get("ELDR_FAULTS_OPERATIONS", "4000"))
 SEED = int(os.environ.get("ELDR_FAULTS_SEED", "1"))
 AT_ONCE = 24
 PATIENCE = 60.0  # seconds for an answer: longer is a hang, however busy the machine is
