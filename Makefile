@@ -8,7 +8,7 @@ VERSIONS := 0.30.0 0.31.0 0.33.0
 VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
-.PHONY: help setup setup-vllm setup-vllm-versions protos demo demo-vllm gpu-check test \
+.PHONY: help setup setup-vllm setup-vllm-versions protos manifests demo demo-vllm gpu-check test \
   test-fast conformance soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check \
   clean
 help: ## this list
@@ -23,6 +23,10 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.to
 protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
 	$(BIN)/python tools/generate_stubs.py
 	if command -v go; then $(BIN)/python tools/generate_go_stubs.py; fi
+
+manifests: ## deploy/manifests/eldr.yaml from the chart; needs Go
+	go run helm.sh/helm/v3/cmd/helm@v3.22.0 template eldr deploy/chart --namespace serving \
+	  --values deploy/manifests/values.yaml > deploy/manifests/eldr.yaml
 
 demo: setup ## the main job on recorded routing, in the terminal; DATA= POLICY= WORKERS= RATE= REQUESTS= SEED=
 	@$(BIN)/python -m benchmarks.demos.demo $(strip $(foreach option,data policy workers rate requests seed,\

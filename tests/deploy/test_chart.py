@@ -1,0 +1,98 @@
+"""The Helm chart, by the real helm and kubeconform, and by the programs that it starts."""
+
+import json
+import subprocess
+
+import pytest
+from languages import needs_go
+from tools import CHART, DEPLOY, SCHEMAS, objects, operators_schemas, render, tool
+
+from eldr_service.server.config import load_settings
+
+VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+VERSIONS = ("1.25.0", "1.31.0", "1.37.0")
+pytestmark = [needs_go, pytest.mark.timeout(900)]  # helm is built, once
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem.removesuffix("-values"))
+def test_what_the_chart_renders_is_valid(values):
+    lint = [tool("helm"), "lint", "--strict", "--quiet", CHART, "--values", values]
+    said = subprocess.run(lint, check=False, capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout
+    rendered = render("--values", values, "--api-versions", "monitoring.coreos.com/v1")
+    kinds = {kind for kind, _ in objects(rendered)}
+    for version in VERSIONS:
+        places = (
+            f"{SCHEMAS}/v{version}-local-strict/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json",
+            f"{operators_schemas()}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json",
+        )
+        command = [tool("kubeconform"), "-strict", "-summary", "-output", "json"]
+        command += [part for place in places for part in ("-schema-location", place)]
+        done = subprocess.run(command, input=rendered, capture_output=True, text=True, check=False)
+        found = json.loads(done.stdout)
+        assert found["resources"] == [], version
+        assert found["summary"] | {"valid": 0} == {
+            "valid": 0, "invalid": 0, "errors": 0, "skipped": 0
+        }  # fmt: skip
+        assert found["summary"]["valid"] >= len(kinds)
+
+
+def test_twelve_combinations():
+    assert len(VALUES) >= 12
+    shown = {kind for values in VALUES for kind, _ in objects(render("--values", values))}
+    assert {"PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor", "HorizontalPodAutoscaler",
+            "Role", "RoleBinding", "StatefulSet", "Deployment"} <= shown  # fmt: skip
+
+
+@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem.removesuffix("-values"))
+def test_the_daemon_takes_what_its_pod_says(values, tmp_path):
+    """Flags and settings, read by the daemon's own parser."""
+    found = objects(render("--values", values))
+    kind = "Deployment" if ("Deployment", "eldr") in found else "StatefulSet"
+    [container] = found[kind, "eldr"]["spec"]["template"]["spec"]["containers"]
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    config = tmp_path / "eldr.toml"
+    config.write_text(found["ConfigMap", "eldr"]["data"]["eldr.toml"] or "")
+    arguments = []
+    for argument in container["args"]:
+        flag, _, value = argument.partition("=")
+        if value.startswith("/"):
+            assert any(value == m or value.startswith(f"{m}/") for m in mounts), argument
+        arguments.append(argument.replace("/etc/eldr/eldr.toml", str(config)))
+    settings = load_settings(arguments)
+    assert settings.listen == "0.0.0.0:50051"
+    if "monitored" in values.name:
+        assert (settings.lease_ttl, settings.refit, settings.max_waiting) == (600, "manual", 128)
+        assert settings.signature_memory_bytes == 1 << 26
+    if "discovery" in values.name:
+        assert settings.kubernetes == (
+            "serving/decode:geometry=48x128x8,model=Qwen3-30B-A3B;"
+            "serving/prefill:model=Qwen3-30B-A3B,role=prefill"
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["replicas=2"], "replicas: expected 1 without state.url or state.valkey.enabled, found 2"),
+        (["autoscaling.enabled=true"], "expected state.url or state.valkey.enabled beside it"),
+        (["state.url=redis://a", "state.valkey.enabled=true"], "expected one of them, found both"),
+        (["tls.clientCASecret=x"], "expected tls.secret beside it"),
+        (["engines[0].name=a"], "engines: expected role in each entry"),
+        (
+            ["engines[0].name=a", "engines[0].model=m", "engines[0].role=both"],
+            "expected role prefill or decode, found both",
+        ),
+        (["discovery[0].namespace=a"], "discovery: expected service or selector in each entry"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(given, said):
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        render(*(part for value in given for part in ("--set", value)))
+    assert said in raised.value.stderr
+
+
+def test_the_plain_manifests_are_the_charts():
+    values = DEPLOY / "manifests/values.yaml"
+    text = (DEPLOY / "manifests/eldr.yaml").read_text()
+    assert text == render("--values", values), "stale: run `make manifests`"

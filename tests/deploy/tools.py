@@ -1,0 +1,58 @@
+"""The real helm and kubeconform, and what they are given."""
+
+import json
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import kubernetes_validate
+import yaml
+from languages import one_build
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CHART = DEPLOY / "chart"
+MODULES = {
+    "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
+    "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
+}
+OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+SERVICE_MONITOR = "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml"
+SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+
+
+@cache
+def tool(name: str) -> str:
+    """The program's path, built from its module if it is not there yet."""
+    with one_build("tools") as folder:
+        if not (folder / name).exists():
+            command = ["go", "install", MODULES[name]]
+            subprocess.run(command, env={**os.environ, "GOBIN": str(folder)}, check=True)
+        return str(folder / name)
+
+
+@cache
+def operators_schemas() -> Path:
+    """The Prometheus operator's own schema of a ServiceMonitor, as kubeconform reads it."""
+    with one_build("tools") as folder:
+        schema = folder / "servicemonitor-monitoring-v1.json"
+        if not schema.exists():
+            command = ["go", "mod", "download", "-json", OPERATOR]
+            said = subprocess.run(command, cwd=folder, check=True, capture_output=True)
+            definition = yaml.safe_load(
+                (Path(json.loads(said.stdout)["Dir"]) / SERVICE_MONITOR).read_text()
+            )
+            [version] = (v for v in definition["spec"]["versions"] if v["name"] == "v1")
+            schema.write_text(json.dumps(version["schema"]["openAPIV3Schema"]))
+        return folder
+
+
+def render(*arguments: str | Path, release: str = "eldr") -> str:
+    """What `helm template` makes of the chart; raises CalledProcessError with helm's words."""
+    command = [tool("helm"), "template", release, CHART, "--namespace", "serving", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def objects(text: str) -> dict[tuple[str, str], dict]:
+    """By kind and name."""
+    return {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(text) if o}
