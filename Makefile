@@ -25,7 +25,7 @@ protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
 	if command -v go; then $(BIN)/python tools/generate_go_stubs.py; fi
 
 manifests: ## deploy/manifests/eldr.yaml from the chart; needs Go
-	go run helm.sh/helm/v3/cmd/helm@v3.22.0 template eldr deploy/chart --namespace serving \
+	go run helm.sh/helm/v3/cmd/helm@v3.22.0 template eldr deploy/chart --namespace serving --kube-version 1.31.0 \
 	  --values deploy/manifests/values.yaml > deploy/manifests/eldr.yaml
 
 demo: setup ## the main job on recorded routing, in the terminal; DATA= POLICY= WORKERS= RATE= REQUESTS= SEED=

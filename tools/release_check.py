@@ -18,8 +18,8 @@ import tempfile
 import time
 import tomllib
 import venv
-import xml.etree.ElementTree as xml
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (".", "clients/python", "clients/vllm", "clients/conformance")
@@ -47,7 +47,7 @@ def versions() -> dict[str, str]:
         found[str(path.relative_to(ROOT))] = json.loads(path.read_text())["version"]
     for path in sorted((ROOT / "clients").glob("*/pom.xml")):
         name = "{http://maven.apache.org/POM/4.0.0}version"
-        found[str(path.relative_to(ROOT))] = xml.parse(path).getroot().findtext(name) or ""
+        found[str(path.relative_to(ROOT))] = ElementTree.parse(path).getroot().findtext(name) or ""
     for path in sorted((ROOT / "clients").glob("*/CMakeLists.txt")):
         project = re.search(r"^project\([^)]*VERSION\s+([^\s)]+)", path.read_text(), re.M)
         found[str(path.relative_to(ROOT))] = project[1] if project else ""
