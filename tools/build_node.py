@@ -37,6 +37,8 @@ def main() -> None:
     copy()
     install()
     task = "lint" if "--lint" in sys.argv else "build"
+    if task == "build":
+        shutil.rmtree(PACKAGE / "dist", ignore_errors=True)
     subprocess.run(["npm", "run", "--silent", task], cwd=PACKAGE, check=True)
 
 
