@@ -1,4 +1,4 @@
-"""Build the Node client in build/clients/node/package, beside its sources; `--lint` checks it only."""
+"""Build the Node client in build/clients/node/package; with `--lint`, check it only."""
 
 import shutil
 import subprocess

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ def go() -> list[str]:
     return [str(built / "program")]
 
 
+@cache
 def node_package() -> Path:
     """The built package's folder."""
     with one_build("node") as built:

@@ -102,12 +102,12 @@ export class RouterClient implements AsyncDisposable {
    * `route` whose booking is kept alive until it is released: by `decode`'s end, with the outcome that
    * this tells, or by the one who gets it.
    */
-  place(request: Route, options?: CallOptions): Promise<Held>;
   place<T>(
     request: Route,
     decode: (held: Held) => T | Promise<T>,
     options?: CallOptions,
   ): Promise<T>;
+  place(request: Route, options?: CallOptions): Promise<Held>;
   async place<T>(
     request: Route,
     second: CallOptions | ((held: Held) => T | Promise<T>) = {},
