@@ -20,10 +20,17 @@ import { readFileSync } from "node:fs";
 import { RouterClient } from "eldr-client";
 
 type Five = [string, string, string, string, string];
-const [target, ca, cert, key, token] = process.argv.slice(2) as Five;
+const [port, ca, cert, key, token] = process.argv.slice(2) as Five;
 const whole = { ca: readFileSync(ca), cert: readFileSync(cert), key: readFileSync(key) };
-for (const tls of [whole, { ca: whole.ca }, true]) {
-  await using client = new RouterClient(target, { tls, token, timeout: 5000 });
+const servername = "127.0.0.1"; // as the certificate has it
+for (const [host, tls] of [
+  ["127.0.0.1", whole],
+  ["dns:///localhost", { ...whole, servername }],
+  ["dns:///localhost", whole],
+  ["127.0.0.1", { ca: whole.ca }],
+  ["127.0.0.1", true],
+] as const) {
+  await using client = new RouterClient(`${host}:${port}`, { tls, token, timeout: 5000 });
   const request = { model: "m", requestId: "r", dryRun: true };
   console.log(await client.route(request).then(({ workerId }) => workerId, (error) => error.name));
 }
@@ -89,6 +96,7 @@ def test_tls_of_both_sides_and_a_token(tmp_path):
     consumer = NodeConsumer(node_package(), tmp_path / "consumer")
     consumer.compile(OVER_TLS)
     with running_daemon(*flags, "--tokens", str(tmp_path / "tokens.toml")) as daemon:
-        said = consumer.run(daemon.grpc, str(ca), str(cert), str(key), "0123456789abcdef")
+        port = daemon.grpc.rpartition(":")[2]
+        said = consumer.run(port, str(ca), str(cert), str(key), "0123456789abcdef")
     # With a certificate, the router's own answer: it knows no such model.
-    assert said.split() == ["RefusedError", "RouterUnavailableError", "RouterUnavailableError"]
+    assert said.split() == ["RefusedError"] * 2 + ["RouterUnavailableError"] * 3

@@ -13,12 +13,12 @@ const RETRY_PAUSES = [25, 100];
 /** What a caller may say of one call. */
 export interface CallOptions {
   /** Ends the call when it aborts, and what the call may have booked. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /**
    * Milliseconds for all tries together; by default those of the client, and on top of them what
    * the request asks to wait for.
    */
-  timeout?: number;
+  timeout?: number | undefined;
 }
 
 /** One RPC as the tries see it. */

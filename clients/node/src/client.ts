@@ -19,15 +19,15 @@ const RELEASE_TIMEOUT_MS = 1000;
 
 export interface ClientOptions {
   /** Milliseconds of a call that brings no timeout of its own; 250 by default. */
-  timeout?: number;
+  timeout?: number | undefined;
   /** A bearer token. Without TLS it goes out in the clear. */
-  token?: string;
+  token?: string | undefined;
   /** `true`, or what TLS needs, where the router serves it. */
-  tls?: boolean | TlsOptions;
+  tls?: boolean | TlsOptions | undefined;
   /** Workers that are known before the first placement names any. */
-  fallbackWorkers?: readonly FallbackWorker[];
+  fallbackWorkers?: readonly FallbackWorker[] | undefined;
   /** `console`'s stderr by default. */
-  logger?: Logger;
+  logger?: Logger | undefined;
 }
 
 /**

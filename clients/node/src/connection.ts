@@ -12,12 +12,12 @@ import { Replicas } from "./replicas.js";
 /** TLS as `node:tls` has it, in PEM. */
 export interface TlsOptions {
   /** Who signs the router's certificate; the system's authorities by default. */
-  ca?: Buffer;
+  ca?: Buffer | undefined;
   /** The client's own certificate and key, where the router asks for them. */
-  cert?: Buffer;
-  key?: Buffer;
+  cert?: Buffer | undefined;
+  key?: Buffer | undefined;
   /** The name in the router's certificate, where it is not that of the target. */
-  servername?: string;
+  servername?: string | undefined;
 }
 
 /** Until when a call has time, in milliseconds since the epoch, and what ends it sooner. */
@@ -42,9 +42,13 @@ export class Connection {
       ? credentials.createSsl(tls.ca ?? null, tls.key ?? null, tls.cert ?? null)
       : credentials.createInsecure();
     const name = tls?.servername ?? ("name" in addresses ? addresses.name : undefined);
-    this.#replicas = new Replicas(addresses, this.several, secured, {
-      ...CHANNEL_OPTIONS,
-      ...(tls && name && { "grpc.ssl_target_name_override": name }),
+    this.#replicas = new Replicas(addresses, this.several, {
+      credentials: secured,
+      options: {
+        ...CHANNEL_OPTIONS,
+        ...(tls && name && { "grpc.ssl_target_name_override": name }),
+      },
+      metadata: this.#metadata,
     });
   }
 

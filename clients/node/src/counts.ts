@@ -5,11 +5,11 @@ export interface CountsOptions {
   /** How many experts each token picks in each layer. */
   topK: number;
   /** Prompt tokens whose experts could not be known; they are in no row. */
-  unknownTokens?: number;
+  unknownTokens?: number | undefined;
   /** The first layer present, for a pipeline rank that sends its own. */
-  layerOffset?: number;
+  layerOffset?: number | undefined;
   /** Layers of the whole model; `layerOffset` and the rows together by default. */
-  numLayers?: number;
+  numLayers?: number | undefined;
 }
 
 /** Counts of all layers, one row after the other. */

@@ -5,9 +5,9 @@ import type { RouteRequest, WorkerTarget } from "./proto/eldr/v1/router.js";
 export interface FallbackWorker {
   id: string;
   url: string;
-  dpRank?: number;
+  dpRank?: number | undefined;
   /** The model that it serves; every model by default. */
-  model?: string;
+  model?: string | undefined;
 }
 
 /** A worker that no placement has named for so long, while others were named, is taken as gone. */

@@ -5,11 +5,20 @@ import {
   type ChannelCredentials,
   type ChannelOptions,
   type ClientReadableStream,
+  type Metadata,
 } from "@grpc/grpc-js";
 
 const WATCH = "/grpc.health.v1.Health/Watch";
 const SERVING = 1;
 const WATCH_AGAIN_MS = 250;
+
+/** How the router is spoken to. */
+export interface Terms {
+  credentials: ChannelCredentials;
+  options: ChannelOptions;
+  /** What every call brings. */
+  metadata: Metadata;
+}
 
 /** One address of the router, connected to as long as it is there; one that drains says so. */
 export class Replica {
@@ -21,12 +30,11 @@ export class Replica {
   #closed = false;
 
   constructor(
-    readonly target: string,
-    credentials: ChannelCredentials,
-    options: ChannelOptions,
+    target: string,
+    private readonly terms: Terms,
     private readonly changed: (replica: Replica) => void,
   ) {
-    this.client = new Client(target, credentials, options);
+    this.client = new Client(target, terms.credentials, terms.options);
     this.#follow();
   }
 
@@ -71,6 +79,7 @@ export class Replica {
       () => Buffer.alloc(0),
       (bytes) => (bytes[0] === 8 ? (bytes[1] ?? 0) : 0),
       null,
+      this.terms.metadata,
     );
     this.#watch = watch;
     const say = (serving: boolean | undefined) => {
@@ -78,14 +87,14 @@ export class Replica {
       this.#serving = serving;
       this.changed(this);
     };
+    const again = () => {
+      const isSame = this.#watch === watch && this.#state === State.READY;
+      if (isSame && !this.#closed) this.#watchHealth();
+    };
     watch.on("data", (status: number) => say(status === SERVING));
     watch.on("error", (error: { code?: number }) => {
-      if (error.code === Code.UNIMPLEMENTED) return say(true);
-      say(undefined);
-      setTimeout(() => {
-        const isSame = this.#watch === watch && this.#state === State.READY;
-        if (isSame && !this.#closed) this.#watchHealth();
-      }, WATCH_AGAIN_MS).unref();
+      say(error.code === Code.UNIMPLEMENTED ? true : undefined);
+      if (error.code !== Code.UNIMPLEMENTED) setTimeout(again, WATCH_AGAIN_MS).unref();
     });
   }
 }

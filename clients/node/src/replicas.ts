@@ -1,11 +1,11 @@
 import { lookup } from "node:dns/promises";
 
-import { Client, type ChannelCredentials, type ChannelOptions } from "@grpc/grpc-js";
+import { Client } from "@grpc/grpc-js";
 
 import type { Addresses } from "./addresses.js";
 import type { Limits } from "./connection.js";
 import { RouterUnavailableError } from "./errors.js";
-import { Replica } from "./replica.js";
+import { Replica, type Terms } from "./replica.js";
 import { within } from "./within.js";
 
 /** A name's addresses are asked for again after a loss, and so often anyway. */
@@ -27,11 +27,10 @@ export class Replicas {
   constructor(
     private readonly addresses: Addresses,
     several: boolean,
-    private readonly credentials: ChannelCredentials,
-    private readonly options: ChannelOptions,
+    private readonly terms: Terms,
   ) {
     if ("targets" in addresses && !several) {
-      this.#single = new Client(addresses.targets[0]!, credentials, options);
+      this.#single = new Client(addresses.targets[0]!, terms.credentials, terms.options);
     }
   }
 
@@ -70,7 +69,7 @@ export class Replicas {
     for (const target of targets) {
       if (gone.delete(target) || this.#all.has(target)) continue;
       const changed = (replica: Replica) => this.#onChange(replica);
-      this.#all.set(target, new Replica(target, this.credentials, this.options, changed));
+      this.#all.set(target, new Replica(target, this.terms, changed));
     }
     for (const target of gone) {
       this.#all.get(target)!.close();

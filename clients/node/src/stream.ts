@@ -54,12 +54,10 @@ class OpenStream {
   constructor(private readonly call: ClientDuplexStream<Buffer, StreamSignaturesResponse>) {
     call.on("data", (answer: StreamSignaturesResponse) => this.#answer(answer));
     call.on("error", (error) => this.#break(error));
-    call.on("end", () => {
-      // The error, if there is one, comes first or is what broke it.
-      setImmediate(() =>
-        this.#break(new RouterUnavailableError("UNAVAILABLE", "the router ended the stream")),
-      );
-    });
+    // After an error, if there is one.
+    call.on("end", () =>
+      this.#break(new RouterUnavailableError("UNAVAILABLE", "the router ended the stream")),
+    );
   }
 
   ask(request: Buffer): Promise<StreamSignaturesResponse> {
