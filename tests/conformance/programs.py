@@ -3,12 +3,14 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
-from languages import needs_go, one_build
+from languages import needs_go, needs_node, one_build
 
-CLIENTS = Path(__file__).parents[2] / "clients"
+ROOT = Path(__file__).parents[2]
+CLIENTS = ROOT / "clients"
 PYTHON = [sys.executable, "-m", "eldr_conformance.python_driver"]
 
 
@@ -22,10 +24,23 @@ def go() -> list[str]:
     return [str(built / "program")]
 
 
+@cache
+def node_package() -> Path:
+    """The built package's folder."""
+    with one_build("node") as built:
+        run(sys.executable, ROOT / "tools/build_node.py", cwd=ROOT)
+    return built / "package"
+
+
+def node() -> list[str]:
+    return ["node", str(node_package() / "dist/conformance/program.js")]
+
+
 # By the client's name: what is needed to build its program, and a function that does and says how
 # to start it.
 PROGRAMS: dict[str, tuple[tuple[pytest.MarkDecorator, ...], Callable[[], list[str]]]] = {
     "Python, asyncio": ((), lambda: PYTHON),
     "Python, threads": ((), lambda: [*PYTHON, "--sync"]),
     "Go": ((needs_go,), go),
+    "Node": ((needs_node,), node),
 }

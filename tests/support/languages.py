@@ -15,6 +15,7 @@ def _needs(command: str, advice: str) -> pytest.MarkDecorator:
 
 
 needs_go = _needs("go", "install Go from https://go.dev/dl")
+needs_node = _needs("npm", "install Node 20.4 or newer from https://nodejs.org")
 
 
 @contextmanager
