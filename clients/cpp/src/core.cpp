@@ -8,8 +8,6 @@
 namespace eldr::internal {
 namespace {
 
-using Stub = v1::RouterService::Stub;
-
 // On the way out, unsaid releases have so long.
 constexpr auto farewell = std::chrono::seconds(1);
 
@@ -52,7 +50,7 @@ v1::Placement Core::route(v1::RouteRequest request, const Call& call) {
   v1::RouteResponse answer;
   try {
     send(model, &request, call, [&](Clock::time_point until) {
-      return link_.send(&Stub::Route, request, answer, until, call.stop);
+      return link_.send(&Calls::Route, request, answer, until, call.stop);
     });
   } catch (const Cancelled&) {
     if (was_asked) disown(model, request.request_id(), request);
@@ -93,7 +91,7 @@ std::optional<v1::ReleaseResult> Core::release(const v1::ReleaseRequest& request
   v1::ReleaseResponse answer;
   try {
     send(request.model(), nullptr, call, [&](Clock::time_point until) {
-      return link_.send(&Stub::Release, request, answer, until, call.stop);
+      return link_.send(&Calls::Release, request, answer, until, call.stop);
     });
   } catch (const RouterUnavailable&) {
     chores_.keep(request);
@@ -108,7 +106,7 @@ std::optional<v1::ReleaseResult> Core::release(const v1::ReleaseRequest& request
 v1::RenewLeasesResponse Core::renew(const v1::RenewLeasesRequest& request, const Call& call) {
   v1::RenewLeasesResponse answer;
   send(request.model(), nullptr, call, [&](Clock::time_point until) {
-    return link_.send(&Stub::RenewLeases, request, answer, until, call.stop);
+    return link_.send(&Calls::RenewLeases, request, answer, until, call.stop);
   });
   return answer;
 }
@@ -117,7 +115,7 @@ v1::RegisterSignatureResponse Core::add(const v1::RegisterSignatureRequest& requ
                                         const Call& call) {
   v1::RegisterSignatureResponse answer;
   send(request.model(), nullptr, call, [&](Clock::time_point until) {
-    return link_.send(&Stub::RegisterSignature, request, answer, until, call.stop);
+    return link_.send(&Calls::RegisterSignature, request, answer, until, call.stop);
   });
   return answer;
 }
@@ -140,7 +138,7 @@ bool Core::probe(const std::string& model, const std::stop_token& stop) {
   request.set_dry_run(true);
   v1::RouteResponse answer;
   const auto status =
-      link_.send(&Stub::Route, request, answer, Clock::now() + options_.timeout, stop);
+      link_.send(&Calls::Route, request, answer, Clock::now() + options_.timeout, stop);
   if (!status.ok() && Failure(status).kind == Kind::unavailable) return false;
   options_.log("the router answers again");
   return true;
