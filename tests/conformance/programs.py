@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from languages import needs_go, one_build
+from languages import needs_cpp, needs_go, one_build
 
 CLIENTS = Path(__file__).parents[2] / "clients"
 PYTHON = [sys.executable, "-m", "eldr_conformance.python_driver"]
@@ -22,10 +22,31 @@ def go() -> list[str]:
     return [str(built / "program")]
 
 
+def build_cpp() -> Path:
+    """The folder with the C++ client and its programs; in few pieces, which is faster to compile."""
+    flags = {
+        "CMAKE_CXX_FLAGS": "-O1 -Wall -Wextra -Werror",
+        "CMAKE_UNITY_BUILD": "ON",
+        "CMAKE_UNITY_BUILD_BATCH_SIZE": "0",
+        "ELDR_TESTS": "ON",
+    }
+    source = CLIENTS / "cpp"
+    with one_build("cpp") as built:
+        given = [f"-D{name}={value}" for name, value in flags.items()]
+        run("cmake", "-S", source, "-B", built, *given, cwd=source)
+        run("cmake", "--build", built, "--parallel", "2", cwd=source)
+    return built
+
+
+def cpp() -> list[str]:
+    return [str(build_cpp() / "eldr-client-program")]
+
+
 # By the client's name: what is needed to build its program, and a function that does and says how
 # to start it.
 PROGRAMS: dict[str, tuple[tuple[pytest.MarkDecorator, ...], Callable[[], list[str]]]] = {
     "Python, asyncio": ((), lambda: PYTHON),
     "Python, threads": ((), lambda: [*PYTHON, "--sync"]),
     "Go": ((needs_go,), go),
+    "C++": ((needs_cpp,), cpp),
 }
