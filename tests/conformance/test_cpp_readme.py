@@ -1,4 +1,4 @@
-"""The lines in the C++ client's README place a request with the real daemon, by the installed package."""
+"""The lines in the C++ client's README place a request with the real daemon."""
 
 import re
 import subprocess

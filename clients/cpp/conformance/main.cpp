@@ -56,8 +56,8 @@ class Program {
     if (command.contains("timeout")) options.timeout = seconds(command["timeout"]);
     options.token = value_or<std::string>(command, "token", "");
     options.fallback_workers = workers(command);
-    client_ = std::make_unique<eldr::Client>(command.at("target").get<std::string>(),
-                                             std::move(options));
+    client_ =
+        std::make_unique<eldr::Client>(command.at("target").get<std::string>(), std::move(options));
     return {{"lacks", json::array()}};
   }
 
@@ -73,13 +73,13 @@ class Program {
     if (name == "release") return release(command, call);
     if (name == "renew") return renew(command, call);
     if (name == "register_signature") {
-      const auto answer = client_->register_signature(
-          request_of<v1::RegisterSignatureRequest>(command), call);
+      const auto answer =
+          client_->register_signature(request_of<v1::RegisterSignatureRequest>(command), call);
       return {{"tokens_held", answer.tokens_held()}, {"complete", answer.complete()}};
     }
     if (name == "stream_signature") {
-      const auto placement = client_->stream_signature(
-          request_of<v1::StreamSignaturesRequest>(command), call);
+      const auto placement =
+          client_->stream_signature(request_of<v1::StreamSignaturesRequest>(command), call);
       return {{"placement", placement ? described(*placement) : json()}};
     }
     throw std::logic_error("no call of the protocol: " + name);
@@ -95,8 +95,8 @@ class Program {
       result = described(held.placement());
       std::mutex mutex;
       std::unique_lock lock(mutex);
-      std::condition_variable_any().wait_for(lock, call.stop, seconds(value_or(body, "seconds", 0.0)),
-                                             [] { return false; });
+      std::condition_variable_any().wait_for(
+          lock, call.stop, seconds(value_or(body, "seconds", 0.0)), [] { return false; });
       if (call.stop.stop_requested()) {
         throw eldr::Cancelled({grpc::StatusCode::CANCELLED, "the decode was given up"});
       }

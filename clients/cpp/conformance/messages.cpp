@@ -27,13 +27,20 @@ const char* kind(const eldr::Error& error) {
   if (dynamic_cast<const eldr::RouterFault*>(&error)) return "ROUTER_FAULT";
   if (dynamic_cast<const eldr::Cancelled*>(&error)) return "CANCELLED";
   switch (error.code) {
-    case grpc::StatusCode::INVALID_ARGUMENT: return "INVALID_ARGUMENT";
-    case grpc::StatusCode::NOT_FOUND: return "NOT_FOUND";
-    case grpc::StatusCode::FAILED_PRECONDITION: return "FAILED_PRECONDITION";
-    case grpc::StatusCode::RESOURCE_EXHAUSTED: return "RESOURCE_EXHAUSTED";
-    case grpc::StatusCode::UNAUTHENTICATED: return "UNAUTHENTICATED";
-    case grpc::StatusCode::PERMISSION_DENIED: return "PERMISSION_DENIED";
-    default: return "UNAVAILABLE";
+    case grpc::StatusCode::INVALID_ARGUMENT:
+      return "INVALID_ARGUMENT";
+    case grpc::StatusCode::NOT_FOUND:
+      return "NOT_FOUND";
+    case grpc::StatusCode::FAILED_PRECONDITION:
+      return "FAILED_PRECONDITION";
+    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      return "RESOURCE_EXHAUSTED";
+    case grpc::StatusCode::UNAUTHENTICATED:
+      return "UNAUTHENTICATED";
+    case grpc::StatusCode::PERMISSION_DENIED:
+      return "PERMISSION_DENIED";
+    default:
+      return "UNAVAILABLE";
   }
 }
 
@@ -73,8 +80,7 @@ void fill(const json& command, google::protobuf::Message& request) {
   }
   google::protobuf::util::JsonParseOptions options;
   options.ignore_unknown_fields = true;
-  const auto status =
-      google::protobuf::util::JsonStringToMessage(fields.dump(), &request, options);
+  const auto status = google::protobuf::util::JsonStringToMessage(fields.dump(), &request, options);
   if (!status.ok()) throw std::invalid_argument(status.ToString());
 }
 
@@ -114,9 +120,8 @@ json described(const v1::Placement& placement) {
 }
 
 json described(const eldr::Error& error) {
-  json said = {{"kind", kind(error)},       {"message", error.what()},
-               {"reason", error.reason},    {"field", error.field},
-               {"expected", error.expected}, {"found", error.found}};
+  json said = {{"kind", kind(error)},  {"message", error.what()},    {"reason", error.reason},
+               {"field", error.field}, {"expected", error.expected}, {"found", error.found}};
   if (error.retry_after) {
     said["retry_after"] = std::chrono::duration<double>(*error.retry_after).count();
   }

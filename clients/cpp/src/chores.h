@@ -15,8 +15,8 @@ namespace eldr::internal {
 
 /// What goes on in the background: the router is found again, then hears what is unsaid.
 ///
-/// From the first call without an answer until a probe is answered, the router is taken as silent. One
-/// failure is enough, as it costs little: a router that is well answers the first probe.
+/// From the first call without an answer until a probe is answered, the router is taken as silent.
+/// One failure is enough, as it costs little: a router that is well answers the first probe.
 class Chores {
  public:
   /// `probe` asks for a model whether the router answers. `say` sends a release, or keeps it again.

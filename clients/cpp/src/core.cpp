@@ -129,8 +129,8 @@ void Core::say(const v1::ReleaseRequest& request, const Call& call) noexcept {
   }
 }
 
-// Asks the very path that calls take, so that whatever hangs there keeps the router silent. Any answer
-// will do, an error too; it books nothing.
+// Asks the very path that calls take, so that whatever hangs there keeps the router silent. Any
+// answer will do, an error too; it books nothing.
 bool Core::probe(const std::string& model, const std::stop_token& stop) {
   v1::RouteRequest request;
   request.set_model(model);

@@ -39,10 +39,11 @@ class Core {
   using Try = std::function<grpc::Status(Clock::time_point until)>;
 
   /// One RPC for `model`, sent again (it is idempotent) while no answer comes and time is left. The
-  /// waits of `route`, if any, are added to the client's timeout; a later try asks for what is left of
-  /// them. Where there are replicas, a try takes its waits and at most half of the rest, so that a
-  /// frozen one leaves time to ask another.
-  void send(const std::string& model, v1::RouteRequest* route, const Call& call, const Try& attempt);
+  /// waits of `route`, if any, are added to the client's timeout; a later try asks for what is left
+  /// of them. Where there are replicas, a try takes its waits and at most half of the rest, so that
+  /// a frozen one leaves time to ask another.
+  void send(const std::string& model, v1::RouteRequest* route, const Call& call,
+            const Try& attempt);
 
   bool probe(const std::string& model, const std::stop_token& stop);
   void disown(const std::string& model, const std::string& request_id,

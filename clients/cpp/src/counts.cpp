@@ -67,10 +67,9 @@ v1::ActivationCounts Counts::encoded() const {
   const auto first = sum(0);
   for (std::size_t row = 0; row < layers; ++row) {
     if (const auto found = sum(row); found != first || found % top_k != 0) {
-      throw std::invalid_argument("counts: expected each row to sum to tokens x " +
-                                  to_string(top_k) + ", found " + to_string(first) +
-                                  " in row 0 and " + to_string(found) + " in row " +
-                                  to_string(row));
+      throw std::invalid_argument(
+          "counts: expected each row to sum to tokens x " + to_string(top_k) + ", found " +
+          to_string(first) + " in row 0 and " + to_string(found) + " in row " + to_string(row));
     }
   }
   v1::ActivationCounts message;

@@ -17,16 +17,26 @@ constexpr std::string_view domain = "eldr";
 
 const char* name(StatusCode code) {
   switch (code) {
-    case StatusCode::CANCELLED: return "CANCELLED";
-    case StatusCode::INVALID_ARGUMENT: return "INVALID_ARGUMENT";
-    case StatusCode::DEADLINE_EXCEEDED: return "DEADLINE_EXCEEDED";
-    case StatusCode::NOT_FOUND: return "NOT_FOUND";
-    case StatusCode::PERMISSION_DENIED: return "PERMISSION_DENIED";
-    case StatusCode::RESOURCE_EXHAUSTED: return "RESOURCE_EXHAUSTED";
-    case StatusCode::FAILED_PRECONDITION: return "FAILED_PRECONDITION";
-    case StatusCode::UNAVAILABLE: return "UNAVAILABLE";
-    case StatusCode::UNAUTHENTICATED: return "UNAUTHENTICATED";
-    default: return "an answer outside the contract";
+    case StatusCode::CANCELLED:
+      return "CANCELLED";
+    case StatusCode::INVALID_ARGUMENT:
+      return "INVALID_ARGUMENT";
+    case StatusCode::DEADLINE_EXCEEDED:
+      return "DEADLINE_EXCEEDED";
+    case StatusCode::NOT_FOUND:
+      return "NOT_FOUND";
+    case StatusCode::PERMISSION_DENIED:
+      return "PERMISSION_DENIED";
+    case StatusCode::RESOURCE_EXHAUSTED:
+      return "RESOURCE_EXHAUSTED";
+    case StatusCode::FAILED_PRECONDITION:
+      return "FAILED_PRECONDITION";
+    case StatusCode::UNAVAILABLE:
+      return "UNAVAILABLE";
+    case StatusCode::UNAUTHENTICATED:
+      return "UNAUTHENTICATED";
+    default:
+      return "an answer outside the contract";
   }
 }
 
@@ -38,8 +48,10 @@ bool is_of_the_contract(StatusCode code) {
     case StatusCode::RESOURCE_EXHAUSTED:
     case StatusCode::UNAUTHENTICATED:
     case StatusCode::PERMISSION_DENIED:
-    case StatusCode::UNAVAILABLE: return true;
-    default: return false;
+    case StatusCode::UNAVAILABLE:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -109,9 +121,12 @@ bool is_lost(const Error& error) { return typeid(error) != typeid(Error); }
 
 void Failure::raise() const {
   switch (kind) {
-    case Kind::unavailable: throw RouterUnavailable(error);
-    case Kind::fault: throw RouterFault(error);
-    default: throw error;
+    case Kind::unavailable:
+      throw RouterUnavailable(error);
+    case Kind::fault:
+      throw RouterFault(error);
+    default:
+      throw error;
   }
 }
 

@@ -20,8 +20,8 @@ class Fallback {
   /// Of the workers that the router names.
   void learn(const std::string& model, const v1::Placement& placement);
 
-  /// On the next worker that the request allows; none where none is known. Labels and groups are not
-  /// known here, so every worker passes a selector.
+  /// On the next worker that the request allows; none where none is known. Labels and groups are
+  /// not known here, so every worker passes a selector.
   std::optional<v1::Placement> place(const v1::RouteRequest& request);
 
  private:

@@ -13,9 +13,12 @@ constexpr auto release_timeout = std::chrono::seconds(1);
 
 v1::ReleaseOutcome of_the_contract(Outcome outcome) {
   switch (outcome) {
-    case Outcome::failed: return v1::RELEASE_OUTCOME_FAILED;
-    case Outcome::cancelled: return v1::RELEASE_OUTCOME_CANCELLED;
-    default: return v1::RELEASE_OUTCOME_COMPLETED;
+    case Outcome::failed:
+      return v1::RELEASE_OUTCOME_FAILED;
+    case Outcome::cancelled:
+      return v1::RELEASE_OUTCOME_CANCELLED;
+    default:
+      return v1::RELEASE_OUTCOME_COMPLETED;
   }
 }
 
@@ -39,8 +42,8 @@ Held::Held(std::shared_ptr<internal::Core> core, const v1::RouteRequest& request
   lease.set_request_id(request_id_);
   lease.set_attempt(attempt_);
   lease.set_lease_id(placement_.lease_id());
-  renewal_ = core_->renewals().add(model_, std::move(lease),
-                                   duration(placement_.lease_remaining()) / 3);
+  renewal_ =
+      core_->renewals().add(model_, std::move(lease), duration(placement_.lease_remaining()) / 3);
 }
 
 Held::Held(Held&& other) noexcept = default;

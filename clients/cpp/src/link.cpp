@@ -15,8 +15,8 @@ grpc::ChannelArguments arguments(bool has_replicas) {
   // long after a host which swallows packets has returned.
   all.SetInt("grpc.min_reconnect_backoff_ms", 1'000);
   all.SetInt("grpc.enable_retries", 0);  // the client's own tries have one deadline together
-  // A peer that vanished is noticed by unacknowledged bytes and, under calls, by pings. Of replicas,
-  // one that is frozen or cut off is to be left soon.
+  // A peer that vanished is noticed by unacknowledged bytes and, under calls, by pings. Of
+  // replicas, one that is frozen or cut off is to be left soon.
   all.SetInt("grpc.keepalive_time_ms", has_replicas ? 2'000 : 30'000);
   all.SetInt("grpc.keepalive_timeout_ms", has_replicas ? 2'000 : 5'000);
   if (!has_replicas) return all;

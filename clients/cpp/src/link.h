@@ -36,9 +36,9 @@ class Link {
 
   /// One unary call, which ends by `until`, or when `stop` is used.
   ///
-  /// It goes by gRPC's callbacks: a channel that has them is served by threads of gRPC's at all times.
-  /// Without, it would see lost connections, draining replicas and answers to its attempts to connect
-  /// only while a call waits.
+  /// It goes by gRPC's callbacks: a channel that has them is served by threads of gRPC's at all
+  /// times. Without, it would see lost connections, draining replicas and answers to its attempts
+  /// to connect only while a call waits.
   template <typename Request, typename Response>
   grpc::Status send(Method<Request, Response> method, const Request& request, Response& response,
                     Clock::time_point until, const std::stop_token& stop) {
@@ -47,8 +47,9 @@ class Link {
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::ceil<std::chrono::microseconds>(until - Clock::now()));
     const auto ended = std::make_shared<std::promise<grpc::Status>>();
-    (stub_->async()->*method)(&context, &request, &response,
-                              [ended](grpc::Status status) { ended->set_value(std::move(status)); });
+    (stub_->async()->*method)(&context, &request, &response, [ended](grpc::Status status) {
+      ended->set_value(std::move(status));
+    });
     const std::stop_callback cancel(stop, [&] { context.TryCancel(); });
     return ended->get_future().get();
   }

@@ -24,8 +24,8 @@ class Renewals {
   using Renew =
       std::function<v1::RenewLeasesResponse(const v1::RenewLeasesRequest&, std::stop_token)>;
 
-  /// `renew` answers with the leases that are not alive; none where the router did not answer. `log`
-  /// is told of those.
+  /// `renew` answers with the leases that are not alive; none where the router did not answer.
+  /// `log` is told of those.
   Renewals(Renew renew, std::function<void(std::string_view)> log);
 
   /// Renews a lease every so long, until it is removed or found dead.

@@ -13,27 +13,29 @@ const grpc::Status given_up(grpc::StatusCode::CANCELLED, "the caller gave up");
 
 }  // namespace
 
-/// One call. It keeps itself until gRPC is done with it.
+/// One call. Its destructor cancels it and waits until gRPC is done with it, as a channel may not
+/// be destroyed by gRPC's own threads.
 class OpenStream final
     : public grpc::ClientBidiReactor<v1::StreamSignaturesRequest, v1::StreamSignaturesResponse> {
  public:
-  static std::shared_ptr<OpenStream> begin(Link& link) {
-    auto stream = std::make_shared<OpenStream>();
-    stream->self_ = stream;
-    link.prepare(stream->context_);
-    link.stub().async()->StreamSignatures(&stream->context_, stream.get());
-    stream->StartRead(&stream->incoming_);
-    stream->AddHold();  // for writes; until the last read
-    stream->StartCall();
-    return stream;
+  explicit OpenStream(Link& link) {
+    link.prepare(context_);
+    link.stub().async()->StreamSignatures(&context_, this);
+    StartRead(&incoming_);
+    AddHold();  // for writes; until the last read
+    StartCall();
+  }
+
+  ~OpenStream() override {
+    context_.TryCancel();
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return is_done_; });
   }
 
   bool has_ended() {
     const std::lock_guard lock(mutex_);
     return has_read_last_;
   }
-
-  void cancel() { context_.TryCancel(); }
 
   grpc::Status exchange(const v1::StreamSignaturesRequest& request,
                         v1::StreamSignaturesResponse& answer, Clock::time_point until,
@@ -79,7 +81,6 @@ class OpenStream final
   }
 
   void OnDone(const grpc::Status& status) override {
-    const auto self = std::move(self_);
     const std::lock_guard lock(mutex_);
     status_ = status;
     is_done_ = true;
@@ -88,7 +89,6 @@ class OpenStream final
 
  private:
   grpc::ClientContext context_;
-  std::shared_ptr<OpenStream> self_;
   std::mutex mutex_;
   std::condition_variable_any changed_;
   v1::StreamSignaturesRequest outgoing_;
@@ -97,9 +97,8 @@ class OpenStream final
   grpc::Status status_;
 };
 
-SignatureStream::~SignatureStream() {
-  if (open_) open_->cancel();
-}
+SignatureStream::SignatureStream(Link& link) : link_(link) {}
+SignatureStream::~SignatureStream() = default;
 
 grpc::Status SignatureStream::exchange(const v1::StreamSignaturesRequest& request,
                                        v1::StreamSignaturesResponse& answer,
@@ -111,12 +110,9 @@ grpc::Status SignatureStream::exchange(const v1::StreamSignaturesRequest& reques
     }
     is_taken_ = true;
   }
-  if (!open_ || open_->has_ended()) open_ = OpenStream::begin(link_);
+  if (!open_ || open_->has_ended()) open_ = std::make_unique<OpenStream>(link_);
   auto status = open_->exchange(request, answer, until, stop);
-  if (!status.ok()) {
-    open_->cancel();  // a late answer would be taken for that of the next message
-    open_.reset();
-  }
+  if (!status.ok()) open_.reset();  // a late answer would be taken for that of the next message
   {
     const std::lock_guard lock(mutex_);
     is_taken_ = false;

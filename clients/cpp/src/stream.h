@@ -11,11 +11,11 @@ namespace eldr::internal {
 
 class OpenStream;
 
-/// Sends a message and waits for its answer, as a unary call does, on a call that stays open. It opens
-/// on first use, and again after it has broken. Messages take turns.
+/// Sends a message and waits for its answer, as a unary call does, on a call that stays open. It
+/// opens on first use, and again after it has broken. Messages take turns.
 class SignatureStream {
  public:
-  explicit SignatureStream(Link& link) : link_(link) {}
+  explicit SignatureStream(Link& link);
   ~SignatureStream();
 
   /// The status is what the stream ended with, where there is no answer.
@@ -28,7 +28,7 @@ class SignatureStream {
   std::mutex mutex_;
   std::condition_variable_any turn_;
   bool is_taken_ = false;
-  std::shared_ptr<OpenStream> open_;
+  std::unique_ptr<OpenStream> open_;
 };
 
 }  // namespace eldr::internal

@@ -13,13 +13,14 @@ namespace {
 using namespace std::chrono_literals;
 using std::chrono::nanoseconds;
 
-// Before the second and third try. The second helps when a connection broke under the call, the third
-// when the router is back: gRPC refuses for 100 ms after a failed attempt to connect.
+// Before the second and third try. The second helps when a connection broke under the call, the
+// third when the router is back: gRPC refuses for 100 ms after a failed attempt to connect.
 constexpr std::array<nanoseconds, 2> pauses = {25ms, 100ms};
 
 nanoseconds jittered(nanoseconds pause) {
   thread_local std::minstd_rand random(std::random_device{}());
-  return pause + nanoseconds(std::uniform_int_distribution<nanoseconds::rep>(0, pause.count() / 4)(random));
+  return pause +
+         nanoseconds(std::uniform_int_distribution<nanoseconds::rep>(0, pause.count() / 4)(random));
 }
 
 void sleep(nanoseconds pause, const std::stop_token& stop) {
@@ -32,7 +33,8 @@ void sleep(nanoseconds pause, const std::stop_token& stop) {
 struct Waits {
   explicit Waits(const v1::RouteRequest* route) {
     if (!route) return;
-    if (route->has_wait_for_signature()) first = std::max(duration(route->wait_for_signature()), 0ns);
+    if (route->has_wait_for_signature())
+      first = std::max(duration(route->wait_for_signature()), 0ns);
     if (route->has_max_wait()) second = std::max(duration(route->max_wait()), 0ns);
   }
 
@@ -58,7 +60,8 @@ void Core::send(const std::string& model, v1::RouteRequest* route, const Call& c
       began + std::min(call.timeout.value_or(options_.timeout + waits.all()), longest_call);
   for (std::size_t tried = 0;; ++tried) {
     if (chores_.is_silent()) {
-      throw RouterUnavailable({grpc::StatusCode::UNAVAILABLE, "the router was silent a moment ago"});
+      throw RouterUnavailable(
+          {grpc::StatusCode::UNAVAILABLE, "the router was silent a moment ago"});
     }
     const bool is_last = tried == pauses.size();
     const auto pause = is_last ? 0ns : jittered(pauses[tried]);
@@ -79,7 +82,8 @@ void Core::send(const std::string& model, v1::RouteRequest* route, const Call& c
     const bool hung = status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
     if (is_late || (hung && !link_.has_replicas())) {
       if (chores_.silence(model)) {
-        options_.log(std::string("the router does not answer; falling back: ") + failure.error.what());
+        options_.log(std::string("the router does not answer; falling back: ") +
+                     failure.error.what());
       }
       failure.raise();
     }

@@ -1,4 +1,5 @@
-// What the conformance cases cannot ask of a C++ client: `eldr-client-scenarios NAME TARGET [FILE]`.
+// What the conformance cases cannot ask of a C++ client: `eldr-client-scenarios NAME TARGET
+// [FILE]`.
 
 #include <fstream>
 #include <functional>
@@ -25,7 +26,7 @@ v1::RouteRequest request(const std::string& id) {
 
 /// Every way in which a held placement can end.
 void ends(eldr::Client& client) {
-  client.place(request("done twice")).done();
+  client.place(request("done on the spot")).done();
   {
     auto held = client.place(request("done, then destroyed"));
     held.output_tokens = 7;
@@ -69,7 +70,8 @@ void threads(eldr::Client& client) {
         chunk.set_model("m");
         chunk.set_request_id(id);
         chunk.set_last(true);
-        *chunk.mutable_counts() = eldr::Counts{.counts = counts, .experts = 2, .top_k = 2}.encoded();
+        *chunk.mutable_counts() =
+            eldr::Counts{.counts = counts, .experts = 2, .top_k = 2}.encoded();
         client.stream_signature(chunk);
         auto placed = request(id);
         *placed.mutable_lease_ttl() = eldr::duration(1s);

@@ -25,7 +25,8 @@ struct Worker {
   std::string model = {};
 };
 
-/// PEM texts. Without roots, those of the system; certificate and key where the router asks for them.
+/// PEM texts. Without roots, those of the system; certificate and key where the router asks for
+/// them.
 struct Tls {
   std::string root_certificates = {}, certificate = {}, private_key = {};
 };
@@ -61,15 +62,15 @@ bool is_fallback(const v1::Placement& placement);
 /// The chosen worker and its alternates, in the order to try them.
 std::vector<v1::WorkerTarget> targets(const v1::Placement& placement);
 
-/// A connection to the router, for any number of threads. It connects on first use and reconnects by
-/// itself; the destructor says what is still unsaid, for a second at most.
+/// A connection to the router, for any number of threads. It connects on first use and reconnects
+/// by itself; the destructor says what is still unsaid, for a second at most.
 ///
 /// Calls throw an Error where the router refuses, RouterUnavailable where none answers, RouterFault
 /// where what answers is outside the contract, and Cancelled where the stop token is used.
 class Client {
  public:
-  /// For the router at `target`: HOST:PORT, several of them with commas between them for replicas, or
-  /// dns:///NAME:PORT for all addresses of a name.
+  /// For the router at `target`: HOST:PORT, several of them with commas between them for replicas,
+  /// or dns:///NAME:PORT for all addresses of a name.
   ///
   /// @throws std::invalid_argument says what is wrong with the target.
   explicit Client(const std::string& target, Options options = {});
@@ -79,15 +80,15 @@ class Client {
 
   /// Picks a worker and books it. Release it when the decode has ended; or use place().
   ///
-  /// When the router does not answer in time, the placement is the client's own (is_fallback); without
-  /// a worker that is known, RouterUnavailable is thrown.
+  /// When the router does not answer in time, the placement is the client's own (is_fallback);
+  /// without a worker that is known, RouterUnavailable is thrown.
   v1::Placement route(v1::RouteRequest request, const Call& call = {});
 
   /// route() whose booking is kept alive in the background, until what is returned is done.
   Held place(v1::RouteRequest request, const Call& call = {});
 
-  /// Ends a booking; twice is fine. Nothing where the router does not answer: the release is kept, and
-  /// sent once it does.
+  /// Ends a booking; twice is fine. Nothing where the router does not answer: the release is kept,
+  /// and sent once it does.
   std::optional<v1::ReleaseResult> release(const v1::ReleaseRequest& request,
                                            const Call& call = {});
 

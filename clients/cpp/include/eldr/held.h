@@ -18,7 +18,8 @@ class Core;
 /// How a decode ended.
 enum class Outcome { completed, failed, cancelled };
 
-/// A placement whose lease is kept alive until it is done. Set what is known of the decode before that.
+/// A placement whose lease is kept alive until it is done. Set what is known of the decode before
+/// that.
 ///
 /// Destroyed before it is done, it is released as failed where an exception is on its way, else as
 /// cancelled; as cancelled too where the stop token of its call was used. Releasing throws nothing:
