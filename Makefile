@@ -96,6 +96,7 @@ bench-check: setup ## a short form of the benchmarks with goals; fails on what n
 	$(BIN)/python -m benchmarks.speed.rpc --turns 5 --seconds 1 --check
 
 lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and gofmt where there is Go; tsc and prettier where there is npm
+lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking, clang-format; go vet and gofmt where there is Go
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -104,10 +105,13 @@ lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and go
 	$(BIN)/buf breaking build/eldr.binpb --path eldr --config protos/buf.yaml --against protos/released.binpb
 	if command -v go; then cd clients/go && go vet ./... && test -z "$$(gofmt -l .)"; fi
 	if command -v npm; then $(BIN)/python tools/build_node.py --lint; fi
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
-format: setup ## ruff's formatter and import order
+format: setup ## ruff's formatter and import order, clang-format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+CPP = $(wildcard $(addprefix clients/cpp/,include/eldr/*.h src/*.h src/*.cpp conformance/*.h conformance/*.cpp tests/*.cpp))
 
 release-check: setup lint ## what a release publishes, in dist/: same bytes twice, serves from a clean environment, SBOM
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[release]'

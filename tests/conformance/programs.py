@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from languages import needs_go, needs_node, one_build
+from languages import needs_cpp, needs_go, one_build
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "clients"
@@ -34,6 +35,24 @@ def node_package() -> Path:
 
 def node() -> list[str]:
     return ["node", str(node_package() / "dist/conformance/program.js")]
+def build_cpp() -> Path:
+    """The folder with the C++ client and its programs, compiled in few pieces: that is faster."""
+    flags = {
+        "CMAKE_CXX_FLAGS": "-O1 -Wall -Wextra -Werror",
+        "CMAKE_UNITY_BUILD": "ON",
+        "CMAKE_UNITY_BUILD_BATCH_SIZE": "0",
+        "ELDR_TESTS": "ON",
+    }
+    source = CLIENTS / "cpp"
+    with one_build("cpp") as built:
+        given = [f"-D{name}={value}" for name, value in flags.items()]
+        run("cmake", "-S", source, "-B", built, *given, cwd=source)
+        run("cmake", "--build", built, "--parallel", "2", cwd=source)
+    return built
+
+
+def cpp() -> list[str]:
+    return [str(build_cpp() / "eldr-client-program")]
 
 
 # By the client's name: what is needed to build its program, and a function that does and says how
@@ -43,4 +62,5 @@ PROGRAMS: dict[str, tuple[tuple[pytest.MarkDecorator, ...], Callable[[], list[st
     "Python, threads": ((), lambda: [*PYTHON, "--sync"]),
     "Go": ((needs_go,), go),
     "Node": ((needs_node,), node),
+    "C++": ((needs_cpp,), cpp),
 }

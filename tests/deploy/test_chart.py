@@ -1,6 +1,7 @@
 """The Helm chart, by the real helm and kubeconform, and by the programs that it starts."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -24,7 +25,7 @@ def test_what_the_chart_renders_is_valid(values):
     for version in VERSIONS:
         found = conforms(rendered, version)
         assert found["resources"] == [], version
-        assert found["summary"]["valid"] == len(objects(rendered))
+        assert found["summary"]["valid"] == len(re.findall("^kind:", rendered, re.M))
         assert found["summary"]["skipped"] == 0
 
 

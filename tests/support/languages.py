@@ -2,6 +2,7 @@
 
 import fcntl
 import shutil
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +15,17 @@ def _needs(command: str, advice: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(shutil.which(command) is None, reason=f"needs `{command}`: {advice}")
 
 
+def _builds_cpp() -> bool:
+    tools = all(map(shutil.which, ("cmake", "c++", "protoc", "grpc_cpp_plugin", "pkg-config")))
+    libraries = ("pkg-config", "--exists", "grpc++", "protobuf", "nlohmann_json")
+    return tools and subprocess.run(libraries, check=False).returncode == 0
+
+
 needs_go = _needs("go", "install Go from https://go.dev/dl")
 needs_node = _needs("npm", "install Node 20.4 or newer from https://nodejs.org")
+needs_cpp = pytest.mark.skipif(
+    not _builds_cpp(), reason="needs CMake and gRPC for C++: see the apt-get line of .ci/run"
+)
 
 
 @contextmanager
