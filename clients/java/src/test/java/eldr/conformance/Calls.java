@@ -22,7 +22,7 @@ final class Calls {
   private Calls() {}
 
   /** The decode that a case wants to fail. */
-  private static final class DecodeException extends Exception {
+  private static final class DecodeException extends RuntimeException {
     private static final long serialVersionUID = 1L;
   }
 
@@ -79,8 +79,7 @@ final class Calls {
     return placement[0];
   }
 
-  private static Void decode(Held held, JsonObject body)
-      throws InterruptedException, DecodeException {
+  private static Void decode(Held held, JsonObject body) throws InterruptedException {
     if (body.has("output_tokens")) {
       held.outputTokens(body.get("output_tokens").getAsInt());
     }
