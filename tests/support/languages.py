@@ -15,6 +15,7 @@ def _needs(command: str, advice: str) -> pytest.MarkDecorator:
 
 
 needs_go = _needs("go", "install Go from https://go.dev/dl")
+needs_maven = _needs("mvn", "install Maven 3.8 or newer and a JDK of 17 or newer")
 
 
 @contextmanager

@@ -76,6 +76,9 @@ final class Call<A> {
     CompletableFuture<A> current;
     try {
       current = trying.send(Duration.ofNanos(tries == 0 ? 0 : now - began), until);
+    } catch (RejectedExecutionException closed) {
+      answer.completeExceptionally(new RouterUnavailableException("the client is closed", closed));
+      return;
     } finally {
       context.detach(before);
     }

@@ -14,15 +14,13 @@ import java.time.Duration;
 import java.util.Optional;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
-import java.util.concurrent.TimeoutException;
 import java.util.concurrent.atomic.AtomicBoolean;
 
 /** What the calls of a client share. {@code own} is the caller's own deadline, or null. */
 final class Session implements AutoCloseable {
   private static final System.Logger LOG = System.getLogger("eldr.client");
-  private static final Duration FAREWELL = Duration.ofSeconds(1);
+  private static final long FAREWELL_SECONDS = 1;
 
   final Link link;
   private final Duration timeout;
@@ -183,15 +181,8 @@ final class Session implements AutoCloseable {
     if (!isClosed.compareAndSet(false, true)) {
       return;
     }
-    try {
-      chores.sayAll().get(FAREWELL.toMillis(), TimeUnit.MILLISECONDS);
-    } catch (InterruptedException interrupted) {
-      Thread.currentThread().interrupt();
-    } catch (TimeoutException late) {
-      LOG.log(System.Logger.Level.DEBUG, "the router is slow to hear releases", late);
-    } catch (ExecutionException impossible) {
-      throw new IllegalStateException(impossible);
-    }
+    // An interrupt does not keep releases from being said.
+    chores.sayAll().copy().completeOnTimeout(null, FAREWELL_SECONDS, TimeUnit.SECONDS).join();
     if (chores.left() > 0) {
       LOG.log(System.Logger.Level.WARNING, "{0} releases are left to expire", chores.left());
     }
