@@ -5,6 +5,7 @@ import eldr.v1.ReleaseRequest;
 import eldr.v1.RouteRequest;
 import io.grpc.Context;
 import io.grpc.Deadline;
+import io.grpc.MethodDescriptor;
 import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.Deque;
@@ -51,7 +52,7 @@ final class Chores {
       }
       silent = model;
     }
-    LOG.log(System.Logger.Level.WARNING, "the router does not answer; falling back: {0}", failure);
+    LOG.log(System.Logger.Level.WARNING, "the router does not answer; falling back: {0}", failure.getMessage());
     probeAfter(FIRST_PROBE);
   }
 
@@ -117,7 +118,7 @@ final class Chores {
                 System.Logger.Level.WARNING,
                 "a release of {0} was refused: {1}",
                 request.getRequestId(),
-                failure);
+                failure.getMessage());
           }
           return null;
         });
@@ -137,7 +138,13 @@ final class Chores {
    */
   private void probe(Duration pause) {
     link.reconnect();
-    ask(silent, timeout)
+    RouteRequest request =
+        RouteRequest.newBuilder()
+            .setModel(silent)
+            .setRequestId("eldr-client-probe")
+            .setDryRun(true)
+            .build();
+    ask(Methods.ROUTE, request, timeout)
         .thenAccept(
             answers -> {
               if (answers) {
@@ -151,16 +158,10 @@ final class Chores {
             });
   }
 
-  /** Whether the router answers a dry run at all. */
-  CompletableFuture<Boolean> ask(String model, Duration within) {
-    RouteRequest request =
-        RouteRequest.newBuilder()
-            .setModel(model)
-            .setRequestId("eldr-client-probe")
-            .setDryRun(true)
-            .build();
+  /** Whether there is any answer. */
+  <Q> CompletableFuture<Boolean> ask(MethodDescriptor<Q, ?> method, Q request, Duration within) {
     Deadline until = Deadline.after(within.toNanos(), TimeUnit.NANOSECONDS);
-    return Methods.send(link.calls, Methods.ROUTE, request, until)
+    return Methods.send(link.calls, method, request, until)
         .handle(
             (answer, failure) ->
                 failure == null

@@ -10,6 +10,8 @@ import eldr.v1.StreamSignaturesRequest;
 import eldr.v1.StreamSignaturesResponse;
 import io.grpc.Context;
 import io.grpc.MethodDescriptor;
+import io.grpc.health.v1.HealthCheckRequest;
+import io.grpc.health.v1.HealthGrpc;
 import java.time.Duration;
 import java.util.Optional;
 import java.util.concurrent.CancellationException;
@@ -173,7 +175,8 @@ final class Session implements AutoCloseable {
   }
 
   CompletableFuture<Boolean> warmUp(Duration within) {
-    return chores.ask("eldr-client-probe", within);
+    return chores.ask(
+        HealthGrpc.getCheckMethod(), HealthCheckRequest.getDefaultInstance(), within);
   }
 
   @Override

@@ -47,9 +47,8 @@ final class Json {
   static <M extends Message> M fill(Message.Builder builder, JsonObject command)
       throws IOException {
     JsonObject fields = written(command);
-    FieldDescriptor last = builder.getDescriptorForType().findFieldByName("last");
-    if (last != null) {
-      builder.setField(last, true); // the protocol's default
+    if (!fields.has("last")) {
+      fields.addProperty("last", true); // the protocol's default
     }
     String outcome =
         command.has("outcome") ? command.get("outcome").getAsString() : "COMPLETED";

@@ -10,6 +10,7 @@ import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -85,6 +86,8 @@ final class Program {
           .forEach(each -> add(workers, each.getValue().getAsJsonArray(), each.getKey()));
     }
     client = options.fallbackWorkers(workers).build();
+    // A case tells how long calls take, which is not how long classes take to load.
+    client.warmUp(Duration.ofSeconds(20));
   }
 
   private static void add(List<Worker> workers, JsonArray given, String model) {
