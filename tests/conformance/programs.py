@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from languages import needs_go, needs_node, one_build
 from languages import needs_cpp, needs_go, one_build
+from languages import needs_go, needs_maven, one_build
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "clients"
@@ -53,6 +54,30 @@ def build_cpp() -> Path:
 
 def cpp() -> list[str]:
     return [str(build_cpp() / "eldr-client-program")]
+def java_classpath() -> str:
+    """Of the client, its program and all they need; built where older than the sources."""
+    sources = [CLIENTS / "java/pom.xml", *(CLIENTS.parent / "protos/eldr").rglob("*.proto")]
+    sources += (CLIENTS / "java/src").rglob("*.java")
+    with one_build("java") as built:
+        found = built / "classpath"
+        newest = max(source.stat().st_mtime for source in sources)
+        if not found.exists() or found.stat().st_mtime < newest:
+            goals = ("test-compile", "dependency:build-classpath")
+            options = (f"-Deldr.build={built}", f"-Dmdep.outputFile={built / 'dependencies'}")
+            run("mvn", "-B", "-q", *goals, *options, cwd=CLIENTS / "java")
+            parts = (
+                built / "classes",
+                built / "test-classes",
+                (built / "dependencies").read_text(),
+            )
+            found.write_text(":".join(map(str, parts)))
+    return found.read_text()
+
+
+def java() -> list[str]:
+    # Cases take seconds, so code is compiled once, and little.
+    flags = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+    return ["java", *flags, "-cp", java_classpath(), "eldr.conformance.Program"]
 
 
 # By the client's name: what is needed to build its program, and a function that does and says how
@@ -63,4 +88,5 @@ PROGRAMS: dict[str, tuple[tuple[pytest.MarkDecorator, ...], Callable[[], list[st
     "Go": ((needs_go,), go),
     "Node": ((needs_node,), node),
     "C++": ((needs_cpp,), cpp),
+    "Java": ((needs_maven,), java),
 }

@@ -26,6 +26,7 @@ needs_node = _needs("npm", "install Node 20.4 or newer from https://nodejs.org")
 needs_cpp = pytest.mark.skipif(
     not _builds_cpp(), reason="needs CMake and gRPC for C++: see the apt-get line of .ci/run"
 )
+needs_maven = _needs("mvn", "install Maven 3.8 or newer and a JDK of 17 or newer")
 
 
 @contextmanager
