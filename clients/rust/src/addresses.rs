@@ -44,7 +44,9 @@ fn is_host_and_port(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let is_bare = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && !host.contains(|c: char| ":/@?#[]".contains(c) || c.is_whitespace()),
+        None => {
+            !host.is_empty() && !host.contains(|c: char| ":/@?#[]".contains(c) || c.is_whitespace())
+        }
     };
     is_bare && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
@@ -55,7 +57,8 @@ mod tests {
 
     #[test]
     fn targets_are_told_apart() {
-        let listed = |all: &[&str]| Addresses::Listed(all.iter().map(|each| each.to_string()).collect());
+        let listed =
+            |all: &[&str]| Addresses::Listed(all.iter().map(|each| each.to_string()).collect());
         for (text, expected) in [
             ("127.0.0.1:50051", listed(&["127.0.0.1:50051"])),
             ("a:1, [::1]:2", listed(&["a:1", "[::1]:2"])),
@@ -70,7 +73,18 @@ mod tests {
 
     #[test]
     fn wrong_targets_say_what_was_expected() {
-        for text in ["", "host", "host:0", "host:70000", ":1", "a:1,", "::1:2", "http://a:1", "dns:///x", "unix:"] {
+        for text in [
+            "",
+            "host",
+            "host:0",
+            "host:70000",
+            ":1",
+            "a:1,",
+            "::1:2",
+            "http://a:1",
+            "dns:///x",
+            "unix:",
+        ] {
             let said = Addresses::parse(text).unwrap_err().to_string();
             assert!(said.contains("expected HOST:PORT"), "{text}: {said}");
         }

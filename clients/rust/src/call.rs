@@ -5,13 +5,13 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Request, Status};
 
+use crate::Error;
 use crate::chores::Chores;
 use crate::client::Router;
 use crate::fallback::Pool;
 use crate::replicas::{Replica, Replicas};
 use crate::stream::SignatureStream;
 use crate::times::{Waits, chance};
-use crate::Error;
 
 /// Before the second and third try. The second helps when a connection broke under the call, the third
 /// when the router is back.
@@ -82,7 +82,8 @@ impl Shared {
             if self.chores.is_open() {
                 return Err(Error::RouterUnavailable("it was silent a moment ago".into()));
             }
-            let pause = pauses.next().map(|pause| pause.mul_f64(1.0 + f64::from(chance() % 256) / 1024.0));
+            let pause =
+                pauses.next().map(|pause| pause.mul_f64(1.0 + f64::from(chance() % 256) / 1024.0));
             let left = deadline.saturating_duration_since(Instant::now());
             let until = match pause {
                 Some(pause) if self.replicas.are_several && pause < left => {

@@ -6,8 +6,8 @@ use crate::client::Client;
 use crate::proto::eldr::v1::stream_signatures_response::Result as Streamed;
 use crate::times::Waits;
 use crate::{
-    Error, Placement, RegisterSignatureRequest, RegisterSignatureResponse, ReleaseRequest, ReleaseResult,
-    RenewLeasesRequest, RenewLeasesResponse, RouteRequest, StreamSignaturesRequest,
+    Error, Placement, RegisterSignatureRequest, RegisterSignatureResponse, ReleaseRequest,
+    ReleaseResult, RenewLeasesRequest, RenewLeasesResponse, RouteRequest, StreamSignaturesRequest,
 };
 
 impl Client {
@@ -57,7 +57,10 @@ impl Client {
     /// # Errors
     ///
     /// Whatever kept the router from renewing.
-    pub async fn renew_leases(&self, request: RenewLeasesRequest) -> Result<RenewLeasesResponse, Error> {
+    pub async fn renew_leases(
+        &self,
+        request: RenewLeasesRequest,
+    ) -> Result<RenewLeasesResponse, Error> {
         self.shared.renew_leases(&request, self.deadline).await
     }
 
@@ -97,7 +100,10 @@ impl Shared {
                 Ok(placement)
             }
             Err(error) if error.is_silence() => self.pool.place(request).ok_or_else(|| {
-                Error::RouterUnavailable(format!("no worker of {} is known: {error}", request.model))
+                Error::RouterUnavailable(format!(
+                    "no worker of {} is known: {error}",
+                    request.model
+                ))
             }),
             Err(error) => {
                 pending.is_answered();

@@ -10,6 +10,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::Error;
 use crate::addresses::Addresses;
 use crate::call::Shared;
 use crate::chores::Chores;
@@ -17,7 +18,6 @@ use crate::fallback::{Pool, Worker};
 use crate::proto::eldr::v1::router_service_client::RouterServiceClient;
 use crate::replicas::Replicas;
 use crate::stream::SignatureStream;
-use crate::Error;
 
 const TIMEOUT: Duration = Duration::from_millis(250);
 

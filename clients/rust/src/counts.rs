@@ -51,7 +51,11 @@ impl Counts {
         }
         let top_k = u64::from(self.top_k);
         if top_k < 1 || top_k > experts as u64 {
-            return Err(Error::invalid("top_k", format!("1 to {experts} experts"), top_k.to_string()));
+            return Err(Error::invalid(
+                "top_k",
+                format!("1 to {experts} experts"),
+                top_k.to_string(),
+            ));
         }
         let sum = |row: &[u32]| row.iter().map(|&count| u64::from(count)).sum::<u64>();
         let first = sum(&self.rows[0]);
@@ -68,9 +72,11 @@ impl Counts {
             }
         }
         match first / top_k {
-            tokens if tokens > MAX_TOKENS => {
-                Err(Error::invalid("counts", format!("at most {MAX_TOKENS} tokens"), tokens.to_string()))
-            }
+            tokens if tokens > MAX_TOKENS => Err(Error::invalid(
+                "counts",
+                format!("at most {MAX_TOKENS} tokens"),
+                tokens.to_string(),
+            )),
             tokens => Ok(tokens as u32),
         }
     }

@@ -98,7 +98,8 @@ impl Error {
     fn of(code: Code, message: &str, details: &[Any]) -> Self {
         let info: Option<ErrorInfo> = find(details, "google.rpc.ErrorInfo");
         let is_ours = info.as_ref().is_some_and(|info| info.domain == DOMAIN);
-        let is_silent = matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
+        let is_silent =
+            matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled);
         if is_silent && !is_ours {
             // Only the router adds its ErrorInfo; without it, gRPC itself gave these. A router that
             // stops cancels what is under way.

@@ -9,8 +9,8 @@ use crate::call::Shared;
 use crate::client::Client;
 use crate::times::{to_proto, to_std};
 use crate::{
-    ActivationCounts, Error, LeaseReference, Placement, ReleaseOutcome, ReleaseRequest, RenewLeasesRequest,
-    RouteRequest,
+    ActivationCounts, Error, LeaseReference, Placement, ReleaseOutcome, ReleaseRequest,
+    RenewLeasesRequest, RouteRequest,
 };
 
 /// A release on the way out has so long, whatever became of its call's deadline.
@@ -50,7 +50,8 @@ impl Client {
         let placement = self.shared.route(&request, self.deadline).await?;
         let booking = (!placement.lease_id.is_empty()).then(|| {
             let RouteRequest { model, request_id, attempt, .. } = request;
-            let lease = LeaseReference { request_id, attempt, lease_id: placement.lease_id.clone() };
+            let lease =
+                LeaseReference { request_id, attempt, lease_id: placement.lease_id.clone() };
             let leases = RenewLeasesRequest { model: model.clone(), leases: vec![lease.clone()] };
             let every = placement.lease_remaining.map(to_std).unwrap_or_default() / 3;
             let renewal = tokio::spawn(renew(self.shared.clone(), leases, every.max(MOST_OFTEN)));

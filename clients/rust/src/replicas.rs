@@ -8,12 +8,12 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
+use crate::Error;
 use crate::addresses::Addresses;
 use crate::client::{Connector, Router, Wire};
-use crate::Error;
 use crate::proto::eldr::v1::router_service_client::RouterServiceClient;
-use crate::proto::grpc::health::v1::{HealthCheckRequest, health_check_response::ServingStatus};
 use crate::proto::grpc::health::v1::health_client::HealthClient;
+use crate::proto::grpc::health::v1::{HealthCheckRequest, health_check_response::ServingStatus};
 use crate::times::chance;
 
 /// One that left a call without an answer is asked again after so long, as long as there are others.
@@ -174,7 +174,8 @@ async fn look_up(
                 addresses.dedup();
                 let replicas = addresses.into_iter().filter_map(|at| {
                     let same = known.iter().find(|each| each.at == Some(at)).cloned();
-                    let new = || Some(Replica::new(Some(at), connector.resolved(&name, at).ok()?, true));
+                    let new =
+                        || Some(Replica::new(Some(at), connector.resolved(&name, at).ok()?, true));
                     same.or_else(new)
                 });
                 found.send_replace(replicas.collect());

@@ -38,14 +38,19 @@ impl SignatureStream {
         let mut turn = self.open.lock().await;
         // Taken out: should this be given up, the stream closes, as a late answer would be taken for that
         // of the next message.
-        let open = turn.take();
+        let mut open = turn.take();
         *self.replica.lock().unwrap() = None;
+        if let Some(idle) = &mut open
+            && !idle.is_quiet().await
+        {
+            open = None;
+        }
         let mut open = match open {
-            Some(mut open) if open.is_quiet().await => {
+            Some(open) => {
                 let _ = open.messages.try_send(message); // the true error comes with the answer
                 open
             }
-            _ => Open::begin(message, &given).await?,
+            None => Open::begin(message, &given).await?,
         };
         let ended = || Status::unavailable("the router ended the stream");
         let answer = open.answers.message().await?.ok_or_else(ended)?;
