@@ -23,6 +23,7 @@ $(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.to
 protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
 	$(BIN)/python tools/generate_stubs.py
 	if command -v go; then $(BIN)/python tools/generate_go_stubs.py; fi
+	if command -v cargo; then $(BIN)/python tools/generate_rust_stubs.py; fi
 
 manifests: ## deploy/manifests/eldr.yaml from the chart; needs Go
 	go run helm.sh/helm/v3/cmd/helm@v3.22.0 template eldr deploy/chart --namespace serving \
@@ -94,7 +95,7 @@ bench-check: setup ## a short form of the benchmarks with goals; fails on what n
 	$(BIN)/python -m benchmarks.speed.held_signatures --check
 	$(BIN)/python -m benchmarks.speed.rpc --turns 5 --seconds 1 --check
 
-lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and gofmt where there is Go
+lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and gofmt where there is Go; cargo fmt where there is Rust
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -102,6 +103,7 @@ lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and go
 	$(BIN)/buf lint build/eldr.binpb --path eldr --config protos/buf.yaml
 	$(BIN)/buf breaking build/eldr.binpb --path eldr --config protos/buf.yaml --against protos/released.binpb
 	if command -v go; then cd clients/go && go vet ./... && test -z "$$(gofmt -l .)"; fi
+	if command -v cargo; then cd clients/rust && cargo fmt --check; fi
 
 format: setup ## ruff's formatter and import order
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,7 @@
 """What is needed to build what is written in other languages, and where it is built."""
 
 import fcntl
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,12 @@ def _needs(command: str, advice: str) -> pytest.MarkDecorator:
 
 
 needs_go = _needs("go", "install Go from https://go.dev/dl")
+needs_cargo = _needs("cargo", "install Rust from https://rustup.rs")
+
+
+def cargo_into(folder: Path) -> dict[str, str]:
+    """The environment of a cargo that builds there rather than beside the sources."""
+    return {**os.environ, "CARGO_TARGET_DIR": str(folder)}
 
 
 @contextmanager

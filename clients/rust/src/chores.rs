@@ -47,7 +47,7 @@ impl Chores {
         self.wakes.notify_one();
     }
 
-    fn take(&self) -> Option<ReleaseRequest> {
+    pub(crate) fn take(&self) -> Option<ReleaseRequest> {
         self.unsaid.lock().unwrap().pop_front()
     }
 }

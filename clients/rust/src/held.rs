@@ -136,3 +136,42 @@ impl Drop for Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::Options;
+
+    fn held(client: &Client) -> Held {
+        let lease = LeaseReference { request_id: "r".into(), attempt: 2, lease_id: "l".into() };
+        let renewal = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        Held {
+            output_tokens: 7,
+            decode_duration: None,
+            decode_counts: None,
+            placement: Placement::default(),
+            client: client.clone(),
+            booking: Some(Booking { model: "m".into(), lease, renewal }),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_is_released_as_cancelled_and_in_a_panic_as_failed() {
+        let client = Client::new("127.0.0.1:1", Options::default()).unwrap();
+        let said = || client.shared.chores.take().expect("a release");
+        drop(held(&client));
+        let release = said();
+        assert_eq!(release.outcome(), ReleaseOutcome::Cancelled);
+        assert_eq!((release.lease_id.as_str(), release.attempt), ("l", 2));
+        assert_eq!(release.output_tokens, 7);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _held = held(&client);
+            panic!("the decode broke");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(said().outcome(), ReleaseOutcome::Failed);
+        assert!(client.shared.chores.take().is_none());
+    }
+}

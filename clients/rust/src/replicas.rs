@@ -60,6 +60,10 @@ impl Replica {
         RouterServiceClient::new(self.wire.clone())
     }
 
+    pub(crate) fn is_good(&self) -> bool {
+        self.standing.is_good()
+    }
+
     pub(crate) fn shun(&self) {
         self.standing.shun();
     }
@@ -142,7 +146,7 @@ impl Replicas {
         };
         let first = self.turn.fetch_add(1, Relaxed) % found.len();
         let in_turn = || found[first..].iter().chain(&found[..first]);
-        in_turn().find(|each| each.standing.is_good()).unwrap_or(&found[first]).clone()
+        in_turn().find(|each| each.is_good()).unwrap_or(&found[first]).clone()
     }
 
     /// A call had no answer: the name may have other addresses by now.

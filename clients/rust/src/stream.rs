@@ -24,9 +24,9 @@ struct Open {
 }
 
 impl SignatureStream {
-    /// Where it is open.
+    /// Where it was opened, unless that one drains or was silent a moment ago.
     pub(crate) fn replica(&self) -> Option<Arc<Replica>> {
-        self.replica.lock().unwrap().clone()
+        self.replica.lock().unwrap().clone().filter(|replica| replica.is_good())
     }
 
     /// The answer to `message`, or what the stream ended with.
@@ -38,8 +38,8 @@ impl SignatureStream {
         let mut turn = self.open.lock().await;
         // Taken out: should this be given up, the stream closes, as a late answer would be taken for that
         // of the next message.
-        let mut open = turn.take();
-        *self.replica.lock().unwrap() = None;
+        let mut open = turn.take().filter(|open| Arc::ptr_eq(&open.replica, &given.replica));
+        *self.replica.lock().unwrap() = Some(given.replica.clone());
         if let Some(idle) = &mut open
             && !idle.is_quiet().await
         {
@@ -54,7 +54,6 @@ impl SignatureStream {
         };
         let ended = || Status::unavailable("the router ended the stream");
         let answer = open.answers.message().await?.ok_or_else(ended)?;
-        *self.replica.lock().unwrap() = Some(open.replica.clone());
         *turn = Some(open);
         Ok(answer)
     }
