@@ -94,7 +94,7 @@ impl Shared {
         };
         match self.call(asked, send).await {
             Ok(answer) => {
-                pending.is_answered();
+                pending.settle();
                 let placement = answer.into_inner().placement.unwrap_or_default();
                 self.pool.learn(&request.model, &placement);
                 Ok(placement)
@@ -106,7 +106,7 @@ impl Shared {
                 ))
             }),
             Err(error) => {
-                pending.is_answered();
+                pending.settle();
                 Err(error)
             }
         }
@@ -146,7 +146,7 @@ impl Shared {
             Err(error) => Err(error),
         };
         if let (Some(pending), false) = (pending, result.as_ref().is_err_and(Error::is_silence)) {
-            pending.is_answered();
+            pending.settle();
         }
         result
     }
@@ -178,7 +178,7 @@ impl Shared {
         match self.call(asked, send).await {
             Err(Error::RouterUnavailable(_)) => Ok(None), // pending, as the booking must end anyway
             answer => {
-                pending.is_answered();
+                pending.settle();
                 answer.map(|answer| Some(answer.into_inner().result()))
             }
         }

@@ -75,7 +75,7 @@ impl<'a> Pending<'a> {
         Self { chores, release }
     }
 
-    pub(crate) fn is_answered(mut self) {
+    pub(crate) fn settle(mut self) {
         self.release = None;
     }
 }
