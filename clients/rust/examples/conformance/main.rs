@@ -60,6 +60,7 @@ async fn main() {
     }
 }
 
+#[allow(clippy::needless_update)] // the feature `tls` adds a field
 fn open(command: &Value) -> Result<Client, Error> {
     let options = Options {
         timeout: Duration::from_secs_f64(command["timeout"].as_f64().unwrap_or(0.25)),
