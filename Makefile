@@ -24,6 +24,7 @@ protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
 	$(BIN)/python tools/generate_stubs.py
 	if command -v go; then $(BIN)/python tools/generate_go_stubs.py; fi
 	if command -v npm; then $(BIN)/python tools/generate_node_stubs.py; fi
+	if command -v cargo; then $(BIN)/python tools/generate_rust_stubs.py; fi
 
 manifests: ## deploy/manifests/eldr.yaml from the chart; needs Go
 	go run helm.sh/helm/v3/cmd/helm@v3.22.0 template eldr deploy/chart --namespace serving --kube-version 1.31.0 \
@@ -97,6 +98,7 @@ bench-check: setup ## a short form of the benchmarks with goals; fails on what n
 
 lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and gofmt where there is Go; tsc and prettier where there is npm
 lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking, clang-format; go vet and gofmt where there is Go
+lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and gofmt where there is Go; cargo fmt where there is Rust
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -106,6 +108,7 @@ lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking, clang-format;
 	if command -v go; then cd clients/go && go vet ./... && test -z "$$(gofmt -l .)"; fi
 	if command -v npm; then $(BIN)/python tools/build_node.py --lint; fi
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
+	if command -v cargo; then cd clients/rust && cargo fmt --check; fi
 
 format: setup ## ruff's formatter and import order, clang-format
 	$(BIN)/ruff check --fix .

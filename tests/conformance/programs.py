@@ -10,14 +10,15 @@ import pytest
 from languages import needs_go, needs_node, one_build
 from languages import needs_cpp, needs_go, one_build
 from languages import needs_go, needs_maven, one_build
+from languages import cargo_into, needs_cargo, needs_go, one_build
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "clients"
 PYTHON = [sys.executable, "-m", "eldr_conformance.python_driver"]
 
 
-def run(*command: str | Path, cwd: Path) -> None:
-    subprocess.run(command, cwd=cwd, check=True, timeout=840)
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> None:
+    subprocess.run(command, cwd=cwd, env=env, check=True, timeout=840)
 
 
 def go() -> list[str]:
@@ -78,6 +79,11 @@ def java() -> list[str]:
     # Cases take seconds, so code is compiled once, and little.
     flags = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
     return ["java", *flags, "-cp", java_classpath(), "eldr.conformance.Program"]
+def rust() -> list[str]:
+    with one_build("rust") as built:
+        build = ("cargo", "build", "--quiet", "--locked", "--example", "conformance")
+        run(*build, cwd=CLIENTS / "rust", env=cargo_into(built))
+    return [str(built / "debug/examples/conformance")]
 
 
 # By the client's name: what is needed to build its program, and a function that does and says how
@@ -89,4 +95,5 @@ PROGRAMS: dict[str, tuple[tuple[pytest.MarkDecorator, ...], Callable[[], list[st
     "Node": ((needs_node,), node),
     "C++": ((needs_cpp,), cpp),
     "Java": ((needs_maven,), java),
+    "Rust": ((needs_cargo,), rust),
 }

@@ -1,6 +1,7 @@
 """What is needed to build what is written in other languages, and where it is built."""
 
 import fcntl
+import os
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ needs_cpp = pytest.mark.skipif(
     not _builds_cpp(), reason="needs CMake and gRPC for C++: see the apt-get line of .ci/run"
 )
 needs_maven = _needs("mvn", "install Maven 3.8 or newer and a JDK of 17 or newer")
+needs_cargo = _needs("cargo", "install Rust from https://rustup.rs")
+
+
+def cargo_into(folder: Path) -> dict[str, str]:
+    """The environment of a cargo that builds there rather than beside the sources."""
+    return {**os.environ, "CARGO_TARGET_DIR": str(folder)}
 
 
 @contextmanager
