@@ -96,9 +96,7 @@ bench-check: setup ## a short form of the benchmarks with goals; fails on what n
 	$(BIN)/python -m benchmarks.speed.held_signatures --check
 	$(BIN)/python -m benchmarks.speed.rpc --turns 5 --seconds 1 --check
 
-lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and gofmt where there is Go; tsc and prettier where there is npm
-lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking, clang-format; go vet and gofmt where there is Go
-lint: setup ## ruff, mypy, stale stubs, buf lint and buf breaking; go vet and gofmt where there is Go; cargo fmt where there is Rust
+lint: setup ## ruff, mypy, stale stubs, buf lint and breaking; the other languages' own where they are installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -114,6 +112,7 @@ format: setup ## ruff's formatter and import order, clang-format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
 CPP = $(wildcard $(addprefix clients/cpp/,include/eldr/*.h src/*.h src/*.cpp conformance/*.h conformance/*.cpp tests/*.cpp))
 
 release-check: setup lint ## what a release publishes, in dist/: same bytes twice, serves from a clean environment, SBOM

@@ -7,10 +7,15 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from languages import needs_go, needs_node, one_build
-from languages import needs_cpp, needs_go, one_build
-from languages import needs_go, needs_maven, one_build
-from languages import cargo_into, needs_cargo, needs_go, one_build
+from languages import (
+    cargo_into,
+    needs_cargo,
+    needs_cpp,
+    needs_go,
+    needs_maven,
+    needs_node,
+    one_build,
+)
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "clients"
@@ -37,6 +42,8 @@ def node_package() -> Path:
 
 def node() -> list[str]:
     return ["node", str(node_package() / "dist/conformance/program.js")]
+
+
 def build_cpp() -> Path:
     """The folder with the C++ client and its programs, compiled in few pieces: that is faster."""
     flags = {
@@ -55,6 +62,8 @@ def build_cpp() -> Path:
 
 def cpp() -> list[str]:
     return [str(build_cpp() / "eldr-client-program")]
+
+
 def java_classpath() -> str:
     """Of the client, its program and all they need; built where older than the sources."""
     sources = [CLIENTS / "java/pom.xml", *(CLIENTS.parent / "protos/eldr").rglob("*.proto")]
@@ -79,6 +88,8 @@ def java() -> list[str]:
     # Cases take seconds, so code is compiled once, and little.
     flags = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
     return ["java", *flags, "-cp", java_classpath(), "eldr.conformance.Program"]
+
+
 def rust() -> list[str]:
     with one_build("rust") as built:
         build = ("cargo", "build", "--quiet", "--locked", "--example", "conformance")
