@@ -45,6 +45,13 @@ final class Details {
   }
 
   static RouterException exception(Throwable failure) {
+    Status plain = Status.fromThrowable(failure);
+    String message = String.valueOf(plain.getDescription());
+    if (plain.getCode() == Status.Code.INTERNAL && message.contains("HTTP/2 error code: ")) {
+      // So grpc-java tells that the connection ended under a call; no router said it.
+      return new RouterUnavailableException(
+          new Details(Status.Code.UNAVAILABLE, message), failure);
+    }
     com.google.rpc.Status status = null;
     try {
       status = StatusProto.fromThrowable(failure);
@@ -54,8 +61,7 @@ final class Details {
     if (status != null) {
       return exception(status, failure);
     }
-    Status plain = Status.fromThrowable(failure);
-    return new Details(plain.getCode(), String.valueOf(plain.getDescription())).ofKind(failure);
+    return new Details(plain.getCode(), message).ofKind(failure);
   }
 
   static RouterException exception(com.google.rpc.Status status, Throwable cause) {
