@@ -9,7 +9,7 @@ VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
 .PHONY: help setup setup-vllm setup-vllm-versions protos manifests demo demo-vllm gpu-check test \
-  test-fast conformance soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check \
+  test-fast conformance conformance-table soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check \
   clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,6 +52,9 @@ test-fast: setup ## the tests that need no vLLM
 
 conformance: setup ## what a client must do, asked of CLIENT='PROGRAM ARGUMENT…'; clients/conformance/README.md
 	$(BIN)/eldr-conformance $(ARGS) -- $(CLIENT)
+
+conformance-table: setup ## the table of clients/conformance/README.md: every client of this repository, every case
+	$(BIN)/python tools/conformance_table.py
 
 soak: setup ## the tests of tests/faults in long; ROUNDS= OPERATIONS= SECONDS= CHURN_SECONDS= PING_SECONDS=
 	ELDR_FAULTS_ROUNDS=$(or $(ROUNDS),20) ELDR_FAULTS_OPERATIONS=$(or $(OPERATIONS),1000000) \
