@@ -17,7 +17,7 @@ from life_of_replicas import LifeOfReplicas
 from redis_server import needs_redis
 
 OPERATIONS = int(os.environ.get("ELDR_FAULTS_OPERATIONS", "10000"))
-OVER_SOCKET = OPERATIONS // 20
+OVER_SOCKET = max(1_000, OPERATIONS // 20)  # fewer have no kill among them
 OVER_REPLICAS = OPERATIONS // 40
 SEED = int(os.environ.get("ELDR_FAULTS_SEED", "1"))
 OF_A_LIFE = 10_000
