@@ -6,7 +6,6 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-import kubernetes_validate
 import yaml
 from languages import one_build
 
@@ -18,7 +17,6 @@ MODULES = {
 }
 OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 SERVICE_MONITOR = "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml"
-SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 
 
 @cache
@@ -34,10 +32,13 @@ def tool(name: str) -> str:
 @cache
 def schemas(version: str) -> Path:
     """Kubernetes' own schemas, whose references kubeconform looks up beside them."""
+    import kubernetes_validate  # not where vLLM is
+
+    theirs = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
     with one_build("tools") as folder:
         into = folder / version
         into.mkdir(exist_ok=True)
-        for path in (SCHEMAS / f"v{version}-local-strict").glob("*.json"):
+        for path in (theirs / f"v{version}-local-strict").glob("*.json"):
             text = path.read_text().replace("/api/_definitions.json#", "_definitions.json#")
             (into / path.name).write_text(text.replace('"$id"', '"$comment"'))
         return into
