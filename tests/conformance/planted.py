@@ -14,7 +14,8 @@ from eldr_client import Counts, aio, client, conversation, errors
 from eldr_client.breaker import Breaker
 from eldr_client.conversation import Call, Conversation
 from eldr_client.fallback import FallbackPool
-from eldr_client.stream import SignatureStream, _BrokenError
+from eldr_client.renewals import Renewals
+from eldr_client.stream import BrokenError, SignatureStream
 from eldr_conformance.python_driver import SyncDriver
 
 encode = Counts.to_proto
@@ -247,7 +248,7 @@ def plant_stale_stream():
         try:
             return self._answers.get(timeout=timeout)
         except queue.Empty:
-            raise _BrokenError(grpc.StatusCode.DEADLINE_EXCEEDED, "late") from None
+            raise BrokenError(grpc.StatusCode.DEADLINE_EXCEEDED, "late") from None
 
     SignatureStream.exchange = exchange
 
@@ -260,6 +261,27 @@ def plant_stream_each():
         return exchange(self, request, timeout)
 
     SignatureStream.exchange = anew
+
+
+def plant_no_renewal():
+    Renewals.hold = lambda self, request, placement: None
+
+
+def plant_renewal_without_its_lease():
+    take = Renewals.take_due
+
+    def take_without(self):
+        messages = take(self)
+        for message in messages:
+            for lease in message.leases:
+                lease.ClearField("lease_id")
+        return messages
+
+    Renewals.take_due = take_without
+
+
+def plant_renewal_after_the_block():
+    Renewals.let_go = lambda self, request: None
 
 
 # What is planted, and a case that must find it.
@@ -362,6 +384,15 @@ FAULTS = {
     "no retry": (plant_no_retry, "a call whose connection broke is sent again as it was"),
     "token not sent": (plant_token_is_not_sent, "the token goes out with unary calls"),
     "stale stream": (plant_stale_stream, "a late answer is not taken for that of the next message"),
+    "no renewal": (plant_no_renewal, "a block keeps its lease alive"),
+    "renewal without its lease": (
+        plant_renewal_without_its_lease,
+        "a block keeps its lease alive",
+    ),
+    "renewal after the block": (
+        plant_renewal_after_the_block,
+        "a block that has ended keeps no lease alive",
+    ),
     "a stream each": (plant_stream_each, "chunks of requests share one stream"),
 }
 

@@ -82,7 +82,7 @@ class AioDriver:
 
     async def open(self, target: str, **options: Any) -> dict[str, Any]:
         self.client = aio.RouterClient(target, **options)
-        return {"lacks": ["stream_signature", "renewal"]}
+        return {"lacks": []}
 
     async def route(self, counts: Any = None, **fields: Any) -> dict[str, Any]:
         return described(await self.client.route(counts=counts_of(counts), **fields))
@@ -111,6 +111,10 @@ class AioDriver:
     async def register_signature(self, counts: Any = None, **fields: Any) -> dict[str, Any]:
         found = await self.client.register_signature(counts=counts_of(counts), **fields)
         return {"tokens_held": found.tokens_held, "complete": found.complete}
+
+    async def stream_signature(self, counts: Any = None, **fields: Any) -> dict[str, Any]:
+        placement = await self.client.stream_signature(counts=counts_of(counts), **fields)
+        return {"placement": placement and described(placement)}
 
     async def counts(self, counts: dict[str, Any]) -> dict[str, Any]:
         return encoded(counts)
@@ -147,7 +151,7 @@ class SyncDriver:
 
     def open(self, target: str, **options: Any) -> dict[str, Any]:
         self.client = RouterClient(target, **options)
-        return {"lacks": ["cancel", "renewal"]}
+        return {"lacks": ["cancel"]}
 
     def route(self, counts: Any = None, **fields: Any) -> dict[str, Any]:
         return described(self.client.route(counts=counts_of(counts), **fields))

@@ -1,6 +1,7 @@
 """The client for asyncio."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -12,11 +13,12 @@ from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr.v1.router_pb2 import LeaseReference, RegisterSignatureResponse, RouteRequest
 from eldr.v1.router_pb2_grpc import RouterServiceStub
 
-from eldr_client.base import FAREWELL, WATCH_PAUSE, BaseClient, Lease
+from eldr_client.aio_stream import SignatureStream
+from eldr_client.base import FAREWELL, LINGER, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
 from eldr_client.counts import AnyCounts
 from eldr_client.errors import EldrError
-from eldr_client.messages import RouteFields, Seconds, farewell, release_request
+from eldr_client.messages import ChunkFields, RouteFields, Seconds, farewell, release_request
 from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
 
 T = TypeVar("T")
@@ -36,6 +38,9 @@ class RouterClient(BaseClient):
         self._stub: Any = None
         self._chores: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._sooner = asyncio.Event()
+        self._renews_at = 0.0
         self._closed = False
         self._farewells: set[asyncio.Task[None]] = set()
 
@@ -71,6 +76,33 @@ class RouterClient(BaseClient):
         )
         return await self._run(self._conversation.call("RegisterSignature", request, timeout))
 
+    async def stream_signature(
+        self,
+        model: str,
+        request_id: str,
+        counts: AnyCounts | None,
+        *,
+        last: bool = True,
+        route: RouteFields | None = None,
+        top_k: int | None = None,
+        unknown_tokens: int = 0,
+        timeout: float | None = None,
+        **fields: Unpack[ChunkFields],
+    ) -> Placement | None:
+        """`register_signature` by one stream that stays open; with `route`, the placement too."""
+        request = self._chunk_request(
+            model, request_id, counts, top_k, unknown_tokens, last, route, fields
+        )
+        try:
+            return await self._run(self._conversation.signature(request, timeout))
+        except EldrError:
+            raise
+        except BaseException:  # given up; the request may be booked
+            if route is not None:
+                self._conversation.disown(request.route)
+                self._begin_chores()
+            raise
+
     async def route(
         self,
         model: str,
@@ -95,7 +127,10 @@ class RouterClient(BaseClient):
         timeout: float | None = None,
         **fields: Unpack[RouteFields],
     ) -> AbstractAsyncContextManager[HeldPlacement]:
-        """`route` for the length of an `async with`, with the release on every way out of it."""
+        """`route` for the length of an `async with`, with the release on every way out of it.
+
+        Its lease is renewed in the background for as long as the block lasts.
+        """
         request = self._route_request(model, request_id, counts, top_k, fields)
         return _Placing(self, request, timeout)
 
@@ -142,13 +177,14 @@ class RouterClient(BaseClient):
         tasks = {*self._farewells, *filter(None, [self._chores])}
         if tasks and not self._conversation.router_is_down:
             await asyncio.wait(tasks, timeout=FAREWELL)
-        tasks.update(filter(None, [self._chores, self._watching]))
+        tasks.update(filter(None, [self._chores, self._watching, self._renewing]))
         self._closed = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # what they met is in the log
         self._conversation.abandon()
         if self._channel is not None:
+            self._signatures.close()
             await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -163,6 +199,9 @@ class RouterClient(BaseClient):
         if self._channel is None:
             self._channel = self._endpoint.open_aio()
             self._stub = RouterServiceStub(self._channel)
+            self._signatures = SignatureStream(
+                lambda: self._stub.StreamSignatures(metadata=self._endpoint.metadata)
+            )
             if self._watched:
                 self._watching = asyncio.create_task(self._watch())
 
@@ -197,6 +236,8 @@ class RouterClient(BaseClient):
     async def _perform(self, step: Call | Pause) -> Any:
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
+        if step.method == "StreamSignatures":
+            return await self._signatures.exchange(step.request, step.timeout)
         return await getattr(self._stub, step.method)(
             step.request, timeout=step.timeout, metadata=self._endpoint.metadata
         )
@@ -216,6 +257,28 @@ class RouterClient(BaseClient):
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
         await asyncio.shield(task)
+
+    def _hold(self, request: RouteRequest, placement: HeldPlacement) -> None:
+        due = self._conversation.renewals.hold(request, placement)
+        if due is None or self._closed:
+            return
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew_held())
+        elif due < self._renews_at:
+            self._sooner.set()
+
+    async def _renew_held(self) -> None:
+        """Ends by itself once no lease is held."""
+        while (due := self._conversation.renewals.next_due()) is not None:
+            self._renews_at = due
+            try:
+                await asyncio.wait_for(
+                    self._sooner.wait(), min(max(due - time.monotonic(), 0.0), LINGER)
+                )
+            except TimeoutError:
+                await self._run(self._conversation.renew())
+            else:
+                self._sooner.clear()
 
     async def _watch(self) -> None:
         assert self._channel is not None
@@ -243,6 +306,7 @@ class _Placing(AbstractAsyncContextManager[HeldPlacement]):
 
     async def __aenter__(self) -> HeldPlacement:
         self._placement = await self._client._route(self._request, self._timeout, HeldPlacement)
+        self._client._hold(self._request, self._placement)
         return self._placement
 
     async def __aexit__(
@@ -252,6 +316,7 @@ class _Placing(AbstractAsyncContextManager[HeldPlacement]):
         traceback: TracebackType | None,
     ) -> None:
         client = self._client
+        client._conversation.renewals.let_go(self._request)
         release = farewell(self._request, self._placement, raised, client._top_k)
         if release is not None:
             await client._say(client._conversation.farewell(release))

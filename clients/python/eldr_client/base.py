@@ -10,6 +10,7 @@ from eldr.v1.router_pb2 import (
     RegisterSignatureRequest,
     RenewLeasesRequest,
     RouteRequest,
+    StreamSignaturesRequest,
 )
 
 from eldr_client.channel import DEFAULT_TARGET, Endpoint
@@ -17,7 +18,7 @@ from eldr_client.conversation import Conversation
 from eldr_client.counts import AnyCounts, as_message
 from eldr_client.errors import from_rpc_error
 from eldr_client.fallback import FallbackPool, GivenWorkers
-from eldr_client.messages import RouteFields, logger, route_request
+from eldr_client.messages import ChunkFields, RouteFields, logger, route_request
 
 Lease = tuple[str, int] | tuple[str, int, str]
 
@@ -25,6 +26,8 @@ Lease = tuple[str, int] | tuple[str, int, str]
 WATCH_PAUSE = 1.0
 # Seconds that closing waits for releases under way.
 FAREWELL = 1.0
+# Seconds after the last lease for which what renews leases waits for another.
+LINGER = 10.0
 
 
 class BaseClient(ABC):
@@ -105,6 +108,26 @@ class BaseClient(ABC):
         message = as_message(counts, top_k or self._top_k, unknown_tokens)
         return RegisterSignatureRequest(
             model=model, request_id=request_id, counts=message, **fields
+        )
+
+    def _chunk_request(
+        self,
+        model: str,
+        request_id: str,
+        counts: AnyCounts | None,
+        top_k: int | None,
+        unknown_tokens: int,
+        last: bool,
+        route: RouteFields | None,
+        fields: ChunkFields,
+    ) -> StreamSignaturesRequest:
+        return StreamSignaturesRequest(
+            model=model,
+            request_id=request_id,
+            counts=as_message(counts, top_k or self._top_k, unknown_tokens),
+            last=last,
+            route=None if route is None else route_request(model, request_id, None, **route),
+            **fields,
         )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 import atexit
 import threading
+import time
 import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -15,13 +16,12 @@ from eldr.v1.router_pb2 import (
     LeaseReference,
     RegisterSignatureResponse,
     RouteRequest,
-    StreamSignaturesRequest,
 )
 from eldr.v1.router_pb2_grpc import RouterServiceStub
 
-from eldr_client.base import FAREWELL, WATCH_PAUSE, BaseClient, Lease
+from eldr_client.base import FAREWELL, LINGER, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
-from eldr_client.counts import AnyCounts, as_message
+from eldr_client.counts import AnyCounts
 from eldr_client.errors import EldrError
 from eldr_client.messages import (
     ChunkFields,
@@ -29,7 +29,6 @@ from eldr_client.messages import (
     Seconds,
     farewell,
     release_request,
-    route_request,
 )
 from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
 from eldr_client.stream import SignatureStream
@@ -55,6 +54,9 @@ class RouterClient(BaseClient):
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._chores: threading.Thread | None = None
+        self._sooner = threading.Event()
+        self._renewing: threading.Thread | None = None
+        self._renews_at = 0.0
         _open_clients.add(self)
         if self._watched:
             threading.Thread(target=self._watch, name="eldr-watch", daemon=True).start()
@@ -112,14 +114,8 @@ class RouterClient(BaseClient):
         With `route` (the fields of a Route; `{}` for none) the request is placed once the chunk is
         added, and this is the placement. Never a fallback: without an answer it raises.
         """
-        message = as_message(counts, top_k or self._top_k, unknown_tokens)
-        request = StreamSignaturesRequest(
-            model=model,
-            request_id=request_id,
-            counts=message,
-            last=last,
-            route=None if route is None else route_request(model, request_id, None, **route),
-            **fields,
+        request = self._chunk_request(
+            model, request_id, counts, top_k, unknown_tokens, last, route, fields
         )
         try:
             return self._run(self._conversation.signature(request, timeout))
@@ -159,7 +155,10 @@ class RouterClient(BaseClient):
         timeout: float | None = None,
         **fields: Unpack[RouteFields],
     ) -> AbstractContextManager[HeldPlacement]:
-        """`route` for the length of a block, with the release on every way out of it."""
+        """`route` for the length of a block, with the release on every way out of it.
+
+        Its lease is renewed in the background for as long as the block lasts.
+        """
         request = self._route_request(model, request_id, counts, top_k, fields)
         return _Placing(self, request, timeout)
 
@@ -206,6 +205,7 @@ class RouterClient(BaseClient):
         self._conversation.closing = True
         with self._lock:
             self._closing.set()
+            self._sooner.set()
             chores = self._chores
         if chores is not None:
             chores.join(FAREWELL)
@@ -274,6 +274,35 @@ class RouterClient(BaseClient):
                     self._chores = None
                     return
 
+    def _hold(self, request: RouteRequest, placement: HeldPlacement) -> None:
+        due = self._conversation.renewals.hold(request, placement)
+        if due is None:
+            return
+        with self._lock:
+            if self._renewing is not None:
+                if due < self._renews_at:
+                    self._sooner.set()
+            elif not self._closing.is_set():
+                self._renews_at = due
+                self._renewing = threading.Thread(
+                    target=self._renew_held, name="eldr-renewals", daemon=True
+                )
+                self._renewing.start()
+
+    def _renew_held(self) -> None:
+        """Ends by itself once no lease is held."""
+        while True:
+            with self._lock:
+                due = self._conversation.renewals.next_due()
+                if due is None or self._closing.is_set():
+                    self._renewing = None
+                    return
+                self._renews_at = due
+            if self._sooner.wait(min(max(due - time.monotonic(), 0.0), LINGER)):
+                self._sooner.clear()
+            else:
+                self._run(self._conversation.renew())
+
     def _watch(self) -> None:
         stub = FleetServiceStub(self._channel)
         while not self._closing.is_set():
@@ -301,6 +330,7 @@ class _Placing(AbstractContextManager[HeldPlacement]):
 
     def __enter__(self) -> HeldPlacement:
         self._held = self._client._route(self._request, self._timeout, HeldPlacement)
+        self._client._hold(self._request, self._held)
         return self._held
 
     def __exit__(
@@ -311,6 +341,7 @@ class _Placing(AbstractContextManager[HeldPlacement]):
     ) -> None:
         assert self._held is not None
         client, held = self._client, self._held
+        client._conversation.renewals.let_go(self._request)
         try:
             self._held = None
             release = farewell(self._request, held, raised, client._top_k)
@@ -325,6 +356,7 @@ class _Placing(AbstractContextManager[HeldPlacement]):
         # An interrupt can keep `__exit__` from beginning. The client's next call, or its closing,
         # says this release: a finalizer runs anywhere, so it must not take the client's lock.
         if self._held is not None and not self._held.is_fallback:
+            self._client._conversation.renewals.let_go(self._request)
             self._client._conversation.disown(self._request)
 
 

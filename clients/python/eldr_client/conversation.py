@@ -35,6 +35,7 @@ from eldr_client.errors import (
 from eldr_client.fallback import FallbackPool
 from eldr_client.messages import having_waited, release_request, waits
 from eldr_client.placement import Placement, ReleaseOutcome, ReleaseResult
+from eldr_client.renewals import Renewals
 
 logger = logging.getLogger("eldr_client")
 
@@ -75,6 +76,7 @@ class Conversation:
         self.timeout = timeout
         self._has_replicas = has_replicas
         self.closing = False
+        self.renewals = Renewals()
         self._breaker = Breaker()
         self._unsent: deque[ReleaseRequest] = deque(maxlen=_MAX_UNSENT)
 
@@ -212,6 +214,17 @@ class Conversation:
             yield from self.release(request)
         except EldrError as error:
             logger.warning("the release of %s was refused: %s", request.request_id, error)
+
+    def renew(self) -> Procedure[None]:
+        """Renew the held leases that are due. One that could not be renewed is due again later."""
+        for request in self.renewals.take_due():
+            try:
+                response = yield from self.call("RenewLeases", request)
+            except EldrError as error:
+                logger.warning("%d leases were not renewed: %s", len(request.leases), error)
+                continue
+            for request_id in self.renewals.ended(request.model, response.unknown):
+                logger.warning("the booking of %s ended before its block", request_id)
 
     def chores(self) -> Procedure[None]:
         """What goes on in the background: find the router again, then say what is unsaid."""

@@ -42,7 +42,7 @@ class SignatureStream:
         """
         deadline = time.monotonic() + timeout
         if not self._turn.acquire(timeout=timeout):
-            raise _BrokenError(grpc.StatusCode.DEADLINE_EXCEEDED, "others' messages take too long")
+            raise BrokenError(grpc.StatusCode.DEADLINE_EXCEEDED, "others' messages take too long")
         try:
             if self._call is None or not self._answers.empty():  # it broke while idle
                 self._open()
@@ -50,7 +50,7 @@ class SignatureStream:
             answer = self._answers.get(timeout=max(deadline - time.monotonic(), 0.001))
         except queue.Empty:
             self._end()  # a late answer would be taken for that of the next message
-            raise _BrokenError(
+            raise BrokenError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer in {timeout:.3g} s"
             ) from None
         else:
@@ -85,12 +85,12 @@ def _read(call: Any, answers: Answers) -> None:
     try:
         for answer in call:
             answers.put(answer)
-        answers.put(_BrokenError(grpc.StatusCode.UNAVAILABLE, "the router ended the stream"))
+        answers.put(BrokenError(grpc.StatusCode.UNAVAILABLE, "the router ended the stream"))
     except grpc.RpcError as error:
         answers.put(error)
 
 
-class _BrokenError(grpc.RpcError):
+class BrokenError(grpc.RpcError):
     """What gRPC's own errors say, said here."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
@@ -98,10 +98,13 @@ class _BrokenError(grpc.RpcError):
         super().__init__(details)
 
     def code(self) -> grpc.StatusCode:
+        """The status."""
         return self._said[0]
 
     def details(self) -> str:
+        """What is said with it."""
         return self._said[1]
 
     def trailing_metadata(self) -> tuple[()]:
+        """None is sent."""
         return ()
