@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,17 @@ def test_the_stubs_are_those_of_the_protos():
     ours = [file for file in described.file if file.package == "eldr.v1"]
     assert len(ours) == len(list((ROOT / "protos/eldr/v1").glob("*.proto")))
     assert not [name for file in ours for name in uncommented(file)]
+
+
+def test_stubs_of_other_protos_are_named(tmp_path):
+    for folder in ("protos", "tools", "clients"):
+        ignored = shutil.ignore_patterns("node_modules", "target", "__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    with (tmp_path / "protos/eldr/v1/router.proto").open("a") as proto:
+        proto.write("// A word more.\n")
+    check = [sys.executable, str(tmp_path / "tools/generate_stubs.py"), "--check"]
+    found = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert "clients/go/eldrpb, clients/node/src/proto, clients/rust/src/proto" in found.stderr
 
 
 def uncommented(file: descriptor_pb2.FileDescriptorProto):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from google.rpc import status_pb2
 from grpc_tools import protoc
+from protos_digest import record
 
 ROOT = Path(__file__).parents[1]
 MODULE = "eldr.internal/client"
@@ -40,6 +41,7 @@ def main() -> None:
             arguments += [f"--{kind}_out={into}", *(f"--{kind}_opt={each}" for each in options)]
         if protoc.main([*arguments, *(f"eldr/v1/{name}.proto" for name in PROTOS)]):
             sys.exit("protoc failed")
+    record("clients/go/eldrpb")
 
 
 if __name__ == "__main__":

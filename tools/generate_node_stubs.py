@@ -9,6 +9,7 @@ from pathlib import Path
 
 from google.rpc import status_pb2
 from grpc_tools import protoc
+from protos_digest import record
 
 ROOT = Path(__file__).parents[1]
 # What a scheduler needs, and the details of errors; the others are for operators and engines.
@@ -46,6 +47,7 @@ def main() -> None:
         arguments += [f"--ts_proto_opt={','.join(OPTIONS)}", *PROTOS]
         if protoc.main(arguments):
             sys.exit("protoc failed")
+    record("clients/node/src/proto")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_tools import protoc
+from protos_digest import record
 
 ROOT = Path(__file__).parents[1]
 RUST = ROOT / "clients/rust"
@@ -38,6 +39,7 @@ def main() -> None:
         command += ["--", str(descriptors), str(RUST / "src/proto")]
         built = {**os.environ, "CARGO_TARGET_DIR": str(ROOT / "build/clients/rust-stubs")}
         subprocess.run(command, check=True, env=built)
+    record("clients/rust/src/proto")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from google.rpc import status_pb2
 from grpc_tools import protoc
+from protos_digest import stale
 
 ROOT = Path(__file__).parents[1]
 STUBS = ROOT / "clients/python"
@@ -63,8 +64,9 @@ def main() -> None:
         generate(fresh, descriptors)
         expected = generated(fresh)
     found = generated(STUBS)
-    if stale := sorted(str(p) for p in expected | found if expected.get(p) != found.get(p)):
-        sys.exit(f"stale stubs, run `make protos`: {', '.join(stale)}")
+    old = sorted(str(p) for p in expected | found if expected.get(p) != found.get(p))
+    if old := old + stale():
+        sys.exit(f"stale stubs, run `make protos`: {', '.join(old)}")
 
 
 if __name__ == "__main__":
