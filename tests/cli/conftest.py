@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from daemon import running_daemon
 from routed import separable
 from typer.testing import CliRunner
+from wire import eventually
 
 from eldr_service.cli.app import app
 
@@ -130,6 +131,8 @@ def fleet(eldr):
     yield eldr
     for worker in eldr.json("workers", "list")["workers"]:
         eldr("workers", "remove", worker["worker_id"], "--model", worker["model"])
+    # A model is forgotten a moment after its last worker.
+    eventually(lambda: {each["model"] for each in eldr.json("policy", "list")["active"]} <= {"m"})
 
 
 @pytest.fixture(scope="session")
