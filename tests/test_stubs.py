@@ -1,15 +1,14 @@
 """The generated code: fresh, commented, and at home under every protobuf runtime that it claims."""
 
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 from google.protobuf import descriptor_pb2
+from runtime import runtime
 
 ROOT = Path(__file__).parents[1]
 CLIENT = ROOT / "clients/python"
@@ -34,19 +33,6 @@ assert sent.WhichOneof("result") == "status"
 router_pb2_grpc.RouterServiceStub(grpc.insecure_channel("127.0.0.1:1"))
 print(google.protobuf.__version__)
 """
-
-
-def runtime(*requirements: str) -> Path:
-    """A folder with these packages, kept under build/ for the next time."""
-    name = hashlib.sha256(repr((sys.version, requirements)).encode()).hexdigest()[:16]
-    folder = ROOT / "build/runtimes" / name
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", f"{fresh}/it"]
-            subprocess.run([*pip, *requirements], check=True)
-            Path(fresh, "it").rename(folder)
-    return folder
 
 
 @pytest.mark.parametrize(("protobuf", "major"), [(">=6.31.1,<7", "6"), (">=7,<8", "7")])

@@ -64,6 +64,7 @@ class Engine:
                 web.post("/tokenize", self.tokenize),
                 web.get("/v1/models", self.models),
                 web.get("/metrics", self.metrics),
+                web.get("/health", self.health),
             ]
         )
         return app
@@ -72,6 +73,9 @@ class Engine:
         return web.json_response(
             {"object": "list", "data": [{"id": self.model, "object": "model"}]}
         )
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response()
 
     async def tokenize(self, request: web.Request) -> web.Response:
         return web.json_response({"tokens": list((await request.json())["prompt"].encode())})

@@ -31,6 +31,7 @@ from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.objects import read_object
 from eldr_vllm.proxy.ring import Ring
 from eldr_vllm.proxy.routing import Routing
+from eldr_vllm.proxy.said import handed_over
 from eldr_vllm.proxy.serving import Serving
 from eldr_vllm.proxy.settings import Settings
 
@@ -130,7 +131,11 @@ class Proxy:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = _object(await _read(request))
         headers, name = self._forwarded(request), REQUEST_NAME.get()
-        legs = split(uuid.uuid4().hex, request.path, body, headers, name)
+        handed = None
+        if self._settings.accept_prefilled:
+            handed = handed_over(body.get("kv_transfer_params"))
+        request_id = (handed.request_id if handed else "") or uuid.uuid4().hex
+        legs = split(request_id, request.path, body, headers, name, handed)
         if not legs[0].is_stream:
             whole = Whole()
             await self._serve(legs, whole.send)
@@ -194,13 +199,13 @@ class Proxy:
         )
 
     async def _health(self, _: web.Request) -> web.Response:
-        """The proxy is healthy when it knows an engine for each half; the daemon may be away."""
+        """The proxy is healthy when it knows the engines it needs; the daemon may be away."""
         prefill = sum(engine.prefill for engine in self._fleet.engines)
         decode = len(self._fleet.engines) - prefill
         router = "none"
         if self._settings.router is not None:
             router = "up" if await self._routing.is_reachable() else "down"
-        healthy = prefill > 0 and decode > 0
+        healthy = decode > 0 and (prefill > 0 or self._settings.accept_prefilled)
         return web.json_response(
             {
                 "status": "ok" if healthy else "no workers",

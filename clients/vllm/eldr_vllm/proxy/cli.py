@@ -38,7 +38,8 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
         parser.error("--listen: expected HOST:PORT")
     router = given.pop("router")
     router = None if router in ("", "none") else router
-    if router is None and not (given["prefill"] and given["decode"]):
+    needed = given["decode"] and (given["prefill"] or given["accept_prefilled"])
+    if router is None and not needed:
         parser.error("without --router, --prefill and --decode are needed")
     if given["attempts"] < 1:
         parser.error("--attempts: expected 1 or more")
@@ -94,6 +95,13 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "--first-token-from-prefill",
         False,
         "send the prefill's token at once (greedy or seeded, n = 1)",
+        action="store_true",
+    )
+    add(
+        "--accept-prefilled",
+        False,
+        "stand as a decode engine behind another scheduler: take the KV that its requests name in"
+        " kv_transfer_params; for trusted callers alone",
         action="store_true",
     )
     seconds = {"type": float, "metavar": "SECONDS"}

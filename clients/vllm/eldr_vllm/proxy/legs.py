@@ -12,7 +12,7 @@ from typing import Any
 
 from eldr_vllm.proxy.endpoints import ENDPOINTS, Endpoint
 from eldr_vllm.proxy.errors import bad_request
-from eldr_vllm.proxy.said import MAX_TOKENS
+from eldr_vllm.proxy.said import MAX_TOKENS, Answer
 from eldr_vllm.proxy.whole import why_whole
 
 MAX_LEGS = 256
@@ -51,6 +51,9 @@ class Leg:
     # Why it is not taken apart, and the sequences that it therefore has.
     why_whole: str = ""
     sequences: int = 1
+    # The prefill with which it came, until that is used; and whether a decode can go on from it.
+    handed_over: Answer | None = None
+    takes_kv: bool = False
 
     def __post_init__(self) -> None:
         self.name = self.name or self.request_id
@@ -131,8 +134,11 @@ def split(
     body: dict[str, Any],
     headers: dict[str, str] | None = None,
     name: str = "",
+    handed_over: Answer | None = None,
 ) -> list[Leg]:
     """Take a request apart; what is wrong with it is left to the engines to say.
+
+    One that another scheduler has had prefilled stays in one piece. Its KV is that of one sequence.
 
     Raises
     ------
@@ -147,9 +153,13 @@ def split(
     samples = max(body.get("n") or 1, 1) if splits else 1
     if len(prompts) * samples > MAX_LEGS:
         raise bad_request(f"at most {MAX_LEGS} sequences a request, found {len(prompts) * samples}")
-    if reason := why_whole(path, body):
-        whole = Leg(request_id, path, body, headers=headers, name=name, why_whole=reason)
+    reason = why_whole(path, body)
+    if reason or handed_over:
+        whole = Leg(request_id, path, body, headers=headers, name=name)
+        whole.why_whole = reason or "it came prefilled"
         whole.sequences = len(prompts) * samples
+        whole.handed_over = handed_over
+        whole.takes_kv = not reason and whole.sequences == 1
         return [whole]
     if samples > 1:
         body["n"] = 1

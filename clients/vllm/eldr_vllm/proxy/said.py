@@ -45,6 +45,8 @@ class Answer:
     kv_transfer_params: dict[str, Any] | None = None
     # The shim took part, so a signature may be on its way to the daemon.
     has_shim: bool = False
+    # The request's id as the shim told the daemon.
+    request_id: str = ""
     counts: ActivationCounts | None = None
     placement: Placement | None = None
     # The shim said of a placement what cannot be read: there may be a booking.
@@ -91,6 +93,15 @@ def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answe
     if kv is not None:
         payload["kv_transfer_params"] = None  # internal addresses are not the caller's business
         _read_kv(result, kv)
+    return result
+
+
+def handed_over(said: Any) -> Answer | None:
+    """What a request says of a prefill that is done already; None: it says of none."""
+    if not isinstance(said, dict) or said.get("do_remote_prefill") is not True:
+        return None
+    result = Answer()
+    _read_kv(result, dict(said))
     return result
 
 
@@ -249,6 +260,7 @@ def _read_kv(result: Answer, kv: Any) -> None:
     result.kv_transfer_params = kv or None
     if isinstance(eldr, dict) and eldr:
         result.has_shim = True
+        result.request_id = _name(eldr.get("request_id"))
         result.counts = _counts(eldr.get("counts"))
         result.placement = _placement(eldr.get("placement"))
         result.is_placed_somewhere = bool(eldr.get("placement")) and result.placement is None
@@ -278,6 +290,13 @@ def _placement(said: Any) -> Placement | None:
     except (LookupError, TypeError, ValueError) as error:
         logger.warning("a prefill's placement is not readable: %r", error)
         return None
+
+
+def _name(said: Any) -> str:
+    try:
+        return _text(said)
+    except ValueError:
+        return ""
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eldr_vllm.proxy.affinity import Affinity
 from eldr_vllm.proxy.cooldown import CoolDown
@@ -146,7 +146,7 @@ class _Way:
     async def _prefill(self) -> Prefilled:
         leg = self._leg
         if leg.why_whole:
-            return Prefilled()
+            return self._handed_over()
         if leg.sample:
             await leg.prefix_cached.wait()
         try:
@@ -154,10 +154,25 @@ class _Way:
         finally:
             leg.prefix_cached.set()
 
+    def _handed_over(self) -> Prefilled:
+        """The prefill with which the request came, once; without its KV where that is of no use."""
+        answer, self._leg.handed_over = self._leg.handed_over, None
+        if answer is None:
+            return Prefilled()
+        self.may_be_booked = answer.has_shim
+        prefilled = Prefilled(answer=answer)
+        if self._leg.takes_kv:
+            return prefilled
+        self.prefilled = prefilled
+        self.discard()
+        return Prefilled(answer=replace(answer, kv_transfer_params=None))
+
     async def _prefill_somewhere(self) -> Prefilled:
         serving, leg = self._serving, self._leg
         model = serving.routing.model(leg)
         engines = serving.fleet.prefill(model)
+        if not engines and serving.settings.accept_prefilled:
+            return Prefilled()
         if not engines:
             raise no_worker(f"no prefill worker of {model!a} is known")
         refusal = ProxyError(502, "no prefill worker could serve the request")

@@ -25,6 +25,8 @@ class Settings:
     decode: tuple[str, ...] = ()
     # The model's name towards the daemon; None: as the request says it.
     model: str | None = None
+    # Requests may come prefilled and say where their KV is: the callers are trusted schedulers.
+    accept_prefilled: bool = False
     first_token_from_prefill: bool = False
     # All that routing may add to a request, the wait for a signature included.
     route_timeout: float = 0.010
