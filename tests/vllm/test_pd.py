@@ -7,6 +7,11 @@ import signal
 import time
 
 import pytest
+from aiohttp import ClientSession
+from eldr_vllm.proxy.app import Proxy
+from eldr_vllm.proxy.settings import Settings
+from other_router import VLLM_ROUTER, running_router
+from scripted_engine import serve
 
 pytestmark = pytest.mark.vllm(engines=2)
 
@@ -102,6 +107,39 @@ def test_the_answer_carries_the_placement(rig):
             rig.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
             client.release(MODEL, name)
     assert found
+
+
+async def test_vllm_router_decodes_through_the_proxy(rig, tmp_path):
+    from rig import decode_counts, prompt, wait
+
+    rig.await_workers()
+    prompts = [prompt(seed) for seed in range(40, 44)]
+    whole, counted = [], []
+    for tokens in prompts:
+        whole.append(rig.prefill.complete(tokens, 16)["choices"][0]["text"])
+        params, eldr = rig.prefill.prefill(tokens)
+        counted.append(decode_counts(eldr["counts"])[1])
+        rig.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
+    rig.fit(counted)
+    settings = Settings(router=rig.daemon.target, accept_prefilled=True, route_timeout=5.0)
+    runner, proxy = await serve(Proxy(settings).app())
+    flags = ["--vllm-pd-disaggregation", "--kv-connector", "nixl"]
+    flags += ["--prefill", rig.prefill.url, "--decode", proxy]
+    async with (
+        ClientSession() as session,
+        running_router(VLLM_ROUTER, session, tmp_path / "log", *flags) as url,
+    ):
+        for tokens, expected in zip(prompts, whole, strict=True):
+            body = {"model": MODEL, "prompt": tokens, "max_tokens": 16, "temperature": 0}
+            body["ignore_eos"] = True
+            async with session.post(url + "/v1/completions", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+                assert (await answer.json())["choices"][0]["text"] == expected
+        async with session.get(proxy + "/metrics") as page:
+            placed = await page.text()
+    await runner.cleanup()
+    assert f'eldr_proxy_placements_total{{reason="LOCALITY_BAND"}} {len(prompts)}.0' in placed
+    wait(lambda: not rig.booked(), 5)
 
 
 def test_reports_and_cancellation(rig):

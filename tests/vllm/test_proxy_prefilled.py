@@ -1,21 +1,13 @@
-"""Behind another scheduler: requests that come prefilled, and vllm-router as that scheduler."""
+"""Requests that another scheduler has had prefilled."""
 
 import asyncio
 import base64
-import itertools
-import os
-import socket
-import subprocess
-import sys
+import uuid
 from contextlib import asynccontextmanager
 
 import pytest
-from runtime import runtime
-from scripted_engine import MODEL, Engine, Rig, eventually, running_rig, text_of
+from scripted_engine import MODEL, Rig, eventually, running_rig, text_of
 from test_proxy_daemon import booked, counts_of, fit, routed_rig
-
-VLLM_ROUTER = "vllm-router==0.1.17"
-NAMES = (f"cmpl-theirs-{number}" for number in itertools.count())
 
 
 async def prefill(rig: Rig, **body) -> dict:
@@ -29,7 +21,7 @@ async def prefill(rig: Rig, **body) -> dict:
 
 def shim(half: int) -> dict:
     """What the shim says of a prompt that used one half of the experts."""
-    name = next(NAMES)
+    name = f"cmpl-{uuid.uuid4()}-0"
     counts = base64.b64encode(counts_of(half).to_proto().SerializeToString()).decode()
     return {"model": MODEL, "request_id": name, "epoch": 0, "counts": counts, "placement": None}
 
@@ -63,6 +55,21 @@ async def test_it_decodes_where_its_experts_are_and_fetches_the_kv(shared_daemon
             assert not rig.pinned
         assert chosen[0] is not chosen[1]
         assert len(rig.prefill[0].bodies) == 4  # the proxy has asked for none itself
+        await eventually(lambda: not booked(shared_daemon), 3)
+
+
+async def test_one_that_is_sent_again_and_again_is_placed_by_its_experts_each_time(shared_daemon):
+    async with front(shared_daemon, decodes=4) as rig:
+        fit(shared_daemon)
+        rig.prefill[0].eldr = shim(0)
+        params = await prefill(rig)
+        for _ in range(5):
+            answer, _ = await rig.post(kv_transfer_params=params)
+            assert answer.status == 200
+        served = [body for engine in rig.decode for body in engine.decodes]
+        identities = [body["kv_transfer_params"]["eldr"] for body in served]
+        assert sorted(each["attempt"] for each in identities) == [0, 1, 2, 3, 4]
+        assert sum(bool(engine.decodes) for engine in rig.decode) <= 2  # those of its slot
         await eventually(lambda: not booked(shared_daemon), 3)
 
 
@@ -141,66 +148,4 @@ async def test_a_client_that_goes_ends_the_booking(shared_daemon):
         asking = asyncio.create_task(rig.post(kv_transfer_params=params))
         await eventually(lambda: booked(shared_daemon) == 1, 3)
         asking.cancel()
-        await eventually(lambda: not booked(shared_daemon), 3)
-
-
-@asynccontextmanager
-async def vllm_router(prefill: Engine, decode: str, session, log):
-    """The real one, in its prefill-decode mode, with one decode engine."""
-    folder = runtime(VLLM_ROUTER)
-    with socket.socket() as one, socket.socket() as other:
-        for free in (one, other):
-            free.bind(("127.0.0.1", 0))
-        port, metrics = (each.getsockname()[1] for each in (one, other))
-    command = [sys.executable, "-m", "vllm_router.launch_router", "--vllm-pd-disaggregation"]
-    command += ["--kv-connector", "nixl", "--prefill", prefill.url, "--decode", decode]
-    command += ["--policy", "round_robin", "--port", str(port), "--prometheus-port", str(metrics)]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": str(folder)}
-        )
-    url = f"http://127.0.0.1:{port}"
-
-    async def ready() -> bool:
-        try:
-            async with session.get(url + "/readiness") as answer:
-                return answer.status == 200
-        except OSError:
-            return False
-
-    try:
-        async with asyncio.timeout(60):
-            while not await ready():
-                assert process.poll() is None, log.read_text()
-                await asyncio.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-@pytest.mark.timeout(180)  # its package is installed, once
-async def test_vllm_router_decodes_through_it(shared_daemon, tmp_path):
-    async with front(shared_daemon, decodes=4) as rig:
-        fit(shared_daemon)
-        log = tmp_path / "router.log"
-        async with vllm_router(rig.prefill[0], rig.url, rig.session, log) as url:
-            theirs, rig.url = rig.url, url
-            served = []
-            for half in (0, 1, 0, 1):
-                rig.prefill[0].eldr = shim(half)
-                before = [len(engine.decodes) for engine in rig.decode]
-                answer, said = await rig.post()
-                assert (answer.status, text(said)) == (200, "".join(text_of("Hello", 5)))
-                served += [e for e, n in zip(rig.decode, before, strict=True) if len(e.decodes) > n]
-            assert len(served) == 4
-            assert served[0] is not served[1]
-            answer, said = await rig.post(stream=True)
-            assert said.endswith("data: [DONE]\n\n")
-            rig.url = theirs
-        assert not rig.pinned
-        assert len(rig.prefill[0].bodies) == 5
-        assert all(
-            body["kv_transfer_params"].get("do_remote_decode") for body in rig.prefill[0].bodies
-        )
         await eventually(lambda: not booked(shared_daemon), 3)

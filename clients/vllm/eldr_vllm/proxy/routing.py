@@ -22,6 +22,7 @@ from eldr_vllm.proxy.settings import Settings
 logger = logging.getLogger("eldr_proxy")
 
 FALLBACK = "CLIENT_FALLBACK"
+MAX_REFUSALS = 8
 
 
 class Routing:
@@ -197,13 +198,15 @@ class Routing:
                 # Better one that failed than none, and first one that failed others.
                 excluded = failed if excluded > failed else set()
             except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
-                # Counts that do not fit the model; or the shim had it placed without saying so.
+                # Counts that do not fit the model; or attempts that are over, of a shim that
+                # did not say so, or of a scheduler that sends a prefilled request anew.
                 logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
                 refused += 1
-                if refused > 1:
+                does_not_fit = isinstance(error, errors.InvalidArgumentError)
+                if refused > (1 if does_not_fit else MAX_REFUSALS):
                     self.forget(leg, attempt)
                     return attempt, None
-                counts, attempt = None, next(attempts)
+                counts, attempt = None if does_not_fit else counts, next(attempts)
             except RouterUnavailableError:
                 return attempt, None
             except EldrError as error:  # a token that is none, say
