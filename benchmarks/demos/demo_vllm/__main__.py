@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -80,8 +81,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _rig(options: argparse.Namespace, folder: Path, say: Say):
     if options.prefill:
-        return existing_rig(folder, options.router, options.prefill, options.decode, say)
-    return own_rig(folder, options.decode_engines, options.expert_mb, say)
+        engines = options.prefill, options.decode
+        return existing_rig(folder, options.router, *engines, options.vllm_router, say)
+    return own_rig(folder, options.decode_engines, options.expert_mb, options.vllm_router, say)
 
 
 def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> list[Findings]:
@@ -92,7 +94,7 @@ def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> l
         # What is left of the time, over what is left to do.
         left = options.minutes * 60 - (time.monotonic() - begun)
         left -= FIT_SECONDS * (len(kinds) - number)
-        segments = (len(kinds) - number) * options.blocks * len(POLICIES)
+        segments = (len(kinds) - number) * options.blocks * (len(POLICIES) + len(rig.peers))
         seconds = max(left / segments - BEYOND_SECONDS, SHORTEST_SECONDS)
         done = study(
             rig,
@@ -124,12 +126,20 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--fit-prompts", type=int, default=160, help="to fit on; default 160")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--vllm-router",
+        metavar="COMMAND",
+        help="have it route the same requests to the same engines in turns of its own"
+        " (pip install vllm-router)",
+    )
     parser.add_argument("--json", type=Path, default=CHECKOUT / "build" / "demo_vllm.json")
     there = parser.add_argument_group("engines that run already, with ELDR's connector")
     there.add_argument("--prefill", nargs="+", metavar="URL", default=[])
     there.add_argument("--decode", nargs="+", metavar="URL", default=[])
     there.add_argument("--router", metavar="HOST:PORT", default="127.0.0.1:50051")
     options = parser.parse_args(argv)
+    if options.vllm_router and not shutil.which(options.vllm_router):
+        parser.error(f"--vllm-router: expected a command, found {options.vllm_router}")
     if bool(options.prefill) != bool(options.decode):
         parser.error("--prefill and --decode go together")
     for name in ("decode_engines", "blocks"):

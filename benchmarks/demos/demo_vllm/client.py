@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.demos.demo_vllm.fleet import Fleet
+from benchmarks.demos.demo_vllm.fleet import Fleet, sequences
 from benchmarks.demos.demo_vllm.processes import DemoError
 from benchmarks.demos.demo_vllm.statistics import Segment
 from benchmarks.demos.demo_vllm.workload import Ask
@@ -65,19 +65,24 @@ class Client:
         self._model = model
         self._fleet = fleet
 
-    def drive(self, asks: Sequence[Ask], seconds: float) -> tuple[Segment, list[Ask]]:
+    def drive(
+        self, asks: Sequence[Ask], seconds: float, peer: str | None = None
+    ) -> tuple[Segment, list[Ask]]:
         """The requests of a block, and what of them is left when it ends after so many seconds.
 
         What is being written then is cut off: draining would be the larger part of a short block,
-        with batches that grow ever smaller.
+        with batches that grow ever smaller. `peer` is another router's URL, to ask in place of the
+        proxy.
         """
-        return asyncio.run(self._drive(asks, seconds))
+        return asyncio.run(self._drive(asks, seconds, peer or self._proxy))
 
     def throughput(self, asks: Iterable[Ask], in_flight: int, seconds: float) -> float:
         """Tokens a second while so many requests are kept in flight, one after the other."""
         return asyncio.run(self._throughput(iter(asks), in_flight, seconds))
 
-    async def _drive(self, asks: Sequence[Ask], seconds: float) -> tuple[Segment, list[Ask]]:
+    async def _drive(
+        self, asks: Sequence[Ask], seconds: float, front: str
+    ) -> tuple[Segment, list[Ask]]:
         segment = Segment()
         async with self._session() as session:
             before = await self._proxy_counts(session)
@@ -86,7 +91,7 @@ class Client:
             watch = asyncio.create_task(self._watch(segment, begun + FILLING_SECONDS, end))
             try:
                 answers = await asyncio.gather(
-                    *(self._ask(session, ask, begun + ask.at, end) for ask in asks)
+                    *(self._ask(session, front, ask, begun + ask.at, end) for ask in asks)
                 )
                 passed = time.perf_counter() - begun
                 segment.processors = 1 - (_idle_seconds() - idle) / passed / _processors()
@@ -128,7 +133,7 @@ class Client:
         async def one(session: aiohttp.ClientSession) -> None:
             nonlocal tokens
             while time.perf_counter() < end:
-                answer = await self._ask(session, next(asks), begun, end)
+                answer = await self._ask(session, self._proxy, next(asks), begun, end)
                 if answer.failed:
                     raise DemoError("requests fail while the load is looked for")
                 tokens += sum(count for at, count in answer.events if at > steady)
@@ -146,7 +151,7 @@ class Client:
             yield session
 
     async def _ask(
-        self, session: aiohttp.ClientSession, ask: Ask, due: float, end: float
+        self, session: aiohttp.ClientSession, front: str, ask: Ask, due: float, end: float
     ) -> "_Answer":
         await asyncio.sleep(due - time.perf_counter())
         body = {
@@ -163,7 +168,7 @@ class Client:
         try:
             async with (
                 asyncio.timeout(end - answer.sent),  # which closes the connection
-                session.post(self._proxy + "/v1/completions", json=body) as response,
+                session.post(front + "/v1/completions", json=body) as response,
             ):
                 response.raise_for_status()
                 async for line in response.content:
@@ -182,7 +187,7 @@ class Client:
         seen: dict[str, float] = {}
         while True:
             workers = await asyncio.to_thread(self._fleet.workers)
-            booked = [worker.booked_sequences for worker in workers]
+            booked = [sequences(worker) for worker in workers]
             if any(booked) and time.perf_counter() < until:
                 total, weight = segment.imbalance
                 segment.imbalance = total + max(booked) * len(booked) / sum(booked), weight + 1
@@ -202,9 +207,9 @@ class Client:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def _settle(self) -> int:
-        """The engines release by themselves; the next policy shall find nothing booked."""
+        """The engines release by themselves; the next policy shall find nothing in flight."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        while (booked := await asyncio.to_thread(self._fleet.booked)) and (
+        while (booked := await asyncio.to_thread(self._fleet.sequences)) and (
             time.monotonic() < deadline
         ):
             await asyncio.sleep(0.05)

@@ -14,6 +14,11 @@ from eldr.v1.policy_pb2_grpc import PolicyServiceStub
 from benchmarks.demos.demo_vllm.processes import DemoError
 
 
+def sequences(worker: fleet_pb2.Worker) -> int:
+    """What a worker has in flight, whichever router sent it."""
+    return worker.booked_sequences + worker.foreign_sequences
+
+
 class Fleet:
     """One model's decode workers, its partition and its policy."""
 
@@ -49,9 +54,9 @@ class Fleet:
                 raise DemoError(f"not registered with the daemon: {', '.join(sorted(missing))}")
             time.sleep(0.2)
 
-    def booked(self) -> int:
-        """Sequences booked, on all of them."""
-        return sum(worker.booked_sequences for worker in self.workers())
+    def sequences(self) -> int:
+        """Sequences on all of them: booked, or another router's, which reports tell of."""
+        return sum(map(sequences, self.workers()))
 
     def fit(self, counts: Sequence[str], slots: int) -> partition_pb2.PartitionInfo:
         """Fit on counts as the answers of a prefill engine carry them, and activate."""

@@ -1,12 +1,14 @@
 """The findings as a page for the terminal."""
 
+import math
+
 from rich import box
 from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
 from benchmarks.demos.demo_vllm.statistics import METRICS, Estimate
-from benchmarks.demos.demo_vllm.study import LOAD_ONLY, POLICIES, SUBJECTS
+from benchmarks.demos.demo_vllm.study import LOAD_ONLY, SUBJECTS
 from benchmarks.demos.demo_vllm.verdict import Findings
 
 
@@ -24,7 +26,8 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
         highlight=False,
     )
     table = _table()
-    for policy in POLICIES:
+    policies = list(study.blocks[0])
+    for policy in policies:
         style = "bold green" if policy in SUBJECTS else None
         table.add_column(policy, justify="right", no_wrap=True, style=style)
     changes = _table()
@@ -34,12 +37,10 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
         values = found.values[metric.name]
         table.add_row(
             f"{metric.name}, {metric.unit}",
-            *(_shown(values[policy], metric.digits) for policy in POLICIES),
+            *(_shown(values[policy], metric.digits) for policy in policies),
         )
         pairs = (found.change(metric.name, *pair) for pair in found.pairs)
-        changes.add_row(
-            metric.name, *(f"{c.value:+.1%} [{c.low:+.1%}, {c.high:+.1%}]" for c in pairs)
-        )
+        changes.add_row(metric.name, *(_change(change) for change in pairs))
     console.print(table)
     console.print(changes)
     console.print(
@@ -53,6 +54,12 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
     console.print()
 
 
+def _change(change: Estimate) -> str:
+    if math.isnan(change.value):
+        return "–"
+    return f"{change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
+
+
 def _table() -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
     table.add_column("", no_wrap=True)
@@ -60,5 +67,7 @@ def _table() -> Table:
 
 
 def _shown(estimate: Estimate, digits: int) -> str:
+    if math.isnan(estimate.value):
+        return "–"
     value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"

@@ -37,10 +37,14 @@ class Rig:
     fleet: Fleet
     client: Client
     processes: Processes
+    # Other routers before the same engines: their URLs by name.
+    peers: dict[str, str]
 
 
 @contextmanager
-def own_rig(folder: Path, decode: int, expert_mb: float, say: Say) -> Iterator[Rig]:
+def own_rig(
+    folder: Path, decode: int, expert_mb: float, vllm_router: str | None, say: Say
+) -> Iterator[Rig]:
     """One prefill engine and up to so many decode engines, of the small model made wide."""
     decode = _affordable(decode, expert_mb, say)
     say(f"widening the model to {expert_mb:g} MB an expert")
@@ -53,13 +57,18 @@ def own_rig(folder: Path, decode: int, expert_mb: float, say: Say) -> Iterator[R
         decodes = [vllm.start(processes, name, "kv_consumer", wide, router) for name in names]
         _await(prefills + decodes, processes, say)
         _share_processors(processes, names)
-        with _proxied(processes, router, prefills, decodes, say) as rig:
+        with _proxied(processes, router, prefills, decodes, vllm_router, say) as rig:
             yield rig
 
 
 @contextmanager
 def existing_rig(
-    folder: Path, router: str, prefill: list[str], decode: list[str], say: Say
+    folder: Path,
+    router: str,
+    prefill: list[str],
+    decode: list[str],
+    vllm_router: str | None,
+    say: Say,
 ) -> Iterator[Rig]:
     """Engines that run already, with ELDR's connector, and the daemon that they report to.
 
@@ -70,7 +79,7 @@ def existing_rig(
         _await(prefills + decodes, processes, say)
         # vLLM's workers bind their first thread to a processor, "nobind" or not: all to the same.
         processes.unbind()
-        with _proxied(processes, router, prefills, decodes, say) as rig:
+        with _proxied(processes, router, prefills, decodes, vllm_router, say) as rig:
             before = rig.fleet.policy
             try:
                 yield rig
@@ -81,7 +90,12 @@ def existing_rig(
 
 @contextmanager
 def _proxied(
-    processes: Processes, router: str, prefill: list[Engine], decode: list[Engine], say: Say
+    processes: Processes,
+    router: str,
+    prefill: list[Engine],
+    decode: list[Engine],
+    vllm_router: str | None,
+    say: Say,
 ) -> Iterator[Rig]:
     model = prefill[0].model()
     with closing(Fleet(router, model)) as fleet:
@@ -93,6 +107,10 @@ def _proxied(
                 vllm.warm_up(one, other, model, "A prompt of more than one block, to warm up. " * 4)
         say("starting the proxy")
         proxy = _start_proxy(processes, router, prefill, decode)
+        peers = {}
+        if vllm_router:
+            say("starting vllm-router")
+            peers["vllm-router"] = _start_vllm_router(processes, vllm_router, prefill, decode)
         yield Rig(
             prefill=prefill,
             decode=decode,
@@ -100,6 +118,7 @@ def _proxied(
             fleet=fleet,
             client=Client(proxy, model, fleet),
             processes=processes,
+            peers=peers,
         )
 
 
@@ -173,6 +192,21 @@ def _start_proxy(
     processes.start("proxy", command, {"PYTHONPATH": path})
     _await_true(lambda: proxy.is_healthy, processes, "the proxy")
     return proxy.url
+
+
+def _start_vllm_router(
+    processes: Processes, command: str, prefill: list[Engine], decode: list[Engine]
+) -> str:
+    """In its prefill-decode mode, by its power of two choices: it picks by load alone."""
+    front = Engine(f"http://127.0.0.1:{free_port()}")
+    line = [command, "--vllm-pd-disaggregation", "--kv-connector", "nixl"]
+    line += ["--policy", "power_of_two", "--host", "127.0.0.1", "--log-level", "warning"]
+    line += ["--port", front.url.rpartition(":")[2], "--prometheus-port", str(free_port())]
+    line += [word for engine in prefill for word in ("--prefill", engine.url)]
+    line += [word for engine in decode for word in ("--decode", engine.url)]
+    processes.start("vllm-router", line, {})
+    _await_true(lambda: front.is_healthy, processes, "vllm-router")
+    return front.url
 
 
 def _await(engines: list[Engine], processes: Processes, say: Say) -> None:

@@ -95,18 +95,20 @@ def study(
     served = workload.prompts(kinds, "serve")
     rng = np.random.default_rng(seed)
     # Each policy has one long run, cut into blocks that alternate with the others'.
-    in_flight = dict.fromkeys(POLICIES, workload.standing(served, load.in_flight, TOKENS, seed))
+    names = (*POLICIES, *rig.peers)
+    in_flight = dict.fromkeys(names, workload.standing(served, load.in_flight, TOKENS, seed))
     done: list[dict[str, Segment]] = []
     for number in range(1, blocks + 1):
         coming = workload.arrivals(served, load.rate, load.seconds, TOKENS, seed + 1000 * number)
         block: dict[str, Segment] = {}
-        for policy in rng.permutation(POLICIES).tolist():
-            rig.fleet.set_policy(policy)
+        for policy in rng.permutation(names).tolist():
+            if policy not in rig.peers:
+                rig.fleet.set_policy(policy)
             block[policy], in_flight[policy] = rig.client.drive(
-                in_flight[policy] + coming, load.seconds
+                in_flight[policy] + coming, load.seconds, rig.peers.get(policy)
             )
             _check(rig, block[policy])
-        done.append({policy: block[policy] for policy in POLICIES})
+        done.append({policy: block[policy] for policy in names})
         shown = ", ".join(
             f"{p} {np.median(s.tpot) * 1e3:.1f} ({len(in_flight[p])})" for p, s in done[-1].items()
         )

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.demos.demo_vllm.statistics import METRICS, Estimate, bootstrap
-from benchmarks.demos.demo_vllm.study import BAND, LOAD_ONLY, PRICED, SUBJECTS, Study
+from benchmarks.demos.demo_vllm.study import BAND, LOAD_ONLY, POLICIES, PRICED, SUBJECTS, Study
 
 
 class Findings:
@@ -19,7 +19,9 @@ class Findings:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Which policies are set against which."""
-        return [*((subject, self.best) for subject in SUBJECTS), (PRICED, BAND)]
+        peers = [name for name in self.study.blocks[0] if name not in POLICIES]
+        against = [(subject, peer) for peer in peers for subject in SUBJECTS]
+        return [*((subject, self.best) for subject in SUBJECTS), (PRICED, BAND), *against]
 
     def change(self, metric: str, policy: str, against: str) -> Estimate:
         """Of one policy, relative to another."""
