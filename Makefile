@@ -9,7 +9,7 @@ VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
 .PHONY: help setup setup-vllm setup-vllm-versions protos manifests demo demo-vllm gpu-check test \
-  test-fast conformance conformance-table soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check \
+  test-fast conformance conformance-table soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check image-check \
   clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -121,6 +121,9 @@ CPP = $(wildcard $(addprefix clients/cpp/,include/eldr/*.h src/*.h src/*.cpp con
 release-check: setup lint ## what a release publishes, in dist/: same bytes twice, serves from a clean environment, SBOM
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[release]'
 	$(BIN)/python tools/release_check.py
+
+image-check: setup ## deploy/Containerfile, built and run; as root, with buildah and debootstrap
+	ELDR_IMAGE_TESTS=1 $(BIN)/python -m pytest tests/deploy/test_image.py -v
 
 clean: ## everything that make built
 	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache
