@@ -93,9 +93,13 @@ def test_the_units_command_serves(tmp_path):
     [line] = re.findall("^ExecStart=(.*)", UNIT.read_text(), re.M)
     program, *words = line.replace("/etc/eldr", str(DEPLOY)).replace("%S", str(tmp_path)).split()
     assert program.endswith("/bin/eldr-server")
-    with running_daemon("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *words) as daemon:
-        with RouterClient(daemon.grpc, timeout=5) as client, pytest.raises(NotFoundError):
-            client.renew("m", [])
+    ports = "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"
+    with (
+        running_daemon(*ports, *words) as daemon,
+        RouterClient(daemon.grpc, timeout=5) as client,
+        pytest.raises(NotFoundError),
+    ):
+        client.renew("m", [])
     assert list((tmp_path / "eldr").iterdir())
 
 

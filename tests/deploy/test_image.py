@@ -1,7 +1,7 @@
 """The Containerfile, built by buildah, and its container, read-only and without rights.
 
-`make image-check` runs this: as root, for some minutes. Its base is Debian with Debian's Python, made
-here by debootstrap under the name that the Containerfile gives, as no registry of images is needed.
+`make image-check` runs this: as root, for some minutes. No registry of images is needed: its base
+is Debian with Debian's Python, made by debootstrap under the name that the Containerfile gives.
 """
 
 import json
