@@ -82,16 +82,17 @@ def image(buildah, base, tmp_path_factory):
 def start(image, tmp_path, *words):
     """The container's program, with a root that no one writes, a volume, and no rights."""
     root, settings = image
-    user = settings["User"]
+    uid, gid = map(int, settings["User"].split(":"))
     script = (
         'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && '
         'mount --bind "$1" "$0/var/lib/eldr" && mount -t tmpfs none "$0/tmp" && '
         'mount -t proc proc "$0/proc" && shift && '
-        f'exec setpriv --no-new-privs --bounding-set=-all -- chroot --userspec={user} "$0" "$@"'
+        f'exec chroot "$0" setpriv --reuid {uid} --regid {gid} --clear-groups --no-new-privs '
+        '--bounding-set=-all -- "$@"'
     )
     volume = tmp_path / "volume"
     volume.mkdir(exist_ok=True)
-    os.chown(volume, *map(int, user.split(":")))
+    os.chown(volume, uid, gid)
     line = ["unshare", "--mount", "sh", "-c", script, root, volume]
     line += ["env", "-i", *settings["Env"], *settings["Entrypoint"], *words]
     with (tmp_path / "log").open("wb") as log:
@@ -116,7 +117,8 @@ def test_the_container_serves_compiles_nothing_and_writes_only_to_its_volume(ima
                 stub.RegisterWorker(worker, wait_for_ready=True, timeout=120)
                 assert process.poll() is None, log.read_text()
                 with RouterClient(f"127.0.0.1:{PORT}", timeout=5) as client:
-                    assert client.route("m", f"r{time.time()}").worker_id == "w"
+                    with client.place("m", f"r{time.time()}") as placement:
+                        assert placement.worker_id == "w"
             status = Path(f"/proc/{process.pid}/status").read_text()
             assert "Uid:\t65532\t65532\t65532\t65532" in status
             assert "NoNewPrivs:\t1" in status
