@@ -116,9 +116,11 @@ def test_the_container_serves_compiles_nothing_and_writes_only_to_its_volume(ima
                 worker = fleet_pb2.RegisterWorkerRequest(worker_id="w", model="m", url="http://w")
                 stub.RegisterWorker(worker, wait_for_ready=True, timeout=120)
                 assert process.poll() is None, log.read_text()
-                with RouterClient(f"127.0.0.1:{PORT}", timeout=5) as client:
-                    with client.place("m", f"r{time.time()}") as placement:
-                        assert placement.worker_id == "w"
+                with (
+                    RouterClient(f"127.0.0.1:{PORT}", timeout=5) as client,
+                    client.place("m", f"r{time.time()}") as placement,
+                ):
+                    assert placement.worker_id == "w"
             status = Path(f"/proc/{process.pid}/status").read_text()
             assert "Uid:\t65532\t65532\t65532\t65532" in status
             assert "NoNewPrivs:\t1" in status
