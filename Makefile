@@ -9,7 +9,7 @@ VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
 .PHONY: help setup setup-vllm setup-vllm-versions protos manifests demo demo-vllm gpu-check test \
-  test-fast conformance conformance-table soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check image-check \
+  test-fast conformance conformance-table soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check image-check cluster-check \
   clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -124,6 +124,9 @@ release-check: setup lint ## what a release publishes, in dist/: same bytes twic
 
 image-check: setup ## deploy/Containerfile, built and run; as root, with buildah and debootstrap
 	ELDR_IMAGE_TESTS=1 $(BIN)/python -m pytest tests/deploy/test_image.py -v
+
+cluster-check: setup ## the chart and discovery at a real API server, built here; with Go and etcd
+	ELDR_CLUSTER_TESTS=1 $(BIN)/python -m pytest tests/deploy/test_cluster.py -v
 
 clean: ## everything that make built
 	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache

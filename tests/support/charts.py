@@ -5,6 +5,7 @@ import os
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from languages import one_build
@@ -45,18 +46,23 @@ def schemas(version: str) -> Path:
 
 
 @cache
+def operators_definition() -> dict[str, Any]:
+    """The Prometheus operator's own definition of a ServiceMonitor."""
+    with one_build("tools") as folder:
+        command = ["go", "mod", "download", "-json", OPERATOR]
+        said = subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    text = (Path(json.loads(said.stdout)["Dir"]) / SERVICE_MONITOR).read_text()
+    definition: dict[str, Any] = yaml.safe_load(text)
+    return definition
+
+
+@cache
 def operators_schemas() -> Path:
-    """The Prometheus operator's own schema of a ServiceMonitor, as kubeconform reads it."""
+    """The same as kubeconform reads it: a folder of schemas."""
+    [version] = (v for v in operators_definition()["spec"]["versions"] if v["name"] == "v1")
     with one_build("tools") as folder:
         schema = folder / "servicemonitor-monitoring-v1.json"
-        if not schema.exists():
-            command = ["go", "mod", "download", "-json", OPERATOR]
-            said = subprocess.run(command, cwd=folder, check=True, capture_output=True)
-            definition = yaml.safe_load(
-                (Path(json.loads(said.stdout)["Dir"]) / SERVICE_MONITOR).read_text()
-            )
-            [version] = (v for v in definition["spec"]["versions"] if v["name"] == "v1")
-            schema.write_text(json.dumps(version["schema"]["openAPIV3Schema"]))
+        schema.write_text(json.dumps(version["schema"]["openAPIV3Schema"]))
         return folder
 
 
