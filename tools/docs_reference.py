@@ -1,4 +1,4 @@
-"""The site's reference, made of what it describes: the .proto files, and each program's own options."""
+"""The site's reference, made of what it describes: .proto files, and each program's options."""
 
 import argparse
 import re
@@ -167,7 +167,8 @@ class ProtoPage:
 
     def _prose(self, path: tuple[int, ...]) -> str:
         lines = (line.removeprefix(" ") for line in self._said.get(path, "").splitlines())
-        return escaped("\n".join(lines).strip())
+        prose = escaped("\n".join(lines).strip())
+        return re.sub(r"^([A-Z_]{7,}(?: \([\w.]+\))?:)", r"- \1", prose, flags=re.M)
 
     def _cell(self, path: tuple[int, ...]) -> str:
         return " ".join(self._prose(path).split())
@@ -180,8 +181,8 @@ def server_page() -> str:
     """Every setting of eldr-server."""
     parts = [
         "# eldr-server",
-        "The daemon. Each setting is a flag, a variable and a key of the `--config` file (TOML); a flag"
-        " beats the variable, and the variable beats the file.",
+        "The daemon. Each setting is a flag, a variable and a key of the `--config` file (TOML); a"
+        " flag beats the variable, and the variable beats the file.",
     ]
     for name, field in Settings.model_fields.items():
         if name == "models":
@@ -203,7 +204,7 @@ def server_page() -> str:
     keys = ", ".join(f"`{key}`" for key in ModelDeclaration.model_fields)
     parts += [
         "## `[[models]]`",
-        f"In the file alone: models whose geometry no worker can claim otherwise, each with {keys}.",
+        f"In the file alone: models whose geometry no worker can claim otherwise. Each has {keys}.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -1,8 +1,8 @@
-"""Build the documentation as a site: lay all pages out in build/pages, then run zensical over them.
+"""Build the documentation as a site: lay all pages out in build/pages, then run zensical there.
 
-Pages stay where they are kept: docs/, and READMEs beside the code that they are about. Here they get
-their places in the site, their links lead to each other's places, and links to source files to pages
-with the source. Links that lead nowhere end the build.
+Pages stay where they are kept: docs/, and READMEs beside the code that they are about. Here they
+get their places in the site, their links lead to each other's places, and links to source files to
+pages with the source. Links that lead nowhere end the build.
 """
 
 import os
@@ -79,7 +79,7 @@ def places() -> dict[str, str]:
 
 
 def outside_fences(text: str, change: Callable[[str], str]) -> Iterator[str]:
-    """The lines of a page, those outside its code changed; a fence's file name becomes its title."""
+    """A page's lines, those outside its code changed; a fence's file name becomes its title."""
     closing = None
     previous = ""
     for line in text.splitlines():
@@ -93,9 +93,9 @@ def outside_fences(text: str, change: Callable[[str], str]) -> Iterator[str]:
             line = f"{indent}{closing}{language}{title}"
         else:
             # Markdown as GitHub has it lets a list follow a paragraph without an empty line.
-            if LIST.match(line) and previous.strip() and not LIST.match(previous.strip()):
-                if not previous.startswith(" "):
-                    yield ""
+            paragraph = previous.strip() and not previous.startswith(" ")
+            if LIST.match(line) and paragraph and not LIST.match(previous):
+                yield ""
             line = change(line)
         previous = line
         yield line
