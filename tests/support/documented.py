@@ -1,0 +1,171 @@
+"""Shell commands of the documentation: the blocks of a page, and a shell to run them in as a reader would."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SHELLS = {"sh", "bash", "shell", "console"}
+SERVERS = {"eldr-server", "eldr-proxy", "redis-server"}
+BLOCK = re.compile(
+    r"^(?:<!-- (not run|run by)(?::)? (.+?) -->\n)?( *)```(\S*)[^\n]*\n(.*?)^ *```$", re.M | re.S
+)
+PORTS = re.compile(r"\b(50051|50052|9464|9465|6379)\b")
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code; `kept` is "not run" or "run by", with the reason or the test."""
+
+    page: str
+    language: str
+    text: str
+    kept: str | None
+    why: str | None
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Its words, a list per command; nothing of here-documents."""
+        text = re.sub(r"<<(\w+)\n.*?^\1$", "", self.text, flags=re.M | re.S)
+        lines = text.replace("\\\n", " ").splitlines()
+        return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def blocks(page: str) -> Iterator[Block]:
+    """All blocks of code of a page, by its path in the checkout."""
+    for kept, why, _, language, text in BLOCK.findall((ROOT / page).read_text("utf-8")):
+        yield Block(page, language, text, kept or None, why or None)
+
+
+class Shell:
+    """Runs blocks one after the other, as in one terminal; servers get terminals of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ports = {port: str(free_port()) for port in PORTS.pattern[3:-3].split("|")}
+        self._servers: list[subprocess.Popen[bytes]] = []
+        self._environment = folder / ".environment"
+        programs = Path(sys.executable).parent
+        for entry in ROOT.iterdir():  # commands name files of the checkout
+            if entry.name not in (".venv", ".git", "build"):
+                (folder / entry.name).symlink_to(entry)
+        (folder / ".venv").symlink_to(programs.parent)
+        self._variables = {
+            "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(folder),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", ""),
+            "ELDR_LISTEN": self.here("127.0.0.1:50051"),
+            "ELDR_HTTP": self.here("127.0.0.1:9464"),
+            "ELDR_SERVER": self.here("127.0.0.1:50051"),
+            "ELDR_PROXY_ROUTER": self.here("127.0.0.1:50051"),
+            "ELDR_PROXY_LISTEN": f"127.0.0.1:{free_port()}",
+            "COLUMNS": "120",
+        }
+
+    def here(self, text: str) -> str:
+        """The text with ports that are free here, rather than the documented ones."""
+        return PORTS.sub(lambda match: self._ports[match[0]], text)
+
+    def run(self, text: str) -> str:
+        """Run the commands of a block, and return what they print; they must all succeed."""
+        printed, gathered = "", ""
+        for line in self.here(text).splitlines(keepends=True):
+            words = line.split()
+            if words and words[0] in SERVERS and not {"--version", "--help"} & {*words}:
+                printed += self._finish(gathered)
+                gathered = ""
+                self._serve(line)
+            else:
+                gathered += line
+        return printed + self._finish(gathered)
+
+    def _finish(self, text: str) -> str:
+        if not text.strip():
+            return ""
+        done = subprocess.run(
+            ["bash", "-c", self._script(text + f"\ndeclare -px > {self._environment}\n")],
+            cwd=self.folder,
+            env=self._variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _serve(self, line: str) -> None:
+        ports, said = (self.folder / f".{kind}-{len(self._servers)}" for kind in ("ports", "said"))
+        with said.open("wb") as errors:
+            process = subprocess.Popen(
+                ["bash", "-c", self._script(f"exec {line}")],
+                cwd=self.folder,
+                env={**self._variables, "ELDR_PORT_FILE": str(ports)},
+                stdout=errors,
+                stderr=errors,
+            )
+        self._servers.append(process)
+        listening = re.search(r"--port (\d+)", line)  # Redis
+        proxy = self._variables["ELDR_PROXY_LISTEN"].rpartition(":")[2]
+        port = listening[1] if listening else proxy if line.startswith("eldr-proxy") else None
+        deadline = time.monotonic() + START_SECONDS
+        while not (answers(port) if port else ports.exists()):
+            alive = process.poll() is None and time.monotonic() < deadline
+            assert alive, f"{line} does not serve: {said.read_text(errors='replace')}"
+            time.sleep(0.02)
+
+    def _script(self, text: str) -> str:
+        carried = f"if [ -f {self._environment} ]; then . {self._environment}; fi\n"
+        return f"{carried}set -aeuo pipefail\n{text}"
+
+    def close(self) -> None:
+        """End the servers, the last first."""
+        for process in reversed(self._servers):
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def shell(folder: Path) -> Iterator[Shell]:
+    """A shell in a folder that looks like a checkout."""
+    opened = Shell(folder)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def free_port() -> int:
+    """A port of loopback that nothing listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def answers(port: str) -> bool:
+    """Whether something listens on a port of loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", int(port)), 0.2).close()
+    except OSError:
+        return False
+    return True
+
+
+def options_of(words: Sequence[str]) -> set[str]:
+    """The options among a command's words, without their values."""
+    return {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}

@@ -1,0 +1,130 @@
+"""Every command of the documentation is run: here, as written, or by the test that its marker names.
+
+A block of shell commands without a marker is run here, in a folder that looks like a checkout; only
+ports are others. `<!-- run by tests/FILE.py::TEST -->` before it names the test that runs it, which
+must read the page or say the commands' words. `<!-- not run: REASON -->` is for what no test can do;
+there are few, and what they name must exist all the same.
+"""
+
+import importlib.util
+import re
+import shutil
+from collections import Counter
+
+import pytest
+from documented import ROOT, SHELLS, Block, blocks, options_of, shell
+
+from eldr_service.server.config import load_settings
+from tools import docs_reference, docs_site
+
+BLOCKS = [block for page in docs_site.pages() for block in blocks(page)]
+COMMANDS = [block for block in BLOCKS if block.language in SHELLS]
+RUN = {block.page for block in COMMANDS if block.kept is None}
+NOT_RUN = [block for block in COMMANDS if block.kept == "not run"]
+MOST_NOT_RUN = 11
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def name(block: Block) -> str:
+    return f"{block.page}: {block.text.splitlines()[0]}"
+
+
+def test_every_block_says_what_it_is():
+    for block in BLOCKS:
+        assert block.language, f"{name(block)}: ```text, if it is no command"
+        for line in block.text.splitlines():
+            shown = re.match(r"\$ |(eldr|make|pip|python|python3|grpcurl) [a-z-]", line)
+            assert not (shown and block.language == "text"), f"{name(block)}: a command, so ```sh"
+
+
+PREPARED = {
+    ("docs/fit.md", 0): """
+        cp eldr_service/lab/simulation/sample.npz recorded.npz
+        for n in 0 1 2 3; do
+          eldr workers add decode-$n --model tiny --url http://10.0.0.$n:8000 --geometry 4x32x2
+        done
+        eldr fit recorded.npz --slots 4 --model tiny --import --activate
+        """,
+    ("docs/refits.md", 0): """
+        for n in 0 1; do
+          eldr workers add decode-$n --model tiny --url http://10.0.0.$n:8000 --geometry 4x32x2
+          eldr route --counts eldr_service/lab/simulation/sample.npz --request $n
+        done
+        """,
+    ("docs/replay.md", 1): """
+        for n in 0 1; do
+          eldr workers add decode-$n --model tiny --url http://10.0.0.$n:8000 --geometry 4x32x2
+        done
+        eldr route --counts eldr_service/lab/simulation/sample.npz
+        """,
+}
+"""What a page takes as given before a block: workers, requests, files of the reader's own."""
+
+
+@pytest.mark.parametrize("page", sorted(RUN))
+def test_a_page(page, tmp_path):
+    texts = [block.text for block in COMMANDS if block.page == page and block.kept is None]
+    if any(text.startswith("redis-server") for text in texts) and not shutil.which("redis-server"):
+        pytest.skip("needs `redis-server`: apt-get install redis-server")
+    with shell(tmp_path) as terminal:
+        calls = re.search(r"^ *eldr (?!simulate|report)", "\n".join(texts), re.M)
+        starts = re.search(r"^eldr-server(?! --version)", "\n".join(texts), re.M)
+        if (calls and not starts) or texts[0].startswith("eldr-proxy"):
+            terminal.run("eldr-server")
+        for number, text in enumerate(texts):
+            terminal.run(PREPARED.get((page, number), ""))
+            terminal.run(text)
+
+
+@pytest.mark.parametrize("block", [b for b in COMMANDS if b.kept == "run by"], ids=name)
+def test_what_other_tests_run(block):
+    path, _, test = block.why.partition("::")
+    source = (ROOT / path).read_text("utf-8")
+    assert f"def {test}(" in source, f"{block.why} is no test"
+    page = block.page.rpartition("/")[2]
+    if page != "README.md" and page in source or "README" in source and page == "README.md":
+        return  # the test reads the page
+    for words in block.commands:
+        if words[0] == "make":
+            (recipe,) = re.findall(rf"^{words[1]}:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)
+            (module,) = re.findall(r"-m ([\w.]+)|bin/([\w-]+)", recipe.replace("$(BIN)", "bin"))[
+                -1:
+            ]
+            assert "".join(module).replace("-", "_") in source.replace("-", "_"), (words, module)
+            continue
+        said = {word for word in words[1:] if re.fullmatch(r"[a-z]+(-[a-z]+)*", word)}
+        for word in options_of(words) | (said if words[0] == "eldr" else set()):
+            pattern = word.strip("-").replace("-", "[-_]")
+            assert re.search(rf"\b{pattern}\b", source), (words, word)
+
+
+def test_few_are_not_run(record_property):
+    reasons = Counter(block.why for block in NOT_RUN)
+    for reason, number in reasons.items():
+        print(f"{number} x {reason}")
+        record_property(reason, number)
+    assert len(NOT_RUN) <= MOST_NOT_RUN
+
+
+@pytest.mark.parametrize("block", NOT_RUN, ids=name)
+def test_what_is_not_run_exists_all_the_same(block):
+    reference = docs_reference.pages()
+    for words in block.commands:
+        while "=" in words[0]:  # variables before a command
+            words = words[1:]
+        program, *rest = words
+        if program == "make":
+            assert re.search(rf"^{rest[0]}:", MAKEFILE, re.M), words
+        elif program == "python" and not rest[1].startswith("vllm."):
+            assert importlib.util.find_spec(rest[1]), words
+            folder = (ROOT / rest[1].replace(".", "/")).parent
+            source = "".join(path.read_text("utf-8") for path in folder.rglob("*.py"))
+            for option in options_of(rest):
+                assert f'"{option}"' in source, (words, option)
+        elif program == "eldr-server":
+            load_settings(rest)
+        elif program == "eldr":
+            for option in options_of(rest):
+                assert f"`{option}" in reference["eldr.md"], words
+        else:
+            assert program in ("python", "podman", "helm", "apt-get"), words
