@@ -1,9 +1,9 @@
-"""Every command of the documentation is run: here, as written, or by the test that its marker names.
+"""Every command of the documentation is run, here or by the test that its marker names.
 
 A block of shell commands without a marker is run here, in a folder that looks like a checkout; only
-ports are others. `<!-- run by tests/FILE.py::TEST -->` before it names the test that runs it, which
-must read the page or say the commands' words. `<!-- not run: REASON -->` is for what no test can do;
-there are few, and what they name must exist all the same.
+ports are others. A block of text right behind it is what it prints. The marker
+`<!-- run by tests/FILE.py::TEST -->` names another test, which reads the page or has the commands'
+words. `<!-- not run: REASON -->` is for what no test can do: few, and what they name must exist.
 """
 
 import importlib.util
@@ -61,9 +61,15 @@ PREPARED = {
 """What a page takes as given before a block: workers, requests, files of the reader's own."""
 
 
+def plain(text: str) -> set[str]:
+    """Lines, whatever the width of their columns."""
+    return {" ".join(line.split()) for line in text.splitlines()}
+
+
 @pytest.mark.parametrize("page", sorted(RUN))
 def test_a_page(page, tmp_path):
-    texts = [block.text for block in COMMANDS if block.page == page and block.kept is None]
+    shown = [block for block in BLOCKS if block.page == page and block.kept is None]
+    texts = [block.text for block in shown if block.language in SHELLS]
     if any(text.startswith("redis-server") for text in texts) and not shutil.which("redis-server"):
         pytest.skip("needs `redis-server`: apt-get install redis-server")
     with shell(tmp_path) as terminal:
@@ -71,9 +77,13 @@ def test_a_page(page, tmp_path):
         starts = re.search(r"^eldr-server(?! --version)", "\n".join(texts), re.M)
         if (calls and not starts) or texts[0].startswith("eldr-proxy"):
             terminal.run("eldr-server")
-        for number, text in enumerate(texts):
-            terminal.run(PREPARED.get((page, number), ""))
-            terminal.run(text)
+        printed, number = "", 0
+        for block in shown:
+            if block.language in SHELLS:
+                terminal.run(PREPARED.get((page, number), ""))
+                printed, number = terminal.run(block.text), number + 1
+            elif block.language == "text" and block.follows:
+                assert plain(block.text) <= plain(printed)
 
 
 @pytest.mark.parametrize("block", [b for b in COMMANDS if b.kept == "run by"], ids=name)
@@ -82,7 +92,7 @@ def test_what_other_tests_run(block):
     source = (ROOT / path).read_text("utf-8")
     assert f"def {test}(" in source, f"{block.why} is no test"
     page = block.page.rpartition("/")[2]
-    if page != "README.md" and page in source or "README" in source and page == "README.md":
+    if page.removesuffix(".md") in source if page == "README.md" else page in source:
         return  # the test reads the page
     for words in block.commands:
         if words[0] == "make":

@@ -1,4 +1,4 @@
-"""Shell commands of the documentation: the blocks of a page, and a shell to run them in as a reader would."""
+"""Shell commands of the documentation: a page's blocks, and a shell that runs them as a reader."""
 
 import os
 import re
@@ -32,6 +32,8 @@ class Block:
     text: str
     kept: str | None
     why: str | None
+    follows: bool
+    """Nothing but an empty line is between it and the block before."""
 
     @property
     def commands(self) -> list[list[str]]:
@@ -43,8 +45,11 @@ class Block:
 
 def blocks(page: str) -> Iterator[Block]:
     """All blocks of code of a page, by its path in the checkout."""
-    for kept, why, _, language, text in BLOCK.findall((ROOT / page).read_text("utf-8")):
-        yield Block(page, language, text, kept or None, why or None)
+    end = -1
+    for match in BLOCK.finditer((ROOT / page).read_text("utf-8")):
+        kept, why, _, language, text = match.groups()
+        yield Block(page, language, text, kept, why, match.start() - end == 2)
+        end = match.end()
 
 
 class Shell:
