@@ -52,6 +52,26 @@ def test_every_reason_of_a_placement_is_explained():
         assert f"`{reason}`" in page or reason == "UNSPECIFIED"
 
 
+def test_the_symptoms_are_what_the_code_says():
+    """Each message that the page quotes as seen stands in the sources, as one text."""
+    sources = "".join(
+        path.read_text("utf-8")
+        for folder in ("eldr_service", "clients/python/eldr_client")
+        for path in (DOCS.parent / folder).rglob("*.py")
+    )
+    said = re.sub(r'"\s+f?"', "", sources)  # texts that go on in the next line
+    rows = re.findall(r"^\| (.+?) \| .+ \| .+ \|$", (DOCS / "troubleshoot.md").read_text(), re.M)
+    quoted = [text for row in rows for text in re.findall(r"`([^`]+)`", row)]
+    messages = [text.rstrip("…") for text in quoted if " " in text and not text.startswith("eldr ")]
+    assert len(messages) > 25
+    for message in messages:
+        for part in re.split(r"DIR|…", message):
+            assert part.strip() in said, message
+    for reason in router_pb2.PlacementReason.DESCRIPTOR.values_by_name:
+        if "LEAST_LOADED" in reason:
+            assert reason.removeprefix("PLACEMENT_REASON_") in quoted
+
+
 class Page(HTMLParser):
     """What a page of the site loads, links to and can be linked at."""
 

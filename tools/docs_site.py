@@ -176,7 +176,8 @@ def build(folder: Path) -> None:
         sys.exit(f"in the nav of {CONFIG.name} or in the site alone: {', '.join(wrong)}")
     shutil.copy(CONFIG, folder)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", CONFIG.name]
-    if subprocess.run(command, cwd=folder, check=False).returncode:
+    plain = {} if sys.stdout.isatty() else {"NO_COLOR": "1"}
+    if subprocess.run(command, cwd=folder, env=os.environ | plain, check=False).returncode:
         sys.exit("the site has faults, named above")
 
 
