@@ -55,10 +55,6 @@ PREPARED = {
         eldr workers add decode-0 --model tiny --url http://10.0.0.1:8000 --geometry 4x32x2
         eldr route --request-id first
         """,
-    ("docs/troubleshoot.md", 0): """
-        eldr workers add decode-0 --model tiny --url http://10.0.0.1:8000 --geometry 4x32x2
-        eldr route --request-id first
-        """,
     ("docs/replay.md", 1): """
         for n in 0 1; do
           eldr workers add decode-$n --model tiny --url http://10.0.0.$n:8000 --geometry 4x32x2

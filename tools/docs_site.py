@@ -176,9 +176,10 @@ def build(folder: Path) -> None:
         sys.exit(f"in the nav of {CONFIG.name} or in the site alone: {', '.join(wrong)}")
     shutil.copy(CONFIG, folder)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", CONFIG.name]
-    plain = {} if sys.stdout.isatty() else {"NO_COLOR": "1"}
-    if subprocess.run(command, cwd=folder, env=os.environ | plain, check=False).returncode:
-        sys.exit("the site has faults, named above")
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if built.returncode:
+        said, *_ = re.sub(r"\x1b\[[\d;]*m", "", built.stdout + built.stderr).partition("Traceback")
+        sys.exit(f"the site has faults:\n{said}")
 
 
 if __name__ == "__main__":
