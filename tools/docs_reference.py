@@ -277,7 +277,8 @@ def proxy_page() -> str:
     parser = proxy_parser({})
     parts = [
         "# eldr-proxy",
-        f"{parser.description}. What it does: [its page](../clients/proxy.md).",
+        f"{parser.description}. What it does: [its page](../clients/proxy.md). Each option is also"
+        " a variable, in which lists are separated by commas.",
     ]
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction | argparse._VersionAction):
