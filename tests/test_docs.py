@@ -134,9 +134,10 @@ def test_no_link_is_broken(read):
 
 
 def test_the_search_knows_every_page(site):
-    index = (site / "search.json").read_text()
-    for page in docs_site.navigation():
-        assert f'"{page.removesuffix(".md")}.html' in index, page
+    for index in ("search.json", "search.js"):  # of a server's pages, and of a folder's
+        text = (site / index).read_text("utf-8")
+        for page in docs_site.navigation():
+            assert f'"{page.removesuffix(".md")}.html' in text, page
 
 
 def test_a_broken_link_ends_the_build(tmp_path, monkeypatch):

@@ -146,7 +146,8 @@ def lay_out(into: Path) -> None:
         (into / place).parent.mkdir(parents=True, exist_ok=True)
         (into / place).write_text(text, "utf-8")
     shutil.copytree(ROOT / "docs/pictures", into / "pictures")
-    shutil.copy(ROOT / "docs/site.css", into)
+    for name in ("site.css", "iframe-worker.js"):
+        shutil.copy(ROOT / "docs" / name, into)
 
 
 def navigation() -> list[str]:
