@@ -77,9 +77,9 @@ def test_a_page(page, tmp_path):
     if any(text.startswith("redis-server") for text in texts) and not shutil.which("redis-server"):
         pytest.skip("needs `redis-server`: apt-get install redis-server")
     with shell(tmp_path) as terminal:
-        calls = re.search(r"^ *eldr (?!simulate|report)", "\n".join(texts), re.M)
+        calls = re.search(r"^ *eldr(?:-proxy| (?!simulate|report|replay))", "\n".join(texts), re.M)
         starts = re.search(r"^eldr-server(?! --version)", "\n".join(texts), re.M)
-        if (calls and not starts) or texts[0].startswith("eldr-proxy"):
+        if calls and not starts:
             terminal.run("eldr-server")
         printed, number = "", 0
         for block in shown:
@@ -94,6 +94,8 @@ def test_a_page(page, tmp_path):
 def test_what_other_tests_run(block):
     path, _, test = block.why.partition("::")
     source = (ROOT / path).read_text("utf-8")
+    for module in re.findall(r"^from (\w+) import", source, re.M):  # what it starts programs by
+        source += "".join(p.read_text("utf-8") for p in ROOT.glob(f"tests/*/{module}.py"))
     assert f"def {test}(" in source, f"{block.why} is no test"
     page = block.page.rpartition("/")[2]
     if page.removesuffix(".md") in source if page == "README.md" else page in source:

@@ -19,7 +19,7 @@ SERVERS = {"eldr-server", "eldr-proxy", "redis-server"}
 BLOCK = re.compile(
     r"^(?:<!-- (not run|run by)(?::)? (.+?) -->\n)?( *)```(\S*)[^\n]*\n(.*?)^ *```$", re.M | re.S
 )
-PORTS = re.compile(r"\b(50051|50052|9464|9465|6379)\b")
+PORTS = re.compile(r"\b(50051|50052|9464|9465|6379|8200)\b")
 START_SECONDS = 60
 
 
@@ -121,9 +121,14 @@ class Shell:
                 stderr=errors,
             )
         self._servers.append(process)
-        listening = re.search(r"--port (\d+)", line)  # Redis
-        proxy = self._variables["ELDR_PROXY_LISTEN"].rpartition(":")[2]
-        port = listening[1] if listening else proxy if line.startswith("eldr-proxy") else None
+        port = None  # the daemon says itself when it serves
+        if not line.startswith("eldr-server"):
+            listening = re.search(r"--(?:port |listen \S+:)(\d+)", line)
+            port = (
+                listening[1]
+                if listening
+                else self._variables["ELDR_PROXY_LISTEN"].partition(":")[2]
+            )
         deadline = time.monotonic() + START_SECONDS
         while not (answers(port) if port else ports.exists()):
             alive = process.poll() is None and time.monotonic() < deadline
