@@ -80,7 +80,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         parser.add_argument(flag, default=default, help=text, **options)
 
     file = {"metavar": "FILE"}
-    add("--listen", f"{defaults.host}:{defaults.port}", "HOST:PORT to serve on")
+    where = "HOST:PORT to serve on"
+    add("--listen", f"{defaults.host}:{defaults.port}", where, metavar="HOST:PORT")
     where = "HOST:PORT of the daemon, replicas with commas, dns:///NAME:PORT, or none"
     add("--router", "127.0.0.1:50051", where, type=_router, metavar="ADDRESS")
     add("--token-file", None, "bearer token for the daemon", type=_token, dest="token", **file)
@@ -106,10 +107,10 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         action="store_true",
     )
     seconds = {"type": float, "metavar": "SECONDS"}
-    in_turn = "what placing may add to a request; then the engines are taken in turn"
-    add("--route-timeout", defaults.route_timeout, in_turn, **seconds)
-    of_it = "of it, how long the daemon may wait for a signature on its way"
-    add("--signature-wait", defaults.signature_wait, of_it, **seconds)
+    patience = "what placing may add to a request; then the engines are taken in turn"
+    add("--route-timeout", defaults.route_timeout, patience, **seconds)
+    part = "part of --route-timeout that the daemon may wait for a signature on its way"
+    add("--signature-wait", defaults.signature_wait, part, **seconds)
     full = "how long a request waits for a place where all decode engines are full, before its 429"
     add("--max-wait", defaults.max_wait, full, **seconds)
     add("--connect-timeout", defaults.connect_timeout, "deadline to reach an engine", **seconds)
