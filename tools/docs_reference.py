@@ -313,7 +313,7 @@ def escaped(text: str) -> str:
 
     def escape(match: re.Match[str]) -> str:
         code, special = match.groups()
-        return code.replace("|", "\\|") if code else f"\\{special}"
+        return code or f"\\{special}"
 
     return re.sub(r"(`[^`]*`)|([<|*\[\]])", escape, text)
 

@@ -106,7 +106,9 @@ def laid_out(path: str, place: str, known: dict[str, str], sources: set[str]) ->
 
     def link(match: re.Match[str]) -> str:
         code, before, target, after = match.groups()
-        if code or re.match(r"https?:|mailto:|#", target):
+        if code:  # in a table GitHub wants the bar escaped, where others show the backslash
+            return code.replace("\\|", "|") if match.string.startswith("|") else code
+        if re.match(r"https?:|mailto:|#", target):
             return match[0]
         file, hash_, anchor = target.partition("#")
         full = os.path.normpath(os.path.join(os.path.dirname(path), file))
