@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ SERVERS = {"eldr-server", "eldr-proxy", "redis-server"}
 BLOCK = re.compile(
     r"^(?:<!-- (not run|run by)(?::)? (.+?) -->\n)?( *)```(\S*)[^\n]*\n(.*?)^ *```$", re.M | re.S
 )
-PORTS = re.compile(r"\b(50051|50052|9464|9465|6379|8200)\b")
+PORTS = ("50051", "50052", "9464", "9465", "6379", "8200")
+DOCUMENTED = re.compile(rf"(?<=[:\s])({'|'.join(PORTS)})\b")
 START_SECONDS = 60
 
 
@@ -57,7 +58,8 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._ports = {port: str(free_port()) for port in PORTS.pattern[3:-3].split("|")}
+        *ports, proxy = free_ports(len(PORTS) + 1)
+        self._ports = dict(zip(PORTS, ports, strict=True))
         self._servers: list[subprocess.Popen[bytes]] = []
         self._environment = folder / ".environment"
         programs = Path(sys.executable).parent
@@ -74,13 +76,13 @@ class Shell:
             "ELDR_HTTP": self.here("127.0.0.1:9464"),
             "ELDR_SERVER": self.here("127.0.0.1:50051"),
             "ELDR_PROXY_ROUTER": self.here("127.0.0.1:50051"),
-            "ELDR_PROXY_LISTEN": f"127.0.0.1:{free_port()}",
+            "ELDR_PROXY_LISTEN": f"127.0.0.1:{proxy}",
             "COLUMNS": "120",
         }
 
     def here(self, text: str) -> str:
         """The text with ports that are free here, rather than the documented ones."""
-        return PORTS.sub(lambda match: self._ports[match[0]], text)
+        return DOCUMENTED.sub(lambda match: self._ports[match[0]], text)
 
     def run(self, text: str) -> str:
         """Run the commands of a block, and return what they print; they must all succeed."""
@@ -160,11 +162,13 @@ def shell(folder: Path) -> Iterator[Shell]:
         opened.close()
 
 
-def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+def free_ports(number: int) -> list[str]:
+    """As many ports of loopback that nothing listens on now."""
+    with ExitStack() as held:
+        listeners = [
+            held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
+        ]
+        return [str(listener.getsockname()[1]) for listener in listeners]
 
 
 def answers(port: str) -> bool:
