@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -50,6 +51,24 @@ def test_every_reason_of_a_placement_is_explained():
     for name in router_pb2.PlacementReason.DESCRIPTOR.values_by_name:
         reason = name.removeprefix("PLACEMENT_REASON_")
         assert f"`{reason}`" in page or reason == "UNSPECIFIED"
+
+
+def test_the_readme_is_for_newcomers():
+    text = (DOCS.parent / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    assert len(re.findall(r"!\[", text)) == 1
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "pictures").glob("*.svg")), ids=lambda p: p.name)
+def test_a_picture_is_read_in_light_and_dark_and_aloud(path):
+    picture = ElementTree.parse(path).getroot()
+    assert picture.get("aria-label")
+    assert "prefers-color-scheme: dark" in path.read_text()
+    width = int(picture.get("width"))
+    assert width <= 440  # on a telephone its smallest text is still read
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}text"))) > 4
+    used = [page for page in DOCS.glob("*.md") if f"pictures/{path.name}" in page.read_text()]
+    assert used
 
 
 def test_the_symptoms_are_what_the_code_says():
