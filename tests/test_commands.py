@@ -10,11 +10,11 @@ import importlib.util
 import re
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from documented import ROOT, SHELLS, Block, blocks, options_of, shell
+from documented import BLOCK, ROOT, SHELLS, Block, blocks, options_of, shell
 
-from eldr_service.server.config import load_settings
 from tools import docs_reference, docs_site
 
 BLOCKS = [block for page in docs_site.pages() for block in blocks(page)]
@@ -90,6 +90,13 @@ def test_a_page(page, tmp_path):
                 assert plain(block.text) <= plain(printed)
 
 
+def made_by(target: str) -> str:
+    """The module or program that the target of the Makefile runs, the last of them."""
+    (recipe,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)
+    found = re.findall(r" -m ([\w.]+)|/(eldr-\w+)", recipe)
+    return "".join(found[-1])
+
+
 @pytest.mark.parametrize("block", [b for b in COMMANDS if b.kept == "run by"], ids=name)
 def test_what_other_tests_run(block):
     path, _, test = block.why.partition("::")
@@ -102,11 +109,7 @@ def test_what_other_tests_run(block):
         return  # the test reads the page
     for words in block.commands:
         if words[0] == "make":
-            (recipe,) = re.findall(rf"^{words[1]}:.*\n((?:\t.*\n)+)", MAKEFILE, re.M)
-            (module,) = re.findall(r"-m ([\w.]+)|bin/([\w-]+)", recipe.replace("$(BIN)", "bin"))[
-                -1:
-            ]
-            assert "".join(module).replace("-", "_") in source.replace("-", "_"), (words, module)
+            assert made_by(words[1]).replace("-", "_") in source.replace("-", "_"), words
             continue
         said = {word for word in words[1:] if re.fullmatch(r"[a-z]+(-[a-z]+)*", word)}
         for word in options_of(words) | (said if words[0] == "eldr" else set()):
@@ -122,25 +125,68 @@ def test_few_are_not_run(record_property):
     assert len(NOT_RUN) <= MOST_NOT_RUN
 
 
+def inline(page: str) -> list[list[str]]:
+    """Commands within the sentences of a page, as words."""
+    text = BLOCK.sub("", (ROOT / page).read_text("utf-8"))
+    programs = r"(?:[A-Z_]+=\S+ )*(?:eldr|eldr-server|eldr-proxy|make|python)"
+    found = re.findall(rf"`({programs} [^`]+)`", " ".join(text.split()))
+    return [command.replace("'", "").replace('"', "").split() for command in found]
+
+
+@pytest.mark.parametrize("page", sorted(docs_site.pages()))
+def test_what_sentences_name_exists(page):
+    for words in inline(page):
+        check(words)
+
+
+def test_sentences_are_searched():
+    found = [words for page in docs_site.pages() for words in inline(page)]
+    assert len(found) > 80
+    with pytest.raises(AssertionError):
+        check(["eldr", "workers", "dance"])
+    with pytest.raises(AssertionError):
+        check(["eldr", "fit", "--on-moonlight"])
+
+
 @pytest.mark.parametrize("block", NOT_RUN, ids=name)
 def test_what_is_not_run_exists_all_the_same(block):
-    reference = docs_reference.pages()
     for words in block.commands:
-        while "=" in words[0]:  # variables before a command
-            words = words[1:]
-        program, *rest = words
-        if program == "make":
-            assert re.search(rf"^{rest[0]}:", MAKEFILE, re.M), words
-        elif program == "python" and not rest[1].startswith("vllm."):
-            assert importlib.util.find_spec(rest[1]), words
-            folder = (ROOT / rest[1].replace(".", "/")).parent
-            source = "".join(path.read_text("utf-8") for path in folder.rglob("*.py"))
-            for option in options_of(rest):
-                assert f'"{option}"' in source, (words, option)
-        elif program == "eldr-server":
-            load_settings(rest)
-        elif program == "eldr":
-            for option in options_of(rest):
-                assert f"`{option}" in reference["eldr.md"], words
-        else:
-            assert program in ("python", "podman", "helm", "apt-get"), words
+        check(words)
+
+
+REFERENCE = docs_reference.pages()
+SHARED, *SECTIONS = re.split(r"^## eldr ", REFERENCE["eldr.md"], flags=re.M)
+
+
+def check(words: list[str]) -> None:
+    """A command exists, and so do its options."""
+    while re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    program, *rest = words
+    options = options_of(rest) - {"--help", "--version"}
+    if program == "make":
+        assert re.search(rf"^{rest[0]}:", MAKEFILE, re.M), words
+    elif program == "python":
+        if rest[0] != "-m" or rest[1].startswith(("vllm.", "sglang_router.")):
+            return
+        module = rest[1].rstrip("….")
+        spec = importlib.util.find_spec(module.split(".")[0])
+        assert spec, words
+        assert importlib.util.find_spec(module), words
+        folder = Path(spec.submodule_search_locations[0])
+        source = "".join(path.read_text("utf-8") for path in folder.rglob("*.py"))
+        for option in options:
+            assert f'"{option}"' in source, (words, option)
+    elif program in ("eldr-server", "eldr-proxy"):
+        for option in options:
+            assert re.search(rf"^## `{option}[ `]", REFERENCE[f"{program}.md"], re.M), words
+    elif program == "eldr":
+        named = [word for word in rest if re.fullmatch(r"[a-z][a-z-]*", word)]
+        starts = (" ".join(named[:2]) + " {", " ".join(named[:1]) + " {")
+        exact = [section for section in SECTIONS if section.startswith(starts)]
+        sections = exact or [s for s in SECTIONS if [s.split()[0]] == named]  # a group's
+        assert sections or not named, words
+        for option in options:
+            assert any(f"`{option}" in section for section in (*sections, SHARED)), words
+    else:
+        assert program in ("podman", "helm", "apt-get"), words
