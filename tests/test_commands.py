@@ -22,6 +22,7 @@ COMMANDS = [block for block in BLOCKS if block.language in SHELLS]
 RUN = {block.page for block in COMMANDS if block.kept is None}
 NOT_RUN = [block for block in COMMANDS if block.kept == "not run"]
 MOST_NOT_RUN = 11
+NEEDED = {"redis-server": "redis-server", "openssl": "openssl"}
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -74,8 +75,9 @@ def plain(text: str) -> set[str]:
 def test_a_page(page, tmp_path):
     shown = [block for block in BLOCKS if block.page == page and block.kept is None]
     texts = [block.text for block in shown if block.language in SHELLS]
-    if any(text.startswith("redis-server") for text in texts) and not shutil.which("redis-server"):
-        pytest.skip("needs `redis-server`: apt-get install redis-server")
+    for program, package in NEEDED.items():
+        if re.search(rf"\b{program} ", "\n".join(texts)) and not shutil.which(program):
+            pytest.skip(f"needs `{program}`: apt-get install {package}")
     with shell(tmp_path) as terminal:
         calls = re.search(r"^ *eldr(?:-proxy| (?!simulate|report|replay))", "\n".join(texts), re.M)
         starts = re.search(r"^eldr-server(?! --version)", "\n".join(texts), re.M)
