@@ -8,9 +8,9 @@ VERSIONS := 0.30.0 0.31.0 0.33.0
 VLLM_STAMP := $(VLLM)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
-.PHONY: help setup setup-vllm setup-vllm-versions protos manifests demo demo-vllm gpu-check test \
-  test-fast conformance conformance-table soak test-vllm test-vllm-versions capture-matrix bench bench-check lint format release-check image-check cluster-check \
-  clean
+.PHONY: help setup setup-vllm setup-vllm-versions protos manifests demo demo-vllm docs gpu-check test \
+  test-fast conformance conformance-table soak test-vllm test-vllm-versions capture-matrix bench \
+  bench-check lint format release-check image-check cluster-check clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -25,6 +25,9 @@ protos: setup ## regenerate the stubs and build/eldr.binpb from protos/
 	if command -v go; then $(BIN)/python tools/generate_go_stubs.py; fi
 	if command -v npm; then $(BIN)/python tools/generate_node_stubs.py; fi
 	if command -v cargo; then $(BIN)/python tools/generate_rust_stubs.py; fi
+
+docs: setup ## the documentation as a site, in build/site; broken links and anchors end it
+	$(BIN)/python tools/docs_site.py
 
 manifests: ## deploy/manifests/eldr.yaml from the chart; needs Go
 	go run helm.sh/helm/v3/cmd/helm@v3.22.0 template eldr deploy/chart --namespace serving --kube-version 1.31.0 \

@@ -1,4 +1,4 @@
-"""A fleet is replaced, revision by revision, under load, by the commands of docs/operations.md."""
+"""A fleet is replaced, revision by revision, under load, by the commands of docs/fleets.md."""
 
 import asyncio
 import re
@@ -11,8 +11,8 @@ from elastic import Load, Worker
 from eldr.v1 import fleet_pb2 as pb
 from wire import Client
 
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
-BLOCKS = re.findall(r"```sh fleets\n(.*?)```", PAGE.read_text(), re.S)
+PAGE = Path(__file__).parents[2] / "docs" / "fleets.md"
+BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.S)
 QUICK = ("--report-interval", "0.5", "--report-limit", "2", "--suspect-after", "3")
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import time
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,6 @@ def test_kubernetes_as_told_with_the_role_as_told():
     """The server asks for what the Role grants, and for nothing else."""
     (command,) = (c for c in COMMANDS if "serving/decode" in " ".join(c))
     options = [word.replace("serving/", "ns/") for word in command[1:]]
-    with KubernetesServer() as server:
-        for service in ("decode", "prefill"):
-            server.put_service(service)
-            server.put_slice(service, [endpoint(f"{service}-0", "10.0.0.1")], service=service)
-        with discovering(*options, "--kubernetes-api", server.url) as (_, client):
-            become(client, {"decode-0": "READY", "prefill-0": "READY"})
-        asked = {(kind, "watch" if "watch" in query else "list") for kind, query in server.asked}
     granted = set()
     for group, resource, verbs in re.findall(
         r"apiGroups: \[(.*?)\], resources: \[(.*?)\], verbs: \[(.*?)\]", PAGE
@@ -62,6 +56,19 @@ def test_kubernetes_as_told_with_the_role_as_told():
         base = "/api/v1" if group == '""' else f"/apis/{group}/v1"
         kind = KINDS[f"{base}/namespaces/ns/{resource}"]
         granted |= {(kind, verb) for verb in verbs.split(", ")}
+    with KubernetesServer() as server:
+        for service in ("decode", "prefill"):
+            server.put_service(service)
+            server.put_slice(service, [endpoint(f"{service}-0", "10.0.0.1")], service=service)
+        asked = set()
+        with discovering(*options, "--kubernetes-api", server.url) as (_, client):
+            become(client, {"decode-0": "READY", "prefill-0": "READY"})
+            deadline = time.monotonic() + 30  # the workers are there before all watches are
+            while not asked >= granted and time.monotonic() < deadline:
+                time.sleep(0.05)
+                asked = {
+                    (kind, "watch" if "watch" in query else "list") for kind, query in server.asked
+                }
     assert asked == granted
 
 

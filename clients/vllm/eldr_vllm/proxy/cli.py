@@ -80,16 +80,18 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         parser.add_argument(flag, default=default, help=text, **options)
 
     file = {"metavar": "FILE"}
-    add("--listen", f"{defaults.host}:{defaults.port}", "HOST:PORT to serve on")
+    where = "HOST:PORT to serve on"
+    add("--listen", f"{defaults.host}:{defaults.port}", where, metavar="HOST:PORT")
     where = "HOST:PORT of the daemon, replicas with commas, dns:///NAME:PORT, or none"
     add("--router", "127.0.0.1:50051", where, type=_router, metavar="ADDRESS")
     add("--token-file", None, "bearer token for the daemon", type=_token, dest="token", **file)
     add("--tls", False, "TLS to the daemon, by the system's roots", action="store_true")
-    add("--root-certificates", None, "PEM; TLS to the daemon, by these roots", type=_bytes, **file)
-    add("--client-key", None, "PEM; for a daemon that asks for it", type=_bytes, **file)
+    roots = "PEM; TLS to the daemon, whose certificate is of one of these authorities"
+    add("--root-certificates", None, roots, type=_bytes, **file)
+    add("--client-key", None, "PEM; for a daemon that checks its clients", type=_bytes, **file)
     add("--client-certificate", None, "PEM; of --client-key", type=_bytes, **file)
-    add("--prefill", [], "prefill engines; else those of the fleet", nargs="+", metavar="URL")
-    add("--decode", [], "decode engines; else those of the fleet", nargs="+", metavar="URL")
+    add("--prefill", [], "the only prefill engines; else the fleet's", nargs="+", metavar="URL")
+    add("--decode", [], "the only decode engines; else the fleet's", nargs="+", metavar="URL")
     add("--model", None, "model's name towards the daemon; else as the request says it")
     add(
         "--first-token-from-prefill",
@@ -105,21 +107,33 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         action="store_true",
     )
     seconds = {"type": float, "metavar": "SECONDS"}
-    add("--route-timeout", defaults.route_timeout, "deadline of the daemon's answer", **seconds)
-    add("--signature-wait", defaults.signature_wait, "wait for a signature on its way", **seconds)
-    add("--max-wait", defaults.max_wait, "wait for a place where all engines are full", **seconds)
+    patience = "what placing may add to a request; then the engines are taken in turn"
+    add("--route-timeout", defaults.route_timeout, patience, **seconds)
+    part = "part of --route-timeout that the daemon may wait for a signature on its way"
+    add("--signature-wait", defaults.signature_wait, part, **seconds)
+    full = "how long a request waits for a place where all decode engines are full, before its 429"
+    add("--max-wait", defaults.max_wait, full, **seconds)
     add("--connect-timeout", defaults.connect_timeout, "deadline to reach an engine", **seconds)
     add("--read-timeout", defaults.read_timeout, "longest silence of an engine", **seconds)
     add("--attempts", defaults.attempts, "tries of a decode, the first included", type=int)
-    length = "characters of the pieces of a prompt that choose the prefill engine"
+    length = (
+        "characters of the piece of a prompt that chooses the prefill engine: its first, or the"
+        " first behind a system prompt that too many share"
+    )
     add("--prefix-length", defaults.prefix_length, length, type=int)
     names = list(defaults.forward_headers)
-    add("--forward-headers", names, "headers that go to the engines", nargs="*", metavar="NAME")
+    add(
+        "--forward-headers",
+        names,
+        "the caller's headers that go to the engines",
+        nargs="*",
+        metavar="NAME",
+    )
     add(
         "--credentials-to-fleet",
         False,
         "send Authorization and x-api-key to engines that registered at the daemon too, not only to"
-        " those of --prefill and --decode",
+        " those of --prefill and --decode; needed where they have vLLM's --api-key",
         action="store_true",
     )
     add(

@@ -1,4 +1,4 @@
-"""What the README tells people to type works."""
+"""The walk of docs/grpc.md."""
 
 import json
 import re
@@ -14,8 +14,8 @@ BUF = Path(sys.executable).with_name("buf")
 
 
 def walk() -> list[list[str]]:
-    """The README's grpcurl commands, as arguments."""
-    blocks = re.findall(r"```\n(grpcurl.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    """The page's grpcurl commands, as arguments."""
+    blocks = re.findall(r"```sh\n(grpcurl.*?)```", (ROOT / "docs/grpc.md").read_text(), flags=re.S)
     commands: list[list[str]] = []
     for word in shlex.split(blocks[0].replace("\\\n", " "), comments=True):
         if word == "grpcurl":
