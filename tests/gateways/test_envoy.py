@@ -4,45 +4,22 @@ import base64
 import http.client
 import json
 import re
-import subprocess
 import time
 import urllib.request
 from collections import Counter
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import yaml
 from daemon import running_daemon
 from decode_engines import engines
-from languages import ENVOY, needs_envoy, needs_go, one_build
+from envoys import LLM_D, built_processor, process
+from languages import ENVOY, needs_envoy, needs_go
 from redis_server import free_port
 from wire import Client, counts, drawn, eventually
 
-LLM_D = Path(__file__).parents[2] / "clients/llm-d"
 MODEL = "tiny"
 BEYOND_FLOATS = (1 << 53) + 1
 pytestmark = [pytest.mark.timeout(900), needs_go, needs_envoy]  # gRPC is compiled, once
-
-
-@contextmanager
-def process(*command: str | Path, log: Path):
-    """A program that serves until the block ends."""
-    with log.open("wb") as said:
-        running = subprocess.Popen(command, stderr=said, stdout=said)
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.wait()
-
-
-@pytest.fixture(scope="module")
-def program():
-    with one_build("llm-d") as built:
-        build = ("go", "build", "-o", built / "eldr-extproc", "./cmd/eldr-extproc")
-        subprocess.run(build, cwd=LLM_D, check=True, timeout=840)
-    return built / "eldr-extproc"
 
 
 class Gateway:
@@ -109,7 +86,7 @@ def envoy_config(fleet, port: int, processor: int, answers: str = "NONE") -> dic
 
 
 @pytest.fixture
-def gateway(program, tmp_path, request):
+def gateway(tmp_path, request):
     """All of it; a parameter says whether Envoy sends the processor the answers, too."""
     answers = getattr(request, "param", "NONE")
     with running_daemon() as daemon, Client(daemon.grpc) as client, engines(4) as fleet:
@@ -122,7 +99,7 @@ def gateway(program, tmp_path, request):
         flags = ("--listen", f"127.0.0.1:{extproc}", "--router", daemon.grpc, "--timeout", "150ms")
         envoy = (ENVOY, "-c", config, "--use-dynamic-base-id", "--concurrency", "1")
         with (
-            process(program, *flags, log=tmp_path / "extproc") as processor,
+            process(built_processor(), *flags, log=tmp_path / "extproc") as processor,
             process(*envoy, log=tmp_path / "envoy"),
         ):
             up = Gateway(daemon, client, fleet, port, processor)

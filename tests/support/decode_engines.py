@@ -31,9 +31,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     engine: Engine
 
+    def do_GET(self) -> None:
+        """A page of metrics without any: gateways ask often."""
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.engine.bodies.append(json.loads(body))
+        self.engine.bodies.append(json.loads(self._body()))
         self.engine.headers.append({k.lower(): v for k, v in self.headers.items()})
         if self.engine.prefill:
             said = self.engine.prefill(self.engine.bodies[-1], self.engine.headers[-1])
@@ -52,6 +57,16 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True  # the caller has gone
 
+    def _body(self) -> bytes:
+        if length := self.headers["Content-Length"]:
+            return self.rfile.read(int(length))
+        found = b""  # in chunks, as a gateway passes on what it streams
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
     def _whole(self, answer: dict) -> None:
         text = json.dumps(answer).encode()
         self.send_response(200)
@@ -68,10 +83,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: pytest has enough to show."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
 @contextmanager
 def _engine():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), None)  # type: ignore[arg-type]
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     engine = Engine(server)
     server.RequestHandlerClass = type("Handler", (_Handler,), {"engine": engine})
     engine.go.set()
