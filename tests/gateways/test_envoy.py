@@ -12,7 +12,7 @@ import pytest
 import yaml
 from daemon import running_daemon
 from decode_engines import engines
-from envoys import LLM_D, built_processor, process
+from envoys import LLM_D, PATIENCE, built_processor, process
 from languages import ENVOY, needs_envoy, needs_go
 from redis_server import free_port
 from wire import Client, counts, drawn, eventually
@@ -70,7 +70,9 @@ def envoy_config(fleet, port: int, processor: int, answers: str = "NONE") -> dic
     resources = config["static_resources"]
     resources["listeners"][0]["address"]["socket_address"]["port_value"] = port
     manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    modes = manager["http_filters"][0]["typed_config"]["processing_mode"]
+    processing = manager["http_filters"][0]["typed_config"]
+    processing["message_timeout"] = "20s"
+    modes = processing["processing_mode"]
     assert modes["response_body_mode"] == "NONE"
     modes["response_body_mode"] = answers
     decode, extproc = resources["clusters"]
@@ -96,7 +98,7 @@ def gateway(tmp_path, request):
         port, extproc = free_port(), free_port()
         config = tmp_path / "envoy.json"
         config.write_text(json.dumps(envoy_config(fleet, port, extproc, answers)))
-        flags = ("--listen", f"127.0.0.1:{extproc}", "--router", daemon.grpc, "--timeout", "150ms")
+        flags = ("--listen", f"127.0.0.1:{extproc}", "--router", daemon.grpc, *PATIENCE)
         envoy = (ENVOY, "-c", config, "--use-dynamic-base-id", "--concurrency", "1")
         with (
             process(built_processor(), *flags, log=tmp_path / "extproc") as processor,

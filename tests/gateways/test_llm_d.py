@@ -15,7 +15,7 @@ import pytest
 import yaml
 from daemon import running_daemon
 from decode_engines import engines
-from envoys import LLM_D, built_processor, process
+from envoys import LLM_D, PATIENCE, built_processor, process
 from languages import ENVOY, needs_envoy, needs_go
 from redis_server import free_port
 from wire import Client, counts, drawn, eventually
@@ -78,6 +78,7 @@ def envoy_config(port: int, picker: int, processor: int | None) -> dict:
     resources["listeners"][0]["address"]["socket_address"]["port_value"] = port
     manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     eldr, last = manager["http_filters"]
+    eldr["typed_config"]["message_timeout"] = "20s"
     both = ("request_body_mode", "response_body_mode")
     trailers = ("request_trailer_mode", "response_trailer_mode")
     headers = ("request_header_mode", "response_header_mode")
@@ -88,7 +89,7 @@ def envoy_config(port: int, picker: int, processor: int | None) -> dict:
             "@type": EXT_PROC,
             "grpc_service": {"envoy_grpc": {"cluster_name": "picker"}, "timeout": "10s"},
             "processing_mode": modes,
-            "message_timeout": "10s",
+            "message_timeout": "20s",
         },
     }
     manager["http_filters"] = [llm_d, *([eldr] if processor else []), last]
@@ -121,7 +122,7 @@ def picker_config(folder, router: str, prefills, decodes, *, with_plugin: bool) 
     ]
     (folder / "endpoints.yaml").write_text(yaml.safe_dump({"endpoints": endpoints}))
     [eldr] = [plugin for plugin in config["plugins"] if plugin["type"] == "eldr-decode"]
-    eldr["parameters"] = {"router": router, "timeout": "150ms"}
+    eldr["parameters"] = {"router": router, "timeout": PATIENCE[1]}
     if not with_plugin:
         config["plugins"].remove(eldr)
         decode = config["schedulingProfiles"][1]["plugins"]
@@ -214,7 +215,7 @@ def stack(request, tmp_path):
         up.enter_context(process(PROGRAMS[1], *given, log=tmp_path / "coordinator"))
         if processor:
             at = ("--listen", f"127.0.0.1:{processor}", "--router", daemon.grpc)
-            extproc = (built_processor(), *at, "--timeout", "150ms")
+            extproc = (built_processor(), *at, *PATIENCE)
             up.enter_context(process(*extproc, log=tmp_path / "extproc"))
         found = Stack(daemon, client, decodes, coordinator)
         eventually(lambda: has_been_placed(found))

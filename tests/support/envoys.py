@@ -8,6 +8,8 @@ from pathlib import Path
 from languages import one_build
 
 LLM_D = Path(__file__).parents[2] / "clients/llm-d"
+PATIENCE = ("--timeout", "10s")
+"""A busy machine may take longer for a decision than a gateway would wait."""
 
 
 @contextmanager
