@@ -30,5 +30,5 @@ def test_the_writer_of_recorded_routing(tmp_path, monkeypatch):
 
 def test_every_page_is_in_the_readmes_list():
     (listed,) = re.findall(r"## Read on\n(.*)", (DOCS.parent / "README.md").read_text(), re.S)
-    pages = re.findall(r"\]\(docs/(\w+\.md)\)", listed)
+    pages = re.findall(r"\]\(docs/([\w-]+\.md)\)", listed)
     assert sorted(pages) == sorted(page.name for page in DOCS.glob("*.md"))

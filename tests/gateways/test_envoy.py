@@ -207,6 +207,12 @@ def test_other_requests_pass_as_they_are(gateway):
     assert gateway.booked() == 0
 
 
+def test_a_body_beyond_the_buffer_is_refused(gateway):
+    """As docs/llm-d.md says: Envoy holds the whole body for the processor."""
+    assert gateway.post({"model": MODEL, "prompt": "x" * (31 << 20)}) == 200
+    assert gateway.post({"model": MODEL, "prompt": "x" * (33 << 20)}) == 413
+
+
 def test_requests_flow_without_the_daemon(gateway):
     gateway.daemon.process.kill()
     for number in range(8):
