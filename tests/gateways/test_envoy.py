@@ -3,16 +3,14 @@
 import base64
 import http.client
 import json
-import re
 import time
-import urllib.request
 from collections import Counter
 
 import pytest
 import yaml
 from daemon import running_daemon
 from decode_engines import engines
-from envoys import LLM_D, PATIENCE, built_processor, process
+from envoys import LLM_D, PATIENCE, built_processor, process, released
 from languages import ENVOY, needs_envoy, needs_go
 from redis_server import free_port
 from wire import Client, counts, drawn, eventually
@@ -50,11 +48,7 @@ class Gateway:
         return self.client.booked(MODEL)
 
     def released(self) -> Counter[str]:
-        """How many bookings have ended, by outcome."""
-        with urllib.request.urlopen(f"http://{self.daemon.http}/metrics") as page:
-            text = page.read().decode()
-        found = re.findall(r'eldr_releases_total{.*outcome="(\w+)".*} (\d+)', text)
-        return Counter({outcome: int(count) for outcome, count in found})
+        return released(self.daemon)
 
 
 def prefilled(request_id: str, kind: int, seed: int = 9, **eldr) -> dict:

@@ -9,13 +9,14 @@ import http.client
 import json
 import os
 import time
+from collections import Counter
 from contextlib import ExitStack
 
 import pytest
 import yaml
 from daemon import running_daemon
 from decode_engines import engines
-from envoys import LLM_D, PATIENCE, built_processor, process
+from envoys import LLM_D, PATIENCE, built_processor, process, released
 from languages import ENVOY, needs_envoy, needs_go
 from redis_server import free_port
 from wire import Client, counts, drawn, eventually
@@ -261,6 +262,25 @@ def test_a_caller_that_goes_ends_its_booking(stack):
     eventually(lambda: stack.booked() == 1)
     connection.close()
     eventually(lambda: stack.booked() == 0)
+
+
+@pytest.mark.parametrize("stack", ["plugin"], indirect=True)
+def test_the_plugin_tells_how_answers_ended(stack):
+    before = released(stack.daemon)
+    assert stack.post("text 3") == 200
+    eventually(lambda: released(stack.daemon) == before + Counter(COMPLETED=1))
+    for engine in stack.decodes:
+        engine.go.clear()
+    connection = stack.start("text 4")
+    assert connection.getresponse().read(6) == b"data: "
+    connection.close()
+    eventually(lambda: released(stack.daemon) == before + Counter(COMPLETED=1, CANCELLED=1))
+    for engine in stack.decodes:
+        engine.status = 503
+        engine.go.set()
+    assert stack.post("text 5") == 503
+    ended = Counter(COMPLETED=1, CANCELLED=1, FAILED=1)
+    eventually(lambda: released(stack.daemon) == before + ended)
 
 
 def test_requests_flow_without_the_daemon(stack):

@@ -1,15 +1,27 @@
 """What goes with a real Envoy: eldr-extproc, built, and programs that serve until a block ends."""
 
+import re
 import subprocess
+import urllib.request
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from daemon import Daemon
 from languages import one_build
 
 LLM_D = Path(__file__).parents[2] / "clients/llm-d"
 PATIENCE = ("--timeout", "10s")
 """A busy machine may take longer for a decision than a gateway would wait."""
+
+
+def released(daemon: Daemon) -> Counter[str]:
+    """How many bookings have ended, by outcome."""
+    with urllib.request.urlopen(f"http://{daemon.http}/metrics") as page:
+        text = page.read().decode()
+    found = re.findall(r'eldr_releases_total{.*outcome="(\w+)".*} (\d+)', text)
+    return Counter({outcome: int(count) for outcome, count in found})
 
 
 @contextmanager
