@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from daemon import Daemon
 from languages import one_build
 
 LLM_D = Path(__file__).parents[2] / "clients/llm-d"
@@ -16,7 +15,7 @@ PATIENCE = ("--timeout", "10s")
 """A busy machine may take longer for a decision than a gateway would wait."""
 
 
-def released(daemon: Daemon) -> Counter[str]:
+def released(daemon) -> Counter[str]:
     """How many bookings have ended, by outcome."""
     with urllib.request.urlopen(f"http://{daemon.http}/metrics") as page:
         text = page.read().decode()
