@@ -1,9 +1,11 @@
-"""llm-d's coordinator and endpoint picker before real engines: what they answer, and where."""
+"""llm-d's coordinator and endpoint picker before real engines: what they answer, and why there."""
 
 import http.client
 import json
 
+import grpc
 import pytest
+from eldr.v1 import router_pb2, router_pb2_grpc
 from languages import needs_envoy, needs_go
 from llm_d import needs_llm_d, running_llm_d
 
@@ -32,23 +34,22 @@ def test_decodes_are_placed_by_their_experts(rig, tmp_path, with_plugin):
         rig.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
     rig.fit(counted)
     ports = [engine.port for engine in rig.decodes]
-    with (
-        running_llm_d(
-            tmp_path, rig.daemon.target, [rig.prefill.port], ports, with_plugin=with_plugin
-        ) as port,
-        rig.client() as client,
-    ):
-        wait(
-            lambda: post(port, {"model": MODEL, "prompt": prompts[0], "max_tokens": 1})[0] == 200,
-            60,
-        )
+    llm_d = running_llm_d(
+        tmp_path, rig.daemon.target, [rig.prefill.port], ports, with_plugin=with_plugin
+    )
+    with llm_d as port, grpc.insecure_channel(rig.daemon.target) as channel:
+        router = router_pb2_grpc.RouterServiceStub(channel)
+        first = {"model": MODEL, "prompt": prompts[0], "max_tokens": 2}
+        wait(lambda: post(port, first)[0] == 200, 60)
         for number, (tokens, expected) in enumerate(zip(prompts, whole, strict=True)):
             body = {"model": MODEL, "prompt": tokens, "max_tokens": 16, "temperature": 0}
             name = f"{with_plugin}-{number}"
             status, answer = post(port, {**body, "ignore_eos": True}, name)
             assert (status, answer["choices"][0]["text"]) == (200, expected)
-            explained = client.explain(MODEL, f"cmpl-{name}-0")
-            assert explained.placement.reason.name == "LOCALITY_BAND", explained
+            request = router_pb2.ExplainRequest(model=MODEL, request_id=f"cmpl-{name}-0")
+            explained = router.Explain(request, timeout=10).placement
+            assert explained.reason == router_pb2.PLACEMENT_REASON_LOCALITY_BAND, explained
+            assert explained.coverage == 1.0
             wait(lambda: not rig.booked(), 10)
 
 
