@@ -110,7 +110,7 @@ def picker_config(folder: Path, router: str, pool: list[tuple[str, int]], *, wit
 def running_llm_d(
     folder: Path, router: str, prefills: list[int], decodes: list[int], *, with_plugin: bool
 ) -> Iterator[int]:
-    """The coordinator's port. Engines are named by theirs; eldr-extproc stands in for the plugin."""
+    """The coordinator's port. Engines are given by theirs; ELDR is in the picker, or after it."""
     pool = [("prefill", port) for port in prefills] + [("decode", port) for port in decodes]
     port, picker, coordinator = free_port(), free_port(), free_port()
     processor = None if with_plugin else free_port()
