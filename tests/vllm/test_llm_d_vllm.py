@@ -40,7 +40,7 @@ def test_decodes_are_placed_by_their_experts(rig, tmp_path, with_plugin):
     with llm_d as port, grpc.insecure_channel(rig.daemon.target) as channel:
         router = router_pb2_grpc.RouterServiceStub(channel)
         first = {"model": MODEL, "prompt": prompts[0], "max_tokens": 2}
-        wait(lambda: post(port, first)[0] == 200, 60)
+        wait(lambda: serves(port, first), 60)
         for number, (tokens, expected) in enumerate(zip(prompts, whole, strict=True)):
             body = {"model": MODEL, "prompt": tokens, "max_tokens": 16, "temperature": 0}
             name = f"{with_plugin}-{number}"
@@ -51,6 +51,14 @@ def test_decodes_are_placed_by_their_experts(rig, tmp_path, with_plugin):
             assert explained.reason == router_pb2.PLACEMENT_REASON_LOCALITY_BAND, explained
             assert explained.coverage == 1.0
             wait(lambda: not rig.booked(), 10)
+
+
+def serves(port: int, body: dict) -> bool:
+    """The coordinator and all behind it have started."""
+    try:
+        return post(port, body)[0] == 200
+    except OSError:
+        return False
 
 
 def post(port: int, body: dict, name: str = "first") -> tuple[int, dict]:
