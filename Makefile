@@ -109,7 +109,8 @@ lint: setup ## ruff, mypy, stale stubs, buf lint and breaking; the other languag
 	$(BIN)/python tools/generate_stubs.py --check
 	$(BIN)/buf lint build/eldr.binpb --path eldr --config protos/buf.yaml
 	$(BIN)/buf breaking build/eldr.binpb --path eldr --config protos/buf.yaml --against protos/released.binpb
-	if command -v go; then cd clients/go && go vet ./... && test -z "$$(gofmt -l .)"; fi
+	if command -v go; then for each in go llm-d; do \
+		(cd clients/$$each && go vet ./... && test -z "$$(gofmt -l .)") || exit 1; done; fi
 	if command -v npm; then $(BIN)/python tools/build_node.py --lint; fi
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	if command -v cargo; then cd clients/rust && cargo fmt --check; fi

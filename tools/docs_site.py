@@ -30,6 +30,7 @@ ELSEWHERE = {
     "clients/conformance/README.md": "clients/conformance.md",
     "clients/cpp/README.md": "clients/cpp.md",
     "clients/go/README.md": "clients/go.md",
+    "clients/llm-d/README.md": "clients/llm-d.md",
     "clients/java/README.md": "clients/java.md",
     "clients/node/README.md": "clients/node.md",
     "clients/python/README.md": "clients/python.md",

