@@ -1,0 +1,41 @@
+"""Ray on this machine, for tests that deploy to it."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+# Replicas are other processes: they find the packages and the helpers of these tests by this path.
+PATHS = ("tests/support", "tests/vllm", "clients/python", "clients/vllm", "clients/ray", ".")
+SKIP = pytest.mark.skip(reason="Ray is not installed here: `make test-ray` has it")
+
+
+def pytest_collection_modifyitems(items):
+    """Ray is in an environment of its own. (The folder tests/ray passes for a package, too.)"""
+    found = importlib.util.find_spec("ray")
+    if found is None or found.origin is None:
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(SKIP)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray, with Serve and nothing in it."""
+    import ray
+    from ray import serve
+
+    before = dict(os.environ)
+    paths = [str(CHECKOUT / path) for path in PATHS]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, before.get("PYTHONPATH", "")])
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Actors of more cores than there are: what they do is wait.
+    ray.init(num_cpus=8, object_store_memory=80 * 2**20, include_dashboard=False)
+    serve.start(proxy_location="Disabled")
+    yield
+    serve.shutdown()
+    ray.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
