@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.demos.demo_vllm.processes import free_port
+
 CHECKOUT = Path(__file__).parents[2]
 # Replicas are other processes: they find the packages and the helpers of these tests by this path.
 PATHS = ("tests/support", "tests/vllm", "clients/python", "clients/vllm", "clients/ray", ".")
@@ -23,7 +25,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray, with Serve and nothing in it."""
+    """Ray, with Serve and nothing in it; the port of its HTTP server."""
     import ray
     from ray import serve
 
@@ -31,11 +33,23 @@ def cluster():
     paths = [str(CHECKOUT / path) for path in PATHS]
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, before.get("PYTHONPATH", "")])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(
+        OMP_NUM_THREADS="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind"
+    )
+    os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     # Actors of more cores than there are: what they do is wait.
     ray.init(num_cpus=8, object_store_memory=80 * 2**20, include_dashboard=False)
-    serve.start(proxy_location="Disabled")
-    yield
+    port = free_port()
+    serve.start(http_options={"port": port})
+    yield port
     serve.shutdown()
     ray.shutdown()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    from tiny_model import build
+
+    return build(tmp_path_factory.mktemp("model"))

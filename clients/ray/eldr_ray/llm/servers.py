@@ -13,8 +13,10 @@ class _Registered(LLMServer):  # type: ignore[misc]
 
     async def __init__(self, llm_config: LLMConfig, **options: Any) -> None:
         own = own_worker_id()
-        extra = llm_config.engine_kwargs["kv_transfer_config"]["kv_connector_extra_config"]
-        extra["eldr"] |= {
+        transfer = llm_config.engine_kwargs["kv_transfer_config"]
+        extra = transfer["kv_connector_extra_config"]
+        eldr = {
+            **extra["eldr"],
             "worker_id": own,
             "role": self.role,
             # Nothing calls the engine but its replica: there is no HTTP server to be asked.
@@ -22,6 +24,8 @@ class _Registered(LLMServer):  # type: ignore[misc]
             "health_check": False,
             "probe": False,
         }
+        transfer = {**transfer, "kv_connector_extra_config": {**extra, "eldr": eldr}}
+        llm_config.update_engine_kwargs(kv_transfer_config=transfer)
         await super().__init__(llm_config, **options)
 
 
