@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(SKIP)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster():
     """Ray, with Serve and nothing in it; the port of its HTTP server."""
     import ray

@@ -1,7 +1,11 @@
 """Ray Serve LLM with real vLLM engines: a prefill and two decode replicas, the daemon beside them."""
 
+import contextlib
+import http.client
 import json
+import re
 import time
+import urllib.error
 import urllib.request
 from concurrent import futures
 
@@ -10,16 +14,55 @@ import pytest
 pytestmark = pytest.mark.vllm(engines=3)
 
 MODEL, APP = "tiny", "llm"
+TOKENS = 24
+
+
+def config(folder, replicas, kv_role):
+    """As a user writes it, but for what makes engines small."""
+    return {
+        "model_loading_config": {"model_id": MODEL, "model_source": str(folder)},
+        "accelerator_config": {"kind": "cpu"},
+        "placement_group_config": {"bundles": [{"CPU": 0.5}]},
+        "callback_config": {"callback_class": "ray_callbacks.NoDownload"},
+        "log_engine_metrics": False,
+        "deployment_config": {"num_replicas": replicas, "ray_actor_options": {"num_cpus": 0.5}},
+        "engine_kwargs": {
+            "dtype": "float32",
+            "block_size": 32,
+            "max_model_len": 1024,
+            "max_num_seqs": 16,
+            "max_num_batched_tokens": 256,
+            "enforce_eager": True,
+            "kv_transfer_config": {
+                "kv_connector": "NixlConnector",
+                # more processes than cores
+                "kv_connector_module_path": "benchmarks.demos.demo_vllm.tame",
+                "kv_role": kv_role,
+                "kv_buffer_device": "cpu",
+                "kv_connector_extra_config": {"kv_lease_duration": 180},
+            },
+        },
+    }
 
 
 class Deployed:
-    """The application, and what is asked of it."""
+    """The application, and what is asked of it and of its daemon."""
 
-    def __init__(self, daemon, port):
-        self.daemon, self.url = daemon, f"http://127.0.0.1:{port}"
+    def __init__(self, fleet, port):
+        self.fleet, self.port = fleet, port
 
-    def complete(self, prompt, max_tokens=16, **more):
-        body = {
+    def complete(self, prompt, max_tokens=TOKENS, **more):
+        body = json.dumps(self.body(prompt, max_tokens, **more)).encode()
+        url = f"http://127.0.0.1:{self.port}/v1/completions"
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{error.code}: {error.read().decode()}") from error
+
+    def body(self, prompt, max_tokens, **more):
+        return {
             "model": MODEL,
             "prompt": prompt,
             "max_tokens": max_tokens,
@@ -28,72 +71,172 @@ class Deployed:
             "return_token_ids": True,
             **more,
         }
-        request = urllib.request.Request(
-            self.url + "/v1/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
 
+    def whole(self, prompt, max_tokens=TOKENS):
+        """Tokens of one engine that computes the prompt and writes the answer."""
+        from ray import serve
+        from ray.serve.llm.openai_api_models import CompletionRequest
+        from rig import ids
 
-def config(folder, target, replicas):
-    """As a user writes it, but for what makes engines small."""
-    nixl = {
-        "kv_connector": "NixlConnector",
-        "kv_connector_module_path": "benchmarks.demos.demo_vllm.tame",  # more processes than cores
-        "kv_role": "kv_both",
-        "kv_buffer_device": "cpu",
-        "kv_connector_extra_config": {"kv_lease_duration": 180},
-    }
-    return {
-        "model_loading_config": {"model_id": MODEL, "model_source": str(folder)},
-        "accelerator_config": {"kind": "cpu"},
-        "placement_group_config": {"bundles": [{"CPU": 0.5}]},
-        "log_engine_metrics": False,
-        "deployment_config": {
-            "num_replicas": replicas,
-            "ray_actor_options": {"num_cpus": 0.5},
-        },
-        "engine_kwargs": {
-            "dtype": "float32",
-            "block_size": 32,
-            "max_model_len": 1024,
-            "max_num_seqs": 16,
-            "max_num_batched_tokens": 256,
-            "enforce_eager": True,
-            "kv_transfer_config": nixl,
-        },
-    }
+        handle = serve.get_deployment_handle(f"Prefill:{MODEL}", APP).options(stream=True)
+        request = CompletionRequest(**self.body(prompt, max_tokens))
+        (answer,) = handle.completions.remote(request)
+        return ids(answer.model_dump())
+
+    @contextlib.contextmanager
+    def stream(self, prompt, max_tokens):
+        """The connection, after the first event."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        body = json.dumps(self.body(prompt, max_tokens, stream=True))
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/completions", body, headers)
+        answer = connection.getresponse()
+        assert answer.readline().startswith(b"data:")
+        yield answer
+        connection.sock.shutdown(2)
+        connection.close()
+
+    def placed(self):
+        """Placements so far, by worker."""
+        with urllib.request.urlopen(f"http://{self.fleet.daemon.http}/metrics", timeout=5) as page:
+            lines = page.read().decode().splitlines()
+        found = {}
+        for line in lines:
+            if match := re.match(r'eldr_placements_total{.*worker="(.*?)".*} (\S+)', line):
+                found[match[1]] = found.get(match[1], 0) + int(float(match[2]))
+        return found
+
+    def decodes(self):
+        return {name: w for name, w in self.fleet.workers().items() if "#Decode:" in name}
 
 
 @pytest.fixture(scope="module")
 def deployed(cluster, model, tmp_path_factory):
     from eldr_ray.llm import build_pd_openai_app
     from ray import serve
-    from rig import Daemon
+    from ray_fleet import Fleet
+    from rig import prompt, wait
 
-    daemon = Daemon(tmp_path_factory.mktemp("daemon"))
+    fleet = Fleet(tmp_path_factory.mktemp("daemon"))
     alone = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}
     app = build_pd_openai_app(
         {
-            "prefill_config": config(model, daemon.target, 1),
-            "decode_config": config(model, daemon.target, 2),
-            "eldr": {"router": daemon.target, "timeout": 5.0},
-            "request_router_kwargs": {"timeout": 2.0},
+            "prefill_config": config(model, 1, "kv_producer"),
+            "decode_config": config(model, 2, "kv_consumer"),
+            "eldr": {"router": fleet.target, "timeout": 5.0},  # on a busy machine
+            # Bookings end by the engines' word alone.
+            "request_router_kwargs": {"timeout": 2.0, "release_after": 600.0},
             "ingress_deployment_config": alone,
             "orchestrator_deployment_config": alone,
         }
     )
-    begun = time.monotonic()
-    serve.run(app, name=APP)
-    print("up", time.monotonic() - begun)
-    yield Deployed(daemon, cluster)
-    daemon.kill()
+    try:
+        serve.run(app, name=APP)
+        deployed = Deployed(fleet, cluster)
+        fleet.await_workers(3)
+
+        def warm():  # the first transfer of a pair has a deadline, which a busy machine can miss
+            with contextlib.suppress(AssertionError):
+                deployed.complete(prompt(len(deployed.placed())), 2)
+            return deployed.placed().keys() == deployed.decodes().keys()
+
+        fleet.set_policy("round-robin")
+        wait(warm, 60)
+        fleet.await_no_bookings()
+        yield deployed
+    finally:
+        serve.delete(APP)
+        fleet.daemon.kill()
 
 
-def test_it(deployed):
+def test_each_replica_is_a_worker(deployed):
+    workers = deployed.fleet.workers()
+    assert len(deployed.decodes()) == 2
+    (prefill,) = workers.keys() - deployed.decodes().keys()
+    assert prefill.startswith(f"{APP}#Prefill:{MODEL}#")
+    for worker in deployed.decodes().values():
+        assert worker.capacity.sequences == 16
+        assert worker.worker_id.startswith(f"{APP}#Decode:{MODEL}#")
+
+
+def test_outputs_are_those_of_one_engine(deployed):
+    from rig import ids, prompt
+
+    before = deployed.placed()
+    prompts = [prompt(seed) for seed in range(10, 18)]
+    for tokens in prompts:
+        assert ids(deployed.complete(tokens)) == deployed.whole(tokens)
+        deployed.fleet.await_no_bookings()  # its engine has ended it
+    after = deployed.placed()
+    assert {name: after[name] - before[name] for name in after} == dict.fromkeys(after, 4)
+
+
+def test_the_engine_that_is_booked_has_the_request(deployed):
+    from rig import prompt, wait
+
+    for seed in range(2):
+        with deployed.stream(prompt(seed), 600):
+
+            def running():  # by the engines' reports
+                workers = deployed.decodes().values()
+                return sorted(
+                    (w.booked_sequences, w.running_sequences, w.foreign_sequences) for w in workers
+                ) == [(0, 0, 0), (1, 1, 0)]
+
+            wait(running, 10, deployed.decodes)
+        deployed.fleet.await_no_bookings()  # the caller has gone
+
+
+def test_outputs_of_several_in_flight(deployed):
+    from rig import ids, prompt
+
+    prompts = [prompt(seed, 100 + 7 * seed) for seed in range(16)]
+    with futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(deployed.complete, prompts))
+    equal = [ids(a) == deployed.whole(p) for a, p in zip(answers, prompts, strict=True)]
+    print(f"8 in flight, float32: {sum(equal)} of {len(equal)} equal those of one engine")
+    assert all(len(ids(answer)) == TOKENS for answer in answers)
+    deployed.fleet.await_no_bookings()
+
+
+def test_what_cannot_be_taken_apart_is_served_by_one_engine(deployed):
     from rig import prompt
 
-    for seed in range(4):
-        print(deployed.complete(prompt(seed)))
+    before, prompts = deployed.placed(), [prompt(1), prompt(2)]
+    answer = deployed.complete(prompts, n=2)
+    (first, *same), (second, *other) = (
+        [choice["token_ids"] for choice in answer["choices"][pair : pair + 2]] for pair in (0, 2)
+    )
+    assert same == [first]
+    assert other == [second]
+    assert [first, second] == [deployed.whole(each) for each in prompts]
+    assert deployed.placed() == before
+
+
+def test_a_wrong_request_is_told_so(deployed):
+    with pytest.raises(AssertionError, match="400: "):
+        deployed.complete([1] * 2000)
+    deployed.fleet.await_no_bookings()
+
+
+def test_requests_go_on_without_the_daemon(deployed):
+    from rig import ids, prompt, wait
+
+    fleet = deployed.fleet
+    prompts = [prompt(seed) for seed in range(30, 36)]
+    whole = [deployed.whole(tokens) for tokens in prompts]
+    fleet.daemon.kill()
+    begun = time.monotonic()
+    assert [ids(deployed.complete(tokens)) for tokens in prompts] == whole
+    print(f"{len(prompts)} requests without the daemon: {time.monotonic() - begun:.1f} s")
+    fleet.restart()
+    fleet.await_workers(3)
+
+    def placed_again():
+        assert ids(deployed.complete(prompts[0])) == whole[0]
+        return deployed.placed()
+
+    wait(placed_again, 15)
+    assert [ids(deployed.complete(tokens)) for tokens in prompts] == whole
+    assert sum(deployed.placed().values()) >= len(prompts)
+    fleet.await_no_bookings()

@@ -5,11 +5,8 @@ import itertools
 import time
 from concurrent import futures
 
-import grpc
 import numpy as np
 import pytest
-from eldr.v1 import fleet_pb2, fleet_pb2_grpc, partition_pb2, partition_pb2_grpc
-from eldr.v1 import policy_pb2, policy_pb2_grpc
 from eldr_client import Counts, RouterClient
 from eldr_client.counts import as_message
 
@@ -19,23 +16,20 @@ numbers = itertools.count()
 
 
 class Light:
-    """The daemon, and an application of light decode replicas."""
+    """An application of light decode replicas, and the daemon beside it."""
 
-    def __init__(self, directory):
-        from rig import Daemon
-
-        self.directory, self.daemon = directory, Daemon(directory)
-        self.target = self.daemon.target
-        self.handle = None
+    def __init__(self, fleet):
+        self.fleet, self.handle = fleet, None
 
     def deploy(self, replicas, capacity=16, **options):
         from ray import serve
         from ray.serve.config import RequestRouterConfig
         from ray_replicas import Decode
 
+        target = self.fleet.target
         router = RequestRouterConfig(
             request_router_class="eldr_ray.router:EldrRequestRouter",
-            request_router_kwargs={"router": self.target, "timeout": 0.5, "release_after": 0.1},
+            request_router_kwargs={"router": target, "timeout": 0.5, "release_after": 0.1},
         )
         decode = Decode.options(
             num_replicas=replicas,
@@ -44,8 +38,8 @@ class Light:
             graceful_shutdown_timeout_s=2,
             **options,
         )
-        self.handle = serve.run(decode.bind(self.target, capacity), name=APP, route_prefix=None)
-        self.await_workers(replicas)
+        self.handle = serve.run(decode.bind(target, capacity), name=APP, route_prefix=None)
+        self.fleet.await_workers(replicas)
 
     def ask(self, kind=None, seconds=0.0, **said):
         """What the replica answers; a `kind` makes it a request that comes out of a prefill."""
@@ -54,65 +48,33 @@ class Light:
     def send(self, kind=None, seconds=0.0, **said):
         params = {"remote_host": "prefill-0"}
         if kind is not None:
-            message = as_message(Counts(kind, 1), 1)
-            encoded = base64.b64encode(message.SerializeToString()).decode()
+            encoded = base64.b64encode(message(kind).SerializeToString()).decode()
             name = f"request-{next(numbers)}"
             params["eldr"] = {"model": MODEL, "request_id": name, "counts": encoded, **said}
         return self.handle.remote({"kv_transfer_params": params, "seconds": seconds})
 
     def fit(self):
-        """Two slots, one for each kind of request, and similarity decides between two workers."""
-        message = [as_message(Counts(counts, 1), 1) for counts in (LIKE_A, LIKE_B)]
-        self._ask(
-            partition_pb2_grpc.PartitionServiceStub,
-            "FitPartition",
-            partition_pb2.FitPartitionRequest(
-                model=MODEL, counts=message, num_slots=2, activate=True
-            ),
-        )
-        self._ask(
-            policy_pb2_grpc.PolicyServiceStub,
-            "SetPolicy",
-            policy_pb2.SetPolicyRequest(
-                model=MODEL, name="locality-band", parameters={"min_band": "1"}
-            ),
-        )
+        """A slot for each kind of request; and similarity decides, also between two workers."""
+        self.fleet.fit([message(LIKE_A), message(LIKE_B)])
+        self.fleet.set_policy("locality-band", min_band="1")
 
-    def workers(self):
-        """The ready ones by their ids."""
-        answer = self._ask(
-            fleet_pb2_grpc.FleetServiceStub, "ListWorkers", fleet_pb2.ListWorkersRequest()
-        )
-        ready = fleet_pb2.WORKER_STATE_READY
-        return {each.worker_id: each for each in answer.workers if each.state == ready}
 
-    def await_workers(self, count):
-        from rig import wait
-
-        wait(lambda: len(self.workers()) == count, 30, lambda: sorted(self.workers()))
-
-    def await_no_bookings(self):
-        from rig import wait
-
-        wait(lambda: not sum(w.booked_sequences for w in self.workers().values()), 10)
-
-    def await_placements(self):
-        """The daemon is back, and this is known: a client asks a silent one again now and then."""
-        from rig import wait
-
-        wait(lambda: self.ask(LIKE_A)["eldr"], 15)
-
-    def _ask(self, stub, method, request):
-        with grpc.insecure_channel(self.target) as channel:
-            return getattr(stub(channel), method)(request, timeout=20)
+def message(kind):
+    return as_message(Counts(kind, 1), 1)
 
 
 @pytest.fixture(scope="module")
 def light(cluster, tmp_path_factory):
-    light = Light(tmp_path_factory.mktemp("light"))
-    light.deploy(2)
-    yield light
-    light.daemon.kill()
+    from ray import serve
+    from ray_fleet import Fleet
+
+    light = Light(Fleet(tmp_path_factory.mktemp("light")))
+    try:
+        light.deploy(2)
+        yield light
+    finally:
+        serve.delete(APP)
+        light.fleet.daemon.kill()
 
 
 def test_the_replica_that_the_daemon_names_gets_the_request(light):
@@ -120,26 +82,26 @@ def test_the_replica_that_the_daemon_names_gets_the_request(light):
     a, b = ([light.ask(kind) for _ in range(12)] for kind in (LIKE_A, LIKE_B))
     assert len({each["worker"] for each in a}) == len({each["worker"] for each in b}) == 1
     assert a[0]["worker"] != b[0]["worker"]
-    assert {a[0]["worker"], b[0]["worker"]} == light.workers().keys()
-    light.await_no_bookings()
+    assert {a[0]["worker"], b[0]["worker"]} == light.fleet.workers().keys()
+    light.fleet.await_no_bookings()
 
 
 def test_the_decode_engine_is_told_its_booking(light):
     answer = light.send(LIKE_A, seconds=1.0)
     from rig import wait
 
-    wait(lambda: sum(w.booked_sequences for w in light.workers().values()) == 1, 5)
+    wait(lambda: light.fleet.total("booked_sequences") == 1, 5)
     answer = answer.result(timeout_s=10)
     assert answer["eldr"].keys() == {"request_id", "attempt", "lease_id"}
-    light.await_no_bookings()
-    with RouterClient(light.target) as client:
+    light.fleet.await_no_bookings()
+    with RouterClient(light.fleet.target) as client:
         request_id = answer["eldr"]["request_id"]
         assert client.release(MODEL, request_id).value == "ALREADY_RELEASED"
 
 
 def test_requests_without_a_prefill_go_by_load(light):
     answers = [light.ask() for _ in range(20)]
-    assert {each["worker"] for each in answers} == light.workers().keys()
+    assert {each["worker"] for each in answers} == light.fleet.workers().keys()
     assert not any(each["eldr"] for each in answers)
 
 
@@ -147,34 +109,34 @@ def test_requests_without_a_prefill_go_by_load(light):
     "said", [{"model": ""}, {"request_id": 7}, {"counts": "no base64"}, {"placement": "none"}]
 )
 def test_what_a_prefill_says_wrongly_fails_no_request(light, said):
-    assert light.ask(LIKE_A, **said)["worker"] in light.workers()
-    light.await_no_bookings()
+    assert light.ask(LIKE_A, **said)["worker"] in light.fleet.workers()
+    light.fleet.await_no_bookings()
 
 
 def test_counts_of_another_model_fail_no_request(light):
     assert light.ask(np.ones((3, 4), int))["eldr"] is None
-    light.await_no_bookings()
+    light.fleet.await_no_bookings()
 
 
 def test_the_prefills_own_placement_is_kept(light):
-    with RouterClient(light.target) as client:
-        for worker in light.workers():
+    with RouterClient(light.fleet.target) as client:
+        for worker in light.fleet.workers():
             name = f"placed-{worker}"
             placement = client.route(MODEL, name, pinned_worker=worker)
             said = {"worker_id": worker, "lease_id": placement.lease_id}
             answer = light.ask(LIKE_A, request_id=name, placement=said)
             assert answer["worker"] == worker
             assert answer["eldr"]["lease_id"] == placement.lease_id
-    light.await_no_bookings()
+    light.fleet.await_no_bookings()
 
 
 def test_a_placement_on_a_replica_that_is_gone_is_made_again(light):
-    with RouterClient(light.target) as client:
-        client.route(MODEL, "moved", pinned_worker=next(iter(light.workers())))
+    with RouterClient(light.fleet.target) as client:
+        client.route(MODEL, "moved", pinned_worker=next(iter(light.fleet.workers())))
     said = {"worker_id": "light#Decode#gone", "lease_id": "x"}
     answer = light.ask(LIKE_A, request_id="moved", placement=said)
     assert answer["eldr"]["attempt"] == 1
-    light.await_no_bookings()
+    light.fleet.await_no_bookings()
 
 
 @pytest.mark.parametrize("until", ["booked_sequences", "running_sequences"])
@@ -182,9 +144,9 @@ def test_a_caller_that_goes_ends_its_booking(light, until):
     from rig import wait
 
     answer = light.send(LIKE_A, seconds=30.0)
-    wait(lambda: sum(getattr(w, until) for w in light.workers().values()) == 1, 5)
+    wait(lambda: light.fleet.total(until) == 1, 5)
     answer.cancel()
-    light.await_no_bookings()
+    light.fleet.await_no_bookings()
 
 
 def test_full_replicas_are_passed_over(light):
@@ -193,47 +155,46 @@ def test_full_replicas_are_passed_over(light):
     light.fit()
     with futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: light.ask(LIKE_A, seconds=0.3), range(12)))
-    assert {each["worker"] for each in answers} == light.workers().keys()
-    light.await_no_bookings()
+    assert {each["worker"] for each in answers} == light.fleet.workers().keys()
+    light.fleet.await_no_bookings()
 
 
 def test_replicas_come_and_go(light):
     import ray
 
     light.deploy(3)
-    assert {light.ask(kind)["worker"] for kind in (LIKE_A, LIKE_B)} <= light.workers().keys()
-    before = light.workers().keys()
+    assert {light.ask(kind)["worker"] for kind in (LIKE_A, LIKE_B)} <= light.fleet.workers().keys()
+    before = light.fleet.workers().keys()
     victim = light.ask(LIKE_A)["worker"]
     ray.kill(ray.get_actor(f"SERVE_REPLICA::{victim}", namespace="serve"))
     answers = [light.ask(LIKE_A) for _ in range(20)]
     assert victim not in {each["worker"] for each in answers}
     from rig import wait
 
-    wait(lambda: len(light.workers().keys() - {victim}) == 3, 30)
-    light.await_workers(3)
-    assert light.workers().keys() - before  # another id: another worker
+    wait(lambda: len(light.fleet.workers().keys() - {victim}) == 3, 30)
+    light.fleet.await_workers(3)
+    assert light.fleet.workers().keys() - before  # another id: another worker
     light.deploy(1)
-    (left,) = light.workers()
+    (left,) = light.fleet.workers()
     assert {light.ask(kind)["worker"] for kind in (LIKE_A, LIKE_B)} == {left}
-    light.await_no_bookings()
+    light.fleet.await_no_bookings()
 
 
 def test_requests_go_on_without_the_daemon(light):
-    from rig import Daemon
+    from rig import wait
 
     light.deploy(2)
-    port = int(light.target.rpartition(":")[2])
-    light.daemon.kill()
+    light.fleet.daemon.kill()
     begun = time.monotonic()
     answers = [light.ask(LIKE_A) for _ in range(30)]
     assert time.monotonic() - begun < 5
     assert len({each["worker"] for each in answers}) == 2
     assert not any(each["eldr"] for each in answers)
-    light.daemon = Daemon(light.directory, port)
-    light.await_workers(2)
-    light.await_placements()
+    light.fleet.restart()
+    light.fleet.await_workers(2)
+    wait(lambda: light.ask(LIKE_A)["eldr"], 15)  # a silent daemon is asked again now and then
     light.fit()
     a, b = ({light.ask(kind)["worker"] for _ in range(6)} for kind in (LIKE_A, LIKE_B))
     assert len(a) == len(b) == 1
     assert a != b
-    light.await_no_bookings()
+    light.fleet.await_no_bookings()

@@ -74,7 +74,8 @@ class Daemon(Process):
         options += ["--state", ":memory:", "--port-file", str(ports)]
         super().__init__([DAEMON_PYTHON, "-c", code, *options], directory / "daemon.log")
         wait(ports.exists, 180, lambda: self.log.read_text())
-        self.target = json.loads(ports.read_text())["grpc"]
+        said = json.loads(ports.read_text())
+        self.target, self.http = said["grpc"], said["http"]
 
 
 class Engine(Process):

@@ -84,7 +84,9 @@ class Leg:
         placement = said.get("placement")
         name, request_id = said.get("model") or model, said.get("request_id")
         if not isinstance(name, str) or not isinstance(request_id, str) or not name:
-            logger.warning("expected model and request_id in kv_transfer_params.eldr, found %s", said)
+            logger.warning(
+                "expected model and request_id in kv_transfer_params.eldr, found %s", said
+            )
             return None
         return cls(
             params=params,

@@ -106,9 +106,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: 
             "eldr_ray_placements",
             description="Requests with a signature, by why they went where they went.",
             tag_keys=("application", "deployment", "reason"),
-        ).set_default_tags(
-            {"application": self.app_name, "deployment": self._deployment_id.name}
-        )
+        ).set_default_tags({"application": self.app_name, "deployment": self._deployment_id.name})
 
     async def choose_replicas(
         self,
@@ -172,9 +170,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: 
         pending.future.add_done_callback(settled)
         return replica
 
-    def _by_worker(
-        self, leg: Leg, replicas: Iterable[RunningReplica]
-    ) -> dict[str, RunningReplica]:
+    def _by_worker(self, leg: Leg, replicas: Iterable[RunningReplica]) -> dict[str, RunningReplica]:
         """The candidates, by ELDR's names: those that Ray knows to have room, while some have."""
         fresh = [each for each in replicas if each.replica_id not in leg.tried]
         if not fresh:

@@ -29,9 +29,7 @@ class Orchestrator:
     choice is the request router's, of the decode deployment.
     """
 
-    def __init__(
-        self, prefill_server: DeploymentHandle, decode_server: DeploymentHandle
-    ) -> None:
+    def __init__(self, prefill_server: DeploymentHandle, decode_server: DeploymentHandle) -> None:
         self._prefill = prefill_server.options(stream=True)
         self._decode = decode_server.options(stream=True)
 
