@@ -1,4 +1,4 @@
-"""Ray Serve LLM with real vLLM engines: a prefill and two decode replicas, the daemon beside them."""
+"""Ray Serve LLM with real vLLM engines, a prefill and two decode replicas, and the daemon."""
 
 import contextlib
 import http.client
@@ -33,6 +33,7 @@ def config(folder, replicas, kv_role):
             "max_num_seqs": 16,
             "max_num_batched_tokens": 256,
             "enforce_eager": True,
+            "chat_template": "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}",
             "kv_transfer_config": {
                 "kv_connector": "NixlConnector",
                 # more processes than cores
@@ -96,13 +97,29 @@ class Deployed:
         connection.sock.shutdown(2)
         connection.close()
 
-    def placed(self):
-        """Placements so far, by worker."""
+    def chat(self, **more):
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Where shall this be decoded?"}],
+            "max_completion_tokens": TOKENS,
+            "temperature": 0,
+            **more,
+        }
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        request = urllib.request.Request(
+            url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read().decode()
+
+    def placed(self, by="worker"):
+        """Placements so far, by a label."""
         with urllib.request.urlopen(f"http://{self.fleet.daemon.http}/metrics", timeout=5) as page:
             lines = page.read().decode().splitlines()
         found = {}
         for line in lines:
-            if match := re.match(r'eldr_placements_total{.*worker="(.*?)".*} (\S+)', line):
+            pattern = rf'eldr_placements_total{{.*\b{by}="(.*?)".*}} (\S+)'
+            if match := re.match(pattern, line):
                 found[match[1]] = found.get(match[1], 0) + int(float(match[2]))
         return found
 
@@ -171,6 +188,33 @@ def test_outputs_are_those_of_one_engine(deployed):
     assert {name: after[name] - before[name] for name in after} == dict.fromkeys(after, 4)
 
 
+def test_outputs_where_experts_decide(deployed):
+    """By a partition of what the prefill engine has sent, and the default policy."""
+    from rig import ids, prompt
+
+    deployed.fleet.fit()
+    deployed.fleet.set_policy("locality-band", min_band="1")
+    before = deployed.placed("reason")
+    prompts = [prompt(seed) for seed in range(20, 26)]
+    assert [ids(deployed.complete(each)) for each in prompts] == list(map(deployed.whole, prompts))
+    after = deployed.placed("reason")
+    assert after["LOCALITY_BAND"] - before.get("LOCALITY_BAND", 0) == len(prompts)
+    assert sum(after.values()) - sum(before.values()) == len(prompts)
+    deployed.fleet.await_no_bookings()
+
+
+def test_chat_with_and_without_a_stream(deployed):
+    before = sum(deployed.placed().values())
+    whole = json.loads(deployed.chat())["choices"][0]["message"]["content"]
+    *events, done = deployed.chat(stream=True).strip().split("\n\n")
+    assert done == "data: [DONE]"
+    deltas = [json.loads(e.removeprefix("data: "))["choices"][0]["delta"] for e in events]
+    assert "".join(delta.get("content") or "" for delta in deltas) == whole
+    assert len(whole) > 1
+    assert sum(deployed.placed().values()) - before == 2
+    deployed.fleet.await_no_bookings()
+
+
 def test_the_engine_that_is_booked_has_the_request(deployed):
     from rig import prompt, wait
 
@@ -178,9 +222,9 @@ def test_the_engine_that_is_booked_has_the_request(deployed):
         with deployed.stream(prompt(seed), 600):
 
             def running():  # by the engines' reports
-                workers = deployed.decodes().values()
                 return sorted(
-                    (w.booked_sequences, w.running_sequences, w.foreign_sequences) for w in workers
+                    (worker.booked_sequences, worker.batch_size, worker.foreign_sequences)
+                    for worker in deployed.decodes().values()
                 ) == [(0, 0, 0), (1, 1, 0)]
 
             wait(running, 10, deployed.decodes)
@@ -203,13 +247,8 @@ def test_what_cannot_be_taken_apart_is_served_by_one_engine(deployed):
     from rig import prompt
 
     before, prompts = deployed.placed(), [prompt(1), prompt(2)]
-    answer = deployed.complete(prompts, n=2)
-    (first, *same), (second, *other) = (
-        [choice["token_ids"] for choice in answer["choices"][pair : pair + 2]] for pair in (0, 2)
-    )
-    assert same == [first]
-    assert other == [second]
-    assert [first, second] == [deployed.whole(each) for each in prompts]
+    choices = deployed.complete(prompts)["choices"]
+    assert [choice["token_ids"] for choice in choices] == list(map(deployed.whole, prompts))
     assert deployed.placed() == before
 
 

@@ -139,7 +139,7 @@ def test_a_placement_on_a_replica_that_is_gone_is_made_again(light):
     light.fleet.await_no_bookings()
 
 
-@pytest.mark.parametrize("until", ["booked_sequences", "running_sequences"])
+@pytest.mark.parametrize("until", ["booked_sequences", "batch_size"])
 def test_a_caller_that_goes_ends_its_booking(light, until):
     from rig import wait
 

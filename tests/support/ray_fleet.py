@@ -45,10 +45,10 @@ class Fleet:
         request = policy_pb2.SetPolicyRequest(model=self.model, name=name, parameters=parameters)
         self._ask(policy_pb2_grpc.PolicyServiceStub, "SetPolicy", request)
 
-    def fit(self, counts):
-        """Put a partition with a slot for each of these in force."""
+    def fit(self, counts=(), slots=2):
+        """Put a partition in force, of these counts or of what the daemon has seen."""
         request = partition_pb2.FitPartitionRequest(
-            model=self.model, counts=counts, num_slots=len(counts), activate=True
+            model=self.model, counts=counts, num_slots=slots, activate=True
         )
         self._ask(partition_pb2_grpc.PartitionServiceStub, "FitPartition", request)
 

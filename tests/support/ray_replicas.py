@@ -20,7 +20,7 @@ class Decode:
             self.name,
             MODEL,
             f"serve://{self.name}",
-            lambda: LoadReport(running_sequences=len(self.held), held=list(self.held)),
+            lambda: LoadReport(batch_size=len(self.held), held=list(self.held)),
             max_sequences=capacity,
             geometry=GEOMETRY,
             time_to_live=3.0,

@@ -16,7 +16,7 @@ logger = logging.getLogger("eldr_ray")
 
 @dataclass(kw_only=True, eq=False)
 class Booking:
-    """A place that ELDR holds for one attempt; `accepted` once the replica has taken the request."""
+    """A place that ELDR holds for one attempt; `accepted` once the replica has the request."""
 
     model: str
     request_id: str
