@@ -30,7 +30,7 @@ def project(folder):
     return tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-OURS = {project(folder)["name"] for folder in (".", "clients/python", "clients/vllm")}
+OURS = {project(folder)["name"] for folder in (".", "clients/python", "clients/vllm", "clients/ray")}
 
 
 @pytest.mark.parametrize("words", list(hints()))

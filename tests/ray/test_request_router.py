@@ -12,6 +12,7 @@ from eldr_client.counts import as_message
 
 MODEL, APP = "tiny", "light"
 LIKE_A, LIKE_B = np.array([[4, 4, 0, 0], [8, 0, 0, 0]]), np.array([[0, 0, 4, 4], [0, 0, 0, 8]])
+TIMEOUT = 0.5  # seconds that placing may take, on a busy machine
 numbers = itertools.count()
 
 
@@ -29,13 +30,14 @@ class Light:
         target = self.fleet.target
         router = RequestRouterConfig(
             request_router_class="eldr_ray.router:EldrRequestRouter",
-            request_router_kwargs={"router": target, "timeout": 0.5, "release_after": 0.1},
+            request_router_kwargs={"router": target, "timeout": TIMEOUT, "release_after": 0.1},
         )
         decode = Decode.options(
             num_replicas=replicas,
             request_router_config=router,
             ray_actor_options={"num_cpus": 0.1},
             graceful_shutdown_timeout_s=2,
+            health_check_period_s=1,
             **options,
         )
         self.handle = serve.run(decode.bind(target, capacity), name=APP, route_prefix=None)
@@ -156,6 +158,17 @@ def test_full_replicas_are_passed_over(light):
     with futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: light.ask(LIKE_A, seconds=0.3), range(12)))
     assert {each["worker"] for each in answers} == light.fleet.workers().keys()
+    assert all(each["eldr"] for each in answers)
+    light.fleet.await_no_bookings()
+
+
+def test_requests_for_which_the_daemon_has_no_room_go_by_load(light):
+    light.deploy(2, capacity=1)
+    with futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: light.ask(LIKE_A, seconds=0.5), range(8)))
+    placed = [bool(each["eldr"]) for each in answers]
+    assert any(placed)
+    assert not all(placed)
     light.fleet.await_no_bookings()
 
 
@@ -180,6 +193,21 @@ def test_replicas_come_and_go(light):
     light.fleet.await_no_bookings()
 
 
+def test_a_daemon_that_is_silent_holds_no_request_up(light):
+    from rig import wait
+
+    light.fleet.freeze()
+    try:
+        begun = time.monotonic()
+        answers = [light.ask(LIKE_A) for _ in range(20)]
+        assert time.monotonic() - begun < 4 * TIMEOUT
+        assert not any(each["eldr"] for each in answers)
+    finally:
+        light.fleet.thaw()
+    wait(lambda: light.ask(LIKE_A)["eldr"], 15)  # it is asked again now and then
+    light.fleet.await_no_bookings()  # nor is there one whose answer came too late
+
+
 def test_requests_go_on_without_the_daemon(light):
     from rig import wait
 
@@ -192,7 +220,7 @@ def test_requests_go_on_without_the_daemon(light):
     assert not any(each["eldr"] for each in answers)
     light.fleet.restart()
     light.fleet.await_workers(2)
-    wait(lambda: light.ask(LIKE_A)["eldr"], 15)  # a silent daemon is asked again now and then
+    wait(lambda: light.ask(LIKE_A)["eldr"], 15)
     light.fit()
     a, b = ({light.ask(kind)["worker"] for _ in range(6)} for kind in (LIKE_A, LIKE_B))
     assert len(a) == len(b) == 1

@@ -1,5 +1,7 @@
 """The daemon beside an application of Ray Serve, and what it knows of the replicas."""
 
+import signal
+
 import grpc
 from eldr.v1 import (
     fleet_pb2,
@@ -24,6 +26,13 @@ class Fleet:
         """A new daemon where the last one was, knowing nothing."""
         self.daemon.kill()
         self.daemon = Daemon(self.directory, int(self.target.rpartition(":")[2]))
+
+    def freeze(self):
+        """The daemon keeps its connections, and answers nothing until `thaw`."""
+        self.daemon.signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.daemon.signal(signal.SIGCONT)
 
     def workers(self):
         """The ready ones by their ids."""

@@ -57,6 +57,9 @@ class Process:
             os.killpg(self._popen.pid, how)
         self._popen.wait(60)
 
+    def signal(self, number):
+        self._popen.send_signal(number)
+
     def terminate(self):
         """As an operator would; its children are left to it for a while."""
         self._popen.terminate()

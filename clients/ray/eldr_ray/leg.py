@@ -118,8 +118,10 @@ def _counts(said: Any) -> ActivationCounts | None:
     """Counts out of an answer's base64; what cannot be read is as good as none."""
     if said is None:
         return None
+    counts = ActivationCounts()
     try:
-        return ActivationCounts.FromString(base64.b64decode(said, validate=True))
+        counts.ParseFromString(base64.b64decode(said, validate=True))
     except (binascii.Error, DecodeError, TypeError, ValueError) as error:
         logger.warning("a prefill's counts are not readable: %s", error)
         return None
+    return counts

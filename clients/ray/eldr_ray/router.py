@@ -29,7 +29,7 @@ logger = logging.getLogger("eldr_ray")
 FALLBACK = "RAY_FALLBACK"
 
 
-class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):  # type: ignore[misc]
+class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
     """Sends a request to the replica that ELDR has booked for it.
 
     It has a part in requests with `kv_transfer_params.eldr`, as prefill engines with ELDR's

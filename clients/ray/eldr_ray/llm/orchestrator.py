@@ -57,7 +57,7 @@ class Orchestrator:
         decode = request.model_copy(deep=True)
         decode.kv_transfer_params = None
         if not _is_whole(request):
-            answer = None
+            answer: Any = None
             async for part in self._ask(self._prefill, method, _prefill_request(request), info):
                 answer = part
             if not hasattr(answer, "choices"):  # an error

@@ -8,10 +8,12 @@ from ray.serve.llm.deployment import LLMServer
 from eldr_ray.identity import own_worker_id
 
 
-class _Registered(LLMServer):  # type: ignore[misc]
+class _Registered(LLMServer):
     role: ClassVar[str]
 
-    async def __init__(self, llm_config: LLMConfig, **options: Any) -> None:
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, llm_config: LLMConfig, **options: Any
+    ) -> None:
         own = own_worker_id()
         transfer = llm_config.engine_kwargs["kv_transfer_config"]
         extra = transfer["kv_connector_extra_config"]
