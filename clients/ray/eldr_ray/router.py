@@ -140,10 +140,8 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
             return
         booking = held[0]
         self._drop(booking, internal_request_id)
-        if booking.accepted:
-            self._release(booking, ReleaseOutcome.COMPLETED, self._release_after)
-        else:
-            self._release(booking, ReleaseOutcome.FAILED)
+        outcome = ReleaseOutcome.COMPLETED if booking.accepted else ReleaseOutcome.FAILED
+        self._release(booking, outcome, self._release_after)
 
     async def _place(
         self, leg: Leg, replicas: Iterable[RunningReplica], pending: PendingRequest

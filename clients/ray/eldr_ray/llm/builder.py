@@ -71,8 +71,9 @@ def build_pd_openai_app(pd_serving_args: dict[str, Any]) -> Application:
     model = given.decode_config.model_id
     ingress_config = given.ingress_cls_config
     defaults = ingress_config.ingress_cls.get_deployment_options([given.decode_config])
+    name = model.replace("/", "--").replace(".", "_")  # as Ray names its deployments
     orchestrator = serve.deployment(
-        Orchestrator, name=f"Orchestrator:{model}".replace("/", "--"), **_merged(defaults, options)
+        Orchestrator, name=f"Orchestrator:{name}", **_merged(defaults, options)
     ).bind(prefill_server=prefill, decode_server=decode)
     ingress = make_fastapi_ingress(ingress_config.ingress_cls)
     ingress_options = _merged(defaults, given.ingress_deployment_config or {})

@@ -10,22 +10,21 @@ def with_eldr(transfer: Mapping[str, Any], eldr: Mapping[str, Any]) -> dict[str,
     """The same transfer, followed by ELDR with these settings.
 
     It goes by the name MultiConnector, so that vLLM and Ray prepare what the connectors inside
-    need. The connector's own `eldr` settings, where a configuration has them, stand before `eldr`.
+    need. What the configuration itself says in `eldr` stands before the settings here.
 
     Raises
     ------
     ValueError
-        It is ELDR's in its other form, which Ray does not see into.
+        Its connector is one that Ray and vLLM would not see through.
     """
-    module = str(transfer.get("kv_connector_module_path") or "")
+    name, module = transfer["kv_connector"], transfer.get("kv_connector_module_path") or ""
     extra = dict(transfer.get("kv_connector_extra_config") or {})
-    if module.startswith("eldr_vllm.") and transfer["kv_connector"] != "MultiConnector":
-        raise ValueError(
-            f"kv_connector: expected the connector alone, or MultiConnector with {MODULE}, found "
-            f"{transfer['kv_connector']}"
-        )
-    if transfer["kv_connector"] != "MultiConnector":
+    if name != "MultiConnector" and not module.startswith("eldr_vllm."):
         extra = {"connectors": [dict(transfer)]}
+    elif name != "MultiConnector" or module not in ("", MODULE):
+        raise ValueError(
+            f"kv_connector: expected any but ELDR's, or vLLM's MultiConnector, found {name} of {module}"
+        )
     return {
         **transfer,
         "kv_connector": "MultiConnector",

@@ -75,8 +75,9 @@ class Orchestrator:
         try:
             async for part in parts:
                 yield part
-        finally:
-            parts.cancel()  # the caller may have gone; of one that has ended nothing is left
+        except BaseException:  # the caller has gone, or the replica
+            parts.cancel()
+            raise
 
 
 def _prefill_request(request: Any) -> Any:
