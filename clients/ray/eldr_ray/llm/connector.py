@@ -23,7 +23,7 @@ def with_eldr(transfer: Mapping[str, Any], eldr: Mapping[str, Any]) -> dict[str,
         extra = {"connectors": [dict(transfer)]}
     elif name != "MultiConnector" or module not in ("", MODULE):
         raise ValueError(
-            f"kv_connector: expected any but ELDR's, or vLLM's MultiConnector, found {name} of {module}"
+            f"kv_connector: expected one of vLLM's, or your own alone, found {name} of {module}"
         )
     return {
         **transfer,
