@@ -1,7 +1,7 @@
 """What ELDR's request router adds to a call of Ray Serve, beside Ray's own router.
 
-Two deployments of light replicas, one behind each router, are called in turn, one call at a time, by
-the same handle's process; the daemon runs beside them. In `.venv-ray` (`make setup-ray`).
+Two deployments of light replicas, one behind each router, are called in turn, one call at a time,
+by one process; the daemon runs beside them. In `.venv-ray` (`make setup-ray`).
 
 Prints a table and writes build/bench/ray_router.json.
 """

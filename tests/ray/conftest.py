@@ -23,6 +23,19 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(SKIP)
 
 
+def start(ray, tries=3):
+    """Ray gives its own processes seconds to start, which a busy machine can miss."""
+    for left in reversed(range(tries)):
+        try:
+            # Actors of more cores than there are: what they do is wait.
+            ray.init(num_cpus=8, object_store_memory=80 * 2**20, include_dashboard=False)
+            return
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """Ray, with Serve and nothing in it; the port of its HTTP server."""
@@ -37,8 +50,7 @@ def cluster():
         OMP_NUM_THREADS="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind"
     )
     os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
-    # Actors of more cores than there are: what they do is wait.
-    ray.init(num_cpus=8, object_store_memory=80 * 2**20, include_dashboard=False)
+    start(ray)
     port = free_port()
     serve.start(http_options={"port": port})
     yield port

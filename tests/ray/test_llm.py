@@ -172,6 +172,8 @@ def test_each_replica_is_a_worker(deployed):
     assert len(deployed.decodes()) == 2
     (prefill,) = workers.keys() - deployed.decodes().keys()
     assert prefill.startswith(f"{APP}#Prefill:{MODEL}#")
+    assert workers[prefill].capture.known_tokens
+    assert not workers[prefill].capture.unknown_tokens
     for worker in deployed.decodes().values():
         assert worker.capacity.sequences == 16
         assert worker.worker_id.startswith(f"{APP}#Decode:{MODEL}#")

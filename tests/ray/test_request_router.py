@@ -107,9 +107,17 @@ def test_requests_without_a_prefill_go_by_load(light):
     assert not any(each["eldr"] for each in answers)
 
 
-@pytest.mark.parametrize(
-    "said", [{"model": ""}, {"request_id": 7}, {"counts": "no base64"}, {"placement": "none"}]
+WRONG = (
+    {"model": ""},
+    {"request_id": 7},
+    {"request_id": "\ud800"},
+    {"counts": "no base64"},
+    {"placement": "none"},
+    {"placement": {"worker_id": [], "lease_id": 1}},
 )
+
+
+@pytest.mark.parametrize("said", WRONG)
 def test_what_a_prefill_says_wrongly_fails_no_request(light, said):
     assert light.ask(LIKE_A, **said)["worker"] in light.fleet.workers()
     light.fleet.await_no_bookings()
@@ -118,6 +126,14 @@ def test_what_a_prefill_says_wrongly_fails_no_request(light, said):
 def test_counts_of_another_model_fail_no_request(light):
     assert light.ask(np.ones((3, 4), int))["eldr"] is None
     light.fleet.await_no_bookings()
+
+
+def test_calls_for_a_multiplexed_model_go_where_ray_has_it(light):
+    handle, light.handle = light.handle, light.handle.options(multiplexed_model_id="adapter")
+    try:
+        assert light.ask(LIKE_A)["eldr"] is None
+    finally:
+        light.handle = handle
 
 
 def test_the_prefills_own_placement_is_kept(light):

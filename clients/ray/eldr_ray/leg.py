@@ -40,6 +40,8 @@ class Leg:
         None where the prefill has sent them to the daemon alone.
     placement : mapping
         What the prefill engine was told when it asked itself (`place` is `daemon`); else empty.
+    output_limit : int
+        Tokens that the answer may have; 0 where the request leaves it open.
     attempt : int
         The next one's number.
     tried : set of ReplicaID
@@ -51,6 +53,7 @@ class Leg:
     request_id: str
     counts: ActivationCounts | None
     placement: Mapping[str, Any]
+    output_limit: int = 0
     attempt: int = 0
     tried: set[ReplicaID] = field(default_factory=set)
     booking: Booking | None = None
@@ -72,11 +75,7 @@ class Leg:
     @classmethod
     def _read(cls, pending: PendingRequest, model: str) -> Self | None:
         for argument in (*pending.args, *pending.kwargs.values()):
-            params = (
-                argument.get("kv_transfer_params")
-                if isinstance(argument, dict)
-                else getattr(argument, "kv_transfer_params", None)
-            )
+            params = _field(argument, "kv_transfer_params")
             if isinstance(params, dict) and isinstance(said := params.pop("eldr", None), dict):
                 break
         else:
@@ -94,6 +93,7 @@ class Leg:
             request_id=request_id,
             counts=_counts(said.get("counts")),
             placement=placement if isinstance(placement, dict) else {},
+            output_limit=_output_limit(argument),
         )
 
     def booked(self, booking: Booking) -> None:
@@ -112,6 +112,16 @@ class Leg:
         if booking is not None:
             self.tried.add(booking.replica_id)
         return booking
+
+
+def _field(request: Any, name: str) -> Any:
+    """Of a body, or of one of vLLM's models."""
+    return request.get(name) if isinstance(request, dict) else getattr(request, name, None)
+
+
+def _output_limit(request: Any) -> int:
+    limits = (_field(request, name) for name in ("max_completion_tokens", "max_tokens"))
+    return next((limit for limit in limits if type(limit) is int and 0 < limit < 1 << 31), 0)
 
 
 def _counts(said: Any) -> ActivationCounts | None:

@@ -35,9 +35,9 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
     It has a part in requests with `kv_transfer_params.eldr`, as prefill engines with ELDR's
     connector answer it: it asks the daemon with their counts, the replicas being the candidates,
     and leaves in its place what the decode engine needs to know. A replica that Ray cannot send
-    the request to is not asked for again. All other requests go to the less loaded of two replicas
-    drawn at random, Ray's default, and so do all requests while the daemon is away, has no answer
-    within `timeout`, or has no room.
+    the request to is not asked for again. All other requests, and those for a multiplexed model, go
+    to the less loaded of two replicas drawn at random, Ray's default, and so do all requests while
+    the daemon is away, has no answer within `timeout`, or has no room.
 
     Choosing and booking are one act of the daemon's. The booking ends with the decode engine's own
     report; `release_after` the answer's end this router ends it too, in case there was none.
@@ -118,12 +118,15 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         Ray calls it again for the same request if it could not send it there.
         """
         leg = Leg.of(pending_request, self._model)
-        if pending_request is not None and leg is not None:
-            pending_request.routing_context.should_backoff = True
+        if pending_request is None or leg is None or pending_request.metadata.multiplexed_model_id:
+            return self._two_at_random(pending_request)
+        pending_request.routing_context.should_backoff = True
+        try:
             replica = await self._place(leg, candidate_replicas, pending_request)
-            if replica is not None:
-                return [[replica]]
-        return self._two_at_random(pending_request)
+        except Exception:  # Ray would drop the request
+            logger.exception("ELDR cannot place a request, which goes by load")
+            replica = None
+        return [[replica]] if replica is not None else self._two_at_random(pending_request)
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
@@ -196,6 +199,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
                 timeout=self._timeout - wait,  # to which the client adds the wait
                 wait_for_signature=wait,
                 candidate_workers=sorted(workers),
+                expected_output_tokens=leg.output_limit,
                 lease_ttl=self._lease_ttl,
             )
         except EldrError as error:
