@@ -63,4 +63,4 @@ class Fleet:
 
     def _ask(self, stub, method, request):
         with grpc.insecure_channel(self.target) as channel:
-            return getattr(stub(channel), method)(request, timeout=20)
+            return getattr(stub(channel), method)(request, timeout=60)
