@@ -11,6 +11,7 @@ import urllib.request
 from concurrent import futures
 
 import pytest
+from eldr.v1 import fleet_pb2
 
 pytestmark = pytest.mark.vllm(engines=3)
 
@@ -172,8 +173,8 @@ def test_each_replica_is_a_worker(deployed):
     assert len(deployed.decodes()) == 2
     (prefill,) = workers.keys() - deployed.decodes().keys()
     assert prefill.startswith(f"{APP}#Prefill:{MODEL}#")
-    assert workers[prefill].capture.known_tokens
-    assert not workers[prefill].capture.unknown_tokens
+    assert workers[prefill].capture.state == fleet_pb2.CAPTURE_STATE_CAPTURING
+    assert not workers[prefill].capture.reason  # its probe has verified it
     for worker in deployed.decodes().values():
         assert worker.capacity.sequences == 16
         assert worker.worker_id.startswith(f"{APP}#Decode:{MODEL}#")

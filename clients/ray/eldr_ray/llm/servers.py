@@ -1,7 +1,12 @@
 """Ray's LLM servers, each with its engine registered at the daemon as the replica that it is."""
 
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import uvicorn
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
@@ -14,21 +19,22 @@ class _Registered(LLMServer):
     async def __init__(  # type: ignore[misc]  # Ray awaits it
         self, llm_config: LLMConfig, **options: Any
     ) -> None:
-        own = own_worker_id()
         transfer = llm_config.engine_kwargs["kv_transfer_config"]
         extra = transfer["kv_connector_extra_config"]
+        # The connector asks its engine for completions, to see that it tells their experts rightly.
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
         eldr = {
             **extra["eldr"],
-            "worker_id": own,
+            "worker_id": own_worker_id(),
             "role": self.role,
-            # Nothing calls the engine but its replica: there is no HTTP server to be asked.
-            "url": f"serve://{own}",
-            "health_check": False,
-            "probe": False,
+            "url": f"http://127.0.0.1:{listener.getsockname()[1]}",
         }
         transfer = {**transfer, "kv_connector_extra_config": {**extra, "eldr": eldr}}
         llm_config.update_engine_kwargs(kv_transfer_config=transfer)
         await super().__init__(llm_config, **options)
+        app = uvicorn.Config(await self.engine.build_asgi_app(), log_level="warning")
+        self._serving = asyncio.create_task(_Loopback(app).serve([listener]))
 
 
 class PrefillServer(_Registered):
@@ -41,3 +47,12 @@ class DecodeServer(_Registered):
     """Writes answers, reports what it runs, ends bookings."""
 
     role = "decode"
+
+
+class _Loopback(uvicorn.Server):
+    """vLLM's own HTTP server, for this machine alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are Ray's."""
+        yield
