@@ -6,10 +6,12 @@ STAMP  := $(VENV)/.installed
 VLLM   := .venv-vllm
 VERSIONS := 0.30.0 0.31.0 0.33.0
 VLLM_STAMP := $(VLLM)/.installed
+RAY    := .venv-ray
+RAY_STAMP := $(RAY)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
-.PHONY: help setup setup-vllm setup-vllm-versions protos manifests demo demo-vllm docs gpu-check test \
-  test-fast conformance conformance-table soak test-vllm test-vllm-versions capture-matrix bench \
+.PHONY: help setup setup-vllm setup-vllm-versions setup-ray protos manifests demo demo-vllm docs gpu-check test \
+  test-fast conformance conformance-table soak test-vllm test-vllm-versions test-ray capture-matrix bench \
   bench-check lint format release-check image-check cluster-check clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -49,7 +51,7 @@ demo-vllm: setup $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## real vLLM engines, fou
 gpu-check: $(if $(ELDR_VLLM_PYTHON),,setup-vllm) ## is the capture exact on this machine's GPU, and what it costs; ARGS='--device cpu', '--help', …
 	@PYTHONPATH=clients/vllm:clients/python $(or $(ELDR_VLLM_PYTHON),$(VLLM)/bin/python) -m benchmarks.engines.gpu_check $(ARGS)
 
-test: test-fast bench-check test-vllm ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines
+test: test-fast bench-check test-vllm test-ray ## every test: those that need no vLLM, the short benchmarks, those on real vLLM engines
 test-fast: setup ## the tests that need no vLLM
 	$(BIN)/python -m pytest -m "not vllm" -n 2 --dist worksteal
 
@@ -66,6 +68,14 @@ soak: setup ## the tests of tests/faults in long; ROUNDS= OPERATIONS= SECONDS= C
 
 test-vllm: setup-vllm ## the tests on real vLLM engines, in .venv-vllm
 	$(VLLM)/bin/python -m pytest -m vllm tests/vllm tests/tiny_moe
+
+setup-ray: $(RAY_STAMP) ## a .venv-ray with Ray over .venv-vllm (0.5 GB)
+$(RAY_STAMP): $(VLLM_STAMP) clients/ray/pyproject.toml
+	$(VLLM)/bin/python -m benchmarks.demos.demo_vllm.environment $(RAY) --base $(VLLM) --ray
+	touch $@
+
+test-ray: setup-ray ## the tests in Ray Serve, with and without real vLLM engines, in .venv-ray
+	$(RAY)/bin/python -m pytest tests/ray
 
 setup-vllm-versions: setup-vllm ## other vLLM versions over .venv-vllm, for test-vllm-versions (1.1 GB)
 	for version in $(VERSIONS); do test -e build/vllm-versions/$$version/bin/python || \
@@ -133,4 +143,4 @@ cluster-check: setup ## the chart and discovery at a real API server, built here
 	ELDR_CLUSTER_TESTS=1 $(BIN)/python -m pytest tests/deploy/test_cluster.py -v
 
 clean: ## everything that make built
-	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(RAY) build dist .pytest_cache .mypy_cache .ruff_cache

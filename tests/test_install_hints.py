@@ -30,7 +30,8 @@ def project(folder):
     return tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-OURS = {project(folder)["name"] for folder in (".", "clients/python", "clients/vllm")}
+FOLDERS = (".", "clients/python", "clients/vllm", "clients/ray")
+OURS = {project(folder)["name"] for folder in FOLDERS}
 
 
 @pytest.mark.parametrize("words", list(hints()))

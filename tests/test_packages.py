@@ -1,4 +1,4 @@
-"""The three wheels as others get them: built by way of the sdist, installed, used from there."""
+"""The four wheels as others get them: built by way of the sdist, installed, used from there."""
 
 import json
 import os
@@ -17,6 +17,7 @@ SOURCES = {
     "eldr_service": ROOT,
     "eldr_client": ROOT / "clients/python",
     "eldr_vllm": ROOT / "clients/vllm",
+    "eldr_ray": ROOT / "clients/ray",
 }
 
 

@@ -7,7 +7,8 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("eldr_service", "clients/python/eldr_client", "clients/vllm", "benchmarks", "tests")
+CLIENTS = ("clients/python/eldr_client", "clients/vllm", "clients/ray")
+FOLDERS = ("eldr_service", *CLIENTS, "benchmarks", "tests")
 WIDE = 6
 UNNAMED = 3  # so many values may stand without a name
 

@@ -57,6 +57,9 @@ class Process:
             os.killpg(self._popen.pid, how)
         self._popen.wait(60)
 
+    def signal(self, number):
+        self._popen.send_signal(number)
+
     def terminate(self):
         """As an operator would; its children are left to it for a while."""
         self._popen.terminate()
@@ -74,7 +77,8 @@ class Daemon(Process):
         options += ["--state", ":memory:", "--port-file", str(ports)]
         super().__init__([DAEMON_PYTHON, "-c", code, *options], directory / "daemon.log")
         wait(ports.exists, 180, lambda: self.log.read_text())
-        self.target = json.loads(ports.read_text())["grpc"]
+        said = json.loads(ports.read_text())
+        self.target, self.http = said["grpc"], said["http"]
 
 
 class Engine(Process):

