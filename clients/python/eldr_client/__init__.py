@@ -5,6 +5,7 @@ from eldr_client.capture import CaptureStatus
 from eldr_client.client import RouterClient
 from eldr_client.counts import Counts
 from eldr_client.errors import EldrError, RouterUnavailableError
+from eldr_client.handoff import Handoff
 from eldr_client.placement import (
     HeldPlacement,
     Placement,
@@ -20,6 +21,7 @@ __all__ = [
     "CaptureStatus",
     "Counts",
     "EldrError",
+    "Handoff",
     "HeldPlacement",
     "LoadReport",
     "Placement",

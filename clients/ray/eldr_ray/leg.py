@@ -1,14 +1,10 @@
 """A decode that is to be placed: what the prefill said of it, and where it has been tried."""
 
-import base64
-import binascii
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from eldr.v1.activation_pb2 import ActivationCounts
-from google.protobuf.message import DecodeError
+from eldr_client import Handoff
 from ray.serve.request_router import PendingRequest, ReplicaID
 
 logger = logging.getLogger("eldr_ray")
@@ -34,12 +30,10 @@ class Leg:
     ----------
     params : dict
         The request's `kv_transfer_params`; its key `eldr` says what the decode engine is to know.
-    model, request_id : str
-        As the daemon knows them.
-    counts : ActivationCounts or None
-        None where the prefill has sent them to the daemon alone.
-    placement : mapping
-        What the prefill engine was told when it asked itself (`place` is `daemon`); else empty.
+    model : str
+        As the daemon knows it.
+    handoff : Handoff
+        What the prefill says of it.
     output_limit : int
         Tokens that the answer may have; 0 where the request leaves it open.
     attempt : int
@@ -50,9 +44,7 @@ class Leg:
 
     params: dict[str, Any]
     model: str
-    request_id: str
-    counts: ActivationCounts | None
-    placement: Mapping[str, Any]
+    handoff: Handoff
     output_limit: int = 0
     attempt: int = 0
     tried: set[ReplicaID] = field(default_factory=set)
@@ -76,25 +68,17 @@ class Leg:
     def _read(cls, pending: PendingRequest, model: str) -> Self | None:
         for argument in (*pending.args, *pending.kwargs.values()):
             params = _field(argument, "kv_transfer_params")
-            if isinstance(params, dict) and isinstance(said := params.pop("eldr", None), dict):
+            if isinstance(params, dict) and (said := Handoff.of(params.pop("eldr", None))):
                 break
         else:
             return None
-        placement = said.get("placement")
-        name, request_id = said.get("model") or model, said.get("request_id")
-        if not isinstance(name, str) or not isinstance(request_id, str) or not name:
+        model = said.model or model
+        if not model or not said.request_id:
             logger.warning(
                 "expected model and request_id in kv_transfer_params.eldr, found %s", said
             )
             return None
-        return cls(
-            params=params,
-            model=name,
-            request_id=request_id,
-            counts=_counts(said.get("counts")),
-            placement=placement if isinstance(placement, dict) else {},
-            output_limit=_output_limit(argument),
-        )
+        return cls(params=params, model=model, handoff=said, output_limit=_output_limit(argument))
 
     def booked(self, booking: Booking) -> None:
         """The decode engine is told whose place it fills."""
@@ -122,16 +106,3 @@ def _field(request: Any, name: str) -> Any:
 def _output_limit(request: Any) -> int:
     limits = (_field(request, name) for name in ("max_completion_tokens", "max_tokens"))
     return next((limit for limit in limits if type(limit) is int and 0 < limit < 1 << 31), 0)
-
-
-def _counts(said: Any) -> ActivationCounts | None:
-    """Counts out of an answer's base64; what cannot be read is as good as none."""
-    if said is None:
-        return None
-    counts = ActivationCounts()
-    try:
-        counts.ParseFromString(base64.b64decode(said, validate=True))
-    except (binascii.Error, DecodeError, TypeError, ValueError) as error:
-        logger.warning("a prefill's counts are not readable: %s", error)
-        return None
-    return counts

@@ -184,17 +184,19 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         self, leg: Leg, workers: dict[str, RunningReplica]
     ) -> tuple[Booking | None, str]:
         attempt, leg.attempt = leg.attempt, leg.attempt + 1
-        said = leg.placement if attempt == 0 else {}
-        if said.get("worker_id") in workers and said.get("lease_id"):
-            return self._booking(leg, 0, said["lease_id"], workers[said["worker_id"]]), "PREFILL"
-        if said:  # on a worker that is no candidate: a higher attempt ends that booking
+        handoff = leg.handoff
+        if attempt == 0 and (said := handoff.placement) and said.worker_id in workers:
+            return self._booking(leg, 0, said.lease_id, workers[said.worker_id]), "PREFILL"
+        if (
+            attempt == 0 and handoff.is_placed
+        ):  # on a worker that is no candidate: a higher attempt ends that booking
             attempt, leg.attempt = 1, 2
-        wait = self._signature_wait if leg.counts is None else 0.0
+        wait = self._signature_wait if handoff.counts is None else 0.0
         try:
             placement = await self._client.route(
                 leg.model,
-                leg.request_id,
-                leg.counts,
+                handoff.request_id,
+                handoff.counts,
                 attempt=attempt,
                 timeout=self._timeout - wait,  # to which the client adds the wait
                 wait_for_signature=wait,
@@ -216,7 +218,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
     def _booking(leg: Leg, attempt: int, lease_id: str, replica: RunningReplica) -> Booking:
         return Booking(
             model=leg.model,
-            request_id=leg.request_id,
+            request_id=leg.handoff.request_id,
             attempt=attempt,
             lease_id=lease_id,
             replica_id=replica.replica_id,

@@ -134,7 +134,8 @@ class Proxy:
         handed = None
         if self._settings.accept_prefilled:
             handed = handed_over(body.get("kv_transfer_params"))
-        request_id = (handed.request_id if handed else "") or uuid.uuid4().hex
+        known = handed.handoff.request_id if handed and handed.handoff else ""
+        request_id = known or uuid.uuid4().hex
         legs = split(request_id, request.path, body, headers, name, handed)
         if not legs[0].is_stream:
             whole = Whole()

@@ -6,7 +6,14 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
-from eldr_client import EldrError, Placement, ReleaseOutcome, RouterUnavailableError, errors
+from eldr_client import (
+    EldrError,
+    Handoff,
+    Placement,
+    ReleaseOutcome,
+    RouterUnavailableError,
+    errors,
+)
 from eldr_client.aio import RouterClient
 
 from eldr_vllm.proxy.bookings import Booking, Bookings
@@ -125,7 +132,7 @@ class Routing:
                 return booking
             logger.warning("%s is no worker that this proxy knows", placement.url)
             self._bookings.release(booking)
-        if prefilled.answer.has_shim:
+        if prefilled.answer.handoff:
             self.forget(leg)
         engine = self._next(leg, prefilled, failed)
         self._metrics.placements.labels(FALLBACK).inc()
@@ -157,14 +164,15 @@ class Routing:
         if self._client is None:
             return attempt, None
         avoided = self.avoided(prefilled)
-        placed = answer.placement
+        handoff = answer.handoff or Handoff()
+        placed = handoff.placement
         if attempt == 0 and placed is not None and placed.worker_id not in avoided:
             return attempt, placed
-        if attempt == 0 and (placed is not None or answer.is_placed_somewhere):
+        if attempt == 0 and handoff.is_placed:
             self.forget(leg)
             attempt = next(attempts)
-        counts, excluded = answer.counts, failed | avoided
-        waits = answer.has_shim and counts is None
+        counts, excluded = handoff.counts, failed | avoided
+        waits = answer.handoff is not None and counts is None
         wait = min(self._settings.signature_wait, self._settings.route_timeout) if waits else 0
         refused = 0
         while True:

@@ -4,15 +4,11 @@ What is said in passing (usage, counts, a placement) is dropped where it is wron
 should fail for it. What is the answer itself, or its end, raises EngineFailed.
 """
 
-import base64
-import binascii
 import logging
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NoReturn
 
-from eldr.v1.activation_pb2 import ActivationCounts
-from eldr_client import Placement, PlacementReason
-from google.protobuf.message import DecodeError
+from eldr_client import Handoff
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,7 +20,6 @@ from eldr_vllm.proxy.objects import read_object, short
 logger = logging.getLogger("eldr_proxy")
 
 MAX_TOKENS = 2**31 - 1  # what the contract's fields hold, and more than any answer has
-MAX_TEXT = 4096  # characters of an id or address
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +38,8 @@ class Answer:
     usage: Usage = Usage()
     # Where the KV is; None where the engine has no connector.
     kv_transfer_params: dict[str, Any] | None = None
-    # The shim took part, so a signature may be on its way to the daemon.
-    has_shim: bool = False
-    # The request's id as the shim told the daemon.
-    request_id: str = ""
-    counts: ActivationCounts | None = None
-    placement: Placement | None = None
-    # The shim said of a placement what cannot be read: there may be a booking.
-    is_placed_somewhere: bool = False
+    # What the shim says, if it took part: a signature may be on its way to the daemon.
+    handoff: Handoff | None = None
 
 
 @dataclass(slots=True)
@@ -256,54 +245,8 @@ def _read_kv(result: Answer, kv: Any) -> None:
     if not isinstance(kv, dict):
         logger.warning("expected kv_transfer_params, found %s", short(kv))
         return
-    eldr = kv.pop("eldr", None)
+    result.handoff = Handoff.of(kv.pop("eldr", None))
     result.kv_transfer_params = kv or None
-    if isinstance(eldr, dict) and eldr:
-        result.has_shim = True
-        result.request_id = _name(eldr.get("request_id"))
-        result.counts = _counts(eldr.get("counts"))
-        result.placement = _placement(eldr.get("placement"))
-        result.is_placed_somewhere = bool(eldr.get("placement")) and result.placement is None
-
-
-def _counts(said: Any) -> ActivationCounts | None:
-    if said is None:
-        return None
-    counts = ActivationCounts()
-    try:
-        counts.ParseFromString(base64.b64decode(said, validate=True))
-    except (binascii.Error, DecodeError, TypeError, ValueError) as error:
-        logger.warning("a prefill's counts are not readable: %s", error)
-        return None
-    return counts
-
-
-def _placement(said: Any) -> Placement | None:
-    if said is None:
-        return None
-    try:
-        worker_id, url, lease_id = (_text(said[name]) for name in ("worker_id", "url", "lease_id"))
-        if not _is_count(said["dp_rank"]):
-            raise ValueError(f"dp_rank is {short(said['dp_rank'])}")
-        reason = PlacementReason(said["reason"])
-        return Placement(worker_id, url, said["dp_rank"], reason=reason, lease_id=lease_id)
-    except (LookupError, TypeError, ValueError) as error:
-        logger.warning("a prefill's placement is not readable: %r", error)
-        return None
-
-
-def _name(said: Any) -> str:
-    try:
-        return _text(said)
-    except ValueError:
-        return ""
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-        raise ValueError(f"expected text, found {short(value)}")
-    value.encode()  # a surrogate is no text
-    return value
 
 
 def _refuse(expected: str, found: Any) -> NoReturn:

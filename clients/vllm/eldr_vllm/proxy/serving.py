@@ -159,7 +159,7 @@ class _Way:
         answer, self._leg.handed_over = self._leg.handed_over, None
         if answer is None:
             return Prefilled()
-        self.may_be_booked = answer.has_shim
+        self.may_be_booked = answer.handoff is not None
         prefilled = Prefilled(answer=answer)
         if self._leg.takes_kv:
             return prefilled
@@ -211,7 +211,7 @@ class _Way:
         except (ProxyError, EngineBusy):
             self.may_be_booked = before
             raise
-        self.may_be_booked = before or answer.has_shim
+        self.may_be_booked = before or answer.handoff is not None
         serving.prefill_cooldown.succeeded([engine.worker_id])
         serving.metrics.prefill_seconds.observe(time.perf_counter() - start)
         return Prefilled(engine, answer)
