@@ -38,12 +38,11 @@ def test_counts_that_are_none_leave_the_rest(counts, caplog):
     assert "counts are not readable" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "placement",
-    [7, [1], {"worker_id": "w"}, {**PLACEMENT, "reason": "no reason"},
-     {**PLACEMENT, "reason": "POLICY", "dp_rank": True}, {**PLACEMENT, "reason": "POLICY", "url": ""},
-     {**PLACEMENT, "reason": "POLICY", "lease_id": "\ud800"}],
-)  # fmt: skip
+RIGHT = {**PLACEMENT, "reason": "POLICY"}
+WRONG = [7, [1], {"worker_id": "w"}, {**RIGHT, "reason": "no reason"}, {**RIGHT, "dp_rank": True}]
+
+
+@pytest.mark.parametrize("placement", [*WRONG, {**RIGHT, "url": ""}, {**RIGHT, "url": "\ud800"}])
 def test_a_placement_that_is_none_is_still_a_booking(placement, caplog):
     handoff = Handoff.of({**SAID, "placement": placement})
     assert handoff.placement is None

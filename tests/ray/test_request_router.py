@@ -136,12 +136,18 @@ def test_calls_for_a_multiplexed_model_go_where_ray_has_it(light):
         light.handle = handle
 
 
+def placed(worker, lease_id):
+    """As a prefill engine that placed the request itself says it."""
+    where = {"worker_id": worker, "url": f"http://{worker}", "dp_rank": 0}
+    return {**where, "lease_id": lease_id, "reason": "LOCALITY_BAND"}
+
+
 def test_the_prefills_own_placement_is_kept(light):
     with RouterClient(light.fleet.target) as client:
         for worker in light.fleet.workers():
             name = f"placed-{worker}"
             placement = client.route(MODEL, name, pinned_worker=worker)
-            said = {"worker_id": worker, "lease_id": placement.lease_id}
+            said = placed(worker, placement.lease_id)
             answer = light.ask(LIKE_A, request_id=name, placement=said)
             assert answer["worker"] == worker
             assert answer["eldr"]["lease_id"] == placement.lease_id
@@ -151,7 +157,7 @@ def test_the_prefills_own_placement_is_kept(light):
 def test_a_placement_on_a_replica_that_is_gone_is_made_again(light):
     with RouterClient(light.fleet.target) as client:
         client.route(MODEL, "moved", pinned_worker=next(iter(light.fleet.workers())))
-    said = {"worker_id": "light#Decode#gone", "lease_id": "x"}
+    said = placed("light#Decode#gone", "x")
     answer = light.ask(LIKE_A, request_id="moved", placement=said)
     assert answer["eldr"]["attempt"] == 1
     light.fleet.await_no_bookings()
