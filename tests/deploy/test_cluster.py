@@ -10,7 +10,7 @@ import urllib.error
 import pytest
 from api_server import ApiServer, documents
 from charts import CHART, operators_definition, render
-from fleet_states import become, discovering, said
+from fleet_states import become, discovering, said, states
 
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 pytestmark = [
@@ -106,5 +106,5 @@ def test_workers_are_found_with_the_charts_own_rights(server, tmp_path):
         assert not said(daemon, "source not read, or not in full: what it said last goes on")
     token.write_text("no token")
     with discovering(*flags) as (daemon, client):
-        assert client.workers("m") == {}
+        assert states(client) == {}
         assert said(daemon, "source said nothing yet: what it said in an earlier run goes on")

@@ -16,6 +16,7 @@ from certificates import issue
 from languages import one_build
 
 SOURCE = Path(__file__).parents[1] / "deploy/apiserver"
+VERSION = "1.31.0"  # of its go.mod
 START_SECONDS = 120
 
 
@@ -24,7 +25,10 @@ def built() -> Path:
     with one_build("apiserver") as folder:
         program = folder / "kube-apiserver"
         if not program.exists():
-            build = ["go", "build", "-o", str(program), "."]
+            version = "k8s.io/component-base/version.git"
+            known = {"Version": f"v{VERSION}", "Major": "1", "Minor": VERSION.split(".")[1]}
+            flags = " ".join(f"-X {version}{name}={value}" for name, value in known.items())
+            build = ["go", "build", "-ldflags", flags, "-o", str(program), "."]
             subprocess.run(build, cwd=SOURCE, check=True)
         return program
 
@@ -42,7 +46,7 @@ class ApiServer:
         authority = issue("authority")
         self.ca, _ = authority.write(folder, "ca")
         certificate, key = issue("apiserver", authority).write(folder, "apiserver")
-        _, signer = issue("service accounts").write(folder, "accounts")
+        accounts, signer = issue("service accounts").write(folder, "accounts")
         tokens = folder / "tokens.csv"
         tokens.write_text(f'{self.token},admin,admin,"system:masters"\n')
         self._start(
@@ -59,7 +63,7 @@ class ApiServer:
              "--tls-private-key-file", key, "--authorization-mode", "RBAC",
              "--token-auth-file", tokens, "--service-cluster-ip-range", "10.96.0.0/16",
              "--service-account-issuer", "https://kubernetes.default.svc",
-             "--service-account-key-file", signer, "--service-account-signing-key-file", signer,
+             "--service-account-key-file", accounts, "--service-account-signing-key-file", signer,
              "--disable-admission-plugins", "ServiceAccount"],
         )  # fmt: skip
         self._context = ssl.create_default_context(cafile=self.ca)
