@@ -1,4 +1,4 @@
-"""A recording of the answers that engines gave, with the experts that they returned."""
+"""A recording of what engines gave: answers with the experts of their tokens, SGLang's dumps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,8 @@ from eldr_service.lab.recordings.answer_files import Logged, Malformed, read_ans
 from eldr_service.lab.recordings.moe_layers import lacking, moe_layers, repeated
 from eldr_service.lab.recordings.recording import Recording
 from eldr_service.lab.recordings.returned_experts import Returned, field, moment, returned
+from eldr_service.lab.recordings.sglang_dumps import read_dump
+from eldr_service.lab.recordings.torch_file import is_torch_file
 
 LONGEST_DOMAIN = 200  # each takes as many characters in the file as the longest
 
@@ -60,7 +62,7 @@ def import_answers(
     domain_field: str | None = None,
     time_field: str | None = None,
 ) -> Imported:
-    """Read files of answers.
+    """Read files of answers, or dumps of SGLang's expert distribution recorder.
 
     Parameters
     ----------
@@ -82,8 +84,12 @@ def import_answers(
     """
     reader = _Reader(num_experts, shape, domain_field, time_field)
     for path in paths:
-        for logged in read_answers(path):
-            reader.take(logged)
+        if is_torch_file(path):
+            for request in read_dump(path, num_experts):
+                reader.keep(request)
+        else:
+            for logged in read_answers(path):
+                reader.take(logged)
     return reader.imported(layers)
 
 
@@ -129,15 +135,19 @@ class _Reader:
         if not found:
             self._without_experts += 1
         for one in found:
-            _, *shape = one.experts.shape
-            self._shape = shape[0], shape[1]
-            if one.output_tokens < 2:
-                self._one_token += 1
-            elif 2 * one.start > one.prompt_tokens:
-                self._cut_short += 1
-            else:
-                narrow = replace(one, experts=one.experts.astype(self._dtype))
-                self._kept.append(_Kept(narrow, domain, time))
+            self.keep(one, domain, time)
+
+    def keep(self, one: Returned, domain: str = "", time: float | None = None) -> None:
+        """Take a request, if there is enough of it."""
+        _, *shape = one.experts.shape
+        self._shape = shape[0], shape[1]
+        if one.output_tokens < 2:
+            self._one_token += 1
+        elif 2 * one.start > one.prompt_tokens:
+            self._cut_short += 1
+        else:
+            narrow = replace(one, experts=one.experts.astype(self._dtype))
+            self._kept.append(_Kept(narrow, domain, time))
 
     def imported(self, chosen: Sequence[int] | None) -> Imported:
         kept = self._sound(self._kept, lambda one: repeated(one.experts, chosen))
