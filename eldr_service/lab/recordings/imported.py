@@ -34,7 +34,8 @@ class Imported:
         Left out, as are those that the next three count.
     without_experts, one_token, cut_short : int
         Answers that carry no experts; of one token, which decoded nothing; of whose prompt more
-        than half is unknown, since it begins later.
+        than half is unknown, since it begins later, or passed on a prefill server whose answer is
+        not among them.
     without_domain, without_time : int
         Answers of the recording that lack the field.
     arrivals : list of (float, int, int)
@@ -116,6 +117,7 @@ class _Reader:
         self._domain_field, self._time_field = domain_field, time_field
         self._dtype = np.min_scalar_type(num_experts - 1)
         self._kept: list[_Kept] = []
+        self._prefills: dict[str, Returned] = {}
         self._malformed: list[Malformed] = []
         self._without_experts = self._one_token = self._cut_short = 0
 
@@ -137,12 +139,18 @@ class _Reader:
         for one in found:
             self.keep(one, domain, time)
 
-    def keep(self, one: Returned, domain: str = "", time: float | None = None) -> None:
+    def keep(
+        self, one: Returned | Malformed, domain: str = "", time: float | None = None
+    ) -> None:
         """Take a request, if there is enough of it."""
+        if isinstance(one, Malformed):
+            self._malformed.append(one)
+            return
         _, *shape = one.experts.shape
         self._shape = shape[0], shape[1]
         if one.output_tokens < 2:
             self._one_token += 1
+            self._prefills[one.name] = one
         elif 2 * one.start > one.prompt_tokens:
             self._cut_short += 1
         else:
@@ -150,7 +158,7 @@ class _Reader:
             self._kept.append(_Kept(narrow, domain, time))
 
     def imported(self, chosen: Sequence[int] | None) -> Imported:
-        kept = self._sound(self._kept, lambda one: repeated(one.experts, chosen))
+        kept = self._sound(self._with_prompts(self._kept), lambda one: repeated(one.experts, chosen))
         hidden = kept[0].experts.shape[1]
         layers = moe_layers([one.experts for one in kept], chosen)
         if chosen is None:
@@ -183,6 +191,27 @@ class _Reader:
             without_time=sum(time is None for time in times),
             arrivals=_spread(sorted(arrivals, key=itemgetter(0))),
         )
+
+    def _with_prompts(self, kept: list[_Kept]) -> list[_Kept]:
+        """With the experts of prompts that passed on prefill servers, where their answers are there.
+
+        SGLang's decode servers return experts of other requests for the prompt, whose KV cache they
+        were sent. So beside one pair of both answers, an answer without its prefill's is left out.
+        """
+        names = {one.answer.name for one in kept} & self._prefills.keys() - {""}
+        if not names:
+            return kept
+        whole = []
+        for one in kept:
+            answer, prefill = one.answer, self._prefills.get(one.answer.name)
+            if answer.name not in names or prefill is None or not _same_prompt(answer, prefill):
+                self._cut_short += 1
+                continue
+            self._one_token -= 1
+            decoded = answer.experts[len(prefill.experts) :]
+            experts = np.concatenate((prefill.experts.astype(self._dtype), decoded))
+            whole.append(replace(one, answer=replace(answer, experts=experts)))
+        return whole
 
     def _domain(self, logged: Logged) -> str:
         value = field(logged.record, self._domain_field) if self._domain_field else None
@@ -234,6 +263,10 @@ class _Reader:
         said = ", ".join(f"{number:,} {what}" for number, what in counts if number)
         first = f"; {self._malformed[0]}" if self._malformed else ""
         return f"no answer can be used: {said or 'the files hold none'}{first}"
+
+
+def _same_prompt(one: Returned, other: Returned) -> bool:
+    return (one.prompt_tokens, one.start) == (other.prompt_tokens, other.start)
 
 
 def _spread(arrivals: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:

@@ -8,8 +8,8 @@ requests are told apart by what SGLang's scheduler does (0.5.23):
   where the positions go on there, it is the same prompt.
 - Requests whose prompts are complete join the running ones at their end, in the pass's order; each
   decode pass has one token of every one that still runs, in that order. So its positions say who has
-  ended: those left out. Of two neighbours at the same position it cannot be told which, and the
-  earlier one is taken to go on.
+  ended: those left out. Of two at the same position it cannot always be told which; then neither is
+  taken.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.lab.recordings.answer_files import Malformed
 from eldr_service.lab.recordings.returned_experts import Returned
 from eldr_service.lab.recordings.torch_file import load
 
@@ -34,22 +35,27 @@ class _Request:
     ----------
     start : int
         Position of the first token that passed: what is before came from the prefix cache.
-    experts : list of ndarray [tokens, hidden layers, top_k]
     prompt_end : int
         Position behind the last token of the prompt so far; 0 where the prompt is not in the dump.
+    end : int
+        Position of the next token.
+    experts : list of ndarray [tokens, hidden layers, top_k]
+    doubtful : bool
+        A token may be another's.
     """
 
     start: int
     prompt_end: int = 0
     end: int = 0
     experts: list[NDArray[np.integer]] = field(default_factory=list)
+    doubtful: bool = False
 
     def add(self, experts: NDArray[np.integer]) -> None:
         self.experts.append(experts)
         self.end += len(experts)
 
 
-def read_dump(path: Path, num_experts: int) -> Iterator[Returned]:
+def read_dump(path: Path, num_experts: int) -> Iterator[Returned | Malformed]:
     """The requests of one rank's dump whose prompts it has, in the order of their prompts.
 
     Raises
@@ -96,9 +102,12 @@ def read_dump(path: Path, num_experts: int) -> Iterator[Returned]:
                 " (1) or decodes (2): mixed chunks and speculative decoding are not read"
             )
     for number, request in enumerate(found):
-        decoded = request.end - request.prompt_end
+        place, decoded = f"{path} request {number}", request.end - request.prompt_end
+        if request.doubtful:
+            yield Malformed(place, "ran beside another at the same position when one of them ended")
+            continue
         yield Returned(
-            f"{path} request {number}",
+            place,
             np.concatenate(request.experts),
             request.prompt_end,
             decoded + 1,
@@ -110,17 +119,36 @@ def _decoded(
     running: list[_Request], positions: list[int], experts: NDArray[np.integer]
 ) -> list[_Request]:
     """Those of `running` that a decode pass has, each with its token; others have ended."""
-    on, place = [], 0
+    first, last = _matches(running, positions)
+    on = []
     for row, position in enumerate(positions):
-        ahead = range(place, len(running))
-        match = next((n for n in ahead if running[n].end == position), None)
-        if match is None:  # its prompt passed before the recorder started, or on another server
+        if first[row] < 0:  # its prompt passed before the recorder started, or on another server
             request = _Request(position, end=position)
         else:
-            request, place = running[match], match + 1
-        request.add(experts[row : row + 1])
+            request = running[first[row]]
+            alike = [n for n in range(first[row], last[row] + 1) if running[n].end == position]
+            for n in alike if len(alike) > 1 else ():
+                running[n].doubtful = True
         on.append(request)
+    for row, request in enumerate(on):
+        request.add(experts[row : row + 1])
     return on
+
+
+def _matches(running: list[_Request], positions: list[int]) -> tuple[list[int], list[int]]:
+    """The first and the last of `running` that each row can be, in their order; -1 where none."""
+    first, place = [], 0
+    for position in positions:
+        ahead = range(place, len(running))
+        found = next((n for n in ahead if running[n].end == position), -1)
+        first.append(found)
+        place = found + 1 if found >= 0 else place
+    last, place = [-1] * len(positions), len(running) - 1
+    for row in reversed(range(len(positions))):
+        if first[row] >= 0:
+            last[row] = next(n for n in range(place, -1, -1) if running[n].end == positions[row])
+            place = last[row] - 1
+    return first, last
 
 
 def _passes(path: Path) -> tuple[list[dict[str, Any]], NDArray[np.integer]]:

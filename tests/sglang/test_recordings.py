@@ -1,0 +1,99 @@
+"""Recordings from a real SGLang server: what it returns against what its recorder dumps."""
+
+import json
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from sglang_engines import EXPERTS, LAYERS, TOP_K, running
+
+from eldr_service.lab.recordings.imported import import_answers
+from eldr_service.lab.recordings.recording import Recording
+
+REQUESTS = 30
+CHUNK = 128
+
+
+@pytest.fixture(scope="module")
+def served(model, tmp_path_factory):
+    """Answers, and the dump of the same requests: 6 at once, some in chunks, no prefix cache."""
+    folder = tmp_path_factory.mktemp("served")
+    drawn = random.Random(0)
+    bodies = [
+        {
+            "text": "".join(drawn.choices("abcdefghij klmnop", k=drawn.randint(8, 300))),
+            "rid": f"r-{number}",
+            "sampling_params": {
+                "temperature": 0,
+                "max_new_tokens": drawn.randint(2, 12),
+                "ignore_eos": True,
+            },
+            "return_routed_experts": True,
+        }
+        for number in range(REQUESTS)
+    ]
+    recorder = ("--expert-distribution-recorder-mode", "per_token", "--disable-radix-cache")
+    chunked = ("--chunked-prefill-size", str(CHUNK))
+    with running(model, folder, (*recorder, *chunked)) as (engine,):
+        engine.post("/start_expert_distribution_record")
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda body: engine.post("/generate", body), bodies))
+        engine.post("/stop_expert_distribution_record")
+        engine.post("/dump_expert_distribution_record")
+    (dump,) = folder.glob("*.pt")
+    logged = folder / "answers.jsonl"
+    logged.write_text("".join(json.dumps(answer) + "\n" for answer in answers), "utf-8")
+    return logged, dump
+
+
+def requests_of(recording):
+    """What tells one from another: tokens of the prompt, and all experts."""
+    ids, offsets = recording.expert_ids.astype(int), recording.offsets
+    return {
+        (int(recording.prefill_len[r]), ids[offsets[r] : offsets[r + 1]].tobytes())
+        for r in range(recording.num_requests)
+    }
+
+
+def test_the_recorder_and_the_answers_agree(served):
+    logged, dump = served
+    returned = import_answers([logged], EXPERTS, (LAYERS, TOP_K))
+    dumped = import_answers([dump], EXPERTS)
+    assert returned.recording.num_requests == REQUESTS
+    assert not returned.malformed
+    assert max(returned.recording.prefill_len) > CHUNK  # came in several passes
+    assert requests_of(dumped.recording) <= requests_of(returned.recording)
+    # Left out are those that cannot be told apart, no other.
+    assert dumped.recording.num_requests + len(dumped.malformed) == REQUESTS
+    assert dumped.recording.num_requests > REQUESTS / 2
+    assert all("same position" in one.why for one in dumped.malformed)
+
+
+def test_the_command_reads_both(served, tmp_path):
+    logged, dump = served
+    out = tmp_path / "recorded.npz"
+    command = [sys.executable, "-c", "from eldr_service.cli import main; main()", "--json"]
+    command += ["recording", "import", str(logged), str(dump), "--experts", str(EXPERTS)]
+    command += ["--hidden-layers", str(LAYERS), "--top-k", str(TOP_K), "--out", str(out)]
+    said = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert said["geometry"] == {"num_layers": LAYERS, "num_experts": EXPERTS, "top_k": TOP_K}
+    assert Recording.load(out).num_requests == said["requests"] > REQUESTS
+
+
+def test_a_dump_is_read_as_torch_reads_it(served):
+    from eldr_service.lab.recordings.torch_file import load
+    from sglang_engines import PYTHON
+
+    dump = load(served[1])
+    code = f"""
+import json, torch
+dump = torch.load(r"{served[1]}", weights_only=True)
+sums = [[int(r["topk_ids_of_layer"].sum()), list(r["topk_ids_of_layer"].shape)] for r in dump["records"]]
+print(json.dumps(sums))
+"""
+    read = subprocess.run([PYTHON, "-c", code], check=True, capture_output=True).stdout
+    ids = [one["topk_ids_of_layer"] for one in dump["records"]]
+    assert [[int(np.sum(one)), list(one.shape)] for one in ids] == json.loads(read)
