@@ -1,4 +1,4 @@
-"""SGLang's prefill and decode servers apart: a decode is placed after its prefill, by its experts."""
+"""SGLang's prefill and decode apart: a decode is placed after its prefill, by its experts."""
 
 import base64
 import json
@@ -25,7 +25,9 @@ MODEL = "tiny"
 KINDS = {"letters": "abcdefgh ", "figures": "0123456789"}
 NIXL = ("--disaggregation-transfer-backend", "nixl", "--chunked-prefill-size", "128")
 PREFILL = ("--disaggregation-mode", "prefill", "--optimistic-prefill-attempts", "1", *NIXL)
-DECODE = ("--disaggregation-mode", "decode", *NIXL)
+# By default a decode server keeps 10 GB of host memory free.
+BACKUP = ("--disaggregation-decode-retraction-backup", "cpu_tensor")
+DECODE = ("--disaggregation-mode", "decode", *BACKUP, *NIXL)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def proxy(router, engines):
     prefill, *decodes = engines
     port = free_port()
     command = [PYTHON, "-m", "eldr_sglang.proxy", "--listen", f"127.0.0.1:{port}"]
-    command += ["--router", router, "--model", MODEL]
+    command += ["--router", router, "--route-timeout", "5", "--model", MODEL]
     command += ["--prefill", f"{prefill.url},{prefill.bootstrap_port}"]
     command += [word for engine in decodes for word in ("--decode", engine.url)]
     process = subprocess.Popen(command)
@@ -117,7 +119,7 @@ def test_the_daemon_has_the_experts_before_a_decode_server_is_asked(fleet, fitte
         "bootstrap_port": prefill.bootstrap_port,
         "bootstrap_room": random.randrange(1 << 62),
     }
-    with ThreadPoolExecutor(1) as pool, RouterClient(daemon.grpc) as client:
+    with ThreadPoolExecutor(1) as pool, RouterClient(daemon.grpc, timeout=5) as client:
         ahead = pool.submit(prefill.post, "/generate", body)
         dry = {"dry_run": True, "wait_for_signature": 10}
         seen = client.route(MODEL, "late", **dry)
@@ -132,15 +134,13 @@ def test_the_daemon_has_the_experts_before_a_decode_server_is_asked(fleet, fitte
     assert seen.scores[0].similarity != seen.scores[1].similarity
     assert decoded["output_ids"][:1] == prefilled["output_ids"]
 
-    # The decode server returns other tokens' experts for the prompt; the import takes the prefill's.
+    # A decode server returns other tokens' experts for the prompt; the import takes the prefill's.
     assert not np.array_equal(picks(decoded)[:, :150], experts)
     logged = tmp_path / "answers.jsonl"
     logged.write_text("".join(json.dumps(one) + "\n" for one in (decoded, prefilled)), "utf-8")
     found = import_answers([logged], EXPERTS, (LAYERS, TOP_K)).recording
     np.testing.assert_array_equal(found.expert_ids[:150].swapaxes(0, 1), experts)
-    np.testing.assert_array_equal(
-        found.expert_ids[150:].swapaxes(0, 1), picks(decoded)[:, 150:]
-    )
+    np.testing.assert_array_equal(found.expert_ids[150:].swapaxes(0, 1), picks(decoded)[:, 150:])
 
 
 def picks(answer):

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from sglang_engines import EXPERTS, LAYERS, TOP_K, running
+from sglang_engines import EXPERTS, LAYERS, PYTHON, TOP_K, running
 
 from eldr_service.lab.recordings.imported import import_answers
 from eldr_service.lab.recordings.recording import Recording
+from eldr_service.lab.recordings.torch_file import load
 
 REQUESTS = 30
 CHUNK = 128
@@ -84,15 +85,12 @@ def test_the_command_reads_both(served, tmp_path):
 
 
 def test_a_dump_is_read_as_torch_reads_it(served):
-    from eldr_service.lab.recordings.torch_file import load
-    from sglang_engines import PYTHON
-
     dump = load(served[1])
     code = f"""
 import json, torch
 dump = torch.load(r"{served[1]}", weights_only=True)
-sums = [[int(r["topk_ids_of_layer"].sum()), list(r["topk_ids_of_layer"].shape)] for r in dump["records"]]
-print(json.dumps(sums))
+ids = [one["topk_ids_of_layer"] for one in dump["records"]]
+print(json.dumps([[int(one.sum()), list(one.shape)] for one in ids]))
 """
     read = subprocess.run([PYTHON, "-c", code], check=True, capture_output=True).stdout
     ids = [one["topk_ids_of_layer"] for one in dump["records"]]

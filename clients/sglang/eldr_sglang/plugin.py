@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from eldr_client import RouterClient
@@ -51,7 +52,7 @@ class _Hook:
             self._say(batch)
         except UnsupportedError as error:
             self._give_way(str(error))
-        except Exception as error:  # noqa: BLE001 - a request must never fail because of ELDR
+        except Exception as error:
             logger.exception("ELDR fails")
             self._give_way(f"{type(error).__name__}: {error}")
 
@@ -77,6 +78,6 @@ def _sender(router: str, scheduler: Any) -> Callable[[Any], None]:
 
     def send(batch: Any) -> None:
         for prefilled in prefills.ended(batch):
-            outbox.put(lambda client, one=prefilled: one.register(client, model))
+            outbox.put(partial(prefilled.register, model=model))
 
     return send

@@ -1,4 +1,4 @@
-"""Activation counts of the prompts that a batch ends, from SGLang's own capture of routed experts."""
+"""Activation counts of the prompts that a batch ends, from SGLang's capture of routed experts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

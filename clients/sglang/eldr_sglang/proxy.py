@@ -175,8 +175,7 @@ def _checked(body: Any) -> Body:
         raise ValueError("expected a JSON object")
     for name in ("text", "prompt", "input_ids"):
         prompt = body.get(name)
-        several = isinstance(prompt, list) and any(isinstance(one, str | list) for one in prompt)
-        if several:
+        if isinstance(prompt, list) and any(isinstance(one, str | list) for one in prompt):
             raise ValueError(f"{name}: expected one prompt, found {len(prompt)}; send them apart")
     sampling = body.get("sampling_params") or {}
     if body.get("n", 1) != 1 or (isinstance(sampling, dict) and sampling.get("n", 1) != 1):
@@ -225,6 +224,9 @@ def main() -> None:
     parser.add_argument(
         "--wait", type=float, default=LONGEST_WAIT, help="for a prefill's experts, in seconds"
     )
+    parser.add_argument(
+        "--route-timeout", type=float, default=0.25, help="for eldr-server's answer, in seconds"
+    )
     parser.add_argument("--token-file", type=Path, help="with the token for eldr-server")
     parser.add_argument("--tls-ca", type=Path, help="the authority of eldr-server's certificate")
     given = parser.parse_args()
@@ -237,6 +239,7 @@ def main() -> None:
 async def _run(given: argparse.Namespace) -> None:
     async with aio.RouterClient(
         given.router,
+        timeout=given.route_timeout,
         token=given.token_file.read_text().strip() if given.token_file else None,
         root_certificates=given.tls_ca.read_bytes() if given.tls_ca else None,
         fallback_workers=[(url, url, 0) for url in given.decode],

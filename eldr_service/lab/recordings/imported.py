@@ -139,9 +139,7 @@ class _Reader:
         for one in found:
             self.keep(one, domain, time)
 
-    def keep(
-        self, one: Returned | Malformed, domain: str = "", time: float | None = None
-    ) -> None:
+    def keep(self, one: Returned | Malformed, domain: str = "", time: float | None = None) -> None:
         """Take a request, if there is enough of it."""
         if isinstance(one, Malformed):
             self._malformed.append(one)
@@ -158,7 +156,9 @@ class _Reader:
             self._kept.append(_Kept(narrow, domain, time))
 
     def imported(self, chosen: Sequence[int] | None) -> Imported:
-        kept = self._sound(self._with_prompts(self._kept), lambda one: repeated(one.experts, chosen))
+        kept = self._sound(
+            self._with_prompts(self._kept), lambda one: repeated(one.experts, chosen)
+        )
         hidden = kept[0].experts.shape[1]
         layers = moe_layers([one.experts for one in kept], chosen)
         if chosen is None:
@@ -195,8 +195,8 @@ class _Reader:
     def _with_prompts(self, kept: list[_Kept]) -> list[_Kept]:
         """With the experts of prompts that passed on prefill servers, where their answers are there.
 
-        SGLang's decode servers return experts of other requests for the prompt, whose KV cache they
-        were sent. So beside one pair of both answers, an answer without its prefill's is left out.
+        SGLang's decode servers return other requests' experts for a prompt whose KV cache they were
+        sent. So beside one pair of both answers, an answer without its prefill's is left out.
         """
         names = {one.answer.name for one in kept} & self._prefills.keys() - {""}
         if not names:

@@ -18,7 +18,7 @@ _NPY = b"\x93NUMPY"
 _STARTS = ("routed_experts_prompt_start", "routed_experts_start_len")  # vLLM's, SGLang's
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Returned:
     """An answer whose experts are known.
 
@@ -108,7 +108,14 @@ def _checked(
             f" prompt {said}and the {output} of the answer but for the last; a request's"
             f" {_STARTS[0]} or {_STARTS[1]} must be logged with it"
         )
-    return Returned(logged.place, experts, prompt, output, start, answer_id(logged.body) or "")
+    return Returned(
+        place=logged.place,
+        experts=experts,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        start=start,
+        name=answer_id(logged.body) or "",
+    )
 
 
 def _decoded(text: Any, shape: tuple[int, int] | None) -> NDArray[np.integer]:

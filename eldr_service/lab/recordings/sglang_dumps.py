@@ -7,8 +7,8 @@ requests are told apart by what SGLang's scheduler does (0.5.23):
 - Only a pass's last prompt can be a chunk, and its next chunk comes first in the next such pass:
   where the positions go on there, it is the same prompt.
 - Requests whose prompts are complete join the running ones at their end, in the pass's order; each
-  decode pass has one token of every one that still runs, in that order. So its positions say who has
-  ended: those left out. Of two at the same position it cannot always be told which; then neither is
+  decode pass has one token of every one that still runs, in that order. So its positions say who
+  has ended: those left out. Of two at the same position it cannot always be told which; then neither is
   taken.
 """
 
@@ -107,11 +107,11 @@ def read_dump(path: Path, num_experts: int) -> Iterator[Returned | Malformed]:
             yield Malformed(place, "ran beside another at the same position when one of them ended")
             continue
         yield Returned(
-            place,
-            np.concatenate(request.experts),
-            request.prompt_end,
-            decoded + 1,
-            request.start,
+            place=place,
+            experts=np.concatenate(request.experts),
+            prompt_tokens=request.prompt_end,
+            output_tokens=decoded + 1,
+            start=request.start,
         )
 
 
