@@ -18,6 +18,8 @@ PREFILL_RESULT = (
     ".process_batch_result_disagg_prefill"
 )
 
+TIMEOUT = 2.0  # seconds for the daemon's answer, which only the outbox waits for
+
 
 def register() -> None:
     """Called by SGLang in each of its processes; without ELDR_ROUTER it does nothing.
@@ -71,9 +73,13 @@ def _sender(router: str, scheduler: Any) -> Callable[[Any], None]:
     if roots:
         with open(roots, "rb") as file:
             certificates = file.read()
-    outbox = Outbox(
-        RouterClient(router, token=os.environ.get("ELDR_TOKEN"), root_certificates=certificates)
+    client = RouterClient(
+        router,
+        timeout=TIMEOUT,
+        token=os.environ.get("ELDR_TOKEN"),
+        root_certificates=certificates,
     )
+    outbox = Outbox(client)
     logger.info("ELDR: signatures of %s go to %s", model, router)
 
     def send(batch: Any) -> None:

@@ -193,7 +193,7 @@ class _Reader:
         )
 
     def _with_prompts(self, kept: list[_Kept]) -> list[_Kept]:
-        """With the experts of prompts that passed on prefill servers, where their answers are there.
+        """With the experts of prompts that passed on prefill servers, where those' answers are.
 
         SGLang's decode servers return other requests' experts for a prompt whose KV cache they were
         sent. So beside one pair of both answers, an answer without its prefill's is left out.

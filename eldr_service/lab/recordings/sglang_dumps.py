@@ -8,8 +8,8 @@ requests are told apart by what SGLang's scheduler does (0.5.23):
   where the positions go on there, it is the same prompt.
 - Requests whose prompts are complete join the running ones at their end, in the pass's order; each
   decode pass has one token of every one that still runs, in that order. So its positions say who
-  has ended: those left out. Of two at the same position it cannot always be told which; then neither is
-  taken.
+  has ended: those left out. Of two at the same position it cannot always be told which; then
+  neither is taken.
 """
 
 from collections.abc import Iterator
@@ -161,6 +161,8 @@ def _passes(path: Path) -> tuple[list[dict[str, Any]], NDArray[np.integer]]:
             f"{path}: expected a dump of SGLang's --expert-distribution-recorder-mode per_token,"
             " with records and last_physical_to_logical_map"
         )
+    if to_logical.ndim != 2 or int(to_logical.min(initial=0)) < 0:
+        raise ValueError(f"{path}: last_physical_to_logical_map must be [layers, experts] from 0")
     for number, one in enumerate(records):
         _check(path, number, one, to_logical)
     return sorted(records, key=lambda one: int(one["forward_pass_id"])), to_logical
@@ -170,20 +172,21 @@ def _check(path: Path, number: int, one: Any, to_logical: NDArray[np.integer]) -
     try:
         ids, positions = one["topk_ids_of_layer"], one["positions"]
         layers, tokens, _ = ids.shape
-        lengths = one["extend_seq_lens"] if one["forward_mode"] == _EXTEND else []
+        lengths = one["extend_seq_lens"] if one["forward_mode"] == _EXTEND else [tokens]
+        whole = [*positions, *lengths, one["forward_pass_id"]]
         well = (
             layers == len(to_logical)
             and tokens == len(positions)
-            and int(ids.max(initial=-1)) < to_logical.shape[1]
-            and sum(lengths) in (0, tokens)
-            and isinstance(one["forward_pass_id"], int)
+            and -1 <= int(ids.min(initial=-1)) <= int(ids.max(initial=-1)) < to_logical.shape[1]
+            and all(isinstance(value, int) and value >= 0 for value in whole)
+            and sum(lengths) == tokens
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(f"{path}: record {number} is not SGLang's: {error!r}") from error
     if not well:
         raise ValueError(
-            f"{path}: record {number} has experts {list(ids.shape)} for {len(positions)} positions,"
-            f" expected {len(to_logical)} layers of as many tokens"
+            f"{path}: record {number} has experts {list(ids.shape)} for {len(positions)} positions;"
+            f" expected {len(to_logical)} layers of as many tokens, in prompts that add up to them"
         )
 
 

@@ -1,6 +1,8 @@
 """Files of `torch.save`, as NumPy arrays: without torch, and running none of what they hold."""
 
+import math
 import pickle
+import struct
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 _STORAGES = {"IntStorage": "<i4", "LongStorage": "<i8", "ShortStorage": "<i2", "ByteStorage": "u1"}
 _BROKEN = (
     zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, KeyError, IndexError,
-    AttributeError, TypeError, pickle.UnpicklingError, UnicodeDecodeError,
+    AttributeError, TypeError, OverflowError, MemoryError, struct.error, pickle.UnpicklingError,
 )  # fmt: skip
 
 
@@ -73,7 +75,8 @@ def _tensor(
     storage: NDArray[np.integer], offset: int, size: Sequence[int], stride: Sequence[int], *_: Any
 ) -> NDArray[np.integer]:
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if min((offset, *size, *stride)) < 0 or (0 not in size and last >= len(storage)):
+    inside = math.prod(size) <= len(storage) and (0 in size or last < len(storage))
+    if min((offset, *size, *stride)) < 0 or not inside:
         raise ValueError(f"a tensor {list(size)} lies outside of its storage")
     steps = tuple(s * storage.itemsize for s in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], tuple(size), steps, writeable=False)
