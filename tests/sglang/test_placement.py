@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from daemon import running_daemon
 from eldr.v1 import partition_pb2, partition_pb2_grpc
 from eldr_client import Counts, RouterClient
-from sglang_engines import EXPERTS, LAYERS, PYTHON, TOP_K, free_port, post, running
+from sglang_engines import EXPERTS, LAYERS, PYTHON, Engine, TOP_K, free_port, post, running
 
 from eldr_service.lab.recordings.imported import import_answers
 
@@ -175,7 +176,8 @@ def test_what_is_refused(front):
 
 def test_without_a_daemon_decodes_go_in_turn(fleet):
     _, engines = fleet
-    with proxy(f"127.0.0.1:{free_port()}", engines) as url:
+    down = Engine(f"http://127.0.0.1:{free_port()}", Path(), 0)  # another is asked instead
+    with proxy(f"127.0.0.1:{free_port()}", [*engines, down]) as url:
         found = [placed(url, asked(prompt("letters", number))) for number in range(4)]
     assert {reason for _, reason in found} == {"CLIENT_FALLBACK"}
-    assert len({worker for worker, _ in found}) == 2
+    assert {worker for worker, _ in found} == {engine.url for engine in engines[1:]}

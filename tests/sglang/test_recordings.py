@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -16,6 +17,28 @@ from eldr_service.lab.recordings.torch_file import load
 
 REQUESTS = 30
 CHUNK = 128
+
+PROMPT = "The same prompt, asked for in each form of an answer."
+GENERATE = {
+    "text": PROMPT,
+    "sampling_params": {"temperature": 0, "max_new_tokens": 6, "ignore_eos": True},
+    "return_routed_experts": True,
+}
+OPENAI = {
+    "model": "tiny",
+    "prompt": PROMPT,
+    "temperature": 0,
+    "max_tokens": 6,
+    "ignore_eos": True,
+    "return_routed_experts": True,
+}
+USAGE = {"stream": True, "stream_options": {"include_usage": True}}
+FORMS = (
+    ("generate", "/generate", GENERATE),
+    ("generate-stream", "/generate", GENERATE | {"stream": True}),
+    ("completions", "/v1/completions", OPENAI),
+    ("completions-stream", "/v1/completions", OPENAI | USAGE),
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +67,22 @@ def served(model, tmp_path_factory):
             answers = list(pool.map(lambda body: engine.post("/generate", body), bodies))
         engine.post("/stop_expert_distribution_record")
         engine.post("/dump_expert_distribution_record")
+        (folder / "forms").mkdir()
+        for name, path, fields in FORMS:
+            text = raw(engine.url + path, fields)
+            (folder / "forms" / name).write_bytes(text)
     (dump,) = folder.glob("*.pt")
     logged = folder / "answers.jsonl"
     logged.write_text("".join(json.dumps(answer) + "\n" for answer in answers), "utf-8")
     return logged, dump
+
+
+def raw(url, body):
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return answer.read()
 
 
 def requests_of(recording):
@@ -71,6 +106,15 @@ def test_the_recorder_and_the_answers_agree(served):
     assert dumped.recording.num_requests + len(dumped.malformed) == REQUESTS
     assert dumped.recording.num_requests > REQUESTS / 2
     assert all("same position" in one.why for one in dumped.malformed)
+
+
+@pytest.mark.parametrize("form", [name for name, *_ in FORMS[1:]])
+def test_each_form_of_an_answer_has_the_same(served, form):
+    folder = served[0].parent / "forms"
+    shape = (LAYERS, TOP_K)
+    plain, other = (import_answers([folder / one], EXPERTS, shape) for one in ("generate", form))
+    assert plain.recording.num_requests == 1
+    assert requests_of(other.recording) == requests_of(plain.recording)
 
 
 def test_the_command_reads_both(served, tmp_path):

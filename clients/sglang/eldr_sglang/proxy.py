@@ -27,6 +27,7 @@ ATTEMPTS = 3  # decode servers to try, where they do not even accept a connectio
 LONGEST_WAIT = 10.0  # seconds; the daemon's bound
 
 Body = dict[str, Any]
+_BEGUN = "eldr: the answer has begun"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Proxy:
         try:
             # A prefill is answered once its decode server has the KV cache, or with an error.
             await asyncio.wait((prefill, decode), return_when=asyncio.FIRST_COMPLETED)
-            if not decode.done() and prefill.exception():
+            if not (decode.done() or _has_begun(request)) and prefill.exception():
                 decode.cancel()
                 await asyncio.wait((decode,))
                 await prefill
@@ -117,6 +118,8 @@ class Proxy:
         except ResourceExhaustedError as error:
             return _error(503, str(error))
         except (ClientError, EldrError) as error:
+            if _has_begun(request):
+                raise  # the caller sees the stream break off
             return _error(502, f"{type(error).__name__}: {error}")
         finally:
             prefill.cancel()
@@ -163,6 +166,7 @@ class Proxy:
                 placement.output_tokens = _output_tokens(json.loads(whole))
                 return web.Response(body=whole, content_type="application/json", headers=placed)
             response = web.StreamResponse(headers=placed | {"Content-Type": answer.content_type})
+            request[_BEGUN] = True
             await response.prepare(request)
             async for piece in answer.content.iter_any():
                 await response.write(piece)
@@ -181,6 +185,10 @@ def _checked(body: Any) -> Body:
     if body.get("n", 1) != 1 or (isinstance(sampling, dict) and sampling.get("n", 1) != 1):
         raise ValueError("n: expected 1, as each answer is decoded apart")
     return body
+
+
+def _has_begun(request: web.Request) -> bool:
+    return _BEGUN in request
 
 
 def _passed(request: web.Request) -> dict[str, str]:
@@ -244,7 +252,10 @@ async def _run(given: argparse.Namespace) -> None:
         root_certificates=given.tls_ca.read_bytes() if given.tls_ca else None,
         fallback_workers=[(url, url, 0) for url in given.decode],
     ) as router:
-        runner = web.AppRunner(Proxy(router, given.model, given.prefill, given.wait).app())
+        runner = web.AppRunner(
+            Proxy(router, given.model, given.prefill, given.wait).app(),
+            handler_cancellation=True,  # a caller that goes ends its decode and its booking
+        )
         await runner.setup()
         host, _, port = given.listen.rpartition(":")
         site = web.TCPSite(runner, host, int(port))
