@@ -18,7 +18,7 @@ import pytest
 from daemon import running_daemon
 from eldr.v1 import partition_pb2, partition_pb2_grpc
 from eldr_client import Counts, RouterClient
-from sglang_engines import EXPERTS, LAYERS, PYTHON, Engine, TOP_K, free_port, post, running
+from sglang_engines import EXPERTS, LAYERS, PYTHON, TOP_K, Engine, free_port, post, running
 
 from eldr_service.lab.recordings.imported import import_answers
 
