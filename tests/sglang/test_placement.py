@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 import pytest
 from daemon import running_daemon
-from eldr.v1 import partition_pb2, partition_pb2_grpc
+from eldr.v1 import fleet_pb2, fleet_pb2_grpc, partition_pb2, partition_pb2_grpc
 from eldr_client import Counts, RouterClient
 from sglang_engines import EXPERTS, LAYERS, PYTHON, TOP_K, Engine, free_port, post, running
 
@@ -24,7 +24,9 @@ from eldr_service.lab.recordings.imported import import_answers
 
 MODEL = "tiny"
 KINDS = {"letters": "abcdefgh ", "figures": "0123456789"}
-NIXL = ("--disaggregation-transfer-backend", "nixl", "--chunked-prefill-size", "128")
+CHUNKED = ("--chunked-prefill-size", "128")
+# A prefill server's overlapped schedule records CUDA events, on a CPU too.
+NIXL = ("--disaggregation-transfer-backend", "nixl", "--disable-overlap-schedule", *CHUNKED)
 PREFILL = ("--disaggregation-mode", "prefill", "--optimistic-prefill-attempts", "1", *NIXL)
 # By default a decode server keeps 10 GB of host memory free.
 BACKUP = ("--disaggregation-decode-retraction-backup", "cpu_tensor")
@@ -165,6 +167,30 @@ def test_openai_paths_and_streams(front, fitted):
     body = {"model": MODEL, "prompt": prompt("letters", 20), "max_tokens": 4}
     worker, _ = placed(front, body, "/v1/completions")
     assert (worker, "POLICY") == placed(front, body | {"stream": True}, "/v1/completions")
+
+
+def test_a_caller_that_goes_ends_its_booking(fleet, front, fitted):
+    daemon, _ = fleet
+    body = asked(prompt("letters", 30), stream=True)
+    body["sampling_params"]["max_new_tokens"] = 1500  # half a minute and more
+    request = urllib.request.Request(
+        f"{front}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        answer.readline()
+        assert in_flight(daemon) == 1
+    until = time.monotonic() + 10
+    while in_flight(daemon) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert in_flight(daemon) == 0
+
+
+def in_flight(daemon):
+    with grpc.insecure_channel(daemon.grpc) as channel:
+        listed = fleet_pb2_grpc.FleetServiceStub(channel).ListWorkers(
+            fleet_pb2.ListWorkersRequest(model=MODEL)
+        )
+    return sum(worker.booked_sequences for worker in listed.workers)
 
 
 def test_what_is_refused(front):

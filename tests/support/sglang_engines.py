@@ -80,7 +80,7 @@ def running(model, folder, *engines, env=None):
             command = [
                 str(PYTHON), "-m", "sglang.launch_server", "--model-path", str(model),
                 "--port", str(port), "--device", "cpu", "--dtype", "float32",
-                "--attention-backend", "torch_native", "--disable-overlap-schedule",
+                "--attention-backend", "torch_native",
                 "--enable-return-routed-experts", "--mem-fraction-static", "0.9",
                 "--max-total-tokens", "8192", "--skip-server-warmup",
                 "--disaggregation-bootstrap-port", str(bootstrap), *arguments,
