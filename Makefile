@@ -79,7 +79,7 @@ $(RAY_STAMP): $(VLLM_STAMP) clients/ray/pyproject.toml
 test-ray: setup-ray ## the tests in Ray Serve, with and without real vLLM engines, in .venv-ray
 	$(RAY)/bin/python -m pytest tests/ray
 
-setup-sglang: $(SGLANG_STAMP) ## a .venv-sglang with SGLang for the CPU, over .venv-vllm (0.55 GB more)
+setup-sglang: $(SGLANG_STAMP) ## a .venv-sglang with SGLang for the CPU, over .venv-vllm (0.5 GB more)
 $(SGLANG_STAMP): $(VLLM_STAMP) tools/sglang_environment.py clients/sglang/pyproject.toml
 	$(BIN)/python tools/sglang_environment.py $(SGLANG) $(VLLM)
 	touch $@

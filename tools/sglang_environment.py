@@ -1,7 +1,7 @@
 """A third environment: SGLang on a CPU, over .venv-vllm, of which it takes torch and transformers.
 
 SGLang requires 60 packages for CUDA that its Python runs without, so it is installed alone, with
-what its imports then miss. Half a minute and 0.55 GB, most of it SGLang and SciPy.
+what its imports then miss. A minute and 0.5 GB, most of it SGLang and SciPy.
 """
 
 import subprocess
