@@ -8,10 +8,12 @@ VERSIONS := 0.30.0 0.31.0 0.33.0
 VLLM_STAMP := $(VLLM)/.installed
 RAY    := .venv-ray
 RAY_STAMP := $(RAY)/.installed
+SGLANG := .venv-sglang
+SGLANG_STAMP := $(SGLANG)/.installed
 
 .NOTPARALLEL: # the tests on vLLM take both cores
-.PHONY: help setup setup-vllm setup-vllm-versions setup-ray protos manifests demo demo-vllm docs gpu-check test \
-  test-fast conformance conformance-table soak test-vllm test-vllm-versions test-ray capture-matrix bench \
+.PHONY: help setup setup-vllm setup-vllm-versions setup-ray setup-sglang protos manifests demo demo-vllm docs gpu-check test \
+  test-fast conformance conformance-table soak test-vllm test-vllm-versions test-ray test-sglang capture-matrix bench \
   bench-check lint format release-check image-check cluster-check clean
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -76,6 +78,14 @@ $(RAY_STAMP): $(VLLM_STAMP) clients/ray/pyproject.toml
 
 test-ray: setup-ray ## the tests in Ray Serve, with and without real vLLM engines, in .venv-ray
 	$(RAY)/bin/python -m pytest tests/ray
+
+setup-sglang: $(SGLANG_STAMP) ## a .venv-sglang with SGLang for the CPU, over .venv-vllm (0.5 GB more)
+$(SGLANG_STAMP): $(VLLM_STAMP) tools/sglang_environment.py clients/sglang/pyproject.toml
+	$(BIN)/python tools/sglang_environment.py $(SGLANG) $(VLLM)
+	touch $@
+
+test-sglang: setup setup-sglang ## the tests on real SGLang engines
+	$(BIN)/python -m pytest tests/sglang
 
 setup-vllm-versions: setup-vllm ## other vLLM versions over .venv-vllm, for test-vllm-versions (1.1 GB)
 	for version in $(VERSIONS); do test -e build/vllm-versions/$$version/bin/python || \
@@ -143,4 +153,4 @@ cluster-check: setup ## the chart and discovery at a real API server, built here
 	ELDR_CLUSTER_TESTS=1 $(BIN)/python -m pytest tests/deploy/test_cluster.py -v
 
 clean: ## everything that make built
-	rm -rf $(VENV) $(VLLM) $(RAY) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) $(RAY) $(SGLANG) build dist .pytest_cache .mypy_cache .ruff_cache

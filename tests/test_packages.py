@@ -18,6 +18,7 @@ SOURCES = {
     "eldr_client": ROOT / "clients/python",
     "eldr_vllm": ROOT / "clients/vllm",
     "eldr_ray": ROOT / "clients/ray",
+    "eldr_sglang": ROOT / "clients/sglang",
 }
 
 

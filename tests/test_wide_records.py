@@ -7,7 +7,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CLIENTS = ("clients/python/eldr_client", "clients/vllm", "clients/ray")
+CLIENTS = ("clients/python/eldr_client", "clients/vllm", "clients/ray", "clients/sglang")
 FOLDERS = ("eldr_service", *CLIENTS, "benchmarks", "tests")
 WIDE = 6
 UNNAMED = 3  # so many values may stand without a name

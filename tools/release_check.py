@@ -22,7 +22,14 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = (".", "clients/python", "clients/vllm", "clients/ray", "clients/conformance")
+PACKAGES = (
+    ".",
+    "clients/python",
+    "clients/vllm",
+    "clients/ray",
+    "clients/sglang",
+    "clients/conformance",
+)
 SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
 
 

@@ -10,7 +10,7 @@ LAYERS, EXPERTS, TOP_K, DENSE = 4, 32, 4, 1
 MOE_LAYERS = LAYERS - DENSE
 
 
-def build(directory: Path, seed: int = 0) -> Path:
+def build(directory: Path, seed: int = 0, dense: int = DENSE) -> Path:
     """Write the model; its first layer is dense, so that layer and MoE-layer numbers differ."""
     torch.manual_seed(seed)
     config = Qwen3MoeConfig(
@@ -25,7 +25,7 @@ def build(directory: Path, seed: int = 0) -> Path:
         num_experts=EXPERTS,
         num_experts_per_tok=TOP_K,
         norm_topk_prob=True,
-        mlp_only_layers=list(range(DENSE)),
+        mlp_only_layers=list(range(dense)),
         max_position_embeddings=2048,
         initializer_range=0.2,
         bos_token_id=256,

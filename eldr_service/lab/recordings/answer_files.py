@@ -64,7 +64,7 @@ def read_answers(path: Path) -> Iterator[Logged | Malformed]:
                 yield Malformed(place, str(error))
                 continue
             for logged in found:
-                key = _id(logged.body)
+                key = answer_id(logged.body)
                 if key is not None and (event or key in streams or _is_chunk(logged.body)):
                     before = streams.get(key)
                     streams[key] = _joined(before, logged) if before else logged
@@ -150,8 +150,8 @@ def _check_kinds(fields: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be {said}")
 
 
-def _id(body: dict[str, Any]) -> str | None:
-    """What chunks of one stream have in common."""
+def answer_id(body: dict[str, Any]) -> str | None:
+    """What chunks of one stream have in common, and the two legs of a disaggregated request."""
     found = body.get("id") or body.get("request_id") or (body.get("meta_info") or {}).get("id")
     return None if found is None else str(found)
 

@@ -1,4 +1,4 @@
-"""A recording of the answers that engines gave, with the experts that they returned."""
+"""A recording of what engines gave: answers with the experts of their tokens, SGLang's dumps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +14,8 @@ from eldr_service.lab.recordings.answer_files import Logged, Malformed, read_ans
 from eldr_service.lab.recordings.moe_layers import lacking, moe_layers, repeated
 from eldr_service.lab.recordings.recording import Recording
 from eldr_service.lab.recordings.returned_experts import Returned, field, moment, returned
+from eldr_service.lab.recordings.sglang_dumps import read_dump
+from eldr_service.lab.recordings.torch_file import is_torch_file
 
 LONGEST_DOMAIN = 200  # each takes as many characters in the file as the longest
 
@@ -32,7 +34,8 @@ class Imported:
         Left out, as are those that the next three count.
     without_experts, one_token, cut_short : int
         Answers that carry no experts; of one token, which decoded nothing; of whose prompt more
-        than half is unknown, since it begins later.
+        than half is unknown, since it begins later, or passed on a prefill server whose answer is
+        not among them.
     without_domain, without_time : int
         Answers of the recording that lack the field.
     arrivals : list of (float, int, int)
@@ -60,7 +63,7 @@ def import_answers(
     domain_field: str | None = None,
     time_field: str | None = None,
 ) -> Imported:
-    """Read files of answers.
+    """Read files of answers, or dumps of SGLang's expert distribution recorder.
 
     Parameters
     ----------
@@ -82,8 +85,12 @@ def import_answers(
     """
     reader = _Reader(num_experts, shape, domain_field, time_field)
     for path in paths:
-        for logged in read_answers(path):
-            reader.take(logged)
+        if is_torch_file(path):
+            for request in read_dump(path, num_experts):
+                reader.keep(request)
+        else:
+            for logged in read_answers(path):
+                reader.take(logged)
     return reader.imported(layers)
 
 
@@ -110,6 +117,7 @@ class _Reader:
         self._domain_field, self._time_field = domain_field, time_field
         self._dtype = np.min_scalar_type(num_experts - 1)
         self._kept: list[_Kept] = []
+        self._prefills: dict[str, Returned] = {}
         self._malformed: list[Malformed] = []
         self._without_experts = self._one_token = self._cut_short = 0
 
@@ -129,18 +137,28 @@ class _Reader:
         if not found:
             self._without_experts += 1
         for one in found:
-            _, *shape = one.experts.shape
-            self._shape = shape[0], shape[1]
-            if one.output_tokens < 2:
-                self._one_token += 1
-            elif 2 * one.start > one.prompt_tokens:
-                self._cut_short += 1
-            else:
-                narrow = replace(one, experts=one.experts.astype(self._dtype))
-                self._kept.append(_Kept(narrow, domain, time))
+            self.keep(one, domain, time)
+
+    def keep(self, one: Returned | Malformed, domain: str = "", time: float | None = None) -> None:
+        """Take a request, if there is enough of it."""
+        if isinstance(one, Malformed):
+            self._malformed.append(one)
+            return
+        _, *shape = one.experts.shape
+        self._shape = shape[0], shape[1]
+        if one.output_tokens < 2:
+            self._one_token += 1
+            self._prefills[one.name] = one
+        elif 2 * one.start > one.prompt_tokens:
+            self._cut_short += 1
+        else:
+            narrow = replace(one, experts=one.experts.astype(self._dtype))
+            self._kept.append(_Kept(narrow, domain, time))
 
     def imported(self, chosen: Sequence[int] | None) -> Imported:
-        kept = self._sound(self._kept, lambda one: repeated(one.experts, chosen))
+        kept = self._sound(
+            self._with_prompts(self._kept), lambda one: repeated(one.experts, chosen)
+        )
         hidden = kept[0].experts.shape[1]
         layers = moe_layers([one.experts for one in kept], chosen)
         if chosen is None:
@@ -173,6 +191,27 @@ class _Reader:
             without_time=sum(time is None for time in times),
             arrivals=_spread(sorted(arrivals, key=itemgetter(0))),
         )
+
+    def _with_prompts(self, kept: list[_Kept]) -> list[_Kept]:
+        """With the experts of prompts that passed on prefill servers, where those' answers are.
+
+        SGLang's decode servers return other requests' experts for a prompt whose KV cache they were
+        sent. So beside one pair of both answers, an answer without its prefill's is left out.
+        """
+        names = {one.answer.name for one in kept} & self._prefills.keys() - {""}
+        if not names:
+            return kept
+        whole = []
+        for one in kept:
+            answer, prefill = one.answer, self._prefills.get(one.answer.name)
+            if answer.name not in names or prefill is None or not _same_prompt(answer, prefill):
+                self._cut_short += 1
+                continue
+            self._one_token -= 1
+            decoded = answer.experts[len(prefill.experts) :]
+            experts = np.concatenate((prefill.experts.astype(self._dtype), decoded))
+            whole.append(replace(one, answer=replace(answer, experts=experts)))
+        return whole
 
     def _domain(self, logged: Logged) -> str:
         value = field(logged.record, self._domain_field) if self._domain_field else None
@@ -224,6 +263,10 @@ class _Reader:
         said = ", ".join(f"{number:,} {what}" for number, what in counts if number)
         first = f"; {self._malformed[0]}" if self._malformed else ""
         return f"no answer can be used: {said or 'the files hold none'}{first}"
+
+
+def _same_prompt(one: Returned, other: Returned) -> bool:
+    return (one.prompt_tokens, one.start) == (other.prompt_tokens, other.start)
 
 
 def _spread(arrivals: list[tuple[float, int, int]]) -> list[tuple[float, int, int]]:

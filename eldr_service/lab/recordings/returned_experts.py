@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.lab.recordings.answer_files import Logged
+from eldr_service.lab.recordings.answer_files import Logged, answer_id
 
 _LATEST = 1e11  # Unix seconds of the year 5138; milliseconds are beyond
 _NPY = b"\x93NUMPY"
 _STARTS = ("routed_experts_prompt_start", "routed_experts_start_len")  # vLLM's, SGLang's
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Returned:
     """An answer whose experts are known.
 
@@ -29,6 +29,8 @@ class Returned:
         Of the prompt's tokens from `start` on and the answer's, but for its last, which passed no
         layer. Layers that are not MoE are 0.
     prompt_tokens, output_tokens, start : int
+    name : str
+        The answer's id; empty where it has none.
     """
 
     place: str
@@ -36,6 +38,7 @@ class Returned:
     prompt_tokens: int
     output_tokens: int
     start: int
+    name: str = ""
 
 
 def returned(logged: Logged, shape: tuple[int, int] | None) -> Iterator[Returned]:
@@ -105,7 +108,14 @@ def _checked(
             f" prompt {said}and the {output} of the answer but for the last; a request's"
             f" {_STARTS[0]} or {_STARTS[1]} must be logged with it"
         )
-    return Returned(logged.place, experts, prompt, output, start)
+    return Returned(
+        place=logged.place,
+        experts=experts,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        start=start,
+        name=answer_id(logged.body) or "",
+    )
 
 
 def _decoded(text: Any, shape: tuple[int, int] | None) -> NDArray[np.integer]:

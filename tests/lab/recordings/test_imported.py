@@ -288,3 +288,20 @@ def test_which_layers_are_moe(tmp_path):
     nothing = kept(tmp_path, altered(routed_experts=npy(EXPERTS * 0)), name="nothing")
     with pytest.raises(ValueError, match="captured nothing"):
         import_answers([nothing], 16)
+
+
+def test_prompts_are_taken_from_prefill_servers(tmp_path):
+    """SGLang's decode servers return other tokens' experts for prompts that they were sent."""
+    decoded, prefilled = [], []
+    for request in range(DRAWN.num_requests):
+        first, end = DRAWN.offsets[request : request + 2]
+        experts, length = DRAWN.expert_ids[first:end], int(DRAWN.prefill_len[request])
+        stale = np.concatenate([experts[:length][::-1], experts[length:]])
+        decoded.append(sglang(f"r-{request}", stale, length))
+        prefilled.append(sglang(f"r-{request}", experts[: length + 1], length))
+    found = import_answers([kept(tmp_path, *decoded, *prefilled)], 16, SHAPE)
+    assert_is_drawn(found)
+    assert found.one_token == 0
+
+    lacking = import_answers([kept(tmp_path, *decoded, *prefilled[:-1])], 16, SHAPE)
+    assert (lacking.recording.num_requests, lacking.cut_short) == (DRAWN.num_requests - 1, 1)

@@ -1,0 +1,1 @@
+"""ELDR in SGLang: signatures of prefills, and decodes placed after them."""

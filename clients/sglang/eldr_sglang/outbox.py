@@ -1,0 +1,46 @@
+"""What an engine has to say to the daemon, said by a thread that the engine never waits for."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from eldr_client import EldrError, RouterClient, RouterUnavailableError
+
+logger = logging.getLogger("sglang.srt.eldr")
+
+Message = Callable[[RouterClient], object]
+LIMIT = 1024  # a signature of 61 layers x 256 experts takes 31 kB
+
+
+class Outbox:
+    """Messages in order; the oldest go when there are more than LIMIT.
+
+    The client has the deadline of each call and the circuit breaker: while the daemon is away, a
+    message costs microseconds and is lost.
+    """
+
+    def __init__(self, client: RouterClient) -> None:
+        self._client = client
+        self._messages: deque[Message] = deque(maxlen=LIMIT)
+        self._arrived = threading.Semaphore(0)
+        threading.Thread(target=self._loop, name="eldr-outbox", daemon=True).start()
+
+    def put(self, message: Message) -> None:
+        """Have `message` called with the client, later."""
+        self._messages.append(message)
+        self._arrived.release()
+
+    def _loop(self) -> None:
+        while True:
+            self._arrived.acquire()
+            try:
+                message = self._messages.popleft()
+            except IndexError:
+                continue  # it was dropped for a later one
+            try:
+                message(self._client)
+            except RouterUnavailableError:
+                pass  # the client has said so, and looks for the daemon
+            except EldrError as error:
+                logger.warning("ELDR's daemon refuses: %s", error)
