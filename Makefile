@@ -19,9 +19,9 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(STAMP) ## a .venv with the daemon, the clients and the development tools
-$(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.toml clients/conformance/pyproject.toml
+$(STAMP): pyproject.toml clients/python/pyproject.toml clients/vllm/pyproject.toml clients/dynamo/pyproject.toml clients/conformance/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e 'clients/vllm[proxy]' -e '.[dev]' -e clients/conformance
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e clients/python -e 'clients/vllm[proxy]' -e clients/dynamo -e '.[dev]' -e clients/conformance
 	touch $@
 
 protos: setup ## regenerate the stubs and build/eldr.binpb from protos/

@@ -30,7 +30,7 @@ def project(folder):
     return tomllib.loads((ROOT / folder / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-FOLDERS = (".", "clients/python", "clients/vllm", "clients/ray", "clients/sglang")
+FOLDERS = (".", "clients/python", "clients/vllm", "clients/ray", "clients/sglang", "clients/dynamo")
 OURS = {project(folder)["name"] for folder in FOLDERS}
 
 

@@ -1,4 +1,4 @@
-"""The four wheels as others get them: built by way of the sdist, installed, used from there."""
+"""The wheels as others get them: built by way of the sdist, installed, used from there."""
 
 import json
 import os
@@ -19,6 +19,7 @@ SOURCES = {
     "eldr_vllm": ROOT / "clients/vllm",
     "eldr_ray": ROOT / "clients/ray",
     "eldr_sglang": ROOT / "clients/sglang",
+    "eldr_dynamo": ROOT / "clients/dynamo",
 }
 
 

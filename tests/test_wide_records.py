@@ -7,7 +7,10 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CLIENTS = ("clients/python/eldr_client", "clients/vllm", "clients/ray", "clients/sglang")
+CLIENTS = (
+    "clients/python/eldr_client",
+    *(f"clients/{name}" for name in ("vllm", "ray", "sglang", "dynamo")),
+)
 FOLDERS = ("eldr_service", *CLIENTS, "benchmarks", "tests")
 WIDE = 6
 UNNAMED = 3  # so many values may stand without a name

@@ -28,6 +28,7 @@ PACKAGES = (
     "clients/vllm",
     "clients/ray",
     "clients/sglang",
+    "clients/dynamo",
     "clients/conformance",
 )
 SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
