@@ -63,7 +63,7 @@ export class Caller {
         until = now + patience + Math.max(deadline - now - patience, 0) / 2;
       }
       try {
-        return await call.try({ until, signal }, now - began);
+        return await call.try({ until, signal }, attempt === 0 ? 0 : now - began);
       } catch (error) {
         signal?.throwIfAborted();
         const failure = fromFailure(error);
