@@ -103,7 +103,7 @@ def made_by(target: str) -> str:
 def test_what_other_tests_run(block):
     path, _, test = block.why.partition("::")
     source = (ROOT / path).read_text("utf-8")
-    for module in re.findall(r"^from (\w+) import", source, re.M):  # what it starts programs by
+    for module in re.findall(r"^ *from (\w+) import", source, re.M):  # what it starts programs by
         source += "".join(p.read_text("utf-8") for p in ROOT.glob(f"tests/*/{module}.py"))
     assert f"def {test}(" in source, f"{block.why} is no test"
     page = block.page.rpartition("/")[2]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SHELLS = {"sh", "bash", "shell", "console"}
 SERVERS = {"eldr-server", "eldr-proxy", "redis-server"}
 BLOCK = re.compile(
-    r"^(?:<!-- (not run|run by)(?::)? (.+?) -->\n)?( *)```(\S*)[^\n]*\n(.*?)^ *```$", re.M | re.S
+    r"^(?: *<!-- (not run|run by)(?::)? (.+?) -->\n)?( *)```(\S*)[^\n]*\n(.*?)^ *```$", re.M | re.S
 )
 PORTS = ("50051", "50052", "9464", "9465", "6379", "8200")
 DOCUMENTED = re.compile(rf"(?<=[:\s])({'|'.join(PORTS)})\b")
@@ -40,8 +40,16 @@ class Block:
     def commands(self) -> list[list[str]]:
         """Its words, a list per command; nothing of here-documents."""
         text = re.sub(r"<<(\w+)\n.*?^\1$", "", self.text, flags=re.M | re.S)
-        lines = text.replace("\\\n", " ").splitlines()
-        return [words for line in lines if (words := shlex.split(line, comments=True))]
+        found, held = [], ""
+        for line in text.replace("\\\n", " ").splitlines(keepends=True):
+            held += line
+            try:
+                words = shlex.split(held, comments=True)
+            except ValueError:  # a quotation of several lines
+                continue
+            found += [words] if words else []
+            held = ""
+        return found
 
 
 def blocks(page: str) -> Iterator[Block]:
