@@ -3,11 +3,14 @@
 import base64
 import http.client
 import json
+import subprocess
 import time
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 import yaml
+from certificates import issue
 from daemon import running_daemon
 from decode_engines import engines
 from envoys import LLM_D, PATIENCE, built_processor, process, released
@@ -17,6 +20,7 @@ from wire import Client, counts, drawn, eventually
 
 MODEL = "tiny"
 BEYOND_FLOATS = (1 << 53) + 1
+GEOMETRY = "{ num_layers = 3, num_experts = 16, top_k = 2 }"
 pytestmark = [pytest.mark.timeout(900), needs_go, needs_envoy]  # gRPC is compiled, once
 
 
@@ -81,6 +85,21 @@ def envoy_config(fleet, port: int, processor: int, answers: str = "NONE") -> dic
     return config
 
 
+@contextmanager
+def before(fleet, daemon, folder, *flags, answers="NONE"):
+    """Envoy and the processor, to which the flags are given: their port, and the processor."""
+    port, extproc = free_port(), free_port()
+    config = folder / "envoy.json"
+    config.write_text(json.dumps(envoy_config(fleet, port, extproc, answers)))
+    listen = ("--listen", f"127.0.0.1:{extproc}", "--router", daemon.grpc, *PATIENCE)
+    envoy = (ENVOY, "-c", config, "--use-dynamic-base-id", "--concurrency", "1")
+    with (
+        process(built_processor(), *listen, *flags, log=folder / "extproc") as processor,
+        process(*envoy, log=folder / "envoy"),
+    ):
+        yield port, processor
+
+
 @pytest.fixture
 def gateway(tmp_path, request):
     """All of it; a parameter says whether Envoy sends the processor the answers, too."""
@@ -89,15 +108,7 @@ def gateway(tmp_path, request):
         for number, engine in enumerate(fleet):
             client.register(MODEL, f"d{number}", url=f"http://{engine.address}")
         client.fit(MODEL, kinds=4)
-        port, extproc = free_port(), free_port()
-        config = tmp_path / "envoy.json"
-        config.write_text(json.dumps(envoy_config(fleet, port, extproc, answers)))
-        flags = ("--listen", f"127.0.0.1:{extproc}", "--router", daemon.grpc, *PATIENCE)
-        envoy = (ENVOY, "-c", config, "--use-dynamic-base-id", "--concurrency", "1")
-        with (
-            process(built_processor(), *flags, log=tmp_path / "extproc") as processor,
-            process(*envoy, log=tmp_path / "envoy"),
-        ):
+        with before(fleet, daemon, tmp_path, answers=answers) as (port, processor):
             up = Gateway(daemon, client, fleet, port, processor)
             eventually(lambda: is_up(up) and up.booked() == 0)
             for engine in fleet:
@@ -228,3 +239,48 @@ def test_an_address_that_a_caller_sends_is_not_followed(gateway):
         headers = {"x-gateway-destination-endpoint": stranger.address}
         assert gateway.post({"model": MODEL, "prompt": "x"}, **headers) == 200
         assert not stranger.bodies
+
+
+def test_the_daemon_may_want_certificates_and_a_token(tmp_path):
+    authority = issue("authority")
+    (tmp_path / "ca").write_bytes(authority.chain)
+    server = issue("server", authority).write(tmp_path, "server")
+    mine = issue("gateway", authority).write(tmp_path, "gateway")
+    (tmp_path / "token").write_text("0f1e2d3c4b5a69788796a5b4c3d2e1f0\n")
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(
+        '[[tokens]]\nname = "gateway"\ntoken = "0f1e2d3c4b5a69788796a5b4c3d2e1f0"\n'
+        'roles = ["route"]\n'
+    )
+    tokens.chmod(0o600)
+    secured = ["--tls-cert", server[0], "--tls-key", server[1], "--tls-client-ca", tmp_path / "ca"]
+    secured += ["--tokens", tokens, "--fleet", tmp_path / "fleet.toml"]
+    with engines(2) as fleet:
+        (tmp_path / "fleet.toml").write_text(
+            "".join(
+                f'[[workers]]\nmodel = "{MODEL}"\nworker_id = "d{number}"\n'
+                f'url = "http://{engine.address}"\ngeometry = {GEOMETRY}\n'
+                for number, engine in enumerate(fleet)
+            )
+        )
+        flags = ["--tls-ca", tmp_path / "ca", "--tls-cert", mine[0], "--tls-key", mine[1]]
+        flags += ["--token-file", tmp_path / "token"]
+        with (
+            running_daemon(*map(str, secured)) as daemon,
+            before(fleet, daemon, tmp_path, *map(str, flags)) as (port, processor),
+        ):
+            eventually(lambda: is_up(Gateway(daemon, None, fleet, port, processor)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--token-file", "/nowhere"], "/nowhere: no such file"),
+        (["--tls-cert", "x"], "a client's certificate and its key need each other"),
+        (["--tls-ca", __file__], "expected certificates in PEM, found none"),
+    ],
+)
+def test_wrong_credentials_are_told_at_the_start(flags, told):
+    ended = subprocess.run([built_processor(), *flags], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert told in ended.stderr

@@ -210,6 +210,17 @@ class Apart:
         )
         self._ask(partition_pb2_grpc.PartitionServiceStub, "FitPartition", request)
 
+    def fit_on(self, prompts, max_tokens):
+        """Fit on these, prefilled; what one engine answers to each."""
+        whole, counted = [], []
+        for tokens in prompts:
+            whole.append(self.prefill.complete(tokens, max_tokens)["choices"][0]["text"])
+            params, eldr = self.prefill.prefill(tokens)
+            counted.append(decode_counts(eldr["counts"])[1])
+            self.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
+        self.fit(counted)
+        return whole
+
     def client(self):
         return RouterClient(self.daemon.target, timeout=5.0)
 

@@ -22,17 +22,11 @@ def rig(model, tmp_path_factory):
 
 @pytest.mark.parametrize("with_plugin", [True, False])
 def test_decodes_are_placed_by_their_experts(rig, tmp_path, with_plugin):
-    from rig import MODEL, decode_counts, prompt, wait
+    from rig import MODEL, prompt, wait
 
     rig.await_workers()
     prompts = [prompt(seed) for seed in range(50, 54)]
-    whole, counted = [], []
-    for tokens in prompts:
-        whole.append(rig.prefill.complete(tokens, 16)["choices"][0]["text"])
-        params, eldr = rig.prefill.prefill(tokens)
-        counted.append(decode_counts(eldr["counts"])[1])
-        rig.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
-    rig.fit(counted)
+    whole = rig.fit_on(prompts, 16)
     ports = [engine.port for engine in rig.decodes]
     llm_d = running_llm_d(
         tmp_path, rig.daemon.target, [rig.prefill.port], ports, with_plugin=with_plugin

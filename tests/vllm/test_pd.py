@@ -110,17 +110,11 @@ def test_the_answer_carries_the_placement(rig):
 
 
 async def test_vllm_router_decodes_through_the_proxy(rig, tmp_path):
-    from rig import decode_counts, prompt, wait
+    from rig import prompt, wait
 
     rig.await_workers()
     prompts = [prompt(seed) for seed in range(40, 44)]
-    whole, counted = [], []
-    for tokens in prompts:
-        whole.append(rig.prefill.complete(tokens, 16)["choices"][0]["text"])
-        params, eldr = rig.prefill.prefill(tokens)
-        counted.append(decode_counts(eldr["counts"])[1])
-        rig.decode.complete(tokens, 1, params)  # so that the prefill engine may let go
-    rig.fit(counted)
+    whole = rig.fit_on(prompts, 16)
     settings = Settings(router=rig.daemon.target, accept_prefilled=True, route_timeout=5.0)
     runner, proxy = await serve(Proxy(settings).app())
     flags = ["--vllm-pd-disaggregation", "--kv-connector", "nixl"]

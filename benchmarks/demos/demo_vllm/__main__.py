@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(document, indent=1) + "\n")
-    out = Console(width=None if sys.stdout.isatty() else 130)
+    width = 162 if options.vllm_router else 130
+    out = Console(width=None if sys.stdout.isatty() else width)
     for found in findings:
         print_report(found, decode, out)
     out.print(f"This took {seconds / 60:.1f} minutes. All figures: {options.json}", style="dim")

@@ -1,5 +1,6 @@
 """What the figures say, in words, and as a document."""
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -128,5 +129,7 @@ def _percent(estimate: Estimate) -> str:
     return f"{estimate.value:+.1%} [{estimate.low:+.1%}, {estimate.high:+.1%}]"
 
 
-def _triple(estimate: Estimate) -> list[float]:
-    return [estimate.value, estimate.low, estimate.high]
+def _triple(estimate: Estimate) -> list[float | None]:
+    """Null where there is no figure, as for a peer's router time: JSON has no NaN."""
+    triple = (estimate.value, estimate.low, estimate.high)
+    return [None if math.isnan(each) else each for each in triple]

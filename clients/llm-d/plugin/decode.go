@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	fwksched "github.com/llm-d/llm-d-router/pkg/epp/framework/interface/scheduling"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
-	eldr "eldr.internal/client"
 	"eldr.internal/llm-d/placing"
 )
 
@@ -42,8 +40,7 @@ type Parameters struct {
 	Router string `json:"router"`
 	// Timeout of a decision, "50ms" by default. Without one in time the other plugins choose.
 	Timeout string `json:"timeout"`
-	// TokenFile has a bearer token with the role `route`.
-	TokenFile string `json:"tokenFile"`
+	placing.Credentials
 }
 
 // Decode narrows the endpoints to the one that ELDR books, where the request says what its prefill used.
@@ -68,12 +65,8 @@ func New(name string, raw *json.Decoder, handle fwkplugin.Handle) (fwkplugin.Plu
 		}
 		options.Timeout = timeout
 	}
-	if given.TokenFile != "" {
-		token, err := os.ReadFile(given.TokenFile)
-		if err != nil {
-			return nil, fmt.Errorf("%s: tokenFile: %w", Type, err)
-		}
-		options.Client = eldr.Options{Token: strings.TrimSpace(string(token))}
+	if err := given.Credentials.Into(&options.Client); err != nil {
+		return nil, fmt.Errorf("%s: %w", Type, err)
 	}
 	placer, err := placing.New(given.Router, options)
 	if err != nil {

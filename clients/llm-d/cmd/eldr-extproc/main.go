@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -42,7 +41,12 @@ func run() error {
 	router := flag.String("router", "127.0.0.1:50051", "the daemon, or its replicas with commas between them")
 	timeout := flag.Duration("timeout", placing.DefaultTimeout, "of a decision; without one in time Envoy chooses")
 	header := flag.String("header", "x-gateway-destination-endpoint", "the header that takes the endpoint")
-	tokenFile := flag.String("token-file", "", "a bearer token with the role `route`")
+	var credentials placing.Credentials
+	flag.StringVar(&credentials.TokenFile, "token-file", "", "a bearer token with the role `route`")
+	flag.BoolVar(&credentials.TLS, "tls", false, "TLS to the daemon, by the system's roots")
+	flag.StringVar(&credentials.CAFile, "tls-ca", "", "TLS to the daemon, by these authorities; PEM")
+	flag.StringVar(&credentials.CertFile, "tls-cert", "", "for a daemon that asks for a certificate; PEM")
+	flag.StringVar(&credentials.KeyFile, "tls-key", "", "of --tls-cert; PEM")
 	verbose := flag.Bool("verbose", false, "log each placement")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -54,12 +58,8 @@ func run() error {
 	}
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	options := placing.Options{Timeout: *timeout, Client: eldr.Options{Logger: logger}}
-	if *tokenFile != "" {
-		token, err := os.ReadFile(*tokenFile)
-		if err != nil {
-			return err
-		}
-		options.Client.Token = strings.TrimSpace(string(token))
+	if err := credentials.Into(&options.Client); err != nil {
+		return err
 	}
 	placer, err := placing.New(*router, options)
 	if err != nil {
