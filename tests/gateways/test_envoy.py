@@ -220,9 +220,9 @@ def test_a_body_beyond_the_buffer_is_refused(gateway):
 
 def test_requests_flow_without_the_daemon(gateway):
     gateway.daemon.process.kill()
-    for number in range(8):
+    for number in range(32):
         assert gateway.post(prefilled(f"r{number}", 0)) == 200
-    assert sum(count > 0 for count in gateway.reached()) > 2  # Envoy's own choice
+    assert sum(count > 0 for count in gateway.reached()) > 2  # Envoy's own choice, by chance
 
 
 def test_requests_flow_without_the_processor(gateway):
