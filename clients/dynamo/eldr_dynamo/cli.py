@@ -5,11 +5,10 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import uvloop
-from eldr_client.addresses import Addresses
+from eldr_client import arguments
 from eldr_client.channel import DEFAULT_TARGET
 
 from eldr_dynamo.service import ENDPOINT_TYPES, FALLBACKS, Settings, serve
@@ -64,14 +63,27 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--endpoint", "dynamo-decode.backend.generate", "of the decode workers", **name)
     add("--serve", "dynamo.eldr.generate", "of this router; in the frontend's namespace", **name)
     where = "HOST:PORT of ELDR's daemon, replicas with commas, or dns:///NAME:PORT"
-    add("--router", DEFAULT_TARGET, where, type=_router, metavar="ADDRESS")
+    add("--router", DEFAULT_TARGET, where, type=arguments.address, metavar="ADDRESS")
     add("--eldr-model", None, "the model's name at the daemon; else as it is served")
     file = {"metavar": "FILE"}
-    add("--token-file", None, "bearer token of the role admin", type=_token, dest="token", **file)
+    add(
+        "--token-file",
+        None,
+        "bearer token of the role admin",
+        type=arguments.token,
+        dest="token",
+        **file,
+    )
     add("--tls", False, "TLS to the daemon, by the system's roots", action="store_true")
-    add("--root-certificates", None, "PEM; TLS to the daemon, by these roots", type=_bytes, **file)
-    add("--client-key", None, "PEM; for a daemon that asks for it", type=_bytes, **file)
-    add("--client-certificate", None, "PEM; of --client-key", type=_bytes, **file)
+    add(
+        "--root-certificates",
+        None,
+        "PEM; TLS to the daemon, by these roots",
+        type=arguments.contents,
+        **file,
+    )
+    add("--client-key", None, "PEM; for a daemon that asks for it", type=arguments.contents, **file)
+    add("--client-certificate", None, "PEM; of --client-key", type=arguments.contents, **file)
     timeout = {"type": float, "metavar": "SECONDS"}
     add("--route-timeout", Settings.route_timeout, "deadline of the daemon's answer", **timeout)
     add("--attempts", Settings.attempts, "placements until Dynamo chooses", type=_positive)
@@ -110,28 +122,10 @@ def _types(text: str) -> tuple[str, ...]:
     return names
 
 
-def _router(text: str) -> str:
-    try:
-        return Addresses(text).text
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {text!r}")
     return int(text)
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from error
-
-
-def _token(path: str) -> str:
-    return _bytes(path).decode().strip()
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, web
-from eldr_client import EldrError, HeldPlacement, aio
+from eldr_client import EldrError, HeldPlacement, aio, arguments
 from eldr_client.errors import ResourceExhaustedError
 
 PATHS = ("/generate", "/v1/completions", "/v1/chat/completions")
@@ -235,8 +234,9 @@ def main() -> None:
     parser.add_argument(
         "--route-timeout", type=float, default=0.25, help="for eldr-server's answer, in seconds"
     )
-    parser.add_argument("--token-file", type=Path, help="with the token for eldr-server")
-    parser.add_argument("--tls-ca", type=Path, help="the authority of eldr-server's certificate")
+    parser.add_argument("--token-file", type=arguments.token, help="with the token for eldr-server")
+    authority = "the authority of eldr-server's certificate"
+    parser.add_argument("--tls-ca", type=arguments.contents, help=authority)
     given = parser.parse_args()
     if not 0 <= given.wait <= LONGEST_WAIT:
         parser.error(f"--wait: expected 0 to {LONGEST_WAIT} s, found {given.wait}")
@@ -248,8 +248,8 @@ async def _run(given: argparse.Namespace) -> None:
     async with aio.RouterClient(
         given.router,
         timeout=given.route_timeout,
-        token=given.token_file.read_text().strip() if given.token_file else None,
-        root_certificates=given.tls_ca.read_bytes() if given.tls_ca else None,
+        token=given.token_file,
+        root_certificates=given.tls_ca,
         fallback_workers=[(url, url, 0) for url in given.decode],
     ) as router:
         runner = web.AppRunner(

@@ -25,7 +25,7 @@ def test_shipped_costs():
 
 def test_shipped_costs_are_what_the_tables_give():
     if not (ROOT.parent / "shared" / "data" / "latency").is_dir():
-        pytest.skip("the public latency tables are not beside this checkout")
+        pytest.skip("needs public latency tables, which tools/fit_costs.py names")
     check = [sys.executable, str(ROOT / "tools" / "fit_costs.py"), "--check"]
     assert subprocess.run(check, check=False).returncode == 0
 

@@ -5,11 +5,10 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from eldr_client.addresses import Addresses
+from eldr_client import arguments
 
 from eldr_vllm.proxy.app import Proxy
 from eldr_vllm.proxy.headers import NOT_FORWARDED
@@ -84,12 +83,25 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--listen", f"{defaults.host}:{defaults.port}", where, metavar="HOST:PORT")
     where = "HOST:PORT of the daemon, replicas with commas, dns:///NAME:PORT, or none"
     add("--router", "127.0.0.1:50051", where, type=_router, metavar="ADDRESS")
-    add("--token-file", None, "bearer token for the daemon", type=_token, dest="token", **file)
+    add(
+        "--token-file",
+        None,
+        "bearer token for the daemon",
+        type=arguments.token,
+        dest="token",
+        **file,
+    )
     add("--tls", False, "TLS to the daemon, by the system's roots", action="store_true")
     roots = "PEM; TLS to the daemon, whose certificate is of one of these authorities"
-    add("--root-certificates", None, roots, type=_bytes, **file)
-    add("--client-key", None, "PEM; for a daemon that checks its clients", type=_bytes, **file)
-    add("--client-certificate", None, "PEM; of --client-key", type=_bytes, **file)
+    add("--root-certificates", None, roots, type=arguments.contents, **file)
+    add(
+        "--client-key",
+        None,
+        "PEM; for a daemon that checks its clients",
+        type=arguments.contents,
+        **file,
+    )
+    add("--client-certificate", None, "PEM; of --client-key", type=arguments.contents, **file)
     add("--prefill", [], "the only prefill engines; else the fleet's", nargs="+", metavar="URL")
     add("--decode", [], "the only decode engines; else the fleet's", nargs="+", metavar="URL")
     add("--model", None, "model's name towards the daemon; else as the request says it")
@@ -146,18 +158,4 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _router(text: str) -> str:
-    try:
-        return text if text in ("", "none") else Addresses(text).text
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from error
-
-
-def _token(path: str) -> str:
-    return _bytes(path).decode().strip()
+    return text if text in ("", "none") else arguments.address(text)
