@@ -7,9 +7,14 @@ from eldr_service.kernels import add_use, growth
 from eldr_service.policies.packed_use import PackedUse
 from eldr_service.policies.state import PolicyState
 
+_ROWS = ("sums", "unused", "unused_at_mean", "active", "requests")
+
 
 class Batches:
     """One row per worker; what a request adds is kept with its booking, and taken out exactly.
+
+    A row's batch is also kept as if it were of the mean size, of the rows that have any, as of the
+    row's last change.
 
     Parameters
     ----------
@@ -20,7 +25,9 @@ class Batches:
     def __init__(self, size: int) -> None:
         self._sums = np.zeros((0, size), np.int32)
         self._unused = np.zeros((0, size), np.int8)
+        self._unused_at_mean = np.zeros((0, size), np.int8)
         self._active = np.zeros(0)
+        self._requests = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         """Rows."""
@@ -34,25 +41,33 @@ class Batches:
             self._sums = np.concatenate([self._sums, np.zeros((more, size), np.int32)])
             unused = np.full((more, size), 127, np.int8)
             self._unused = np.concatenate([self._unused, unused])
+            self._unused_at_mean = np.concatenate([self._unused_at_mean, unused])
             self._active = np.concatenate([self._active, np.zeros(more)])
+            self._requests = np.concatenate([self._requests, np.zeros(more, np.int64)])
 
     def add(self, row: int, use: PackedUse, times: int) -> None:
         """Put so many like requests into a row's batch, or (`times` below 0) take them out."""
         self.reach(row + 1)
-        self._active[row] = add_use(use.data, times, self._sums[row], self._unused[row])
+        self._requests[row] += times
+        own = self._requests[row]
+        resized = self._requests.sum() / np.count_nonzero(self._requests) / own if own else 0.0
+        self._active[row] = add_use(
+            use.data,
+            times,
+            resized,
+            self._sums[row],
+            self._unused[row],
+            self._unused_at_mean[row],
+        )
 
     def state(self) -> PolicyState:
         """All rows, for `restore`."""
-        return {
-            "sums": self._sums.copy(),
-            "unused": self._unused.copy(),
-            "active": self._active.copy(),
-        }
+        return {name: getattr(self, f"_{name}").copy() for name in _ROWS}
 
     def restore(self, state: PolicyState) -> None:
         """Take over the rows that `state` gave."""
-        self._sums, self._unused = state["sums"].copy(), state["unused"].copy()
-        self._active = state["active"].copy()
+        for name in _ROWS:
+            setattr(self, f"_{name}", state[name].copy())
 
     def active(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Distinct experts that a step is expected to use, over all layers."""
@@ -63,3 +78,9 @@ class Batches:
     ) -> NDArray[np.float64]:
         """How many more it would be with one more request."""
         return growth(self._unused, rows, probabilities)
+
+    def growth_at_mean(
+        self, rows: NDArray[np.int64], probabilities: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """The same, were every batch of the mean size."""
+        return growth(self._unused_at_mean, rows, probabilities)

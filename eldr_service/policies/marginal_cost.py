@@ -4,15 +4,18 @@ Rule, over the eligible workers. With worker w's batch a step is predicted to us
 a layer, and D more with the request; it holds n sequences, of which R remain to be generated:
 
     step     = speed x (fixed + expert x (A + D) + sequence x (n + 1))     what the request will pay
-    others   = speed x (expert x D + sequence) x R                         what others will, for it
-    parting  = expert x 0.3 x top_k x mean n x similarity lost             what later requests will
-    choice   = the least step + others + parting among the workers whose step is at most
+    others   = speed x expert x D x R                                      what those held will
+    later    = speed x expert x D' x mean n                                what those to come will
+    choice   = the least step + others + later among the workers whose step is at most
                (1 + tail) x the mean of all; of equals the one that registered first
 
-`parting` keeps the partition: a request on a worker of another centroid than the most similar one
-makes batches more mixed for as long as it runs, the more so the more requests workers hold.
-`tail` bounds what this may cost the slowest: at 0 no worker is chosen whose step would be longer
-than the fleet's mean, at large values the least sum decides alone.
+While the request runs, about as many come to its worker as a worker holds. `later` takes them for
+such as the worker holds now: D' is D beside a batch like the worker's, but of the mean size, so
+that the fuller worker does not look the more alike. It keeps each worker to its kind of requests;
+without it each request is priced beside those that it happens to meet, and kinds mix. What a
+sequence adds whatever its experts is in `step` alone: those that come later even loads out.
+`tail` bounds what the choice may cost the slowest: at 0 no worker is chosen whose step would be
+longer than the fleet's mean, at large values the least sum decides alone.
 
 A and D follow from what each request is predicted to use (`expert_prediction`), kept for each
 worker as requests come and go (`experts`, `batches`); R weighs a request by how much it has yet to
@@ -24,7 +27,6 @@ When a signal is missing:
                                               which; `pick` is not called
     counts of a request placed all the same   it counts as the mean request
     sequences that ELDR did not place         count in n and R, not in A
-    no partition, a worker without a slot     no parting (from that worker)
     no reports with experts and step time     a prior: a step's fixed part is 8 experts
     no decode counts with releases            the prefill's experts, shrunk towards the mean's
 """
@@ -55,8 +57,6 @@ from eldr_service.policies.remaining import Remaining
 from eldr_service.policies.state import PolicyState, inside, within
 from eldr_service.policies.step_cost import LearnedStepCost
 from eldr_service.policies.words import names
-
-PARTING = 0.3
 
 
 class MarginalCostParameters(SignatureParameters):
@@ -105,6 +105,7 @@ class MarginalCost(Policy):
         active = experts.active(rows)
         grown = experts.batches.growth(rows, probabilities) / len(counts)
         active += grown
+        grown_at_mean = experts.batches.growth_at_mean(rows, probabilities) / len(counts)
         if fleet.quantised is not None and request.signature is not None:
             _, mean, codes, scale, _, _ = fleet.quantised
             similar = nearness(mean, codes, scale, request.signature, fleet.slots)
@@ -118,12 +119,11 @@ class MarginalCost(Policy):
             *self.remaining.by_row(int(rows.max()) + 1),
             active,
             grown,
-            similar,
+            grown_at_mean,
             self.cost.speeds(fleet.worker_ids),
             cost.fixed,
             cost.expert,
             cost.sequence,
-            PARTING * top_k,
             self.parameters.tail,
         )
         return Decision(

@@ -135,7 +135,8 @@ class Policy(ABC):
     def learned(self) -> PolicyState:
         """What it has learned that outlives bookings, as arrays that later calls leave as they are.
 
-        Kept every half minute for the next start of the daemon. A millisecond at most.
+        Kept every half minute for the next start of the daemon, and when another policy is put in
+        force. A millisecond at most.
         """
         return {}
 

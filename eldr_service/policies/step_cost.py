@@ -6,11 +6,18 @@ The three coefficients are the fleet's, from all reports, older ones forgotten b
 They lean on a prior: a step without experts costs as much as 8 experts (6 to 9 on the GPUs that
 were measured), a sequence as a tenth of one. Until the first report the unit is the expert, which
 ranks workers by experts and load. `speed` is by how much a worker has reported longer steps than
-the fleet's coefficients say, so that unlike hardware can be compared.
+the fleet's coefficients say, so that unlike hardware can be compared: the mean logarithm of the
+ratio, as far as it is beyond chance. A step is flat in what a batch holds, so an error of 5% in a
+speed would move a third of a worker's requests; and speeds and coefficients can explain each other.
+
+    speed      = exp(m (1 - (d / m)^4)) where |m| > d, else 1       m: mean log(reported / expected)
+    d^2        = 0.1^2 + (4 standard errors of m)^2                 chance: what a worker's reports
+                                                                    differ by from one to the next
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +32,10 @@ _KEEP = 0.998
 # over tokens alone, they agree with the other means, over steps, to about a tenth.
 _TRUST = 0.01
 _RECENT = 0.05  # weight of a worker's newest report in its speed; the first ones weigh more
+_LEAST_LOG_SPEED = 0.1  # smaller ones are no matter of hardware
+_ERRORS = 4.0  # standard errors: every report of every worker is another occasion for chance
+_LOG_NOISE = 0.2  # of a report, before any; it counts as 4 reports
+_NOISE_REPORTS = 300  # over which the noise forgets
 _MOST_WORKERS = 4_096
 _LEAST_SEQUENCE = 0.01  # of an expert: so that load decides where all experts are in use
 # Of experts, sequences and seconds: no step has less of any.
@@ -40,6 +51,28 @@ class Coefficients:
     sequence: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """Of one life of a worker: the mean of its logarithms, and what is needed to go on."""
+
+    incarnation: int
+    reports: int = 0
+    mean: float = 0.0
+    error: float = 0.0  # variance of the mean, in that of a report
+    last: float = 0.0
+
+    def following(self, value: float) -> "_Pace":
+        """After another report. The first weighs half, the other half stays with no difference."""
+        weight = max(_RECENT, 1 / (self.reports + 2))
+        return _Pace(
+            self.incarnation,
+            self.reports + 1,
+            self.mean + weight * (value - self.mean),
+            (1 - weight) ** 2 * self.error + weight**2,
+            value,
+        )
+
+
 class LearnedStepCost:
     """Coefficients of a model's fleet, and how slow each worker is beside it."""
 
@@ -47,8 +80,9 @@ class LearnedStepCost:
         self._information = np.zeros((3, 3))
         self._products = np.zeros(3)
         self._sums = np.zeros(5)  # of the weights, the three inputs and the seconds
-        self._speed: dict[str, tuple[int, int, float]] = {}
-        """Incarnation, reports and speed; who reported last comes last."""
+        self._noise = np.array([_LOG_NOISE**2, 4.0])  # variance of a report, and of how many
+        self._paces: dict[str, _Pace] = {}
+        """Who reported last comes last."""
         self._asked: tuple[Sequence[str], NDArray[np.float64]] = (), np.zeros(0)
         self.coefficients = Coefficients(*PRIOR.tolist())
 
@@ -68,29 +102,39 @@ class LearnedStepCost:
         if not ((measured >= _LEAST_MEASURED) & np.isfinite(measured)).all():
             return
         inputs = np.array([1.0, active, report.batch_size])
-        life, reports, speed = self._speed.pop(worker_id, (incarnation, 0, 1.0))
-        if life != incarnation:
-            reports, speed = 0, 1.0
-        seconds = report.step_seconds / speed
+        pace = self._paces.pop(worker_id, _Pace(incarnation))
+        if pace.incarnation != incarnation:
+            pace = _Pace(incarnation)
+        seconds = report.step_seconds / self._speed(pace)
         self._information = _KEEP * self._information + np.outer(inputs, inputs)
         self._products = _KEEP * self._products + inputs * seconds
         self._sums = _KEEP * self._sums + np.array([1.0, *inputs, seconds])
         fitted = self._solve()
         expected = float(fitted @ inputs)
-        off = report.step_seconds / expected / speed
-        speed = min(max(speed * off ** max(_RECENT, 1 / (reports + 2)), 0.1), 10.0)
-        self._speed[worker_id] = incarnation, reports + 1, speed
+        value = math.log(min(max(report.step_seconds / expected, 0.1), 10.0))
+        if pace.reports:
+            # Half the squared difference of two in a row: whatever the worker's speed is.
+            variance, number = self._noise
+            number = min(number + 1, _NOISE_REPORTS)
+            variance += ((value - pace.last) ** 2 / 2 - variance) / number
+            self._noise = np.array([variance, number])
+        self._paces[worker_id] = pace.following(value)
         self._asked = (), np.zeros(0)
-        if len(self._speed) > _MOST_WORKERS:
-            del self._speed[next(iter(self._speed))]
+        if len(self._paces) > _MOST_WORKERS:
+            del self._paces[next(iter(self._paces))]
         self.coefficients = Coefficients(*fitted.tolist())
 
     def speeds(self, worker_ids: Sequence[str]) -> NDArray[np.float64]:
         """Of each of these workers; 1 where nothing is known."""
         if self._asked[0] is not worker_ids:
-            speeds = [self._speed.get(worker, (0, 0, 1.0))[2] for worker in worker_ids]
-            self._asked = worker_ids, np.array(speeds)
+            paces = map(self._paces.get, worker_ids)
+            self._asked = worker_ids, np.array([self._speed(p) if p else 1.0 for p in paces])
         return self._asked[1]
+
+    def _speed(self, pace: _Pace) -> float:
+        chance = _LEAST_LOG_SPEED**2 + _ERRORS**2 * pace.error * float(self._noise[0])
+        square = pace.mean**2
+        return math.exp(pace.mean * (1 - (chance / square) ** 2)) if square > chance else 1.0
 
     @property
     def learned(self) -> bool:
@@ -99,27 +143,28 @@ class LearnedStepCost:
 
     def state(self) -> PolicyState:
         """What was learned, for `restore`."""
-        fitted = self.coefficients
+        fitted, paces = self.coefficients, self._paces.values()
         return {
             "information": self._information.copy(),
             "products": self._products.copy(),
             "sums": self._sums.copy(),
             "coefficients": np.array([fitted.fixed, fitted.expert, fitted.sequence]),
-            "workers": pack_texts(self._speed),
-            "lives": np.array([life for life, _, _ in self._speed.values()], np.int64),
-            "reports": np.array([reports for _, reports, _ in self._speed.values()], np.int64),
-            "speeds": np.array([speed for _, _, speed in self._speed.values()]),
+            "noise": self._noise.copy(),
+            "workers": pack_texts(self._paces),
+            "lives": np.array([pace.incarnation for pace in paces], np.int64),
+            "paces": np.array([astuple(pace)[1:] for pace in paces]).reshape(-1, 4),
         }
 
     def restore(self, state: PolicyState) -> None:
         """Take over what `state` gave."""
         self._information, self._products = state["information"].copy(), state["products"].copy()
-        self._sums = state["sums"].copy()
+        self._sums, self._noise = state["sums"].copy(), state["noise"].copy()
         self.coefficients = Coefficients(*state["coefficients"].tolist())
-        columns = (state[name].tolist() for name in ("lives", "reports", "speeds"))
-        self._speed = dict(
-            zip(unpack_texts(state["workers"]), zip(*columns, strict=True), strict=True)
-        )
+        columns = unpack_texts(state["workers"]), state["lives"].tolist(), state["paces"].tolist()
+        self._paces = {
+            worker: _Pace(life, int(reports), *rest)
+            for worker, life, (reports, *rest) in zip(*columns, strict=True)
+        }
 
     def _solve(self) -> NDArray[np.float64]:
         """Ridge regression towards the prior, scaled to what was measured.

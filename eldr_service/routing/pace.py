@@ -128,6 +128,7 @@ class Pace:
             worker.above = worker.above + 1 if worker.pace >= SLOW else 0
         if worker.slow:
             worker.slow = worker.pace > RECOVERED
+            worker.above *= worker.slow  # else what made it slow once would do so again
         else:
             worker.slow = worker.above >= PATIENCE and worker.reports >= 2 * PATIENCE
         worker.slow &= self._most_relief > 1

@@ -18,19 +18,22 @@ def as_packed(use):
 def test_what_is_added_is_taken_out_exactly():
     rng = np.random.default_rng(0)
     sums, unused = np.zeros(50, np.int32), np.full(50, 127, np.int8)
+    halved = unused.copy()
     requests = [rng.random(50).astype(np.float32) ** 3 for _ in range(30)]
     packed = [pack_use(request, request) for request in requests]
     for i, each in enumerate(packed):
-        active = add_use(each, 1 + i % 3, sums, unused)
+        active = add_use(each, 1 + i % 3, 0.5, sums, unused, halved)
     requests = [as_packed(request) for request in requests]
     left = np.prod([(1 - r.astype(float)) ** (1 + i % 3) for i, r in enumerate(requests)], axis=0)
     np.testing.assert_allclose(unused / 127, left, atol=0.0045)
+    np.testing.assert_allclose(halved / 127, np.sqrt(left), atol=0.0045)
     assert active == pytest.approx((1 - left).sum(), abs=2e-3)
     for i in rng.permutation(30):
-        active = add_use(packed[i], -(1 + i % 3), sums, unused)
+        active = add_use(packed[i], -(1 + i % 3), 0.5, sums, unused, halved)
     assert active == 0
     assert not sums.any()
     assert (unused == 127).all()
+    assert (halved == 127).all()
 
 
 def test_terms_of_impossible_probabilities_are_those_of_the_nearest_possible():
@@ -68,7 +71,7 @@ def test_growth_is_what_nobody_uses_yet():
 def test_lengths_that_do_not_fit_are_refused():
     ones = np.ones(3, np.float32)
     with pytest.raises(ValueError, match="as many experts"):
-        add_use(pack_use(ones, ones), 1, np.zeros(9, np.int32), np.ones(9, np.int8))
+        add_use(pack_use(ones, ones), 1, 1.0, np.zeros(9, np.int32), *np.ones((2, 9), np.int8))
     with pytest.raises(ValueError, match="equally long"):
         pack_use(ones, np.ones(4, np.float32))
     with pytest.raises(ValueError, match="as many experts"):

@@ -9,7 +9,7 @@ from price_reference import prices
 from eldr_service.core.ends import Ended
 from eldr_service.core.errors import InvalidArgumentError
 from eldr_service.core.worker import LoadReport
-from eldr_service.policies.marginal_cost import PARTING, MarginalCost, MarginalCostParameters
+from eldr_service.policies.marginal_cost import MarginalCost, MarginalCostParameters
 from eldr_service.policies.registry import create
 
 
@@ -69,17 +69,13 @@ def test_price_is_the_plain_statements(seed):
     on_worker = [[b for b in living if b.row == row] for row in empty.rows]
     eligible = rng.random(n) < 0.8
     eligible[rng.integers(n)] = True
-    centroids = rng.random((4, 5)).astype(np.float32)
     fleet = snapshot(
         [sum(b.num_sequences for b in bs) + int(rng.integers(3)) for bs in on_worker],
         np.full(n, 1_000),
         eligible,
-        rng.integers(-1, 4, n),
-        centroids,
     )
-    signature = rng.random(5).astype(np.float32)
     prefill = counts(rng)
-    decision = policy.pick(asked(prefill, signature=signature), fleet)
+    decision = policy.pick(asked(prefill), fleet)
 
     shape = (LAYERS, EXPERTS)
     held = policy.experts.known.held
@@ -90,20 +86,23 @@ def test_price_is_the_plain_statements(seed):
     plain, weight = policy.remaining.by_row(int(fleet.rows.max()) + 1)
     weights = weight[fleet.rows] + fleet.sequences - plain[fleet.rows]
     cost = policy.cost.coefficients
-    similar = np.array([centroids[s] @ signature if s >= 0 else np.nan for s in fleet.slots])
+    at_mean = policy.experts.known.batches._unused_at_mean[fleet.rows] / 127
     expected = prices(
         fleet,
         uses,
         policy.experts.known.prediction.predict(prefill).reshape(shape),
+        at_mean.reshape(-1, *shape),
         weights,
         (cost.fixed, cost.expert, cost.sequence),
         policy.cost.speeds(fleet.worker_ids),
-        similar,
-        PARTING * TOP_K,
         policy.parameters.tail,
     )
     np.testing.assert_array_equal(decision.in_band, np.isfinite(expected))
-    assert expected[decision.worker] == pytest.approx(expected.min(), rel=1e-5)
+    # What is unused is kept in 127ths: where two cost the same to a thousandth, either is right.
+    assert expected[decision.worker] == pytest.approx(expected.min(), rel=1e-3)
+    np.testing.assert_allclose(
+        decision.cost[decision.in_band], expected[decision.in_band], rtol=2e-3
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -130,6 +129,38 @@ def test_batches_are_what_a_rebuild_gives_after_any_bookings_and_ends(seed):
     booked_left, weight = policy.remaining.by_row(int(fleet.rows.max()) + 1)
     assert not booked_left.any()
     assert not weight.any()
+
+
+def test_a_batch_at_the_mean_size_is_one_like_it_of_as_many_as_rows_hold_on_average():
+    policy, fleet = MarginalCost(), snapshot([0, 0, 0, 0])
+    living = history(policy, np.random.default_rng(1), fleet, 100)
+    batches = policy.experts.known.batches
+    last = booked(fleet, 2, "last", counts(np.random.default_rng(2)))
+    policy.on_booked(last)
+    held = [policy.experts.known.held[b.key] for b in [*living, last] if b.row == fleet.rows[2]]
+    on_rows = np.bincount(
+        [b.row for b in [*living, last]], [b.num_sequences for b in [*living, last]]
+    )
+    resized = on_rows[on_rows > 0].mean() / on_rows[fleet.rows[2]]
+    sums = sum(
+        b.num_sequences * added(use)
+        for b, use in zip([b for b in [*living, last] if b.row == fleet.rows[2]], held, strict=True)
+    )
+    expected = 127 * np.exp(-sums * resized / 2048.0)
+    np.testing.assert_allclose(batches._unused_at_mean[fleet.rows[2]], expected, atol=0.52)
+
+
+def test_a_request_leaves_a_fuller_worker_to_its_own_kind():
+    """More requests cover more experts by chance; that must not draw others there."""
+    policy, fleet = MarginalCost(MarginalCostParameters(tail=10)), snapshot([6, 2])
+    mine, others = np.zeros((2, LAYERS, EXPERTS), np.uint32)
+    mine[:, :8] = 25
+    others[:, 4:12] = 25  # half of them mine
+    for i in range(6):
+        policy.on_booked(booked(fleet, 0, f"a{i}", others))
+    for i in range(2):
+        policy.on_booked(booked(fleet, 1, f"b{i}", mine))
+    assert policy.pick(asked(mine), fleet).worker == 1
 
 
 def test_same_history_same_decisions_and_pick_changes_nothing():

@@ -50,12 +50,29 @@ def test_one_report_gives_the_priors_ratios_its_scale():
     np.testing.assert_allclose(found, PRIOR * 1e-3, rtol=1e-6)
 
 
-@pytest.mark.parametrize("reports", [20, 2_000])
+@pytest.mark.parametrize("reports", [60, 2_000])
 def test_slow_workers_are_soon_told_from_fast_ones(reports):
     cost = LearnedStepCost()
     feed(cost, np.random.default_rng(1), np.array([1e-3, 1e-4, 1e-5]), reports, (1.0, 2.0))
     slow, fast = cost.speeds(["w1", "w0"])
     assert slow / fast == pytest.approx(2.0, rel=0.15)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_noise_is_not_taken_for_a_worker_s_speed(seed):
+    """Engines that share processors report steps that differ by a quarter for no reason."""
+    cost, names = LearnedStepCost(), [f"w{i}" for i in range(8)]
+    rng = np.random.default_rng(seed)
+    for _ in range(40):
+        feed(cost, rng, np.array([1e-3, 1e-4, 1e-5]), 8, (1.0,) * 8, noise=0.25)
+        assert abs(cost.speeds(tuple(names)) - 1).max() < 0.2
+    assert abs(cost.speeds(names) - 1).max() < 0.05
+
+
+def test_small_differences_between_workers_do_not_count():
+    cost = LearnedStepCost()
+    feed(cost, np.random.default_rng(1), np.array([1e-3, 1e-4, 1e-5]), 2_000, (0.97, 1.03))
+    assert cost.speeds(["w0", "w1"]).tolist() == [1.0, 1.0]
 
 
 def test_a_new_life_begins_even():

@@ -213,7 +213,11 @@ def check_policy(policy, bookings) -> None:
         active = np.zeros(len(sums))
         for key, terms in held.items():
             row, times = living[key].row, living[key].num_sequences
-            active[row] = add_use(terms, times, again[row], spared[row])
+            active[row] = add_use(terms, times, 1.0, again[row], spared[row], spared[row].copy())
         assert np.array_equal(again, sums)
         assert np.array_equal(spared, unused)
+        held_by_row = np.zeros_like(experts["batches/requests"])
+        for key in held:
+            held_by_row[living[key].row] += living[key].num_sequences
+        assert np.array_equal(held_by_row, experts["batches/requests"])
         assert np.allclose(active, experts["batches/active"], atol=1e-3)

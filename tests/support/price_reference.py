@@ -3,11 +3,12 @@
 import numpy as np
 
 
-def prices(fleet, held, probabilities, weights, cost, speed, similar, parting, tail):
+def prices(fleet, held, probabilities, at_mean, weights, cost, speed, tail):
     """What the request costs on each worker, infinity where it may not go.
 
-    held [worker] is a list of (probabilities, sequences); weights [worker] what they have yet to
-    generate; cost (fixed, expert, sequence); similar [worker], NaN without a slot.
+    held [worker] is a list of (probabilities, sequences), at_mean [worker] the probabilities of
+    its batch, were it of the mean size, to leave an expert unused; weights [worker] what those held
+    have yet to generate; cost (fixed, expert, sequence).
     """
     fixed, expert, sequence = cost
     n = len(held)
@@ -20,9 +21,8 @@ def prices(fleet, held, probabilities, weights, cost, speed, similar, parting, t
         grown = (unused * probabilities).sum() / layers
         active = (1 - unused).sum() / layers + grown
         step[w] = speed[w] * (fixed + expert * active + sequence * (fleet.sequences[w] + 1))
-        total[w] = step[w] + speed[w] * (expert * grown + sequence) * weights[w]
-    best = np.nanmax(np.where(fleet.eligible, similar, -np.inf), initial=-np.inf)
-    lost = np.nan_to_num(np.maximum(best - similar, 0))
-    total += expert * parting * fleet.sequences[fleet.eligible].mean() * lost
+        later = (at_mean[w] * probabilities).sum() / layers
+        mean = fleet.sequences[fleet.eligible].mean()
+        total[w] = step[w] + speed[w] * expert * (grown * weights[w] + later * mean)
     allowed = fleet.eligible & (step <= (1 + tail) * step[fleet.eligible].mean() * (1 + 1e-9))
     return np.where(allowed, total, np.inf)

@@ -4,7 +4,8 @@ A request uses expert e of a layer for a token with probability p[e]; requests a
 independent given these, so a batch leaves e unused with probability prod(1 - p[e]). Its logarithm
 is a sum, one term a request. As integers, in steps of 1 / 2048 of a natural logarithm, such sums
 are exact: taking a request out again leaves what was there before it came. For decisions to read,
-the probabilities are kept as a byte each, in 127ths.
+the probabilities are kept as a byte each, in 127ths: of the batch as it is, and of one like it of
+another size, whose sums are as many times greater as it has more requests.
 """
 
 import numpy as np
@@ -17,13 +18,16 @@ from eldr_service.kernels.policies.packed_use import LOGARITHM, terms_of, unpack
 
 # Beyond: 1e-7, as good as 0.
 _UNUSED = np.exp(-np.arange(16 * int(LOGARITHM)) / LOGARITHM).astype(np.float32)
+_LAST = len(_UNUSED) - 1
 _WHOLE = 127
 _CODE = np.rint(_UNUSED * _WHOLE).astype(np.int8)
 
 _ADD = float64(
     readonly(uint8, 1),
     int64,
+    float64,
     types.Array(int32, 1, "C"),
+    types.Array(int8, 1, "C"),
     types.Array(int8, 1, "C"),
 )
 _GROWTH = types.Array(float64, 1, "C")(readonly(int8, 2), readonly(int64, 1), readonly(float32, 1))
@@ -33,8 +37,10 @@ _GROWTH = types.Array(float64, 1, "C")(readonly(int8, 2), readonly(int64, 1), re
 def add_use(
     packed: NDArray[np.uint8],
     times: int,
+    resized: float,
     sums: NDArray[np.int32],
     unused: NDArray[np.int8],
+    unused_resized: NDArray[np.int8],
 ) -> float:
     """Put requests into a worker's batch, or (`times` below 0) take them out. In place.
 
@@ -44,10 +50,14 @@ def add_use(
         One request's use of the experts of all layers, from `pack_use`.
     times : int
         How many such requests.
+    resized : float
+        How many times as large as this batch the other one is; finite, not negative.
     sums : ndarray of int32, shape [n]
         Of the terms of all that are in the batch.
     unused : ndarray of int8, shape [n]
         Becomes the probability that a step leaves the expert unused, in 127ths.
+    unused_resized : ndarray of int8, shape [n]
+        The same of a batch like it of the other size.
 
     Returns
     -------
@@ -55,16 +65,18 @@ def add_use(
         Distinct experts that a step is expected to use, over all layers.
     """
     n = len(sums)
-    if len(unused) != n:
-        raise ValueError("sums and unused must be equally long")
+    if not len(unused) == len(unused_resized) == n:
+        raise ValueError("sums and what is unused must be equally long")
     ranges = unpack_ranges(packed, n)
     added = np.int32(times) * terms_of(packed).astype(np.int32)
     total = np.float32(0.0)
+    factor, last = np.float32(resized), np.float32(_LAST)
     for i in range(n):
         sums[i] += added[ranges[i]]
-        place = min(max(sums[i], 0), len(_UNUSED) - 1)
+        place = min(max(sums[i], 0), _LAST)
         unused[i] = _CODE[place]
         total += _UNUSED[place]
+        unused_resized[i] = _CODE[int32(min(place * factor, last))]
     return float(n - total)
 
 

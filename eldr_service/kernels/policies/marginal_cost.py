@@ -16,7 +16,7 @@ _NEARNESS = _VECTOR(
 _LEAST = types.Tuple((int64, types.Array(boolean, 1, "C"), _VECTOR, _VECTOR))(
     *(readonly(boolean, 1), readonly(int64, 1), readonly(int64, 1)),
     *([readonly(float64, 1)] * 6),
-    *([float64] * 5),
+    *([float64] * 4),
 )
 
 
@@ -59,12 +59,11 @@ def least_marginal_cost(
     weight: NDArray[np.float64],
     active: NDArray[np.float64],
     grown: NDArray[np.float64],
-    similar: NDArray[np.float64],
+    grown_at_mean: NDArray[np.float64],
     speed: NDArray[np.float64],
     fixed: float,
     expert: float,
     sequence: float,
-    parting: float,
     tail: float,
 ) -> tuple[int, NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
     """Find the worker where a request costs least; `policies.marginal_cost` states the rule.
@@ -81,14 +80,12 @@ def least_marginal_cost(
         others weigh 1.
     active, grown : ndarray of float64, shape [n]
         Distinct experts per layer of a step with the request, and how many of them it adds.
-    similar : ndarray of float64, shape [n]
-        To each worker's centroid; NaN for none.
+    grown_at_mean : ndarray of float64, shape [n]
+        How many it would add were every worker's batch of the mean size.
     speed : ndarray of float64, shape [n]
         By which the worker's step is longer than the next three say.
     fixed, expert, sequence : float
         Seconds of a step, for one more active expert a layer, for one more sequence.
-    parting : float
-        Active experts per layer for a unit of similarity lost and a sequence that workers hold.
     tail : float
         By how much a step may be above the mean of the eligible workers', as a share of it.
 
@@ -104,7 +101,7 @@ def least_marginal_cost(
         What was made least; NaN where it is not allowed.
     """
     n = len(eligible)
-    for array in (active, grown, similar, speed):
+    for array in (active, grown, grown_at_mean, speed):
         if len(array) != n:
             raise ValueError("there must be one entry per worker")
     if len(sequences) != n or len(rows) != n:
@@ -114,7 +111,6 @@ def least_marginal_cost(
             raise ValueError("rows must be below the number of rows")
     step = np.empty(n)
     mean = held = 0.0
-    nearest = -np.inf
     count = 0
     for w in range(n):
         step[w] = speed[w] * (fixed + expert * active[w] + sequence * (sequences[w] + 1))
@@ -122,8 +118,6 @@ def least_marginal_cost(
             count += 1
             mean += step[w]
             held += sequences[w]
-            if similar[w] > nearest:
-                nearest = similar[w]
     allowed = np.zeros(n, np.bool_)
     cost = np.full(n, np.nan)
     worker = -1
@@ -132,15 +126,14 @@ def least_marginal_cost(
         return worker, allowed, step, cost
     # The shortest is not above the mean, and the last digits must not say that it is.
     most = (1.0 + tail) * (mean / count) * (1.0 + 1e-9)
-    lost = expert * parting * held / count
+    later = held / count
     for w in range(n):
         if not eligible[w] or step[w] > most:
             continue
         allowed[w] = True
         remaining = weight[rows[w]] + max(sequences[w] - booked[rows[w]], 0.0)
-        cost[w] = step[w] + speed[w] * (expert * grown[w] + sequence) * remaining
-        if similar[w] < nearest:
-            cost[w] += lost * (nearest - similar[w])
+        others = grown[w] * remaining + grown_at_mean[w] * later
+        cost[w] = step[w] + speed[w] * expert * others
         if cost[w] < least:
             least = cost[w]
             worker = w
