@@ -18,6 +18,7 @@ from eldr_service.decision_log import snapshot, to_records
 from eldr_service.decision_log.counts import Kept
 from eldr_service.decision_log.writer import Make, Writer
 from eldr_service.policies.policy import Policy
+from eldr_service.policies.state import PolicyState
 from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.router import Router
@@ -145,9 +146,10 @@ class Recorder(Journal):
         size = _SIZE + partition.centroids.nbytes
         self._tell(to_records.partition, self._numbers[model], partition, dict(wishes), size=size)
 
-    def policy_set(self, model: str, policy: Policy) -> None:
-        """A policy is in force."""
-        self._tell(to_records.policy, self._numbers[model], policy)
+    def policy_set(self, model: str, policy: Policy, learned: PolicyState) -> None:
+        """A policy is in force, and began with what one of its name had learned."""
+        size = _SIZE + sum(array.nbytes for array in learned.values())
+        self._tell(to_records.policy, self._numbers[model], policy, learned, size=size)
 
     def _tell(self, make: Callable[..., LogRecord], *of: object, size: int = _SIZE) -> None:
         if not self._in_step:

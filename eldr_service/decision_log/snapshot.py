@@ -64,8 +64,7 @@ def _state(model: Model) -> PolicyState:
 
 def _policy_state(model: int, name: str, array: NDArray[Any]) -> pb.LogRecord:
     """One array of a policy's state."""
-    message = pb.LogArray(name=name, dtype=array.dtype.str, shape=array.shape, data=array.tobytes())
-    return pb.LogRecord(model=model, policy_state=message)
+    return pb.LogRecord(model=model, policy_state=to_records.array(name, array))
 
 
 def _booking(model: int, booking: Booking, running: bool) -> pb.LogRecord:

@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eldr.v1 import activation_pb2
 from eldr.v1 import decision_log_pb2 as pb
+from numpy.typing import NDArray
 
 from eldr_service.core.decision import Reason
 from eldr_service.core.ends import Ended
@@ -15,6 +17,7 @@ from eldr_service.decision_log import counts
 from eldr_service.decision_log.counts import Kept
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import parameters_of
+from eldr_service.policies.state import PolicyState
 from eldr_service.routing.call import Known, RouteCall
 from eldr_service.stores.partition_file import dump_partition
 
@@ -184,9 +187,16 @@ def partition(model: int, partition: Partition, wishes: Mapping[str, int]) -> pb
     return pb.LogRecord(model=model, partition=message)
 
 
-def policy(model: int, policy: Policy) -> pb.LogRecord:
-    """A policy that was put in force."""
-    return pb.LogRecord(model=model, policy=_policy(policy))
+def policy(model: int, policy: Policy, learned: PolicyState) -> pb.LogRecord:
+    """A policy that was put in force, and what it began with."""
+    message = _policy(policy)
+    message.learned.extend(array(name, of) for name, of in learned.items())
+    return pb.LogRecord(model=model, policy=message)
+
+
+def array(name: str, of: NDArray[Any]) -> pb.LogArray:
+    """An array of what a policy has gathered or learned."""
+    return pb.LogArray(name=name, dtype=of.dtype.str, shape=of.shape, data=of.tobytes())
 
 
 def forgotten(model: int) -> pb.LogRecord:

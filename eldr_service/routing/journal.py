@@ -8,6 +8,7 @@ from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import Avoidance, LoadReport, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
+from eldr_service.policies.state import PolicyState
 from eldr_service.routing.call import Known, RouteCall
 
 
@@ -66,8 +67,8 @@ class Journal:
     def activated(self, model: str, partition: Partition, wishes: Mapping[str, int]) -> None:
         """A partition is in force; `wishes` bound workers to slots first."""
 
-    def policy_set(self, model: str, policy: Policy) -> None:
-        """A policy is in force."""
+    def policy_set(self, model: str, policy: Policy, learned: PolicyState) -> None:
+        """A policy is in force, and began with what one of its name had learned."""
 
 
 class Journals(Journal):

@@ -21,6 +21,7 @@ from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
 from eldr_service.core.worker import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
+from eldr_service.policies.state import PolicyState
 from eldr_service.routing.drains import Drains
 from eldr_service.routing.explanations import Explanations
 from eldr_service.routing.journal import Journal
@@ -93,6 +94,7 @@ class Model:
         self._quantised: QuantisedCentroids | None = None
         self._slots: tuple[tuple[object, ...], NDArray[np.int32]] = ((), np.empty(0, np.int32))
         self.policy = policy
+        self._learned: dict[str, PolicyState] = {}  # by policies that were in force before
         self.decisions = 0
         self.first_number = 0
         self.has_own_policy = False
@@ -438,14 +440,28 @@ class Model:
         slot_of = self.bindings.slot_of if self.bindings else {}
         return {self.fleet.spec(row).worker_id: slot for row, slot in slot_of.items()}
 
-    def set_policy(self, policy: Policy) -> None:
-        """Use a policy from the next decision on; it is told of what is booked."""
+    def set_policy(self, policy: Policy, learned: PolicyState | None = None) -> None:
+        """Use a policy from the next decision on; it is told of what is booked.
+
+        It begins with what one of its name had `learned`: by default when it was in force before.
+        """
+        self._learned[self.policy.name] = self._learned_by(self.policy)
+        learned = self._learned.get(policy.name, {}) if learned is None else learned
+        if learned:
+            self._tell(policy, policy.relearn, learned)
         for booking in self.bookings:
             self._tell(policy, policy.on_booked, booking)
         self.policy = policy
         self.has_own_policy = True
         self.decisions = 0
-        self.journal.policy_set(self.name, policy)
+        self.journal.policy_set(self.name, policy, learned)
+
+    def _learned_by(self, policy: Policy) -> PolicyState:
+        try:
+            return policy.learned()
+        except Exception:  # as below
+            log.exception("policy failed", model=self.name, policy=policy.name)
+            return {}
 
     def _tell(self, policy: Policy, hook: Callable[..., None], *what: object) -> None:
         """A policy may be a plugin: what it raises must not keep a booking from ending."""

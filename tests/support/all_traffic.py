@@ -174,7 +174,9 @@ class Traffic:
                 case 5:
                     await fleet.RegisterWorker(self._registration(model, 0))
                     if model == "switched":
-                        await self._set_policy(self._client, model, "marginal-cost:tail=0.3")
+                        # It goes on from what it had learned until then.
+                        for policy in ("random", "marginal-cost:tail=0.3"):
+                            await self._set_policy(self._client, model, policy)
         except grpc.RpcError as error:
             assert error.code().name == "NOT_FOUND"  # noqa: PT017 - it was removed before
         await self._report(model, chance, held)

@@ -176,7 +176,9 @@ class Replica:
         """A policy was put in force."""
         self._logged = message
         if self._instead.policy is None:
-            self.model.set_policy(self._instead.make(message.name, message.parameters))
+            policy = self._instead.make(message.name, message.parameters)
+            learned = {each.name: snapshot.array(each) for each in message.learned}
+            self.model.set_policy(policy, learned)
 
     def decide(self, call: RouteCall, known: Known, row: int, now: float) -> Choice:
         """Decide, and book; `row` is the logged worker's.

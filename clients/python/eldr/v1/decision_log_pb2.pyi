@@ -117,7 +117,7 @@ class LogSlot(_message.Message):
     def __init__(self, rows: _Optional[_Iterable[int]] = ..., placements: _Optional[int] = ...) -> None: ...
 
 class LogPolicy(_message.Message):
-    __slots__ = ("name", "parameters")
+    __slots__ = ("name", "parameters", "learned")
     class ParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -127,9 +127,11 @@ class LogPolicy(_message.Message):
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    LEARNED_FIELD_NUMBER: _ClassVar[int]
     name: str
     parameters: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    learned: _containers.RepeatedCompositeFieldContainer[LogArray]
+    def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Mapping[str, str]] = ..., learned: _Optional[_Iterable[_Union[LogArray, _Mapping]]] = ...) -> None: ...
 
 class LogWorker(_message.Message):
     __slots__ = ("row", "worker_id", "role", "group", "labels", "capacity_sequences", "capacity_kv_tokens", "state", "incarnation", "numbers", "same_life")
