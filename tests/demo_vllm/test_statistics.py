@@ -30,6 +30,7 @@ def blocks(gain, number=20, noise=0.02, seed=0):
                 steps=(pace * factor * 100, 100.0),
                 imbalance=(1.5 * 30, 30.0),
                 route=(0.02, 20.0),
+                tokens=(40.0 / pace / factor, 4.0),
                 reasons={"LOCALITY_BAND": 20},
                 processors=0.7,
             )
@@ -42,7 +43,7 @@ def findings(gain, **more):
         Study(
             name="four kinds",
             kinds=("a", "b"),
-            load=Load(2.0, 8, 4.0),
+            load=Load(8, 4.0),
             slots=4,
             transform="sqrt",
             blocks=blocks(gain, **more),
@@ -94,7 +95,7 @@ def test_the_verdict_follows_the_interval(gain, said):
 def test_fallbacks_are_counted():
     found = findings(0.1)
     found.study.blocks[0][BAND].reasons = {"CLIENT_FALLBACK": 2, "LOCALITY_BAND": 18}
-    assert any(s.startswith("2 of 1600 placements fell back") for s in found.sentences())
+    assert any(s.startswith("2 of 1200 placements fell back") for s in found.sentences())
 
 
 def test_the_page_has_every_figure():

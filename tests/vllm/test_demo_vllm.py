@@ -37,14 +37,14 @@ def test_the_demo_from_beginning_to_end(tmp_path, tmp_path_factory):
     (found,) = json.loads((tmp_path / "demo.json").read_text())["workloads"]
     assert found["reasons"]["locality-band"].get("LOCALITY_BAND")
     assert found["reasons"]["marginal-cost"].get("POLICY")
-    assert set(found["reasons"]["round-robin"]) <= {"POLICY", "CLIENT_FALLBACK"}
+    assert set(found["reasons"]["join-shortest-queue"]) <= {"POLICY", "CLIENT_FALLBACK"}
     assert found["failed"] == found["left_booked"] == 0
     # A block's end may cut a request off before it is placed, never after its first token.
     placed = sum(sum(each.values()) for each in found["reasons"].values())
     assert found["requests"] - found["unanswered"] <= placed <= found["requests"]
     for name, metric in found["metrics"].items():
         assert name in done.stdout
-        for column in ("round-robin", "join-shortest-queue", "locality-band", "marginal-cost"):
+        for column in ("join-shortest-queue", "locality-band", "marginal-cost"):
             value, low, high = metric[column]
             assert 0 < low <= value <= high, (name, column)
     children = subprocess.run(["pgrep", "-f", scratch], capture_output=True, check=False)

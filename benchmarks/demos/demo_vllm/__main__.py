@@ -1,4 +1,4 @@
-"""`make demo-vllm`: real vLLM engines, four policies in turn, and what a client sees of it."""
+"""`make demo-vllm`: real vLLM engines, the policies in turn, and what a client sees of it."""
 
 import argparse
 import json
@@ -22,7 +22,6 @@ from benchmarks.demos.demo_vllm.study import (
     POLICIES,
     SHORTEST_SECONDS,
     Load,
-    calibrate,
     study,
 )
 from benchmarks.demos.demo_vllm.verdict import Findings
@@ -84,12 +83,14 @@ def _rig(options: argparse.Namespace, folder: Path, say: Say):
     if options.prefill:
         engines = options.prefill, options.decode
         return existing_rig(folder, options.router, *engines, options.vllm_router, say)
-    return own_rig(folder, options.decode_engines, options.expert_mb, options.vllm_router, say)
+    record = options.record and options.record.absolute() / "engines"
+    return own_rig(
+        folder, options.decode_engines, options.expert_mb, options.vllm_router, record, say
+    )
 
 
 def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> list[Findings]:
     kinds = list(WORKLOADS.items())[: options.workloads]
-    rate = calibrate(rig, kinds[0][1], options.seed, say)
     findings = []
     for number, (name, some) in enumerate(kinds):
         # What is left of the time, over what is left to do.
@@ -101,7 +102,7 @@ def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> l
             rig,
             name,
             some,
-            Load(rate, IN_FLIGHT * len(rig.decode), seconds),
+            Load(IN_FLIGHT * len(rig.decode), seconds),
             options.blocks,
             options.fit_prompts,
             options.seed,
@@ -109,6 +110,10 @@ def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> l
         )
         say(f"{name}: drawing the blocks again for the intervals")
         findings.append(Findings(done))
+        if options.record:
+            blocks = [{p: [s.since, s.until] for p, s in block.items()} for block in done.blocks]
+            options.record.mkdir(parents=True, exist_ok=True)
+            (options.record / f"blocks-{number}.json").write_text(json.dumps(blocks))
     return findings
 
 
@@ -133,12 +138,20 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         help="have it route the same requests to the same engines in turns of its own"
         " (pip install vllm-router)",
     )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="FOLDER",
+        help="keep what its own engines did, for benchmarks.engines.simulated_blocks",
+    )
     parser.add_argument("--json", type=Path, default=CHECKOUT / "build" / "demo_vllm.json")
     there = parser.add_argument_group("engines that run already, with ELDR's connector")
     there.add_argument("--prefill", nargs="+", metavar="URL", default=[])
     there.add_argument("--decode", nargs="+", metavar="URL", default=[])
     there.add_argument("--router", metavar="HOST:PORT", default="127.0.0.1:50051")
     options = parser.parse_args(argv)
+    if options.record and options.prefill:
+        parser.error("--record is for engines of its own; others record where they are told to")
     if options.vllm_router and not shutil.which(options.vllm_router):
         parser.error(f"--vllm-router: expected a command, found {options.vllm_router}")
     if bool(options.prefill) != bool(options.decode):

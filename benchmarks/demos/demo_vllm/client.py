@@ -1,11 +1,11 @@
-"""The proxy's client: sends a block's requests when they are due, and times what it sees."""
+"""The proxy's client: keeps so many requests in flight, and times what it sees."""
 
 import asyncio
 import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,15 +14,17 @@ from typing import Any
 import aiohttp
 
 from benchmarks.demos.demo_vllm.fleet import Fleet, sequences
-from benchmarks.demos.demo_vllm.processes import DemoError
 from benchmarks.demos.demo_vllm.statistics import Segment
 from benchmarks.demos.demo_vllm.workload import Ask
 
 SAMPLE_SECONDS = 0.1
 REQUEST_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
-FILLING_SECONDS = 1.5
+FILLING_SECONDS = 2.5
 """At a block's beginning, in which what is carried into it is prefilled again: not measured."""
+
+PAUSE_SECONDS = 0.1
+"""After a request that failed."""
 
 FEWEST_TOKENS = 8
 """Of an answer within a block, for its TPOT to count."""
@@ -66,33 +68,37 @@ class Client:
         self._fleet = fleet
 
     def drive(
-        self, asks: Sequence[Ask], seconds: float, peer: str | None = None
+        self, carried: Sequence[Ask], coming: Iterator[Ask], seconds: float, peer: str | None = None
     ) -> tuple[Segment, list[Ask]]:
-        """The requests of a block, and what of them is left when it ends after so many seconds.
+        """Keep as many in flight as are carried into a block; what is left when it ends.
 
-        What is being written then is cut off: draining would be the larger part of a short block,
-        with batches that grow ever smaller. `peer` is another router's URL, to ask in place of the
-        proxy.
+        Each that ends is followed by the next of those coming. What is being written at the block's
+        end is cut off: draining would be the larger part of a short block, with batches that grow
+        ever smaller. `peer` is another router's URL, to ask in place of the proxy.
         """
-        return asyncio.run(self._drive(asks, seconds, peer or self._proxy))
-
-    def throughput(self, asks: Iterable[Ask], in_flight: int, seconds: float) -> float:
-        """Tokens a second while so many requests are kept in flight, one after the other."""
-        return asyncio.run(self._throughput(iter(asks), in_flight, seconds))
+        return asyncio.run(self._drive(carried, coming, seconds, peer or self._proxy))
 
     async def _drive(
-        self, asks: Sequence[Ask], seconds: float, front: str
+        self, carried: Sequence[Ask], coming: Iterator[Ask], seconds: float, front: str
     ) -> tuple[Segment, list[Ask]]:
-        segment = Segment()
+        segment = Segment(since=time.time(), until=time.time() + seconds)
+        asked: list[tuple[Ask, _Answer]] = []
+
+        async def one_after_the_other(ask: Ask) -> None:
+            while time.perf_counter() < end:
+                answer = await self._ask(session, front, ask, end)
+                asked.append((ask, answer))
+                ask = next(coming)
+                if answer.failed:
+                    await asyncio.sleep(PAUSE_SECONDS)
+
         async with self._session() as session:
             before = await self._proxy_counts(session)
             idle, begun = _idle_seconds(), time.perf_counter()
             end = begun + seconds
             watch = asyncio.create_task(self._watch(segment, begun + FILLING_SECONDS, end))
             try:
-                answers = await asyncio.gather(
-                    *(self._ask(session, front, ask, begun + ask.at, end) for ask in asks)
-                )
+                await asyncio.gather(*map(one_after_the_other, carried))
                 passed = time.perf_counter() - begun
                 segment.processors = 1 - (_idle_seconds() - idle) / passed / _processors()
                 segment.left = await self._settle()
@@ -108,8 +114,11 @@ class Client:
             for reason, count in after.items()
             if reason.isupper() and count > before[reason]
         }
-        left = []
-        for ask, answer in zip(asks, answers, strict=True):
+        left, made = [], 0
+        measured = begun + FILLING_SECONDS
+        for ask, answer in asked:
+            tokens = sum(count for at, count in answer.events if at >= measured)
+            made += tokens
             if answer.failed:
                 segment.failed += 1
                 continue
@@ -117,31 +126,15 @@ class Client:
             segment.unanswered += not answer.events
             if answer.events and not ask.carried:
                 segment.ttft.append(answer.events[0][0] - answer.sent)
-            passed, tokens = answer.since(begun + FILLING_SECONDS)
+            passed, tokens = answer.since(measured)
             if tokens >= FEWEST_TOKENS:
                 segment.tpot.append(passed / tokens)
             if rest := ask.max_tokens - answer.tokens:
-                left.append(replace(ask, at=0.0, max_tokens=max(rest, 2), carried=True))
+                left.append(replace(ask, max_tokens=max(rest, 2), carried=True))
+        segment.tokens = made, end - measured
+        while len(left) < len(carried):  # in the place of the failed
+            left.append(next(coming))
         return segment, left
-
-    async def _throughput(self, asks: Iterator[Ask], in_flight: int, seconds: float) -> float:
-        begun = time.perf_counter()
-        end = begun + seconds
-        steady = begun + seconds / 3
-        tokens = 0
-
-        async def one(session: aiohttp.ClientSession) -> None:
-            nonlocal tokens
-            while time.perf_counter() < end:
-                answer = await self._ask(session, self._proxy, next(asks), begun, end)
-                if answer.failed:
-                    raise DemoError("requests fail while the load is looked for")
-                tokens += sum(count for at, count in answer.events if at > steady)
-
-        async with self._session() as session:
-            await asyncio.gather(*(one(session) for _ in range(in_flight)))
-            await self._settle()
-        return tokens / (end - steady)
 
     @asynccontextmanager
     async def _session(self):
@@ -151,9 +144,8 @@ class Client:
             yield session
 
     async def _ask(
-        self, session: aiohttp.ClientSession, front: str, ask: Ask, due: float, end: float
+        self, session: aiohttp.ClientSession, front: str, ask: Ask, end: float
     ) -> "_Answer":
-        await asyncio.sleep(due - time.perf_counter())
         body = {
             "model": self._model,
             "prompt": ask.prompt,

@@ -71,8 +71,13 @@ class Engine:
             return dict(json.load(answer))
 
 
-def start(processes: Processes, name: str, role: str, model: Path, router: str) -> Engine:
-    """Start an engine, role kv_producer or kv_consumer; it is not ready yet."""
+def start(
+    processes: Processes, name: str, role: str, model: Path, router: str, record: Path | None
+) -> Engine:
+    """Start an engine, role kv_producer or kv_consumer; it is not ready yet.
+
+    `record` is the folder that it records to, where it is to.
+    """
     engine = Engine(f"http://127.0.0.1:{free_port()}")
     transfer = {
         "kv_connector": "EldrConnector",
@@ -80,7 +85,13 @@ def start(processes: Processes, name: str, role: str, model: Path, router: str) 
         "kv_role": role,
         "kv_buffer_device": "cpu",
         "kv_connector_extra_config": {
-            "eldr": {"router": router, "url": engine.url, "group": "demo", "time_to_live": 60.0},
+            "eldr": {
+                "router": router,
+                "url": engine.url,
+                "group": "demo",
+                "time_to_live": 60.0,
+                "record": str(record or ""),
+            },
             "inner": {
                 "kv_connector": "NixlConnector",
                 "kv_connector_module_path": "benchmarks.demos.demo_vllm.tame",

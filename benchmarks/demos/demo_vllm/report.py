@@ -8,7 +8,7 @@ from rich.rule import Rule
 from rich.table import Table
 
 from benchmarks.demos.demo_vllm.statistics import METRICS, Estimate
-from benchmarks.demos.demo_vllm.study import LOAD_ONLY, SUBJECTS
+from benchmarks.demos.demo_vllm.study import SUBJECTS
 from benchmarks.demos.demo_vllm.verdict import Findings
 
 
@@ -18,10 +18,9 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
     console.print(Rule(f"[bold]{study.name}: real vLLM, 1 prefill + {engines} decode engines"))
     console.print(
         f"{len(study.kinds)} kinds of text ({', '.join(study.kinds)}); {len(study.blocks)} paired"
-        f" blocks of {load.seconds:.1f} s, Poisson at {load.rate:.2f} a second, begun with"
-        f" {load.in_flight} in flight; {found.requests:,} requests, those that span blocks counted"
-        f" in each; partition of {study.slots}"
-        f" slots, {study.transform}; processors {found.processors:.0%} busy.",
+        f" blocks of {load.seconds:.1f} s with {load.in_flight} requests in flight at any time;"
+        f" {found.requests:,} requests, those that span blocks counted in each; partition of"
+        f" {study.slots} slots, {study.transform}; processors {found.processors:.0%} busy.",
         style="dim",
         highlight=False,
     )
@@ -44,8 +43,7 @@ def print_report(found: Findings, engines: int, console: Console) -> None:
     console.print(table)
     console.print(changes)
     console.print(
-        f"In brackets 95% intervals, bootstrapped over runs of paired blocks. {found.best} is the"
-        f" better of {' and '.join(LOAD_ONLY)} by TPOT p50.",
+        "In brackets 95% intervals, bootstrapped over runs of paired blocks.",
         style="dim",
         highlight=False,
     )

@@ -43,9 +43,17 @@ class Rig:
 
 @contextmanager
 def own_rig(
-    folder: Path, decode: int, expert_mb: float, vllm_router: str | None, say: Say
+    folder: Path,
+    decode: int,
+    expert_mb: float,
+    vllm_router: str | None,
+    record: Path | None,
+    say: Say,
 ) -> Iterator[Rig]:
-    """One prefill engine and up to so many decode engines, of the small model made wide."""
+    """One prefill engine and up to so many decode engines, of the small model made wide.
+
+    They record to the folder `record`, where there is one.
+    """
     decode = _affordable(decode, expert_mb, say)
     say(f"widening the model to {expert_mb:g} MB an expert")
     narrow, wide = (_widened(folder, mb) for mb in (min(PREFILL_EXPERT_MB, expert_mb), expert_mb))
@@ -53,8 +61,10 @@ def own_rig(
         say("starting the daemon")
         router = _start_daemon(processes, folder)
         names = [f"decode-{number}" for number in range(1, decode + 1)]
-        prefills = [vllm.start(processes, "prefill", "kv_producer", narrow, router)]
-        decodes = [vllm.start(processes, name, "kv_consumer", wide, router) for name in names]
+        prefills = [vllm.start(processes, "prefill", "kv_producer", narrow, router, record)]
+        decodes = [
+            vllm.start(processes, name, "kv_consumer", wide, router, record) for name in names
+        ]
         _await(prefills + decodes, processes, say)
         _share_processors(processes, names)
         with _proxied(processes, router, prefills, decodes, vllm_router, say) as rig:

@@ -20,6 +20,9 @@ RUN = 4
 class Segment:
     """What one policy did with one block; times in seconds."""
 
+    # The block, by the clock on the wall.
+    since: float = 0.0
+    until: float = 0.0
     tpot: list[float] = field(default_factory=list)
     ttft: list[float] = field(default_factory=list)
     # Requests that tokens have come for, those that the block's end cut off before, and the failed.
@@ -34,6 +37,8 @@ class Segment:
     steps: tuple[float, float] = (0.0, 0.0)
     imbalance: tuple[float, float] = (0.0, 0.0)
     route: tuple[float, float] = (0.0, 0.0)
+    # Of answers, and the seconds in which they came.
+    tokens: tuple[float, float] = (0.0, 0.0)
     reasons: dict[str, int] = field(default_factory=dict)
     processors: float = 0.0
 
@@ -84,6 +89,7 @@ METRICS = (
     _percentile("TTFT p50", "ms", "ttft", 50, digits=0),
     _mean("active experts", "a token", "experts"),
     _mean("step time", "ms", "steps", scale=1e3, digits=1),
+    _mean("output tokens", "a second", "tokens", digits=1),
     _mean("load imbalance", "most / mean", "imbalance"),
     _mean("router time", "ms", "route", scale=1e3),
 )

@@ -1,6 +1,5 @@
 """One workload under every policy: fit, then blocks in which the policies alternate."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from benchmarks.demos.demo_vllm.processes import DemoError
 from benchmarks.demos.demo_vllm.rig import Rig, Say
 from benchmarks.demos.demo_vllm.statistics import Segment
 
-LOAD_ONLY = ("round-robin", "join-shortest-queue")
+LOAD_ONLY = ("join-shortest-queue",)
 BAND, PRICED = SUBJECTS = ("locality-band", "marginal-cost")
 POLICIES = (*LOAD_ONLY, *SUBJECTS)
 
@@ -20,19 +19,15 @@ TOKENS = (48, 96)
 """Of an answer, evenly drawn."""
 
 IN_FLIGHT = 11
-"""Requests an engine that the load aims at: expert locality is nothing to a batch of one."""
+"""Requests per engine, of those that are prefilled too: locality is nothing to a batch of one."""
 
 SHORTEST_SECONDS = 4.0
-CALIBRATION_SECONDS = 20.0
-UTILISATION = 0.8
-"""Of the requests per second that a steady run takes; a block also prefills what it carries on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Arrivals a second, and what is in flight at the very beginning; seconds of a block."""
+    """What is in flight at any time, and the seconds of a block."""
 
-    rate: float
     in_flight: int
     seconds: float
 
@@ -47,20 +42,6 @@ class Study:
     slots: int
     transform: str
     blocks: list[dict[str, Segment]]
-
-
-def calibrate(rig: Rig, kinds: Sequence[str], seed: int, say: Say) -> float:
-    """Arrivals per second at which round robin has `IN_FLIGHT` requests per engine."""
-    served = workload.prompts(tuple(kinds), "serve")
-    rig.fleet.set_policy(LOAD_ONLY[0])
-    in_flight = IN_FLIGHT * len(rig.decode)
-    say(f"finding the load: {in_flight} requests in flight for {CALIBRATION_SECONDS:.0f} s")
-    begun = workload.standing(served, in_flight, TOKENS, seed)
-    later = workload.arrivals(served, 100.0, CALIBRATION_SECONDS, TOKENS, seed)
-    tokens = rig.client.throughput(itertools.chain(begun, later), in_flight, CALIBRATION_SECONDS)
-    rate = UTILISATION * tokens / float(np.mean(TOKENS))
-    say(f"that gave {tokens:.0f} tokens per second; offering {rate:.2f} requests per second")
-    return rate
 
 
 def fit(rig: Rig, kinds: Sequence[str], most: int, seed: int, say: Say) -> tuple[int, str]:
@@ -99,20 +80,18 @@ def study(
     in_flight = dict.fromkeys(names, workload.standing(served, load.in_flight, TOKENS, seed))
     done: list[dict[str, Segment]] = []
     for number in range(1, blocks + 1):
-        coming = workload.arrivals(served, load.rate, load.seconds, TOKENS, seed + 1000 * number)
         block: dict[str, Segment] = {}
         for policy in rng.permutation(names).tolist():
             if policy not in rig.peers:
                 rig.fleet.set_policy(policy)
+            coming = workload.coming(served, TOKENS, seed + 1000 * number)
             block[policy], in_flight[policy] = rig.client.drive(
-                in_flight[policy] + coming, load.seconds, rig.peers.get(policy)
+                in_flight[policy], coming, load.seconds, rig.peers.get(policy)
             )
             _check(rig, block[policy])
         done.append({policy: block[policy] for policy in names})
-        shown = ", ".join(
-            f"{p} {np.median(s.tpot) * 1e3:.1f} ({len(in_flight[p])})" for p, s in done[-1].items()
-        )
-        say(f"{name}: block {number} of {blocks}; TPOT p50 in ms (in flight): {shown}")
+        shown = ", ".join(f"{p} {np.median(s.tpot) * 1e3:.1f}" for p, s in done[-1].items())
+        say(f"{name}: block {number} of {blocks}; TPOT p50 in ms: {shown}")
     return Study(name=name, kinds=kinds, load=load, slots=slots, transform=transform, blocks=done)
 
 

@@ -1,7 +1,8 @@
-"""What is asked, and when: the same for every policy of a block."""
+"""What is asked, and in which order: the same for every policy of a block."""
 
 import functools
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,12 +22,11 @@ PROMPTS = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """One request; `at` is in seconds from the block's beginning.
+    """One request.
 
     What a block cuts off is `carried` into the policy's next block, with what is left to write.
     """
 
-    at: float
     kind: str
     prompt: str
     max_tokens: int
@@ -53,43 +53,30 @@ def shares(kinds: tuple[str, ...]) -> np.ndarray:
     return weights / weights.sum()
 
 
-def arrivals(
-    served: dict[str, list[str]], rate: float, seconds: float, tokens: tuple[int, int], seed: int
-) -> list[Ask]:
-    """Poisson arrivals at `rate`, their answers of evenly drawn length."""
+def coming(served: dict[str, list[str]], tokens: tuple[int, int], seed: int) -> Iterator[Ask]:
+    """Requests without end, their answers of evenly drawn length.
+
+    No prompt is asked twice while others of its kind are left.
+    """
     rng = np.random.default_rng(seed)
-    times = np.sort(rng.uniform(0.0, seconds, rng.poisson(rate * seconds)))
-    return _asks(served, times.tolist(), tokens, rng)
-
-
-def standing(
-    served: dict[str, list[str]], in_flight: int, tokens: tuple[int, int], seed: int
-) -> list[Ask]:
-    """What a steady state would have in flight: a part of each answer is left, evenly drawn."""
-    rng = np.random.default_rng(seed)
-    return [
-        replace(ask, max_tokens=max(round(ask.max_tokens * rng.uniform()), 8), carried=True)
-        for ask in _asks(served, [0.0] * in_flight, tokens, rng)
-    ]
-
-
-def _asks(
-    served: dict[str, list[str]],
-    times: list[float],
-    tokens: tuple[int, int],
-    rng: np.random.Generator,
-) -> list[Ask]:
-    """No prompt is asked twice while others of its kind are left."""
     kinds = tuple(served)
     lines = {kind: itertools.cycle(rng.permutation(some).tolist()) for kind, some in served.items()}
-    drawn = [kinds[i] for i in rng.choice(len(kinds), len(times), p=shares(kinds))]
-    return [
-        Ask(
-            at=at,
+    while True:
+        kind = kinds[rng.choice(len(kinds), p=shares(kinds))]
+        yield Ask(
             kind=kind,
             prompt=next(lines[kind]),
             max_tokens=int(rng.integers(*tokens, endpoint=True)),
             seed=int(rng.integers(1 << 31)),
         )
-        for at, kind in zip(times, drawn, strict=True)
+
+
+def standing(
+    served: dict[str, list[str]], in_flight: int, tokens: tuple[int, int], seed: int
+) -> list[Ask]:
+    """What a steady state has in flight: a part of each answer is left, evenly drawn."""
+    rng = np.random.default_rng([seed, 1])
+    return [
+        replace(ask, max_tokens=max(round(ask.max_tokens * rng.uniform()), 8), carried=True)
+        for ask in itertools.islice(coming(served, tokens, seed), in_flight)
     ]
