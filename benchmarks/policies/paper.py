@@ -15,7 +15,9 @@ recordings, requests are copies of each other: the share is printed, and flatter
 not compared: here prefill is a delay.
 
 Prints agreement and every disagreement, and writes build/bench/paper.json. Two policies are ordered
-where they differ by 1% or more in both; less is a tie.
+where they differ by 1% or more in both; less is a tie. Agreement is set beside what knows nothing
+of the simulator: for the band's changes the mean of the paper's at the other points, for signs the
+sign that most points have, for orders the one that most points have of a pair.
 """
 
 import csv
@@ -23,11 +25,12 @@ import itertools
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -151,6 +154,33 @@ def orderings(paper: Values, ours: Values, figure: str) -> Iterator[tuple[str, s
             yield a, b, theirs, own
 
 
+def agreement(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """How well changes here foretell the paper's: correlations, and errors beside a constant's.
+
+    `constant` is the error of foretelling each point by the mean of the paper's others.
+    """
+    paper, here = np.array(theirs), np.array(ours)
+    n = len(paper)
+    others = (paper.sum() - paper) / (n - 1)
+    return {
+        "points": n,
+        "correlation": _correlation(paper, here),
+        "of ranks": _correlation(_ranks(paper), _ranks(here)),
+        "mean error": float(np.abs(here - paper).mean()),
+        "constant": float(np.abs(others - paper).mean()),
+        "signs": int((paper * here > 0).sum()),
+        "commonest sign": int(max((paper < 0).sum(), (paper > 0).sum())),
+    }
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(np.corrcoef(one, other)[0, 1]) if one.std() and other.std() else float("nan")
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.argsort(np.argsort(values)).astype(np.float64)
+
+
 def main() -> None:
     parser = ArgumentParser(prog="python -m benchmarks.policies.paper", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1)
@@ -166,6 +196,8 @@ def main() -> None:
     signs = {name: [0, 0] for name in FIGURES.values()}
     pairs = {name: [0, 0] for name in FIGURES.values()}
     disagreements, document = [], []
+    changed: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    orders: dict[tuple[str, str, str], list[bool]] = {}
     every = list(points())
     for point in track(every, console=Console(stderr=True), transient=True):
         ours, batch, copies = simulated(point, options.seeds, options.jobs)
@@ -177,9 +209,15 @@ def main() -> None:
             same = theirs * own > 0
             signs[figure][0] += same
             signs[figure][1] += 1
+            if point.policies is NAMES:
+                for of in (f"{point.workload} {point.model}", "all"):
+                    paper_own = changed.setdefault((figure, of), ([], []))
+                    paper_own[0].append(theirs)
+                    paper_own[1].append(own)
             cells += [f"{theirs:+.1%}", f"{own:+.1%}{'' if same else ' !'}"]
             for a, b, paper_change, change in orderings(point.measured, ours, figure):
                 agrees = paper_change * change > 0
+                orders.setdefault((figure, a, b), []).append(paper_change < 0)
                 pairs[figure][0] += agrees
                 pairs[figure][1] += 1
                 if not agrees:
@@ -203,14 +241,50 @@ def main() -> None:
         console.print(
             f"{figure}: the sign of the band's change agrees at {signs[figure][0]} of"
             f" {signs[figure][1]} points, the order of two policies in {pairs[figure][0]} of"
-            f" {pairs[figure][1]} pairs that differ by {TIE:.0%} or more on both sides"
+            f" {pairs[figure][1]} pairs that differ by {TIE:.0%} or more on both sides; the paper's"
+            f" commonest order of each pair in {commonest(orders, figure)}"
         )
+    agreed = {" ".join(key): agreement(*both) for key, both in changed.items()}
+    console.print(_agreements(agreed))
     console.print(f"\n{len(disagreements)} orders disagree:")
     for line in disagreements:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
     written(
-        "paper", {"points": document, "signs": signs, "pairs": pairs, "disagree": disagreements}
+        "paper",
+        {
+            "agreement": agreed,
+            "points": document,
+            "signs": signs,
+            "pairs": pairs,
+            "disagree": disagreements,
+        },
     )
+
+
+def commonest(orders: dict[tuple[str, str, str], list[bool]], figure: str) -> int:
+    """In how many pairs the order holds that most points have of the two policies."""
+    return sum(
+        max(sum(lower), len(lower) - sum(lower))
+        for (of, _, _), lower in orders.items()
+        if of == figure
+    )
+
+
+def _agreements(agreed: dict[str, dict[str, float]]) -> Table:
+    table = Table("THE BAND'S CHANGES", "POINTS", "CORRELATION", "OF RANKS", "MEAN ERROR",
+                  "A CONSTANT'S", "SIGNS", "COMMONEST SIGN")  # fmt: skip
+    for name, found in agreed.items():
+        table.add_row(
+            name,
+            f"{found['points']}",
+            f"{found['correlation']:+.2f}",
+            f"{found['of ranks']:+.2f}",
+            f"{100 * found['mean error']:.1f} points",
+            f"{100 * found['constant']:.1f} points",
+            f"{found['signs']}",
+            f"{found['commonest sign']}",
+        )
+    return table
 
 
 if __name__ == "__main__":

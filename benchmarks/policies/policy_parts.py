@@ -1,16 +1,15 @@
-"""`marginal-cost` in the cells of `benchmarks.policies.cells`, its parts taken away one by one.
+"""What each part of `marginal-cost` is worth, in the cells of `benchmarks.policies.cells`.
 
-    python -m benchmarks.policies.policy_parts [--parts] [--cell TEXT ...] [--seeds N] [--held-out]
+    python -m benchmarks.policies.policy_parts [--cell TEXT ...] [--seeds N] [--all-driven]
 
-*locality-band* is the reference, and *true price* what the plain price would do if it knew every
-request's decode and the engines' costs: ``step with the request + expert x D x n``. *taught* has
-learned from the half that the partition was fitted on, and learns no more: the simulator's requests
-come again, and what was learned of a request itself would help it the next time. --parts adds, each
-without one part: decode counts, remaining tokens, the partition, the tail, reports of costs,
-the packing of what bookings keep.
+Each is without one part: *no decode counts*, predictions from prefills alone; *no neighbours*, no
+residuals of similar finished requests; *own recording forgotten*, none of the request's own
+recording, which in a simulation has been there before; *priced now alone*, nothing for requests to
+come; *no remaining*, all requests weigh alike; *no tail*, no bound on the chosen step; *no
+reports*, costs as before any; *not packed*, each expert's own probability kept.
 
-Prints each policy's change against the best of the four load-only policies, with 95% intervals from
-paired seeds, and whether `marginal-cost` reaches its goals; writes build/bench/policy_parts.json.
+Prints the mean TPOT's change against the best of the four load-only policies, with 95% intervals
+from paired seeds; writes build/bench/policy_parts.json.
 """
 
 import argparse
@@ -25,21 +24,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.policies.cells import CELLS, DEEPSEEK, GPT_OSS, Cell, How, study_of
-from benchmarks.policies.goals import BAND, FIGURES, GOALS, MEAN, PRICED, Values, gain, judge
+from benchmarks.policies.cells import CELLS, Cell, How, study_of
+from benchmarks.policies.goals import MEAN, PRICED, gain
 from benchmarks.shared_data import need_recordings
 from benchmarks.written import written
+from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
-from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.core.ends import Ended
-from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport
-from eldr_service.fitting import fit_partition
 from eldr_service.lab.simulation.comparison import LOAD_ONLY
-from eldr_service.lab.simulation.simulate import MODEL, simulate
+from eldr_service.lab.simulation.simulate import simulate
 from eldr_service.lab.simulation.study import log_to_stderr
-from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.batches import Batches
+from eldr_service.policies.expert_prediction import ExpertPrediction
 from eldr_service.policies.experts import Experts, ExpertsInUse
 from eldr_service.policies.marginal_cost import MarginalCost, MarginalCostParameters
 from eldr_service.policies.packed_use import PackedUse
@@ -48,7 +45,6 @@ from eldr_service.policies.registry import create
 from eldr_service.policies.remaining import Remaining
 
 STDERR = Console(stderr=True)
-ALL_CELLS = (*CELLS, Cell(*DEEPSEEK, 8, 120), Cell(*GPT_OSS, 8, 75))
 
 
 class NoDecodeCounts(MarginalCost):
@@ -61,9 +57,65 @@ class NoReports(MarginalCost):
         """Costs stay as they are before any report."""
 
 
-class NoPartition(MarginalCost):
-    def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
-        return super().pick(request._replace(signature=None), fleet)
+class OtherParts(ExpertsInUse):
+    """With another way to keep batches, or to predict."""
+
+    def __init__(self, batches: type[Batches], prediction: type[ExpertPrediction]) -> None:
+        super().__init__(MarginalCostParameters().min_coverage)
+        self._parts = batches, prediction
+
+    def _known_for(self, counts: Counts, top_k: int) -> Experts:
+        if self.known is None or not self.known.fits(counts, top_k):
+            batches, prediction = self._parts
+            return Experts(prediction(counts.shape, top_k), batches(counts.size))
+        return self.known
+
+
+class NowAlone(Batches):
+    """Nothing is foreseen of requests to come."""
+
+    def growth_at_mean(self, rows: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+        return np.zeros(len(rows))
+
+
+class NoNeighbours(ExpertPrediction):
+    """Remembers no finished request by itself."""
+
+    def predict(self, counts: np.ndarray | None) -> np.ndarray:
+        self._scales[:] = 0
+        return super().predict(counts)
+
+
+class OwnForgotten(ExpertPrediction):
+    """Remembers none of the very same prefill."""
+
+    def __init__(self, shape: tuple[int, int], top_k: int) -> None:
+        super().__init__(shape, top_k)
+        self._prefill_of: dict[int, bytes] = {}
+
+    def saw_decode(self, prefill: np.ndarray, decode: np.ndarray) -> None:
+        self._prefill_of[self._decodes % len(self._residuals)] = prefill.tobytes()
+        super().saw_decode(prefill, decode)
+
+    def predict(self, counts: np.ndarray | None) -> np.ndarray:
+        if counts is None:
+            return super().predict(counts)
+        asked = counts.tobytes()
+        own = [place for place, prefill in self._prefill_of.items() if prefill == asked]
+        kept = self._sketches[own].copy()
+        self._sketches[own] = 0  # the least similar there is
+        try:
+            return super().predict(counts)
+        finally:
+            self._sketches[own] = kept
+
+
+def with_parts(
+    batches: type[Batches] = Batches, prediction: type[ExpertPrediction] = ExpertPrediction
+) -> MarginalCost:
+    policy = MarginalCost()
+    policy.experts = OtherParts(batches, prediction)
+    return policy
 
 
 class WholeUse(PackedUse):
@@ -77,10 +129,13 @@ class WholeBatches(Batches):
 
     def add(self, row: int, use: WholeUse, times: int) -> None:  # type: ignore[override]
         self.reach(row + 1)
+        self._requests[row] += times
         self._sums[row] += times * use.each
         unused = np.exp(-self._sums[row] / 2048)
         self._unused[row] = np.rint(127 * unused)
         self._active[row] = (1 - unused).sum()
+        mean = self._requests[self._requests > 0].mean() if self._requests.any() else 0
+        self._unused_at_mean[row] = np.rint(127 * unused ** (mean / max(self._requests[row], 1)))
 
 
 class WholeExperts(ExpertsInUse):
@@ -115,110 +170,29 @@ class NoRemaining(MarginalCost):
         self.remaining = AllRemains()
 
 
-class Taught(MarginalCost):
-    """Has learned from a workload's fitted half."""
-
-    def __init__(self, workload: Workload, output_tokens: int) -> None:
-        super().__init__()
-        recording = workload.recording
-        known = replace(workload, driven=workload.fitted)
-        prefills = [known.prefill_counts(i).counts for i in range(len(known.driven))]
-        experts = self.experts.known = Experts.of(prefills[0], recording.geometry.top_k)
-        prediction = experts.prediction
-        for prefill in prefills:
-            prediction.saw_prefill(prefill)
-        for i, prefill in enumerate(prefills):
-            prediction.saw_decode(prefill, known.decode_counts(i, output_tokens).counts)
-        prediction.saw_prefill = prediction.saw_decode = lambda *_: None  # type: ignore
+PARTS: dict[str, Callable[[], Policy]] = {
+    "whole": MarginalCost,
+    "no decode counts": NoDecodeCounts,
+    "no neighbours": lambda: with_parts(prediction=NoNeighbours),
+    "own recording forgotten": lambda: with_parts(prediction=OwnForgotten),
+    "priced now alone": lambda: with_parts(batches=NowAlone),
+    "no remaining": NoRemaining,
+    "no tail": lambda: MarginalCost(MarginalCostParameters(tail=10)),
+    "no reports": NoReports,
+    "not packed": NotPacked,
+}
 
 
-class TruePrice(Policy):
-    """The price alone, of the decode's own experts."""
-
-    name = "true-price"
-    description = "for evaluation: the plain price, knowing what is to come"
-    needs_counts = keeps_counts = True
-
-    def __init__(self, workload: Workload, output_tokens: int, expert_s: float) -> None:
-        super().__init__()
-        self._uses = {}
-        for i in range(len(workload.driven)):
-            used = workload.decode_counts(i, output_tokens).counts / output_tokens
-            prefill = workload.prefill_counts(i).counts.tobytes()
-            self._uses[prefill] = used.ravel().astype(np.float32)
-        self._expert_s = expert_s
-        self._batches = Batches(workload.recording.geometry.size)
-        self._held: dict[tuple[str, int], PackedUse] = {}
-
-    def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
-        self._batches.reach(int(fleet.rows.max()) + 1)
-        assert request.counts is not None
-        uses = self._uses[request.counts.tobytes()]
-        grown = self._batches.growth(fleet.rows, uses)
-        price = self._expert_s * (
-            self._batches.active(fleet.rows) + grown + grown * fleet.sequences
-        )
-        return Decision(int(np.argmin(np.where(fleet.eligible, price, np.inf))))
-
-    def on_booked(self, booking: Booking) -> None:
-        assert booking.counts is not None
-        uses = self._uses[booking.counts.tobytes()]
-        use = self._held[booking.key] = PackedUse.of(uses, None, booking.counts.shape)
-        self._batches.add(booking.row, use, 1)
-
-    def on_ended(self, booking: Booking, ended: Ended) -> None:
-        self._batches.add(booking.row, self._held.pop(booking.key), -1)
-
-
-Make = Callable[[Workload, float], Policy]
-
-
-def policies(parts: bool, output_tokens: int) -> dict[str, Make]:
-    """What is compared, by name; each run makes a new one."""
-    chosen: dict[str, Make] = {
-        **{name: lambda _, __, name=name: create(name, {}) for name in (*LOAD_ONLY, BAND)},
-        "true price": lambda w, cost: TruePrice(w, output_tokens, cost),
-        "marginal-cost": lambda *_: MarginalCost(),
-        "taught": lambda w, _: Taught(w, output_tokens),
-    }
-    if parts:
-        without_tail = MarginalCostParameters(tail=10)
-        chosen |= {
-            "no decode counts": lambda *_: NoDecodeCounts(),
-            "no remaining": lambda *_: NoRemaining(),
-            "no partition": lambda *_: NoPartition(),
-            "no tail": lambda *_: MarginalCost(without_tail),
-            "no reports": lambda *_: NoReports(),
-            "not packed": lambda *_: NotPacked(),
-        }
-    return chosen
-
-
-def run(cell: Cell, how: How, seed: int, parts: bool) -> dict[str, dict[str, float]]:
+def run(cell: Cell, how: How, seed: int) -> dict[str, dict[str, float]]:
     """Policy -> figure -> value under a seed."""
     study = study_of(cell, (), how)
-    output_tokens = study.traffic.output_tokens
-    assert isinstance(output_tokens, int)
     workload = study.workload(seed)
-    partition = partition_of(workload, cell.workers, seed)
-    cost = study.deployment.engines[0].cost.per_expert_us * 1e-6
+    made = {name: create(name, {}) for name in LOAD_ONLY}
+    made |= {name: make() for name, make in PARTS.items()}
     return {
-        name: simulate(workload, make(workload, cost), study.deployment, partition).figures()
-        for name, make in policies(parts, output_tokens).items()
+        name: simulate(workload, policy, study.deployment).figures()
+        for name, policy in made.items()
     }
-
-
-def partition_of(workload: Workload, workers: int, seed: int) -> Partition:
-    """Fitted on the workload's fitted half, one slot per worker."""
-    counts = workload.recording.prefill_counts()[workload.fitted]
-    geometry = workload.recording.geometry
-    return fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)
-
-
-def share_of_true_gain(values: Values) -> float | None:
-    """Of the true price's gain in the mean, what `marginal-cost` gains; None where it has none."""
-    priced, true = (gain(values, policy, MEAN).change for policy in (PRICED, "true price"))
-    return priced / true if true < 0 else None
 
 
 def main() -> None:
@@ -227,56 +201,28 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--parts", action="store_true", help="without each part too")
     parser.add_argument("--cell", action="append", help="only cells whose name has this in it")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
-    parser.add_argument("--held-out", action="store_true", help="drive what was not fitted on only")
+    parser.add_argument("--all-driven", action="store_true", help="the fitted half is driven too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     need_recordings()
-    how = How(options.seeds, options.duration, not options.held_out)
-    cells = [c for c in ALL_CELLS if any(part in str(c) for part in options.cell or [""])]
-    tasks = [(cell, how, seed, options.parts) for cell in cells for seed in range(options.seeds)]
+    how = How(options.seeds, options.duration, options.all_driven)
+    cells = [c for c in CELLS if any(part in str(c) for part in options.cell or [""])]
+    tasks = [(cell, how, seed) for cell in cells for seed in range(options.seeds)]
     with ProcessPoolExecutor(options.jobs, initializer=log_to_stderr) as pool:
         runs = pool.map(run, *zip(*tasks, strict=True))
         each = list(track(runs, "simulating", len(tasks), console=STDERR))
-    console = Console(width=None if sys.stdout.isatty() else 130)
-    reached = Table("CELL", *GOALS, "OF TRUE GAIN", "COPIES", title=f"{PRICED}: goals")
+    table = Table("CELL", *PARTS, title=f"{PRICED}: mean TPOT against the best load-only policy")
     document = {}
     for cell in cells:
         found = [one for (of, *_), one in zip(tasks, each, strict=True) if of == cell]
-        values = {
-            policy: {figure: [one[policy][figure] for one in found] for figure in FIGURES}
-            for policy in found[0]
-        }
-        table = Table("POLICY", *FIGURES, title=f"{cell}, against the best load-only policy")
-        gains = {
-            policy: {figure: gain(values, policy, figure) for figure in FIGURES}
-            for policy in values
-            if policy not in LOAD_ONLY
-        }
-        for policy, of_figure in gains.items():
-            table.add_row(policy, *map(str, of_figure.values()))
-        console.print(table)
-        goals = judge(values, cell.workers)
-        share = share_of_true_gain(values)
-        requests, copies = (sum(one[PRICED][k] for one in found) for k in ("requests", "copies"))
-        shown = (f"{goal} {goal.verdict}" for goal in goals.values())
-        of_true = "it gains nothing" if share is None else f"{share:.0%}"
-        reached.add_row(str(cell), *shown, of_true, f"{copies / requests:.0%}")
-        document[str(cell)] = {
-            "gains": {
-                policy: {f: asdict(one) for f, one in g.items()} for policy, g in gains.items()
-            },
-            "goals": {
-                name: asdict(goal) | {"verdict": goal.verdict} for name, goal in goals.items()
-            },
-            "of_true_gain": share,
-            "copies": copies / requests,
-            "values": values,
-        }
-    console.print(reached)
+        values = {policy: {MEAN: [one[policy][MEAN] for one in found]} for policy in found[0]}
+        gains = {part: gain(values, part, MEAN) for part in PARTS}
+        table.add_row(str(cell), *map(str, gains.values()))
+        document[str(cell)] = {part: asdict(one) for part, one in gains.items()}
+    Console(width=None if sys.stdout.isatty() else 190).print(table)
     written("policy_parts", {"how": asdict(how), "cells": document})
 
 

@@ -1,9 +1,11 @@
 """`marginal-cost` where traffic or hardware is not as in `benchmarks.policies.cells`.
 
 Two cells, each changed in one thing at a time: engines of two speeds, arrivals of real services
-(with 256 tokens each, and with their own lengths), outputs of 64 to 2,000 tokens with as many
-requests in flight, and a mix of traffic that changes half way from domains that the partition was
-fitted on to others. Needs the public recordings and traces in ../shared/data.
+(with 256 tokens each, and with their own lengths), bursts, outputs of 64 to 2,000 tokens with as
+many requests in flight, reports and releases that are late, lost or wrong, KV caches that take time
+to arrive, four replicas that hear of each other late, and a mix of traffic that changes half way
+from domains that the partition was fitted on to others. Needs the public recordings and traces in
+../shared/data.
 
     python -m benchmarks.policies.scenarios [--seeds N] [--only TEXT ...]
 
@@ -16,6 +18,7 @@ import os
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -26,7 +29,7 @@ from benchmarks.policies.goals import BAND, FIGURES, MEAN, P50, P99, POLICIES, P
 from benchmarks.shared_data import SHARED, need_recordings
 from benchmarks.written import written
 from eldr_service.lab.simulation.cost import StepCost, load_cost
-from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.deployment import Delay, Deployment
 from eldr_service.lab.simulation.engine import Engine
 from eldr_service.lab.simulation.study import Study, log_to_stderr, run_studies, steps
 from eldr_service.lab.simulation.traces import Trace
@@ -38,6 +41,16 @@ TRACES = {
 }
 CELLS = (Cell(*DEEPSEEK, 8, 120), Cell(*GPT_OSS, 16, 150))
 OUTPUTS = (64, 256, 1000, 2000)
+AROUND: dict[str, dict[str, Any]] = {
+    "step times off by 30%": {"report_noise": 0.3},
+    "reports 3 s late, a third lost": {"report_delay_s": 3.0, "report_loss": 0.33},
+    "releases 1 s late, a third with decode counts": {
+        "release_delay_s": 1.0,
+        "decode_counts_share": 0.33,
+    },
+    "KV takes 20 ms and 10 µs per token": {"transfer": Delay(0.02, 10e-6)},
+    "4 replicas, 50 ms late": {"replicas": 4, "view_delay_s": 0.05},
+}
 
 
 def scenarios(cell: Cell, seeds: int) -> dict[str, Study]:
@@ -70,6 +83,9 @@ def scenarios(cell: Cell, seeds: int) -> dict[str, Study]:
             found[f"{tokens:,} tokens"] = replace(
                 base, traffic=replace(changed, output_tokens=tokens)
             )
+    found["bursts: gaps of a CV of 10"] = replace(base, traffic=replace(traffic, gap_cv=10.0))
+    for name, changed in AROUND.items():
+        found[name] = replace(base, deployment=replace(base.deployment, **changed))
     half = traffic.duration_s / 2
     found["other domains half way"] = replace(
         base, shift_s=half, traffic=replace(traffic, rate_per_s=cell.rate / 2)

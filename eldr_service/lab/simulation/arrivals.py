@@ -19,6 +19,38 @@ def poisson_arrivals(rate_per_s: float, duration_s: float, seed: int) -> NDArray
     return np.sort(rng.uniform(0.0, duration_s, rng.poisson(rate_per_s * duration_s)))
 
 
+def bursty_arrivals(
+    rate_per_s: float, duration_s: float, gap_cv: float, seed: int
+) -> NDArray[np.float64]:
+    """Ascending times in [0, duration_s), a stretch of a renewal process of gamma-distributed gaps.
+
+    Parameters
+    ----------
+    gap_cv : float
+        Standard deviation of a gap over its mean: 1 is a Poisson process, above it requests come in
+        bursts.
+
+    Raises
+    ------
+    ValueError
+        When one is not positive.
+    """
+    if not (rate_per_s > 0 and duration_s > 0 and gap_cv > 0):
+        raise ValueError(
+            "rate, duration and gap_cv must be positive, not"
+            f" {rate_per_s}, {duration_s} and {gap_cv}"
+        )
+    rng = np.random.default_rng(seed)
+    shape = gap_cv**-2
+    times, last = [], -duration_s  # so long before, that the beginning is no renewal
+    while last < duration_s:
+        gaps = rng.gamma(shape, 1 / (shape * rate_per_s), 1_024)
+        times.append(last + np.cumsum(gaps))
+        last = float(times[-1][-1])
+    every = np.concatenate(times)
+    return every[(every >= 0) & (every < duration_s)]
+
+
 class RecordingPicker:
     """Hands out recordings in a seeded order, none twice at the same time.
 

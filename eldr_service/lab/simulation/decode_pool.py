@@ -67,6 +67,7 @@ class DecodePool:
         self._held = np.zeros((len(self._workers), 16), HELD)
         self._asked = self._workers.copy()
         self._now_s = 0.0
+        self._ticket_of: dict[Hashable, int] = {}  # of those that are held
         self._keys: list[Hashable] = []  # this and the next three by ticket
         self._worker_of: list[int] = []
         self._lengths: list[int] = []
@@ -123,20 +124,67 @@ class DecodePool:
             )
         if now_s != self._now_s:
             self._run(now_s)
-        if state["held"] == self._held.shape[1]:
-            self._held = np.concatenate([self._held, np.zeros_like(self._held)], axis=1)
-        engine = self._engines[self._engine_of[worker]]
-        if not engine["stepping"]:
-            engine["step_end_s"] = max(engine["step_end_s"], now_s)
-        self._held[worker, state["held"]] = (
+        request = (
             *(len(self._keys), tokens.start, tokens.start, tokens.stop),
             *(output, prompt_tokens + 1, kv, np.nan),
         )
-        state["held"] += 1
+        self._hold(now_s, worker, request)
+        self._ticket_of[request_key] = len(self._keys)
         self._keys.append(request_key)
         self._worker_of.append(worker)
         self._lengths.append(output)
         self._started_s.append(now_s)
+
+    def move(self, now_s: float, request_key: Hashable, worker: int) -> bool:
+        """Have another worker go on with a request, at no cost.
+
+        It leaves at once, with the token of the step under way, and joins as one that starts. One
+        that makes its last token stays: False.
+
+        Raises
+        ------
+        ValueError
+            When `now_s` is before an earlier call's time.
+        KeyError
+            When no worker holds such a request.
+        """
+        if now_s != self._now_s:
+            self._run(now_s)
+        ticket = self._ticket_of[request_key]
+        before = self._worker_of[ticket]
+        row, source = self._held[before], self._workers[before]
+        place = int(np.flatnonzero(row["ticket"][: source["held"]] == ticket)[0])
+        request = row[place].copy()
+        if place < source["running"]:
+            if request["left"] == 1:
+                return False
+            source["running"] -= 1
+            source["kv_used"] -= request["kv"]
+            if self._engines[self._engine_of[before]]["stepping"]:
+                self._make_token(request, now_s)
+        row[place : source["held"] - 1] = row[place + 1 : source["held"]]
+        source["held"] -= 1
+        self._worker_of[ticket] = worker
+        self._hold(now_s, worker, request)
+        return True
+
+    def _make_token(self, request: np.void, now_s: float) -> None:
+        request["left"] -= 1
+        request["context"] += 1
+        request["token"] += 1
+        if request["token"] == request["stop"]:
+            request["token"] = request["begin"]
+        if np.isnan(request["first_token_s"]):
+            request["first_token_s"] = now_s
+
+    def _hold(self, now_s: float, worker: int, request: object) -> None:
+        state, engine = self._workers[worker], self._engines[self._engine_of[worker]]
+        if state["held"] == self._held.shape[1]:
+            self._held = np.concatenate([self._held, np.zeros_like(self._held)], axis=1)
+        if not engine["stepping"]:
+            engine["step_end_s"] = max(engine["step_end_s"], now_s)
+        self._held[worker, state["held"]] = request
+        state["held"] += 1
 
     def advance(self, until_s: float) -> list[Finished]:
         """Let time pass; who finished since the last call, by time, then by order of start.
@@ -221,6 +269,7 @@ class DecodePool:
         ):
             tokens = self._lengths[ticket]
             self._end_s[ticket] = end_s
+            self._ticket_of.pop(self._keys[ticket], None)
             self._finished.append(
                 Finished(
                     request_key=self._keys[ticket],

@@ -48,6 +48,14 @@ class Deployment:
         How often workers report their loads.
     report_noise : float
         By how much reported step times are off: the standard deviation of their logarithm.
+    report_delay_s : float
+        From the moment that a report tells of until it is heard.
+    report_loss : float
+        Share of reports that are never heard.
+    release_delay_s : float
+        From a request's end until its release is heard.
+    decode_counts_share : float
+        Share of releases that say what the decode activated.
     relief : float
         The largest factor on the load of a worker that is slower than its peers; 1 for none.
     replicas : int
@@ -65,6 +73,10 @@ class Deployment:
     chunk_tokens: int = 2_048
     report_interval_s: float = 1.0
     report_noise: float = 0.0
+    report_delay_s: float = 0.0
+    report_loss: float = 0.0
+    release_delay_s: float = 0.0
+    decode_counts_share: float = 1.0
     relief: float = StandingLimits().relief
     replicas: int = 1
     view_delay_s: float = 0.0
@@ -80,12 +92,16 @@ class Deployment:
             raise ValueError(f"report_interval_s must be positive, not {self.report_interval_s}")
         if not 0 <= self.report_noise < 1:
             raise ValueError(f"report_noise must be from 0 to below 1, not {self.report_noise}")
+        for name in ("report_loss", "decode_counts_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
         if not 1 <= self.relief < float("inf"):
             raise ValueError(f"relief must be finite and 1 at least, not {self.relief}")
         if self.replicas < 1:
             raise ValueError(f"replicas must be 1 at least, not {self.replicas}")
-        if not 0 <= self.view_delay_s < float("inf"):
-            raise ValueError(f"view_delay_s must be 0 or more, not {self.view_delay_s}")
+        for name in ("report_delay_s", "release_delay_s", "view_delay_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
 
     @classmethod
     def in_turn(cls, kinds: Sequence[Engine], workers: int, **around: Any) -> "Deployment":

@@ -21,6 +21,8 @@ from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.lab.simulation.arrivals import RecordingPicker
 from eldr_service.lab.simulation.decode_pool import DecodePool
 from eldr_service.lab.simulation.deployment import Deployment
+from eldr_service.lab.simulation.moves import Moves
+from eldr_service.lab.simulation.pool_statistics import Finished
 from eldr_service.lab.simulation.replicas import Replicas
 from eldr_service.lab.simulation.result import Result
 from eldr_service.lab.simulation.workload import Workload, oracle_labels
@@ -38,6 +40,7 @@ def simulate(
     policy: Policy,
     deployment: Deployment,
     partition: Partition | None = None,
+    moves: Moves | None = None,
 ) -> Result:
     """Run a workload under a policy, every request to its end. The same calls, the same result.
 
@@ -51,6 +54,8 @@ def simulate(
     partition : Partition, optional
         What `fitting.fit_partition` made of the workload's fitted part; without it policies that
         read signatures take the least loaded worker.
+    moves : Moves, optional
+        Moves requests that run. The router is not told, so that its bookings stay where they were.
 
     Raises
     ------
@@ -59,18 +64,20 @@ def simulate(
     FailedPreconditionError
         The policy raised, or chose a worker that is not eligible.
     """
-    return _Run(workload, policy, deployment, partition).result()
+    return _Run(workload, policy, deployment, partition, moves).result()
 
 
 class _Event(IntEnum):
     """What happens next; of several at a moment the first of these comes first."""
 
     REPORT = 0
-    ARRIVAL = 1
-    FIRST_CHUNKS = 2
-    LAST_CHUNKS = 3
-    PLACEMENT = 4
-    START = 5
+    HEARD = 1
+    RELEASE = 2
+    ARRIVAL = 3
+    FIRST_CHUNKS = 4
+    LAST_CHUNKS = 5
+    PLACEMENT = 6
+    START = 7
 
 
 class _Silent:
@@ -93,11 +100,12 @@ class _Run:
         policy: Policy,
         deployment: Deployment,
         partition: Partition | None,
+        moves: Moves | None,
     ) -> None:
         recording, requests = workload.recording, workload.requests
         if recording.expert_ids is None:
             raise ValueError("the recording holds counts alone, no tokens to decode")
-        self._workload, self._deployment = workload, deployment
+        self._workload, self._deployment, self._moves = workload, deployment, moves
         self._pool = DecodePool(
             recording.expert_ids, recording.geometry.num_experts, deployment.engines
         )
@@ -122,6 +130,8 @@ class _Run:
                 model.activate(partition, {})
         self._held: list[dict[str, None]] = [{} for _ in range(deployment.workers)]
         self._reports = 0
+        self._on_their_way: list[tuple[int, LoadReport]] = []  # those of HEARD
+        self._done: dict[int, Finished] = {}  # and those of RELEASE
         self._counts = [workload.prefill_counts(i) for i in range(len(workload.driven))]
         self._decoded: dict[tuple[int, int], ActivationCounts] = {}
 
@@ -145,6 +155,8 @@ class _Run:
         """Let everything happen."""
         handlers = {
             _Event.REPORT: self._report,
+            _Event.HEARD: self._hear,
+            _Event.RELEASE: self._release,
             _Event.ARRIVAL: self._arrive,
             _Event.FIRST_CHUNKS: self._begin_signature,
             _Event.LAST_CHUNKS: self._end_signature,
@@ -153,7 +165,7 @@ class _Run:
         }
         while self._left:
             now, event, request = heapq.heappop(self._events)
-            self._release(now)
+            self._advance(now)
             handlers[event](now, request)
         return Result(
             workers=self._deployment.workers,
@@ -211,10 +223,26 @@ class _Run:
                 step_seconds=float(np.nan_to_num(recent.step_seconds * off)),
                 step_active_experts=float(np.nan_to_num(recent.step_active_experts)),
             )
-            hears = self._replicas.at(worker, now).workers
-            hears.report(MODEL, f"decode-{worker}", report, now)
+            if self._chance(self._deployment.report_loss):
+                continue
+            if delay := self._deployment.report_delay_s:
+                heard = now + delay, _Event.HEARD, len(self._on_their_way)
+                self._on_their_way.append((worker, report))
+                heapq.heappush(self._events, heard)
+            else:
+                self._take_report(now, worker, report)
         following = now + self._deployment.report_interval_s
         heapq.heappush(self._events, (following, _Event.REPORT, 0))
+
+    def _chance(self, share: float) -> bool:
+        """Whether what happens to a share of all happens now; without a draw where to none."""
+        return bool(share and self._noise.random() < share)
+
+    def _hear(self, now: float, number: int) -> None:
+        self._take_report(now, *self._on_their_way[number])
+
+    def _take_report(self, now: float, worker: int, report: LoadReport) -> None:
+        self._replicas.at(worker, now).workers.report(MODEL, f"decode-{worker}", report, now)
 
     def _arrive(self, now: float, i: int) -> None:
         side, picker = self._sides[int(now >= self._workload.shift_s)]
@@ -315,27 +343,49 @@ class _Run:
             prompt_tokens=int(self._prompt[i]),
         )
         self._held[worker][str(i)] = None
+        if self._moves:
+            self._moves.started(i, int(self._picked[i]), worker)
+            self._move(now)
 
-    def _release(self, now: float) -> None:
+    def _move(self, now: float) -> None:
+        assert self._moves
+        for i, worker in self._moves.next():
+            self._pool.move(now, i, worker)
+
+    def _advance(self, now: float) -> None:
         """Let the engines run, and release what they finish."""
-        for done in self._pool.advance(now):
+        ended = self._pool.advance(now)
+        for done in ended:
             assert isinstance(done.request_key, int)
             i = done.request_key
             picked = int(self._picked[i])
             self._first_s[i], self._end_s[i] = done.first_token_s, done.end_s
-            self._replicas.at(i, done.end_s).router.release(
-                MODEL,
-                str(i),
-                0,
-                done.end_s,
-                output_tokens=done.tokens,
-                decode_seconds=done.end_s - done.first_token_s,
-                decode_counts=self._decode_counts(picked, done.tokens),
-            )
             side, picker = self._sides[int(self._late[picked])]
             picker.give_back(int(np.searchsorted(side, picked)))
-            del self._held[done.worker][str(i)]
-            self._left -= 1
+            del self._held[int(self._worker[i])][str(i)]
+            if self._moves:
+                self._moves.ended(i)
+            self._done[i] = done
+            if delay := self._deployment.release_delay_s:
+                heapq.heappush(self._events, (max(done.end_s + delay, now), _Event.RELEASE, i))
+            else:
+                self._release(done.end_s, i)
+        if ended and self._moves:
+            self._move(now)
+
+    def _release(self, now: float, i: int) -> None:
+        done = self._done.pop(i)
+        known = not self._chance(1 - self._deployment.decode_counts_share)
+        self._replicas.at(i, now).router.release(
+            MODEL,
+            str(i),
+            0,
+            now,
+            output_tokens=done.tokens,
+            decode_seconds=done.end_s - done.first_token_s,
+            decode_counts=self._decode_counts(int(self._picked[i]), done.tokens) if known else None,
+        )
+        self._left -= 1
 
     def _decode_counts(self, picked: int, tokens: int) -> ActivationCounts:
         """What a decode activated: kept, as the same recordings come again."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eldr_service.lab.simulation.arrivals import poisson_arrivals
+from eldr_service.lab.simulation.arrivals import bursty_arrivals, poisson_arrivals
 from eldr_service.lab.simulation.traces import Trace
 
 
@@ -38,6 +38,8 @@ class Traffic:
     trace : Trace or None
         None: a Poisson process. A stretch of `duration_s` is taken from a random moment on, past
         the end from the beginning; its prompt and output lengths come with it.
+    gap_cv : float
+        Without a trace: of the gaps between arrivals, see `bursty_arrivals`.
     output_tokens : int, Trace or None
         Of every request, or drawn from a trace's. None: the arrivals' trace's, else the recorded.
 
@@ -50,10 +52,11 @@ class Traffic:
     duration_s: float
     rate_per_s: float | None = None
     trace: Trace | None = None
+    gap_cv: float = 1.0
     output_tokens: int | Trace | None = None
 
     def __post_init__(self) -> None:
-        for name in ("duration_s", "rate_per_s", "output_tokens"):
+        for name in ("duration_s", "rate_per_s", "gap_cv", "output_tokens"):
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not 0 < value < np.inf:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
@@ -64,7 +67,7 @@ class Traffic:
         """Draw requests; ValueError when none comes in the duration."""
         if self.trace is None:
             assert self.rate_per_s is not None
-            drawn = Requests(poisson_arrivals(self.rate_per_s, self.duration_s, seed))
+            drawn = Requests(self._arrivals(self.rate_per_s, seed))
         else:
             drawn = self._stretch(self.trace, seed)
         n = len(drawn.times_s)
@@ -77,6 +80,11 @@ class Traffic:
         elif self.output_tokens is not None:
             output = np.full(n, self.output_tokens)
         return Requests(drawn.times_s, drawn.prompt_tokens, output)
+
+    def _arrivals(self, rate_per_s: float, seed: int) -> NDArray[np.float64]:
+        if self.gap_cv == 1:
+            return poisson_arrivals(rate_per_s, self.duration_s, seed)
+        return bursty_arrivals(rate_per_s, self.duration_s, self.gap_cv, seed)
 
     def _stretch(self, trace: Trace, seed: int) -> Requests:
         scale = trace.rate_per_s / self.rate_per_s if self.rate_per_s else 1.0

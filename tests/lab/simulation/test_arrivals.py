@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from eldr_service.lab.simulation.arrivals import RecordingPicker, poisson_arrivals
+from eldr_service.lab.simulation.arrivals import (
+    RecordingPicker,
+    bursty_arrivals,
+    poisson_arrivals,
+)
 
 
 def test_poisson_arrivals():
@@ -72,3 +76,20 @@ def test_in_an_open_loop_the_least_copied_goes_again():
     picker.give_back(in_flight[0])
     assert picker.take() == in_flight[0]
     assert picker.in_flight == 7
+
+
+@pytest.mark.parametrize("gap_cv", [0.5, 3.0])
+def test_bursts_have_the_rate_and_the_spread_of_gaps_asked_for(gap_cv):
+    times = bursty_arrivals(50.0, 4_000.0, gap_cv, 1)
+    assert ((times >= 0) & (times < 4_000)).all()
+    gaps = np.diff(times)
+    assert (gaps >= 0).all()
+    assert len(times) / 4_000 == pytest.approx(50, rel=0.05)
+    assert gaps.std() / gaps.mean() == pytest.approx(gap_cv, rel=0.1)
+    np.testing.assert_array_equal(times, bursty_arrivals(50.0, 4_000.0, gap_cv, 1))
+
+
+@pytest.mark.parametrize("wrong", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_bursts_of_nothing_are_refused(wrong):
+    with pytest.raises(ValueError, match="must be positive"):
+        bursty_arrivals(*wrong, 0)

@@ -200,3 +200,30 @@ def test_built_in_costs_are_sums_over_layers():
     assert EVERYTHING.step_seconds(np.array([2, 3]), 5) == pytest.approx(0.140 + 0.030 + 0.045)
     with pytest.raises(ValueError, match="free"):
         StepCost("free", per_layer_us=0.0, per_expert_us=0.0)
+
+
+def test_a_moved_request_goes_on_where_it_was_and_loses_no_token():
+    ids = recorded(10)
+    pool = DecodePool(ids, EXPERTS, [Engine(HALF_SECOND)] * 2)
+    pool.start(0.0, 0, "moved", slice(0, 6))
+    pool.start(0.0, 0, "stays", slice(2, 5))
+    assert pool.move(1.25, "moved", 1)  # in its third step, whose token it takes along
+    assert (pool.held(0), pool.held(1)) == (1, 1)
+    done = {each.request_key: each for each in pool.advance(math.inf)}
+    assert (done["stays"].worker, done["stays"].end_s) == (0, 1.5)
+    # Three tokens are left, by a worker that was idle.
+    assert (done["moved"].worker, done["moved"].end_s) == (1, 1.25 + 3 * 0.5)
+    assert done["moved"].first_token_s == 0.5
+    assert done["moved"].tokens == 6
+
+
+def test_a_request_that_waits_moves_as_it_is_and_one_at_its_last_token_stays():
+    pool = DecodePool(recorded(10), EXPERTS, [Engine(HALF_SECOND, max_running=1)] * 2)
+    pool.start(0.0, 0, "first", slice(0, 2))
+    pool.start(0.0, 0, "waits", slice(2, 4))
+    assert pool.move(0.25, "waits", 1)
+    assert not pool.move(0.75, "first", 1)
+    done = {each.request_key: each.end_s for each in pool.advance(math.inf)}
+    assert done == {"first": 1.0, "waits": 1.25}
+    with pytest.raises(KeyError):
+        pool.move(math.inf, "first", 1)

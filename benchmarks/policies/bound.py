@@ -1,0 +1,200 @@
+"""What placement could reach, estimated from below: requests move freely, true experts known.
+
+After every begin and end of a decode, running requests are moved and swapped between workers for as
+long as that lowers ``sum of n x step`` over the workers, where a step follows from the experts that
+the n requests of the batch truly use (their frequencies over the whole decode) and from the
+engines' true costs. That is a local optimum of a problem that is renewed with every event, so the
+best possible is at least as good: no router has these frequencies, nor moves for nothing.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.kernels.compiling import kept
+from eldr_service.lab.simulation.cost import StepCost
+from eldr_service.lab.simulation.workload import Workload
+
+_MOST_USED = 1 - 1e-6
+_LEAST_GAIN = 1e-9  # of the sum, so that rounding never moves in circles
+
+
+class FreeMoves:
+    """Moves that lower the sum of ``n x step``; see the module.
+
+    Parameters
+    ----------
+    workload : Workload
+    workers : int
+    cost : StepCost
+        Of every worker's engine; its context term is taken as the same wherever a request runs.
+    output_tokens : int or None
+        Of every request; None: as many as are recorded.
+    """
+
+    def __init__(
+        self, workload: Workload, workers: int, cost: StepCost, output_tokens: int | None
+    ) -> None:
+        recording = workload.recording
+        used = np.empty((len(workload.driven), recording.geometry.size))
+        for i, request in enumerate(workload.driven.tolist()):
+            recorded = recording.decode(request)
+            tokens = output_tokens or recorded.stop - recorded.start
+            used[i] = workload.decode_counts(i, tokens).counts.ravel() / tokens
+        self._spared = (1 - np.minimum(used, _MOST_USED)).astype(np.float64)
+        layers = recording.geometry.num_layers
+        fixed, layer, expert, sequence, _ = cost.coefficients
+        size = self._spared.shape[1]
+        # A step of n requests: so much, less for each expert spared, and more for each request.
+        self._step = (fixed + layers * layer + expert * size, expert, layers * sequence)
+        self._unused = np.ones((workers, size))
+        self._held: list[dict[int, int]] = [{} for _ in range(workers)]  # recordings by request
+        self._worker: dict[int, int] = {}
+
+    def started(self, request: int, recording: int, worker: int) -> None:
+        """A decode begins."""
+        self._held[worker][request] = recording
+        self._worker[request] = worker
+        self._multiply(worker)
+
+    def ended(self, request: int) -> None:
+        """A decode has ended."""
+        worker = self._worker.pop(request)
+        del self._held[worker][request]
+        self._multiply(worker)
+
+    def next(self) -> Iterator[tuple[int, int]]:
+        """Improve until nothing does."""
+        requests = np.array(list(self._worker), np.int64)
+        if not len(requests):
+            return
+        at = np.array([self._worker[r] for r in requests.tolist()], np.int64)
+        spared = self._spared[[self._held[w][r] for r, w in zip(requests, at, strict=True)]]
+        before = at.copy()
+        improve(at, spared, self._unused, *self._step)
+        for i in np.flatnonzero(at != before).tolist():
+            request, worker = int(requests[i]), int(at[i])
+            self._held[worker][request] = self._held[self._worker[request]].pop(request)
+            self._worker[request] = worker
+            yield request, worker
+        for worker in {*before[at != before].tolist(), *at[at != before].tolist()}:
+            self._multiply(worker)
+
+    def _multiply(self, worker: int) -> None:
+        """Afresh: products that are divided again drift."""
+        held = list(self._held[worker].values())
+        self._unused[worker] = self._spared[held].prod(axis=0) if held else 1.0
+
+
+@kept
+def improve(
+    at: NDArray[np.int64],
+    spared: NDArray[np.float64],
+    unused: NDArray[np.float64],
+    whole: float,
+    expert: float,
+    sequence: float,
+) -> None:
+    """Move requests, then swap pairs, the best first, until neither lowers the sum. In place.
+
+    at [n] is each request's worker, spared [n, size] its probabilities of not using an expert,
+    unused [workers, size] the products of these over a worker's requests. A step of m requests
+    takes ``whole - expert x sum(unused) + sequence x m``.
+    """
+    n, workers = len(at), len(unused)
+    held = np.zeros(workers, np.int64)
+    for i in range(n):
+        held[at[i]] += 1
+    total = np.empty(workers)  # of unused
+    with_it, without = np.empty((n, workers)), np.empty(n)
+    for w in range(workers):
+        total[w] = unused[w].sum()
+    fresh = np.ones(workers, np.bool_)  # what follows of these is to be computed again
+    cost = np.empty(workers)
+    for _ in range(8 * n):
+        for w in range(workers):
+            if fresh[w]:
+                cost[w] = held[w] * (whole - expert * total[w] + sequence * held[w])
+        for i in range(n):
+            if fresh[at[i]]:
+                without[i] = (unused[at[i]] / spared[i]).sum()
+            for w in range(workers):
+                if fresh[w] and w != at[i]:
+                    with_it[i, w] = np.dot(unused[w], spared[i])
+        fresh[:] = False
+        best, least = -1, -_LEAST_GAIN * cost.sum()
+        to = 0
+        for i in range(n):
+            a = at[i]
+            left = (held[a] - 1) * (whole - expert * without[i] + sequence * (held[a] - 1))
+            for w in range(workers):
+                if w != a:
+                    more = (held[w] + 1) * (
+                        whole - expert * with_it[i, w] + sequence * (held[w] + 1)
+                    )
+                    change = left + more - cost[a] - cost[w]
+                    if change < least:
+                        best, to, least = i, w, change
+        other = -1
+        if best < 0:
+            best, other, least = _best_swap(at, spared, unused, held, cost, total, whole, expert,
+                                            sequence, least)  # fmt: skip
+            if best < 0:
+                return
+            to = at[other]
+        a = at[best]
+        unused[a] = unused[a] / spared[best]
+        unused[to] = unused[to] * spared[best]
+        held[a] -= 1
+        held[to] += 1
+        at[best] = to
+        if other >= 0:
+            unused[to] = unused[to] / spared[other]
+            unused[a] = unused[a] * spared[other]
+            held[to] -= 1
+            held[a] += 1
+            at[other] = a
+        for w in (a, to):
+            total[w] = unused[w].sum()
+            fresh[w] = True
+
+
+@kept
+def _best_swap(
+    at: NDArray[np.int64],
+    spared: NDArray[np.float64],
+    unused: NDArray[np.float64],
+    held: NDArray[np.int64],
+    cost: NDArray[np.float64],
+    total: NDArray[np.float64],
+    whole: float,
+    expert: float,
+    sequence: float,
+    least: float,
+) -> tuple[int, int, float]:
+    """The pair whose swap lowers the sum most, (-1, -1, least) where none does.
+
+    Only the requests that fit worst where they are: the fourth of them that add most experts.
+    """
+    n = len(at)
+    added = np.empty(n)
+    for i in range(n):
+        added[i] = (unused[at[i]] / spared[i]).sum() - total[at[i]]
+    order = np.argsort(-added)[: max(n // 4, 2)]
+    best, other = -1, -1
+    for x in range(len(order)):
+        i = order[x]
+        a = at[i]
+        alone = unused[a] / spared[i]
+        for y in range(x):
+            j = order[y]
+            b = at[j]
+            if a != b:
+                here = np.dot(alone, spared[j])
+                there = np.dot(unused[b] / spared[j], spared[i])
+                change = held[a] * expert * (total[a] - here)
+                change += held[b] * expert * (total[b] - there)
+                if change < least:
+                    best, other, least = i, j, change
+    return best, other, least
