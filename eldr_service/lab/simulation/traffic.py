@@ -38,10 +38,10 @@ class Traffic:
     trace : Trace or None
         None: a Poisson process. A stretch of `duration_s` is taken from a random moment on, past
         the end from the beginning; its prompt and output lengths come with it.
-    gap_cv : float
-        Without a trace: of the gaps between arrivals, see `bursty_arrivals`.
     output_tokens : int, Trace or None
         Of every request, or drawn from a trace's. None: the arrivals' trace's, else the recorded.
+    gap_cv : float
+        Without a trace: of the gaps between arrivals, see `bursty_arrivals`.
 
     Raises
     ------
@@ -52,8 +52,8 @@ class Traffic:
     duration_s: float
     rate_per_s: float | None = None
     trace: Trace | None = None
-    gap_cv: float = 1.0
     output_tokens: int | Trace | None = None
+    gap_cv: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("duration_s", "rate_per_s", "gap_cv", "output_tokens"):
