@@ -2,15 +2,16 @@
 
     python -m benchmarks.engines.simulated_blocks FOLDER
 
-Each block is simulated with the requests that each real engine held, from the steps on that they
-joined at, and with the experts that their tokens really used. What is left to the simulator is what
-it is trusted with elsewhere: which experts a step touches together, how long it takes (one cost,
-fitted to all recorded steps), and so when requests end and how full batches are. Printed are
+Each block is simulated with the requests that each real engine was given, in the same order and as
+many in flight, and with the experts that their tokens really used. What is left to the simulator is
+what it is trusted with elsewhere: which experts a step touches together, how long it takes (one
+cost, fitted to all recorded steps), and so when requests end and how full batches are. Printed are
 TPOT and active experts per policy, measured and simulated, and the changes between policies as
 both see them.
 """
 
 import argparse
+import heapq
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ from eldr_service.lab.simulation.comparison import interval
 from eldr_service.lab.simulation.cost import StepCost, load_cost
 from eldr_service.lab.simulation.decode_pool import DecodePool
 from eldr_service.lab.simulation.engine import Engine
+from eldr_service.lab.simulation.pool_statistics import Finished
 
+TICK_S = 0.002  # in which ends are noticed
 FEWEST_TOKENS = 8  # of an answer in a block, for its TPOT to count
 
 
@@ -97,23 +100,42 @@ def measured(engines: list[Decodes], since: float, until: float) -> Figures:
 
 
 def simulated(
-    engines: list[Decodes], num_experts: int, cost: StepCost, since: float, until: float
+    engines: list[Decodes],
+    num_experts: int,
+    cost: StepCost,
+    since: float,
+    until: float,
+    in_flight: int,
 ) -> Figures:
-    """The same of simulated engines that are given the same requests at the same steps."""
-    starts = []
-    for number, engine in enumerate(engines):
-        for i in _begun(engine, since, until):
-            if len(engine.tokens[i]):
-                joined = _step_before(engine, engine.first_s[i])
-                starts.append((joined, number, engine.tokens[i]))
-    starts.sort(key=lambda start: start[0])
-    ids = np.concatenate([tokens for _, _, tokens in starts])
-    pool = DecodePool(ids, num_experts, [Engine(cost)] * len(engines))
-    place = 0
-    for key, (joined, number, tokens) in enumerate(starts):
-        pool.start(joined - since, number, key, slice(place, place + len(tokens)))
-        place += len(tokens)
-    done = pool.advance(np.inf)
+    """The same of simulated engines that are given the same requests in the same order.
+
+    As many are in flight at any time: those of the beginning begin when they did, and each later
+    one as long after an end as it really did, the k-th after the k-th.
+    """
+    real = sorted(
+        (_step_before(engine, engine.first_s[i]) - since, engine.end_s[i] - since, number, i)
+        for number, engine in enumerate(engines)
+        for i in _begun(engine, since, until)
+        if len(engine.tokens[i])
+    )
+    ends = sorted(end for _, end, _, _ in real)
+    tokens = [engines[number].tokens[i] for _, _, number, i in real]
+    place = np.cumsum([0, *map(len, tokens)])
+    pool = DecodePool(np.concatenate(tokens), num_experts, [Engine(cost)] * len(engines))
+    begins = [(begin, k) for k, (begin, _, _, _) in enumerate(real[:in_flight])]
+    done: list[Finished] = []
+    now = 0.0
+    while begins or len(done) < len(real):
+        now = begins[0][0] if begins and begins[0][0] < now + TICK_S else now + TICK_S
+        for each in pool.advance(now):
+            k = in_flight + len(done)
+            if k < len(real):
+                after = real[k][0] - ends[len(done)]
+                heapq.heappush(begins, (max(each.end_s + after, now), k))
+            done.append(each)
+        while begins and begins[0][0] <= now:
+            _, k = heapq.heappop(begins)
+            pool.start(now, real[k][2], k, slice(int(place[k]), int(place[k + 1])))
     tpot = [d.tpot_s for d in done if d.tokens > FEWEST_TOKENS]
     return _figures(tpot, pool.statistics().active_experts)
 
@@ -149,12 +171,14 @@ def main() -> None:
     console.print(cost.source)
     document: dict[str, Any] = {"cost": cost.source}
     for path in sorted(folder.glob("blocks-*.json")):
-        blocks = json.loads(path.read_text())
+        said = json.loads(path.read_text())
+        blocks = said["blocks"]
         both: dict[str, list[tuple[Figures, Figures]]] = {policy: [] for policy in blocks[0]}
         for block in blocks:
             for policy, (since, until) in block.items():
                 real = measured(engines, since, until)
-                both[policy].append((real, simulated(engines, num_experts, cost, since, until)))
+                model = simulated(engines, num_experts, cost, since, until, said["in_flight"])
+                both[policy].append((real, model))
         console.print(_table(path.stem, both))
         document[path.stem] = both
     written("simulated_blocks", document)

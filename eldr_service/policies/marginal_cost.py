@@ -1,7 +1,8 @@
 """`marginal-cost`: the worker where a request makes decode steps least longer, its own and others'.
 
 Rule, over the eligible workers. With worker w's batch a step is predicted to use A distinct experts
-a layer, and D more with the request; it holds n sequences, of which R remain to be generated:
+a layer, and D more with the request; it holds n sequences, which have R lives left to generate,
+half of one each on average:
 
     step     = speed x (fixed + expert x (A + D) + sequence x (n + 1))     what the request will pay
     others   = speed x expert x D x R                                      what those held will

@@ -2,7 +2,7 @@
 
 Time is counted in bookings of the whole fleet: a request's age is how many came after it, its
 expected life how many came in the lives of those that ended before, longer where it is expected to
-generate more than they did. A request weighs 2 when it begins, and less in proportion as it ages,
+generate more than they did. In half lives a request weighs 2 when it begins, and less as it ages,
 so that of a steady stream each weighs 1 on average; at least 0.3, as lives differ.
 """
 

@@ -8,7 +8,7 @@ def prices(fleet, held, probabilities, at_mean, weights, cost, speed, tail):
 
     held [worker] is a list of (probabilities, sequences), at_mean [worker] the probabilities of
     its batch, were it of the mean size, to leave an expert unused; weights [worker] what those held
-    have yet to generate; cost (fixed, expert, sequence).
+    have yet to generate, in half lives; cost (fixed, expert, sequence).
     """
     fixed, expert, sequence = cost
     n = len(held)
@@ -23,6 +23,6 @@ def prices(fleet, held, probabilities, at_mean, weights, cost, speed, tail):
         step[w] = speed[w] * (fixed + expert * active + sequence * (fleet.sequences[w] + 1))
         later = (at_mean[w] * probabilities).sum() / layers
         mean = fleet.sequences[fleet.eligible].mean()
-        total[w] = step[w] + speed[w] * expert * (grown * weights[w] + later * mean)
+        total[w] = step[w] + speed[w] * expert * (grown * weights[w] / 2 + later * mean)
     allowed = fleet.eligible & (step <= (1 + tail) * step[fleet.eligible].mean() * (1 + 1e-9))
     return np.where(allowed, total, np.inf)

@@ -113,7 +113,8 @@ def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> l
         if options.record:
             blocks = [{p: [s.since, s.until] for p, s in block.items()} for block in done.blocks]
             options.record.mkdir(parents=True, exist_ok=True)
-            (options.record / f"blocks-{number}.json").write_text(json.dumps(blocks))
+            said = {"in_flight": done.load.in_flight, "blocks": blocks}
+            (options.record / f"blocks-{number}.json").write_text(json.dumps(said))
     return findings
 
 

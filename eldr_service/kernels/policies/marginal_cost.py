@@ -76,8 +76,8 @@ def least_marginal_cost(
     rows : ndarray of int64, shape [n]
         Each worker's place in the next two.
     booked, weight : ndarray of float64, shape [rows]
-        Sequences whose age is known, plainly and by what they have yet to generate; the worker's
-        others weigh 1.
+        Sequences whose age is known, plainly and by what they have yet to generate, in half lives;
+        the worker's others weigh 1.
     active, grown : ndarray of float64, shape [n]
         Distinct experts per layer of a step with the request, and how many of them it adds.
     grown_at_mean : ndarray of float64, shape [n]
@@ -131,8 +131,8 @@ def least_marginal_cost(
         if not eligible[w] or step[w] > most:
             continue
         allowed[w] = True
-        remaining = weight[rows[w]] + max(sequences[w] - booked[rows[w]], 0.0)
-        others = grown[w] * remaining + grown_at_mean[w] * later
+        lives = 0.5 * (weight[rows[w]] + max(sequences[w] - booked[rows[w]], 0.0))
+        others = grown[w] * lives + grown_at_mean[w] * later
         cost[w] = step[w] + speed[w] * expert * others
         if cost[w] < least:
             least = cost[w]
