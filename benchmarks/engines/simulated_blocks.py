@@ -1,13 +1,13 @@
 """The simulator against real engines: what `make demo-vllm ARGS='--record FOLDER'` has recorded.
 
-    python -m benchmarks.engines.simulated_blocks FOLDER
+    python -m benchmarks.engines.simulated_blocks FOLDER [--cost NAME|FILE]
 
 Each block is simulated with the requests that each real engine was given, in the same order and as
 many in flight, and with the experts that their tokens really used. What is left to the simulator is
 what it is trusted with elsewhere: which experts a step touches together, how long it takes (one
 cost, fitted to all recorded steps), and so when requests end and how full batches are. Printed are
 TPOT and active experts per policy, measured and simulated, and the changes between policies as
-both see them.
+both see them; and beside the experts of the engines' own steps what their reports said of them.
 """
 
 import argparse
@@ -163,10 +163,14 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument(
+        "--cost", help="what a step costs, as `eldr simulate` takes it; default the recorded steps"
+    )
+    options = parser.parse_args()
+    folder = options.folder
     read_all = list(read(folder / "engines"))
     engines, num_experts = [each for each, _ in read_all], read_all[0][1]
-    cost = load_cost(str(folder / "engines"))
+    cost = load_cost(options.cost or str(folder / "engines"))
     console = Console(width=130)
     console.print(cost.source)
     document: dict[str, Any] = {"cost": cost.source}
@@ -175,9 +179,10 @@ def main() -> None:
         blocks = said["blocks"]
         both: dict[str, list[tuple[Figures, Figures]]] = {policy: [] for policy in blocks[0]}
         for block in blocks:
-            for policy, (since, until) in block.items():
-                real = measured(engines, since, until)
-                model = simulated(engines, num_experts, cost, since, until, said["in_flight"])
+            for policy, at in block.items():
+                when = at["since"], at["until"]
+                real = measured(engines, *when) | {"reported": at["active_experts"]}
+                model = simulated(engines, num_experts, cost, *when, said["in_flight"])
                 both[policy].append((real, model))
         console.print(_table(path.stem, both))
         document[path.stem] = both
@@ -198,6 +203,12 @@ def _table(name: str, both: dict[str, list[tuple[Figures, Figures]]]) -> Table:
                 f"{model.mean() / real.mean() - 1:+.1%};"
                 f" a block {np.abs(model / real - 1).mean():.1%}",
             )
+        said = np.array([b[0]["reported"] for b in both[policy]])
+        own = np.array([b[0]["active_experts"] for b in both[policy]])
+        table.add_row(
+            policy, "reported to the daemon", f"{said.mean():.2f}", "",
+            f"{said.mean() / own.mean() - 1:+.1%} of the engines' own",
+        )  # fmt: skip
     for policy in policies[1:]:
         for figure in ("mean", "p50", "p99", "active_experts"):
             real, model = (

@@ -27,6 +27,7 @@ def test_the_demo_from_beginning_to_end(tmp_path, tmp_path_factory):
             *OPTIONS.split(),
             "--fit-prompts=30",
             f"--json={tmp_path / 'demo.json'}",
+            f"--record={tmp_path / 'record'}",
         ],
         cwd=CHECKOUT,
         env={**os.environ, "ELDR_VLLM_PYTHON": sys.executable, "TMPDIR": scratch},
@@ -49,3 +50,26 @@ def test_the_demo_from_beginning_to_end(tmp_path, tmp_path_factory):
             assert 0 < low <= value <= high, (name, column)
     children = subprocess.run(["pgrep", "-f", scratch], capture_output=True, check=False)
     assert not children.stdout  # everything has ended with it
+
+    # What was recorded can be simulated: the same experts come of the same tokens.
+    (tmp_path / "cost.toml").write_text(
+        "per_layer_us = 2000.0\nper_expert_us = 10.0\nper_sequence_us = 200.0\n"
+    )
+    again = subprocess.run(
+        [
+            DAEMON_PYTHON,
+            "-m",
+            "benchmarks.engines.simulated_blocks",
+            str(tmp_path / "record"),
+            f"--cost={tmp_path / 'cost.toml'}",
+        ],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr[-4000:]
+    table = json.loads((CHECKOUT / "build/bench/simulated_blocks.json").read_text())["blocks-0"]
+    for policy in ("join-shortest-queue", "locality-band", "marginal-cost"):
+        for measured, simulated in table[policy]:
+            assert measured["reported"] == pytest.approx(measured["active_experts"], rel=0.15)
+            assert simulated["active_experts"] == pytest.approx(measured["active_experts"], rel=0.3)

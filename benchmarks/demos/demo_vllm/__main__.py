@@ -111,7 +111,7 @@ def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> l
         say(f"{name}: drawing the blocks again for the intervals")
         findings.append(Findings(done))
         if options.record:
-            blocks = [{p: [s.since, s.until] for p, s in block.items()} for block in done.blocks]
+            blocks = [{p: s.document() for p, s in block.items()} for block in done.blocks]
             options.record.mkdir(parents=True, exist_ok=True)
             said = {"in_flight": done.load.in_flight, "blocks": blocks}
             (options.record / f"blocks-{number}.json").write_text(json.dumps(said))

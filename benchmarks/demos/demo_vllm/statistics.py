@@ -5,6 +5,7 @@ one block slow made it slow for all. What one leaves in flight the next begins w
 drawn in runs (the circular block bootstrap).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -41,6 +42,12 @@ class Segment:
     tokens: tuple[float, float] = (0.0, 0.0)
     reasons: dict[str, int] = field(default_factory=dict)
     processors: float = 0.0
+
+    def document(self) -> dict[str, float]:
+        """When it was, and the active experts that workers reported in its measured part."""
+        total, weight = self.experts
+        experts = total / weight if weight else math.nan
+        return {"since": self.since, "until": self.until, "active_experts": experts}
 
 
 @dataclass(frozen=True, slots=True)
