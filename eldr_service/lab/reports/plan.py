@@ -266,11 +266,11 @@ def _costs(
     alone = [cost for engine in engines if (cost := moe_layers(engine.cost.name))]
     if len(alone) == len(engines):
         others.append(alone)
+    pace = _rate(engines, recording, batch, prompt, output)
     pairs = [(1.0, base)]
     for costs in others:
         changed = tuple(replace(e, cost=cost) for e, cost in zip(engines, costs, strict=True))
-        slower = _rate(engines, recording, batch, prompt, output)
-        slower /= _rate(changed, recording, batch, prompt, output)
+        slower = pace / _rate(changed, recording, batch, prompt, output)
         stretched = replace(
             traffic,
             rate_per_s=rounded(own / slower, 3),
