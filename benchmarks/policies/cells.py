@@ -1,9 +1,10 @@
 """Policies on real recorded routing, at the loads where it is hard to beat those that see load.
 
 A cell is a recording, a number of workers and a rate. Every request makes 256 tokens; a shorter
-recorded decode is gone through again. Steps cost what the MoE layers of a similar model cost on an
-H200, attention and dense parts left out; --layer-us N adds so many microseconds a layer for them.
-Needs the public recordings in ../shared/data.
+recorded decode is gone through again. Steps cost what those of a similar model do on an H200, of
+which the MoE layers were measured and the rest is derived (docs/simulation.md): --moe-only counts
+the MoE layers alone, --beside-experts X takes all but the experts' weights X times. Needs the
+public recordings in ../shared/data.
 
     python -m benchmarks.policies.cells --policy locality-band --policy locality-band:tau=0.2
 
@@ -15,7 +16,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.progress import Progress
@@ -78,13 +79,15 @@ class How:
     seeds: int = 3
     duration_s: float = 20.0
     drive_all: bool = True
-    layer_us: float = 0.0
+    moe_only: bool = False
+    beside_experts: float = 1.0
 
 
 def study_of(cell: Cell, policies: Sequence[str], how: How) -> Study:
     """What `run_cell` runs."""
-    cost = built_in_costs()[cell.cost]
-    cost = replace(cost, per_layer_us=cost.per_layer_us + how.layer_us)
+    cost = built_in_costs()[f"{cell.cost}-moe-layers" if how.moe_only else cell.cost]
+    if how.beside_experts != 1:
+        cost = cost.beside_experts(how.beside_experts)
     return Study(
         activations=ACTIVATIONS / f"{cell.recording}.npz",
         policies=tuple(dict.fromkeys((*LOAD_ONLY, *policies))),
@@ -121,14 +124,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
     parser.add_argument("--held-out", action="store_true", help="drive what was not fitted on only")
-    parser.add_argument("--layer-us", type=float, default=0.0, help="for attention and dense parts")
+    parser.add_argument("--moe-only", action="store_true", help="costs of the MoE layers alone")
+    parser.add_argument(
+        "--beside-experts", type=float, default=1.0, metavar="X", help="times all but the experts"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     need_recordings()
     policies = options.policy or ["locality-band"]
     table = Table("CELL", "POLICY", *SHOWN, "COPIES", title="Change against the best load-only")
     outcomes = {}
-    how = How(options.seeds, options.duration, not options.held_out, options.layer_us)
+    how = How(
+        options.seeds,
+        options.duration,
+        not options.held_out,
+        options.moe_only,
+        options.beside_experts,
+    )
     with Progress(console=Console(stderr=True), transient=True) as progress:
         total = sum(steps(study_of(cell, policies, how)) for cell in CELLS)
         task = progress.add_task("simulating", total=total)

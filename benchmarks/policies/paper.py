@@ -8,7 +8,7 @@ of those models is public, so others stand in for them:
     task, qwen, gemma  DeepSeek-V2-Lite on four tasks, costs of qwen and gemma
     language           synthetic routing, 128 experts with the model's top-k, eight domains
 
-Steps cost what a MoE layer costs on an H200. A point's load is matched by batch size: as many
+Steps cost what whole ones are taken to on an H200. A point's load is matched by batch size: as many
 requests in flight on a worker as rate x TPOT x output tokens make in the paper's round robin, with
 256 output tokens, since its lengths are not in the tables. Where that is more than there are
 recordings, requests are copies of each other: the share is printed, and flatters locality. TTFT is

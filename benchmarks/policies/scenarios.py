@@ -95,9 +95,8 @@ def scenarios(cell: Cell, seeds: int) -> dict[str, Study]:
 
 def _scaled(cost: StepCost, times: float) -> StepCost:
     return replace(
-        cost,
+        cost.beside_experts(times),
         name=f"{cost.name} x {times:g}",
-        per_layer_us=cost.per_layer_us * times,
         per_expert_us=cost.per_expert_us * times,
     )
 

@@ -17,7 +17,12 @@ from eldr_service.cli.failure import CommandError
 from eldr_service.cli.progress import simulating
 from eldr_service.cli.report_points import PointOptions
 from eldr_service.cli.session import Session
-from eldr_service.cli.simulation_options import SimulationOptions, check_policies, recording_notes
+from eldr_service.cli.simulation_options import (
+    COST,
+    SimulationOptions,
+    check_policies,
+    recording_notes,
+)
 from eldr_service.cli.tables import facts, span
 
 if TYPE_CHECKING:
@@ -34,7 +39,6 @@ POLICIES = (
     "locality-band",
     "marginal-cost",
 )
-COST = "qwen3-30b-a3b-h200"
 RESIDENCES = 10  # requests that come in the default duration, for each that is in flight
 QUICK_RESIDENCES = 4
 
@@ -61,7 +65,7 @@ def report(
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Decode workers.")] = 16,
     cost: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME|FILE|DIR", help=f"As of eldr simulate; by default {COST}."),
+        typer.Option(metavar="NAME|FILE|DIR", help="As of eldr simulate."),
     ] = None,
     policy: Annotated[
         list[str] | None,

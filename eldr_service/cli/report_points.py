@@ -11,7 +11,7 @@ from eldr_service.core.errors import did_you_mean
 if TYPE_CHECKING:
     from eldr_service.lab.reports.plan import Points
 
-SWEEPS = ("rate", "workers", "tau", "tail", "window", "domains", "output")
+SWEEPS = ("rate", "workers", "tau", "tail", "window", "domains", "output", "cost")
 POINTS = "Points"
 
 

@@ -9,7 +9,12 @@ import typer
 from eldr_service.cli.command import command
 from eldr_service.cli.progress import simulating
 from eldr_service.cli.session import Session
-from eldr_service.cli.simulation_options import SimulationOptions, check_policies, recording_notes
+from eldr_service.cli.simulation_options import (
+    COST,
+    SimulationOptions,
+    check_policies,
+    recording_notes,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -30,16 +35,17 @@ def simulate(
         ),
     ],
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Decode workers.")],
+    options: SimulationOptions,
     cost: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="NAME|FILE|DIR",
-            help="What a decode step costs: qwen3-30b-a3b-h200, gpt-oss-120b-h200,"
-            " gemma-4-26b-a4b-h200, qwen3-30b-a3b-rtxpro6000, a TOML file, or engines' recordings,"
-            " to whose steps it is fitted. Several times: the engines take them in turn.",
+            help=f"What a decode step costs: {COST} (the default), gpt-oss-120b-h200,"
+            " gemma-4-26b-a4b-h200 (each with -moe-layers too: the MoE layers alone),"
+            " qwen3-30b-a3b-rtxpro6000, a TOML file, or engines' recordings, to whose steps it is"
+            " fitted. Several times: the engines take them in turn.",
         ),
-    ],
-    options: SimulationOptions,
+    ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,12 +73,13 @@ def simulate(
     from eldr_service.lab.simulation.comparison import LOAD_ONLY
     from eldr_service.lab.simulation.study import Study, log_to_stderr, run_study, steps
 
+    costs = cost or [COST]
     policies = tuple(dict.fromkeys(policy or (*LOAD_ONLY, "locality-band", "marginal-cost")))
     check_policies(policies)
     study = Study(
         activations=activations,
         policies=policies,
-        deployment=options.deployment(cost, workers),
+        deployment=options.deployment(costs, workers),
         traffic=options.traffic(options.offered(workers), duration),
         seeds=tuple(range(options.seed, options.seed + seeds)),
         calibration_fraction=options.calibration_fraction,
@@ -81,7 +88,7 @@ def simulate(
     )
     log_to_stderr()
     try:
-        for note in recording_notes((activations, options.arrivals), cost):
+        for note in recording_notes((activations, options.arrivals), costs):
             session.note(note)
         with simulating(session, steps(study)) as done:
             runs = run_study(study, jobs or os.cpu_count() or 1, done)

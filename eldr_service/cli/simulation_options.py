@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ENGINES = "Engines"
 POISSON = "poisson"
+COST = "qwen3-30b-a3b-h200"
 
 
 @dataclass(frozen=True, kw_only=True)

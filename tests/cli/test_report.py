@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from eldr_service.cli import report as command
-from eldr_service.lab.reports.words import milliseconds
+from eldr_service.lab.reports.words import milliseconds, percent
 
 SMALL = ("--workers=4", "--duration=0.02", "--rate=4000", "--jobs=1", "--seeds=2")
 POINTS = ("--rates=0.5,1", "--fleets=0.5,1", "--outputs=1", "--taus=0", "--tails=0")
@@ -55,6 +55,45 @@ def test_page_and_pdf_of_the_sample(eldr, tmp_path):
     text = " ".join(one.extract_text() for one in pages)
     for said in ("Recommended policy", "arrivals per second", "What this cannot tell"):
         assert said in text
+
+
+def test_what_other_costs_would_mean_for_the_gain(eldr, tmp_path):
+    html = tmp_path / "report.html"
+    policies = ("--policy=round-robin", "--policy=locality-band")
+    load = ("--workers=4", "--duration=0.3", "--rate=3000", "--jobs=1", "--seeds=3", "--drive-all")
+    document = eldr.json("report", *load, *policies, "--figure=cost", f"--out={html}")
+    assert document["verdict"]["gains"]
+    swept = document["sweeps"]["cost"]
+    alone, own, twice = swept["values"]
+    assert (own, twice) == (1.0, 2.0)
+    assert 0.1 < alone < 0.6
+    tpot = swept["policies"]["round-robin"]["tpot_ms.mean"]
+    assert tpot == sorted(tpot)
+    in_flight = swept["policies"]["round-robin"]["in_flight"]
+    assert max(in_flight) < 1.3 * min(in_flight)
+    gains = [at["relative"] for point in swept["changes"] for at in point if _of_mean(at)]
+    assert gains == sorted(gains)  # the less there is beside the experts, the more is gained
+    (said,) = [limit for limit in document["limits"] if "times as long" in limit]
+    for gain in gains:
+        assert percent(gain) in said
+    assert "the first: the MoE layers alone" in said
+    text = html.read_text("utf-8")
+    assert "qwen3-30b-a3b-h200" in text
+    assert any("Assumed: weights outside the experts" in limit for limit in document["limits"])
+
+
+def _of_mean(change):
+    return (change["policy"], change["figure"]) == ("locality-band", "tpot_ms.mean")
+
+
+def test_costs_of_ones_own_have_no_moe_layers_alone_and_quick_has_no_such_sweep(eldr, tmp_path):
+    cost = tmp_path / "own.toml"
+    cost.write_text("per_layer_us = 30\nper_expert_us = 1\n")
+    sweep = ("--figure=cost", f"--cost={cost}", f"--out={tmp_path / 'report.html'}")
+    document = eldr.json("report", *SMALL, *sweep)
+    assert document["sweeps"]["cost"]["values"] == [1.0, 2.0]
+    assert not any("which attention reads" in limit for limit in document["limits"])
+    assert eldr.json("report", *SMALL, *sweep, "--quick")["sweeps"] == {}
 
 
 def test_one_policy_and_one_seed(eldr, tmp_path):

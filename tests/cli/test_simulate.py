@@ -75,6 +75,13 @@ def test_by_default_two_policies_are_compared_with_the_four_that_see_load_alone(
     assert all(change["interval"] is None for change in document["changes"])
 
 
+def test_by_default_steps_are_whole_ones(eldr, activations):
+    load = ("--workers=3", "--rate=500", "--duration=0.1", "--jobs=1", "--policy=random")
+    (cost,) = eldr.json("simulate", f"--activations={activations}", *load)["costs"]
+    assert cost["name"] == "qwen3-30b-a3b-h200"
+    assert min(value for name, value in cost.items() if name.endswith("_us")) > 0
+
+
 def test_table(simulate):
     shown = simulate("--policy=round-robin", "--policy=locality", json=False)
     assert "TPOT p50 ms" in shown

@@ -46,8 +46,13 @@ class Engines:
 
     async def _advance(self, request: Json) -> Json:
         for start in request["starts"]:
-            tokens = self._recording.decode(start["recording"])
-            self._pool.start(start["now_s"], start["dp_rank"], start["request_id"], tokens)
+            self._pool.start(
+                start["now_s"],
+                start["dp_rank"],
+                start["request_id"],
+                self._recording.decode(start["recording"]),
+                prompt_tokens=self._recording.prefill_tokens(start["recording"]),
+            )
             self._held[start["dp_rank"]].add(start["request_id"])
         finished = self._pool.advance(request["until_s"])
         for f in finished:

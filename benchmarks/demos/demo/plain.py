@@ -61,7 +61,9 @@ def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
             worker = learning.choose(i, number, now) if learning else plain(i, number, booked)
             booked[worker] += 1
             in_flight[number], on_worker[number] = i, worker
-            pool.start(now, worker, number, recording.decode(int(driven[i])))
+            request = int(driven[i])
+            prompt = recording.prefill_tokens(request)
+            pool.start(now, worker, number, recording.decode(request), prompt_tokens=prompt)
             run.placements.append((i, worker))
             run.most_in_flight = max(run.most_in_flight, len(in_flight))
         if now >= last and not waiting:

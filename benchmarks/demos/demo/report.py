@@ -81,8 +81,10 @@ def _header(result: Result) -> Table:
         f"at most {most} of {len(work.driven)} recordings in flight, none twice;"
         f" {waited or 'no'} arrival{'s' * (waited != 1)} had to wait for a free one",
         "workers": f"{work.workers} simulated decode engines, one process, speaking gRPC alone",
-        "step time": f"{recording.geometry.num_layers} layers x ({cost.per_layer_us:g} +"
-        f" {cost.per_expert_us:g} x active experts) us: {cost.name}, a stand-in",
+        "step time": f"{cost.fixed_us:g} us + {recording.geometry.num_layers} layers x"
+        f" ({cost.per_layer_us:g} + {cost.per_expert_us:g} x active experts"
+        f" + {cost.per_sequence_us:g} x requests\n+ {cost.per_context_token_us:g} x tokens of"
+        f" context): {cost.name}, a stand-in",
     }
     return _pairs(rows)
 

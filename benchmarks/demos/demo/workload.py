@@ -117,12 +117,14 @@ def default_rate(
 def expected_step_s(
     recording: Recording, driven: NDArray[np.int64], batch: float, cost: StepCost
 ) -> float:
-    """Seconds of a step whose batch (1 at least) is of independent tokens, without context."""
+    """Seconds of a step whose batch (1 at least) is of independent tokens, half way through."""
     decodes = [recording.decode(r) for r in driven.tolist()]
     tokens = sum(d.stop - d.start for d in decodes)
     picked = sum(recording.counts_of(d) for d in decodes) / tokens
     batch = max(1.0, batch)
     active = (1 - (1 - picked) ** batch).sum()
-    g = recording.geometry
-    layers_us = g.num_layers * (cost.per_layer_us + cost.per_sequence_us * batch)
+    prompts = sum(map(recording.prefill_tokens, driven.tolist()))
+    context = (prompts + tokens / 2) / len(driven)
+    each_us = cost.per_sequence_us + cost.per_context_token_us * context
+    layers_us = recording.geometry.num_layers * (cost.per_layer_us + each_us * batch)
     return 1e-6 * float(cost.fixed_us + layers_us + cost.per_expert_us * active)

@@ -1,13 +1,17 @@
 """What the data cannot tell, as far as it follows from what was simulated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from eldr_service.lab.recordings import Recording
-from eldr_service.lab.reports.findings import Findings
-from eldr_service.lab.reports.plan import mean_output
-from eldr_service.lab.reports.words import percent, plain
+from eldr_service.lab.reports.findings import TPOT, Findings
+from eldr_service.lab.reports.plan import mean_output, mean_prompt
+from eldr_service.lab.reports.verdict import verdict
+from eldr_service.lab.reports.words import change, percent, plain
+from eldr_service.lab.simulation.cost import moe_layers
+
+MEAN = TPOT[2]
 
 
 def limits(findings: Findings, sample: bool) -> list[str]:
@@ -44,6 +48,7 @@ def _limits(findings: Findings, sample: bool) -> Iterator[str]:
         )
     for cost in dict.fromkeys(engine.cost for engine in base.deployment.engines):
         yield f"A step's time follows {cost.name}. {cost.source}".rstrip()
+    yield from _costs(findings)
     yield from _copies(findings)
     recorded = mean_output(recording, None)
     output = mean_output(recording, base.traffic.output_tokens)
@@ -66,6 +71,33 @@ def _limits(findings: Findings, sample: bool) -> Iterator[str]:
         "Simulated are decode engines with continuous batching under the daemon's own router. Not"
         " simulated: prefill engines, chunked prefill, preemption, speculative tokens, all-to-all."
     )
+
+
+def _costs(findings: Findings) -> Iterator[str]:
+    """What the gain would be with other costs, and of what contexts."""
+    policy, swept = verdict(findings).policy, findings.sweeps.get("cost")
+    base = findings.plan.base
+    costs = [engine.cost for engine in base.deployment.engines]
+    if swept is not None and (policy, MEAN) in findings.changes:
+        alone = all(moe_layers(cost.name) for cost in costs)
+        yield (
+            "The experts' share of a step decides what routing gains. With all but the experts'"
+            f" weights taking {_and(map(plain, swept.sweep.values))} times as long"
+            f"{' (the first: the MoE layers alone)' if alone else ''}, at as many requests in"
+            f" flight, {policy} changes the mean TPOT by"
+            f" {_and(change(at[policy, MEAN]) for at in swept.changes)}."
+        )
+    if any(cost.per_context_token_us for cost in costs):
+        prompt = mean_prompt(findings.plan.recording, base.traffic.trace)
+        yield (
+            f"Prompts have {plain(prompt)} tokens on average, which attention reads again in every"
+            " step: longer ones make the experts' share of a step smaller, and the gain with it."
+        )
+
+
+def _and(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _stand_in(recording: Recording) -> float | None:

@@ -1,11 +1,12 @@
 """What a report simulates: one base study, and sweeps that change one thing of it each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from eldr_service.lab.recordings import Recording
 from eldr_service.lab.simulation.comparison import LOAD_ONLY
+from eldr_service.lab.simulation.cost import StepCost, moe_layers
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.engine import Engine
 from eldr_service.lab.simulation.locality import mixed_active_experts
@@ -17,6 +18,7 @@ Value = float
 
 EVALUATION_ONLY = "domain-oracle"  # it is told what no router sees
 BATCH = 8  # requests on a worker that the default rate is for, where the recording is large enough
+MOST_BATCH = 256  # that other costs are weighed at
 MOST_IN_FLIGHT = 0.5  # most of the driven requests that are in flight at once then: copies flatter
 
 
@@ -36,6 +38,7 @@ class Points:
     tails: tuple[float, ...] = (0.0, 0.05, 0.1, 0.3, 1.0)
     shares: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
     domains: tuple[float, ...] = (0.3, 0.5, 0.8, 1.0)
+    costs: tuple[float, ...] = (2.0,)
 
 
 QUICK = Points(
@@ -46,6 +49,7 @@ QUICK = Points(
     tails=(0.0, 0.1, 0.3),
     shares=(0.25, 1.0),
     domains=(0.5, 1.0),
+    costs=(),
 )
 
 
@@ -101,6 +105,14 @@ def mean_output(recording: Recording, output_tokens: int | Trace | None) -> floa
     return tokens / len(spans)
 
 
+def mean_prompt(recording: Recording, trace: Trace | None) -> float:
+    """Tokens of a prompt, on average: the trace's, else those of the recorded prefills."""
+    if trace is not None:
+        return float(trace.prompt_tokens.mean())
+    lengths = [recording.prefill_tokens(r) for r in range(recording.num_requests)]
+    return sum(lengths) / len(lengths)
+
+
 def in_flight(deployment: Deployment, driven: int) -> int:
     """Requests that the default rate keeps in flight, of so many recorded ones that are driven."""
     return max(1, int(min(BATCH * deployment.workers, MOST_IN_FLIGHT * driven)))
@@ -118,15 +130,28 @@ def default_rate(
     Two significant digits.
     """
     batch = max(1, in_flight(deployment, driven) // deployment.workers)
+    prompt = mean_prompt(recording, None)
+    return rounded(_rate(deployment.engines, recording, batch, prompt, output_tokens))
+
+
+def _rate(
+    engines: Iterable[Engine], recording: Recording, batch: int, prompt: float, output: float
+) -> float:
+    """Arrivals per second that keep `batch` requests of so many tokens on every worker."""
     layers = recording.geometry.num_layers
-    active = mixed_active_experts(recording, batch) * layers
-    context = batch * output_tokens / 2
+    experts = layers * mixed_active_experts(recording, batch)
     rate = 0.0
-    for engine in deployment.engines:
-        fixed, layer, expert, sequence, token = engine.cost.coefficients
-        step_us = fixed + layers * (layer + sequence * batch + token * context) + expert * active
-        rate += engine.ranks * batch / (output_tokens * step_us * 1e-6)
-    return rounded(rate)
+    for engine in engines:
+        beside_us = _beside_experts_us(engine.cost, layers, batch, prompt + output / 2)
+        step_us = beside_us + engine.cost.per_expert_us * experts
+        rate += engine.ranks * batch / (output * step_us * 1e-6)
+    return rate
+
+
+def _beside_experts_us(cost: StepCost, layers: int, batch: int, context: float) -> float:
+    """Of a step, what does not depend on the experts; context is of each request."""
+    fixed, layer, _, sequence, token = cost.coefficients
+    return fixed + layers * (layer + batch * (sequence + token * context))
 
 
 def rounded(value: float, digits: int = 2) -> float:
@@ -159,6 +184,7 @@ def make_plan(
         "window": _window,
         "domains": _domains,
         "output": _outputs,
+        "cost": _costs,
     }
     sweeps = {}
     for name, maker in makers.items():
@@ -216,6 +242,45 @@ def _outputs(
         )
         pairs.append((tokens, replace(base, traffic=changed)))
     return _sweep("output", "output tokens of a request", pairs, base.policies)
+
+
+def _costs(
+    base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
+) -> Sweep | None:
+    """Other costs beside the experts', with about as many requests in flight: the rate follows."""
+    if not points.costs:
+        return None
+    engines, traffic, layers = base.deployment.engines, base.traffic, recording.geometry.num_layers
+    own = traffic.rate_per_s or (traffic.trace.rate_per_s if traffic.trace else 0.0)
+    prompt = mean_prompt(recording, traffic.trace)
+    output = mean_output(recording, traffic.output_tokens or traffic.trace)
+    batch = 1
+    while batch < MOST_BATCH and _rate(engines, recording, batch, prompt, output) < own:
+        batch += 1 + batch // 4
+
+    def beside(engines: Sequence[Engine]) -> float:
+        context = prompt + output / 2
+        return sum(_beside_experts_us(e.cost, layers, batch, context) for e in engines)
+
+    others = [[engine.cost.beside_experts(times) for engine in engines] for times in points.costs]
+    alone = [cost for engine in engines if (cost := moe_layers(engine.cost.name))]
+    if len(alone) == len(engines):
+        others.append(alone)
+    pace = _rate(engines, recording, batch, prompt, output)
+    pairs = [(1.0, base)]
+    for costs in others:
+        changed = tuple(replace(e, cost=cost) for e, cost in zip(engines, costs, strict=True))
+        slower = pace / _rate(changed, recording, batch, prompt, output)
+        stretched = replace(
+            traffic,
+            rate_per_s=rounded(own / slower, 3),
+            duration_s=rounded(traffic.duration_s * slower, 3),
+        )
+        study = replace(
+            base, deployment=replace(base.deployment, engines=changed), traffic=stretched
+        )
+        pairs.append((rounded(beside(changed) / beside(engines)), study))
+    return _sweep("cost", "times all but the experts", pairs, base.policies)
 
 
 def _taus(

@@ -315,6 +315,12 @@ SENSITIVITIES = {
         "Every request makes so many tokens; the rate falls in proportion, so that about as many"
         " are in flight. Outputs longer than recorded go through the recorded tokens again.",
     ),
+    "cost": (
+        "Sensitivity to what a step costs beside the experts",
+        "What a step takes for all but the experts' weights, relative to the cost model, at a rate"
+        " that keeps about as many requests in flight. Where the MoE layers were measured by"
+        " themselves, the leftmost point is of their costs alone.",
+    ),
     "workers": (
         "Sensitivity to the number of workers",
         "At the same rate: fewer workers hold more requests each, and the partition has a slot a"

@@ -1,7 +1,7 @@
 """What a decode step costs: experts read, sequences, context. Costs are data: a file each."""
 
 import tomllib
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -76,6 +76,17 @@ class StepCost:
             self.per_context_token_us,
         )
 
+    def beside_experts(self, times: float) -> "StepCost":
+        """The same, but that all that does not depend on the experts takes `times` as long."""
+        return replace(
+            self,
+            name=f"{self.name}, {times:g} times all but the experts",
+            fixed_us=self.fixed_us * times,
+            per_layer_us=self.per_layer_us * times,
+            per_sequence_us=self.per_sequence_us * times,
+            per_context_token_us=self.per_context_token_us * times,
+        )
+
     def step_seconds(
         self, active_experts: NDArray[np.integer], batch_size: int, context_tokens: int = 0
     ) -> float:
@@ -100,6 +111,11 @@ def built_in_costs() -> dict[str, StepCost]:
     folder = files(__package__) / "costs"
     texts = {f.name.removesuffix(".toml"): f.read_text("utf-8") for f in folder.iterdir()}
     return {name: _parsed(name, texts[name]) for name in sorted(texts)}
+
+
+def moe_layers(name: str) -> StepCost | None:
+    """Of a built-in cost model, the MoE layers alone, where they were measured by themselves."""
+    return built_in_costs().get(f"{name}-moe-layers")
 
 
 def load_cost(name: str) -> StepCost:

@@ -194,9 +194,13 @@ def test_refuses_what_makes_no_sense():
 
 
 def test_built_in_costs_are_sums_over_layers():
-    qwen = built_in_costs()["qwen3-30b-a3b-h200"]
+    alone = built_in_costs()["qwen3-30b-a3b-h200-moe-layers"]
     active = np.full(48, 40)
-    assert qwen.step_seconds(active, 16) == pytest.approx(48 * (19.2 + 2.2 * 40) * 1e-6)
+    assert alone.step_seconds(active, 16) == pytest.approx(48 * (19.2 + 2.2 * 40) * 1e-6)
+    whole = built_in_costs()["qwen3-30b-a3b-h200"]
+    fixed, layer, expert, sequence, token = whole.coefficients
+    expected = fixed + 48 * (layer + expert * 40 + sequence * 16 + token * 3200)
+    assert whole.step_seconds(active, 16, 3200) == pytest.approx(expected * 1e-6)
     assert EVERYTHING.step_seconds(np.array([2, 3]), 5) == pytest.approx(0.140 + 0.030 + 0.045)
     with pytest.raises(ValueError, match="free"):
         StepCost("free", per_layer_us=0.0, per_expert_us=0.0)

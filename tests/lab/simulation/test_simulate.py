@@ -79,6 +79,15 @@ def test_equal_requests_in_turn_are_all_served_alike():
     assert result.tpot_s == pytest.approx(np.full(12, 3.0))
 
 
+def test_the_context_is_the_recorded_prompt_where_traffic_says_none():
+    workload = Workload.draw(RECORDING, Traffic(1.0, 100.0), seed=0)
+    one = replace(workload, requests=Requests(np.zeros(1)))
+    cost = StepCost("context", per_layer_us=1.0, per_expert_us=0.0, per_context_token_us=1e6 / 3)
+    result = run(one, "round-robin", Deployment((Engine(cost),)))
+    prompt, tokens = RECORDING.prefill_tokens(int(result.recording[0])), int(result.tokens[0])
+    assert result.end_s[0] == pytest.approx(sum(range(prompt + 1, prompt + tokens + 1)), rel=1e-4)
+
+
 def test_delays_come_before_the_first_token():
     deployment = Deployment((Engine(SECOND),), prefill=Delay(2.0, 0.5), transfer=Delay(0.25, 0.1))
     result = run(at_once(1, 3), "round-robin", deployment)
@@ -188,7 +197,7 @@ def test_no_traffic_shifts_without_domains():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_places_as_a_plain_loop_does(policy):
-    plain = DemoWorkload.make(RECORDING, COST, workers=3, rate=3000.0, requests=150, seed=2)
+    plain = DemoWorkload.make(RECORDING, COST, workers=3, rate=1500.0, requests=150, seed=2)
     workload = Workload(
         RECORDING,
         fitted=plain.fitted,
