@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -28,7 +29,7 @@ from eldr_service.lab.simulation.comparison import LOAD_ONLY, Change, changes, o
 from eldr_service.lab.simulation.cost import built_in_costs
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.engine import Engine
-from eldr_service.lab.simulation.study import Study, run_study, steps
+from eldr_service.lab.simulation.study import Study, load_recorded, run_study, steps
 from eldr_service.lab.simulation.traffic import Traffic
 
 OUTPUT_TOKENS = 256
@@ -53,9 +54,12 @@ GPT_OSS = ("gpt-oss-20b-topics", "gpt-oss-120b-h200")
 CELLS = (
     *(
         Cell(*DEEPSEEK, workers, rate)
-        for workers, rate in ((4, 60), (4, 100), (16, 100), (16, 250))
+        for workers, rate in ((4, 35), (4, 60), (4, 100), (8, 50), (8, 120), (16, 100), (16, 250))
     ),
-    *(Cell(*GPT_OSS, 16, rate) for rate in (60, 150, 300)),
+    *(
+        Cell(*GPT_OSS, workers, rate)
+        for workers, rate in ((2, 19), (4, 38), (8, 75), (16, 60), (16, 150), (16, 300))
+    ),
 )
 
 
@@ -71,16 +75,17 @@ class Outcome:
 class How:
     """How cells are run.
 
-    The whole recordings are driven by default: halves of them are too small for these loads, and
-    requests that are copies of each other flatter locality more than a partition that has seen half
-    of them. `copies` among the figures counts them.
+    Driven is the half that nothing was fitted on: small, so that some requests are copies of others
+    that run, which `copies` among the figures counts; or all, of which half was fitted on. A decode
+    that is not `cycled` ends where its recording does, and comes at as much greater a rate.
     """
 
     seeds: int = 3
     duration_s: float = 20.0
-    drive_all: bool = True
+    drive_all: bool = False
     moe_only: bool = False
     beside_experts: float = 1.0
+    cycled: bool = True
 
 
 def study_of(cell: Cell, policies: Sequence[str], how: How) -> Study:
@@ -88,11 +93,17 @@ def study_of(cell: Cell, policies: Sequence[str], how: How) -> Study:
     cost = built_in_costs()[f"{cell.cost}-moe-layers" if how.moe_only else cell.cost]
     if how.beside_experts != 1:
         cost = cost.beside_experts(how.beside_experts)
+    path = ACTIVATIONS / f"{cell.recording}.npz"
+    traffic = Traffic(how.duration_s, cell.rate, output_tokens=OUTPUT_TOKENS)
+    if not how.cycled:
+        decodes = (load_recorded(path).decode(i) for i in range(load_recorded(path).num_requests))
+        recorded = float(np.mean([tokens.stop - tokens.start for tokens in decodes]))
+        traffic = Traffic(how.duration_s, cell.rate * OUTPUT_TOKENS / recorded)
     return Study(
-        activations=ACTIVATIONS / f"{cell.recording}.npz",
+        activations=path,
         policies=tuple(dict.fromkeys((*LOAD_ONLY, *policies))),
         deployment=Deployment((Engine(cost),) * cell.workers),
-        traffic=Traffic(how.duration_s, cell.rate, output_tokens=OUTPUT_TOKENS),
+        traffic=traffic,
         seeds=tuple(range(how.seeds)),
         drive_all=how.drive_all,
     )
@@ -123,7 +134,7 @@ def main() -> None:
     parser.add_argument("--policy", action="append", help="default locality-band")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
-    parser.add_argument("--held-out", action="store_true", help="drive what was not fitted on only")
+    parser.add_argument("--all-driven", action="store_true", help="the fitted half is driven too")
     parser.add_argument("--moe-only", action="store_true", help="costs of the MoE layers alone")
     parser.add_argument(
         "--beside-experts", type=float, default=1.0, metavar="X", help="times all but the experts"
@@ -137,7 +148,7 @@ def main() -> None:
     how = How(
         options.seeds,
         options.duration,
-        not options.held_out,
+        options.all_driven,
         options.moe_only,
         options.beside_experts,
     )
