@@ -7,10 +7,11 @@ They lean on a prior: a step without experts costs as much as 8 experts (6 to 9 
 were measured), a sequence as a tenth of one. Until the first report the unit is the expert, which
 ranks workers by experts and load. `speed` is by how much a worker has reported longer steps than
 the fleet's coefficients say, so that unlike hardware can be compared: the mean logarithm of the
-ratio, as far as it is beyond chance. A step is flat in what a batch holds, so an error of 5% in a
+ratio, less that of all workers, as far as it is beyond chance. A step is flat in what a batch holds, so an error of 5% in a
 speed would move a third of a worker's requests; and speeds and coefficients can explain each other.
 
-    speed      = exp(m (1 - (d / m)^4)) where |m| > d, else 1       m: mean log(reported / expected)
+    speed      = exp(m (1 - (d / m)^4)) where |m| > d, else 1       m: mean log(reported / expected),
+                                                                    of 5 reports at least
     d^2        = 0.1^2 + (4 standard errors of m)^2                 chance: what a worker's reports
                                                                     differ by from one to the next
 """
@@ -34,8 +35,9 @@ _TRUST = 0.01
 _RECENT = 0.05  # weight of a worker's newest report in its speed; the first ones weigh more
 _LEAST_LOG_SPEED = 0.1  # smaller ones are no matter of hardware
 _ERRORS = 4.0  # standard errors: every report of every worker is another occasion for chance
+_FEWEST_REPORTS = 5  # of a worker: by then it is known what reports differ by
 _LOG_NOISE = 0.2  # of a report, before any; it counts as 4 reports
-_NOISE_REPORTS = 300  # over which the noise forgets
+_NOISE_REPORTS = 300  # over which the noise and the mean of all forget
 _MOST_WORKERS = 4_096
 _LEAST_SEQUENCE = 0.01  # of an expert: so that load decides where all experts are in use
 # Of experts, sequences and seconds: no step has less of any.
@@ -81,6 +83,7 @@ class LearnedStepCost:
         self._products = np.zeros(3)
         self._sums = np.zeros(5)  # of the weights, the three inputs and the seconds
         self._noise = np.array([_LOG_NOISE**2, 4.0])  # variance of a report, and of how many
+        self._centre = np.zeros(2)  # mean logarithm of all, and of how many
         self._paces: dict[str, _Pace] = {}
         """Who reported last comes last."""
         self._asked: tuple[Sequence[str], NDArray[np.float64]] = (), np.zeros(0)
@@ -112,12 +115,11 @@ class LearnedStepCost:
         fitted = self._solve()
         expected = float(fitted @ inputs)
         value = math.log(min(max(report.step_seconds / expected, 0.1), 10.0))
+        self._centre = _followed(self._centre, value)
+        value -= float(self._centre[0])
         if pace.reports:
             # Half the squared difference of two in a row: whatever the worker's speed is.
-            variance, number = self._noise
-            number = min(number + 1, _NOISE_REPORTS)
-            variance += ((value - pace.last) ** 2 / 2 - variance) / number
-            self._noise = np.array([variance, number])
+            self._noise = _followed(self._noise, (value - pace.last) ** 2 / 2)
         self._paces[worker_id] = pace.following(value)
         self._asked = (), np.zeros(0)
         if len(self._paces) > _MOST_WORKERS:
@@ -132,6 +134,8 @@ class LearnedStepCost:
         return self._asked[1]
 
     def _speed(self, pace: _Pace) -> float:
+        if pace.reports < _FEWEST_REPORTS:
+            return 1.0
         chance = _LEAST_LOG_SPEED**2 + _ERRORS**2 * pace.error * float(self._noise[0])
         square = pace.mean**2
         return math.exp(pace.mean * (1 - (chance / square) ** 2)) if square > chance else 1.0
@@ -150,6 +154,7 @@ class LearnedStepCost:
             "sums": self._sums.copy(),
             "coefficients": np.array([fitted.fixed, fitted.expert, fitted.sequence]),
             "noise": self._noise.copy(),
+            "centre": self._centre.copy(),
             "workers": pack_texts(self._paces),
             "lives": np.array([pace.incarnation for pace in paces], np.int64),
             "paces": np.array([astuple(pace)[1:] for pace in paces]).reshape(-1, 4),
@@ -158,7 +163,8 @@ class LearnedStepCost:
     def restore(self, state: PolicyState) -> None:
         """Take over what `state` gave."""
         self._information, self._products = state["information"].copy(), state["products"].copy()
-        self._sums, self._noise = state["sums"].copy(), state["noise"].copy()
+        self._sums = state["sums"].copy()
+        self._noise, self._centre = state["noise"].copy(), state["centre"].copy()
         self.coefficients = Coefficients(*state["coefficients"].tolist())
         columns = unpack_texts(state["workers"]), state["lives"].tolist(), state["paces"].tolist()
         self._paces = {
@@ -183,3 +189,9 @@ class LearnedStepCost:
         fitted[0] = max(fitted[0], 0.0)
         fitted[2] = max(fitted[2], _LEAST_SEQUENCE * fitted[1])
         return np.asarray(fitted)
+
+
+def _followed(mean: NDArray[np.float64], value: float) -> NDArray[np.float64]:
+    """A mean, and of how many values, after another one."""
+    number = min(mean[1] + 1, _NOISE_REPORTS)
+    return np.array([mean[0] + (value - mean[0]) / number, number])
