@@ -142,8 +142,8 @@ def _kv(kinds: tuple[Attention, ...]) -> str:
     words = []
     for kind in kinds:
         layers = f" in {kind.share:.0%} of the layers" if len(kinds) > 1 else ""
-        window = f", of the last {kind.window:,} tokens at most" if kind.window else ""
-        words.append(f"{kind.kv_bytes:,} bytes per token{layers}{window}")
+        window = f" of the last {kind.window:,}" if kind.window else ""
+        words.append(f"{kind.kv_bytes:,} bytes per token{window}{layers}")
     return " and ".join(words)
 
 
