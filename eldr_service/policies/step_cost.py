@@ -7,13 +7,13 @@ They lean on a prior: a step without experts costs as much as 8 experts (6 to 9 
 were measured), a sequence as a tenth of one. Until the first report the unit is the expert, which
 ranks workers by experts and load. `speed` is by how much a worker has reported longer steps than
 the fleet's coefficients say, so that unlike hardware can be compared: the mean logarithm of the
-ratio, less that of all workers, as far as it is beyond chance. A step is flat in what a batch holds, so an error of 5% in a
-speed would move a third of a worker's requests; and speeds and coefficients can explain each other.
+ratio, less that of all workers, as far as it is beyond chance. A step is flat in what a batch
+holds, so an error of 5% in a speed would move a third of a worker's requests; and speeds and
+coefficients can explain each other.
 
-    speed      = exp(m (1 - (d / m)^4)) where |m| > d, else 1       m: mean log(reported / expected),
-                                                                    of 5 reports at least
-    d^2        = 0.1^2 + (4 standard errors of m)^2                 chance: what a worker's reports
-                                                                    differ by from one to the next
+    speed    = exp(m (1 - (d / m)^4)) where |m| > d, else 1
+    m        = mean of log(reported / expected) over 3 reports or more, less that of all workers
+    d^2      = 0.1^2 + (3 standard errors of m)^2, by what a worker's reports in a row differ
 """
 
 import math
@@ -34,8 +34,8 @@ _KEEP = 0.998
 _TRUST = 0.01
 _RECENT = 0.05  # weight of a worker's newest report in its speed; the first ones weigh more
 _LEAST_LOG_SPEED = 0.1  # smaller ones are no matter of hardware
-_ERRORS = 4.0  # standard errors: every report of every worker is another occasion for chance
-_FEWEST_REPORTS = 5  # of a worker: by then it is known what reports differ by
+_ERRORS = 3.0  # standard errors: every report of every worker is another occasion for chance
+_FEWEST_REPORTS = 3  # of a worker, so that it is known what reports differ by
 _LOG_NOISE = 0.2  # of a report, before any; it counts as 4 reports
 _NOISE_REPORTS = 300  # over which the noise and the mean of all forget
 _MOST_WORKERS = 4_096
