@@ -23,8 +23,8 @@ POLICY_HELP = (
     "Several times; by default the four that see load alone, the paper's band"
     " (locality-band:transform=counts-idf,tau=0.1), the band tuned (locality-band:width=tuned),"
     " locality-band and marginal-cost. transform=NAME is that of the policy's partition."
-    " width=tuned chooses transform and width inside the fitted part, which takes as long as nine"
-    " more policies."
+    " width=tuned chooses transform and width inside the fitted part: 21 pairs, which take as long"
+    " as 21 more policies."
 )
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from eldr_service.lab.simulation.synthetic import SyntheticRouting
+from eldr_service.lab.simulation.tuning import WIDTHS
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_by_default_three_bands_stand_beside_marginal_cost_and_the_four(simulate
         for transform, tried in seed["tried"].items()
         for one in tried
     }
-    assert len(means) == 18
+    assert len(means) == 3 * len(WIDTHS)
     best = seed["band"]["transform"], pytest.approx(seed["band"]["width"])
     assert min(means, key=means.get) == best
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Figures = Mapping[str, float]
 
@@ -45,9 +46,9 @@ class Margin:
     interval: tuple[float, float] | None
 
     @classmethod
-    def of(cls, own: Sequence[float], other: Sequence[float]) -> "Margin":
+    def of(cls, own: ArrayLike, other: ArrayLike) -> "Margin":
         """Of values of the same seeds."""
-        relative = np.array(own) / np.array(other) - 1
+        relative = np.asarray(own, np.float64) / np.asarray(other, np.float64) - 1
         return cls(float(relative.mean()), interval(relative))
 
 

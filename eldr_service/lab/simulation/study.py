@@ -24,7 +24,7 @@ from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.fit import fit
 from eldr_service.lab.simulation.simulate import simulate
 from eldr_service.lab.simulation.traffic import Traffic
-from eldr_service.lab.simulation.tuning import Choice, Tried, inner_workload, try_widths
+from eldr_service.lab.simulation.tuning import Choice, Tried, inner_workloads, try_widths
 from eldr_service.lab.simulation.workload import Workload
 
 
@@ -250,7 +250,7 @@ def _try(
 ) -> tuple[tuple[int, str], Tried]:
     workload = study.workload(seed)
     given = study.seen(workload)
-    inner = inner_workload(workload.recording, given, study.traffic, seed, study.drive_all)
+    inner = inner_workloads(workload.recording, given, study.traffic, seed, study.drive_all)
     tried = try_widths(Contender.read(policy), transform, inner, study.deployment)
     return (number, transform), tried
 

@@ -24,7 +24,7 @@ from eldr_service.lab.simulation.fit import fit
 from eldr_service.lab.simulation.study import Study, run_studies, run_study, steps
 from eldr_service.lab.simulation.synthetic import SyntheticRouting
 from eldr_service.lab.simulation.traffic import Traffic
-from eldr_service.lab.simulation.tuning import WIDTHS, Choice, inner_workload, tune
+from eldr_service.lab.simulation.tuning import WIDTHS, Choice, inner_workloads, tune
 
 DEPLOYMENT = Deployment((Engine(built_in_costs()["gpt-oss-120b-h200"]),) * 3)
 TRAFFIC = Traffic(duration_s=0.03, rate_per_s=4000)
@@ -130,7 +130,7 @@ def test_without_a_difference_in_use_idf_gives_no_partition():
     assert fit(everywhere, requests, "counts-idf", 2, 0) is None
     assert fit(everywhere, requests, "sqrt", 2, 0).num_slots == 2
     contender = Contender.read(TUNED_BAND)
-    inner = inner_workload(everywhere, requests, TRAFFIC, 0)
+    inner = inner_workloads(everywhere, requests, TRAFFIC, 0)
     tried = tuning.try_widths(contender, "counts-idf", inner, DEPLOYMENT)
     assert set(tried.values()) == {np.inf}
     assert tune(contender, everywhere, requests, TRAFFIC, DEPLOYMENT, 0).transform != "counts-idf"
@@ -144,15 +144,18 @@ def test_the_choice_is_the_lowest_mean_of_all():
 
 def test_tuning_splits_the_given_requests_alone(recording):
     given = np.arange(7, 40)
-    inner = inner_workload(recording, given, TRAFFIC, 3)
-    assert sorted([*inner.fitted, *inner.driven]) == given.tolist()
-    assert abs(len(inner.fitted) - len(inner.driven)) <= 1
-    whole = inner_workload(recording, given, TRAFFIC, 3, drive_all=True)
+    first, second = inner_workloads(recording, given, TRAFFIC, 3)
+    assert sorted([*first.fitted, *first.driven]) == given.tolist()
+    assert (len(first.fitted), len(first.driven)) == (17, 16)
+    np.testing.assert_array_equal(second.fitted, first.driven)
+    np.testing.assert_array_equal(second.driven, first.fitted)
+    assert first.seed != second.seed
+    whole, _ = inner_workloads(recording, given, TRAFFIC, 3, drive_all=True)
     assert sorted(whole.driven) == given.tolist()
-    np.testing.assert_array_equal(whole.fitted, inner.fitted)
-    assert inner.requests.times_s[-1] < TRAFFIC.duration_s / 2
+    np.testing.assert_array_equal(whole.fitted, first.fitted)
+    assert first.requests.times_s[-1] < TRAFFIC.duration_s / 2
     with pytest.raises(ValueError, match="two requests"):
-        inner_workload(recording, given[:1], TRAFFIC, 3)
+        inner_workloads(recording, given[:1], TRAFFIC, 3)
 
 
 def with_other_tokens(recording, requests):
