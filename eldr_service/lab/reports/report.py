@@ -153,7 +153,7 @@ def _beside(margin: Margin) -> str:
     """How the recommended policy's mean TPOT stands to the rival's."""
     low, high = margin.interval or (margin.relative, margin.relative)
     if low <= 0 <= high:
-        return f"the mean TPOT under both differs by no more than chance ({change(margin)})"
+        return f"the mean TPOT under both differs by no more than chance, {change(margin)}"
     against = "lower" if high < 0 else "higher"
     within = f" ({span(margin.interval)})" if margin.interval else ""
     return f"its mean TPOT is {percent(margin.relative)}{within}, {against} than under that"
@@ -221,18 +221,14 @@ def _against_rival(findings: Findings, found: Verdict) -> tuple[str, ...]:
 
 
 def _bands(findings: Findings) -> Iterator[tuple[str, str]]:
-    """How wide each band was."""
-    said = []
+    """How wide each band was, by its name."""
     for policy, of_seed in findings.base.items():
         if wide := in_words([run.band for run in of_seed]):
             transform, tau, width = wide
-            name = findings.names[policy]
-            written = "" if name == policy else f" ({policy})"
-            said.append(
-                f"{name}{written}: {transform}, tau {tau}, {width} of the partition's spread"
+            yield (
+                findings.names[policy],
+                f"{policy}: transform {transform}; tau {tau}, {width} of the partition's spread",
             )
-    if said:
-        yield "Bands", "; ".join(said)
 
 
 def _facts(findings: Findings, name: str) -> list[tuple[str, str]]:
