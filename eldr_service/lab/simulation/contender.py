@@ -53,7 +53,7 @@ class Contender:
         contender = cls(name, parameters, transform or AUTO, tuned)
         made = contender.create(1.0 if tuned else None)
         if transform is not None:
-            if not (made.needs_signature or made.needs_counts):
+            if not made.needs_signature:
                 expected = f"no transform with {name}, which reads no partition"
                 raise InvalidArgumentError("parameters.transform", expected, transform)
             if transform not in (known := (AUTO, *TRANSFORMS)):

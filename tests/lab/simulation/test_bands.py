@@ -66,7 +66,7 @@ def test_the_labs_words_are_taken_off():
     made = tuned.create(0.35).parameters
     assert (made.width, made.tau, made.min_band) == (0.35, None, 1)
     assert Contender.read("locality-band:width=tuned,transform=sqrt").transforms == ("sqrt",)
-    assert Contender.read("marginal-cost:transform=counts").transform == "counts"
+    assert Contender.read("locality:transform=counts").transform == "counts"
 
 
 @pytest.mark.parametrize(
