@@ -80,8 +80,3 @@ def names(policies: Iterable[str]) -> dict[str, str]:
     given = list(policies)
     several = sum(policy.partition(":")[0] == BAND for policy in given) > 1
     return {policy: _NAMES.get(policy, policy) if several else policy for policy in given}
-
-
-def called(policies: Iterable[str]) -> list[str]:
-    """Which policy each of the names stands for that is not the policy as it was written."""
-    return [f"{name}: {policy}" for policy, name in names(policies).items() if name != policy]

@@ -14,7 +14,6 @@ from eldr_service.lab.simulation.contender import (
     PAPERS_BAND,
     TUNED_BAND,
     Contender,
-    called,
     names,
 )
 from eldr_service.lab.simulation.cost import built_in_costs
@@ -95,10 +94,6 @@ def test_bands_are_called_by_what_they_are_where_there_are_several():
         "band, tuned",
         "band, auto",
         "locality-band:tau=0.2",
-    ]
-    assert called([PAPERS_BAND, BAND]) == [
-        f"the paper's band: {PAPERS_BAND}",
-        f"band, auto: {BAND}",
     ]
 
 
