@@ -8,6 +8,7 @@ import pytest
 from routed import separable
 
 from eldr_service.core.errors import InvalidArgumentError
+from eldr_service.lab.reports.plan import Points, make_plan
 from eldr_service.lab.simulation import tuning
 from eldr_service.lab.simulation.contender import (
     BAND,
@@ -192,3 +193,15 @@ def test_a_study_may_be_tuned_in_another(path):
     assert theirs.choice == own.choice
     assert theirs.figures != own.figures
     assert len(ticks) == steps(base) + steps(there) == steps(base) + 3
+
+
+def test_sweeps_keep_what_was_tuned_and_tau_is_varied_where_there_is_no_width(path, recording):
+    base = study(path, TUNED_BAND, BAND, seeds=(0,))
+    points = Points(rates=(1.0, 2.0), taus=(0.0, 0.3))
+    plan = make_plan(base, recording, DEPLOYMENT.engines[:1], points, ["rate", "tau"])
+    assert [at.tuned_in for at in plan.sweeps["rate"].studies] == [None, base]
+    tau = plan.sweeps["tau"]
+    assert (tau.parameter, tau.policies) == ("tau of band, auto", (BAND,))
+    assert [at.policies for at in tau.studies] == [(f"{BAND}:tau=0",), (f"{BAND}:tau=0.3",)]
+    only = make_plan(replace(base, policies=(TUNED_BAND,)), recording, (), points, ["tau"])
+    assert only.sweeps == {}
