@@ -26,6 +26,7 @@ from rich.table import Table
 from benchmarks.shared_data import ACTIVATIONS, need_recordings
 from benchmarks.written import written
 from eldr_service.lab.simulation.comparison import LOAD_ONLY, Change, changes, over_seeds
+from eldr_service.lab.simulation.contender import BAND, PAPERS_BAND, TUNED_BAND, names
 from eldr_service.lab.simulation.cost import built_in_costs
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.engine import Engine
@@ -131,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.policies.cells", description=__doc__
     )
-    parser.add_argument("--policy", action="append", help="default locality-band")
+    parser.add_argument("--policy", action="append", help="default: the three bands")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
     parser.add_argument("--all-driven", action="store_true", help="the fitted half is driven too")
@@ -142,7 +143,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     need_recordings()
-    policies = options.policy or ["locality-band"]
+    policies = options.policy or [PAPERS_BAND, TUNED_BAND, BAND]
+    called = names(policies)
     table = Table("CELL", "POLICY", *SHOWN, "COPIES", title="Change against the best load-only")
     outcomes = {}
     how = How(
@@ -162,7 +164,9 @@ def main() -> None:
                 found = {c.figure: _row(c) for c in outcome.changes if c.policy == policy}
                 figures = outcome.figures[policy]
                 copies = f"{figures['copies'] / figures['requests']:.0%}"
-                table.add_row(str(cell), policy, *(found.get(name, "") for name in SHOWN), copies)
+                table.add_row(
+                    str(cell), called[policy], *(found.get(name, "") for name in SHOWN), copies
+                )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     document = {"how": asdict(how), "cells": outcomes}
     written("cells", document)

@@ -21,7 +21,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 
 import numpy as np
-from eldr_service.lab.simulation.contender import BAND, PAPERS_BAND, TUNED_BAND, names
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -32,6 +31,7 @@ from benchmarks.policies.goals import FIGURES, MEAN, PRICED, Judged, Values, gai
 from benchmarks.shared_data import need_recordings
 from benchmarks.written import written
 from eldr_service.lab.simulation.comparison import LOAD_ONLY, interval
+from eldr_service.lab.simulation.contender import BAND, PAPERS_BAND, TUNED_BAND, names
 from eldr_service.lab.simulation.simulate import simulate
 from eldr_service.lab.simulation.study import log_to_stderr, run_studies, steps
 from eldr_service.policies.registry import create

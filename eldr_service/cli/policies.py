@@ -28,7 +28,7 @@ def list_policies(
     installed = [
         (
             Text(policy.name, "cyan"),
-            ", ".join(f"{p.name}={p.default_value}" for p in policy.parameters),
+            ", ".join(f"{p.name}={p.default_value}".rstrip("=") for p in policy.parameters),
             policy.description,
         )
         for policy in response.policies

@@ -19,6 +19,7 @@ from eldr_service.cli.report_points import PointOptions
 from eldr_service.cli.session import Session
 from eldr_service.cli.simulation_options import (
     COST,
+    POLICY_HELP,
     SimulationOptions,
     check_policies,
     recording_notes,
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
     from eldr_service.lab.simulation.deployment import Deployment
 
 NEEDED = ("matplotlib", "jinja2", "reportlab", "pypdf")
-POLICIES = (
-    "round-robin",
-    "random",
-    "join-shortest-queue",
-    "power-of-two-choices",
-    "locality-band",
-    "marginal-cost",
-)
 RESIDENCES = 10  # requests that come in the default duration, for each that is in flight
 QUICK_RESIDENCES = 4
 
@@ -71,8 +64,7 @@ def report(
         list[str] | None,
         typer.Option(
             metavar="NAME[:KEY=VALUE,…]",
-            help="Several times; by default locality-band, marginal-cost and the four that see load"
-            " alone.",
+            help=POLICY_HELP,
         ),
     ] = None,
     duration: Annotated[
@@ -115,6 +107,7 @@ def report(
     from eldr_service.lab.reports.findings import find
     from eldr_service.lab.reports.plan import make_plan
     from eldr_service.lab.reports.report import make_report
+    from eldr_service.lab.simulation.contender import BY_DEFAULT
     from eldr_service.lab.simulation.study import Study, load_recorded, log_to_stderr
 
     if out is None and pdf is None and not session.json:
@@ -122,7 +115,7 @@ def report(
     for path in filter(None, (out, pdf)):
         if not path.parent.is_dir():
             raise CommandError(f"{path}: there is no folder {path.parent}")
-    policies = tuple(dict.fromkeys(policy or POLICIES))
+    policies = tuple(dict.fromkeys(policy or BY_DEFAULT))
     check_policies(policies)
     costs = cost or [COST]
     seeds = seeds or (3 if points.quick else 5)

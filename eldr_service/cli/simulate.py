@@ -11,6 +11,7 @@ from eldr_service.cli.progress import simulating
 from eldr_service.cli.session import Session
 from eldr_service.cli.simulation_options import (
     COST,
+    POLICY_HELP,
     SimulationOptions,
     check_policies,
     recording_notes,
@@ -50,8 +51,7 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="NAME[:KEY=VALUE,…]",
-            help="Several times; by default locality-band, marginal-cost and the four that see load"
-            " alone.",
+            help=POLICY_HELP,
         ),
     ] = None,
     duration: Annotated[
@@ -70,11 +70,11 @@ def simulate(
     alone, below zero is better.
     """
     from eldr_service.cli.simulate_summary import Summary  # numba: half a second
-    from eldr_service.lab.simulation.comparison import LOAD_ONLY
+    from eldr_service.lab.simulation.contender import BY_DEFAULT
     from eldr_service.lab.simulation.study import Study, log_to_stderr, run_study, steps
 
     costs = cost or [COST]
-    policies = tuple(dict.fromkeys(policy or (*LOAD_ONLY, "locality-band", "marginal-cost")))
+    policies = tuple(dict.fromkeys(policy or BY_DEFAULT))
     check_policies(policies)
     study = Study(
         activations=activations,

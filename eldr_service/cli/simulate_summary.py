@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from eldr_service.cli.tables import facts, table
+from eldr_service.lab.simulation.band import in_words
 from eldr_service.lab.simulation.comparison import LOAD_ONLY, Change, changes, over_seeds
+from eldr_service.lab.simulation.contender import names
 from eldr_service.lab.simulation.study import Run, Study
 
 Figures = dict[str, float]
@@ -44,6 +46,7 @@ class Summary:
         self._arrivals, self._output_tokens = arrivals, output_tokens
         self._figures = {policy: over_seeds(figures) for policy, figures in each.items()}
         self._changes = changes(each)
+        self._names = names(runs)
 
     def cautions(self) -> Iterator[str]:
         """What a reader of the figures should know."""
@@ -79,7 +82,7 @@ class Summary:
                 policy: {
                     **_nested(each),
                     "reasons": dict(sum((run.reasons for run in self._runs[policy]), Counter())),
-                    "of_each_seed": [_nested(run.figures) for run in self._runs[policy]],
+                    "of_each_seed": [_of_seed(run) for run in self._runs[policy]],
                 }
                 for policy, each in self._figures.items()
             },
@@ -100,21 +103,49 @@ class Summary:
         )
         headings = ("POLICY", *(f">{heading}" for heading, _ in COLUMNS.values()))
         rows = (
-            (policy, *(f"{each[name]:,.{digits}f}" for name, (_, digits) in COLUMNS.items()))
+            (
+                self._names[policy],
+                *(f"{each[name]:,.{digits}f}" for name, (_, digits) in COLUMNS.items()),
+            )
             for policy, each in self._figures.items()
         )
         answer: list[RenderableType] = [facts(told), "", table(headings, rows)]
+        if widths := list(self._widths()):
+            headings = ("BAND", "TRANSFORM", ">TAU", ">OF THE SPREAD", "POLICY")
+            answer += ["", table(headings, widths)]
         own = [c for c in self._changes if c.policy.partition(":")[0] not in LOAD_ONLY]
         if own:
             headings = ("POLICY", "FIGURE", ">CHANGE", ">95%", "AGAINST")
-            answer += ["", table(headings, map(_row, own))]
+            answer += ["", table(headings, map(self._row, own))]
         return answer
 
+    def _widths(self) -> Iterator[tuple[str, ...]]:
+        """How wide each band was, over the seeds."""
+        for policy, of_seed in self._runs.items():
+            if wide := in_words([run.band for run in of_seed]):
+                yield self._names[policy], *wide, policy
 
-def _row(change: Change) -> tuple[str, ...]:
-    interval = "{:+.1%} to {:+.1%}".format(*change.interval) if change.interval else ""
-    named = change.policy, change.figure
-    return *named, f"{change.relative:+.1%}", interval, change.best_load_only
+    def _row(self, change: Change) -> tuple[str, ...]:
+        interval = "{:+.1%} to {:+.1%}".format(*change.interval) if change.interval else ""
+        named = self._names[change.policy], change.figure
+        return *named, f"{change.relative:+.1%}", interval, self._names[change.best_load_only]
+
+
+def _of_seed(run: Run) -> dict[str, Any]:
+    """One seed's figures; of a band its width too, and what it was chosen from."""
+    more: dict[str, Any] = {}
+    if run.band:
+        known = None if math.isnan(run.band.width) else run.band.width
+        more["band"] = {**asdict(run.band), "width": known}
+    if run.choice:
+        more["tried"] = {
+            transform: [
+                {"width": width, "tpot_ms_mean": mean if math.isfinite(mean) else None}
+                for width, mean in tried.items()
+            ]
+            for transform, tried in run.choice.tried.items()
+        }
+    return {**_nested(run.figures), **more}
 
 
 def _nested(figures: dict[str, float]) -> dict[str, Any]:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 ENGINES = "Engines"
 POISSON = "poisson"
 COST = "qwen3-30b-a3b-h200"
+POLICY_HELP = (
+    "Several times; by default the four that see load alone, the paper's band"
+    " (locality-band:transform=counts-idf,tau=0.1), the band tuned (locality-band:width=tuned),"
+    " locality-band and marginal-cost. transform=NAME is that of the policy's partition."
+    " width=tuned chooses transform and width inside the fitted part: 21 pairs, which take as long"
+    " as 21 more policies."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,11 +190,11 @@ class SimulationOptions:
 
 def check_policies(policies: tuple[str, ...]) -> None:
     """Wrong use, unless all of them can be made."""
-    from eldr_service.policies.registry import create, parse
+    from eldr_service.lab.simulation.contender import Contender
 
     for policy in policies:
         try:
-            create(*parse(policy))
+            Contender.read(policy)
         except InvalidArgumentError as error:
             raise typer.BadParameter(f"{policy}: {error}", param_hint="--policy") from error
 

@@ -1,5 +1,6 @@
 """What a policy sees of a request and of the fleet, and what a decision is."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -92,6 +93,8 @@ class FleetSnapshot(NamedTuple):
         When the last report came, in seconds of the decision's clock; NaN for never.
     avoided : ndarray of int8, or None
         `Avoidance` of each worker; those eligible have the lowest that there is. None: all are 0.
+    spread : float
+        Of the active partition (`Partition.spread`); NaN without.
     """
 
     worker_ids: tuple[str, ...]
@@ -109,6 +112,7 @@ class FleetSnapshot(NamedTuple):
     labels: tuple[Mapping[str, str], ...]
     reported_at: NDArray[np.float64] | None = None
     avoided: NDArray[np.int8] | None = None
+    spread: float = math.nan
 
     @property
     def centroids(self) -> NDArray[np.float32] | None:

@@ -1,5 +1,6 @@
 """The workers of one model, as a struct of arrays with stable rows and generation numbers."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -339,6 +340,7 @@ class Fleet:
         *,
         slots: NDArray[np.int32] | None = None,
         quantised: QuantisedCentroids | None = None,
+        spread: float = math.nan,
         load: str = "sequences",
     ) -> FleetSnapshot:
         """The decode workers' state at this moment.
@@ -348,6 +350,7 @@ class Fleet:
         slots : ndarray of int32, optional
             Of each decode worker in order of registration; -1 for none, which is the default.
         quantised : QuantisedCentroids, optional
+        spread : float, optional
             Of the active partition.
         load : {"sequences", "tokens", "kv"}
 
@@ -385,6 +388,7 @@ class Fleet:
             labels=self._labels,
             reported_at=known.reported_at,
             avoided=known.avoided,
+            spread=spread,
         )
 
 

@@ -61,3 +61,22 @@ class Partition:
     def num_slots(self) -> int:
         """K."""
         return len(self.centroids)
+
+    @property
+    def spread(self) -> float:
+        """See `spread_of`."""
+        return spread_of(self.centroids)
+
+
+def spread_of(centroids: NDArray[np.float32]) -> float:
+    """1 less the mean cosine of two unit centroids [K, D]; 0 of a single one.
+
+    About how much less similar a request is to another slot's centroid than to its own, and so the
+    unit in which a width means the same under every transform.
+    """
+    if (k := len(centroids)) == 1:
+        return 0.0
+    exact = centroids.astype(np.float64)
+    total = exact.sum(axis=0)
+    cosines = total @ total - np.vdot(exact, exact)  # of the k * (k - 1) pairs
+    return max(0.0, float(1 - cosines / (k * (k - 1))))

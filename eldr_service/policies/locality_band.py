@@ -5,15 +5,19 @@ Rule, over the eligible workers:
     similarity = centroid of the worker's slot . signature    both of unit length: a cosine, 0 to 1,
                                                               in float64, rounded to 1e-6
     best       = the greatest similarity
+    tau        = the parameter or, where `width` is given, width * spread of the partition
     band       = every worker with similarity >= best - tau;
                  if tau > 0 and those are fewer than min_band, the next best join
     choice     = the least loaded of the band; of equals the one that registered first
 
 `tau` is the similarity that balance may cost, in units of cosine. At 0 the most similar worker is
-taken (see `locality`); at 2 every worker is in the band, and only load decides. `min_band` is 2 in
-the paper: of two workers the less loaded is taken then, whatever the similarities. At 1 the most
-similar worker may be alone in its band. Load is in flight relative to capacity, in the unit of the
-parameter `load`.
+taken (see `locality`); at 2 every worker is in the band, and only load decides. What a tau means
+depends on the partition's transform: the cosines of `sqrt` are all close, so that 0.1 lets nearly
+every worker in. `width` means the same under every transform: tau as a share of the spread, 1 less
+the mean cosine of two centroids, which is about how much less similar a request is to another
+slot's centroid than to its own. `min_band` is 2 in the paper: of two workers the less loaded is
+taken then, whatever the similarities. At 1 the most similar worker may be alone in its band. Load
+is in flight relative to capacity, in the unit of the parameter `load`.
 
 When a signal is missing:
 
@@ -23,8 +27,11 @@ When a signal is missing:
     a worker's reports are stale              its load is ELDR's own bookings
 """
 
+from typing import Self
+
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from eldr_service.core.decision import Decision, FleetSnapshot, Reason, RequestView
 from eldr_service.kernels import choose_in_band, compile_ahead
@@ -35,11 +42,20 @@ from eldr_service.policies.words import at_load, names
 class LocalityBandParameters(SignatureParameters):
     """What `locality-band` can be told."""
 
-    tau: float = Field(
+    exclusive = (("tau", "width"),)
+
+    tau: float | None = Field(
         default=0.1,
         ge=0,
         le=2,
         description="width of the band: similarity that balance may cost, in units of cosine",
+    )
+    width: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="the same as a share of the partition's spread, 1 less the mean cosine of two"
+        " centroids; in place of tau",
     )
     min_band: int = Field(
         default=2,
@@ -48,6 +64,16 @@ class LocalityBandParameters(SignatureParameters):
         description="workers in the band at least, the next best beyond tau; with 2 load alone "
         "decides between two workers",
     )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        """With a width there is no tau, so that parameters can be written and read again."""
+        if self.width is None:
+            return self
+        if "tau" in self.model_fields_set and self.tau is not None:
+            raise PydanticCustomError("two_widths", "either tau or width, not both")
+        self.__dict__["tau"] = None  # it is frozen
+        return self
 
 
 class LocalityBand(Policy):
@@ -65,7 +91,7 @@ class LocalityBand(Policy):
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least loaded of the band."""
-        tau, min_band = self.parameters.tau, self.parameters.min_band
+        tau, min_band = self.tau(fleet.spread), self.parameters.min_band
         assert fleet.quantised is not None
         assert request.signature is not None  # as needs_signature asks
         worker, similarity, in_band, about = choose_in_band(
@@ -77,17 +103,33 @@ class LocalityBand(Policy):
             tau,
             min_band,
         )
-        return Decision(worker, Reason.LOCALITY_BAND, similarity, in_band, near=about)
+        return Decision(
+            worker,
+            Reason.LOCALITY_BAND,
+            similarity,
+            in_band,
+            near=about,
+            grounds=(tau, fleet.spread),
+        )
+
+    def tau(self, spread: float) -> float:
+        """The band's width in units of cosine, for a partition's spread."""
+        if self.parameters.width is not None:
+            return self.parameters.width * spread
+        assert self.parameters.tau is not None  # as the parameters are checked
+        return self.parameters.tau
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
         """Say who was in the band, why, and who was the least loaded there."""
         similarity, in_band = decision.best_known_similarity, decision.in_band
         assert similarity is not None
         assert in_band is not None  # as `pick` gave them
-        tau, bound = self.parameters.tau, fleet.slots >= 0
+        (tau, spread), bound = decision.grounds, fleet.slots >= 0
         best = similarity[fleet.eligible & bound].max(initial=-np.inf)
         similar = in_band & bound & (similarity >= best - tau)
-        said = [f"within tau {tau:g} of the best similarity {best:.3f}: {names(fleet, similar)}"]
+        share = f" (tau is {tau / spread:.3g} of the partition's spread)" if spread > 0 else ""
+        within = f"within tau {tau:.3g} of the best similarity {best:.3f}{share}"
+        said = [f"{within}: {names(fleet, similar)}"]
         if not similar.any():
             said = ["no eligible worker has a slot"]
         if (following := in_band & bound & ~similar).any():

@@ -20,6 +20,7 @@ class PolicyParameters(BaseModel):
     """What every policy can be told. Subclass it to add parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()  # names of which one may be given
 
     load: LoadUnit = Field(
         default="sequences",

@@ -178,6 +178,17 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
     return name, parameters
 
 
+def changed(name: str, parameters: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
+    """Parameters with some replaced, and without those that a replaced one excludes.
+
+    Whether any of them exists is for `create` to say.
+    """
+    policy = installed().get(name)
+    groups = policy.load().Parameters.exclusive if policy and not policy.error else ()
+    gone = {key for group in groups if changes.keys() & set(group) for key in group}
+    return {k: v for k, v in parameters.items() if k not in gone} | dict(changes)
+
+
 def parameters_of(policy: Policy) -> dict[str, str]:
     """All parameters of a policy as they would be written: `create` makes the same from them."""
     return {key: _written(value) for key, value in policy.parameters if value is not None}
@@ -234,6 +245,7 @@ def _written(value: Any) -> str:
 def _allowed(parameters: type[PolicyParameters], name: str) -> str:
     """Put a parameter's JSON schema into words."""
     schema = parameters.model_json_schema()["properties"][name]
+    schema = next(iter(schema.get("anyOf", ())), schema)  # None is what is left out
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     kinds = {"number": "a number", "integer": "an integer", "boolean": "true or false"}

@@ -1,5 +1,6 @@
 """All that the daemon holds of one model; the sums over bookings and workers agree at all times."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol
@@ -92,6 +93,7 @@ class Model:
         self.partition: Partition | None = None
         self.bindings: Bindings | None = None
         self._quantised: QuantisedCentroids | None = None
+        self._spread = math.nan
         self._slots: tuple[tuple[object, ...], NDArray[np.int32]] = ((), np.empty(0, np.int32))
         self.policy = policy
         self._learned: dict[str, PolicyState] = {}  # by policies that were in force before
@@ -160,6 +162,7 @@ class Model:
             now,
             slots=self._slots_now(),
             quantised=self._quantised,
+            spread=self._spread,
             load=self.policy.parameters.load,
         )
 
@@ -414,6 +417,7 @@ class Model:
         self.bindings = Bindings.of(partition.num_slots, rows, fitting)
         self.partition = partition
         self._quantised = QuantisedCentroids.of(partition.centroids)
+        self._spread = partition.spread
         self.journal.activated(self.name, partition, wishes)
 
     def rebind(self, slots: Mapping[str, int]) -> None:

@@ -26,8 +26,9 @@ def told(shown):
 
 
 WORDS = {
-    "locality-band": r"within tau 0\.1 of the best similarity 0\.9\d\d: (w\d); min_band 2 adds the"
-    r" next best: w\d \(0\.\d{3}\); least loaded of them: (?P<worker>w\d) at 0\.00",
+    "locality-band": r"within tau 0\.1 of the best similarity 0\.9\d\d \(tau is 0\.\d+ of the"
+    r" partition's spread\): (w\d); min_band 2 adds the next best: w\d \(0\.\d{3}\);"
+    r" least loaded of them: (?P<worker>w\d) at 0\.00",
     "locality": r"of the best similarity 0\.9\d\d: (?P<worker>w\d) alone, at load 0\.\d\d",
     "marginal-cost": r"predicted decode step within 1 \+ tail 0\.1 times the mean of 10\.\d expert"
     r" reads: w0, w1, w2; least cost of them: (?P<worker>w\d) at 10\.\d expert reads \(its step.*",

@@ -7,7 +7,7 @@ def test_what_is_installed_and_in_force(fleet):
     shown = fleet("policy", "list")
     for name in installed():
         assert name in shown
-    assert "load=sequences, min_coverage=0.5, tau=0.1, min_band=2" in shown
+    assert "load=sequences, min_coverage=0.5, tau=0.1, width, min_band=2" in shown
     assert "m      locality-band:load=sequences,min_band=2,min_coverage=0.5,tau=0.1" in shown
     document = fleet.json("policy", "list")
     assert [policy["name"] for policy in document["policies"]] == list(installed())

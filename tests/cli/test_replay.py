@@ -65,6 +65,7 @@ def test_other_parameters(eldr, log):
     assert loose["changed"] > 0
     assert share("--policy", "locality-band:tau=2") == loose
     assert share("--policy", "locality-band", "--param", "tau=2") == loose
+    assert share("--param", "width=10") == loose  # in place of the logged tau
 
 
 def test_another_partition(eldr, log, recording, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from eldr_service.cli import report as command
 from eldr_service.lab.reports.words import milliseconds, percent
+from eldr_service.lab.simulation.tuning import WIDTHS
 
 SMALL = ("--workers=4", "--duration=0.02", "--rate=4000", "--jobs=1", "--seeds=2")
 POINTS = ("--rates=0.5,1", "--fleets=0.5,1", "--outputs=1", "--taus=0", "--tails=0")
@@ -50,6 +51,18 @@ def test_page_and_pdf_of_the_sample(eldr, tmp_path):
     swept = document["sweeps"]["rate"]
     for median in swept["policies"]["locality-band"]["tpot_ms.p50"]:
         assert milliseconds(median) in page.text
+    for named in ("the paper's band", "band, tuned", "band, auto"):
+        assert named in page.text
+    found = document["verdict"]
+    means = {policy: each["tpot_ms.mean"] for policy, each in document["policies"].items()}
+    own = means.pop(found["policy"])
+    assert found["rival"] == min(means, key=means.get)
+    assert found["against_rival"]["relative"] == pytest.approx(
+        own / min(means.values()) - 1, abs=0.01
+    )
+    (paper, *_), (tuned, *_), _ = document["bands"].values()
+    assert (paper["transform"], paper["tau"]) == ("counts-idf", 0.1)
+    assert tuned["width"] in map(pytest.approx, WIDTHS)
     pages = PdfReader(pdf).pages
     assert len(pages) > 2
     text = " ".join(one.extract_text() for one in pages)

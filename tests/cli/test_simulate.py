@@ -1,10 +1,12 @@
 """`eldr simulate`: the document of the contract, and what it says of wrong use."""
 
 import math
+import re
 
 import pytest
 
 from eldr_service.lab.simulation.synthetic import SyntheticRouting
+from eldr_service.lab.simulation.tuning import WIDTHS
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +70,35 @@ def test_processes_change_nothing(simulate):
     assert two == simulate("--policy=random", "--policy=locality", jobs=1, seeds=2)
 
 
-def test_by_default_two_policies_are_compared_with_the_four_that_see_load_alone(simulate):
-    document = simulate()
-    assert list(document["policies"])[-2:] == ["locality-band", "marginal-cost"]
-    assert len(document["policies"]) == 6
+def test_by_default_three_bands_stand_beside_marginal_cost_and_the_four(simulate):
+    document = simulate(duration=0.1)
+    paper, tuned, auto, last = list(document["policies"])[4:]
+    assert paper == "locality-band:transform=counts-idf,tau=0.1"
+    assert (tuned, auto, last) == ("locality-band:width=tuned", "locality-band", "marginal-cost")
     assert all(change["interval"] is None for change in document["changes"])
+    (seed,) = document["policies"][paper]["of_each_seed"]
+    assert (seed["band"]["transform"], seed["band"]["tau"]) == ("counts-idf", 0.1)
+    (seed,) = document["policies"][tuned]["of_each_seed"]
+    means = {
+        (transform, one["width"]): one["tpot_ms_mean"]
+        for transform, tried in seed["tried"].items()
+        for one in tried
+    }
+    assert len(means) == 3 * len(WIDTHS)
+    best = seed["band"]["transform"], pytest.approx(seed["band"]["width"])
+    assert min(means, key=means.get) == best
+
+
+def test_bands_are_named_by_what_they_are(simulate):
+    policies = ("random", "locality-band:transform=counts-idf,tau=0.1", "locality-band")
+    shown = simulate(*(f"--policy={policy}" for policy in policies), json=False)
+    _, figures, widths, changes = shown.split("\n\n")
+    for table in (figures, widths, changes):
+        assert "the paper's band  " in table
+        assert "band, auto  " in table
+    (paper,) = [line for line in widths.splitlines() if line.startswith("the paper's band")]
+    name, transform, tau, _, policy = re.split("  +", paper.strip())
+    assert (name, transform, tau, policy) == ("the paper's band", "counts-idf", "0.1", policies[1])
 
 
 def test_by_default_steps_are_whole_ones(eldr, activations):
@@ -119,6 +145,7 @@ def test_engines_and_trace(simulate, tmp_path):
     [
         ({"policy": "fastest"}, "locality-band"),
         ({"policy": "locality-band:tau=9"}, "a number, 0 to 2"),
+        ({"policy": "locality-band:transform=sqr"}, "did you mean sqrt?"),
         ({"cost": "h100"}, "neither a file nor one of gemma"),
         ({"cost": "gpt-oss-120b-h20"}, "did you mean gpt-oss-120b-h200?"),
         ({"activations": "missing.npz"}, "does not exist"),

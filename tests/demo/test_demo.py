@@ -18,10 +18,13 @@ from benchmarks.demos.demo.__main__ import main
 from benchmarks.demos.demo.driver import Driver
 from benchmarks.demos.demo.plain import plain_run
 from benchmarks.demos.demo.processes import CHECKOUT, DemoError, running_daemon, running_engines
+from benchmarks.demos.demo.settings import settings
 from benchmarks.demos.demo.verdict import compared
 from benchmarks.demos.demo.workload import Workload, default_workers
 from eldr_service.fitting import fit_partition
+from eldr_service.lab.simulation.contender import BAND, PAPERS_BAND, TUNED_BAND, names
 from eldr_service.lab.simulation.cost import built_in_costs
+from eldr_service.lab.simulation.tuning import WIDTHS
 
 COST = "gpt-oss-120b-h200"
 
@@ -55,32 +58,45 @@ def partition(work):
 
 
 @pytest.fixture(scope="module")
+def rows(work, partition):
+    return settings(compared("marginal-cost"), work, "four-kinds", partition)
+
+
+@pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
     with running_daemon(tmp_path_factory.mktemp("daemon")) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
-def driver(path, work, partition, daemon, tmp_path_factory):
+def driver(path, work, daemon, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("engines")
     with running_engines(scratch, daemon, "four-kinds", path, COST, work.oracle) as engines:
         driver = Driver(daemon, engines, "four-kinds", work)
-        driver.activate(partition)
         yield driver
         driver.close()
 
 
 @pytest.mark.parametrize("policy", compared("marginal-cost"))
-def test_the_plain_loop_agrees_placement_by_placement(policy, driver, work, partition):
-    run, plain = driver.drive(policy), plain_run(policy, work, partition)
+def test_the_plain_loop_agrees_placement_by_placement(policy, driver, work, rows):
+    run, plain = driver.drive(rows[policy]), plain_run(rows[policy], work)
     assert run.placements == plain.placements
     assert run.outcome == plain.outcome
     assert run.waited > 0
     assert len(run.placements) == len(run.route_s) == len(work.arrivals)
-    assert set(run.reasons) == {"LOCALITY_BAND" if policy == "locality-band" else "POLICY"}
+    band = policy.startswith("locality-band")
+    assert set(run.reasons) == {"LOCALITY_BAND" if band else "POLICY"}
 
 
-def test_no_recording_is_in_flight_twice(driver, work, monkeypatch):
+def test_each_band_is_what_it_is_called(rows, partition):
+    paper, tuned, auto = (rows[band] for band in (PAPERS_BAND, TUNED_BAND, BAND))
+    assert (paper.partition.transform.name, paper.parameters) == ("counts-idf", {"tau": "0.1"})
+    assert (auto.partition, auto.parameters) == (partition, {})
+    assert list(tuned.parameters) == ["width"]
+    assert float(tuned.parameters["width"]) in WIDTHS
+
+
+def test_no_recording_is_in_flight_twice(driver, work, rows, monkeypatch):
     engines, in_flight, seen = driver._engines, {}, []
 
     def watched(method, **request):
@@ -95,18 +111,18 @@ def test_no_recording_is_in_flight_twice(driver, work, monkeypatch):
         return answer
 
     monkeypatch.setattr(driver, "_engines", watched)
-    run = driver.drive("locality-band")
+    run = driver.drive(rows["locality-band"])
     assert not in_flight
     assert len(seen) == len(run.placements)
     assert max(seen) == run.most_in_flight == len(work.driven)
 
 
-def test_the_daemon_counts_nothing_between_runs_and_the_demo_makes_sure(driver):
+def test_the_daemon_counts_nothing_between_runs_and_the_demo_makes_sure(driver, rows):
     def booked():
         return sum(w.booked_sequences for w in driver._fleet.ListWorkers(request).workers)
 
     request = fleet_pb2.ListWorkersRequest(model="four-kinds")
-    driver.drive("round-robin")
+    driver.drive(rows["round-robin"])
     assert booked() == 0
     left = {"model": "four-kinds", "request_id": "left behind"}
     driver._router.Route(router_pb2.RouteRequest(**left))
@@ -116,8 +132,8 @@ def test_the_daemon_counts_nothing_between_runs_and_the_demo_makes_sure(driver):
     driver._check_empty()
 
 
-def test_engines_report_to_the_daemon(driver):
-    driver.drive("random")
+def test_engines_report_to_the_daemon(driver, rows):
+    driver.drive(rows["random"])
     deadline = time.monotonic() + 10
     while True:
         workers = driver._fleet.ListWorkers(fleet_pb2.ListWorkersRequest()).workers
@@ -155,12 +171,13 @@ def test_the_page_and_the_document(tmp_path):
         "make demo SEED=1",
         "make demo POLICY=marginal-cost",
         "japanese",
-        *compared("locality-band"),
+        *names(compared("locality-band")).values(),
+        "locality-band:tau=0.1, signature transform counts-idf",
     ):
         assert words in page
     assert "\x1b" not in page  # readable in a pipe
     assert "…" not in page
-    assert "drive locality-band" in progress
+    assert "drive band, tuned" in progress
     result = json.loads((tmp_path / "demo.json").read_text())
     assert result["plain_loop"]["differing"] == []
     assert list(result["policies"]) == list(compared("locality-band"))

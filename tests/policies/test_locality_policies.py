@@ -10,6 +10,7 @@ from fleet_snapshot import request, snapshot
 
 from eldr_service.core.decision import Reason
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.partition import spread_of
 from eldr_service.core.signature import SignatureTransform
 from eldr_service.policies.locality import Locality
 from eldr_service.policies.locality_band import LocalityBand, LocalityBandParameters
@@ -106,6 +107,43 @@ def test_band_takes_the_least_loaded_of_the_near_ones():
     assert (decision.worker, decision.reason) == (1, Reason.LOCALITY_BAND)
     assert decision.in_band.tolist() == [True, True, False]
     assert decision.similarity[1] == 0.96
+
+
+SPREAD = 1 - (0.96 + 0.6 + 0.96 * 0.6 + 0.28 * 0.8) / 3  # of CENTROIDS: cosines of three pairs
+
+
+def test_the_spread_is_1_less_the_mean_cosine_of_two_centroids():
+    assert spread_of(CENTROIDS) == pytest.approx(SPREAD, abs=1e-6)
+    assert spread_of(np.eye(5, dtype=np.float32)) == 1
+    assert spread_of(CENTROIDS[:1]) == 0
+    assert 0 <= spread_of(np.repeat(CENTROIDS[2:], 9, axis=0)) < 1e-6
+    rng = np.random.default_rng(2)
+    units = random_units(rng, (7, 40), coarse=False)
+    pairs = [units[i] @ units[j] for i in range(7) for j in range(i)]
+    assert spread_of(units) == pytest.approx(1 - np.mean(pairs), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("width", "in_band"),
+    [
+        (0.0, [True, False, False]),
+        (0.03 / SPREAD, [True, False, False]),
+        (0.05 / SPREAD, [True, True, False]),
+        (0.39 / SPREAD, [True, True, False]),
+        (0.41 / SPREAD, [True, True, True]),
+    ],
+)
+def test_a_width_is_a_share_of_the_partitions_spread(width, in_band):
+    policy = LocalityBand(LocalityBandParameters(width=width, min_band=1))
+    fleet = snapshot([5, 2, 0], slots=[0, 1, 2], centroids=CENTROIDS)
+    decision = policy.pick(request(signature=SIGNATURE), fleet)
+    assert decision.in_band.tolist() == in_band
+    in_cosines = band(width * SPREAD, min_band=1)
+    assert in_cosines.pick(request(signature=SIGNATURE), fleet).worker == decision.worker
+    for said in (policy, in_cosines):
+        why = said.explain(request(), fleet, said.pick(request(signature=SIGNATURE), fleet))
+        assert f"tau {width * SPREAD:.3g} of the best" in why
+        assert f"(tau is {width:.3g} of the partition's spread)" in why
 
 
 def test_locality_takes_the_most_similar_however_loaded():

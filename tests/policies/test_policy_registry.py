@@ -30,7 +30,7 @@ def test_own_policies_and_their_defaults(name):
     assert policy.distribution == "eldr-service"
     assert policy.error is None
     assert policy.description
-    assert {p.name: p.default for p in policy.parameters} == OWN[name]
+    assert {p.name: p.default for p in policy.parameters if p.default} == OWN[name]
     assert all(p.description and p.allowed for p in policy.parameters)
     created = registry.create(name, {})
     assert created.name == name
@@ -50,6 +50,7 @@ def test_parameters_say_what_may_be_written():
         "min_band": "an integer, 1 to 64",
         "min_coverage": "a number, 0 to 1",
         "tau": "a number, 0 to 2",
+        "width": "a number, 0 to 10",
     }
     seed = registry.installed()["random"].parameters[-1]
     assert seed.allowed == "an integer, at least 0"
@@ -60,6 +61,24 @@ def test_written_parameters_make_the_same_policy():
     assert (policy.parameters.tau, policy.parameters.load) == (0.25, "kv")
     written = registry.parameters_of(policy)
     assert registry.create("locality-band", written).parameters == policy.parameters
+
+
+def test_a_width_stands_in_place_of_tau():
+    policy = registry.create("locality-band", {"width": "0.35"})
+    assert (policy.parameters.width, policy.parameters.tau) == (0.35, None)
+    written = registry.parameters_of(policy)
+    assert "tau" not in written
+    assert registry.create("locality-band", written).parameters == policy.parameters
+    with pytest.raises(InvalidArgumentError, match="either tau or width, not both") as caught:
+        registry.create("locality-band", {"width": "0.35", "tau": "0.1"})
+    assert caught.value.field == "parameters"
+
+
+def test_a_changed_parameter_takes_the_place_of_what_it_excludes():
+    logged = {"load": "kv", "tau": "0.1"}
+    assert registry.changed("locality-band", logged, {"width": "1"}) == {"load": "kv", "width": "1"}
+    assert registry.changed("locality-band", logged, {"tau": "0"}) == {"load": "kv", "tau": "0"}
+    assert registry.changed("random", {"seed": "1"}, {"load": "kv"}) == {"seed": "1", "load": "kv"}
 
 
 def test_unknown_name_says_which_there_are():
@@ -82,6 +101,7 @@ def test_unknown_name_says_which_there_are():
         ("locality-band", {"tau": ""}, "tau", "a number, 0 to 2", ""),
         ("locality-band", {"tau": "2.01"}, "tau", "a number, 0 to 2", "2.01"),
         ("locality-band", {"tau": "nan"}, "tau", "a number, 0 to 2", "nan"),
+        ("locality-band", {"width": "-1"}, "width", "a number, 0 to 10", "-1"),
         ("locality", {"min_coverage": "-0.1"}, "min_coverage", "a number, 0 to 1", "-0.1"),
     ],
 )
@@ -264,5 +284,5 @@ def test_readme_lists_every_policy_and_its_parameters():
         table[cells[0]] = (set(re.findall(r"`(\w+)`", cells[1])), cells[2] == "yes")
     assert set(table) == set(OWN)
     for name, (parameters, needs_signature) in table.items():
-        assert parameters == set(OWN[name])
+        assert parameters == {p.name for p in registry.installed()[name].parameters}
         assert registry.installed()[name].load().needs_signature == needs_signature

@@ -50,7 +50,8 @@ def test_what_changes_later_does_not_change_what_was():
     daemon.now += 60
     after = explain(daemon, "r")
     assert (after.scores, after.rule) == (before.scores, before.rule)
-    assert "best similarity 1.000: b; min_band 2 adds the next best: a (0.000)" in after.rule
+    assert "best similarity 1.000 (tau is 0.1 of the partition's spread): b" in after.rule
+    assert "min_band 2 adds the next best: a (0.000)" in after.rule
 
 
 class Odd(Policy):

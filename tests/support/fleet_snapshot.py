@@ -4,6 +4,7 @@ import numpy as np
 
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import FleetSnapshot, Reason, RequestView
+from eldr_service.core.partition import spread_of
 from eldr_service.core.quantised import QuantisedCentroids
 
 
@@ -29,6 +30,7 @@ def snapshot(
         batch_size=np.full(n, np.nan),
         step_seconds=np.full(n, np.nan),
         labels=tuple(labels or [{}] * n),
+        spread=np.nan if centroids is None else spread_of(centroids),
     )
     for array in (fleet.eligible, fleet.load, fleet.slots, fleet.centroids):
         if array is not None:

@@ -22,11 +22,13 @@ from benchmarks.demos.demo.plain import plain_run
 from benchmarks.demos.demo.processes import CHECKOUT, DemoError, running_daemon, running_engines
 from benchmarks.demos.demo.report import print_report
 from benchmarks.demos.demo.result import Result
+from benchmarks.demos.demo.settings import settings
 from benchmarks.demos.demo.verdict import DEFAULT, compared
 from benchmarks.demos.demo.workload import Workload
 from eldr_service.core.errors import did_you_mean
 from eldr_service.core.partition import Partition
 from eldr_service.fitting import fit_partition
+from eldr_service.lab.simulation.contender import names
 from eldr_service.lab.simulation.cost import built_in_costs
 from eldr_service.policies.registry import installed
 
@@ -122,6 +124,10 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
         tempfile.TemporaryDirectory(prefix="eldr-demo-") as scratch,
     ):
         partition = _fit(known.model, work, progress)
+        task = progress.add_task("fit and tune bands", total=len(policies))
+        ready = partial(progress.advance, task)
+        rows = settings(policies, work, known.model, partition, ready)
+        called = names(rows)
         starting = progress.add_task("start daemon and engines", total=2)
         with running_daemon(Path(scratch)) as daemon:
             progress.advance(starting)
@@ -132,15 +138,14 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
                 closing(Driver(daemon, engines, known.model, work)) as driver,
             ):
                 progress.advance(starting)
-                driver.activate(partition)
                 runs = {}
-                for policy in policies:
-                    task = progress.add_task(f"drive {policy}", total=len(work.arrivals))
-                    runs[policy] = driver.drive(policy, partial(progress.advance, task))
-        task = progress.add_task("the same in a plain loop", total=len(policies))
+                for row, setting in rows.items():
+                    task = progress.add_task(f"drive {called[row]}", total=len(work.arrivals))
+                    runs[row] = driver.drive(setting, partial(progress.advance, task))
+        task = progress.add_task("the same in a plain loop", total=len(rows))
         plain = {}
-        for policy in policies:
-            plain[policy] = plain_run(policy, work, partition)
+        for row, setting in rows.items():
+            plain[row] = plain_run(setting, work)
             progress.advance(task)
         task = progress.add_task("the same with other seeds", total=SEEDS)
         others = other_seeds(work, known.model, options.policy, partial(progress.advance, task))
@@ -148,7 +153,7 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
         name=name,
         subject=options.policy,
         work=work,
-        partition=partition,
+        settings=rows,
         runs=runs,
         plain=plain,
         other_seeds=others,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from benchmarks.demos.demo.plain import plain_run
+from benchmarks.demos.demo.settings import Setting
 from benchmarks.demos.demo.verdict import LOAD_ONLY, change
 from benchmarks.demos.demo.workload import Workload
 from eldr_service.fitting import fit_partition
@@ -33,7 +34,7 @@ def other_seeds(
             work.recording.geometry,
             n_clusters=work.workers,
         )
-        runs = {policy: plain_run(policy, other, partition) for policy in (*LOAD_ONLY, subject)}
+        runs = {p: plain_run(Setting(p, partition), other) for p in (*LOAD_ONLY, subject)}
         changes[seed] = change({policy: run.finished for policy, run in runs.items()}, subject)
         tried()
     return changes

@@ -27,9 +27,11 @@ def document(result: Result) -> dict[str, Any]:
         "arrivals": len(work.arrivals),
         "seed": work.seed,
         "cost": asdict(work.cost),
-        "transform": result.partition.transform.name,
+        "transform": result.settings[result.subject].partition.transform.name,
         "policies": {
             policy: {
+                "parameters": dict(result.settings[policy].parameters),
+                "transform": result.settings[policy].partition.transform.name,
                 **asdict(run.finished),
                 "active_experts_change": change(result.figures, policy),
                 "placements": len(run.placements),

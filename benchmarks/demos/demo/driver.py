@@ -21,6 +21,7 @@ from eldr.v1 import (
 from benchmarks.demos.demo.decode_api import DecodeClient, Json
 from benchmarks.demos.demo.processes import DemoError
 from benchmarks.demos.demo.run import Figures, Run
+from benchmarks.demos.demo.settings import Setting
 from benchmarks.demos.demo.workload import Workload
 from eldr_service.core.partition import Partition
 from eldr_service.lab.simulation.arrivals import RecordingPicker
@@ -46,6 +47,7 @@ class Driver:
         self._model = model
         self._work = work
         self._runs = 0
+        self._partition: Partition | None = None  # that the daemon decides by
         self._starts: list[Json] = []  # placed, but not yet sent to the engines
         self._prefills = [self._chunks(r) for r in work.driven.tolist()]
         self._decodes = [self._counts(work.recording.decode(r)) for r in work.driven.tolist()]
@@ -56,15 +58,8 @@ class Driver:
         self._engines.close()
         self._channel.close()
 
-    def activate(self, partition: Partition) -> None:
-        """Hand a partition to the daemon, which decides by it from now on."""
-        stub = partition_pb2_grpc.PartitionServiceStub(self._channel)
-        stub.ImportPartition(
-            partition_pb2.ImportPartitionRequest(data=dump_partition(partition), activate=True)
-        )
-
-    def drive(self, policy: str, placed: Callable[[], None] = lambda: None) -> Run:
-        """Put a policy in force and drive the whole workload; `placed` is called for each request.
+    def drive(self, setting: Setting, placed: Callable[[], None] = lambda: None) -> Run:
+        """Put policy and partition in force and drive all; `placed` is called for each request.
 
         Raises
         ------
@@ -73,11 +68,16 @@ class Driver:
         grpc.RpcError
         """
         policies = policy_pb2_grpc.PolicyServiceStub(self._channel)
-        policies.SetPolicy(policy_pb2.SetPolicyRequest(model=self._model, name=policy))
+        policies.SetPolicy(
+            policy_pb2.SetPolicyRequest(
+                model=self._model, name=setting.policy, parameters=setting.parameters
+            )
+        )
+        self._activate(setting.partition)
         self._engines("Reset", report_interval_s=self._work.report_interval_s)
         self._runs += 1
         self._starts = []
-        run = Run(policy)
+        run = Run(setting.policy)
         picker = RecordingPicker(len(self._prefills), self._work.seed)
         waiting = 0
         times = self._work.arrivals.tolist()
@@ -101,6 +101,16 @@ class Driver:
         run.figures = Figures(**self._engines("Figures")).with_imbalance_of(under_load)
         self._check_empty()
         return run
+
+    def _activate(self, partition: Partition) -> None:
+        """Hand a partition to the daemon, unless it decides by it already."""
+        if partition is self._partition:
+            return
+        stub = partition_pb2_grpc.PartitionServiceStub(self._channel)
+        stub.ImportPartition(
+            partition_pb2.ImportPartitionRequest(data=dump_partition(partition), activate=True)
+        )
+        self._partition = partition
 
     def _advance(self, until: float, run: Run, picker: RecordingPicker) -> None:
         """Start what was placed, let the engines run, and release what they finish."""

@@ -5,11 +5,11 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 
 from benchmarks.demos.demo.engines import CAPACITY
+from benchmarks.demos.demo.settings import Setting
 from benchmarks.demos.demo.workload import Workload
 from eldr_service.core.activation import ActivationCounts
 from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
-from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.lab.simulation.decode_pool import DecodePool, Finished
 from eldr_service.policies.registry import create
@@ -24,10 +24,12 @@ MODEL = "demo"
 class OneProcess:
     """Decides as the daemon does, told of the same releases and reports."""
 
-    def __init__(self, policy: str, work: Workload, partition: Partition) -> None:
+    def __init__(self, setting: Setting, work: Workload) -> None:
         self._recording, self._driven = work.recording, work.driven
         self._router = Router(
-            lambda: create(policy, {}), _Silent(), Limits(report_limit=float("inf"))
+            lambda: create(setting.policy, setting.parameters),
+            _Silent(),
+            Limits(report_limit=float("inf")),
         )
         self._workers = Workers(self._router, SqliteStore(None), first_incarnation=0)
         self._lives = [
@@ -45,7 +47,7 @@ class OneProcess:
             )
             for rank, label in enumerate(work.oracle)
         ]
-        self._router.model(MODEL).activate(partition, {})
+        self._router.model(MODEL).activate(setting.partition, {})
         self._reports = 0
 
     def choose(self, i: int, number: int, now: float) -> int:

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.demos.demo.one_process import OneProcess
 from benchmarks.demos.demo.run import Figures, Run
+from benchmarks.demos.demo.settings import Setting
 from benchmarks.demos.demo.verdict import DEFAULT, LOAD_ONLY, ORACLE
 from benchmarks.demos.demo.workload import Workload
-from eldr_service.core.partition import Partition
 from eldr_service.lab.simulation.arrivals import RecordingPicker
 from eldr_service.lab.simulation.decode_pool import DecodePool
 from eldr_service.lab.simulation.engine import Engine
@@ -24,16 +24,17 @@ from eldr_service.policies.draw import uniform_index
 PLAIN = (*LOAD_ONLY, "locality", DEFAULT, ORACLE)
 
 
-def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
+def plain_run(setting: Setting, work: Workload) -> Run:
     """Run a policy in one process; worker i is bound to slot i."""
+    policy = setting.policy
     recording, driven = work.recording, work.driven
     assert recording.expert_ids is not None
     engines = [Engine(work.cost)] * work.workers
     pool = DecodePool(recording.expert_ids, recording.geometry.num_experts, engines)
     picker = RecordingPicker(len(driven), work.seed)
     booked = np.zeros(work.workers, dtype=int)
-    plain = _choosers(work, partition)[policy] if policy in PLAIN else None
-    learning = None if plain else OneProcess(policy, work, partition)
+    plain = _choosers(work, setting)[policy] if policy in PLAIN else None
+    learning = None if plain else OneProcess(setting, work)
     next_report = work.report_interval_s
     run = Run(policy)
     in_flight: dict[Hashable, int] = {}
@@ -74,19 +75,22 @@ def plain_run(policy: str, work: Workload, partition: Partition) -> Run:
     return run
 
 
-def by_own_class(policies: Iterable[str]) -> list[str]:
-    """Those for which this module has no rule of its own."""
-    return [policy for policy in policies if policy not in PLAIN]
+def by_own_class(settings: Iterable[Setting]) -> list[str]:
+    """The policies for which this module has no rule of its own."""
+    return [setting.policy for setting in settings if setting.policy not in PLAIN]
 
 
-def _choosers(
-    work: Workload, partition: Partition
-) -> dict[str, Callable[[int, int, np.ndarray], int]]:
+def _choosers(work: Workload, setting: Setting) -> dict[str, Callable[[int, int, np.ndarray], int]]:
     """Policies as functions of (recording, number of the decision, booked on each worker)."""
-    workers = work.workers
+    workers, partition = work.workers, setting.partition
     counts = work.recording.prefill_counts()[work.driven]
     signatures = partition.transform.apply(counts).astype(np.float64)
     similarity = np.round(signatures @ partition.centroids.astype(np.float64).T, 6)
+    tau = float(setting.parameters.get("tau", 0.1))
+    if "width" in setting.parameters:
+        cosines = partition.centroids.astype(np.float64) @ partition.centroids.astype(np.float64).T
+        others = cosines[~np.eye(len(cosines), dtype=bool)]
+        tau = float(setting.parameters["width"]) * (1 - others.mean())
     domains = work.recording.domains[work.driven]
     serves = [set(label.split(",")) for label in work.oracle]
 
@@ -104,7 +108,7 @@ def _choosers(
         return second if booked[second] < booked[first] else first
 
     def band(i: int, number: int, booked: np.ndarray) -> int:
-        near = similarity[i] >= similarity[i].max() - 0.1
+        near = similarity[i] >= similarity[i].max() - tau
         if near.sum() == 1:
             near[np.argsort(-similarity[i], kind="stable")[:2]] = True
         return least(booked, near)

@@ -74,8 +74,8 @@ def _header(result: Result) -> Table:
         "model": f"{known.model}: {recording.geometry}",
         "halves": f"{len(work.fitted)} requests to fit on, the other {len(work.driven)} to drive,"
         f" drawn by seed {work.seed}",
-        "partition": f"{result.partition.num_slots} slots, balanced k-means on the prefills,"
-        f" signature transform {result.partition.transform.name}",
+        "partition": f"{work.workers} slots, balanced k-means on the prefills, signature transform"
+        f" {result.settings[result.subject].partition.transform.name}",
         "load": f"{len(work.arrivals):,} requests under every policy, Poisson, {work.rate:g} per"
         f" second for {work.arrivals[-1]:.1f} s of virtual time\n"
         f"at most {most} of {len(work.driven)} recordings in flight, none twice;"
@@ -109,7 +109,7 @@ def _table(result: Result) -> Table:
         f = run.finished
         p50, p99 = run.route_ms()
         table.add_row(
-            policy,
+            result.names[policy],
             f"{f.active_experts:.2f}",
             "best" if policy == best else f"{change(result.figures, policy):+.1%}",
             f"{f.step_ms:.3f}",
@@ -138,6 +138,11 @@ def _under_the_table(result: Result) -> Table:
             "Route": "real time as its caller sees it; daemon, engines and driver share"
             f" {os.cpu_count()} cores",
             "fallbacks": f"placements by load, without a signature: {fallbacks or 'none'}",
+            **{
+                name: result.settings[policy].in_words
+                for policy, name in result.names.items()
+                if policy != name
+            },
             ORACLE: "for comparison only: it alone is told each request's domain",
         },
         "dim",
@@ -157,14 +162,15 @@ def _agreement(result: Result) -> Text:
     placed = sum(len(run.placements) for run in result.runs.values())
     if result.differing:
         return Text(
-            f"A plain loop in one process disagrees under {', '.join(result.differing)}: a bug, in"
-            " it or in the daemon.",
+            "A plain loop in one process disagrees under"
+            f" {', '.join(result.names[policy] for policy in result.differing)}: a bug, in it or in"
+            " the daemon.",
             style="bold red",
         )
     return Text(
         f"A plain loop in one process, without daemon and gRPC, makes the same {placed:,}"
         " placements and gives the same figures, to the last digit. It has rules of its own for"
-        f" all policies but {', '.join(by_own_class(result.runs))}."
+        f" all policies but {', '.join(by_own_class(result.settings.values()))}."
     )
 
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from benchmarks.demos.demo.run import Figures, Run
+from benchmarks.demos.demo.settings import Setting
 from benchmarks.demos.demo.workload import Workload
-from eldr_service.core.partition import Partition
+from eldr_service.lab.simulation.contender import names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +18,7 @@ class Result:
         The recording's file, or `data.SAMPLE`.
     subject : str
         The policy that the verdict is on.
+    settings : dict of policy to Setting
     runs, plain : dict of policy to Run
         Over gRPC, and by the plain loop in one process.
     other_seeds : dict of seed to float
@@ -28,7 +30,7 @@ class Result:
     name: str
     subject: str
     work: Workload
-    partition: Partition
+    settings: dict[str, Setting]
     runs: dict[str, Run]
     plain: dict[str, Run]
     other_seeds: dict[int, float]
@@ -40,6 +42,11 @@ class Result:
         return [
             policy for policy, run in self.runs.items() if run.outcome != self.plain[policy].outcome
         ]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What each policy is called."""
+        return names(self.runs)
 
     @property
     def figures(self) -> dict[str, Figures]:

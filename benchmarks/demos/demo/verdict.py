@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 from benchmarks.demos.demo.run import Figures
+from eldr_service.lab.simulation.contender import BAND, PAPERS_BAND, TUNED_BAND, names
 
 LOAD_ONLY = ("round-robin", "random", "join-shortest-queue", "power-of-two-choices")
 RIVAL = "marginal-cost"
-LOCAL = ("locality", "locality-band", RIVAL)
+LOCAL = ("locality", PAPERS_BAND, TUNED_BAND, BAND, RIVAL)
 ORACLE = "domain-oracle"
-DEFAULT = "locality-band"
+DEFAULT = BAND
 GOAL = -0.05
 GOAL_MODEL, GOAL_WORKERS = "gpt-oss-20b", 16
 
@@ -74,8 +75,8 @@ def verdict(figures: Mapping[str, Figures], subject: str, model: str, workers: i
     least = min(figures, key=lambda policy: figures[policy].active_experts)
     if least not in (subject, *LOAD_ONLY):
         said.append(
-            f"{least} touches fewer still, {figures[least].active_experts:.2f}, at a load imbalance"
-            f" of {figures[least].load_imbalance:.2f}."
+            f"{names(figures)[least]} touches fewer still, {figures[least].active_experts:.2f},"
+            f" at a load imbalance of {figures[least].load_imbalance:.2f}."
         )
     return said
 

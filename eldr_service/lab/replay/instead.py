@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from eldr_service.core.partition import Partition
 from eldr_service.policies.policy import Policy
-from eldr_service.policies.registry import create
+from eldr_service.policies.registry import changed, create
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Instead:
         """The policy in place of the logged one; `policies.registry.create` has the errors."""
         if self.policy is not None:
             return create(self.policy, self.parameters)
-        return create(name, {**parameters, **self.parameters})
+        return create(name, changed(name, parameters, self.parameters))
 
     def partition_of(self, model: str) -> Partition | None:
         """The partition of a model."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from eldr_service.lab.reports.plan import Plan, Sweep
 from eldr_service.lab.simulation.comparison import COMPARED, LOAD_ONLY, Change, Figures, changes
+from eldr_service.lab.simulation.contender import names
 from eldr_service.lab.simulation.locality import mixed_active_experts
 from eldr_service.lab.simulation.study import Run, Study, run_studies
 
@@ -73,6 +74,11 @@ class Findings:
     base: dict[str, list[Run]]
     sweeps: dict[str, Swept]
     mixed: list[tuple[int, float]]
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What each policy is called."""
+        return names(self.base)
 
     @property
     def figures(self) -> dict[str, list[Figures]]:

@@ -1,11 +1,12 @@
 """What a report simulates: one base study, and sweeps that change one thing of it each."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from eldr_service.lab.recordings import Recording
 from eldr_service.lab.simulation.comparison import LOAD_ONLY
+from eldr_service.lab.simulation.contender import names
 from eldr_service.lab.simulation.cost import StepCost, moe_layers
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.engine import Engine
@@ -191,8 +192,14 @@ def make_plan(
         if wanted is None or name in wanted:
             sweep = maker(base, recording, kinds, points)
             if sweep is not None:
-                sweeps[name] = sweep
+                sweeps[name] = replace(sweep, studies=tuple(_tuned_in(base, sweep.studies)))
     return Plan(base, recording, sweeps)
+
+
+def _tuned_in(base: Study, studies: Sequence[Study]) -> Iterator[Study]:
+    """What is tuned is tuned once, at the base study's load, and stays so on every sweep."""
+    for study in studies:
+        yield study if study == base else replace(study, tuned_in=base)
 
 
 def _rates(base: Study, recording: Recording, kinds: Sequence[Engine], points: Points) -> Sweep:
@@ -296,16 +303,17 @@ def _tails(
 
 
 def _parameter(base: Study, key: str, name: str, values: tuple[float, ...]) -> Sweep | None:
-    found = [policy for policy in base.policies if name_of(policy) == name]
+    of_name = {policy: parse(policy)[1] for policy in base.policies if name_of(policy) == name}
+    found = [policy for policy, parameters in of_name.items() if "width" not in parameters]
     if not found:
         return None
     policy = found[0]
     pairs = []
     for value in values:
-        parameters = parse(policy)[1] | {key: f"{value:g}"}
+        parameters = of_name[policy] | {key: f"{value:g}"}
         written = f"{name}:" + ",".join(f"{k}={v}" for k, v in parameters.items())
         pairs.append((value, replace(base, policies=(written,))))
-    return _sweep(key, f"{key} of {name}", pairs, (policy,))
+    return _sweep(key, f"{key} of {names(base.policies)[policy]}", pairs, (policy,))
 
 
 def _window(

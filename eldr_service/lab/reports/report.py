@@ -1,6 +1,8 @@
 """The whole report, before it is laid out: words, figures, limits, and the document of numbers."""
 
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,10 +10,13 @@ import numpy as np
 
 from eldr_service.lab.reports.findings import FIGURES, TPOT, Findings, sweep_document
 from eldr_service.lab.reports.limits import limits
+from eldr_service.lab.reports.plan import name_of
 from eldr_service.lab.reports.sections import Command, Section, Table, make_sections
 from eldr_service.lab.reports.verdict import Verdict, Worth, verdict, worth
-from eldr_service.lab.reports.words import change, milliseconds, number, percent, plain
-from eldr_service.lab.simulation.comparison import Change
+from eldr_service.lab.reports.words import change, milliseconds, number, percent, plain, span
+from eldr_service.lab.simulation.band import in_words
+from eldr_service.lab.simulation.comparison import Change, Margin
+from eldr_service.lab.simulation.study import Run
 
 P50, P99, MEAN = TPOT
 NAMES = {P50: "p50", P99: "p99", MEAN: "mean"}
@@ -96,10 +101,14 @@ def make_report(
 
 
 def _verdict(findings: Findings, found: Verdict, value: Worth | None) -> str:
-    policy, best = found.policy, findings.best_load_only(MEAN)
+    policy, best, names = (
+        in_full(findings, found.policy),
+        findings.best_load_only(MEAN),
+        findings.names,
+    )
     if best is None:
         beside = "the only one" if len(findings.base) == 1 else "the lowest of all"
-        mean = milliseconds(findings.mean(policy, MEAN))
+        mean = milliseconds(findings.mean(found.policy, MEAN))
         return (
             f"Under {policy}, {beside}, the mean TPOT is {mean} ms."
             " No policy that sees load alone was given: there is nothing to measure a gain against."
@@ -117,14 +126,17 @@ def _verdict(findings: Findings, found: Verdict, value: Worth | None) -> str:
         f"Use {policy}. On this traffic it lowers TPOT {parts[0]} and {parts[1]}, each against the"
         " best policy that sees load alone"
     )
-    needed = value.needed[policy] if value else None
+    if found.rival and found.against_rival and found.rival not in findings.load_only:
+        nearest = names[found.rival]
+        words += f". Of the others {nearest} is the strongest: {_beside(found.against_rival)}"
+    needed = value.needed[found.policy] if value else None
     if value and needed and needed.saved is not None and value.reference:
         rival = value.needed[value.reference]
         bound = "at least " if needed.at_most else ""
         words += (
             f". A median TPOT of {milliseconds(value.target_ms)} ms takes {number(needed.exact, 1)}"
-            f" workers under it and {number(rival.exact, 1)} under {value.reference}: {bound}"
-            f"{number(needed.saved, 1)} fewer, read between the numbers tried"
+            f" workers under it and {number(rival.exact, 1)} under {names[value.reference]}:"
+            f" {bound}{number(needed.saved, 1)} fewer, read between the numbers tried"
         )
     return f"{words}."
 
@@ -137,11 +149,32 @@ def _gain(found: Change) -> str:
     return f"{name} by nothing that chance does not explain ({percent(found.relative)})"
 
 
+def _beside(margin: Margin) -> str:
+    """How the recommended policy's mean TPOT stands to the rival's."""
+    low, high = margin.interval or (margin.relative, margin.relative)
+    if low <= 0 <= high:
+        return f"the mean TPOT under both differs by no more than chance, {change(margin)}"
+    against = "lower" if high < 0 else "higher"
+    within = f" ({span(margin.interval)})" if margin.interval else ""
+    return f"its mean TPOT is {percent(margin.relative)}{within}, {against} than under that"
+
+
+def in_full(findings: Findings, policy: str) -> str:
+    """Its name, and how it is set where that is not the same; of one that was tuned, to what."""
+    name = findings.names[policy]
+    choices = [run.choice for run in findings.base[policy] if run.choice]
+    if choices:
+        chosen, times = Counter((c.transform, c.width) for c in choices).most_common(1)[0]
+        of = f", as {times} of {len(choices)} seeds chose" if len(choices) > 1 else ""
+        return f"{name} ({name_of(policy)}:width={chosen[1]:g}, transform {chosen[0]}{of})"
+    return name if name == policy else f"{name} ({policy})"
+
+
 def _tiles(findings: Findings, found: Verdict, value: Worth | None) -> list[Tile]:
     policy = found.policy
     of_policy = Tile(
         "Recommended policy",
-        policy,
+        findings.names[policy],
         (
             f"mean TPOT {milliseconds(findings.mean(policy, MEAN))} ms,"
             f" {number(findings.mean(policy, 'active_experts'))} active experts per layer",
@@ -155,7 +188,8 @@ def _tiles(findings: Findings, found: Verdict, value: Worth | None) -> list[Tile
             tuple(
                 f"{NAMES[f]} {change(changes[f])} against {changes[f].best_load_only}"
                 for f in (P50, P99, MEAN)
-            ),
+            )
+            + _against_rival(findings, found),
         )
     else:
         gain = Tile("TPOT p50", f"{milliseconds(findings.mean(policy, P50))} ms", ("no change",))
@@ -177,6 +211,24 @@ def _tiles(findings: Findings, found: Verdict, value: Worth | None) -> list[Tile
     else:
         worth_tile = Tile("Worth in workers", "–", ("nothing to compare with, or not simulated",))
     return [of_policy, gain, worth_tile]
+
+
+def _against_rival(findings: Findings, found: Verdict) -> tuple[str, ...]:
+    if found.rival is None or found.rival in findings.load_only:
+        return ()
+    rival = findings.names[found.rival]
+    return (f"mean {change(found.against_rival)} against {rival}, the strongest other",)
+
+
+def _bands(findings: Findings) -> Iterator[tuple[str, str]]:
+    """How wide each band was, by its name."""
+    for policy, of_seed in findings.base.items():
+        if wide := in_words([run.band for run in of_seed]):
+            transform, tau, width = wide
+            yield (
+                findings.names[policy],
+                f"{policy}: transform {transform}; tau {tau}, {width} of the partition's spread",
+            )
 
 
 def _facts(findings: Findings, name: str) -> list[tuple[str, str]]:
@@ -203,6 +255,7 @@ def _facts(findings: Findings, name: str) -> list[tuple[str, str]]:
         ("Fleet", f"{base.deployment.workers} decode workers, {costs}"),
         ("Traffic", f"{came}, {rate} for {plain(traffic.duration_s)} s"),
         ("Split", f"partition fitted on {fitted} of the recording, {driven} is driven{shift}"),
+        *_bands(findings),
         ("Seeds", seeds),
     ]
 
@@ -216,7 +269,7 @@ def _table(findings: Findings) -> Table:
             number(findings.mean(policy, "active_experts")),
             number(findings.mean(policy, "load_imbalance")),
         )
-        rows.append((policy, *times, *others, *against))
+        rows.append((findings.names[policy], *times, *others, *against))
     headings = (
         *("policy", "p50 ms", "p99 ms", "mean ms", "active experts", "imbalance"),
         *(f"Δ {NAMES[figure]}" for figure in TPOT),
@@ -246,6 +299,11 @@ def _document(
             policy: {figure: _known(findings.mean(policy, figure)) for figure in FIGURES}
             for policy in findings.base
         },
+        "bands": {
+            policy: [_band(run) for run in of_seed]
+            for policy, of_seed in findings.base.items()
+            if any(run.band for run in of_seed)
+        },
         "changes": [asdict(one) for one in findings.changes.values()],
         "worth": asdict(value) if value else None,
         "sweeps": {name: sweep_document(swept) for name, swept in findings.sweeps.items()},
@@ -253,6 +311,10 @@ def _document(
         "sent": {policy: findings.base[policy][0].sent for policy in findings.main},
         "limits": cautions,
     }
+
+
+def _band(run: Run) -> dict[str, Any] | None:
+    return {**asdict(run.band), "width": _known(run.band.width)} if run.band else None
 
 
 def _known(value: float) -> float | None:

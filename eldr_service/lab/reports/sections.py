@@ -1,6 +1,6 @@
 """The report's sections: what each says, its panels, its table, the command that repeats it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ DOUBTFUL = 0.01  # share of copies from which a point is drawn hollow
 
 @dataclass(frozen=True)
 class Table:
-    """Words in rows, a cell of one line or two; all columns but the first are of numbers."""
+    """Words in rows, a cell of a few lines; all columns but the first are of numbers."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -93,7 +93,7 @@ def _rate(findings: Findings, swept: Swept, command: str) -> Section:
     for figure, label in ((P50, "TPOT p50, ms"), (P99, "TPOT p99, ms")):
         lines = [
             Line(
-                policy,
+                findings.names[policy],
                 colour[policy],
                 x,
                 swept.mean(policy, figure).tolist(),
@@ -102,18 +102,18 @@ def _rate(findings: Findings, swept: Swept, command: str) -> Section:
             for policy in swept.policies
         ]
         canvas = plot(lines, swept.sweep.parameter, label, marks=_base_rate(findings))
-        panels.append(Panel(label, _described(label, swept, figure), canvas))
+        panels.append(Panel(label, _described(label, swept, figure, findings.names), canvas))
     own = [p for p in findings.main if p in findings.others]
     rows = []
     for i, rate in enumerate(x):
         at = swept.changes[i]
         medians = (milliseconds(swept.mean(policy, P50)[i]) for policy in findings.main)
-        gains = (change(at.get((p, f)), "\n") for p in own for f in (P50, P99))
+        gains = ("\n".join(change(at.get((p, f)), "\n") for f in (P50, P99)) for p in own)
         rows.append((plain(rate), *medians, *gains, percent(swept.copies[i], signed=False)))
     headings = (
         "rate /s",
-        *(f"{policy} p50 ms" for policy in findings.main),
-        *(f"{policy} Δ {part}" for policy in own for part in ("p50", "p99")),
+        *(f"{findings.names[policy]} p50 ms" for policy in findings.main),
+        *(f"{findings.names[policy]} Δ p50, p99" for policy in own),
         "copies",
     )
     text = (
@@ -147,14 +147,15 @@ def _experts(findings: Findings, swept: Swept | None, command: str) -> Section:
             batch = np.array([findings.mean(policy, "in_flight")])
             active = np.array([findings.mean(policy, "active_experts")])
         order = np.argsort(batch)
-        lines.append(Line(policy, colour[policy], batch[order].tolist(), active[order].tolist()))
+        name = findings.names[policy]
+        lines.append(Line(name, colour[policy], batch[order].tolist(), active[order].tolist()))
     batches, mixed = zip(*findings.mixed, strict=True)
     lines.append(Line("any requests", QUIET, batches, mixed, dashed=True))
     for policy in findings.base:
         found = findings.mean(policy, "in_flight"), findings.mean(policy, "active_experts")
         by_chance = float(np.interp(found[0], batches, mixed))
         of_policy = (number(found[0]), number(found[1]), percent(found[1] / by_chance - 1))
-        rows.append((policy, *of_policy))
+        rows.append((findings.names[policy], *of_policy))
     label = "active experts of a layer"
     ends = "; ".join(f"{line.name}: {number(line.y[-1])} at {number(line.x[-1])}" for line in lines)
     panel = Panel(
@@ -195,14 +196,15 @@ def _map(findings: Findings, command: str) -> Section:
         effective[policy] = [_effective(row) for row in shares]
         order = np.lexsort((-shares.max(axis=0), shares.argmax(axis=0)))
         worst = min(range(len(groups)), key=lambda i: effective[policy][i])
+        name = findings.names[policy]
         described = (
-            f"Share of each group's requests by worker under {policy}. Most concentrated:"
+            f"Share of each group's requests by worker under {name}. Most concentrated:"
             f" {groups[worst]}, on {number(effective[policy][worst], 1)} workers in effect."
         )
         canvas = heat_map(
             shares[:, order], groups, colour[policy], "workers, in order of what they hold most"
         )
-        panels.append(Panel(policy, described, canvas))
+        panels.append(Panel(name, described, canvas))
     kind = "domain" if findings.plan.recording.domains.astype(bool).any() else "slot"
     rows = tuple(
         (
@@ -212,7 +214,11 @@ def _map(findings: Findings, command: str) -> Section:
         )
         for i, group in enumerate(groups)
     )
-    headings = (kind, "requests", *(f"{policy}: workers" for policy in findings.main))
+    headings = (
+        kind,
+        "requests",
+        *(f"{findings.names[policy]}: workers" for policy in findings.main),
+    )
     text = (
         f"Deeper: a larger share of the {kind}'s requests"
         f" (seed {findings.plan.base.seeds[0]}; an even spread is"
@@ -241,7 +247,7 @@ def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Sect
     x = swept.sweep.values
     lines = [
         Line(
-            policy,
+            findings.names[policy],
             colour[policy],
             x,
             swept.mean(policy, P50).tolist(),
@@ -253,7 +259,9 @@ def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Sect
     label = "TPOT p50, ms"
     panel = Panel(
         "TPOT p50 against workers",
-        _described(f"{label}, target {milliseconds(worth.target_ms)} ms", swept, P50),
+        _described(
+            f"{label}, target {milliseconds(worth.target_ms)} ms", swept, P50, findings.names
+        ),
         plot(
             lines,
             "decode workers at the same rate",
@@ -270,7 +278,9 @@ def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Sect
             low, high = needed.interval
             saved += f" ({number(low, 1)} to {number(high, 1)})"
         bound = "≤ " if needed.at_most else ""
-        rows.append((policy, bound + fewest, bound + number(needed.exact, 1), saved))
+        rows.append(
+            (findings.names[policy], bound + fewest, bound + number(needed.exact, 1), saved)
+        )
     headings = ("policy", "fewest tried", "on the line between", "fewer than the best load-only")
     tried = ", ".join(plain(value) for value in x)
     text = (
@@ -338,16 +348,19 @@ def _sensitivity(findings: Findings, swept: Swept, title: str, text: str, comman
     colour = colours(findings.base)
     panels = []
     for figure, label in ((P50, "TPOT p50"), (P99, "TPOT p99")):
-        lines = [_change_line(swept, policy, figure, colour[policy]) for policy in own]
+        lines = [
+            _change_line(findings.names[policy], swept, policy, figure, colour[policy])
+            for policy in own
+        ]
         label = f"{label} against the best load-only policy"
         if not own:  # nothing to compare with: the times themselves
             label = f"{label.partition(' against')[0]}, ms"
             lines = [
-                Line(policy, colour[policy], x, swept.mean(policy, figure).tolist())
+                Line(findings.names[policy], colour[policy], x, swept.mean(policy, figure).tolist())
                 for policy in swept.sweep.policies
             ]
         canvas = plot(lines, swept.sweep.parameter, label, percent=bool(own))
-        panels.append(Panel(label, _described(label, swept, figure), canvas))
+        panels.append(Panel(label, _described(label, swept, figure, findings.names), canvas))
     rows = []
     for i, value in enumerate(x):
         at = swept.changes[i]
@@ -361,7 +374,11 @@ def _sensitivity(findings: Findings, swept: Swept, title: str, text: str, comman
     sign = "Δ " if own else ""
     headings = (
         swept.sweep.parameter,
-        *(f"{p} {sign}{part}" for p in own or swept.sweep.policies for part in ("p50", "p99")),
+        *(
+            f"{findings.names[p]} {sign}{part}"
+            for p in own or swept.sweep.policies
+            for part in ("p50", "p99")
+        ),
     )
     name = f"{swept.sweep.name}-sensitivity"
     return Section(
@@ -369,13 +386,13 @@ def _sensitivity(findings: Findings, swept: Swept, title: str, text: str, comman
     )
 
 
-def _change_line(swept: Swept, policy: str, figure: str, colour: str) -> Line:
+def _change_line(name: str, swept: Swept, policy: str, figure: str, colour: str) -> Line:
     found = [at.get((policy, figure)) for at in swept.changes]
     values = [change.relative if change else float("nan") for change in found]
     ends = [change.interval if change else None for change in found]
     whole = all(ends)
     return Line(
-        policy,
+        name,
         colour,
         swept.sweep.values,
         values,
@@ -384,11 +401,11 @@ def _change_line(swept: Swept, policy: str, figure: str, colour: str) -> Line:
     )
 
 
-def _described(label: str, swept: Swept, figure: str) -> str:
+def _described(label: str, swept: Swept, figure: str, names: Mapping[str, str]) -> str:
     """The ends of every line, in words."""
     first, last = swept.sweep.values[0], swept.sweep.values[-1]
     lines: Sequence[str] = [
-        f"{policy} from {milliseconds(swept.mean(policy, figure)[0])}"
+        f"{names[policy]} from {milliseconds(swept.mean(policy, figure)[0])}"
         f" to {milliseconds(swept.mean(policy, figure)[-1])} ms"
         for policy in swept.policies
     ]

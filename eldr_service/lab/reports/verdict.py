@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from eldr_service.lab.reports.findings import TPOT, Findings, Swept
 from eldr_service.lab.reports.plan import EVALUATION_ONLY, name_of
-from eldr_service.lab.simulation.comparison import Change, interval
+from eldr_service.lab.simulation.comparison import Change, Margin, interval
 
 P50, P99, MEAN = TPOT
 
@@ -27,11 +27,17 @@ class Verdict:
     changes : dict of figure to Change
         Of it, against the best load-only policy by that figure; empty when it is one itself or
         there is none.
+    rival : str or None
+        The strongest of all other policies: the lowest mean TPOT. None where there is no other.
+    against_rival : Margin or None
+        Its mean TPOT relative to the rival's.
     """
 
     policy: str
     gains: bool
     changes: dict[str, Change]
+    rival: str | None = None
+    against_rival: Margin | None = None
 
 
 def verdict(findings: Findings) -> Verdict:
@@ -41,7 +47,15 @@ def verdict(findings: Findings) -> Verdict:
     better = [p for p in own if _is_better(p, findings)] if findings.load_only else own
     chosen = min(better or findings.load_only or candidates, key=lambda p: findings.mean(p, MEAN))
     changes = {f: findings.changes[chosen, f] for f in TPOT if (chosen, f) in findings.changes}
-    return Verdict(chosen, bool(better), changes if better else {})
+    beside = [p for p in candidates if p != chosen]
+    rival = min(beside, key=lambda p: findings.mean(p, MEAN), default=None)
+    margin = Margin.of(_means(chosen, findings), _means(rival, findings)) if rival else None
+    return Verdict(chosen, bool(better), changes if better else {}, rival, margin)
+
+
+def _means(policy: str, findings: Findings) -> list[float]:
+    """The mean TPOT of each seed."""
+    return [run.figures[MEAN] for run in findings.base[policy]]
 
 
 def _is_better(policy: str, findings: Findings) -> bool:

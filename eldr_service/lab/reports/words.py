@@ -2,7 +2,7 @@
 
 import math
 
-from eldr_service.lab.simulation.comparison import Change
+from eldr_service.lab.simulation.comparison import Change, Margin
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -26,7 +26,7 @@ def percent(value: float, signed: bool = True) -> str:
     return f"{value:{'+' if signed else ''}.1%}".replace("-", MINUS)
 
 
-def change(found: Change | None, between: str = " ") -> str:
+def change(found: Change | Margin | None, between: str = " ") -> str:
     """A change, and its interval in brackets where there is one."""
     if found is None:
         return "–"

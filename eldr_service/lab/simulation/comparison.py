@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Figures = Mapping[str, float]
 
@@ -37,6 +38,20 @@ class Change:
     interval: tuple[float, float] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """A figure relative to another's, as in `Change`."""
+
+    relative: float
+    interval: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, own: ArrayLike, other: ArrayLike) -> "Margin":
+        """Of values of the same seeds."""
+        relative = np.asarray(own, np.float64) / np.asarray(other, np.float64) - 1
+        return cls(float(relative.mean()), interval(relative))
+
+
 def over_seeds(figures: Sequence[Figures]) -> dict[str, float]:
     """One policy's figures: numbers of things are summed over the seeds, the others averaged."""
     return {
@@ -66,9 +81,8 @@ def changes(figures: Mapping[str, Sequence[Figures]]) -> list[Change]:
         best = min(rivals, key=lambda rival: float(values[rival].mean()))
         for policy, own in values.items():
             if policy != best:
-                relative = own / values[best] - 1
-                mean = float(relative.mean())
-                found.append(Change(policy, best, figure, mean, interval(relative)))
+                margin = Margin.of(own, values[best])
+                found.append(Change(policy, best, figure, margin.relative, margin.interval))
     return sorted(found, key=lambda change: list(figures).index(change.policy))
 
 

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,13 +17,15 @@ import structlog
 from numpy.typing import NDArray
 
 from eldr_service.core.partition import Partition
-from eldr_service.fitting import fit_partition
 from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.band import Band
+from eldr_service.lab.simulation.contender import AUTO, Contender
 from eldr_service.lab.simulation.deployment import Deployment
-from eldr_service.lab.simulation.simulate import MODEL, simulate
+from eldr_service.lab.simulation.fit import fit
+from eldr_service.lab.simulation.simulate import simulate
 from eldr_service.lab.simulation.traffic import Traffic
+from eldr_service.lab.simulation.tuning import Choice, Tried, inner_workloads, try_widths
 from eldr_service.lab.simulation.workload import Workload
-from eldr_service.policies.registry import create, parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +37,12 @@ class Study:
     activations : Path
         A recording with tokens.
     policies : tuple of str
-        Each NAME[:key=value,…].
+        Each NAME[:key=value,…], as `Contender.read` takes it.
     deployment : Deployment
     traffic : Traffic
     seeds : tuple of int
         Each draws a split, requests and an order of recordings, and fits a partition with a slot a
-        worker; all policies run on the same.
+        worker; all policies that ask for no transform of their own run on the same.
     calibration_fraction : float
     drive_all : bool
     shift_s : float
@@ -49,6 +51,8 @@ class Study:
         The partition sees this share of the part that is for fitting; what is driven stays.
     fit_domains : float
         It sees so large a share of the domains alone, drawn by the seed: the others are new to it.
+    tuned_in : Study or None
+        Where policies are tuned that are to be; None: in this one.
     """
 
     activations: Path
@@ -61,6 +65,7 @@ class Study:
     shift_s: float = math.inf
     fit_share: float = 1.0
     fit_domains: float = 1.0
+    tuned_in: "Study | None" = None
 
     def workload(self, seed: int) -> Workload:
         """What every policy is given under a seed; ValueError when it cannot be drawn."""
@@ -87,14 +92,25 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of a policy under a seed: see `Result`.
+    """What came of a policy under a seed.
 
-    `sent` has the requests of each domain, or of each slot where no domain was recorded, by worker.
+    Attributes
+    ----------
+    figures, reasons
+        See `Result`.
+    sent : dict of str to list of int
+        The requests of each domain, or of each slot where no domain was recorded, by worker.
+    band : Band or None
+        Of `locality-band` where there is a partition.
+    choice : Choice or None
+        Of a policy that was tuned.
     """
 
     figures: dict[str, float]
     reasons: Counter[str]
     sent: dict[str, list[int]]
+    band: Band | None = None
+    choice: Choice | None = None
 
 
 def run_study(
@@ -127,13 +143,45 @@ def run_studies(
     ValueError, EldrError
         Something in a study makes no sense.
     """
-    fits = [(i, study, seed) for i, study in enumerate(studies) for seed in study.seeds]
-    policies = sum(len(study.seeds) * len(study.policies) for study in studies)
-    with _map(min(jobs, policies), done) as each:
+    read = {policy: Contender.read(policy) for study in studies for policy in study.policies}
+    seeded = [(i, study, seed) for i, study in enumerate(studies) for seed in study.seeds]
+    tuned = {
+        (study.tuned_in or study, seed, policy): None
+        for _, study, seed in seeded
+        for policy in study.policies
+        if read[policy].tuned
+    }
+    tries = [
+        (at, *key, transform)
+        for at, key in enumerate(tuned)
+        for transform in read[key[-1]].transforms
+    ]
+    runs_in_all = sum(len(study.seeds) * len(study.policies) for study in studies)
+    with _map(min(jobs, runs_in_all), done) as each:
+        tried = dict(each(_try, tries))
+        choices = {
+            key: Choice.of({t: tried[at, t] for t in read[key[-1]].transforms})
+            for at, key in enumerate(tuned)
+        }
+
+        def choice_of(study: Study, seed: int, policy: str) -> Choice | None:
+            return choices.get((study.tuned_in or study, seed, policy))
+
+        fits = []
+        for i, study, seed in seeded:
+            for fitted, policy in _fitted(study, read).items():
+                choice = choice_of(study, seed, policy)
+                transform = choice.transform if choice else fitted
+                fits.append((i, study, seed, fitted, transform))
         partitions = dict(each(_fit, fits))
         tasks = [
-            (i, study, seed, policy, partitions[i, seed])
-            for i, study, seed in fits
+            (
+                *(i, study, seed, policy),
+                partitions[i, seed, _partition_of(policy, read)],
+                partitions[i, seed, AUTO],
+                choice_of(study, seed, policy),
+            )
+            for i, study, seed in seeded
             for policy in study.policies
         ]
         runs = dict(each(_run, tasks))
@@ -143,14 +191,27 @@ def run_studies(
     ]
 
 
+def _partition_of(policy: str, read: Mapping[str, Contender]) -> str:
+    """What its partition is known by: the transform, or the policy itself when it is tuned."""
+    return policy if read[policy].tuned else read[policy].transform
+
+
+def _fitted(study: Study, read: Mapping[str, Contender]) -> dict[str, str]:
+    """The partitions of each seed, with a policy that asks for it: "auto" is always one."""
+    return {AUTO: "", **{_partition_of(policy, read): policy for policy in study.policies}}
+
+
 def log_to_stderr() -> None:
     """Keep the router's log off stdout, from here on in this process."""
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def steps(study: Study) -> int:
-    """How often `run_study` calls `done`."""
-    return len(study.seeds) * (1 + len(study.policies))
+    """How often `run_study` calls `done`; a study that is tuned in another leaves that out."""
+    read = {policy: Contender.read(policy) for policy in study.policies}
+    tuned = [] if study.tuned_in else [one for one in read.values() if one.tuned]
+    tries = sum(len(one.transforms) for one in tuned)
+    return len(study.seeds) * (tries + len(_fitted(study, read)) + len(study.policies))
 
 
 Each = Callable[[Callable[..., Any], Iterable[Sequence[Any]]], Iterator[Any]]
@@ -184,23 +245,39 @@ def _map(jobs: int, done: Callable[[], None]) -> Iterator[Each]:
             raise
 
 
-def _fit(number: int, study: Study, seed: int) -> tuple[tuple[int, int], Partition]:
+def _try(
+    number: int, study: Study, seed: int, policy: str, transform: str
+) -> tuple[tuple[int, str], Tried]:
     workload = study.workload(seed)
-    counts = workload.recording.prefill_counts()[study.seen(workload)]
-    workers = study.deployment.workers
-    geometry = workload.recording.geometry
-    partition = fit_partition(MODEL, counts, geometry, n_clusters=workers, random_state=seed)
-    return (number, seed), partition
+    given = study.seen(workload)
+    inner = inner_workloads(workload.recording, given, study.traffic, seed, study.drive_all)
+    tried = try_widths(Contender.read(policy), transform, inner, study.deployment)
+    return (number, transform), tried
+
+
+def _fit(
+    number: int, study: Study, seed: int, fitted: str, transform: str
+) -> tuple[tuple[int, int, str], Partition | None]:
+    workload = study.workload(seed)
+    seen, slots = study.seen(workload), study.deployment.workers
+    return (number, seed, fitted), fit(workload.recording, seen, transform, slots, seed)
 
 
 def _run(
-    number: int, study: Study, seed: int, policy: str, partition: Partition
+    number: int,
+    study: Study,
+    seed: int,
+    policy: str,
+    partition: Partition | None,
+    shared: Partition,
+    choice: Choice | None,
 ) -> tuple[tuple[int, int, str], Run]:
-    made = create(*parse(policy))
+    made = Contender.read(policy).create(choice.width if choice else None)
     workload = study.workload(seed)
     result = simulate(workload, made, study.deployment, partition)
-    sent = result.sent(_groups(workload.recording, partition))
-    return (number, seed, policy), Run(result.figures(), result.reasons, sent)
+    sent = result.sent(_groups(workload.recording, shared))
+    band = Band.of(made, partition)
+    return (number, seed, policy), Run(result.figures(), result.reasons, sent, band, choice)
 
 
 def _groups(recording: Recording, partition: Partition) -> NDArray[np.str_]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.demos.demo.plain import plain_run
+from benchmarks.demos.demo.settings import Setting
 from benchmarks.demos.demo.workload import Workload as DemoWorkload
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.geometry import ModelGeometry
@@ -206,7 +207,7 @@ def test_places_as_a_plain_loop_does(policy):
         seed=2,
     )
     partition = fitted(workload, 3)
-    expected = plain_run(policy, plain, partition)
+    expected = plain_run(Setting(policy, partition), plain)
     assert not expected.waited
     result = run(workload, policy, Deployment((Engine(COST),) * 3), partition)
     placements = [(plain.driven[r], w) for r, w in expected.placements]

@@ -1,0 +1,35 @@
+"""Partitions of recorded requests, by whichever transform is asked for."""
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.partition import Partition
+from eldr_service.fitting import fit_partition
+from eldr_service.lab.recordings import Recording
+from eldr_service.lab.simulation.simulate import MODEL
+
+
+def fit(
+    recording: Recording, requests: NDArray[np.int64], transform: str, slots: int, seed: int
+) -> Partition | None:
+    """Fit on the prefills of these requests; ValueError as from `fit_partition`.
+
+    None where `counts-idf` leaves nothing to compare, since all requests use the same experts:
+    policies that read signatures take the least loaded worker then.
+    """
+    counts = recording.prefill_counts()[requests]
+    used_by = np.count_nonzero(counts, axis=0)
+    if transform == "counts-idf" and not ((used_by > 0) & (used_by < len(counts))).any():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # how little idf leaves is what is simulated
+        return fit_partition(
+            MODEL,
+            counts,
+            recording.geometry,
+            n_clusters=slots,
+            transform=transform,
+            random_state=seed,
+        )
