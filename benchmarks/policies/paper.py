@@ -40,6 +40,7 @@ from benchmarks.shared_data import ACTIVATIONS, SHARED
 from benchmarks.written import FOLDER, written
 from eldr_service.lab.recordings import Recording
 from eldr_service.lab.simulation.comparison import LOAD_ONLY, over_seeds
+from eldr_service.lab.simulation.contender import BAND, PAPERS_BAND
 from eldr_service.lab.simulation.cost import built_in_costs
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.engine import Engine
@@ -54,11 +55,11 @@ NAMES = {
     "random": "random",
     "jsq": "join-shortest-queue",
     "p2c": "power-of-two-choices",
-    "eldr": "locality-band",
+    "eldr": PAPERS_BAND,
     "domain": "domain-oracle",
 }
 TAUS = {"rr": "round-robin"} | {
-    f"tau{tau}": f"locality-band:tau={tau}" for tau in ("0", "0.1", "0.2", "0.3")
+    f"tau{tau}": f"{BAND}:transform=counts-idf,tau={tau}" for tau in ("0", "0.1", "0.2", "0.3")
 }
 FIGURES = {"tpot_p50_ms": "tpot_ms.p50", "tpot_p99_ms": "tpot_ms.p99"}
 COSTS = {
@@ -189,7 +190,7 @@ def main() -> None:
     if not PAPER.is_dir():
         sys.exit(f"{PAPER}: the paper's tables are not here")
     console = Console(width=None if sys.stdout.isatty() else 160)
-    table = Table("POINT", "BATCH", "COPIES", title="locality-band against the best load-only")
+    table = Table("POINT", "BATCH", "COPIES", title="the paper's band against the best load-only")
     for name in FIGURES.values():
         table.add_column(f"{name}: paper")
         table.add_column("here")
@@ -201,11 +202,10 @@ def main() -> None:
     every = list(points())
     for point in track(every, console=Console(stderr=True), transient=True):
         ours, batch, copies = simulated(point, options.seeds, options.jobs)
-        subject = "locality-band:tau=0.1" if point.policies is TAUS else "locality-band"
         cells = []
         for figure in FIGURES.values():
-            theirs = against_best(point.measured, subject, figure)
-            own = against_best(ours, subject, figure)
+            theirs = against_best(point.measured, PAPERS_BAND, figure)
+            own = against_best(ours, PAPERS_BAND, figure)
             same = theirs * own > 0
             signs[figure][0] += same
             signs[figure][1] += 1

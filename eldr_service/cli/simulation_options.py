@@ -47,6 +47,14 @@ class SimulationOptions:
             help="A trace: Azure's .csv, Mooncake's .jsonl or .jsonl.zst; or engines' recordings.",
         ),
     ] = POISSON
+    gap_cv: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            help="Of the gaps between arrivals, without a trace, their standard deviation over their"
+            " mean: 1 for Poisson, 10 for requests in bursts.",
+        ),
+    ] = 1.0
     output_tokens: Annotated[
         str | None,
         typer.Option(
@@ -182,8 +190,10 @@ class SimulationOptions:
         """Arrivals at a rate, for a duration in seconds."""
         from eldr_service.lab.simulation.traffic import Traffic
 
+        if self.gap_cv != 1 and self.arrivals != POISSON:
+            raise typer.BadParameter("a trace has gaps of its own", param_hint="--gap-cv")
         try:
-            return Traffic(duration, rate, self.trace(), self.output())
+            return Traffic(duration, rate, self.trace(), self.output(), self.gap_cv)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
 

@@ -140,6 +140,17 @@ def test_engines_and_trace(simulate, tmp_path):
     assert figures["tokens"] == pytest.approx(5 * figures["requests"], rel=0.05)
 
 
+def test_bursts_fill_workers_and_leave_them_empty(simulate):
+    even, bursts = (
+        simulate("--policy=join-shortest-queue", gap_cv=cv, seeds=3)["policies"][
+            "join-shortest-queue"
+        ]
+        for cv in (1, 6)
+    )
+    spread = [figures["tpot_ms"]["p99"] / figures["tpot_ms"]["p50"] for figures in (even, bursts)]
+    assert spread[1] > spread[0]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -151,6 +162,8 @@ def test_engines_and_trace(simulate, tmp_path):
         ({"activations": "missing.npz"}, "does not exist"),
         ({"activations": __file__}, "not a whole .npz file"),
         ({"arrivals": "missing.csv"}, "No such file"),
+        ({"arrivals": "missing.csv", "gap_cv": 2}, "a trace has gaps of its own"),
+        ({"gap_cv": 0}, "gap_cv must be positive"),
         ({"arrivals": __file__}, "expected .csv (Azure)"),
         ({"output_tokens": "0"}, "output_tokens must be positive"),
         ({"rate": -1}, "rate_per_s must be positive"),
