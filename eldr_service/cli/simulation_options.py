@@ -51,8 +51,8 @@ class SimulationOptions:
         float,
         typer.Option(
             metavar="X",
-            help="Of the gaps between arrivals, without a trace, their standard deviation over their"
-            " mean: 1 for Poisson, 10 for requests in bursts.",
+            help="Of the gaps between arrivals, without a trace: their standard deviation over"
+            " their mean, 1 for Poisson, 10 for requests in bursts.",
         ),
     ] = 1.0
     output_tokens: Annotated[
