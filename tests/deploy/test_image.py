@@ -23,7 +23,8 @@ TOOLS = ("buildah", "debootstrap", "unshare", "chroot")
 PORT = 50151
 pytestmark = [
     pytest.mark.skipif(
-        not os.environ.get("ELDR_IMAGE_TESTS"), reason="takes minutes: `make image-check` runs it"
+        not os.environ.get("ELDR_IMAGE_TESTS"),
+        reason="builds and runs an image for minutes, as root: `make image-check`",
     ),
     pytest.mark.timeout(3600),
 ]
