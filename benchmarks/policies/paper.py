@@ -115,9 +115,10 @@ def recording_of(point: Point) -> Path:
     return path
 
 
-def simulated(point: Point, seeds: int, jobs: int) -> tuple[Values, float, float]:
-    """The point's figures in the simulator, the batch size that was aimed at, share of copies."""
-    path = recording_of(point)
+def simulated(
+    point: Point, path: Path, drive_all: bool, seeds: int, jobs: int
+) -> tuple[Values, float, float]:
+    """The point's figures with a recording, the batch size that was aimed at, share of copies."""
     recording = Recording.load(path)
     cost = built_in_costs()[COSTS[point.model]]
     in_flight = point.rate * OUTPUT_TOKENS * point.measured["round-robin"]["tpot_ms.p50"] * 1e-3
@@ -131,7 +132,7 @@ def simulated(point: Point, seeds: int, jobs: int) -> tuple[Values, float, float
         deployment=Deployment((Engine(cost),) * WORKERS),
         traffic=Traffic(max(1000, 3 * in_flight) / rate, rate, output_tokens=OUTPUT_TOKENS),
         seeds=tuple(range(seeds)),
-        drive_all=point.workload == "task",
+        drive_all=drive_all,
     )
     runs = run_study(study, jobs)
     figures = {p: over_seeds([run.figures for run in each]) for p, each in runs.items()}
@@ -201,7 +202,10 @@ def main() -> None:
     orders: dict[tuple[str, str, str], list[bool]] = {}
     every = list(points())
     for point in track(every, console=Console(stderr=True), transient=True):
-        ours, batch, copies = simulated(point, options.seeds, options.jobs)
+        task = point.workload == "task"
+        ours, batch, copies = simulated(
+            point, recording_of(point), task, options.seeds, options.jobs
+        )
         cells = []
         for figure in FIGURES.values():
             theirs = against_best(point.measured, PAPERS_BAND, figure)
@@ -245,7 +249,7 @@ def main() -> None:
             f" commonest order of each pair in {commonest(orders, figure)}"
         )
     agreed = {" ".join(key): agreement(*both) for key, both in changed.items()}
-    console.print(_agreements(agreed))
+    console.print(agreements(agreed))
     console.print(f"\n{len(disagreements)} orders disagree:")
     for line in disagreements:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
@@ -270,7 +274,8 @@ def commonest(orders: dict[tuple[str, str, str], list[bool]], figure: str) -> in
     )
 
 
-def _agreements(agreed: dict[str, dict[str, float]]) -> Table:
+def agreements(agreed: dict[str, dict[str, float]]) -> Table:
+    """What `agreement` gives, by name."""
     table = Table("THE BAND'S CHANGES", "POINTS", "CORRELATION", "OF RANKS", "MEAN ERROR",
                   "A CONSTANT'S", "SIGNS", "COMMONEST SIGN")  # fmt: skip
     for name, found in agreed.items():

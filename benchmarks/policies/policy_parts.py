@@ -6,7 +6,9 @@ Each is without one part: *no decode counts*, predictions from prefills alone; *
 residuals of similar finished requests; *own recording forgotten*, none of the request's own
 recording, which in a simulation has been there before; *priced now alone*, nothing for requests to
 come; *no remaining*, all requests weigh alike; *no tail*, no bound on the chosen step; *no
-reports*, costs as before any; *not packed*, each expert's own probability kept.
+reports*, costs as before any; *not packed*, each expert's own probability kept. And with more than
+there is: *arrivals known*, the experts that an arriving request's decode truly uses; *held known*,
+those of the requests that workers hold; *all known*, both.
 
 Prints the mean TPOT's change against the best of the four load-only policies, with 95% intervals
 from paired seeds; writes build/bench/policy_parts.json.
@@ -24,8 +26,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.policies.cells import CELLS, Cell, How, study_of
+from benchmarks.policies.cells import CELLS, OUTPUT_TOKENS, Cell, How, study_of
 from benchmarks.policies.goals import MEAN, PRICED, gain
+from benchmarks.policies.known_use import TrueUse, knowing
 from benchmarks.shared_data import need_recordings
 from benchmarks.written import written
 from eldr_service.core.activation import Counts
@@ -183,12 +186,22 @@ PARTS: dict[str, Callable[[], Policy]] = {
 }
 
 
+KNOWN = {
+    "arrivals known": {"arriving": True, "held": False},
+    "held known": {"arriving": False, "held": True},
+    "all known": {"arriving": True, "held": True},
+}
+COLUMNS = (*PARTS, *KNOWN)
+
+
 def run(cell: Cell, how: How, seed: int) -> dict[str, dict[str, float]]:
     """Policy -> figure -> value under a seed."""
     study = study_of(cell, (), how)
     workload = study.workload(seed)
     made = {name: create(name, {}) for name in LOAD_ONLY}
     made |= {name: make() for name, make in PARTS.items()}
+    use = TrueUse(workload, OUTPUT_TOKENS)
+    made |= {name: knowing(use, **known) for name, known in KNOWN.items()}
     return {
         name: simulate(workload, policy, study.deployment).figures()
         for name, policy in made.items()
@@ -214,12 +227,12 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs, initializer=log_to_stderr) as pool:
         runs = pool.map(run, *zip(*tasks, strict=True))
         each = list(track(runs, "simulating", len(tasks), console=STDERR))
-    table = Table("CELL", *PARTS, title=f"{PRICED}: mean TPOT against the best load-only policy")
+    table = Table("CELL", *COLUMNS, title=f"{PRICED}: mean TPOT against the best load-only policy")
     document = {}
     for cell in cells:
         found = [one for (of, *_), one in zip(tasks, each, strict=True) if of == cell]
         values = {policy: {MEAN: [one[policy][MEAN] for one in found]} for policy in found[0]}
-        gains = {part: gain(values, part, MEAN) for part in PARTS}
+        gains = {part: gain(values, part, MEAN) for part in COLUMNS}
         table.add_row(str(cell), *map(str, gains.values()))
         document[str(cell)] = {part: asdict(one) for part, one in gains.items()}
     Console(width=None if sys.stdout.isatty() else 190).print(table)

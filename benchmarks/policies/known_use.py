@@ -1,0 +1,52 @@
+"""`marginal-cost` that knows which experts decodes truly use: what better prediction could gain."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.activation import Counts
+from eldr_service.lab.simulation.workload import Workload
+from eldr_service.policies.experts import Experts, ExpertsInUse
+from eldr_service.policies.marginal_cost import MarginalCost, MarginalCostParameters
+
+Use = NDArray[np.float32]
+
+
+class TrueUse:
+    """By a prefill's counts, how often a token of its decode of so many tokens uses each expert."""
+
+    def __init__(self, workload: Workload, output_tokens: int) -> None:
+        self._by_prefill: dict[bytes, Use] = {}
+        for i in range(len(workload.driven)):
+            decode = workload.decode_counts(i, output_tokens).counts
+            prefill = workload.prefill_counts(i).counts
+            self._by_prefill[_key(prefill)] = (decode.ravel() / output_tokens).astype(np.float32)
+
+    def of(self, prefill: Counts) -> Use:
+        return self._by_prefill[_key(prefill)]
+
+
+def _key(prefill: Counts) -> bytes:
+    return prefill.astype(np.uint32).tobytes()
+
+
+class KnownExperts(ExpertsInUse):
+    """Knows the use of requests that arrive, of those that are held, or of both."""
+
+    def __init__(self, use: TrueUse, *, arriving: bool, held: bool) -> None:
+        super().__init__(MarginalCostParameters().min_coverage)
+        self._use, self._arriving, self._held = use, arriving, held
+
+    def predict(self, counts: Counts, top_k: int) -> tuple[Experts, Use]:
+        experts, probabilities = super().predict(counts, top_k)
+        return experts, self._use.of(counts) if self._arriving else probabilities
+
+    def _prediction_of(self, counts: Counts | None) -> Use:
+        if self._held and counts is not None:
+            return self._use.of(counts)
+        return super()._prediction_of(counts)
+
+
+def knowing(use: TrueUse, *, arriving: bool, held: bool) -> MarginalCost:
+    policy = MarginalCost()
+    policy.experts = KnownExperts(use, arriving=arriving, held=held)
+    return policy
