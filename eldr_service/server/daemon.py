@@ -47,6 +47,10 @@ from eldr_service.server.learning import Learning
 from eldr_service.server.observability.heartbeat import beat
 from eldr_service.server.observability.http import HttpServer
 from eldr_service.server.observability.logging import configure_logging
+from eldr_service.server.page.access import Access
+from eldr_service.server.page.actions import Actions
+from eldr_service.server.page.routes import Page
+from eldr_service.server.page.watch import Watch
 from eldr_service.server.replicas.follower import Follower
 from eldr_service.server.replicas.learned import SharedLearned
 from eldr_service.server.replicas.mirror import MirroredStore
@@ -128,7 +132,14 @@ class Daemon:
         )
         self._recorder = self._record(settings)
         told = self._replica.journal if self._replica else self._durability
-        journals = told, self._recorder
+        self._watch = Watch(
+            lambda: self._router,
+            lambda: self._refits,
+            lambda model: self._telemetry.waiting(model),
+            self._troubles,
+            lambda: self._serving,
+        )
+        journals = told, self._recorder, self._watch
         self._router = Router(
             lambda: create(policy, parameters),
             self._telemetry,
@@ -185,7 +196,9 @@ class Daemon:
         self._stopping = asyncio.Event()  # set by each signal to stop
         self._serving = True
         self._served = self._listeners()
-        self._http = HttpServer(self._telemetry.metrics, lambda: self._serving, self._troubles)
+        self._http = HttpServer(
+            self._telemetry.metrics, lambda: self._serving, self._troubles, self._page().paths()
+        )
 
     async def run(self) -> None:
         """Serve until told to stop, and drain.
@@ -258,6 +271,7 @@ class Daemon:
         self._discovery.close()
         await self._refits.close()
         await self._process.close()
+        self._watch.close()
         await self._served.stop(grace=1.0)
         await self._http.stop()
         if self._learning and self._leads:
@@ -316,7 +330,7 @@ class Daemon:
         )
         policy_service = PolicyService(self._router, self._chosen, telemetry, agreed)
         # Every call pays for an interceptor, one without tokens too.
-        guard = TokenInterceptor(self._tokens, telemetry.refused_caller, self._signed)
+        self._guard = TokenInterceptor(self._tokens, telemetry.refused_caller, self._signed)
         return Listeners(
             [
                 (router_pb2_grpc.add_RouterServiceServicer_to_server, router_service),
@@ -324,7 +338,7 @@ class Daemon:
                 (partition_pb2_grpc.add_PartitionServiceServicer_to_server, partition_service),
                 (policy_pb2_grpc.add_PolicyServiceServicer_to_server, policy_service),
             ],
-            [guard] if self._tokens or self._signed else [],
+            [self._guard] if self._has_tokens else [],
             self._certificates,
             Admission(
                 settings.max_calls_in_all, self._router.models.__contains__, telemetry.refused_call
@@ -335,6 +349,28 @@ class Daemon:
                 connections=self._most_connections(),
             ),
         )
+
+    def _page(self) -> Page:
+        settings, replica = self._settings, self._replica
+        return Page(
+            Access(
+                self._guard.caller_of if self._has_tokens else None,
+                insecure=settings.insecure,
+                closed=bool(settings.tls_client_ca) and not self._has_tokens,
+            ),
+            self._watch,
+            Actions(
+                self._router,
+                self._chosen,
+                self._workers,
+                replica.agreed if replica else at_once,
+                replica.written if replica else nothing_to_wait_for,
+            ),
+        )
+
+    @property
+    def _has_tokens(self) -> bool:
+        return bool(self._tokens or self._signed)
 
     def _most_connections(self) -> int:
         """As many as the settings say, and fewer where the process may not open so many files."""

@@ -83,7 +83,8 @@ class Options(BaseSettings):
     )
     http: ListenAddress = _option(
         "HOST:PORT",
-        "where metrics and dashboard are served, to read and without credentials",
+        "where the page, metrics and health are served: the page to this machine, with tokens to"
+        " admins; the others to all",
         default=Address("127.0.0.1", 9464),
     )
     state: State = _option(

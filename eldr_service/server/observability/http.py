@@ -1,8 +1,8 @@
-"""The HTTP port: metrics, health and a page that leads to both."""
+"""The HTTP port: metrics, health, and the paths of the page."""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from aiohttp import web
@@ -14,18 +14,7 @@ from eldr_service.server.observability.metrics import Metrics
 
 COMPRESSED_AT_ONCE = 16 << 10
 """Bytes that are compressed in one step, about half a millisecond."""
-INDEX = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>ELDR</title>
-<h1>ELDR</h1>
-<p>Places prefilled requests on decode workers by the experts that they use.</p>
-<ul>
-<li><a href="/metrics">/metrics</a>: for Prometheus
-<li><a href="/healthz">/healthz</a>: 200 while the daemon takes requests, else 503
-</ul>
-</html>
-"""
+Paths = Iterable[tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]]
 
 
 def _of_ours(record: logging.LogRecord) -> bool:
@@ -38,7 +27,7 @@ async def _no_body_is_wanted(request: web.Request) -> None:
 
 
 class HttpServer:
-    """Serves `/`, `/metrics` and `/healthz` in the running event loop.
+    """Serves `/metrics`, `/healthz` and more in the running event loop.
 
     Parameters
     ----------
@@ -48,6 +37,8 @@ class HttpServer:
         Whether the daemon takes requests now.
     troubles : callable
         What is wrong although it does, in words; empty for nothing.
+    paths : iterable of (method, path, handler)
+        What else is served.
     """
 
     def __init__(
@@ -55,6 +46,7 @@ class HttpServer:
         metrics: Metrics,
         healthy: Callable[[], bool],
         troubles: Callable[[], str] = str,
+        paths: Paths = (),
     ) -> None:
         self._troubles = troubles
         self._shown = metrics
@@ -62,9 +54,10 @@ class HttpServer:
         self.app = web.Application()
         # aiohttp's own reading of Expect fails at bytes that are no text, on any path.
         add = partial(self.app.router.add_route, expect_handler=_no_body_is_wanted)
-        add("GET", "/", self._index)
         add("GET", "/metrics", self._metrics)
         add("GET", "/healthz", self._health)
+        for method, path, handler in paths:
+            add(method, path, handler)
         add("*", "/{rest:.*}", self._nothing)
         logging.getLogger("aiohttp.server").addFilter(_of_ours)
         # Scrapes every few seconds are nothing to log.
@@ -86,9 +79,6 @@ class HttpServer:
     async def stop(self) -> None:
         """Answer what has been asked, and stop listening. Twice is fine."""
         await self._runner.cleanup()
-
-    async def _index(self, request: web.Request) -> web.Response:
-        return web.Response(text=INDEX, content_type="text/html")
 
     async def _metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -154,6 +154,15 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         token = _bearer_token(metadata)
         if token is None:
             raise UnauthenticatedError("expected the metadata authorization: Bearer TOKEN")
+        return await self.caller_of(token)
+
+    async def caller_of(self, token: str) -> Caller:
+        """Whom a token of either kind stands for.
+
+        Raises
+        ------
+        UnauthenticatedError
+        """
         caller = self._tokens.find(token) if self._tokens else None
         if caller is None and self._signed:
             caller = self._signed.known(token) or await self._signed.verify(token)

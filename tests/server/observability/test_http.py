@@ -2,6 +2,7 @@ import asyncio
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from eldr_service.server.observability.gauges import RouterState
 from eldr_service.server.observability.http import HttpServer
@@ -40,13 +41,17 @@ async def test_health_follows_the_daemon(served):
         assert (answer.status, await answer.text()) == (503, "unavailable\n")
 
 
-async def test_a_page_with_links(served):
-    session, _ = served
-    async with session.get("/") as answer:
-        assert answer.content_type == "text/html"
-        assert 'href="/metrics"' in await answer.text()
-    async with session.get("/nothing") as answer:
-        assert answer.status == 404
+async def test_other_paths():
+    async def answer(request):
+        return web.Response(text="here")
+
+    server = HttpServer(Metrics(RouterState), lambda: True, paths=[("GET", "/more", answer)])
+    port = await server.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        for path, status in {"/more": 200, "/metrics": 200, "/": 404, "/nothing": 404}.items():
+            async with session.get(path) as answer:
+                assert answer.status == status
+    await server.stop()
 
 
 async def test_a_port_in_use_is_an_error():

@@ -1,0 +1,137 @@
+"""What the page tells of the last minutes: placements, TPOT, and which requests went where."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
+from eldr_service.core.partition import Partition
+from eldr_service.core.worker import WorkerSpec, WorkerState
+from eldr_service.kernels import similarity
+from eldr_service.routing.call import Known, RouteCall
+from eldr_service.routing.journal import Journal
+
+MOST_PLACEMENTS = 200
+SAMPLE_SECONDS = 0.1
+"""At least, between two placements whose cluster is looked up, which takes up to 0.1 ms."""
+_KEPT = 0.995  # of the weights of earlier ones, at each of these
+_RECENT = 0.1  # weight of the newest request in a worker's TPOT
+_RATE_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One of the last placements; `at` in Unix seconds."""
+
+    at: float
+    model: str
+    booking: Booking
+
+
+@dataclass(slots=True)
+class Followed:
+    """Of one model.
+
+    Attributes
+    ----------
+    tpot : dict of worker id to float
+        Seconds, mean of the last requests that were released with their times.
+    version : int
+        Of the partition whose clusters are counted.
+    shares : dict of worker id to ndarray of float64, shape [K]
+        Weights of the last placements on a worker, by the slot whose centroid is nearest.
+    """
+
+    tpot: dict[str, float] = field(default_factory=dict)
+    version: int = 0
+    shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    seconds: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_RATE_SECONDS + 1))
+
+    def placements_per_second(self, now: float) -> float:
+        """Over the last 10 whole seconds."""
+        last = range(int(now) - _RATE_SECONDS, int(now))
+        return sum(number for second, number in self.seconds if second in last) / _RATE_SECONDS
+
+
+class Following(Journal):
+    """Follows all models, at a few microseconds per placement.
+
+    Parameters
+    ----------
+    partition_of : callable (model) -> Partition or None
+        That is in force.
+    """
+
+    def __init__(self, partition_of: Callable[[str], Partition | None]) -> None:
+        self.placements: deque[Placement] = deque(maxlen=MOST_PLACEMENTS)
+        self._partition_of = partition_of
+        self._models: dict[str, Followed] = {}
+        self._next_sample = 0.0
+
+    def of(self, model: str) -> Followed:
+        """What is known of a model."""
+        return self._models.setdefault(model, Followed())
+
+    def forgotten(self, model: str) -> None:
+        """Forget it too."""
+        self._models.pop(model, None)
+
+    def placed(
+        self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
+    ) -> None:
+        """Remember it among the last."""
+        followed = self.of(model)
+        self.placements.append(Placement(time.time(), model, booking))
+        second = int(now)
+        if followed.seconds and followed.seconds[-1][0] == second:
+            followed.seconds[-1] = second, followed.seconds[-1][1] + 1
+        else:
+            followed.seconds.append((second, 1))
+        if known.counts is not None and now >= self._next_sample:
+            self._next_sample = now + SAMPLE_SECONDS
+            self._sample(followed, model, known, booking)
+
+    def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
+        """Learn how fast its worker wrote."""
+        if how is Ended.RELEASED and booking.output_tokens > 1 and booking.decode_seconds > 0:
+            tpot = booking.decode_seconds / (booking.output_tokens - 1)
+            of_workers, worker = self.of(model).tpot, booking.worker_id
+            before = of_workers.get(worker, tpot)
+            of_workers[worker] = before + _RECENT * (tpot - before)
+
+    def joined(
+        self, model: str, row: int, spec: WorkerSpec, state: WorkerState, incarnation: int,
+        now: float,
+    ) -> None:  # fmt: skip
+        """What a worker of this name did in an earlier life says nothing of it."""
+        self._forget(model, spec.worker_id)
+
+    def keep_only(self, model: str, workers: Mapping[str, object]) -> None:
+        """Forget those that are gone."""
+        for worker in [w for w in self.of(model).tpot if w not in workers]:
+            self._forget(model, worker)
+
+    def _forget(self, model: str, worker: str) -> None:
+        followed = self.of(model)
+        followed.tpot.pop(worker, None)
+        followed.shares.pop(worker, None)
+
+    def _sample(self, followed: Followed, model: str, known: Known, booking: Booking) -> None:
+        partition = self._partition_of(model)
+        assert known.counts is not None
+        signature = partition.transform.signature(known.counts) if partition else None
+        if partition is None or signature is None:
+            return
+        slots = np.arange(partition.num_slots, dtype=np.int32)
+        nearest = int(np.argmax(similarity(partition.centroids, signature, slots)))
+        if followed.version != partition.version:
+            followed.version, followed.shares = partition.version, {}
+        for shares in followed.shares.values():
+            shares *= _KEPT
+        shares = followed.shares.setdefault(booking.worker_id, np.zeros(partition.num_slots))
+        shares[nearest] += 1

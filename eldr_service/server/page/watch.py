@@ -1,0 +1,187 @@
+"""The page's state, composed once a second for all who look at it, and not at all for none."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from itertools import islice
+
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
+from eldr_service.core.partition import Partition
+from eldr_service.core.worker import LoadReport, WorkerState
+from eldr_service.refits import Refits
+from eldr_service.routing.call import Known, RouteCall
+from eldr_service.routing.router import Router
+from eldr_service.server.page.followed import Following
+from eldr_service.server.page.load_only import LoadOnly
+from eldr_service.server.page.view import MOST_SHOWN_PLACEMENTS, Document, document
+from eldr_service.server.rpc.caller import Caller, Models
+
+SECONDS = 1.0
+MOST_VIEWERS = 64
+KEPT_SECONDS = 300.0
+"""For how long the comparison with load alone goes on when nobody looks."""
+
+
+class TooManyViewersError(Exception):
+    """As many look at the page as may."""
+
+
+class Shown:
+    """A document, written once for all who may see the same of it."""
+
+    def __init__(self, shown: Document) -> None:
+        self._shown = shown
+        self._written: dict[Models | None, bytes] = {}
+
+    def to(self, caller: Caller) -> bytes:
+        """What a caller may see, as JSON."""
+        written = self._written.get(caller.models)
+        if written is None:
+            written = json.dumps(self._part(caller)).encode()
+            self._written[caller.models] = written
+        return written
+
+    def _part(self, caller: Caller) -> Document:
+        shown = self._shown
+        if caller.models is None:
+            return shown
+        return shown | {
+            "models": [m for m in shown["models"] if caller.may_touch(m["name"])],
+            "placements": [p for p in shown["placements"] if caller.may_touch(p["model"])],
+        }
+
+
+class Watch(Following):
+    """Follows what is decided, and tells viewers.
+
+    Parameters
+    ----------
+    router, refits
+        What is shown; only read.
+    waiting : callable (model) -> int
+        Calls that wait for a place.
+    troubles : callable () -> str
+        What is wrong, in words; empty for nothing.
+    serving : callable () -> bool
+    """
+
+    def __init__(
+        self,
+        router: Callable[[], Router],
+        refits: Callable[[], Refits],
+        waiting: Callable[[str], int],
+        troubles: Callable[[], str],
+        serving: Callable[[], bool],
+    ) -> None:
+        super().__init__(self._partition_of)
+        self._router = router
+        self._refits = refits
+        self._waiting = waiting
+        self._troubles = troubles
+        self._serving = serving
+        self._comparisons: dict[str, LoadOnly] = {}
+        self._viewers: set[asyncio.Queue[Shown]] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._watched_until = 0.0
+
+    async def documents(self, caller: Caller) -> AsyncIterator[bytes]:
+        """What the caller may see, as JSON, now and each second.
+
+        Raises
+        ------
+        TooManyViewersError
+        """
+        if len(self._viewers) >= MOST_VIEWERS:
+            raise TooManyViewersError(f"{MOST_VIEWERS} look at the page already")
+        told: asyncio.Queue[Shown] = asyncio.Queue(1)
+        self._viewers.add(told)
+        self._watched_until = time.monotonic() + KEPT_SECONDS
+        try:
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._tell())
+            yield Shown(self.now()).to(caller)
+            while True:
+                yield (await told.get()).to(caller)
+        finally:
+            self._viewers.discard(told)
+
+    def now(self) -> Document:
+        """The document of this moment."""
+        models = self._router().models
+        for model in models.values():
+            self.keep_only(
+                model.name, {model.fleet.spec(r).worker_id: r for r in model.fleet.rows()}
+            )
+        return document(
+            [
+                (model, self.of(name), self._compare(name).comparison())
+                for name, model in sorted(models.items())
+            ],
+            list(islice(reversed(self.placements), MOST_SHOWN_PLACEMENTS)),
+            self._refits(),
+            self._waiting,
+            self._troubles(),
+            self._serving(),
+        )
+
+    def close(self) -> None:
+        """Tell no more."""
+        if self._task:
+            self._task.cancel()
+
+    # What is decided
+
+    def placed(
+        self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
+    ) -> None:
+        """A request was placed."""
+        super().placed(model, call, known, booking, now)
+        if comparison := self._comparisons.get(model):
+            comparison.placed(known, booking, now)
+
+    def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
+        """A booking ended."""
+        super().ended(model, booking, how, now)
+        if comparison := self._comparisons.get(model):
+            comparison.ended(booking, now)
+
+    def reported(
+        self, model: str, row: int, report: LoadReport, left_out: object, now: float
+    ) -> None:
+        """A worker told of its steps."""
+        if comparison := self._comparisons.get(model):
+            comparison.reported(self._router().models[model].fleet.spec(row).worker_id, report)
+
+    def moved(self, model: str, row: int, state: WorkerState) -> None:
+        """Where requests would be by load alone was decided with other workers: begin again."""
+        self._comparisons.pop(model, None)
+
+    def forgotten(self, model: str) -> None:
+        """A model is not known any more."""
+        super().forgotten(model)
+        self._comparisons.pop(model, None)
+
+    def _partition_of(self, model: str) -> Partition | None:
+        found = self._router().models.get(model)
+        return found.partition if found else None
+
+    def _compare(self, name: str) -> LoadOnly:
+        model = self._router().models[name]
+        return self._comparisons.setdefault(name, LoadOnly(model.fleet, len(model.bookings)))
+
+    async def _tell(self) -> None:
+        """Compose a document each second for as long as there are viewers."""
+        while time.monotonic() < self._watched_until:
+            await asyncio.sleep(SECONDS)
+            if not self._viewers:
+                continue
+            self._watched_until = time.monotonic() + KEPT_SECONDS
+            shown = Shown(self.now())
+            for viewer in self._viewers:
+                with suppress(asyncio.QueueEmpty):  # it is slow: it gets the newest
+                    viewer.get_nowait()
+                viewer.put_nowait(shown)
+        self._comparisons.clear()

@@ -1,0 +1,84 @@
+"""The comparison with load alone, on requests whose experts are known."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from eldr_service.core.fleet import Fleet
+from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
+from eldr_service.routing.call import Known
+from eldr_service.server.page.load_only import LoadOnly
+
+KINDS, WORKERS, IN_FLIGHT = 4, 4, 32
+LAYERS, EXPERTS, TOP_K = 2, 32, 2
+
+
+@pytest.fixture
+def fleet():
+    fleet = Fleet()
+    for number in range(WORKERS):
+        spec = WorkerSpec(f"w{number}", url="http://w", capacity_sequences=32)
+        fleet.join(spec, WorkerState.READY, incarnation=1, now=0.0)
+    return fleet
+
+
+def counts(kind, rng):
+    """Of 60 tokens that use the eight experts of their kind alike."""
+    table = np.zeros((LAYERS, EXPERTS), np.uint16)
+    table[:, 8 * kind : 8 * kind + 8] = rng.multinomial(60 * TOP_K, [1 / 8] * 8, size=LAYERS)
+    return table
+
+
+def drive(fleet, place, requests=600, report=True, living=0):
+    """Requests of kinds at random, each placed by `place(kind, number)`; the oldest ends."""
+    rng = np.random.default_rng(0)
+    compared, running = LoadOnly(fleet, living), []
+    for number in range(requests):
+        now = number / 10
+        if len(running) == IN_FLIGHT:
+            compared.ended(running.pop(int(rng.integers(IN_FLIGHT))), now)
+        kind = int(rng.integers(KINDS))
+        known = Known(counts=counts(kind, rng), top_k=TOP_K, coverage=1.0, declared=True)
+        booking = SimpleNamespace(
+            key=(str(number), 0),
+            row=place(kind, rng),
+            num_sequences=1,
+            decode_counts=counts(kind, rng),
+        )
+        compared.placed(known, booking, now)
+        running.append(booking)
+        if report:
+            active = 8.0 + number % 5
+            told = LoadReport(1, number, active_experts=active, batch_size=8.0,
+                              step_seconds=1e-3 * (2 + active))  # fmt: skip
+            compared.reported(f"w{number % WORKERS}", told)
+    return compared.comparison()
+
+
+def test_kinds_apart_use_fewer_experts(fleet):
+    found = drive(fleet, lambda kind, rng: kind)
+    # Eight requests of a kind use 8 (1 - (1 - 1/4)^8) = 7.2 experts of a layer, once it is learned
+    # how decodes differ from the mean; mixed, twice that.
+    assert found.active_experts == pytest.approx(7.2, rel=0.15)
+    assert found.active_experts_by_load == pytest.approx(4 * 8 * (1 - 0.75**2), rel=0.1)
+    assert found.step_change < -0.2
+
+
+def test_placed_by_load_there_is_no_difference(fleet):
+    turn = iter(range(10**6))
+    found = drive(fleet, lambda kind, rng: next(turn) % WORKERS)
+    assert found.active_experts == pytest.approx(found.active_experts_by_load, rel=0.05)
+    assert found.step_change == pytest.approx(0, abs=0.05)
+
+
+def test_without_reports_no_time_is_told(fleet):
+    found = drive(fleet, lambda kind, rng: kind, report=False)
+    assert np.isnan(found.step_change)
+    assert found.active_experts < found.active_experts_by_load
+
+
+def test_nothing_is_said_while_requests_run_of_which_nothing_is_known(fleet):
+    assert drive(fleet, lambda kind, rng: kind, requests=40) is None
+    assert drive(fleet, lambda kind, rng: kind, requests=90, living=50) is None
+    assert drive(fleet, lambda kind, rng: kind, requests=110, living=50) is not None
