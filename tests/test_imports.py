@@ -28,8 +28,9 @@ PARTS_MAY_IMPORT = {
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
         " server.config server.descriptors server.discovery server.durability server.learning"
-        " server.observability server.replicas server.rpc"
+        " server.observability server.page server.replicas server.rpc"
     ),
+    "server.page": "refits routing policies core kernels server.rpc",
     "server.descriptors": "",
     "server.durability": "routing stores core",
     "server.learning": "routing stores core",
