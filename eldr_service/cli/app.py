@@ -16,6 +16,8 @@ from eldr_service.cli import (
     report,
     route,
     simulate,
+    status,
+    top,
     warm_up,
     workers,
 )
@@ -36,7 +38,7 @@ app.add_typer(workers.app, name="workers", cls=Group)
 app.add_typer(policies.app, name="policy", cls=Group)
 app.add_typer(partitions.app, name="partition", cls=Group)
 app.add_typer(recordings.app, name="recording", cls=Group)
-for group in (fit, route, explain, simulate, report, replay, warm_up):
+for group in (status, top, fit, route, explain, simulate, report, replay, warm_up):
     group.register(app)
 
 

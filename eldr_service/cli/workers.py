@@ -116,20 +116,20 @@ def _row(worker: pb.Worker) -> list[str | Text]:
         worker.model,
         worker.worker_id,
         pb.WorkerRole.Name(worker.role).removeprefix("WORKER_ROLE_"),
-        _state(worker),
+        state(worker),
         capture.cell(worker.capture),
         str(worker.slot) if worker.HasField("slot") else "-",
         f"{worker.load:.2f}",
         f"{worker.booked_sequences}/{worker.capacity.sequences}",
         str(worker.foreign_sequences),
         f"{worker.url} rank {worker.dp_rank}" if worker.dp_rank else worker.url,
-        _report(worker),
+        report_age(worker),
     ]
 
 
-def _state(worker: pb.Worker) -> Text:
+def state(worker: pb.Worker) -> Text:
     """Where it is in its life, and why others are preferred to it, or how far its drain is."""
-    state = pb.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_")
+    name = pb.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_")
     more = ""
     if worker.state == pb.WORKER_STATE_DRAINING:
         if worker.drained:
@@ -143,11 +143,12 @@ def _state(worker: pb.Worker) -> Text:
             more += f" {span(worker.hold_down.ToNanoseconds() / 1e9)}"
     elif worker.relief > 1:
         more = f"slow x{worker.pace:.1f}"
-    style = "yellow" if more else STATE_STYLES.get(state, "")
-    return Text(f"{state}, {more}" if more else state, style)
+    style = "yellow" if more else STATE_STYLES.get(name, "")
+    return Text(f"{name}, {more}" if more else name, style)
 
 
-def _report(worker: pb.Worker) -> str | Text:
+def report_age(worker: pb.Worker) -> str | Text:
+    """How long ago it reported."""
     if not worker.HasField("report_age"):
         return "never"
     age = span(worker.report_age.ToNanoseconds() / 1e9)

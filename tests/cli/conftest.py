@@ -64,6 +64,12 @@ def eldr(daemon):
     return Eldr(daemon.grpc)
 
 
+@pytest.fixture
+def eldr_at():
+    """Makes an `Eldr` of a daemon's address."""
+    return Eldr
+
+
 TOKENS = {role: f"{role}-token-0123456789" for role in ("route", "worker", "admin")}
 
 
