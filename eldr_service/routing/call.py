@@ -14,6 +14,10 @@ class RouteCall(NamedTuple):
     ----------
     insists : bool
         Decided before on a view that was late; this decision stands if it can.
+    session : str
+        The conversation that the request is a turn of; empty for none.
+    prefix_hashes : tuple of int
+        Of the prompt's first block, its first two, and so on.
     """
 
     model: str
@@ -34,6 +38,8 @@ class RouteCall(NamedTuple):
     labels: Mapping[str, str] = MappingProxyType({})
     fingerprint: int = 0
     insists: bool = False
+    session: str = ""
+    prefix_hashes: tuple[int, ...] = ()
 
     def limits(self, group: str) -> Hashable:
         """What calls have in common that may go to the same workers; `group` is the prefill's."""

@@ -38,12 +38,15 @@ def test_route_says_everything_and_reads_everything(router):
             labels={"domain": "code"},
             max_wait=0.25,
             priority=-3,
+            session="conversation",
+            prefix_hashes=[2**64 - 1, 7],
         )
     (request,) = router.requests("Route")
     assert request.counts == Counts(COUNTS, 2).to_proto()
     assert request.wait_for_signature.ToTimedelta() == datetime.timedelta(seconds=0.5)
     assert request.max_wait.ToTimedelta() == datetime.timedelta(seconds=0.25)
     assert request.priority == -3
+    assert (request.session, [*request.prefix_hashes]) == ("conversation", [2**64 - 1, 7])
     assert request.lease_ttl.seconds == 60
     untouched = {field.name for field in request.DESCRIPTOR.fields} - {
         field.name for field, _ in request.ListFields()

@@ -166,6 +166,8 @@ FIELDS = {  # service, method, fields beside model and the ids, the field that i
     "candidates": ("router", "Route", {"candidate_workers": [""]}, "candidate_workers"),
     "many candidates": ("router", "Route", {"candidate_workers": map(str, range(32_769))},
                         "candidate_workers"),
+    "session": ("router", "Route", {"session": "ä" * 257}, "session"),
+    "session's characters": ("router", "Route", {"session": "a\nb"}, "session"),
     "pin": ("router", "Route", {"pinned_worker": LONG}, "pinned_worker"),
     "selector": ("router", "Route", {"worker_selector": {str(i): "" for i in range(65)}},
                  "worker_selector"),

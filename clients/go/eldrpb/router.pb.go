@@ -755,7 +755,12 @@ type RouteRequest struct {
 	// Each step counts as one second of having waited, so no call is overtaken by one that came more than as
 	// many seconds later as its priority is higher. Callers with tokens of their own take turns, whatever
 	// their priorities.
-	Priority      int32 `protobuf:"zigzag32,19,opt,name=priority,proto3" json:"priority,omitempty"`
+	Priority int32 `protobuf:"zigzag32,19,opt,name=priority,proto3" json:"priority,omitempty"`
+	// The conversation that the request is a turn of, by any name that the caller gives it; empty for none. At most 512 bytes.
+	Session string `protobuf:"bytes,20,opt,name=session,proto3" json:"session,omitempty"`
+	// Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
+	// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
+	PrefixHashes  []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -923,6 +928,20 @@ func (x *RouteRequest) GetPriority() int32 {
 	return 0
 }
 
+func (x *RouteRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *RouteRequest) GetPrefixHashes() []uint64 {
+	if x != nil {
+		return x.PrefixHashes
+	}
+	return nil
+}
+
 // The answer to Route.
 type RouteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1009,7 +1028,11 @@ type RouteStreamRequest struct {
 	// As RouteRequest.max_wait.
 	MaxWait *durationpb.Duration `protobuf:"bytes,18,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
 	// As RouteRequest.priority.
-	Priority      int32 `protobuf:"zigzag32,19,opt,name=priority,proto3" json:"priority,omitempty"`
+	Priority int32 `protobuf:"zigzag32,19,opt,name=priority,proto3" json:"priority,omitempty"`
+	// As RouteRequest.session.
+	Session string `protobuf:"bytes,20,opt,name=session,proto3" json:"session,omitempty"`
+	// As RouteRequest.prefix_hashes.
+	PrefixHashes  []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1175,6 +1198,20 @@ func (x *RouteStreamRequest) GetPriority() int32 {
 		return x.Priority
 	}
 	return 0
+}
+
+func (x *RouteStreamRequest) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
+func (x *RouteStreamRequest) GetPrefixHashes() []uint64 {
+	if x != nil {
+		return x.PrefixHashes
+	}
+	return nil
 }
 
 // The answer to one RouteStreamRequest.
@@ -2254,7 +2291,7 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x0facknowledgement\x18\x05 \x01(\v2\".eldr.v1.RegisterSignatureResponseH\x00R\x0facknowledgement\x122\n" +
 	"\tplacement\x18\x06 \x01(\v2\x12.eldr.v1.PlacementH\x00R\tplacement\x12,\n" +
 	"\x06status\x18\a \x01(\v2\x12.google.rpc.StatusH\x00R\x06statusB\b\n" +
-	"\x06result\"\xc5\a\n" +
+	"\x06result\"\x84\b\n" +
 	"\fRouteRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2276,7 +2313,9 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\tlease_ttl\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x129\n" +
 	"\x06labels\x18\x11 \x03(\v2!.eldr.v1.RouteRequest.LabelsEntryR\x06labels\x124\n" +
 	"\bmax_wait\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\x12\x1a\n" +
-	"\bpriority\x18\x13 \x01(\x11R\bpriority\x1aA\n" +
+	"\bpriority\x18\x13 \x01(\x11R\bpriority\x12\x18\n" +
+	"\asession\x18\x14 \x01(\tR\asession\x12#\n" +
+	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x1aA\n" +
 	"\x13WorkerSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -2284,7 +2323,7 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"A\n" +
 	"\rRouteResponse\x120\n" +
-	"\tplacement\x18\x01 \x01(\v2\x12.eldr.v1.PlacementR\tplacement\"\xd7\a\n" +
+	"\tplacement\x18\x01 \x01(\v2\x12.eldr.v1.PlacementR\tplacement\"\x96\b\n" +
 	"\x12RouteStreamRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2306,7 +2345,9 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\tlease_ttl\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12?\n" +
 	"\x06labels\x18\x11 \x03(\v2'.eldr.v1.RouteStreamRequest.LabelsEntryR\x06labels\x124\n" +
 	"\bmax_wait\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\x12\x1a\n" +
-	"\bpriority\x18\x13 \x01(\x11R\bpriority\x1aA\n" +
+	"\bpriority\x18\x13 \x01(\x11R\bpriority\x12\x18\n" +
+	"\asession\x18\x14 \x01(\tR\asession\x12#\n" +
+	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x1aA\n" +
 	"\x13WorkerSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +

@@ -52,6 +52,7 @@ function translated(name: string, value: any): unknown {
   if (DURATIONS.includes(name)) return duration(value * 1e3);
   if (name === "counts" || name === "decode_counts") return encoded(value);
   if (name === "outcome") return `RELEASE_OUTCOME_${value}`;
+  if (name === "prefix_hashes") return value.map(BigInt);
   if (name === "route") return request(value);
   return value;
 }

@@ -37,6 +37,8 @@ class RouteFields(TypedDict, total=False):
     labels: Mapping[str, str]
     max_wait: Seconds
     priority: int
+    session: str
+    prefix_hashes: Iterable[int]
 
 
 _WAITS = ("wait_for_signature", "max_wait")  # one after the other

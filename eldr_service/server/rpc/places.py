@@ -207,7 +207,7 @@ def _weight(call: RouteCall) -> int:
     """Bytes that a waiting call holds, roughly."""
     texts = (*call.candidate_workers, *call.exclude_workers, *call.labels, *call.labels.values())
     counts = call.counts.counts.nbytes if call.counts else 0
-    return 4_096 + counts + sum(64 + len(text) for text in texts)
+    return 4_096 + counts + sum(64 + len(text) for text in texts) + 40 * len(call.prefix_hashes)
 
 
 def _bytes(line: list[_Waiting]) -> int:

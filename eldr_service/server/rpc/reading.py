@@ -28,6 +28,8 @@ from eldr_service.server.rpc.caller import own
 
 MAX_MODEL = 256
 MAX_REQUEST_ID = 512
+MAX_SESSION = 512
+MAX_PREFIX_HASHES = 4_096
 MAX_WORKER_ID = 256
 MAX_URL = 2_048
 MAX_LABELS = 64
@@ -240,9 +242,11 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
     selector = labels("worker_selector", request.worker_selector)
     pinned_worker = text("pinned_worker", request.pinned_worker, MAX_WORKER_ID)
     own_labels = labels("labels", request.labels)
+    session = text("session", request.session, MAX_SESSION)
+    prefix_hashes = tuple(request.prefix_hashes[:MAX_PREFIX_HASHES])
     of_counts = fingerprint(request.counts) + 1 if inline else 0
     # Everything that the decision and its booking rest on; how the answer looks is no part of it.
-    payload = (
+    payload: tuple[object, ...] = (
         sequences,
         request.prompt_tokens,
         request.expected_output_tokens,
@@ -254,6 +258,8 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         lease,
         sorted(own_labels.items()),
     )
+    if session or prefix_hashes:  # bookings of callers that send neither keep their fingerprints
+        payload += (session, prefix_hashes)
     return RouteCall(
         model=model,
         request_id=request_id(request),
@@ -271,6 +277,8 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         explain=request.explain,
         lease_seconds=lease,
         labels=own_labels,
+        session=session,
+        prefix_hashes=prefix_hashes,
         fingerprint=zlib.crc32(repr(payload).encode()) | of_counts << 32,
     )
 

@@ -138,7 +138,7 @@ class StreamSignaturesResponse(_message.Message):
     def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., acknowledgement: _Optional[_Union[RegisterSignatureResponse, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
-    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority")
+    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +172,8 @@ class RouteRequest(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_HASHES_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     attempt: int
@@ -191,7 +193,9 @@ class RouteRequest(_message.Message):
     labels: _containers.ScalarMap[str, str]
     max_wait: _duration_pb2.Duration
     priority: int
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+    session: str
+    prefix_hashes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("placement",)
@@ -200,7 +204,7 @@ class RouteResponse(_message.Message):
     def __init__(self, placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class RouteStreamRequest(_message.Message):
-    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority")
+    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +238,8 @@ class RouteStreamRequest(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     MAX_WAIT_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_HASHES_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     attempt: int
@@ -253,7 +259,9 @@ class RouteStreamRequest(_message.Message):
     labels: _containers.ScalarMap[str, str]
     max_wait: _duration_pb2.Duration
     priority: int
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
+    session: str
+    prefix_hashes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RouteStreamResponse(_message.Message):
     __slots__ = ("model", "request_id", "attempt", "placement", "status")

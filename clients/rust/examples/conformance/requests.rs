@@ -106,6 +106,8 @@ pub fn route(command: &Value) -> Result<RouteRequest, Error> {
         labels: map(command, "labels"),
         max_wait: duration(command, "max_wait"),
         priority: command["priority"].as_i64().unwrap_or_default() as i32,
+        session: text(command, "session"),
+        prefix_hashes: list(&command["prefix_hashes"]).iter().filter_map(Value::as_u64).collect(),
     })
 }
 

@@ -990,6 +990,13 @@ pub struct RouteRequest {
     /// their priorities.
     #[prost(sint32, tag = "19")]
     pub priority: i32,
+    /// The conversation that the request is a turn of, by any name that the caller gives it; empty for none. At most 512 bytes.
+    #[prost(string, tag = "20")]
+    pub session: ::prost::alloc::string::String,
+    /// Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
+    /// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
+    #[prost(fixed64, repeated, tag = "21")]
+    pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
 }
 /// The answer to Route.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1064,6 +1071,12 @@ pub struct RouteStreamRequest {
     /// As RouteRequest.priority.
     #[prost(sint32, tag = "19")]
     pub priority: i32,
+    /// As RouteRequest.session.
+    #[prost(string, tag = "20")]
+    pub session: ::prost::alloc::string::String,
+    /// As RouteRequest.prefix_hashes.
+    #[prost(fixed64, repeated, tag = "21")]
+    pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
 }
 /// The answer to one RouteStreamRequest.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -446,6 +446,13 @@ export interface RouteRequest {
    * their priorities.
    */
   priority: number;
+  /** The conversation that the request is a turn of, by any name that the caller gives it; empty for none. At most 512 bytes. */
+  session: string;
+  /**
+   * Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
+   * size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
+   */
+  prefixHashes: bigint[];
 }
 
 export interface RouteRequest_WorkerSelectorEntry {
@@ -512,6 +519,10 @@ export interface RouteStreamRequest {
     | undefined;
   /** As RouteRequest.priority. */
   priority: number;
+  /** As RouteRequest.session. */
+  session: string;
+  /** As RouteRequest.prefix_hashes. */
+  prefixHashes: bigint[];
 }
 
 export interface RouteStreamRequest_WorkerSelectorEntry {
@@ -1320,6 +1331,8 @@ function createBaseRouteRequest(): RouteRequest {
     labels: {},
     maxWait: undefined,
     priority: 0,
+    session: "",
+    prefixHashes: [],
   };
 }
 
@@ -1381,6 +1394,19 @@ export const RouteRequest: MessageFns<RouteRequest> = {
     }
     if (message.priority !== 0) {
       writer.uint32(152).sint32(message.priority);
+    }
+    if (message.session !== "") {
+      writer.uint32(162).string(message.session);
+    }
+    if (message.prefixHashes.length !== 0) {
+      writer.uint32(170).fork();
+      for (const v of message.prefixHashes) {
+        if (BigInt.asUintN(64, v) !== v) {
+          throw new globalThis.Error("a value provided in array field prefixHashes of type fixed64 is too large");
+        }
+        writer.fixed64(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -1556,6 +1582,32 @@ export const RouteRequest: MessageFns<RouteRequest> = {
             message.priority = reader.sint32();
             continue;
           }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.session = reader.string();
+            continue;
+          }
+          case 21: {
+            if (tag === 169) {
+              message.prefixHashes.push(reader.fixed64() as bigint);
+
+              continue;
+            }
+
+            if (tag === 170) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.prefixHashes.push(reader.fixed64() as bigint);
+              }
+
+              continue;
+            }
+
+            break;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1616,6 +1668,8 @@ export const RouteRequest: MessageFns<RouteRequest> = {
       ? Duration.fromPartial(object.maxWait)
       : undefined;
     message.priority = object.priority ?? 0;
+    message.session = object.session ?? "";
+    message.prefixHashes = object.prefixHashes?.map((e) => BigInt(e)) || [];
     return message;
   },
 };
@@ -1832,6 +1886,8 @@ function createBaseRouteStreamRequest(): RouteStreamRequest {
     labels: {},
     maxWait: undefined,
     priority: 0,
+    session: "",
+    prefixHashes: [],
   };
 }
 
@@ -1893,6 +1949,19 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
     }
     if (message.priority !== 0) {
       writer.uint32(152).sint32(message.priority);
+    }
+    if (message.session !== "") {
+      writer.uint32(162).string(message.session);
+    }
+    if (message.prefixHashes.length !== 0) {
+      writer.uint32(170).fork();
+      for (const v of message.prefixHashes) {
+        if (BigInt.asUintN(64, v) !== v) {
+          throw new globalThis.Error("a value provided in array field prefixHashes of type fixed64 is too large");
+        }
+        writer.fixed64(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -2068,6 +2137,32 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
             message.priority = reader.sint32();
             continue;
           }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.session = reader.string();
+            continue;
+          }
+          case 21: {
+            if (tag === 169) {
+              message.prefixHashes.push(reader.fixed64() as bigint);
+
+              continue;
+            }
+
+            if (tag === 170) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.prefixHashes.push(reader.fixed64() as bigint);
+              }
+
+              continue;
+            }
+
+            break;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2128,6 +2223,8 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
       ? Duration.fromPartial(object.maxWait)
       : undefined;
     message.priority = object.priority ?? 0;
+    message.session = object.session ?? "";
+    message.prefixHashes = object.prefixHashes?.map((e) => BigInt(e)) || [];
     return message;
   },
 };
