@@ -11,15 +11,20 @@ from rich.text import Text
 
 from eldr_service.cli.command import command
 from eldr_service.cli.models import the_model
-from eldr_service.cli.route import Request
+from eldr_service.cli.route import Request, source
 from eldr_service.cli.session import Session
 from eldr_service.cli.tables import facts, span, table
 
 OF_BOTH = {"model", "attempt"}  # options of a request that was placed, and of one that is to be
 HINTS = {
     pb.PLACEMENT_REASON_LEAST_LOADED_NO_SIGNATURE: "--counts gives a signature, or the"
-    " --request-id of one that the daemon holds",
+    " --request-id of one that the daemon holds; --conversation and --label tenant=NAME predict it",
     pb.PLACEMENT_REASON_LEAST_LOADED_NO_PARTITION: "eldr fit --import --activate makes a partition",
+}
+PREDICTED = {
+    pb.SIGNATURE_SOURCE_SESSION,
+    pb.SIGNATURE_SOURCE_PREFIX,
+    pb.SIGNATURE_SOURCE_TENANT,
 }
 
 
@@ -79,10 +84,13 @@ def _would_go(session: Session, request: Request) -> None:
     placement = response.placement
     version = placement.partition_version
     partition = f"partition {version}" if version else "no partition used"
+    known = f"experts of {placement.coverage:.0%} of the prompt"
+    if placement.signature_source in PREDICTED:
+        known = f"none of its own experts; {source(placement)}"
     said = [
         ("would go", f"to {placement.worker_id}; nothing is booked"),
         ("policy", placement.policy),
-        ("known", f"experts of {placement.coverage:.0%} of the prompt; {partition}"),
+        ("known", f"{known}; {partition}"),
         *_why(placement),
     ]
     if hint := HINTS.get(placement.reason):
@@ -106,6 +114,8 @@ def _known(response: pb.ExplainResponse) -> str:
     if known:
         said = f"experts of {known:,} of {prompt:,} prompt tokens"
         said += f" ({response.placement.coverage:.0%})"
+    elif response.placement.signature_source in PREDICTED:
+        said = f"none of its own experts; {source(response.placement)}"
     else:
         said = f"no experts of the prompt's {prompt:,} tokens" if prompt else "no signature"
     version = response.placement.partition_version

@@ -27,6 +27,15 @@ def register(app: typer.Typer) -> None:
         command(app, function.__name__)(function)
 
 
+_SOURCES = {
+    pb.SIGNATURE_SOURCE_CALLER: "the call's own counts",
+    pb.SIGNATURE_SOURCE_REGISTERED: "registered by the prefill",
+    pb.SIGNATURE_SOURCE_SESSION: "predicted by the conversation's turns before",
+    pb.SIGNATURE_SOURCE_PREFIX: "predicted by requests whose prompts begin alike",
+    pb.SIGNATURE_SOURCE_TENANT: "predicted by the tenant's requests",
+}
+
+
 class Outcome(Enum):
     """How a decode ended."""
 
@@ -90,6 +99,14 @@ class Request:
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="What is known of the request; repeatable."),
     ] = None
+    conversation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The session that it is a turn of: without counts its experts are predicted by"
+            " the turns before, else by --label tenant=NAME.",
+        ),
+    ] = None
 
     def message(self, session: Session) -> pb.RouteRequest:
         """As the daemon takes it."""
@@ -103,6 +120,7 @@ class Request:
             worker_selector=parsing.pairs(self.selector, "--selector"),
             pinned_worker=self.pin or "",
             labels=parsing.pairs(self.label, "--label"),
+            session=self.conversation or "",
         )
 
 
@@ -200,12 +218,18 @@ def _placed(placement: pb.Placement) -> RenderableType:
             ("url", f"{placement.url}{rank}"),
             ("alternates", ", ".join(other.worker_id for other in placement.alternates) or "none"),
             ("reason", pb.PlacementReason.Name(placement.reason).removeprefix("PLACEMENT_REASON_")),
+            ("signature", source(placement)),
             ("similarity", similarity),
             ("coverage", f"{placement.coverage:.0%}"),
             ("policy", placement.policy),
             ("partition", placement.partition_version or "none"),
         ]
     )
+
+
+def source(placement: pb.Placement) -> str:
+    """Where a placement's signature came from."""
+    return _SOURCES.get(placement.signature_source, "none")
 
 
 def _booked(message: pb.RouteRequest, placement: pb.Placement) -> list[str]:

@@ -16,6 +16,7 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.decision import Reason
 from eldr_service.core.ends import REMEMBER_SECONDS, Ended, Ends
 from eldr_service.core.errors import FailedPreconditionError
+from eldr_service.core.signature_memory import Key, SignatureSource
 from eldr_service.core.worker import WorkerSpec
 
 
@@ -53,6 +54,10 @@ class Booking:
         Experts that a token picks per layer, where there are counts.
     awaits_signature : bool
         The counts did not come inline, and what is registered of the signature is not complete.
+    source : SignatureSource
+        Where the counts of the decision came from.
+    keys : tuple of Key
+        What the request's own are remembered by.
     declared : bool
         The model's geometry was, when the request was placed; else no counts are kept.
     seen_running : bool
@@ -94,6 +99,8 @@ class Booking:
     kept: Counts | Packed | None = None
     top_k: int = 0
     awaits_signature: bool = False
+    source: SignatureSource = SignatureSource.UNSPECIFIED
+    keys: tuple[Key, ...] = ()
     declared: bool = True
     seen_running: bool = False
     left_out_by: int | None = None
@@ -119,7 +126,12 @@ class Booking:
     @property
     def early(self) -> bool:
         """It rests on a part of its signature, and the rest has not come."""
-        return self.awaits_signature and self.top_k > 0
+        return self.awaits_signature and self.top_k > 0 and not self.source.is_predicted
+
+    @property
+    def known_coverage(self) -> float:
+        """Share of the prompt's tokens whose experts are known: none while they are predicted."""
+        return 0.0 if self.awaits_signature and self.source.is_predicted else self.coverage
 
     @property
     def tokens(self) -> int:

@@ -11,6 +11,7 @@ from eldr_service.kernels.compiling import compile_ahead, waiting
 from eldr_service.kernels.core.activation import wrong_row
 from eldr_service.kernels.core.order import best_first
 from eldr_service.kernels.core.signature import transform_signature
+from eldr_service.kernels.core.signature_memory import moved_towards
 from eldr_service.kernels.core.similarity import similarity
 from eldr_service.kernels.core.sparse import sparse_counts
 from eldr_service.kernels.fitting.assignment import balanced_assignment
@@ -34,6 +35,7 @@ __all__ = [
     "growth",
     "learn_decode",
     "least_marginal_cost",
+    "moved_towards",
     "nearness",
     "pack_use",
     "predict_use",
@@ -46,7 +48,7 @@ __all__ = [
     "wrong_row",
 ]
 
-FOR_EVERY_POLICY = (wrong_row, transform_signature, best_first, sparse_counts)
+FOR_EVERY_POLICY = (wrong_row, transform_signature, best_first, sparse_counts, moved_towards)
 FOR_EXPLAIN = (similarity,)
 
 

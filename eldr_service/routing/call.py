@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from eldr_service.core.activation import ActivationCounts, Counts
+from eldr_service.core.signature_memory import Key, SignatureSource, keys_of
 
 
 class RouteCall(NamedTuple):
@@ -41,6 +42,16 @@ class RouteCall(NamedTuple):
     session: str = ""
     prefix_hashes: tuple[int, ...] = ()
 
+    @property
+    def tenant(self) -> str:
+        """Whose request it is, by the label `tenant`; empty where that is not said."""
+        return self.labels.get("tenant", "")
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """What its signature is remembered by."""
+        return keys_of(self.session, self.prefix_hashes, self.tenant)
+
     def limits(self, group: str) -> Hashable:
         """What calls have in common that may go to the same workers; `group` is the prefill's."""
         return (
@@ -66,7 +77,9 @@ class Known(NamedTuple):
     top_k : int
         Theirs; 0 without.
     coverage : float
-        Share of the prompt's tokens whose experts are known.
+        Share of the prompt's tokens whose experts are known; 1 where they are predicted.
+    source : SignatureSource
+        Where the counts came from.
     tokens : (int, int)
         Those tokens, and the prompt's as far as it was seen; for explanations alone.
     group : str
@@ -84,6 +97,7 @@ class Known(NamedTuple):
     counts: Counts | None = None
     top_k: int = 0
     coverage: float = 0.0
+    source: SignatureSource = SignatureSource.UNSPECIFIED
     tokens: tuple[int, int] = (0, 0)
     group: str = ""
     earlier: str = ""

@@ -13,6 +13,7 @@ import numpy as np
 
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
+from eldr_service.core.signature_memory import SignatureSource
 from eldr_service.policies.policy import Policy, PolicyParameters
 from eldr_service.policies.registry import parameters_of
 from eldr_service.routing.call import Known, RouteCall
@@ -40,6 +41,8 @@ class Explanation:
         Whose experts were known, of so many; 0 where that is not known.
     early : bool
         The signature was not complete.
+    source : SignatureSource
+        Where it came from.
     booking : Booking or None
         While it lives.
     ended : str
@@ -60,6 +63,7 @@ class Explanation:
     prompt_tokens: int
     partition_version: int
     early: bool
+    source: SignatureSource
     stale: bool
     booking: Booking | None
     ended: str
@@ -92,6 +96,7 @@ class Kept(NamedTuple):
     coverage: float
     partition_version: int
     early: bool
+    source: SignatureSource
     stale: bool
     nbytes: int
 
@@ -216,6 +221,7 @@ class Explanations:
                 known.coverage,
                 booking.partition_version,
                 booking.early,
+                booking.source,
                 booking.stale,
                 nbytes,
             )
@@ -261,6 +267,7 @@ class Explanations:
             prompt_tokens=max(seen, kept.prompt_tokens),
             partition_version=kept.partition_version,
             early=kept.early,
+            source=kept.source,
             stale=kept.stale,
             booking=booking,
             ended=ended,

@@ -20,6 +20,7 @@ from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
+from eldr_service.core.signature_memory import SignatureMemory, SignatureSource
 from eldr_service.core.worker import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.state import PolicyState
@@ -81,6 +82,7 @@ class Model:
         journal: Journal | None = None,
         explanations: Explanations | None = None,
         standing: StandingLimits | None = None,
+        memory: SignatureMemory | None = None,
     ) -> None:
         self.name = name
         self.geometry: ModelGeometry | None = None
@@ -89,6 +91,7 @@ class Model:
         self.drains = Drains()
         self.bookings = BookingTable(lambda booking: self.journal.renewed(name, booking))
         self.recent = RecentCounts() if recent is None else recent  # an empty one is false
+        self.memory = SignatureMemory() if memory is None else memory
         self.explanations = Explanations() if explanations is None else explanations
         self.partition: Partition | None = None
         self.bindings: Bindings | None = None
@@ -217,10 +220,24 @@ class Model:
         self.remember(counts, booking, now)
 
     def remember(self, counts: Counts | None, booking: Booking, now: float) -> None:
-        """Keep a booking's counts for fits, unless they are a part that the whole is to follow."""
+        """Keep a booking's counts for fits and for requests like it, unless it awaits the whole."""
         enough = booking.coverage >= LEAST_FITTED_COVERAGE and not booking.awaits_signature
         if counts is not None and self.geometry and enough:
             self.recent.add(counts, now)
+            if booking.keys:
+                self.memory.learn(booking.keys, counts, self.geometry)
+
+    def _remember_decode(self, booking: Booking) -> None:
+        """A conversation's next prompt has the answer in it; of others, a decode stands in."""
+        keys, decode, geometry = booking.keys, booking.decode_counts, self.geometry
+        if not (keys and geometry) or decode is None:
+            return
+        if decode.shape != (geometry.num_layers, geometry.num_experts):
+            return
+        more = not booking.awaits_signature
+        if more:
+            keys = tuple(key for key in keys if key[0] is SignatureSource.SESSION)
+        self.memory.learn(keys, decode, geometry, more)
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
         """Take a booking back everywhere."""
@@ -233,6 +250,7 @@ class Model:
             booking.seen_running,
         )
         self._tell(self.policy, self.policy.on_ended, booking, how)
+        self._remember_decode(booking)
         self.journal.ended(self.name, booking, how, now)
         self.observer.ended(self.name, booking, how)
 

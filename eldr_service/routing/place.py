@@ -8,6 +8,7 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Reason, RequestView
 from eldr_service.core.signature_buffer import HeldSignature
+from eldr_service.core.signature_memory import SignatureSource
 from eldr_service.kernels import similarity
 from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.decide import alternates, apply_filters, decide
@@ -128,6 +129,8 @@ def place(
         kept=counts.copy() if declared and policy.keeps_counts and counts is not None else None,
         top_k=top_k,
         awaits_signature=known.awaits_signature,
+        source=known.source,
+        keys=call.keys,
         declared=declared,
     )
     basis = Basis(fleet, filters, decision)
@@ -142,10 +145,19 @@ def known_of(
 ) -> Known:
     """What is known of a request, and of an earlier attempt of it."""
     counts, top_k, coverage, tokens = _known_counts(model, call, held)
+    source, geometry = SignatureSource.UNSPECIFIED, model.geometry
+    if counts is not None:
+        source = SignatureSource.REGISTERED if call.counts is None else SignatureSource.CALLER
+    elif geometry and call.counts is None and held is None:
+        like = call.session, call.prefix_hashes, call.tenant
+        if predicted := model.memory.predict(geometry, *like):
+            source, counts = predicted
+            top_k, coverage = geometry.top_k, 1.0
     return Known(
         counts=counts,
         top_k=top_k,
         coverage=coverage,
+        source=source,
         tokens=tokens,
         group=model.group_of(call.prefill_worker or (held.prefill_worker if held else "")),
         earlier=model.bookings.earlier_worker(call.request_id, call.attempt),

@@ -8,6 +8,7 @@ from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Reason
 from eldr_service.core.ends import REMEMBER_SECONDS, Ended
 from eldr_service.core.errors import ResourceExhaustedError
+from eldr_service.core.signature_memory import SignatureSource
 from eldr_service.core.worker import WorkerSpec
 from eldr_service.routing.model import Model
 from eldr_service.routing.router import Router
@@ -104,6 +105,7 @@ def booking_again(
         number, _, _, _, reason, kept_targets, counts, request_id, attempt, lease_id,
         num_sequences, prompt_tokens, expected_output_tokens, fingerprint, lease_seconds, policy,
         partition_version, similarity, coverage, stale, slot, top_k, awaits_signature, seen_running,
+        source,
     ) = kept  # fmt: skip
     return Booking(
         request_id=request_id,
@@ -129,6 +131,7 @@ def booking_again(
         kept=counts if model.policy.keeps_counts else None,
         top_k=top_k,
         awaits_signature=bool(awaits_signature),
+        source=SignatureSource(source),
         seen_running=bool(seen_running),
         number=number,
         answered=True,  # or its caller has given up, and the lease sees to it

@@ -16,6 +16,7 @@ from eldr_service.core.errors import (
 )
 from eldr_service.core.recent import RecentCounts
 from eldr_service.core.signature_buffer import HeldSignature, SignatureBuffer
+from eldr_service.core.signature_memory import SignatureMemory
 from eldr_service.core.words import counted
 from eldr_service.policies.policy import Policy
 from eldr_service.routing.call import RouteCall
@@ -52,6 +53,8 @@ class Limits:
         Alternates in a placement at most.
     window_seconds, window_bytes
         Of the recent counts of each model.
+    prediction_bytes : int
+        Of what is remembered of each model, to predict signatures; 0 to predict none.
     explanations : int
         Decisions of each model that can be explained later.
     standing : StandingLimits
@@ -67,6 +70,7 @@ class Limits:
     alternates: int = 3
     window_seconds: float = 1_800.0
     window_bytes: int = 64 << 20
+    prediction_bytes: int = 96 << 20
     max_models: int = 64
     max_workers: int = 4_096
     explanations: int = MAX_DECISIONS
@@ -156,6 +160,7 @@ class Router:
                 self._journal,
                 Explanations(self.limits.explanations),
                 self.limits.standing,
+                SignatureMemory(self.limits.prediction_bytes),
             )
             model.first_number = self.first_number
             self._journal.appeared(name, model.policy)

@@ -123,6 +123,7 @@ class Daemon:
             max_workers=settings.max_workers,
             window_seconds=settings.refit_window,
             window_bytes=settings.refit_memory_bytes,
+            prediction_bytes=settings.prediction_memory_bytes,
             standing=StandingLimits(
                 suspect_after=settings.suspect_after,
                 hold_down=settings.hold_down,

@@ -92,6 +92,7 @@ class KeptBooking(NamedTuple):
     top_k: int
     awaits_signature: int
     seen_running: int
+    source: int = 0  # last, and not in what earlier versions kept
 
 
 class BookingStore:
@@ -192,7 +193,7 @@ def kept_of(row: str | bytes) -> KeptBooking:
 
 
 def _kept(row: list[Any]) -> KeptBooking:
-    kept = KeptBooking._make(row)
+    kept = KeptBooking(*row)
     return kept._replace(counts=counts_of(row[6])) if row[6] else kept
 
 
@@ -211,7 +212,7 @@ def row_of(model: str, life: int, b: Booking, clock: float) -> str:
         f"{_quoted(b.lease_id)},{b.num_sequences},{b.prompt_tokens},{b.expected_output_tokens},"
         f"{b.fingerprint},{float(b.lease_seconds)!r},{_known(b.policy)},{b.partition_version},"
         f"{similarity},{float(b.coverage)!r},{b.stale:d},{b.slot},{b.top_k},"
-        f"{b.awaits_signature:d},{b.seen_running:d}]"
+        f"{b.awaits_signature:d},{b.seen_running:d},{b.source:d}]"
     )
 
 

@@ -110,6 +110,23 @@ def test_live_running_released_and_expired(fleet):
     assert told(fleet("explain", "one"))[0]["booking"].strip() == "ended: released"
 
 
+@pytest.mark.parametrize(
+    ("option", "source"),
+    [
+        (("--conversation", "s"), "predicted by the conversation's turns before"),
+        (("--label", "tenant=t"), "predicted by the tenant's requests"),
+    ],
+)
+def test_where_a_signature_came_from(fitted, recording, option, source):
+    shown = fitted("route", *option, "--request-id", f"{option[1]}-1", "--counts", recording)
+    assert "the call's own counts" in shown
+    assert source in fitted("explain", *option)
+    assert source in fitted("route", *option, "--request-id", f"{option[1]}-2")
+    facts, _ = told(fitted("explain", f"{option[1]}-2"))
+    assert facts["known"].startswith(f"none of its own experts; {source}; partition ")
+    assert "no signature" in fitted("explain", "--conversation", "another")
+
+
 def test_attempts_and_exclusions(fleet):
     fleet("route", "--request-id", "r", "--exclude", "w1")
     first = fleet.json("explain", "r")["placement"]["worker_id"]

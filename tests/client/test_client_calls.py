@@ -9,6 +9,7 @@ from eldr_client import (
     PlacementReason,
     ReleaseResult,
     RouterClient,
+    SignatureSource,
     WorkerTarget,
     aio,
 )
@@ -75,6 +76,22 @@ def test_the_reasons_are_the_contracts():
     names = router_pb2.PlacementReason.DESCRIPTOR.values_by_name
     names = {name.removeprefix("PLACEMENT_REASON_") for name in names}
     assert set(PlacementReason) == names
+
+
+def test_the_sources_of_signatures_are_the_contracts(router):
+    names = router_pb2.SignatureSource.DESCRIPTOR.values_by_name
+    names = {name.removeprefix("SIGNATURE_SOURCE_") for name in names}
+    assert set(SignatureSource) == names
+    router.script["Route"] = lambda request, context: router_pb2.RouteResponse(
+        placement={"worker_id": "w0", "signature_source": int(request.request_id)}
+    )
+    with RouterClient(router.target, timeout=5) as client:
+        sources = [client.route("m", str(number)).signature_source for number in (3, 5, 99)]
+    assert sources == [
+        SignatureSource.SESSION,
+        SignatureSource.TENANT,
+        SignatureSource.UNSPECIFIED,  # newer than this client
+    ]
 
 
 async def test_signature_release_and_renewal(router):

@@ -101,6 +101,71 @@ func (PlacementReason) EnumDescriptor() ([]byte, []int) {
 	return file_eldr_v1_router_proto_rawDescGZIP(), []int{0}
 }
 
+// Where the signature came from on which a placement rests.
+type SignatureSource int32
+
+const (
+	// There was none.
+	SignatureSource_SIGNATURE_SOURCE_UNSPECIFIED SignatureSource = 0
+	// It came with the call.
+	SignatureSource_SIGNATURE_SOURCE_CALLER SignatureSource = 1
+	// It was registered before, whole or in part.
+	SignatureSource_SIGNATURE_SOURCE_REGISTERED SignatureSource = 2
+	// It was predicted: what the conversation's turns before used, as RouteRequest.session names it.
+	SignatureSource_SIGNATURE_SOURCE_SESSION SignatureSource = 3
+	// It was predicted: what requests used whose prompts begin alike, by the longest of prefix_hashes that is known.
+	SignatureSource_SIGNATURE_SOURCE_PREFIX SignatureSource = 4
+	// It was predicted: what requests with the same label `tenant` used.
+	SignatureSource_SIGNATURE_SOURCE_TENANT SignatureSource = 5
+)
+
+// Enum value maps for SignatureSource.
+var (
+	SignatureSource_name = map[int32]string{
+		0: "SIGNATURE_SOURCE_UNSPECIFIED",
+		1: "SIGNATURE_SOURCE_CALLER",
+		2: "SIGNATURE_SOURCE_REGISTERED",
+		3: "SIGNATURE_SOURCE_SESSION",
+		4: "SIGNATURE_SOURCE_PREFIX",
+		5: "SIGNATURE_SOURCE_TENANT",
+	}
+	SignatureSource_value = map[string]int32{
+		"SIGNATURE_SOURCE_UNSPECIFIED": 0,
+		"SIGNATURE_SOURCE_CALLER":      1,
+		"SIGNATURE_SOURCE_REGISTERED":  2,
+		"SIGNATURE_SOURCE_SESSION":     3,
+		"SIGNATURE_SOURCE_PREFIX":      4,
+		"SIGNATURE_SOURCE_TENANT":      5,
+	}
+)
+
+func (x SignatureSource) Enum() *SignatureSource {
+	p := new(SignatureSource)
+	*p = x
+	return p
+}
+
+func (x SignatureSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SignatureSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_eldr_v1_router_proto_enumTypes[1].Descriptor()
+}
+
+func (SignatureSource) Type() protoreflect.EnumType {
+	return &file_eldr_v1_router_proto_enumTypes[1]
+}
+
+func (x SignatureSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SignatureSource.Descriptor instead.
+func (SignatureSource) EnumDescriptor() ([]byte, []int) {
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{1}
+}
+
 // How a decode ended.
 type ReleaseOutcome int32
 
@@ -142,11 +207,11 @@ func (x ReleaseOutcome) String() string {
 }
 
 func (ReleaseOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_eldr_v1_router_proto_enumTypes[1].Descriptor()
+	return file_eldr_v1_router_proto_enumTypes[2].Descriptor()
 }
 
 func (ReleaseOutcome) Type() protoreflect.EnumType {
-	return &file_eldr_v1_router_proto_enumTypes[1]
+	return &file_eldr_v1_router_proto_enumTypes[2]
 }
 
 func (x ReleaseOutcome) Number() protoreflect.EnumNumber {
@@ -155,7 +220,7 @@ func (x ReleaseOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReleaseOutcome.Descriptor instead.
 func (ReleaseOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{1}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{2}
 }
 
 // What a Release found.
@@ -199,11 +264,11 @@ func (x ReleaseResult) String() string {
 }
 
 func (ReleaseResult) Descriptor() protoreflect.EnumDescriptor {
-	return file_eldr_v1_router_proto_enumTypes[2].Descriptor()
+	return file_eldr_v1_router_proto_enumTypes[3].Descriptor()
 }
 
 func (ReleaseResult) Type() protoreflect.EnumType {
-	return &file_eldr_v1_router_proto_enumTypes[2]
+	return &file_eldr_v1_router_proto_enumTypes[3]
 }
 
 func (x ReleaseResult) Number() protoreflect.EnumNumber {
@@ -212,7 +277,7 @@ func (x ReleaseResult) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReleaseResult.Descriptor instead.
 func (ReleaseResult) EnumDescriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{2}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{3}
 }
 
 // Where a decision's booking is in its life.
@@ -252,11 +317,11 @@ func (x BookingState) String() string {
 }
 
 func (BookingState) Descriptor() protoreflect.EnumDescriptor {
-	return file_eldr_v1_router_proto_enumTypes[3].Descriptor()
+	return file_eldr_v1_router_proto_enumTypes[4].Descriptor()
 }
 
 func (BookingState) Type() protoreflect.EnumType {
-	return &file_eldr_v1_router_proto_enumTypes[3]
+	return &file_eldr_v1_router_proto_enumTypes[4]
 }
 
 func (x BookingState) Number() protoreflect.EnumNumber {
@@ -265,7 +330,7 @@ func (x BookingState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BookingState.Descriptor instead.
 func (BookingState) EnumDescriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{3}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{4}
 }
 
 // One chunk of a signature.
@@ -720,7 +785,8 @@ type RouteRequest struct {
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// One try of the decode. A higher attempt ends the booking of a lower one and tries its worker last.
 	Attempt uint32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// The signature, inline and whole. Without it, what RegisterSignature has brought is used.
+	// The signature, inline and whole. Without it, what RegisterSignature has brought is used; without that, what
+	// earlier requests used of the same session, else with the same prefix, else with the same label `tenant`.
 	Counts *ActivationCounts `protobuf:"bytes,4,opt,name=counts,proto3" json:"counts,omitempty"`
 	// How long to wait for a signature that is still on its way. Default 0; at most 10 s.
 	WaitForSignature *durationpb.Duration `protobuf:"bytes,5,opt,name=wait_for_signature,json=waitForSignature,proto3" json:"wait_for_signature,omitempty"`
@@ -746,7 +812,7 @@ type RouteRequest struct {
 	Explain bool `protobuf:"varint,15,opt,name=explain,proto3" json:"explain,omitempty"`
 	// How long the booking lives after its last sign of life. Default 15 minutes; 1 s to 24 h.
 	LeaseTtl *durationpb.Duration `protobuf:"bytes,16,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
-	// What is known of the request, for policies that read it (`domain` for domain-oracle).
+	// What is known of the request, for predictions (`tenant`) and for policies that read it (`domain` for domain-oracle).
 	Labels map[string]string `protobuf:"bytes,17,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// How long to wait for a place where every eligible worker is at its capacity, rather than be refused
 	// at once. Default 0; at most 60 s. The call's own deadline should be longer. A dry run never waits.
@@ -1421,7 +1487,7 @@ type Placement struct {
 	LeaseRemaining *durationpb.Duration `protobuf:"bytes,12,opt,name=lease_remaining,json=leaseRemaining,proto3" json:"lease_remaining,omitempty"`
 	// Cosine similarity of signature and the chosen worker's centroid, -1 to 1; unset where unknown.
 	Similarity *float64 `protobuf:"fixed64,13,opt,name=similarity,proto3,oneof" json:"similarity,omitempty"`
-	// Share of the prompt's tokens whose experts are known, 0 to 1.
+	// Share of the prompt's tokens whose experts are known, 0 to 1; 0 while they are only predicted.
 	Coverage float64 `protobuf:"fixed64,14,opt,name=coverage,proto3" json:"coverage,omitempty"`
 	// Every worker of the model, in order of registration; with explain or dry_run.
 	Scores []*WorkerScore `protobuf:"bytes,15,rep,name=scores,proto3" json:"scores,omitempty"`
@@ -1431,9 +1497,11 @@ type Placement struct {
 	// The state directory cannot be written at the moment, so a crash of the daemon would forget this booking.
 	Unsaved bool `protobuf:"varint,17,opt,name=unsaved,proto3" json:"unsaved,omitempty"`
 	// The rule that took this worker, in words and with its numbers; with explain or dry_run.
-	Rule          string `protobuf:"bytes,18,opt,name=rule,proto3" json:"rule,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Rule string `protobuf:"bytes,18,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Where the signature came from on which it rests.
+	SignatureSource SignatureSource `protobuf:"varint,19,opt,name=signature_source,json=signatureSource,proto3,enum=eldr.v1.SignatureSource" json:"signature_source,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
@@ -1590,6 +1658,13 @@ func (x *Placement) GetRule() string {
 		return x.Rule
 	}
 	return ""
+}
+
+func (x *Placement) GetSignatureSource() SignatureSource {
+	if x != nil {
+		return x.SignatureSource
+	}
+	return SignatureSource_SIGNATURE_SOURCE_UNSPECIFIED
 }
 
 // How one worker looked when the decision was made.
@@ -2365,7 +2440,7 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\fWorkerTarget\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x17\n" +
-	"\adp_rank\x18\x03 \x01(\rR\x06dpRank\"\x9c\x05\n" +
+	"\adp_rank\x18\x03 \x01(\rR\x06dpRank\"\xe1\x05\n" +
 	"\tPlacement\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x17\n" +
@@ -2389,7 +2464,8 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x06scores\x18\x0f \x03(\v2\x14.eldr.v1.WorkerScoreR\x06scores\x12\x14\n" +
 	"\x05early\x18\x10 \x01(\bR\x05early\x12\x18\n" +
 	"\aunsaved\x18\x11 \x01(\bR\aunsaved\x12\x12\n" +
-	"\x04rule\x18\x12 \x01(\tR\x04ruleB\r\n" +
+	"\x04rule\x18\x12 \x01(\tR\x04rule\x12C\n" +
+	"\x10signature_source\x18\x13 \x01(\x0e2\x18.eldr.v1.SignatureSourceR\x0fsignatureSourceB\r\n" +
 	"\v_similarity\"\xa2\x03\n" +
 	"\vWorkerScore\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x1a\n" +
@@ -2465,7 +2541,14 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"*PLACEMENT_REASON_LEAST_LOADED_NO_PARTITION\x10\x05\x12$\n" +
 	" PLACEMENT_REASON_CLIENT_FALLBACK\x10\x06\x12\x1b\n" +
 	"\x17PLACEMENT_REASON_PINNED\x10\a\x12.\n" +
-	"*PLACEMENT_REASON_LEAST_LOADED_POLICY_ERROR\x10\b*\x8b\x01\n" +
+	"*PLACEMENT_REASON_LEAST_LOADED_POLICY_ERROR\x10\b*\xc9\x01\n" +
+	"\x0fSignatureSource\x12 \n" +
+	"\x1cSIGNATURE_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17SIGNATURE_SOURCE_CALLER\x10\x01\x12\x1f\n" +
+	"\x1bSIGNATURE_SOURCE_REGISTERED\x10\x02\x12\x1c\n" +
+	"\x18SIGNATURE_SOURCE_SESSION\x10\x03\x12\x1b\n" +
+	"\x17SIGNATURE_SOURCE_PREFIX\x10\x04\x12\x1b\n" +
+	"\x17SIGNATURE_SOURCE_TENANT\x10\x05*\x8b\x01\n" +
 	"\x0eReleaseOutcome\x12\x1f\n" +
 	"\x1bRELEASE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19RELEASE_OUTCOME_COMPLETED\x10\x01\x12\x1a\n" +
@@ -2502,98 +2585,100 @@ func file_eldr_v1_router_proto_rawDescGZIP() []byte {
 	return file_eldr_v1_router_proto_rawDescData
 }
 
-var file_eldr_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_eldr_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
 var file_eldr_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_eldr_v1_router_proto_goTypes = []any{
 	(PlacementReason)(0),              // 0: eldr.v1.PlacementReason
-	(ReleaseOutcome)(0),               // 1: eldr.v1.ReleaseOutcome
-	(ReleaseResult)(0),                // 2: eldr.v1.ReleaseResult
-	(BookingState)(0),                 // 3: eldr.v1.BookingState
-	(*RegisterSignatureRequest)(nil),  // 4: eldr.v1.RegisterSignatureRequest
-	(*RegisterSignatureResponse)(nil), // 5: eldr.v1.RegisterSignatureResponse
-	(*StreamSignaturesRequest)(nil),   // 6: eldr.v1.StreamSignaturesRequest
-	(*StreamSignaturesResponse)(nil),  // 7: eldr.v1.StreamSignaturesResponse
-	(*RouteRequest)(nil),              // 8: eldr.v1.RouteRequest
-	(*RouteResponse)(nil),             // 9: eldr.v1.RouteResponse
-	(*RouteStreamRequest)(nil),        // 10: eldr.v1.RouteStreamRequest
-	(*RouteStreamResponse)(nil),       // 11: eldr.v1.RouteStreamResponse
-	(*WorkerTarget)(nil),              // 12: eldr.v1.WorkerTarget
-	(*Placement)(nil),                 // 13: eldr.v1.Placement
-	(*WorkerScore)(nil),               // 14: eldr.v1.WorkerScore
-	(*ReleaseRequest)(nil),            // 15: eldr.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),           // 16: eldr.v1.ReleaseResponse
-	(*LeaseReference)(nil),            // 17: eldr.v1.LeaseReference
-	(*RenewLeasesRequest)(nil),        // 18: eldr.v1.RenewLeasesRequest
-	(*RenewLeasesResponse)(nil),       // 19: eldr.v1.RenewLeasesResponse
-	(*ExplainRequest)(nil),            // 20: eldr.v1.ExplainRequest
-	(*ExplainResponse)(nil),           // 21: eldr.v1.ExplainResponse
-	nil,                               // 22: eldr.v1.RouteRequest.WorkerSelectorEntry
-	nil,                               // 23: eldr.v1.RouteRequest.LabelsEntry
-	nil,                               // 24: eldr.v1.RouteStreamRequest.WorkerSelectorEntry
-	nil,                               // 25: eldr.v1.RouteStreamRequest.LabelsEntry
-	nil,                               // 26: eldr.v1.ExplainResponse.PolicyParametersEntry
-	(*ActivationCounts)(nil),          // 27: eldr.v1.ActivationCounts
-	(*status.Status)(nil),             // 28: google.rpc.Status
-	(*durationpb.Duration)(nil),       // 29: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 30: google.protobuf.Timestamp
+	(SignatureSource)(0),              // 1: eldr.v1.SignatureSource
+	(ReleaseOutcome)(0),               // 2: eldr.v1.ReleaseOutcome
+	(ReleaseResult)(0),                // 3: eldr.v1.ReleaseResult
+	(BookingState)(0),                 // 4: eldr.v1.BookingState
+	(*RegisterSignatureRequest)(nil),  // 5: eldr.v1.RegisterSignatureRequest
+	(*RegisterSignatureResponse)(nil), // 6: eldr.v1.RegisterSignatureResponse
+	(*StreamSignaturesRequest)(nil),   // 7: eldr.v1.StreamSignaturesRequest
+	(*StreamSignaturesResponse)(nil),  // 8: eldr.v1.StreamSignaturesResponse
+	(*RouteRequest)(nil),              // 9: eldr.v1.RouteRequest
+	(*RouteResponse)(nil),             // 10: eldr.v1.RouteResponse
+	(*RouteStreamRequest)(nil),        // 11: eldr.v1.RouteStreamRequest
+	(*RouteStreamResponse)(nil),       // 12: eldr.v1.RouteStreamResponse
+	(*WorkerTarget)(nil),              // 13: eldr.v1.WorkerTarget
+	(*Placement)(nil),                 // 14: eldr.v1.Placement
+	(*WorkerScore)(nil),               // 15: eldr.v1.WorkerScore
+	(*ReleaseRequest)(nil),            // 16: eldr.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),           // 17: eldr.v1.ReleaseResponse
+	(*LeaseReference)(nil),            // 18: eldr.v1.LeaseReference
+	(*RenewLeasesRequest)(nil),        // 19: eldr.v1.RenewLeasesRequest
+	(*RenewLeasesResponse)(nil),       // 20: eldr.v1.RenewLeasesResponse
+	(*ExplainRequest)(nil),            // 21: eldr.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 22: eldr.v1.ExplainResponse
+	nil,                               // 23: eldr.v1.RouteRequest.WorkerSelectorEntry
+	nil,                               // 24: eldr.v1.RouteRequest.LabelsEntry
+	nil,                               // 25: eldr.v1.RouteStreamRequest.WorkerSelectorEntry
+	nil,                               // 26: eldr.v1.RouteStreamRequest.LabelsEntry
+	nil,                               // 27: eldr.v1.ExplainResponse.PolicyParametersEntry
+	(*ActivationCounts)(nil),          // 28: eldr.v1.ActivationCounts
+	(*status.Status)(nil),             // 29: google.rpc.Status
+	(*durationpb.Duration)(nil),       // 30: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
 }
 var file_eldr_v1_router_proto_depIdxs = []int32{
-	27, // 0: eldr.v1.RegisterSignatureRequest.counts:type_name -> eldr.v1.ActivationCounts
-	27, // 1: eldr.v1.StreamSignaturesRequest.counts:type_name -> eldr.v1.ActivationCounts
-	8,  // 2: eldr.v1.StreamSignaturesRequest.route:type_name -> eldr.v1.RouteRequest
-	5,  // 3: eldr.v1.StreamSignaturesResponse.acknowledgement:type_name -> eldr.v1.RegisterSignatureResponse
-	13, // 4: eldr.v1.StreamSignaturesResponse.placement:type_name -> eldr.v1.Placement
-	28, // 5: eldr.v1.StreamSignaturesResponse.status:type_name -> google.rpc.Status
-	27, // 6: eldr.v1.RouteRequest.counts:type_name -> eldr.v1.ActivationCounts
-	29, // 7: eldr.v1.RouteRequest.wait_for_signature:type_name -> google.protobuf.Duration
-	22, // 8: eldr.v1.RouteRequest.worker_selector:type_name -> eldr.v1.RouteRequest.WorkerSelectorEntry
-	29, // 9: eldr.v1.RouteRequest.lease_ttl:type_name -> google.protobuf.Duration
-	23, // 10: eldr.v1.RouteRequest.labels:type_name -> eldr.v1.RouteRequest.LabelsEntry
-	29, // 11: eldr.v1.RouteRequest.max_wait:type_name -> google.protobuf.Duration
-	13, // 12: eldr.v1.RouteResponse.placement:type_name -> eldr.v1.Placement
-	27, // 13: eldr.v1.RouteStreamRequest.counts:type_name -> eldr.v1.ActivationCounts
-	29, // 14: eldr.v1.RouteStreamRequest.wait_for_signature:type_name -> google.protobuf.Duration
-	24, // 15: eldr.v1.RouteStreamRequest.worker_selector:type_name -> eldr.v1.RouteStreamRequest.WorkerSelectorEntry
-	29, // 16: eldr.v1.RouteStreamRequest.lease_ttl:type_name -> google.protobuf.Duration
-	25, // 17: eldr.v1.RouteStreamRequest.labels:type_name -> eldr.v1.RouteStreamRequest.LabelsEntry
-	29, // 18: eldr.v1.RouteStreamRequest.max_wait:type_name -> google.protobuf.Duration
-	13, // 19: eldr.v1.RouteStreamResponse.placement:type_name -> eldr.v1.Placement
-	28, // 20: eldr.v1.RouteStreamResponse.status:type_name -> google.rpc.Status
-	12, // 21: eldr.v1.Placement.alternates:type_name -> eldr.v1.WorkerTarget
+	28, // 0: eldr.v1.RegisterSignatureRequest.counts:type_name -> eldr.v1.ActivationCounts
+	28, // 1: eldr.v1.StreamSignaturesRequest.counts:type_name -> eldr.v1.ActivationCounts
+	9,  // 2: eldr.v1.StreamSignaturesRequest.route:type_name -> eldr.v1.RouteRequest
+	6,  // 3: eldr.v1.StreamSignaturesResponse.acknowledgement:type_name -> eldr.v1.RegisterSignatureResponse
+	14, // 4: eldr.v1.StreamSignaturesResponse.placement:type_name -> eldr.v1.Placement
+	29, // 5: eldr.v1.StreamSignaturesResponse.status:type_name -> google.rpc.Status
+	28, // 6: eldr.v1.RouteRequest.counts:type_name -> eldr.v1.ActivationCounts
+	30, // 7: eldr.v1.RouteRequest.wait_for_signature:type_name -> google.protobuf.Duration
+	23, // 8: eldr.v1.RouteRequest.worker_selector:type_name -> eldr.v1.RouteRequest.WorkerSelectorEntry
+	30, // 9: eldr.v1.RouteRequest.lease_ttl:type_name -> google.protobuf.Duration
+	24, // 10: eldr.v1.RouteRequest.labels:type_name -> eldr.v1.RouteRequest.LabelsEntry
+	30, // 11: eldr.v1.RouteRequest.max_wait:type_name -> google.protobuf.Duration
+	14, // 12: eldr.v1.RouteResponse.placement:type_name -> eldr.v1.Placement
+	28, // 13: eldr.v1.RouteStreamRequest.counts:type_name -> eldr.v1.ActivationCounts
+	30, // 14: eldr.v1.RouteStreamRequest.wait_for_signature:type_name -> google.protobuf.Duration
+	25, // 15: eldr.v1.RouteStreamRequest.worker_selector:type_name -> eldr.v1.RouteStreamRequest.WorkerSelectorEntry
+	30, // 16: eldr.v1.RouteStreamRequest.lease_ttl:type_name -> google.protobuf.Duration
+	26, // 17: eldr.v1.RouteStreamRequest.labels:type_name -> eldr.v1.RouteStreamRequest.LabelsEntry
+	30, // 18: eldr.v1.RouteStreamRequest.max_wait:type_name -> google.protobuf.Duration
+	14, // 19: eldr.v1.RouteStreamResponse.placement:type_name -> eldr.v1.Placement
+	29, // 20: eldr.v1.RouteStreamResponse.status:type_name -> google.rpc.Status
+	13, // 21: eldr.v1.Placement.alternates:type_name -> eldr.v1.WorkerTarget
 	0,  // 22: eldr.v1.Placement.reason:type_name -> eldr.v1.PlacementReason
-	30, // 23: eldr.v1.Placement.lease_expire_time:type_name -> google.protobuf.Timestamp
-	29, // 24: eldr.v1.Placement.lease_remaining:type_name -> google.protobuf.Duration
-	14, // 25: eldr.v1.Placement.scores:type_name -> eldr.v1.WorkerScore
-	29, // 26: eldr.v1.WorkerScore.report_age:type_name -> google.protobuf.Duration
-	1,  // 27: eldr.v1.ReleaseRequest.outcome:type_name -> eldr.v1.ReleaseOutcome
-	29, // 28: eldr.v1.ReleaseRequest.decode_duration:type_name -> google.protobuf.Duration
-	27, // 29: eldr.v1.ReleaseRequest.decode_counts:type_name -> eldr.v1.ActivationCounts
-	2,  // 30: eldr.v1.ReleaseResponse.result:type_name -> eldr.v1.ReleaseResult
-	17, // 31: eldr.v1.RenewLeasesRequest.leases:type_name -> eldr.v1.LeaseReference
-	17, // 32: eldr.v1.RenewLeasesResponse.unknown:type_name -> eldr.v1.LeaseReference
-	13, // 33: eldr.v1.ExplainResponse.placement:type_name -> eldr.v1.Placement
-	29, // 34: eldr.v1.ExplainResponse.age:type_name -> google.protobuf.Duration
-	26, // 35: eldr.v1.ExplainResponse.policy_parameters:type_name -> eldr.v1.ExplainResponse.PolicyParametersEntry
-	3,  // 36: eldr.v1.ExplainResponse.state:type_name -> eldr.v1.BookingState
-	4,  // 37: eldr.v1.RouterService.RegisterSignature:input_type -> eldr.v1.RegisterSignatureRequest
-	6,  // 38: eldr.v1.RouterService.StreamSignatures:input_type -> eldr.v1.StreamSignaturesRequest
-	8,  // 39: eldr.v1.RouterService.Route:input_type -> eldr.v1.RouteRequest
-	10, // 40: eldr.v1.RouterService.RouteStream:input_type -> eldr.v1.RouteStreamRequest
-	15, // 41: eldr.v1.RouterService.Release:input_type -> eldr.v1.ReleaseRequest
-	18, // 42: eldr.v1.RouterService.RenewLeases:input_type -> eldr.v1.RenewLeasesRequest
-	20, // 43: eldr.v1.RouterService.Explain:input_type -> eldr.v1.ExplainRequest
-	5,  // 44: eldr.v1.RouterService.RegisterSignature:output_type -> eldr.v1.RegisterSignatureResponse
-	7,  // 45: eldr.v1.RouterService.StreamSignatures:output_type -> eldr.v1.StreamSignaturesResponse
-	9,  // 46: eldr.v1.RouterService.Route:output_type -> eldr.v1.RouteResponse
-	11, // 47: eldr.v1.RouterService.RouteStream:output_type -> eldr.v1.RouteStreamResponse
-	16, // 48: eldr.v1.RouterService.Release:output_type -> eldr.v1.ReleaseResponse
-	19, // 49: eldr.v1.RouterService.RenewLeases:output_type -> eldr.v1.RenewLeasesResponse
-	21, // 50: eldr.v1.RouterService.Explain:output_type -> eldr.v1.ExplainResponse
-	44, // [44:51] is the sub-list for method output_type
-	37, // [37:44] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	31, // 23: eldr.v1.Placement.lease_expire_time:type_name -> google.protobuf.Timestamp
+	30, // 24: eldr.v1.Placement.lease_remaining:type_name -> google.protobuf.Duration
+	15, // 25: eldr.v1.Placement.scores:type_name -> eldr.v1.WorkerScore
+	1,  // 26: eldr.v1.Placement.signature_source:type_name -> eldr.v1.SignatureSource
+	30, // 27: eldr.v1.WorkerScore.report_age:type_name -> google.protobuf.Duration
+	2,  // 28: eldr.v1.ReleaseRequest.outcome:type_name -> eldr.v1.ReleaseOutcome
+	30, // 29: eldr.v1.ReleaseRequest.decode_duration:type_name -> google.protobuf.Duration
+	28, // 30: eldr.v1.ReleaseRequest.decode_counts:type_name -> eldr.v1.ActivationCounts
+	3,  // 31: eldr.v1.ReleaseResponse.result:type_name -> eldr.v1.ReleaseResult
+	18, // 32: eldr.v1.RenewLeasesRequest.leases:type_name -> eldr.v1.LeaseReference
+	18, // 33: eldr.v1.RenewLeasesResponse.unknown:type_name -> eldr.v1.LeaseReference
+	14, // 34: eldr.v1.ExplainResponse.placement:type_name -> eldr.v1.Placement
+	30, // 35: eldr.v1.ExplainResponse.age:type_name -> google.protobuf.Duration
+	27, // 36: eldr.v1.ExplainResponse.policy_parameters:type_name -> eldr.v1.ExplainResponse.PolicyParametersEntry
+	4,  // 37: eldr.v1.ExplainResponse.state:type_name -> eldr.v1.BookingState
+	5,  // 38: eldr.v1.RouterService.RegisterSignature:input_type -> eldr.v1.RegisterSignatureRequest
+	7,  // 39: eldr.v1.RouterService.StreamSignatures:input_type -> eldr.v1.StreamSignaturesRequest
+	9,  // 40: eldr.v1.RouterService.Route:input_type -> eldr.v1.RouteRequest
+	11, // 41: eldr.v1.RouterService.RouteStream:input_type -> eldr.v1.RouteStreamRequest
+	16, // 42: eldr.v1.RouterService.Release:input_type -> eldr.v1.ReleaseRequest
+	19, // 43: eldr.v1.RouterService.RenewLeases:input_type -> eldr.v1.RenewLeasesRequest
+	21, // 44: eldr.v1.RouterService.Explain:input_type -> eldr.v1.ExplainRequest
+	6,  // 45: eldr.v1.RouterService.RegisterSignature:output_type -> eldr.v1.RegisterSignatureResponse
+	8,  // 46: eldr.v1.RouterService.StreamSignatures:output_type -> eldr.v1.StreamSignaturesResponse
+	10, // 47: eldr.v1.RouterService.Route:output_type -> eldr.v1.RouteResponse
+	12, // 48: eldr.v1.RouterService.RouteStream:output_type -> eldr.v1.RouteStreamResponse
+	17, // 49: eldr.v1.RouterService.Release:output_type -> eldr.v1.ReleaseResponse
+	20, // 50: eldr.v1.RouterService.RenewLeases:output_type -> eldr.v1.RenewLeasesResponse
+	22, // 51: eldr.v1.RouterService.Explain:output_type -> eldr.v1.ExplainResponse
+	45, // [45:52] is the sub-list for method output_type
+	38, // [38:45] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_eldr_v1_router_proto_init() }
@@ -2619,7 +2704,7 @@ func file_eldr_v1_router_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eldr_v1_router_proto_rawDesc), len(file_eldr_v1_router_proto_rawDesc)),
-			NumEnums:      4,
+			NumEnums:      5,
 			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,

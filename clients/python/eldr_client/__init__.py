@@ -12,6 +12,7 @@ from eldr_client.placement import (
     PlacementReason,
     ReleaseOutcome,
     ReleaseResult,
+    SignatureSource,
     WorkerScore,
     WorkerTarget,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ReleaseResult",
     "RouterClient",
     "RouterUnavailableError",
+    "SignatureSource",
     "WorkerScore",
     "WorkerSession",
     "WorkerTarget",

@@ -26,6 +26,17 @@ class PlacementReason(StrEnum):
     LEAST_LOADED_POLICY_ERROR = "LEAST_LOADED_POLICY_ERROR"
 
 
+class SignatureSource(StrEnum):
+    """Where a placement's signature came from; the contract's, without its prefix."""
+
+    UNSPECIFIED = "UNSPECIFIED"  # there was none; also a source that is newer than this client
+    CALLER = "CALLER"
+    REGISTERED = "REGISTERED"
+    SESSION = "SESSION"
+    PREFIX = "PREFIX"
+    TENANT = "TENANT"
+
+
 class ReleaseOutcome(StrEnum):
     """How a decode ended."""
 
@@ -92,6 +103,8 @@ class Placement:
         Cosine of signature and centroid, -1 to 1.
     coverage : float
         Share of the prompt's tokens whose experts are known, 0 to 1.
+    signature_source : SignatureSource
+        SESSION, PREFIX and TENANT are predictions, by earlier requests.
     early : bool
         It rests on a part of the signature, as the rest has not come; `coverage` is that of the
         tokens seen so far. The booking takes in the whole when it is complete.
@@ -113,6 +126,7 @@ class Placement:
     similarity: float | None = None
     coverage: float = 0.0
     early: bool = False
+    signature_source: SignatureSource = SignatureSource.UNSPECIFIED
     scores: tuple[WorkerScore, ...] = field(default=(), repr=False)
 
     @property
@@ -156,6 +170,7 @@ class Placement:
             similarity=_optional(message, "similarity"),
             coverage=message.coverage,
             early=message.early,
+            signature_source=_source(message.signature_source),
             scores=tuple(
                 WorkerScore(
                     worker_id=score.worker_id,
@@ -191,6 +206,14 @@ def _reason(number: int) -> PlacementReason:
         return PlacementReason.UNSPECIFIED
     name = router_pb2.PlacementReason.Name(number).removeprefix("PLACEMENT_REASON_")
     return PlacementReason.__members__.get(name, PlacementReason.UNSPECIFIED)
+
+
+def _source(number: int) -> SignatureSource:
+    names: Mapping[int, str] = router_pb2.SignatureSource.DESCRIPTOR.values_by_number
+    if number not in names:
+        return SignatureSource.UNSPECIFIED
+    name = router_pb2.SignatureSource.Name(number).removeprefix("SIGNATURE_SOURCE_")
+    return SignatureSource.__members__.get(name, SignatureSource.UNSPECIFIED)
 
 
 def _optional(message: Message, name: str) -> float | None:

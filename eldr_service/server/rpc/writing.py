@@ -64,8 +64,9 @@ def write_placement(message: router_pb2.Placement, placed: Placed, now: float) -
     message.stale = booking.stale
     message.policy = booking.policy
     message.partition_version = booking.partition_version
-    message.coverage = booking.coverage
+    message.coverage = booking.known_coverage
     message.early = booking.early
+    message.signature_source = int(booking.source)  # type: ignore[assignment]
     if booking.similarity is not None:
         message.similarity = booking.similarity
     if booking.lease_id:
@@ -116,8 +117,9 @@ def explanation(model: str, found: Explanation, now: float) -> router_pb2.Explai
     placement.stale = found.stale
     placement.policy = found.policy
     placement.partition_version = found.partition_version
-    placement.coverage = found.coverage
+    placement.coverage = 0.0 if found.source.is_predicted else found.coverage
     placement.early = found.early
+    placement.signature_source = int(found.source)  # type: ignore[assignment]
     placement.rule = found.rule
     if (similarity := number_at(decision.similarity, decision.worker)) is not None:
         placement.similarity = similarity

@@ -25,6 +25,15 @@ class PlacementReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PLACEMENT_REASON_PINNED: _ClassVar[PlacementReason]
     PLACEMENT_REASON_LEAST_LOADED_POLICY_ERROR: _ClassVar[PlacementReason]
 
+class SignatureSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIGNATURE_SOURCE_UNSPECIFIED: _ClassVar[SignatureSource]
+    SIGNATURE_SOURCE_CALLER: _ClassVar[SignatureSource]
+    SIGNATURE_SOURCE_REGISTERED: _ClassVar[SignatureSource]
+    SIGNATURE_SOURCE_SESSION: _ClassVar[SignatureSource]
+    SIGNATURE_SOURCE_PREFIX: _ClassVar[SignatureSource]
+    SIGNATURE_SOURCE_TENANT: _ClassVar[SignatureSource]
+
 class ReleaseOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     RELEASE_OUTCOME_UNSPECIFIED: _ClassVar[ReleaseOutcome]
@@ -53,6 +62,12 @@ PLACEMENT_REASON_LEAST_LOADED_NO_PARTITION: PlacementReason
 PLACEMENT_REASON_CLIENT_FALLBACK: PlacementReason
 PLACEMENT_REASON_PINNED: PlacementReason
 PLACEMENT_REASON_LEAST_LOADED_POLICY_ERROR: PlacementReason
+SIGNATURE_SOURCE_UNSPECIFIED: SignatureSource
+SIGNATURE_SOURCE_CALLER: SignatureSource
+SIGNATURE_SOURCE_REGISTERED: SignatureSource
+SIGNATURE_SOURCE_SESSION: SignatureSource
+SIGNATURE_SOURCE_PREFIX: SignatureSource
+SIGNATURE_SOURCE_TENANT: SignatureSource
 RELEASE_OUTCOME_UNSPECIFIED: ReleaseOutcome
 RELEASE_OUTCOME_COMPLETED: ReleaseOutcome
 RELEASE_OUTCOME_FAILED: ReleaseOutcome
@@ -288,7 +303,7 @@ class WorkerTarget(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ...) -> None: ...
 
 class Placement(_message.Message):
-    __slots__ = ("worker_id", "url", "dp_rank", "alternates", "reason", "repeated", "stale", "policy", "partition_version", "lease_id", "lease_expire_time", "lease_remaining", "similarity", "coverage", "scores", "early", "unsaved", "rule")
+    __slots__ = ("worker_id", "url", "dp_rank", "alternates", "reason", "repeated", "stale", "policy", "partition_version", "lease_id", "lease_expire_time", "lease_remaining", "similarity", "coverage", "scores", "early", "unsaved", "rule", "signature_source")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     URL_FIELD_NUMBER: _ClassVar[int]
     DP_RANK_FIELD_NUMBER: _ClassVar[int]
@@ -307,6 +322,7 @@ class Placement(_message.Message):
     EARLY_FIELD_NUMBER: _ClassVar[int]
     UNSAVED_FIELD_NUMBER: _ClassVar[int]
     RULE_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_SOURCE_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     url: str
     dp_rank: int
@@ -325,7 +341,8 @@ class Placement(_message.Message):
     early: bool
     unsaved: bool
     rule: str
-    def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., alternates: _Optional[_Iterable[_Union[WorkerTarget, _Mapping]]] = ..., reason: _Optional[_Union[PlacementReason, str]] = ..., repeated: bool = ..., stale: bool = ..., policy: _Optional[str] = ..., partition_version: _Optional[int] = ..., lease_id: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., similarity: _Optional[float] = ..., coverage: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[WorkerScore, _Mapping]]] = ..., early: bool = ..., unsaved: bool = ..., rule: _Optional[str] = ...) -> None: ...
+    signature_source: SignatureSource
+    def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., alternates: _Optional[_Iterable[_Union[WorkerTarget, _Mapping]]] = ..., reason: _Optional[_Union[PlacementReason, str]] = ..., repeated: bool = ..., stale: bool = ..., policy: _Optional[str] = ..., partition_version: _Optional[int] = ..., lease_id: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., similarity: _Optional[float] = ..., coverage: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[WorkerScore, _Mapping]]] = ..., early: bool = ..., unsaved: bool = ..., rule: _Optional[str] = ..., signature_source: _Optional[_Union[SignatureSource, str]] = ...) -> None: ...
 
 class WorkerScore(_message.Message):
     __slots__ = ("worker_id", "eligible", "ineligible_reason", "similarity", "load", "in_band", "predicted_active_experts", "cost", "report_age", "stale")

@@ -932,7 +932,8 @@ pub struct RouteRequest {
     /// One try of the decode. A higher attempt ends the booking of a lower one and tries its worker last.
     #[prost(uint32, tag = "3")]
     pub attempt: u32,
-    /// The signature, inline and whole. Without it, what RegisterSignature has brought is used.
+    /// The signature, inline and whole. Without it, what RegisterSignature has brought is used; without that, what
+    /// earlier requests used of the same session, else with the same prefix, else with the same label `tenant`.
     #[prost(message, optional, tag = "4")]
     pub counts: ::core::option::Option<ActivationCounts>,
     /// How long to wait for a signature that is still on its way. Default 0; at most 10 s.
@@ -974,7 +975,7 @@ pub struct RouteRequest {
     /// How long the booking lives after its last sign of life. Default 15 minutes; 1 s to 24 h.
     #[prost(message, optional, tag = "16")]
     pub lease_ttl: ::core::option::Option<::prost_types::Duration>,
-    /// What is known of the request, for policies that read it (`domain` for domain-oracle).
+    /// What is known of the request, for predictions (`tenant`) and for policies that read it (`domain` for domain-oracle).
     #[prost(map = "string, string", tag = "17")]
     pub labels: ::std::collections::HashMap<
         ::prost::alloc::string::String,
@@ -1162,7 +1163,7 @@ pub struct Placement {
     /// Cosine similarity of signature and the chosen worker's centroid, -1 to 1; unset where unknown.
     #[prost(double, optional, tag = "13")]
     pub similarity: ::core::option::Option<f64>,
-    /// Share of the prompt's tokens whose experts are known, 0 to 1.
+    /// Share of the prompt's tokens whose experts are known, 0 to 1; 0 while they are only predicted.
     #[prost(double, tag = "14")]
     pub coverage: f64,
     /// Every worker of the model, in order of registration; with explain or dry_run.
@@ -1178,6 +1179,9 @@ pub struct Placement {
     /// The rule that took this worker, in words and with its numbers; with explain or dry_run.
     #[prost(string, tag = "18")]
     pub rule: ::prost::alloc::string::String,
+    /// Where the signature came from on which it rests.
+    #[prost(enumeration = "SignatureSource", tag = "19")]
+    pub signature_source: i32,
 }
 /// How one worker looked when the decision was made.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1397,6 +1401,51 @@ impl PlacementReason {
             "PLACEMENT_REASON_LEAST_LOADED_POLICY_ERROR" => {
                 Some(Self::LeastLoadedPolicyError)
             }
+            _ => None,
+        }
+    }
+}
+/// Where the signature came from on which a placement rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SignatureSource {
+    /// There was none.
+    Unspecified = 0,
+    /// It came with the call.
+    Caller = 1,
+    /// It was registered before, whole or in part.
+    Registered = 2,
+    /// It was predicted: what the conversation's turns before used, as RouteRequest.session names it.
+    Session = 3,
+    /// It was predicted: what requests used whose prompts begin alike, by the longest of prefix_hashes that is known.
+    Prefix = 4,
+    /// It was predicted: what requests with the same label `tenant` used.
+    Tenant = 5,
+}
+impl SignatureSource {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SIGNATURE_SOURCE_UNSPECIFIED",
+            Self::Caller => "SIGNATURE_SOURCE_CALLER",
+            Self::Registered => "SIGNATURE_SOURCE_REGISTERED",
+            Self::Session => "SIGNATURE_SOURCE_SESSION",
+            Self::Prefix => "SIGNATURE_SOURCE_PREFIX",
+            Self::Tenant => "SIGNATURE_SOURCE_TENANT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SIGNATURE_SOURCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "SIGNATURE_SOURCE_CALLER" => Some(Self::Caller),
+            "SIGNATURE_SOURCE_REGISTERED" => Some(Self::Registered),
+            "SIGNATURE_SOURCE_SESSION" => Some(Self::Session),
+            "SIGNATURE_SOURCE_PREFIX" => Some(Self::Prefix),
+            "SIGNATURE_SOURCE_TENANT" => Some(Self::Tenant),
             _ => None,
         }
     }

@@ -129,6 +129,82 @@ export function placementReasonToNumber(object: PlacementReason): number {
   }
 }
 
+/** Where the signature came from on which a placement rests. */
+export const SignatureSource = {
+  /** UNSPECIFIED - There was none. */
+  UNSPECIFIED: "SIGNATURE_SOURCE_UNSPECIFIED",
+  /** CALLER - It came with the call. */
+  CALLER: "SIGNATURE_SOURCE_CALLER",
+  /** REGISTERED - It was registered before, whole or in part. */
+  REGISTERED: "SIGNATURE_SOURCE_REGISTERED",
+  /** SESSION - It was predicted: what the conversation's turns before used, as RouteRequest.session names it. */
+  SESSION: "SIGNATURE_SOURCE_SESSION",
+  /** PREFIX - It was predicted: what requests used whose prompts begin alike, by the longest of prefix_hashes that is known. */
+  PREFIX: "SIGNATURE_SOURCE_PREFIX",
+  /** TENANT - It was predicted: what requests with the same label `tenant` used. */
+  TENANT: "SIGNATURE_SOURCE_TENANT",
+  UNRECOGNIZED: "UNRECOGNIZED",
+} as const;
+
+export type SignatureSource = typeof SignatureSource[keyof typeof SignatureSource];
+
+export namespace SignatureSource {
+  export type UNSPECIFIED = typeof SignatureSource.UNSPECIFIED;
+  export type CALLER = typeof SignatureSource.CALLER;
+  export type REGISTERED = typeof SignatureSource.REGISTERED;
+  export type SESSION = typeof SignatureSource.SESSION;
+  export type PREFIX = typeof SignatureSource.PREFIX;
+  export type TENANT = typeof SignatureSource.TENANT;
+  export type UNRECOGNIZED = typeof SignatureSource.UNRECOGNIZED;
+}
+
+export function signatureSourceFromJSON(object: any): SignatureSource {
+  switch (object) {
+    case 0:
+    case "SIGNATURE_SOURCE_UNSPECIFIED":
+      return SignatureSource.UNSPECIFIED;
+    case 1:
+    case "SIGNATURE_SOURCE_CALLER":
+      return SignatureSource.CALLER;
+    case 2:
+    case "SIGNATURE_SOURCE_REGISTERED":
+      return SignatureSource.REGISTERED;
+    case 3:
+    case "SIGNATURE_SOURCE_SESSION":
+      return SignatureSource.SESSION;
+    case 4:
+    case "SIGNATURE_SOURCE_PREFIX":
+      return SignatureSource.PREFIX;
+    case 5:
+    case "SIGNATURE_SOURCE_TENANT":
+      return SignatureSource.TENANT;
+    case -1:
+    case "UNRECOGNIZED":
+    default:
+      return SignatureSource.UNRECOGNIZED;
+  }
+}
+
+export function signatureSourceToNumber(object: SignatureSource): number {
+  switch (object) {
+    case SignatureSource.UNSPECIFIED:
+      return 0;
+    case SignatureSource.CALLER:
+      return 1;
+    case SignatureSource.REGISTERED:
+      return 2;
+    case SignatureSource.SESSION:
+      return 3;
+    case SignatureSource.PREFIX:
+      return 4;
+    case SignatureSource.TENANT:
+      return 5;
+    case SignatureSource.UNRECOGNIZED:
+    default:
+      return -1;
+  }
+}
+
 /** How a decode ended. */
 export const ReleaseOutcome = {
   /** UNSPECIFIED - Not said; counted as completed. */
@@ -398,7 +474,10 @@ export interface RouteRequest {
   requestId: string;
   /** One try of the decode. A higher attempt ends the booking of a lower one and tries its worker last. */
   attempt: number;
-  /** The signature, inline and whole. Without it, what RegisterSignature has brought is used. */
+  /**
+   * The signature, inline and whole. Without it, what RegisterSignature has brought is used; without that, what
+   * earlier requests used of the same session, else with the same prefix, else with the same label `tenant`.
+   */
   counts:
     | ActivationCounts
     | undefined;
@@ -430,7 +509,7 @@ export interface RouteRequest {
   leaseTtl:
     | Duration
     | undefined;
-  /** What is known of the request, for policies that read it (`domain` for domain-oracle). */
+  /** What is known of the request, for predictions (`tenant`) and for policies that read it (`domain` for domain-oracle). */
   labels: { [key: string]: string };
   /**
    * How long to wait for a place where every eligible worker is at its capacity, rather than be refused
@@ -598,7 +677,7 @@ export interface Placement {
   similarity?:
     | number
     | undefined;
-  /** Share of the prompt's tokens whose experts are known, 0 to 1. */
+  /** Share of the prompt's tokens whose experts are known, 0 to 1; 0 while they are only predicted. */
   coverage: number;
   /** Every worker of the model, in order of registration; with explain or dry_run. */
   scores: WorkerScore[];
@@ -611,6 +690,8 @@ export interface Placement {
   unsaved: boolean;
   /** The rule that took this worker, in words and with its numbers; with explain or dry_run. */
   rule: string;
+  /** Where the signature came from on which it rests. */
+  signatureSource: SignatureSource;
 }
 
 /** How one worker looked when the decision was made. */
@@ -2579,6 +2660,7 @@ function createBasePlacement(): Placement {
     early: false,
     unsaved: false,
     rule: "",
+    signatureSource: SignatureSource.UNSPECIFIED,
   };
 }
 
@@ -2640,6 +2722,9 @@ export const Placement: MessageFns<Placement> = {
     }
     if (message.rule !== "") {
       writer.uint32(146).string(message.rule);
+    }
+    if (message.signatureSource !== SignatureSource.UNSPECIFIED) {
+      writer.uint32(152).int32(signatureSourceToNumber(message.signatureSource));
     }
     return writer;
   },
@@ -2801,6 +2886,14 @@ export const Placement: MessageFns<Placement> = {
             message.rule = reader.string();
             continue;
           }
+          case 19: {
+            if (tag !== 152) {
+              break;
+            }
+
+            message.signatureSource = signatureSourceFromJSON(reader.int32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2840,6 +2933,7 @@ export const Placement: MessageFns<Placement> = {
     message.early = object.early ?? false;
     message.unsaved = object.unsaved ?? false;
     message.rule = object.rule ?? "";
+    message.signatureSource = object.signatureSource ?? SignatureSource.UNSPECIFIED;
     return message;
   },
 };

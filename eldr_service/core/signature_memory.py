@@ -1,0 +1,168 @@
+"""What experts earlier requests used, to predict a request's before its prefill.
+
+A request is known by its conversation, by the prefixes of its prompt, and by its tenant. Of each
+such key the memory has the counts of a typical request, as of 65,535 tokens: the mean over those
+that had it, weighted by their tokens, in which the latest count most. What a conversation used last
+says most of its next turn, which repeats it; a tenant is a mean over many requests.
+
+Prefixes are learned at 1, 2, 4, 8, … blocks and whole, so that a long prompt takes a dozen places.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eldr_service.core.activation import Counts
+from eldr_service.core.geometry import ModelGeometry
+from eldr_service.kernels import moved_towards
+
+
+class SignatureSource(IntEnum):
+    """Where a decision's signature came from; names and numbers are the contract's."""
+
+    UNSPECIFIED = 0
+    CALLER = 1
+    REGISTERED = 2
+    SESSION = 3
+    PREFIX = 4
+    TENANT = 5
+
+    @property
+    def is_predicted(self) -> bool:
+        """It was others', not the request's own."""
+        return self >= SignatureSource.SESSION
+
+
+TOKENS = 65_535
+"""Of which the counts are remembered: the most that 16 bits hold of one expert."""
+LASTS = {SignatureSource.SESSION: 0.5, SignatureSource.PREFIX: 0.9, SignatureSource.TENANT: 0.98}
+"""What earlier requests still weigh after another one."""
+_ENTRY_BYTES = 500  # what one costs beside its counts, about; names are at most as long
+
+Key = tuple[SignatureSource, str | int | tuple[str, str]]
+
+
+def keys_of(session: str, prefix_hashes: Sequence[int], tenant: str) -> tuple[Key, ...]:
+    """What a request is remembered by; a conversation is its tenant's."""
+    depths = {1 << power for power in range(len(prefix_hashes).bit_length())}
+    depths.add(len(prefix_hashes))
+    prefixes = [prefix_hashes[depth - 1] for depth in sorted(depths) if prefix_hashes]
+    return (
+        *([(SignatureSource.SESSION, (tenant, session))] if session else []),
+        *((SignatureSource.PREFIX, prefix) for prefix in prefixes),
+        *([(SignatureSource.TENANT, tenant)] if tenant else []),
+    )
+
+
+def _asked(session: str, prefix_hashes: Sequence[int], tenant: str) -> Iterator[Key]:
+    """What may be known of a request, the most telling first."""
+    if session:
+        yield SignatureSource.SESSION, (tenant, session)
+    for prefix in reversed(prefix_hashes):
+        yield SignatureSource.PREFIX, prefix
+    if tenant:
+        yield SignatureSource.TENANT, tenant
+
+
+@dataclass(slots=True)
+class _Remembered:
+    counts: NDArray[np.uint16]  # never written to: several may share it
+    tokens: float
+
+
+class SignatureMemory:
+    """Remembers one model's signatures, of one geometry: another one empties it.
+
+    Conversations, prefixes and tenants have a third of the memory each, so that many of one kind
+    push out none of another; of each kind those go first that were not met for longest.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Where it is too little for one signature of each kind, nothing is remembered.
+    """
+
+    def __init__(self, max_bytes: int = 96 << 20) -> None:
+        self._bytes_of_kind = max_bytes // len(LASTS)
+        self._kinds: dict[SignatureSource, OrderedDict[Key, _Remembered]] = {
+            kind: OrderedDict() for kind in LASTS
+        }
+        self._geometry: ModelGeometry | None = None
+        self._most = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._kinds.values()))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes at most: counts that several share are counted for each."""
+        return len(self) * _bytes_of(self._geometry) if self._geometry else 0
+
+    def predict(
+        self, geometry: ModelGeometry, session: str, prefix_hashes: Sequence[int], tenant: str
+    ) -> tuple[SignatureSource, NDArray[np.uint16]] | None:
+        """What a request will use: by its conversation, else its longest known prefix, else tenant.
+
+        Returns
+        -------
+        source : SignatureSource
+        counts : ndarray of uint16, shape [num_layers, num_experts]
+            Each row sums to 65,535 x top_k; not to be written to.
+        """
+        if geometry != self._geometry:
+            return None
+        for key in _asked(session, prefix_hashes, tenant):
+            kind = self._kinds[key[0]]
+            if found := kind.get(key):
+                kind.move_to_end(key)
+                return key[0], found.counts
+        return None
+
+    def learn(
+        self, keys: Sequence[Key], counts: Counts, geometry: ModelGeometry, more: bool = False
+    ) -> None:
+        """Take in what a request used.
+
+        Parameters
+        ----------
+        keys : sequence of Key
+            As `keys_of` gave them.
+        counts : ndarray of uint16 or uint32, shape [num_layers, num_experts]
+            Nothing is learned where a layer has none.
+        geometry : ModelGeometry
+        more : bool
+            It is more of the request that was taken in last.
+        """
+        if geometry != self._geometry:
+            for kind in self._kinds.values():
+                kind.clear()
+            self._geometry = geometry
+            self._most = self._bytes_of_kind // _bytes_of(geometry)
+        picks = counts.sum(axis=1, dtype=np.int64)
+        if not self._most or not picks.all():
+            return
+        tokens, total = float(picks.mean()) / geometry.top_k, TOKENS * geometry.top_k
+        alone: NDArray[np.uint16] | None = None
+        for key in keys:
+            kind = self._kinds[key[0]]
+            before = kind.get(key)
+            if before is None:
+                if alone is None:
+                    nothing = np.zeros(counts.shape, np.uint16)
+                    alone = moved_towards(nothing, counts, 1.0, total)
+                kind[key] = _Remembered(alone, tokens)
+                if len(kind) > self._most:
+                    kind.popitem(last=False)
+                continue
+            kind.move_to_end(key)
+            lasting = before.tokens * (1.0 if more else LASTS[key[0]])
+            before.tokens = lasting + tokens
+            before.counts = moved_towards(before.counts, counts, tokens / before.tokens, total)
+
+
+def _bytes_of(geometry: ModelGeometry) -> int:
+    return _ENTRY_BYTES + 2 * geometry.size

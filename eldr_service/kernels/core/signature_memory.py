@@ -1,0 +1,59 @@
+"""Remembered signatures: counts of a fixed number of tokens, moved towards a request's."""
+
+import numpy as np
+from numba import float64, int64, types, uint16, uint32
+from numpy.typing import NDArray
+
+from eldr_service.kernels.compiling import kernel, readonly
+
+_OUT = types.Array(uint16, 2, "C")
+_HELD = readonly(uint16, 2)
+
+
+@kernel(
+    [
+        _OUT(_HELD, readonly(uint16, 2), float64, int64),
+        _OUT(_HELD, readonly(uint32, 2), float64, int64),
+    ]
+)
+def moved_towards(
+    held: NDArray[np.uint16],
+    counts: NDArray[np.uint16] | NDArray[np.uint32],
+    rate: float,
+    total: int,
+) -> NDArray[np.uint16]:
+    """Mix remembered counts with a request's, as frequencies; rows keep their sum exactly.
+
+    Parameters
+    ----------
+    held : ndarray of uint16, shape [L, E]
+        Each row sums to `total`.
+    counts : ndarray of uint16 or uint32, shape [L, E]
+        No row is zero.
+    rate : float
+        Share of the request in what is returned, 0 to 1.
+    total : int
+        At most 65,535 x E.
+
+    Returns
+    -------
+    ndarray of uint16, shape [L, E]
+        Rounded so that what one expert loses the next ones get.
+    """
+    if held.shape != counts.shape:
+        raise ValueError("held must have the shape of counts")
+    mixed = np.empty_like(held)
+    for layer in range(len(counts)):
+        picks = 0
+        for count in counts[layer]:
+            picks += int64(count)
+        if picks == 0:
+            raise ValueError("a layer of counts is zero")
+        each = rate * total / picks
+        over = 0.0
+        for expert in range(counts.shape[1]):
+            exact = (1.0 - rate) * held[layer, expert] + each * counts[layer, expert] + over
+            whole = min(np.floor(exact + 0.5), 65_535.0)
+            mixed[layer, expert] = uint16(max(whole, 0.0))
+            over = exact - whole
+    return mixed
