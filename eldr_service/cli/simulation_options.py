@@ -133,6 +133,16 @@ class SimulationOptions:
         ),
     ] = "0"
 
+    without_prefill_workers: Annotated[
+        bool,
+        typer.Option(
+            "--without-prefill-workers",
+            help="The engines prefill what they decode, beside the decodes: a request is placed as"
+            " it comes, by what others of its domain used before. --prefill follows.",
+            rich_help_panel=ENGINES,
+        ),
+    ] = False
+
     def kinds(self, costs: list[str]) -> tuple["Engine", ...]:
         """Engines, one a cost model."""
         from eldr_service.lab.simulation.cost import load_cost
@@ -154,17 +164,22 @@ class SimulationOptions:
 
     def deployment(self, costs: list[str], workers: int) -> "Deployment":
         """So many workers, whose engines take the cost models in turn."""
-        from eldr_service.lab.simulation.deployment import Deployment
+        from eldr_service.lab.simulation.deployment import Delay, Deployment
 
         if workers % self.ranks:
             raise typer.BadParameter(
                 f"{workers} workers are no multiple of {self.ranks} ranks", param_hint="--ranks"
             )
+        transfer = _delay(self.transfer, "--transfer")
+        if self.without_prefill_workers and transfer != Delay():
+            hint = "--without-prefill-workers leaves nothing to transfer"
+            raise typer.BadParameter(hint, param_hint="--transfer")
         return Deployment.in_turn(
             self.kinds(costs),
             workers,
             prefill=_delay(self.prefill, "--prefill"),
-            transfer=_delay(self.transfer, "--transfer"),
+            transfer=transfer,
+            plain=self.without_prefill_workers,
         )
 
     def output(self) -> "int | Trace | None":

@@ -1,9 +1,10 @@
 """What experts earlier requests used, to predict a request's before its prefill.
 
 A request is known by its conversation, by the prefixes of its prompt, and by its tenant. Of each
-such key the memory has the counts of a typical request, as of 65,535 tokens: the mean over those
-that had it, weighted by their tokens, in which the latest count most. What a conversation used last
-says most of its next turn, which repeats it; a tenant is a mean over many requests.
+such key the memory has the counts of a typical request, as of 65,535 tokens: the mean over the
+prompts and answers of those that had it, weighted by their tokens, in which the latest count most.
+What a conversation used last says most of its next turn, whose prompt repeats it; a tenant is a
+mean over many requests.
 
 Prefixes are learned at 1, 2, 4, 8, … blocks and whole, so that a long prompt takes a dozen places.
 """
@@ -135,7 +136,7 @@ class SignatureMemory:
             Nothing is learned where a layer has none.
         geometry : ModelGeometry
         more : bool
-            It is more of the request that was taken in last.
+            It is the answer of a request whose prompt was taken in.
         """
         if geometry != self._geometry:
             for kind in self._kinds.values():

@@ -20,7 +20,7 @@ from eldr_service.core.geometry import ModelGeometry
 from eldr_service.core.partition import Partition
 from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
-from eldr_service.core.signature_memory import SignatureMemory, SignatureSource
+from eldr_service.core.signature_memory import SignatureMemory
 from eldr_service.core.worker import LoadReport, StepReport, WorkerRole, WorkerSpec, WorkerState
 from eldr_service.policies.policy import Policy
 from eldr_service.policies.state import PolicyState
@@ -228,16 +228,13 @@ class Model:
                 self.memory.learn(booking.keys, counts, self.geometry)
 
     def _remember_decode(self, booking: Booking) -> None:
-        """A conversation's next prompt has the answer in it; of others, a decode stands in."""
-        keys, decode, geometry = booking.keys, booking.decode_counts, self.geometry
-        if not (keys and geometry) or decode is None:
+        """Keep what a decode used for requests like it, beside its prefill where that is known."""
+        decode, geometry = booking.decode_counts, self.geometry
+        if not (booking.keys and geometry) or decode is None:
             return
-        if decode.shape != (geometry.num_layers, geometry.num_experts):
-            return
-        more = not booking.awaits_signature
-        if more:
-            keys = tuple(key for key in keys if key[0] is SignatureSource.SESSION)
-        self.memory.learn(keys, decode, geometry, more)
+        if decode.shape == (geometry.num_layers, geometry.num_experts):
+            more = not booking.awaits_signature
+            self.memory.learn(booking.keys, decode, geometry, more)
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
         """Take a booking back everywhere."""

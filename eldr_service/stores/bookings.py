@@ -92,7 +92,7 @@ class KeptBooking(NamedTuple):
     top_k: int
     awaits_signature: int
     seen_running: int
-    source: int = 0  # last, and not in what earlier versions kept
+    source: int
 
 
 class BookingStore:
@@ -193,7 +193,7 @@ def kept_of(row: str | bytes) -> KeptBooking:
 
 
 def _kept(row: list[Any]) -> KeptBooking:
-    kept = KeptBooking(*row)
+    kept = KeptBooking._make((*row, 0)[: len(KeptBooking._fields)])  # once there was no source
     return kept._replace(counts=counts_of(row[6])) if row[6] else kept
 
 

@@ -140,6 +140,13 @@ def test_engines_and_trace(simulate, tmp_path):
     assert figures["tokens"] == pytest.approx(5 * figures["requests"], rel=0.05)
 
 
+def test_replicas_without_prefill_workers(simulate):
+    plain = simulate("--policy=marginal-cost", "--without-prefill-workers", "--prefill=5")
+    reasons = plain["policies"]["marginal-cost"]["reasons"]
+    assert 0 < reasons["LEAST_LOADED_NO_SIGNATURE"] < reasons["POLICY"]
+    assert plain["policies"]["marginal-cost"]["ttft_ms"]["p50"] > 5
+
+
 def test_bursts_fill_workers_and_leave_them_empty(simulate):
     even, bursts = (
         simulate("--policy=join-shortest-queue", gap_cv=cv, seeds=3)["policies"][
@@ -149,6 +156,11 @@ def test_bursts_fill_workers_and_leave_them_empty(simulate):
     )
     spread = [figures["tpot_ms"]["p99"] / figures["tpot_ms"]["p50"] for figures in (even, bursts)]
     assert spread[1] > spread[0]
+
+
+def test_without_prefill_workers_there_is_nothing_to_transfer(simulate):
+    told = simulate("--without-prefill-workers", code=2, json=False, transfer=1)
+    assert "nothing to transfer" in told
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A request without a signature is placed by what earlier ones of its kind used."""
 
-import numpy as np
 import pytest
 from small_daemon import GEOMETRY, MODEL, SmallDaemon, counts_on
 
@@ -96,16 +95,12 @@ def test_a_part_of_a_signature_teaches_nothing(daemon):
     assert daemon.route("second", session="s").source is SignatureSource.UNSPECIFIED
 
 
-def test_the_answer_is_part_of_the_next_prompt_but_not_of_another_request(daemon):
-    fields = {"session": "s", "labels": {"tenant": "t"}}
-    daemon.route("first", **fields)
+def test_the_answer_counts_beside_the_prompt(daemon):
+    daemon.route("first", session="s")
     registered(daemon, "first", 2)
     released(daemon, "first", decode=1)
-    memory = daemon.model.memory
-    _, of_session = memory.predict(GEOMETRY, "s", (), "t")
-    assert (of_session[0] / of_session[0].sum()).round(3).tolist() == [0, 0.5, 0.5, 0]
-    _, of_tenant = memory.predict(GEOMETRY, "", (), "t")
-    assert np.flatnonzero(of_tenant[0]).tolist() == [2]
+    _, predicted = daemon.model.memory.predict(GEOMETRY, "s", (), "")
+    assert (predicted[0] / predicted[0].sum(dtype=int)).round(3).tolist() == [0, 0.5, 0.5, 0]
 
 
 def test_a_decode_stands_in_for_a_prefill_that_is_not_reported(daemon):

@@ -62,6 +62,9 @@ class Deployment:
         Routers that place requests, by turns; see `Replicas`.
     view_delay_s : float
         Until the other replicas know what one did.
+    plain : bool
+        The engines prefill what they decode: requests are placed as they come, by what others of
+        their domain used, which is their tenant; `prefill` follows, and no `transfer`.
     """
 
     engines: tuple[Engine, ...]
@@ -80,12 +83,15 @@ class Deployment:
     relief: float = StandingLimits().relief
     replicas: int = 1
     view_delay_s: float = 0.0
+    plain: bool = False
 
     def __post_init__(self) -> None:
         if not self.engines:
             raise ValueError("a deployment needs one engine at least")
         if not 0 < self.place_at <= 1:
             raise ValueError(f"place_at must be above 0 and at most 1, not {self.place_at}")
+        if self.plain and (self.place_at < 1 or self.transfer != Delay()):
+            raise ValueError("engines that prefill for themselves have no place_at and no transfer")
         if self.chunk_tokens < 1:
             raise ValueError(f"chunk_tokens must be positive, not {self.chunk_tokens}")
         if not 0 < self.report_interval_s < float("inf"):

@@ -265,7 +265,9 @@ class _Run:
         )
         prefill_s = self._deployment.prefill.of(int(self._prompt[i]))
         self._prefilled_s[i] = now + prefill_s
-        if self._is_early(i):
+        if self._deployment.plain:
+            heapq.heappush(self._events, (now, _Event.PLACEMENT, i))
+        elif self._is_early(i):
             seen_s = now + prefill_s * self._share_seen(i)
             heapq.heappush(self._events, (seen_s, _Event.FIRST_CHUNKS, i))
             heapq.heappush(self._events, (now + prefill_s, _Event.LAST_CHUNKS, i))
@@ -280,29 +282,34 @@ class _Run:
 
     def _begin_signature(self, now: float, i: int) -> None:
         chunk = self._workload.first_counts(int(self._picked[i]), self._share_seen(i))
-        self._register_chunk(now, i, chunk, 0)
+        self._register_chunk(now, i, chunk, 0, total=0)
         self._place(now, i)
 
     def _end_signature(self, now: float, i: int) -> None:
         picked = int(self._picked[i])
-        first = self._workload.first_counts(picked, self._share_seen(i))
         whole = self._counts[picked]
+        if self._deployment.plain:
+            self._register_chunk(now, i, whole, 0, total=1)
+            return
+        first = self._workload.first_counts(picked, self._share_seen(i))
         rest = ActivationCounts(
             whole.geometry,
             0,
             whole.counts - first.counts,
             whole.num_tokens - first.num_tokens,
         )
-        self._register_chunk(now, i, rest, 1)
+        self._register_chunk(now, i, rest, 1, total=2)
 
-    def _register_chunk(self, now: float, i: int, chunk: ActivationCounts, sequence: int) -> None:
+    def _register_chunk(
+        self, now: float, i: int, chunk: ActivationCounts, sequence: int, total: int
+    ) -> None:
         self._replicas.at(i, now).router.register_signature(
             MODEL,
             str(i),
             0,
             chunk,
             sequence=sequence,
-            total_chunks=2 * sequence,  # the second is the last
+            total_chunks=total,  # 0 before the last
             fingerprint=sequence,
             now=now,
         )
@@ -310,12 +317,14 @@ class _Run:
     def _place(self, now: float, i: int) -> None:
         picked = int(self._picked[i])
         domain = str(self._workload.recording.domains[self._workload.driven[picked]])
+        plain = self._deployment.plain
         call = RouteCall(
             model=MODEL,
             request_id=str(i),
-            counts=None if self._is_early(i) else self._counts[picked],
+            counts=None if plain or self._is_early(i) else self._counts[picked],
             prompt_tokens=int(self._prompt[i]),
-            labels={"domain": domain},  # read by domain-oracle alone
+            # The domain is read by domain-oracle alone, the tenant where there are no counts.
+            labels={"domain": domain, "tenant": domain} if plain else {"domain": domain},
         )
         try:
             booking = self._replicas.route(i, call, now).booking
@@ -329,7 +338,12 @@ class _Run:
         self._reasons[booking.reason.name] += 1
         self._worker[i] = int(booking.worker_id.removeprefix("decode-"))
         self._placed_s[i] = now
-        ready = self._deployment.kv_ready(now, float(self._prefilled_s[i]), int(self._prompt[i]))
+        if plain:
+            ready = now + self._deployment.prefill.of(int(self._prompt[i]))
+            heapq.heappush(self._events, (ready, _Event.LAST_CHUNKS, i))
+        else:
+            prefilled_s, prompt = float(self._prefilled_s[i]), int(self._prompt[i])
+            ready = self._deployment.kv_ready(now, prefilled_s, prompt)
         heapq.heappush(self._events, (ready, _Event.START, i))
 
     def _start(self, now: float, i: int) -> None:

@@ -115,6 +115,32 @@ def test_placed_early_the_kv_moves_while_the_prefill_runs():
     assert result.first_token_s[0] == pytest.approx(prefilled * 4 / 7 + 7 * 2 + 1)
 
 
+def test_without_prefill_workers_a_request_is_placed_as_it_comes_and_prefilled_there():
+    deployment = Deployment((Engine(SECOND),), prefill=Delay(2.0, 0.5), plain=True)
+    result = run(at_once(1, 3), "round-robin", deployment)
+    assert result.placed_s[0] == 0
+    assert result.first_token_s[0] == pytest.approx(2 + 7 * 0.5 + 1)
+    with pytest.raises(ValueError, match="no transfer"):
+        replace(deployment, transfer=Delay(1.0))
+
+
+@pytest.mark.parametrize("policy", ["locality-band", "marginal-cost"])
+def test_without_prefill_workers_what_a_domain_used_places_its_next_requests(policy):
+    workload = Workload.draw(RECORDING, Traffic(0.5, 2_000.0), seed=1)
+    partition = fitted(workload, 4)
+    deployment = Deployment((Engine(COST),) * 4, plain=True)
+    plain = run(workload, policy, deployment, partition)
+    domains = len(np.unique(RECORDING.domains[workload.driven]))
+    requests = len(workload.requests.times_s)
+    unknown = plain.reasons["LEAST_LOADED_NO_SIGNATURE"]  # until the first of a domain is prefilled
+    assert domains <= unknown < requests / 4
+    assert sum(plain.reasons.values()) == requests
+    load = run(workload, "join-shortest-queue", deployment)
+    known = run(workload, policy, replace(deployment, plain=False), partition)
+    experts = [one.figures()["active_experts"] for one in (known, plain, load)]
+    assert experts[0] < experts[1] < experts[2]
+
+
 @pytest.mark.parametrize("policy", ["locality-band", "marginal-cost"])
 def test_refused_early_a_request_is_placed_later(policy):
     deployment = Deployment(
