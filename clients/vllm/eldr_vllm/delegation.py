@@ -23,6 +23,10 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 DEFAULT_INNER = "NixlConnector"
+NO_TRANSFER = {
+    "kv_connector": "NoTransfer",
+    "kv_connector_module_path": "eldr_vllm.no_transfer",
+}
 OWN_KEYS = ("eldr", "inner")
 
 
@@ -30,6 +34,7 @@ def inner_transfer_config(outer: KVTransferConfig) -> KVTransferConfig:
     """The configuration of the wrapped connector.
 
     It is what `inner` says, or the only one of `connectors`; several of them are a MultiConnector.
+    A replica, which prefills what it decodes, needs none.
     What it does not say is as in the outer configuration; the extra configuration without our own
     keys.
     """
@@ -41,6 +46,9 @@ def inner_transfer_config(outer: KVTransferConfig) -> KVTransferConfig:
         if len(connectors) == 1:
             given = connectors[0]
             del rest["connectors"]
+    eldr = extra.get("eldr")
+    if given is None and isinstance(eldr, dict) and eldr.get("role") == "replica":
+        given = NO_TRANSFER
     given = dict(given or {})
     given.setdefault("kv_connector", DEFAULT_INNER)
     given.setdefault("kv_connector_module_path", None)

@@ -11,7 +11,7 @@ from eldr_client.addresses import Addresses
 
 from eldr_vllm.guard import UnsupportedError
 
-_CHOICES = {"role": ("", "prefill", "decode", "both"), "place": ("caller", "daemon")}
+_CHOICES = {"role": ("", "prefill", "decode", "both", "replica"), "place": ("caller", "daemon")}
 _RANGES = {
     "record_share": (0.0, 1.0),
     "record_max_mb": (64.0, 1e9),  # 64: files of 4
@@ -25,7 +25,7 @@ URL_RANK = re.compile(r"\{ *(?:(\d+) *\+ *)?dp_rank *(?:% *([1-9]\d*) *)?\}")
 UNSAID_ROLE = (
     "ELDR does not register this engine: kv_both does not say whether it is to get prefills, "
     'decodes or both. Say "role": "prefill", "decode" or "both" in '
-    "kv_connector_extra_config.eldr"
+    'kv_connector_extra_config.eldr, or "replica" where no request is prefilled elsewhere'
 )
 
 
@@ -46,10 +46,12 @@ class Settings:
         Where this engine serves, for others; `{dp_rank}` and `{8200 + dp_rank % 8}` stand for its
         data-parallel rank and a port that follows from it. Without a url the engine is not
         registered.
-    role : {"", "prefill", "decode", "both"}
+    role : {"", "prefill", "decode", "both", "replica"}
         What this engine does. By default what `kv_role` says; `kv_both` says neither, and then the
         engine is not registered: as a decode worker it would get decodes that a prefill engine
         must not get. Its prompts and bookings are followed all the same, as each request says.
+        A replica prefills what it decodes: it is a decode worker, and tells the signature of each
+        request that it gets under a booking.
     model : str
         The model's name at the daemon; by default the first served model name.
     worker_id : str

@@ -26,6 +26,7 @@ from eldr_vllm.proxy.expectations import add_routes
 from eldr_vllm.proxy.first_token import may_go_first
 from eldr_vllm.proxy.fleet import Fleet
 from eldr_vllm.proxy.headers import REQUEST_NAME, forwarded, request_name
+from eldr_vllm.proxy.kin import kin_of
 from eldr_vllm.proxy.legs import Leg, split
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.objects import read_object
@@ -137,6 +138,9 @@ class Proxy:
         known = handed.handoff.request_id if handed and handed.handoff else ""
         request_id = known or uuid.uuid4().hex
         legs = split(request_id, request.path, body, headers, name, handed)
+        kin = kin_of(request.headers, body, self._settings.tenant_header)
+        for leg in legs:
+            leg.kin = kin
         if not legs[0].is_stream:
             whole = Whole()
             await self._serve(legs, whole.send)
@@ -206,7 +210,8 @@ class Proxy:
         router = "none"
         if self._settings.router is not None:
             router = "up" if await self._routing.is_reachable() else "down"
-        healthy = decode > 0 and (prefill > 0 or self._settings.accept_prefilled)
+        alone = self._settings.accept_prefilled or self._settings.replicas
+        healthy = decode > 0 and (prefill > 0 or alone)
         return web.json_response(
             {
                 "status": "ok" if healthy else "no workers",

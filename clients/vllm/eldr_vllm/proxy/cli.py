@@ -37,9 +37,12 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
         parser.error("--listen: expected HOST:PORT")
     router = given.pop("router")
     router = None if router in ("", "none") else router
-    needed = given["decode"] and (given["prefill"] or given["accept_prefilled"])
+    decodes_alone = given["accept_prefilled"] or given["replicas"]
+    needed = given["decode"] and (given["prefill"] or decodes_alone)
     if router is None and not needed:
         parser.error("without --router, --prefill and --decode are needed")
+    if given["replicas"] and (given["prefill"] or given["accept_prefilled"]):
+        parser.error("--replicas: engines that prefill for themselves take no prefills of others")
     if given["attempts"] < 1:
         parser.error("--attempts: expected 1 or more")
     if given["prefix_length"] < 1:
@@ -111,6 +114,15 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "send the prefill's token at once (greedy or seeded, n = 1)",
         action="store_true",
     )
+    add(
+        "--replicas",
+        False,
+        "the engines prefill what they decode, there are no prefill engines: a request is placed as"
+        " it comes, by its conversation (X-Session-Id, prompt_cache_key or user) or its tenant",
+        action="store_true",
+    )
+    tenant = "header that names a request's tenant, by which its experts may be predicted"
+    add("--tenant-header", defaults.tenant_header, tenant, metavar="NAME")
     add(
         "--accept-prefilled",
         False,

@@ -78,11 +78,11 @@ class Decode:
 def _transfer(booking: Booking, prefilled: Prefilled) -> dict[str, Any] | None:
     """The KV's whereabouts, and for the shim whose request this is."""
     kv_transfer_params = prefilled.answer.kv_transfer_params
-    if kv_transfer_params is None:
+    if kv_transfer_params is None and not (prefilled.follows and booking.lease_id):
         return None
     identity = {
         "request_id": booking.request_id,
         "attempt": booking.attempt,
         "lease_id": booking.lease_id,
     }
-    return {**kv_transfer_params, "eldr": identity}
+    return {**(kv_transfer_params or {}), "eldr": identity}

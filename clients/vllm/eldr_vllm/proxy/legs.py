@@ -12,6 +12,7 @@ from typing import Any
 
 from eldr_vllm.proxy.endpoints import ENDPOINTS, Endpoint
 from eldr_vllm.proxy.errors import bad_request
+from eldr_vllm.proxy.kin import Kin
 from eldr_vllm.proxy.said import MAX_TOKENS, Answer
 from eldr_vllm.proxy.whole import why_whole
 
@@ -54,6 +55,8 @@ class Leg:
     # The prefill with which it came, until that is used; and whether a decode can go on from it.
     handed_over: Answer | None = None
     takes_kv: bool = False
+    # What it has in common with earlier requests.
+    kin: Kin = field(default_factory=Kin)
 
     def __post_init__(self) -> None:
         self.name = self.name or self.request_id

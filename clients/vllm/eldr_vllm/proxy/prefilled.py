@@ -9,10 +9,14 @@ from eldr_vllm.proxy.said import Answer
 
 @dataclass(slots=True)
 class Prefilled:
-    """The answer of a prefill engine; `engine` is None where none prefilled."""
+    """The answer of a prefill engine; `engine` is None where none prefilled.
+
+    With `follows` the engine that decodes prefills too, and is to tell of both.
+    """
 
     engine: Engine | None = None
     answer: Answer = field(default_factory=Answer)
+    follows: bool = False
     # A decode engine has been asked to fetch the KV.
     sent: Sent = field(default_factory=Sent)
 

@@ -191,6 +191,8 @@ class Routing:
                     expected_output_tokens=leg.output_limit,
                     prefill_worker=prefilled.worker_id,
                     exclude_workers=sorted(excluded),
+                    session=leg.kin.session,
+                    labels=leg.kin.labels,
                 )
             except errors.ResourceExhaustedError as error:
                 if excluded > failed:  # one that cools down may be alive, and has room

@@ -145,6 +145,8 @@ class _Way:
 
     async def _prefill(self) -> Prefilled:
         leg = self._leg
+        if self._serving.settings.replicas:
+            return Prefilled(follows=leg.sequences == 1)
         if leg.why_whole:
             return self._handed_over()
         if leg.sample:

@@ -27,6 +27,10 @@ class Settings:
     model: str | None = None
     # Requests may come prefilled and say where their KV is: the callers are trusted schedulers.
     accept_prefilled: bool = False
+    # The engines prefill what they decode: a request is placed as it comes, and goes there once.
+    replicas: bool = False
+    # The header that names a request's tenant.
+    tenant_header: str = "X-Tenant-Id"
     first_token_from_prefill: bool = False
     # All that routing may add to a request, the wait for a signature included.
     route_timeout: float = 0.010

@@ -76,7 +76,7 @@ class SchedulerSide:
         self._prefill = PrefillSide(
             settings,
             self._model,
-            f"{name}/prefill" if name and settings.decodes else name,
+            f"{name}/prefill" if name and settings.role == "both" else name,
             self._outbox,
             self.capture,
         )
@@ -96,7 +96,7 @@ class SchedulerSide:
 
     def _recording(self, num_experts: int, top_k: int) -> RecordSide:
         settings = self._settings
-        role = settings.role or "both"
+        role = settings.role if settings.role in ("prefill", "decode") else "both"
         engine = f"{self._address.worker_id or socket.gethostname()}.{role}"
         about = {
             "model": self._model,
@@ -154,7 +154,7 @@ class SchedulerSide:
 
     def _registered(self, geometry: Geometry | None) -> Registration:
         reports = {"DECODE": self._report} if self._decode is not None else {}
-        if self._settings.prefills:
+        if self._settings.prefills and self._settings.role != "replica":
             reports["PREFILL"] = lambda: LoadReport(capture=self.capture.status())
         return Registration(
             self._settings,
@@ -173,7 +173,8 @@ class SchedulerSide:
         """A request has come."""
         is_probe = transfer_params.is_probe(request, self._probe_key)
         is_prefill = transfer_params.is_prefill(request, self._settings.role)
-        if self._decode is not None and not (is_prefill or is_probe):
+        is_decode = self._settings.role == "replica" or not is_prefill
+        if self._decode is not None and is_decode and not is_probe:
             self._booking.run(self._decode.begin, request)
         self._capturing.run(self._begin, request, is_probe, is_prefill)
 
@@ -325,7 +326,8 @@ class SchedulerSide:
         if self._record is not None:
             self._record.finish(request, time.monotonic())
         aborted = request.status == RequestStatus.FINISHED_ABORTED
-        return self._prefill.finish(request, aborted)
+        said = self._prefill.finish(request, aborted)
+        return None if self._settings.role == "replica" else said  # nothing decodes after it
 
     def _release(self, request: Any) -> None:
         """End the booking of a request, knowing nothing else of it."""

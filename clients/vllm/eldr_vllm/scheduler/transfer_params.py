@@ -43,8 +43,11 @@ def places(request: Any, place: str) -> bool:
 def is_prefill(request: Any, role: str) -> bool:
     """Whether the request's prompt is what is wanted of this engine.
 
-    An engine that has one role knows; others go by what the request says.
+    An engine that has one role knows; others go by what the request says. A replica's prompts are,
+    where the daemon has placed the request.
     """
+    if role == "replica":
+        return booking(request) is not None
     if role in ("prefill", "decode"):
         return role == "prefill"
     return bool((request.kv_transfer_params or {}).get("do_remote_decode"))
