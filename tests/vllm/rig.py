@@ -82,12 +82,15 @@ class Daemon(Process):
 
 
 class Engine(Process):
-    """`python -m vllm.entrypoints.openai.api_server` on a free port."""
+    """`python -m vllm.entrypoints.openai.api_server` on a free port.
+
+    `inner` is the wrapped connector: None for NIXL, empty for what the shim chooses by itself.
+    """
 
     def __init__(self, name, model, directory, kv_role, eldr, inner=None, **options):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        inner = inner or {
+        nixl = {
             "kv_connector": "NixlConnector",
             # more processes than cores
             "kv_connector_module_path": "benchmarks.demos.demo_vllm.tame",
@@ -98,8 +101,10 @@ class Engine(Process):
             "kv_connector_module_path": "eldr_vllm.connector",
             "kv_role": kv_role,
             "kv_buffer_device": "cpu",
-            "kv_connector_extra_config": {"eldr": {"url": self.url, **eldr}, "inner": inner},
+            "kv_connector_extra_config": {"eldr": {"url": self.url, **eldr}},
         }
+        if inner is None or inner:
+            transfer["kv_connector_extra_config"]["inner"] = inner or nixl
         defaults = {
             "model": str(model),
             "served-model-name": MODEL,

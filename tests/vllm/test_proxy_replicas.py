@@ -60,7 +60,7 @@ async def turn(daemon: Daemon, rig: Rig, half: int, **body) -> Engine:
     ],
 )
 async def test_a_conversation_stays_where_its_experts_are(daemon, first, second):
-    async with routed_rig(daemon, replicas=True, prefills=0) as rig:
+    async with routed_rig(daemon, without_prefill_workers=True, prefills=0) as rig:
         fit(daemon)
         route_by_signature_alone(daemon)
         name = str(first)  # of this case alone
@@ -76,7 +76,7 @@ async def test_a_conversation_stays_where_its_experts_are(daemon, first, second)
 
 
 async def test_a_request_goes_to_one_engine_once(daemon):
-    async with routed_rig(daemon, replicas=True, prefills=0) as rig:
+    async with routed_rig(daemon, without_prefill_workers=True, prefills=0) as rig:
         assert (await health(rig))["status"] == "ok"
         answer, said = await rig.post(stream=True)
         assert answer.status == 200
@@ -88,7 +88,7 @@ async def test_a_request_goes_to_one_engine_once(daemon):
 
 
 async def test_several_sequences_are_placed_each(daemon):
-    async with routed_rig(daemon, replicas=True, prefills=0) as rig:
+    async with routed_rig(daemon, without_prefill_workers=True, prefills=0) as rig:
         answer, said = await rig.post(prompt=["a", "b"], n=2)
         assert answer.status == 200
         assert len(said["choices"]) == 4
@@ -97,7 +97,7 @@ async def test_several_sequences_are_placed_each(daemon):
 
 
 async def test_another_replica_serves_what_one_fails(daemon):
-    async with routed_rig(daemon, replicas=True, prefills=0) as rig:
+    async with routed_rig(daemon, without_prefill_workers=True, prefills=0) as rig:
         rig.decode[0].fault = rig.decode[1].fault = 500
         rig.decode[1].faults_left = rig.decode[0].faults_left = 1
         answer, _ = await rig.post(headers={"X-Session-Id": "fails"})
@@ -106,7 +106,7 @@ async def test_another_replica_serves_what_one_fails(daemon):
 
 
 async def test_without_a_daemon_the_replicas_take_turns():
-    async with running_rig(prefill=(), replicas=True) as rig:
+    async with running_rig(prefill=(), without_prefill_workers=True) as rig:
         for _ in range(4):
             answer, _ = await rig.post()
             assert answer.status == 200
@@ -139,7 +139,7 @@ def test_a_name_that_the_daemon_would_refuse_is_told_from_others_all_the_same(na
 
 def test_replicas_take_no_prefills_of_others(capsys):
     with pytest.raises(SystemExit):
-        read_settings(["--replicas", "--accept-prefilled"], {})
-    assert "take no prefills of others" in capsys.readouterr().err
-    settings = read_settings(["--replicas", "--tenant-header", "X-Org"], {})
-    assert (settings.replicas, settings.tenant_header) == (True, "X-Org")
+        read_settings(["--without-prefill-workers", "--accept-prefilled"], {})
+    assert "neither --prefill nor --accept-prefilled" in capsys.readouterr().err
+    settings = read_settings(["--without-prefill-workers", "--tenant-header", "X-Org"], {})
+    assert (settings.without_prefill_workers, settings.tenant_header) == (True, "X-Org")

@@ -100,6 +100,7 @@ def workers(daemon, model, at_least=0):
         (("kv_both", "prefill", "c"), {"PREFILL"}),
         (("kv_both", "decode", "d"), {"DECODE"}),
         (("kv_both", "both", "e"), {"PREFILL", "DECODE"}),
+        (("kv_both", "replica", "h"), {"DECODE"}),
         (("kv_both", "", "f"), set()),
     ],
     indirect=["engine"],

@@ -210,7 +210,7 @@ class Proxy:
         router = "none"
         if self._settings.router is not None:
             router = "up" if await self._routing.is_reachable() else "down"
-        alone = self._settings.accept_prefilled or self._settings.replicas
+        alone = self._settings.accept_prefilled or self._settings.without_prefill_workers
         healthy = decode > 0 and (prefill > 0 or alone)
         return web.json_response(
             {

@@ -37,12 +37,14 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
         parser.error("--listen: expected HOST:PORT")
     router = given.pop("router")
     router = None if router in ("", "none") else router
-    decodes_alone = given["accept_prefilled"] or given["replicas"]
+    decodes_alone = given["accept_prefilled"] or given["without_prefill_workers"]
     needed = given["decode"] and (given["prefill"] or decodes_alone)
     if router is None and not needed:
         parser.error("without --router, --prefill and --decode are needed")
-    if given["replicas"] and (given["prefill"] or given["accept_prefilled"]):
-        parser.error("--replicas: engines that prefill for themselves take no prefills of others")
+    if given["without_prefill_workers"] and (given["prefill"] or given["accept_prefilled"]):
+        parser.error(
+            "--without-prefill-workers: neither --prefill nor --accept-prefilled is for it"
+        )
     if given["attempts"] < 1:
         parser.error("--attempts: expected 1 or more")
     if given["prefix_length"] < 1:
@@ -115,7 +117,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         action="store_true",
     )
     add(
-        "--replicas",
+        "--without-prefill-workers",
         False,
         "the engines prefill what they decode, there are no prefill engines: a request is placed as"
         " it comes, by its conversation (X-Session-Id, prompt_cache_key or user) or its tenant",

@@ -145,7 +145,7 @@ class _Way:
 
     async def _prefill(self) -> Prefilled:
         leg = self._leg
-        if self._serving.settings.replicas:
+        if self._serving.settings.without_prefill_workers:
             return Prefilled(follows=leg.sequences == 1)
         if leg.why_whole:
             return self._handed_over()

@@ -28,7 +28,7 @@ class Settings:
     # Requests may come prefilled and say where their KV is: the callers are trusted schedulers.
     accept_prefilled: bool = False
     # The engines prefill what they decode: a request is placed as it comes, and goes there once.
-    replicas: bool = False
+    without_prefill_workers: bool = False
     # The header that names a request's tenant.
     tenant_header: str = "X-Tenant-Id"
     first_token_from_prefill: bool = False

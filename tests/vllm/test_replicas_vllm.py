@@ -1,0 +1,88 @@
+"""Two real engines that prefill what they decode, with the daemon and the proxy before them."""
+
+import contextlib
+
+import pytest
+from aiohttp import ClientSession
+from eldr.v1 import router_pb2, router_pb2_grpc
+from eldr_vllm.proxy.app import Proxy
+from eldr_vllm.proxy.settings import Settings
+from scripted_engine import serve
+
+pytestmark = pytest.mark.vllm(engines=2)
+
+MODEL = "tiny"
+
+
+@pytest.fixture(scope="module")
+def rig(model, tmp_path_factory):
+    """Without `inner`: a replica transfers nothing."""
+    from rig import Apart, Daemon, Engine
+
+    folder = tmp_path_factory.mktemp("replicas")
+    with contextlib.ExitStack() as ending:
+        rig = Apart(folder, Daemon(folder))
+        ending.callback(lambda: rig.daemon.kill())
+        eldr = {"router": rig.daemon.target, "role": "replica", "timeout": 5.0}
+        for name in ("first", "second"):
+            engine = Engine(name, model, folder, "kv_both", eldr, inner={})
+            ending.callback(engine.kill)
+            rig.decodes.append(engine)
+        for engine in rig.decodes:
+            engine.wait()
+        yield rig
+
+
+def explained(rig, request_id):
+    import grpc
+
+    with grpc.insecure_channel(rig.daemon.target) as channel:
+        request = router_pb2.ExplainRequest(model=MODEL, request_id=request_id)
+        return router_pb2_grpc.RouterServiceStub(channel).Explain(request, timeout=60)
+
+
+def test_a_turn_is_placed_by_what_the_engine_counted_in_the_one_before(rig):
+    from rig import ids, prompt, wait
+
+    wait(lambda: {engine.url for engine in rig.decodes} <= rig.workers().keys(), 60)
+    assert {worker.role for worker in rig.workers().values()} == {1}
+    tokens, kv = prompt(3, 90), "s-{}".format
+    with rig.client() as client:
+        said = []
+        for number in range(2):
+            placement = client.route(MODEL, kv(number), session="s", prompt_tokens=len(tokens))
+            eldr = {"request_id": kv(number), "attempt": 0, "lease_id": placement.lease_id}
+            answer = rig.at(placement.url).complete(tokens, 12, {"eldr": eldr})
+            assert not answer.get("kv_transfer_params")
+            wait(lambda: not rig.booked(), 20)  # the engine has released it, with its counts
+            assert client.release(MODEL, kv(number)).value == "ALREADY_RELEASED"
+            said.append((placement.signature_source.value, ids(answer)))
+            tokens = [*tokens, *ids(answer), *prompt(5, 20)]
+        assert [source for source, _ in said] == ["UNSPECIFIED", "SESSION"]
+        # The same prompt's own signature is near to what the conversation had used before.
+        placement = client.route(MODEL, "third", session="s", dry_run=True)
+        assert placement.signature_source.value == "SESSION"
+
+
+async def test_the_proxy_names_the_conversation(rig):
+    settings = Settings(router=rig.daemon.target, without_prefill_workers=True, route_timeout=5.0)
+    runner, url = await serve(Proxy(settings).app())
+    try:
+        async with ClientSession() as session:
+            for stream in (False, True):
+                body = {"model": MODEL, "prompt": "What a day", "max_tokens": 8, "stream": stream}
+                headers = {"X-Session-Id": "by-proxy", "X-Tenant-Id": "acme"}
+                async with session.post(
+                    url + "/v1/completions", json=body, headers=headers
+                ) as answer:
+                    assert answer.status == 200, await answer.text()
+                    await answer.read()
+    finally:
+        await runner.cleanup()
+    with rig.client() as client:
+        by_session = client.route(
+            MODEL, "a", session="by-proxy", labels={"tenant": "acme"}, dry_run=True
+        )
+        by_tenant = client.route(MODEL, "b", labels={"tenant": "acme"}, dry_run=True)
+    assert by_session.signature_source.value == "SESSION"
+    assert by_tenant.signature_source.value == "TENANT"
