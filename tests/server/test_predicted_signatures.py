@@ -1,5 +1,7 @@
 """Engines without a prefill of their own: each request's signature comes after its placement."""
 
+from urllib.request import urlopen
+
 import pytest
 from daemon import running_daemon
 from eldr.v1 import router_pb2
@@ -55,6 +57,17 @@ def test_a_kind_of_requests_is_placed_by_what_it_used_before(client, fleet, fiel
         router_pb2.ExplainRequest(model=fleet, request_id="second")
     ).placement
     assert (explained.signature_source, explained.coverage) == (second.signature_source, 0)
+
+
+def test_predictions_are_counted():
+    with running_daemon() as daemon, Client(daemon.grpc) as client:
+        client.register("m")
+        for number in range(3):
+            turn(client, "m", str(number), 1, session="s")
+        client.route("m", "look", session="s", dry_run=True)
+        with urlopen(f"http://{daemon.http}/metrics") as page:
+            said = page.read().decode()
+    assert 'eldr_signatures_predicted_total{model="m",source="SESSION"} 2.0' in said
 
 
 def test_the_answer_is_the_same_after_a_restart(tmp_path):

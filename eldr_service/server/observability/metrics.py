@@ -72,6 +72,12 @@ class Metrics(Collector):
             ["why"],
             registry=registry,
         )
+        self.signatures_predicted = Counter(
+            "eldr_signatures_predicted",
+            "Requests booked by a predicted signature",
+            ["model", "source"],
+            registry=registry,
+        )
         self.refits = Counter(
             "eldr_refits", "Refits of a partition", ["model", "outcome"], registry=registry
         )

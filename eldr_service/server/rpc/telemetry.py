@@ -63,6 +63,8 @@ class Telemetry:
         if not placed.repeated:
             self.metrics.decision_seconds.observe(seconds)
             self.metrics.placed(call.model, booking.policy, reason, booking.worker_id)
+            if booking.source.is_predicted:
+                self.metrics.signatures_predicted.labels(call.model, booking.source.name).inc()
         if not log.is_enabled_for(logging.DEBUG):
             return
         log.debug(
