@@ -10,7 +10,7 @@ Prefixes are learned at 1, 2, 4, 8, … blocks and whole, so that a long prompt 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -44,7 +44,9 @@ LASTS = {SignatureSource.SESSION: 0.5, SignatureSource.PREFIX: 0.9, SignatureSou
 """What earlier requests still weigh after another one."""
 _ENTRY_BYTES = 500  # what one costs beside its counts, about; names are at most as long
 
-Key = tuple[SignatureSource, str | int | tuple[str, str]]
+Name = str | int | tuple[str, str]
+"""A tenant, a prefix's hash, or a tenant and its conversation."""
+Key = tuple[SignatureSource, Name]
 
 
 def keys_of(session: str, prefix_hashes: Sequence[int], tenant: str) -> tuple[Key, ...]:
@@ -57,16 +59,6 @@ def keys_of(session: str, prefix_hashes: Sequence[int], tenant: str) -> tuple[Ke
         *((SignatureSource.PREFIX, prefix) for prefix in prefixes),
         *([(SignatureSource.TENANT, tenant)] if tenant else []),
     )
-
-
-def _asked(session: str, prefix_hashes: Sequence[int], tenant: str) -> Iterator[Key]:
-    """What may be known of a request, the most telling first."""
-    if session:
-        yield SignatureSource.SESSION, (tenant, session)
-    for prefix in reversed(prefix_hashes):
-        yield SignatureSource.PREFIX, prefix
-    if tenant:
-        yield SignatureSource.TENANT, tenant
 
 
 @dataclass(slots=True)
@@ -89,7 +81,7 @@ class SignatureMemory:
 
     def __init__(self, max_bytes: int = 96 << 20) -> None:
         self._bytes_of_kind = max_bytes // len(LASTS)
-        self._kinds: dict[SignatureSource, OrderedDict[Key, _Remembered]] = {
+        self._kinds: dict[SignatureSource, OrderedDict[Name, _Remembered]] = {
             kind: OrderedDict() for kind in LASTS
         }
         self._geometry: ModelGeometry | None = None
@@ -116,11 +108,16 @@ class SignatureMemory:
         """
         if geometry != self._geometry:
             return None
-        for key in _asked(session, prefix_hashes, tenant):
-            kind = self._kinds[key[0]]
-            if found := kind.get(key):
-                kind.move_to_end(key)
-                return key[0], found.counts
+        names: tuple[Iterable[Name], ...] = (
+            [(tenant, session)] if session else (),
+            reversed(prefix_hashes),
+            [tenant] if tenant else (),
+        )
+        for (source, kind), of_kind in zip(self._kinds.items(), names, strict=True):
+            for name in of_kind:
+                if found := kind.get(name):
+                    kind.move_to_end(name)
+                    return source, found.counts
         return None
 
     def learn(
@@ -148,19 +145,19 @@ class SignatureMemory:
             return
         tokens, total = float(picks.mean()) / geometry.top_k, TOKENS * geometry.top_k
         alone: NDArray[np.uint16] | None = None
-        for key in keys:
-            kind = self._kinds[key[0]]
-            before = kind.get(key)
+        for source, name in keys:
+            kind = self._kinds[source]
+            before = kind.get(name)
             if before is None:
                 if alone is None:
                     nothing = np.zeros(counts.shape, np.uint16)
                     alone = moved_towards(nothing, counts, 1.0, total)
-                kind[key] = _Remembered(alone, tokens)
+                kind[name] = _Remembered(alone, tokens)
                 if len(kind) > self._most:
                     kind.popitem(last=False)
                 continue
-            kind.move_to_end(key)
-            lasting = before.tokens * (1.0 if more else LASTS[key[0]])
+            kind.move_to_end(name)
+            lasting = before.tokens * (1.0 if more else LASTS[source])
             before.tokens = lasting + tokens
             before.counts = moved_towards(before.counts, counts, tokens / before.tokens, total)
 

@@ -38,7 +38,7 @@ def moved_towards(
     Returns
     -------
     ndarray of uint16, shape [L, E]
-        Rounded so that what one expert loses the next ones get.
+        The sum over a row's first experts is off by a half at most.
     """
     if held.shape != counts.shape:
         raise ValueError("held must have the shape of counts")
@@ -49,11 +49,11 @@ def moved_towards(
             picks += int64(count)
         if picks == 0:
             raise ValueError("a layer of counts is zero")
-        each = rate * total / picks
-        over = 0.0
+        each, kept = rate * total / picks, 1.0 - rate
+        exact, before = 0.0, int64(0)  # sums so far, as they are and in whole numbers
         for expert in range(counts.shape[1]):
-            exact = (1.0 - rate) * held[layer, expert] + each * counts[layer, expert] + over
-            whole = min(np.floor(exact + 0.5), 65_535.0)
-            mixed[layer, expert] = uint16(max(whole, 0.0))
-            over = exact - whole
+            exact += kept * held[layer, expert] + each * counts[layer, expert]
+            whole = int64(exact + 0.5)
+            mixed[layer, expert] = uint16(min(whole - before, 65_535))
+            before = whole
     return mixed
