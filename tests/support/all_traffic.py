@@ -111,6 +111,8 @@ class Traffic:
                 )  # fmt: skip
         elif chance.random() < 0.9:
             fields["counts"] = signature
+        if chance.random() < 0.5:
+            fields["session"] = str(kind)  # predicts the experts of what has no counts
         if chance.random() < 0.1:
             fields["worker_selector"] = {"zone": "a"}
         if chance.random() < 0.1:
