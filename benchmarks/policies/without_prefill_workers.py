@@ -30,7 +30,7 @@ from benchmarks.written import written
 from eldr_service.lab.simulation.comparison import Change, changes
 from eldr_service.lab.simulation.study import run_studies, steps
 
-POLICIES = ("marginal-cost", "locality-band")
+POLICIES = ("marginal-cost", "marginal-cost:tail=0.03", "locality-band")
 CELLS = (Cell(*GPT_OSS, 16, 150), Cell(*GPT_OSS, 16, 300))
 SHOWN = ("active_experts", "tpot_ms.mean", "tpot_ms.p99")
 SIGNATURES = {"own": False, "tenant": True}
