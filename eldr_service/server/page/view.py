@@ -162,7 +162,7 @@ def _placement(placement: Placement) -> Document:
         "reason": booking.reason.name,
         "policy": booking.policy,
         "similarity": _number(booking.similarity),
-        "coverage": _number(booking.coverage) if booking.top_k else None,
+        "coverage": _number(booking.known_coverage) if booking.top_k else None,
         "early": booking.early,
     }
 
