@@ -1,10 +1,10 @@
 """Two real engines that prefill what they decode, with the daemon and the proxy before them."""
 
 import contextlib
+from urllib.request import urlopen
 
 import pytest
 from aiohttp import ClientSession
-from eldr.v1 import router_pb2, router_pb2_grpc
 from eldr_vllm.proxy.app import Proxy
 from eldr_vllm.proxy.settings import Settings
 from scripted_engine import serve
@@ -33,35 +33,26 @@ def rig(model, tmp_path_factory):
         yield rig
 
 
-def explained(rig, request_id):
-    import grpc
-
-    with grpc.insecure_channel(rig.daemon.target) as channel:
-        request = router_pb2.ExplainRequest(model=MODEL, request_id=request_id)
-        return router_pb2_grpc.RouterServiceStub(channel).Explain(request, timeout=60)
-
-
 def test_a_turn_is_placed_by_what_the_engine_counted_in_the_one_before(rig):
     from rig import ids, prompt, wait
 
     wait(lambda: {engine.url for engine in rig.decodes} <= rig.workers().keys(), 60)
     assert {worker.role for worker in rig.workers().values()} == {1}
-    tokens, kv = prompt(3, 90), "s-{}".format
+    tokens = prompt(3, 300)  # in two chunks
+    sources = []
     with rig.client() as client:
-        said = []
-        for number in range(2):
-            placement = client.route(MODEL, kv(number), session="s", prompt_tokens=len(tokens))
-            eldr = {"request_id": kv(number), "attempt": 0, "lease_id": placement.lease_id}
+        for name in ("first", "second"):
+            placement = client.route(MODEL, name, session="s", prompt_tokens=len(tokens))
+            sources.append(placement.signature_source.value)
+            eldr = {"request_id": name, "attempt": 0, "lease_id": placement.lease_id}
             answer = rig.at(placement.url).complete(tokens, 12, {"eldr": eldr})
             assert not answer.get("kv_transfer_params")
-            wait(lambda: not rig.booked(), 20)  # the engine has released it, with its counts
-            assert client.release(MODEL, kv(number)).value == "ALREADY_RELEASED"
-            said.append((placement.signature_source.value, ids(answer)))
+            wait(lambda: not rig.booked(), 20)  # the engine has released it
+            assert client.release(MODEL, name).value == "ALREADY_RELEASED"
             tokens = [*tokens, *ids(answer), *prompt(5, 20)]
-        assert [source for source, _ in said] == ["UNSPECIFIED", "SESSION"]
-        # The same prompt's own signature is near to what the conversation had used before.
-        placement = client.route(MODEL, "third", session="s", dry_run=True)
-        assert placement.signature_source.value == "SESSION"
+    assert sources == ["UNSPECIFIED", "SESSION"]
+    with urlopen(f"http://{rig.daemon.http}/metrics") as page:  # both prompts' whole signatures
+        assert f'eldr_window_signatures{{model="{MODEL}"}} 2.0' in page.read().decode()
 
 
 async def test_the_proxy_names_the_conversation(rig):
