@@ -5,6 +5,7 @@ from urllib.request import urlopen
 
 import pytest
 from aiohttp import ClientSession
+from eldr.v1.fleet_pb2 import CaptureState
 from eldr_vllm.proxy.app import Proxy
 from eldr_vllm.proxy.settings import Settings
 from scripted_engine import serve
@@ -38,6 +39,9 @@ def test_a_turn_is_placed_by_what_the_engine_counted_in_the_one_before(rig):
 
     wait(lambda: {engine.url for engine in rig.decodes} <= rig.workers().keys(), 60)
     assert {worker.role for worker in rig.workers().values()} == {1}
+    for worker in rig.workers().values():  # each has asked itself, and heard the same
+        said = worker.capture.state, worker.capture.reason
+        assert said == (CaptureState.CAPTURE_STATE_CAPTURING, "")
     tokens = prompt(3, 300)  # in two chunks
     sources = []
     with rig.client() as client:

@@ -327,7 +327,8 @@ class SchedulerSide:
             self._record.finish(request, time.monotonic())
         aborted = request.status == RequestStatus.FINISHED_ABORTED
         said = self._prefill.finish(request, aborted)
-        return None if self._settings.role == "replica" else said  # nothing decodes after it
+        is_last = self._settings.role == "replica"  # nothing decodes after it
+        return None if is_last and not transfer_params.is_probe(request, self._probe_key) else said
 
     def _release(self, request: Any) -> None:
         """End the booking of a request, knowing nothing else of it."""
