@@ -108,6 +108,7 @@ bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.j
 	$(BIN)/python -m benchmarks.speed.scrape
 	$(BIN)/python -m benchmarks.speed.longest_steps
 	$(BIN)/python -m benchmarks.speed.held_signatures
+	$(BIN)/python -m benchmarks.speed.held_prefixes
 	$(BIN)/python -m benchmarks.speed.remembered_ends
 	$(BIN)/python -m benchmarks.speed.booking_memory
 	$(BIN)/python -m benchmarks.speed.cold_start

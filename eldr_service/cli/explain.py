@@ -138,7 +138,7 @@ def _table(placement: pb.Placement) -> RenderableType:
     ]
     in_band = "IN BAND" if placement.reason == pb.PLACEMENT_REASON_LOCALITY_BAND else "CONSIDERED"
     columns = (
-        *("", "WORKER", ">SIMILARITY", ">LOAD", ">EXPERTS", ">COST"),
+        *("", "WORKER", ">SIMILARITY", ">LOAD", ">EXPERTS", ">COST", ">CACHED"),
         *(in_band, ">REPORT", "ELIGIBLE"),
     )
     shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
@@ -157,7 +157,8 @@ def _row(score: pb.WorkerScore, chosen: bool, least: float) -> list[str | Text]:
         f"{score.similarity:.3f}" if known("similarity") else "",
         f"{score.load:.2f}",
         f"{score.predicted_active_experts:.1f}" if known("predicted_active_experts") else "",
-        f"{score.cost / least:.2f}x" if known("cost") and least else "",
+        f"{score.cost / least:.2f}x" if known("cost") and least > 0 else "",
+        f"{score.cached_tokens:,}" if score.cached_tokens else "",
         "yes" if score.in_band else "",
         _report(score),
         "yes" if score.eligible else Text(f"no: {score.ineligible_reason}", "yellow"),

@@ -95,6 +95,9 @@ class FleetSnapshot(NamedTuple):
         `Avoidance` of each worker; those eligible have the lowest that there is. None: all are 0.
     spread : float
         Of the active partition (`Partition.spread`); NaN without.
+    cached_tokens : ndarray of int64, or None
+        Of the request's prompt, whose KV the worker holds already, as far as is known or believed.
+        None: no worker is known to hold any.
     """
 
     worker_ids: tuple[str, ...]
@@ -113,6 +116,7 @@ class FleetSnapshot(NamedTuple):
     reported_at: NDArray[np.float64] | None = None
     avoided: NDArray[np.int8] | None = None
     spread: float = math.nan
+    cached_tokens: NDArray[np.int64] | None = None
 
     @property
     def centroids(self) -> NDArray[np.float32] | None:

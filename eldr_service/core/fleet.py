@@ -134,6 +134,10 @@ class Fleet:
         """Sequences booked on the worker."""
         return int(self._table["booked_sequences"][row])
 
+    def capacity_kv(self, row: int) -> int:
+        """Tokens that the worker's KV memory holds; 0 where it has not said."""
+        return int(self._table["capacity_kv"][row])
+
     def capture(self, row: int) -> CaptureStatus | None:
         """What this life of the worker said last of its capture, or None before it has."""
         return self._captures[row]

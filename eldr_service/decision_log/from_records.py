@@ -46,6 +46,7 @@ def placement(message: pb.LogPlacement, model: str) -> tuple[RouteCall, Known]:
         awaits_signature=message.awaits_signature,
         declared=not message.no_geometry,
         other_groups=message.other_groups,
+        cached_tokens=dict(message.cached_tokens),
     )
 
 

@@ -111,6 +111,7 @@ def placement(
     message.awaits_signature = known.awaits_signature
     message.no_geometry = not known.declared
     message.other_groups = known.other_groups
+    message.cached_tokens.update(known.cached_tokens)
     message.group = known.group
     message.earlier = known.earlier
     message.candidate_workers.extend(call.candidate_workers)

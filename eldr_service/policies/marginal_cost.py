@@ -15,6 +15,16 @@ such as the worker holds now: D' is D beside a batch like the worker's, but of t
 that the fuller worker does not look the more alike. It keeps each worker to its kind of requests;
 without it each request is priced beside those that it happens to meet, and kinds mix. What a
 sequence adds whatever its experts is in `step` alone: those that come later even loads out.
+
+Where workers hold part of the prompt's KV from earlier requests, and the cost is in seconds, what
+that saves comes off the cost, spread over the tokens that the request is to generate:
+
+    saved    = cached tokens x transfer / output tokens
+
+`transfer` (`token_transfer_us`) is what moving a token's KV takes, KV bytes per token / bandwidth;
+where a worker without the prefix prefills it itself, what prefilling a token takes. Output tokens
+are those expected by the call, else the mean of requests that ended, else 256.
+
 `tail` bounds what the choice may cost the slowest: at 0 no worker is chosen whose step would be
 longer than the fleet's mean, at large values the least sum decides alone.
 
@@ -33,11 +43,13 @@ When a signal is missing:
 """
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from eldr_service.core.booking import Booking
 from eldr_service.core.decision import Decision, FleetSnapshot, RequestView
 from eldr_service.core.ends import Ended
+from eldr_service.core.words import counted
 from eldr_service.core.worker import LoadReport
 from eldr_service.kernels import (
     add_use,
@@ -59,6 +71,10 @@ from eldr_service.policies.state import PolicyState, inside, within
 from eldr_service.policies.step_cost import LearnedStepCost
 from eldr_service.policies.words import names
 
+OUTPUT_TOKENS = 256
+"""Of a request, until a call expects or a release says any."""
+_NOTHING = np.zeros(0)
+
 
 class MarginalCostParameters(SignatureParameters):
     """What `marginal-cost` can be told."""
@@ -69,6 +85,13 @@ class MarginalCostParameters(SignatureParameters):
         le=10,
         description="how much longer than the fleet's mean the chosen worker's decode step may be,"
         " as a share of it",
+    )
+    token_transfer_us: float = Field(
+        default=2.0,
+        ge=0,
+        le=1e6,
+        description="microseconds that a prompt token saves whose KV a worker holds already, by"
+        " `cached_tokens` or `prefix_hashes` of the call: KV bytes per token / bandwidth",
     )
 
 
@@ -115,6 +138,7 @@ class MarginalCost(Policy):
         else:
             similar = np.full(len(rows), np.nan)
         cost = self.cost.coefficients
+        saved = self._saved(request, fleet)
         worker, allowed, step, costs = least_marginal_cost(
             fleet.eligible,
             fleet.sequences,
@@ -124,6 +148,7 @@ class MarginalCost(Policy):
             grown,
             grown_at_mean,
             self.cost.speeds(fleet.worker_ids),
+            saved,
             cost.fixed,
             cost.expert,
             cost.sequence,
@@ -135,21 +160,34 @@ class MarginalCost(Policy):
             in_band=allowed,
             predicted_active_experts=active,
             cost=costs,
-            grounds=(step, self.cost.learned),
+            grounds=(step, self.cost.learned, float(saved[worker]) if len(saved) else 0.0),
         )
+
+    def _saved(self, request: RequestView, fleet: FleetSnapshot) -> NDArray[np.float64]:
+        """Seconds per generated token that each worker spares the request; empty for none."""
+        seconds = 1e-6 * self.parameters.token_transfer_us
+        if fleet.cached_tokens is None or not (seconds and self.cost.learned):
+            return _NOTHING
+        output = request.expected_output_tokens or self.remaining.mean_tokens or OUTPUT_TOKENS
+        return np.asarray(fleet.cached_tokens * (seconds / output))
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
         """Say whose step was too long, and what the choice was predicted to cost."""
-        step, learned = decision.grounds
+        step, learned, saved = decision.grounds
         costs, allowed, chosen = decision.cost, decision.in_band, decision.worker
         assert costs is not None
         assert allowed is not None  # as `pick` gave them
         mean = _written(step[fleet.eligible].mean(), learned)
+        less = ""
+        if saved:
+            assert fleet.cached_tokens is not None  # or nothing was saved
+            held = counted(int(fleet.cached_tokens[chosen]), "prompt token")
+            less = f", less {_written(saved, learned)} for {held} that it holds"
         return (
             f"predicted decode step within 1 + tail {self.parameters.tail:g} times the mean of"
             f" {mean}: {names(fleet, allowed)}; least cost of them: {fleet.worker_ids[chosen]} at"
             f" {_written(costs[chosen], learned)} (its step {_written(step[chosen], learned)}, the"
-            f" rest what others will wait for it)"
+            f" rest what others will wait for it{less})"
         )
 
     def on_booked(self, booking: Booking) -> None:

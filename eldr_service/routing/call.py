@@ -19,6 +19,11 @@ class RouteCall(NamedTuple):
         The conversation that the request is a turn of; empty for none.
     prefix_hashes : tuple of int
         Of the prompt's first block, its first two, and so on.
+    prefix_block_tokens : int
+        Tokens of a block.
+    cached_tokens : mapping of str to int
+        By worker id: how many of the prompt's tokens it holds, as the caller knows; where there are
+        any, they stand instead of what is believed by the hashes.
     """
 
     model: str
@@ -41,6 +46,8 @@ class RouteCall(NamedTuple):
     insists: bool = False
     session: str = ""
     prefix_hashes: tuple[int, ...] = ()
+    prefix_block_tokens: int = 16
+    cached_tokens: Mapping[str, int] = MappingProxyType({})
 
     @property
     def tenant(self) -> str:
@@ -92,6 +99,8 @@ class Known(NamedTuple):
         The model's geometry is: counts alone never define it, so policies get none without.
     other_groups : bool
         Workers of other groups than `group` may be taken where none of it can be.
+    cached_tokens : mapping of str to int
+        By worker id: prompt tokens whose KV it holds, as far as is known or believed.
     """
 
     counts: Counts | None = None
@@ -104,3 +113,4 @@ class Known(NamedTuple):
     awaits_signature: bool = False
     declared: bool = True
     other_groups: bool = False
+    cached_tokens: Mapping[str, int] = MappingProxyType({})

@@ -108,7 +108,7 @@ class Kept(NamedTuple):
             arrays.append(np.frombuffer(self.packed, dtype, n, at) if dtype is not False else None)
             at += n * dtype.itemsize if dtype is not False else 0
         eligible, load, sequences, similarity, in_band, near, experts, cost = arrays
-        ids, rows, capacity, slots, stale, labels, reported_at = self.fleet
+        ids, rows, capacity, slots, stale, labels, reported_at, cached_tokens = self.fleet
         unknown = np.full(n, np.nan)
         fleet = FleetSnapshot(
             worker_ids=ids,
@@ -125,6 +125,7 @@ class Kept(NamedTuple):
             step_seconds=unknown,
             labels=labels,
             reported_at=reported_at,
+            cached_tokens=cached_tokens,
         )
         worker, reason, grounds = self.decision
         decision = Decision(worker, reason, similarity, in_band, experts, near, cost, grounds)
@@ -188,6 +189,8 @@ class Explanations:
         labels = call.labels
         steps = filters.steps[:-1]
         nbytes = _RECORD_BYTES + len(packed) + len(fleet.worker_ids) * (_WORKER_BYTES + len(steps))
+        if fleet.cached_tokens is not None:
+            nbytes += fleet.cached_tokens.nbytes
         if labels:
             nbytes += sum(len(key) + len(value) + 100 for key, value in labels.items())
         kept = self._kept
@@ -206,6 +209,7 @@ class Explanations:
                     fleet.stale,
                     fleet.labels,
                     fleet.reported_at,
+                    fleet.cached_tokens,
                 ),
                 steps,
                 filters.last_resort,

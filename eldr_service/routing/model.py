@@ -17,6 +17,7 @@ from eldr_service.core.ends import Ended
 from eldr_service.core.errors import FailedPreconditionError
 from eldr_service.core.fleet import Fleet
 from eldr_service.core.geometry import ModelGeometry
+from eldr_service.core.held_prefixes import HeldPrefixes
 from eldr_service.core.partition import Partition
 from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.recent import RecentCounts
@@ -93,6 +94,7 @@ class Model:
         self.recent = RecentCounts() if recent is None else recent  # an empty one is false
         self.memory = SignatureMemory() if memory is None else memory
         self.explanations = Explanations() if explanations is None else explanations
+        self.prefixes = HeldPrefixes()
         self.partition: Partition | None = None
         self.bindings: Bindings | None = None
         self._quantised: QuantisedCentroids | None = None
@@ -179,6 +181,17 @@ class Model:
             self._slots = state, np.array(slots, dtype=np.int32)
             self._slots[1].flags.writeable = False
         return self._slots[1]
+
+    # Prefixes
+
+    def hold_prefixes(self, row: int, hashes: Sequence[int], block_tokens: int) -> None:
+        """Believe that a worker holds a prompt that is booked on it; see `HeldPrefixes.hold`."""
+        self.prefixes.hold(row, hashes, block_tokens, self.fleet.capacity_kv(row))
+
+    def cached_tokens(self, hashes: Sequence[int], block_tokens: int) -> dict[str, int]:
+        """How many of a prompt's tokens workers are believed to hold, by worker id."""
+        held = self.prefixes.of(hashes, block_tokens)
+        return {self.fleet.spec(row).worker_id: tokens for row, tokens in held.items()}
 
     # Bookings
 
@@ -404,6 +417,7 @@ class Model:
         if self.bindings:
             self.bindings.leave(row)
         self.drains.forget(row)
+        self.prefixes.forget(row)
         self._withdraw_geometry(row)
         return len(bookings)
 

@@ -1,5 +1,6 @@
 """One placement: what is known of the request, the decision, and the booking to be made of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,6 +72,9 @@ def place(
         call, snapshot, model.fleet.groups, known.group, known.earlier, known.other_groups
     )
     fleet = snapshot.narrowed(filters.eligible)
+    if cached := known.cached_tokens:
+        tokens = np.array([cached.get(worker, 0) for worker in fleet.worker_ids], np.int64)
+        fleet = fleet._replace(cached_tokens=tokens)
     explain = call.explain or call.dry_run
     signature = None
     wanted = policy.needs_signature or policy.needs_counts or explain
@@ -164,7 +168,21 @@ def known_of(
         awaits_signature=call.counts is None and not (held and held.complete),
         declared=model.geometry is not None,
         other_groups=other_groups,
+        cached_tokens=_cached_tokens(model, call),
     )
+
+
+def _cached_tokens(model: Model, call: RouteCall) -> Mapping[str, int]:
+    """Prompt tokens that workers hold: as the caller says, else as is believed of its prefixes."""
+    if call.cached_tokens:
+        cached = {w: tokens for w, tokens in call.cached_tokens.items() if w in model.fleet}
+    elif call.prefix_hashes:
+        cached = model.cached_tokens(call.prefix_hashes, call.prefix_block_tokens)
+    else:
+        return {}
+    if most := call.prompt_tokens:
+        cached = {worker: min(tokens, most) for worker, tokens in cached.items()}
+    return cached
 
 
 def _known_counts(

@@ -264,6 +264,10 @@ class Router:
                 call, known, placed.booking, placed.basis, model.policy, model.number, now
             )
             model.book(placed.booking)
+            if call.prefix_hashes:
+                model.hold_prefixes(
+                    placed.booking.row, call.prefix_hashes, call.prefix_block_tokens
+                )
             self._journal.placed(model.name, call, known, placed.booking, now)
             model.remember(placed.counts, placed.booking, now)
         return placed

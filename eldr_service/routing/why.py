@@ -38,6 +38,7 @@ class WorkerScore:
     cost: float | None
     report_age: float | None
     stale: bool
+    cached_tokens: int
 
 
 def scores(basis: Basis, now: float) -> tuple[WorkerScore, ...]:
@@ -56,6 +57,7 @@ def scores(basis: Basis, now: float) -> tuple[WorkerScore, ...]:
             cost=number_at(decision.cost, i),
             report_age=number_at(None if reported_at is None else now - reported_at, i),
             stale=bool(fleet.stale[i]),
+            cached_tokens=0 if fleet.cached_tokens is None else int(fleet.cached_tokens[i]),
         )
         for i, worker_id in enumerate(fleet.worker_ids)
     )

@@ -224,3 +224,13 @@ def test_options_of_what_is_to_be_placed_do_not_go_with_a_request(fleet, recordi
     told_of = fleet("explain", "r", "--counts", recording, code=2)
     assert "--counts" in told_of
     assert "r has been" in told_of
+
+
+def test_what_workers_hold_of_the_prompt(fleet):
+    with Client(fleet.server) as client:
+        client.route("m", "told", cached_tokens={"w1": 1_280})
+    _, table = told(fleet("explain", "told"))
+    assert "CACHED" in table.splitlines()[0]
+    (holder,) = [line for line in table.splitlines() if "1,280" in line]
+    assert " w1 " in holder
+    assert "CACHED" not in fleet("explain")

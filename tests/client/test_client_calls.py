@@ -41,6 +41,8 @@ def test_route_says_everything_and_reads_everything(router):
             priority=-3,
             session="conversation",
             prefix_hashes=[2**64 - 1, 7],
+            cached_tokens={"w0": 64},
+            prefix_block_tokens=32,
         )
     (request,) = router.requests("Route")
     assert request.counts == Counts(COUNTS, 2).to_proto()
@@ -48,6 +50,7 @@ def test_route_says_everything_and_reads_everything(router):
     assert request.max_wait.ToTimedelta() == datetime.timedelta(seconds=0.25)
     assert request.priority == -3
     assert (request.session, [*request.prefix_hashes]) == ("conversation", [2**64 - 1, 7])
+    assert (request.cached_tokens, request.prefix_block_tokens) == ({"w0": 64}, 32)
     assert request.lease_ttl.seconds == 60
     untouched = {field.name for field in request.DESCRIPTOR.fields} - {
         field.name for field, _ in request.ListFields()

@@ -75,7 +75,13 @@ def test_price_is_the_plain_statements(seed):
         eligible,
     )
     prefill = counts(rng)
-    decision = policy.pick(asked(prefill), fleet)
+    expected_tokens = int(rng.choice([0, 80]))
+    saved = 0.0
+    if seed % 3:
+        fleet = fleet._replace(cached_tokens=rng.integers(0, 5_000, n))
+        if seed % 2:  # the cost is in seconds
+            saved = fleet.cached_tokens * 2e-6 / (expected_tokens or policy.remaining.mean_tokens)
+    decision = policy.pick(asked(prefill, expected_output_tokens=expected_tokens), fleet)
 
     shape = (LAYERS, EXPERTS)
     held = policy.experts.known.held
@@ -96,6 +102,7 @@ def test_price_is_the_plain_statements(seed):
         (cost.fixed, cost.expert, cost.sequence),
         policy.cost.speeds(fleet.worker_ids),
         policy.parameters.tail,
+        saved,
     )
     np.testing.assert_array_equal(decision.in_band, np.isfinite(expected))
     # What is unused is kept in 127ths: where two cost the same to a thousandth, either is right.
@@ -254,6 +261,46 @@ def test_another_geometry_begins_anew():
     assert policy.experts.known.prediction.shape == wider.shape
     assert list(policy.experts.known.held) == [("new", 0)]
     assert policy.pick(asked(wider), fleet).worker in (0, 1)
+
+
+def holding(tokens, transfer_us=2.0, reported=True):
+    """A policy of two workers alike but for what they hold of the prompt, and their fleet."""
+    policy = MarginalCost(MarginalCostParameters(token_transfer_us=transfer_us))
+    fleet = snapshot([1, 1])._replace(cached_tokens=np.array(tokens))
+    even = np.full((LAYERS, EXPERTS), 50, np.uint32)
+    for worker in (0, 1):
+        policy.on_booked(booked(fleet, worker, f"r{worker}", even))
+    if reported:
+        reports(policy, fleet, np.random.default_rng(0), 1e-3, 2e-4, 1e-5, np.ones(2))
+    return policy, fleet, asked(even)
+
+
+def test_of_workers_alike_the_one_that_holds_more_of_the_prompt_is_taken():
+    policy, fleet, request = holding([100, 1_000])
+    decision = policy.pick(request, fleet)
+    assert decision.worker == 1
+    plain = policy.pick(request, fleet._replace(cached_tokens=None))
+    assert plain.worker == 0
+    # 256 output tokens, as nothing said how many there are
+    np.testing.assert_allclose(plain.cost - decision.cost, [2e-4 / 256, 2e-3 / 256])
+    why = policy.explain(request, fleet, decision)
+    assert why.endswith("for 1,000 prompt tokens that it holds)")
+
+
+@pytest.mark.parametrize("how", [{"transfer_us": 0.0}, {"reported": False}])
+def test_what_workers_hold_counts_for_nothing_without_its_price_or_unit(how):
+    policy, fleet, request = holding([100, 1_000], **how)
+    decision = policy.pick(request, fleet)
+    assert decision.worker == 0
+    assert "that it holds" not in policy.explain(request, fleet, decision)
+
+
+def test_what_a_worker_holds_does_not_lengthen_steps_beyond_the_tail():
+    policy, fleet, request = holding([0, 100_000])
+    for i in range(40):
+        policy.on_booked(booked(fleet, 1, f"more{i}", request.counts))
+    fleet = fleet._replace(sequences=np.array([1, 200]))
+    assert policy.pick(request, fleet).worker == 0
 
 
 @pytest.mark.parametrize(

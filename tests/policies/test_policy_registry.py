@@ -19,7 +19,12 @@ OWN = {
         "min_coverage": "0.5",
         "tau": "0.1",
     },
-    "marginal-cost": {"load": "sequences", "min_coverage": "0.5", "tail": "0.1"},
+    "marginal-cost": {
+        "load": "sequences",
+        "min_coverage": "0.5",
+        "tail": "0.1",
+        "token_transfer_us": "2.0",
+    },
     "domain-oracle": {"load": "sequences"},
 }
 

@@ -19,7 +19,7 @@ MODELS = {
     "p2c": "power-of-two-choices:load=kv",
     "locality": "locality:min_coverage=0.2",
     "band": "locality-band:tau=0.05",
-    "marginal": "marginal-cost",
+    "marginal": "marginal-cost:token_transfer_us=100",
     "oracle": "domain-oracle",
     "switched": "random",
 }
@@ -121,6 +121,11 @@ class Traffic:
             fields["pinned_worker"] = "w2"
         if chance.random() < 0.05:
             fields["lease_ttl"] = Duration(seconds=1)  # and it is forgotten
+        if chance.random() < 0.5:
+            of = 1_000 * chance.randrange(6)
+            fields["prefix_hashes"] = range(of, of + chance.randrange(16))
+        if chance.random() < 0.1:
+            fields["cached_tokens"] = {"w1": 100, "w9": 100}
         fields["num_sequences"] = chance.choice((1, 1, 2))
         fields["expected_output_tokens"] = chance.choice((0, 50))
         await self._route(model, request_id, 0, fields)

@@ -3,12 +3,13 @@
 import numpy as np
 
 
-def prices(fleet, held, probabilities, at_mean, weights, cost, speed, tail):
+def prices(fleet, held, probabilities, at_mean, weights, cost, speed, tail, saved=0.0):
     """What the request costs on each worker, infinity where it may not go.
 
     held [worker] is a list of (probabilities, sequences), at_mean [worker] the probabilities of
     its batch, were it of the mean size, to leave an expert unused; weights [worker] what those held
-    have yet to generate, in half lives; cost (fixed, expert, sequence).
+    have yet to generate, in half lives; cost (fixed, expert, sequence); saved [worker] seconds per
+    generated token.
     """
     fixed, expert, sequence = cost
     n = len(held)
@@ -25,4 +26,4 @@ def prices(fleet, held, probabilities, at_mean, weights, cost, speed, tail):
         mean = fleet.sequences[fleet.eligible].mean()
         total[w] = step[w] + speed[w] * expert * (grown * weights[w] / 2 + later * mean)
     allowed = fleet.eligible & (step <= (1 + tail) * step[fleet.eligible].mean() * (1 + 1e-9))
-    return np.where(allowed, total, np.inf)
+    return np.where(allowed, total - saved, np.inf)

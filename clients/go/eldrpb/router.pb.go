@@ -826,9 +826,15 @@ type RouteRequest struct {
 	Session string `protobuf:"bytes,20,opt,name=session,proto3" json:"session,omitempty"`
 	// Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
 	// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
-	PrefixHashes  []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PrefixHashes []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
+	// By worker id: how many of the prompt's tokens it holds in its KV cache, for callers that know. Where any are
+	// given, workers that are not among them hold none, and prefix_hashes are not looked up. Of at most 4,096 workers;
+	// those that the model does not have are ignored. A repeat may say otherwise.
+	CachedTokens map[string]uint32 `protobuf:"bytes,23,rep,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Tokens of a block of prefix_hashes. Default 16; at most 65,536.
+	PrefixBlockTokens uint32 `protobuf:"varint,24,opt,name=prefix_block_tokens,json=prefixBlockTokens,proto3" json:"prefix_block_tokens,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *RouteRequest) Reset() {
@@ -1008,6 +1014,20 @@ func (x *RouteRequest) GetPrefixHashes() []uint64 {
 	return nil
 }
 
+func (x *RouteRequest) GetCachedTokens() map[string]uint32 {
+	if x != nil {
+		return x.CachedTokens
+	}
+	return nil
+}
+
+func (x *RouteRequest) GetPrefixBlockTokens() uint32 {
+	if x != nil {
+		return x.PrefixBlockTokens
+	}
+	return 0
+}
+
 // The answer to Route.
 type RouteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1098,9 +1118,13 @@ type RouteStreamRequest struct {
 	// As RouteRequest.session.
 	Session string `protobuf:"bytes,20,opt,name=session,proto3" json:"session,omitempty"`
 	// As RouteRequest.prefix_hashes.
-	PrefixHashes  []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PrefixHashes []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
+	// As RouteRequest.cached_tokens.
+	CachedTokens map[string]uint32 `protobuf:"bytes,23,rep,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// As RouteRequest.prefix_block_tokens.
+	PrefixBlockTokens uint32 `protobuf:"varint,24,opt,name=prefix_block_tokens,json=prefixBlockTokens,proto3" json:"prefix_block_tokens,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *RouteStreamRequest) Reset() {
@@ -1278,6 +1302,20 @@ func (x *RouteStreamRequest) GetPrefixHashes() []uint64 {
 		return x.PrefixHashes
 	}
 	return nil
+}
+
+func (x *RouteStreamRequest) GetCachedTokens() map[string]uint32 {
+	if x != nil {
+		return x.CachedTokens
+	}
+	return nil
+}
+
+func (x *RouteStreamRequest) GetPrefixBlockTokens() uint32 {
+	if x != nil {
+		return x.PrefixBlockTokens
+	}
+	return 0
 }
 
 // The answer to one RouteStreamRequest.
@@ -1690,7 +1728,9 @@ type WorkerScore struct {
 	// Age of its last report; unset where it never reported.
 	ReportAge *durationpb.Duration `protobuf:"bytes,9,opt,name=report_age,json=reportAge,proto3" json:"report_age,omitempty"`
 	// That report was older than its limit, so the load rests on the daemon's own bookings.
-	Stale         bool `protobuf:"varint,10,opt,name=stale,proto3" json:"stale,omitempty"`
+	Stale bool `protobuf:"varint,10,opt,name=stale,proto3" json:"stale,omitempty"`
+	// Tokens of the prompt whose KV it holds already, as the call said, or as is believed by its prefix_hashes.
+	CachedTokens  uint32 `protobuf:"varint,11,opt,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1793,6 +1833,13 @@ func (x *WorkerScore) GetStale() bool {
 		return x.Stale
 	}
 	return false
+}
+
+func (x *WorkerScore) GetCachedTokens() uint32 {
+	if x != nil {
+		return x.CachedTokens
+	}
+	return 0
 }
 
 // The end of a booking.
@@ -2366,7 +2413,7 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x0facknowledgement\x18\x05 \x01(\v2\".eldr.v1.RegisterSignatureResponseH\x00R\x0facknowledgement\x122\n" +
 	"\tplacement\x18\x06 \x01(\v2\x12.eldr.v1.PlacementH\x00R\tplacement\x12,\n" +
 	"\x06status\x18\a \x01(\v2\x12.google.rpc.StatusH\x00R\x06statusB\b\n" +
-	"\x06result\"\x84\b\n" +
+	"\x06result\"\xc3\t\n" +
 	"\fRouteRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2390,15 +2437,20 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\bmax_wait\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\x12\x1a\n" +
 	"\bpriority\x18\x13 \x01(\x11R\bpriority\x12\x18\n" +
 	"\asession\x18\x14 \x01(\tR\asession\x12#\n" +
-	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x1aA\n" +
+	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x12L\n" +
+	"\rcached_tokens\x18\x17 \x03(\v2'.eldr.v1.RouteRequest.CachedTokensEntryR\fcachedTokens\x12.\n" +
+	"\x13prefix_block_tokens\x18\x18 \x01(\rR\x11prefixBlockTokens\x1aA\n" +
 	"\x13WorkerSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"A\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
+	"\x11CachedTokensEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"A\n" +
 	"\rRouteResponse\x120\n" +
-	"\tplacement\x18\x01 \x01(\v2\x12.eldr.v1.PlacementR\tplacement\"\x96\b\n" +
+	"\tplacement\x18\x01 \x01(\v2\x12.eldr.v1.PlacementR\tplacement\"\xdb\t\n" +
 	"\x12RouteStreamRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2422,13 +2474,18 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\bmax_wait\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\x12\x1a\n" +
 	"\bpriority\x18\x13 \x01(\x11R\bpriority\x12\x18\n" +
 	"\asession\x18\x14 \x01(\tR\asession\x12#\n" +
-	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x1aA\n" +
+	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x12R\n" +
+	"\rcached_tokens\x18\x17 \x03(\v2-.eldr.v1.RouteStreamRequest.CachedTokensEntryR\fcachedTokens\x12.\n" +
+	"\x13prefix_block_tokens\x18\x18 \x01(\rR\x11prefixBlockTokens\x1aA\n" +
 	"\x13WorkerSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd0\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
+	"\x11CachedTokensEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xd0\x01\n" +
 	"\x13RouteStreamResponse\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2466,7 +2523,7 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\aunsaved\x18\x11 \x01(\bR\aunsaved\x12\x12\n" +
 	"\x04rule\x18\x12 \x01(\tR\x04rule\x12C\n" +
 	"\x10signature_source\x18\x13 \x01(\x0e2\x18.eldr.v1.SignatureSourceR\x0fsignatureSourceB\r\n" +
-	"\v_similarity\"\xa2\x03\n" +
+	"\v_similarity\"\xc7\x03\n" +
 	"\vWorkerScore\x12\x1b\n" +
 	"\tworker_id\x18\x01 \x01(\tR\bworkerId\x12\x1a\n" +
 	"\beligible\x18\x02 \x01(\bR\beligible\x12+\n" +
@@ -2481,7 +2538,8 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\n" +
 	"report_age\x18\t \x01(\v2\x19.google.protobuf.DurationR\treportAge\x12\x14\n" +
 	"\x05stale\x18\n" +
-	" \x01(\bR\x05staleB\r\n" +
+	" \x01(\bR\x05stale\x12#\n" +
+	"\rcached_tokens\x18\v \x01(\rR\fcachedTokensB\r\n" +
 	"\v_similarityB\x1b\n" +
 	"\x19_predicted_active_expertsB\a\n" +
 	"\x05_cost\"\xd6\x02\n" +
@@ -2586,7 +2644,7 @@ func file_eldr_v1_router_proto_rawDescGZIP() []byte {
 }
 
 var file_eldr_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_eldr_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_eldr_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_eldr_v1_router_proto_goTypes = []any{
 	(PlacementReason)(0),              // 0: eldr.v1.PlacementReason
 	(SignatureSource)(0),              // 1: eldr.v1.SignatureSource
@@ -2613,72 +2671,76 @@ var file_eldr_v1_router_proto_goTypes = []any{
 	(*ExplainResponse)(nil),           // 22: eldr.v1.ExplainResponse
 	nil,                               // 23: eldr.v1.RouteRequest.WorkerSelectorEntry
 	nil,                               // 24: eldr.v1.RouteRequest.LabelsEntry
-	nil,                               // 25: eldr.v1.RouteStreamRequest.WorkerSelectorEntry
-	nil,                               // 26: eldr.v1.RouteStreamRequest.LabelsEntry
-	nil,                               // 27: eldr.v1.ExplainResponse.PolicyParametersEntry
-	(*ActivationCounts)(nil),          // 28: eldr.v1.ActivationCounts
-	(*status.Status)(nil),             // 29: google.rpc.Status
-	(*durationpb.Duration)(nil),       // 30: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
+	nil,                               // 25: eldr.v1.RouteRequest.CachedTokensEntry
+	nil,                               // 26: eldr.v1.RouteStreamRequest.WorkerSelectorEntry
+	nil,                               // 27: eldr.v1.RouteStreamRequest.LabelsEntry
+	nil,                               // 28: eldr.v1.RouteStreamRequest.CachedTokensEntry
+	nil,                               // 29: eldr.v1.ExplainResponse.PolicyParametersEntry
+	(*ActivationCounts)(nil),          // 30: eldr.v1.ActivationCounts
+	(*status.Status)(nil),             // 31: google.rpc.Status
+	(*durationpb.Duration)(nil),       // 32: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
 }
 var file_eldr_v1_router_proto_depIdxs = []int32{
-	28, // 0: eldr.v1.RegisterSignatureRequest.counts:type_name -> eldr.v1.ActivationCounts
-	28, // 1: eldr.v1.StreamSignaturesRequest.counts:type_name -> eldr.v1.ActivationCounts
+	30, // 0: eldr.v1.RegisterSignatureRequest.counts:type_name -> eldr.v1.ActivationCounts
+	30, // 1: eldr.v1.StreamSignaturesRequest.counts:type_name -> eldr.v1.ActivationCounts
 	9,  // 2: eldr.v1.StreamSignaturesRequest.route:type_name -> eldr.v1.RouteRequest
 	6,  // 3: eldr.v1.StreamSignaturesResponse.acknowledgement:type_name -> eldr.v1.RegisterSignatureResponse
 	14, // 4: eldr.v1.StreamSignaturesResponse.placement:type_name -> eldr.v1.Placement
-	29, // 5: eldr.v1.StreamSignaturesResponse.status:type_name -> google.rpc.Status
-	28, // 6: eldr.v1.RouteRequest.counts:type_name -> eldr.v1.ActivationCounts
-	30, // 7: eldr.v1.RouteRequest.wait_for_signature:type_name -> google.protobuf.Duration
+	31, // 5: eldr.v1.StreamSignaturesResponse.status:type_name -> google.rpc.Status
+	30, // 6: eldr.v1.RouteRequest.counts:type_name -> eldr.v1.ActivationCounts
+	32, // 7: eldr.v1.RouteRequest.wait_for_signature:type_name -> google.protobuf.Duration
 	23, // 8: eldr.v1.RouteRequest.worker_selector:type_name -> eldr.v1.RouteRequest.WorkerSelectorEntry
-	30, // 9: eldr.v1.RouteRequest.lease_ttl:type_name -> google.protobuf.Duration
+	32, // 9: eldr.v1.RouteRequest.lease_ttl:type_name -> google.protobuf.Duration
 	24, // 10: eldr.v1.RouteRequest.labels:type_name -> eldr.v1.RouteRequest.LabelsEntry
-	30, // 11: eldr.v1.RouteRequest.max_wait:type_name -> google.protobuf.Duration
-	14, // 12: eldr.v1.RouteResponse.placement:type_name -> eldr.v1.Placement
-	28, // 13: eldr.v1.RouteStreamRequest.counts:type_name -> eldr.v1.ActivationCounts
-	30, // 14: eldr.v1.RouteStreamRequest.wait_for_signature:type_name -> google.protobuf.Duration
-	25, // 15: eldr.v1.RouteStreamRequest.worker_selector:type_name -> eldr.v1.RouteStreamRequest.WorkerSelectorEntry
-	30, // 16: eldr.v1.RouteStreamRequest.lease_ttl:type_name -> google.protobuf.Duration
-	26, // 17: eldr.v1.RouteStreamRequest.labels:type_name -> eldr.v1.RouteStreamRequest.LabelsEntry
-	30, // 18: eldr.v1.RouteStreamRequest.max_wait:type_name -> google.protobuf.Duration
-	14, // 19: eldr.v1.RouteStreamResponse.placement:type_name -> eldr.v1.Placement
-	29, // 20: eldr.v1.RouteStreamResponse.status:type_name -> google.rpc.Status
-	13, // 21: eldr.v1.Placement.alternates:type_name -> eldr.v1.WorkerTarget
-	0,  // 22: eldr.v1.Placement.reason:type_name -> eldr.v1.PlacementReason
-	31, // 23: eldr.v1.Placement.lease_expire_time:type_name -> google.protobuf.Timestamp
-	30, // 24: eldr.v1.Placement.lease_remaining:type_name -> google.protobuf.Duration
-	15, // 25: eldr.v1.Placement.scores:type_name -> eldr.v1.WorkerScore
-	1,  // 26: eldr.v1.Placement.signature_source:type_name -> eldr.v1.SignatureSource
-	30, // 27: eldr.v1.WorkerScore.report_age:type_name -> google.protobuf.Duration
-	2,  // 28: eldr.v1.ReleaseRequest.outcome:type_name -> eldr.v1.ReleaseOutcome
-	30, // 29: eldr.v1.ReleaseRequest.decode_duration:type_name -> google.protobuf.Duration
-	28, // 30: eldr.v1.ReleaseRequest.decode_counts:type_name -> eldr.v1.ActivationCounts
-	3,  // 31: eldr.v1.ReleaseResponse.result:type_name -> eldr.v1.ReleaseResult
-	18, // 32: eldr.v1.RenewLeasesRequest.leases:type_name -> eldr.v1.LeaseReference
-	18, // 33: eldr.v1.RenewLeasesResponse.unknown:type_name -> eldr.v1.LeaseReference
-	14, // 34: eldr.v1.ExplainResponse.placement:type_name -> eldr.v1.Placement
-	30, // 35: eldr.v1.ExplainResponse.age:type_name -> google.protobuf.Duration
-	27, // 36: eldr.v1.ExplainResponse.policy_parameters:type_name -> eldr.v1.ExplainResponse.PolicyParametersEntry
-	4,  // 37: eldr.v1.ExplainResponse.state:type_name -> eldr.v1.BookingState
-	5,  // 38: eldr.v1.RouterService.RegisterSignature:input_type -> eldr.v1.RegisterSignatureRequest
-	7,  // 39: eldr.v1.RouterService.StreamSignatures:input_type -> eldr.v1.StreamSignaturesRequest
-	9,  // 40: eldr.v1.RouterService.Route:input_type -> eldr.v1.RouteRequest
-	11, // 41: eldr.v1.RouterService.RouteStream:input_type -> eldr.v1.RouteStreamRequest
-	16, // 42: eldr.v1.RouterService.Release:input_type -> eldr.v1.ReleaseRequest
-	19, // 43: eldr.v1.RouterService.RenewLeases:input_type -> eldr.v1.RenewLeasesRequest
-	21, // 44: eldr.v1.RouterService.Explain:input_type -> eldr.v1.ExplainRequest
-	6,  // 45: eldr.v1.RouterService.RegisterSignature:output_type -> eldr.v1.RegisterSignatureResponse
-	8,  // 46: eldr.v1.RouterService.StreamSignatures:output_type -> eldr.v1.StreamSignaturesResponse
-	10, // 47: eldr.v1.RouterService.Route:output_type -> eldr.v1.RouteResponse
-	12, // 48: eldr.v1.RouterService.RouteStream:output_type -> eldr.v1.RouteStreamResponse
-	17, // 49: eldr.v1.RouterService.Release:output_type -> eldr.v1.ReleaseResponse
-	20, // 50: eldr.v1.RouterService.RenewLeases:output_type -> eldr.v1.RenewLeasesResponse
-	22, // 51: eldr.v1.RouterService.Explain:output_type -> eldr.v1.ExplainResponse
-	45, // [45:52] is the sub-list for method output_type
-	38, // [38:45] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	32, // 11: eldr.v1.RouteRequest.max_wait:type_name -> google.protobuf.Duration
+	25, // 12: eldr.v1.RouteRequest.cached_tokens:type_name -> eldr.v1.RouteRequest.CachedTokensEntry
+	14, // 13: eldr.v1.RouteResponse.placement:type_name -> eldr.v1.Placement
+	30, // 14: eldr.v1.RouteStreamRequest.counts:type_name -> eldr.v1.ActivationCounts
+	32, // 15: eldr.v1.RouteStreamRequest.wait_for_signature:type_name -> google.protobuf.Duration
+	26, // 16: eldr.v1.RouteStreamRequest.worker_selector:type_name -> eldr.v1.RouteStreamRequest.WorkerSelectorEntry
+	32, // 17: eldr.v1.RouteStreamRequest.lease_ttl:type_name -> google.protobuf.Duration
+	27, // 18: eldr.v1.RouteStreamRequest.labels:type_name -> eldr.v1.RouteStreamRequest.LabelsEntry
+	32, // 19: eldr.v1.RouteStreamRequest.max_wait:type_name -> google.protobuf.Duration
+	28, // 20: eldr.v1.RouteStreamRequest.cached_tokens:type_name -> eldr.v1.RouteStreamRequest.CachedTokensEntry
+	14, // 21: eldr.v1.RouteStreamResponse.placement:type_name -> eldr.v1.Placement
+	31, // 22: eldr.v1.RouteStreamResponse.status:type_name -> google.rpc.Status
+	13, // 23: eldr.v1.Placement.alternates:type_name -> eldr.v1.WorkerTarget
+	0,  // 24: eldr.v1.Placement.reason:type_name -> eldr.v1.PlacementReason
+	33, // 25: eldr.v1.Placement.lease_expire_time:type_name -> google.protobuf.Timestamp
+	32, // 26: eldr.v1.Placement.lease_remaining:type_name -> google.protobuf.Duration
+	15, // 27: eldr.v1.Placement.scores:type_name -> eldr.v1.WorkerScore
+	1,  // 28: eldr.v1.Placement.signature_source:type_name -> eldr.v1.SignatureSource
+	32, // 29: eldr.v1.WorkerScore.report_age:type_name -> google.protobuf.Duration
+	2,  // 30: eldr.v1.ReleaseRequest.outcome:type_name -> eldr.v1.ReleaseOutcome
+	32, // 31: eldr.v1.ReleaseRequest.decode_duration:type_name -> google.protobuf.Duration
+	30, // 32: eldr.v1.ReleaseRequest.decode_counts:type_name -> eldr.v1.ActivationCounts
+	3,  // 33: eldr.v1.ReleaseResponse.result:type_name -> eldr.v1.ReleaseResult
+	18, // 34: eldr.v1.RenewLeasesRequest.leases:type_name -> eldr.v1.LeaseReference
+	18, // 35: eldr.v1.RenewLeasesResponse.unknown:type_name -> eldr.v1.LeaseReference
+	14, // 36: eldr.v1.ExplainResponse.placement:type_name -> eldr.v1.Placement
+	32, // 37: eldr.v1.ExplainResponse.age:type_name -> google.protobuf.Duration
+	29, // 38: eldr.v1.ExplainResponse.policy_parameters:type_name -> eldr.v1.ExplainResponse.PolicyParametersEntry
+	4,  // 39: eldr.v1.ExplainResponse.state:type_name -> eldr.v1.BookingState
+	5,  // 40: eldr.v1.RouterService.RegisterSignature:input_type -> eldr.v1.RegisterSignatureRequest
+	7,  // 41: eldr.v1.RouterService.StreamSignatures:input_type -> eldr.v1.StreamSignaturesRequest
+	9,  // 42: eldr.v1.RouterService.Route:input_type -> eldr.v1.RouteRequest
+	11, // 43: eldr.v1.RouterService.RouteStream:input_type -> eldr.v1.RouteStreamRequest
+	16, // 44: eldr.v1.RouterService.Release:input_type -> eldr.v1.ReleaseRequest
+	19, // 45: eldr.v1.RouterService.RenewLeases:input_type -> eldr.v1.RenewLeasesRequest
+	21, // 46: eldr.v1.RouterService.Explain:input_type -> eldr.v1.ExplainRequest
+	6,  // 47: eldr.v1.RouterService.RegisterSignature:output_type -> eldr.v1.RegisterSignatureResponse
+	8,  // 48: eldr.v1.RouterService.StreamSignatures:output_type -> eldr.v1.StreamSignaturesResponse
+	10, // 49: eldr.v1.RouterService.Route:output_type -> eldr.v1.RouteResponse
+	12, // 50: eldr.v1.RouterService.RouteStream:output_type -> eldr.v1.RouteStreamResponse
+	17, // 51: eldr.v1.RouterService.Release:output_type -> eldr.v1.ReleaseResponse
+	20, // 52: eldr.v1.RouterService.RenewLeases:output_type -> eldr.v1.RenewLeasesResponse
+	22, // 53: eldr.v1.RouterService.Explain:output_type -> eldr.v1.ExplainResponse
+	47, // [47:54] is the sub-list for method output_type
+	40, // [40:47] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_eldr_v1_router_proto_init() }
@@ -2705,7 +2767,7 @@ func file_eldr_v1_router_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eldr_v1_router_proto_rawDesc), len(file_eldr_v1_router_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -39,6 +39,8 @@ class RouteFields(TypedDict, total=False):
     priority: int
     session: str
     prefix_hashes: Iterable[int]
+    cached_tokens: Mapping[str, int]
+    prefix_block_tokens: int
 
 
 _WAITS = ("wait_for_signature", "max_wait")  # one after the other

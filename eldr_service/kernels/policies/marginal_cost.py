@@ -15,7 +15,7 @@ _NEARNESS = _VECTOR(
 )
 _LEAST = types.Tuple((int64, types.Array(boolean, 1, "C"), _VECTOR, _VECTOR))(
     *(readonly(boolean, 1), readonly(int64, 1), readonly(int64, 1)),
-    *([readonly(float64, 1)] * 6),
+    *([readonly(float64, 1)] * 7),
     *([float64] * 4),
 )
 
@@ -61,6 +61,7 @@ def least_marginal_cost(
     grown: NDArray[np.float64],
     grown_at_mean: NDArray[np.float64],
     speed: NDArray[np.float64],
+    saved: NDArray[np.float64],
     fixed: float,
     expert: float,
     sequence: float,
@@ -83,7 +84,9 @@ def least_marginal_cost(
     grown_at_mean : ndarray of float64, shape [n]
         How many it would add were every worker's batch of the mean size.
     speed : ndarray of float64, shape [n]
-        By which the worker's step is longer than the next three say.
+        By which the worker's step is longer than the coefficients say.
+    saved : ndarray of float64, shape [n] or [0]
+        Seconds per generated token that the worker spares the request; none spare any where empty.
     fixed, expert, sequence : float
         Seconds of a step, for one more active expert a layer, for one more sequence.
     tail : float
@@ -104,7 +107,7 @@ def least_marginal_cost(
     for array in (active, grown, grown_at_mean, speed):
         if len(array) != n:
             raise ValueError("there must be one entry per worker")
-    if len(sequences) != n or len(rows) != n:
+    if len(sequences) != n or len(rows) != n or len(saved) not in (0, n):
         raise ValueError("there must be one entry per worker")
     for w in range(n):
         if not 0 <= rows[w] < min(len(booked), len(weight)):
@@ -134,6 +137,8 @@ def least_marginal_cost(
         lives = 0.5 * (weight[rows[w]] + max(sequences[w] - booked[rows[w]], 0.0))
         others = grown[w] * lives + grown_at_mean[w] * later
         cost[w] = step[w] + speed[w] * expert * others
+        if len(saved):
+            cost[w] -= saved[w]
         if cost[w] < least:
             least = cost[w]
             worker = w

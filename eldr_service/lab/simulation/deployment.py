@@ -120,10 +120,16 @@ class Deployment:
         chunks = math.ceil(self.place_at * prompt_tokens / self.chunk_tokens)
         return min(prompt_tokens, chunks * self.chunk_tokens)
 
-    def kv_ready(self, placed_s: float, prefilled_s: float, prompt_tokens: int) -> float:
-        """When the KV cache is there; that of the last chunk can only leave after the prefill."""
-        last = (prompt_tokens - 1) % self.chunk_tokens + 1
-        return max(placed_s + self.transfer.of(prompt_tokens), prefilled_s + self.transfer.of(last))
+    def kv_ready(
+        self, placed_s: float, prefilled_s: float, prompt_tokens: int, cached_tokens: int = 0
+    ) -> float:
+        """When the KV cache is there; that of the last chunk can only leave after the prefill.
+
+        Of the prompt `cached_tokens` are there already.
+        """
+        moved = prompt_tokens - cached_tokens
+        last = min((prompt_tokens - 1) % self.chunk_tokens + 1, moved)
+        return max(placed_s + self.transfer.of(moved), prefilled_s + self.transfer.of(last))
 
     @property
     def workers(self) -> int:

@@ -23,6 +23,8 @@ class Result:
         `placed_s` is when it was booked on its worker.
     worker, recording, tokens : ndarray of int64
         `recording` is the request of the recording that stood for it; `tokens` its output.
+    prompt_tokens, cached_tokens : ndarray of int64
+        `cached_tokens` were on the worker already, and so not transferred.
     active_experts : float
         Distinct experts per layer of the step that made a token, mean over generated tokens.
     reasons : Counter of str
@@ -43,6 +45,8 @@ class Result:
     worker: NDArray[np.int64]
     recording: NDArray[np.int64]
     tokens: NDArray[np.int64]
+    prompt_tokens: NDArray[np.int64]
+    cached_tokens: NDArray[np.int64]
     active_experts: float
     reasons: Counter[str]
     copies: int
@@ -95,6 +99,7 @@ class Result:
             "copies": self.copies,
             "refused": self.refused,
             "decided_again": self.decided_again,
+            "cached_share": float(self.cached_tokens.sum() / self.prompt_tokens.sum()),
         }
 
 

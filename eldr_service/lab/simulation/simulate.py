@@ -23,6 +23,7 @@ from eldr_service.lab.simulation.decode_pool import DecodePool
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.moves import Moves
 from eldr_service.lab.simulation.pool_statistics import Finished
+from eldr_service.lab.simulation.prefix_caches import PrefixCaches
 from eldr_service.lab.simulation.replicas import Replicas
 from eldr_service.lab.simulation.result import Result
 from eldr_service.lab.simulation.workload import Workload, oracle_labels
@@ -109,11 +110,14 @@ class _Run:
         self._pool = DecodePool(
             recording.expert_ids, recording.geometry.num_experts, deployment.engines
         )
-        self._late = workload.late
-        sides = (np.flatnonzero(~self._late), np.flatnonzero(self._late))
-        self._sides = [
-            (side, RecordingPicker(len(side), workload.seed, again=True)) for side in sides
+        self._group_of, self._group_of_request = workload.groups
+        groups = [np.flatnonzero(self._group_of == g) for g in range(self._group_of.max() + 1)]
+        self._groups = [
+            (group, RecordingPicker(len(group), workload.seed, again=True)) for group in groups
         ]
+        prefixes = requests.prefixes
+        kv_tokens = [engine.kv_tokens for engine in deployment.engines for _ in range(engine.ranks)]
+        self._caches = PrefixCaches(kv_tokens, prefixes.block_tokens if prefixes else 1)
         limits = Limits(standing=StandingLimits(relief=deployment.relief))
         policies = iter([policy, *(deepcopy(policy) for _ in range(deployment.replicas - 1))])
         self._replicas = Replicas(
@@ -139,6 +143,7 @@ class _Run:
         self._picked = np.full(n, -1)
         self._prompt = np.zeros(n, np.int64)
         self._prefilled_s = np.full(n, np.nan)
+        self._cached = np.zeros(n, np.int64)
         self._tokens = np.zeros(n, np.int64)
         self._worker = np.full(n, -1)
         self._placed_s = np.full(n, np.nan)
@@ -176,6 +181,8 @@ class _Run:
             worker=self._worker,
             recording=self._workload.driven[self._picked],
             tokens=self._tokens,
+            prompt_tokens=self._prompt,
+            cached_tokens=self._cached,
             active_experts=self._pool.statistics().active_experts,
             reasons=self._reasons,
             copies=self._copies,
@@ -245,11 +252,11 @@ class _Run:
         self._replicas.at(worker, now).workers.report(MODEL, f"decode-{worker}", report, now)
 
     def _arrive(self, now: float, i: int) -> None:
-        side, picker = self._sides[int(now >= self._workload.shift_s)]
+        group, picker = self._groups[self._group_of_request[i]]
         self._copies += picker.all_in_flight
         taken = picker.take()
         assert taken is not None  # it hands out copies
-        picked = int(side[taken])
+        picked = int(group[taken])
         requests, recording = self._workload.requests, self._workload.recording
         tokens = recording.decode(int(self._workload.driven[picked]))
         self._picked[i] = picked
@@ -317,7 +324,7 @@ class _Run:
     def _place(self, now: float, i: int) -> None:
         picked = int(self._picked[i])
         domain = str(self._workload.recording.domains[self._workload.driven[picked]])
-        plain = self._deployment.plain
+        plain, prefix = self._deployment.plain, self._prefix(i)
         call = RouteCall(
             model=MODEL,
             request_id=str(i),
@@ -325,6 +332,8 @@ class _Run:
             prompt_tokens=int(self._prompt[i]),
             # The domain is read by domain-oracle alone, the tenant where there are no counts.
             labels={"domain": domain, "tenant": domain} if plain else {"domain": domain},
+            prefix_hashes=prefix,
+            prefix_block_tokens=self._caches.block_tokens,
         )
         try:
             booking = self._replicas.route(i, call, now).booking
@@ -338,12 +347,13 @@ class _Run:
         self._reasons[booking.reason.name] += 1
         self._worker[i] = int(booking.worker_id.removeprefix("decode-"))
         self._placed_s[i] = now
+        prompt = int(self._prompt[i])
+        cached = self._cached[i] = min(self._caches.held(int(self._worker[i]), prefix), prompt)
         if plain:
-            ready = now + self._deployment.prefill.of(int(self._prompt[i]))
+            ready = now + self._deployment.prefill.of(prompt - cached)
             heapq.heappush(self._events, (ready, _Event.LAST_CHUNKS, i))
         else:
-            prefilled_s, prompt = float(self._prefilled_s[i]), int(self._prompt[i])
-            ready = self._deployment.kv_ready(now, prefilled_s, prompt)
+            ready = self._deployment.kv_ready(now, float(self._prefilled_s[i]), prompt, cached)
         heapq.heappush(self._events, (ready, _Event.START, i))
 
     def _start(self, now: float, i: int) -> None:
@@ -357,9 +367,21 @@ class _Run:
             prompt_tokens=int(self._prompt[i]),
         )
         self._held[worker][str(i)] = None
+        self._keep_prefix(i)
         if self._moves:
             self._moves.started(i, int(self._picked[i]), worker)
             self._move(now)
+
+    def _prefix(self, i: int) -> tuple[int, ...]:
+        prefixes = self._workload.requests.prefixes
+        return prefixes.hashes[i] if prefixes else ()
+
+    def _keep_prefix(self, i: int) -> None:
+        """Note that a request's prompt is on its worker, and was used now."""
+        if prefix := self._prefix(i):
+            worker = int(self._worker[i])
+            generated = sum(int(self._tokens[int(name)]) for name in self._held[worker])
+            self._caches.keep(worker, prefix, generated)
 
     def _move(self, now: float) -> None:
         assert self._moves
@@ -374,9 +396,10 @@ class _Run:
             i = done.request_key
             picked = int(self._picked[i])
             self._first_s[i], self._end_s[i] = done.first_token_s, done.end_s
-            side, picker = self._sides[int(self._late[picked])]
-            picker.give_back(int(np.searchsorted(side, picked)))
+            group, picker = self._groups[self._group_of[picked]]
+            picker.give_back(int(np.searchsorted(group, picked)))
             del self._held[int(self._worker[i])][str(i)]
+            self._keep_prefix(i)
             if self._moves:
                 self._moves.ended(i)
             self._done[i] = done

@@ -1,5 +1,6 @@
 """What is asked for: when requests come and how long they are, the same for every policy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,25 @@ from numpy.typing import NDArray
 
 from eldr_service.lab.simulation.arrivals import bursty_arrivals, poisson_arrivals
 from eldr_service.lab.simulation.traces import Trace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefixes:
+    """Which prompts begin alike.
+
+    Attributes
+    ----------
+    hashes : sequence of tuple of int
+        Of each request's prompt; hash k is of its first k + 1 blocks.
+    block_tokens : int
+        Tokens of a block.
+    conversations : ndarray of int64, shape [n]
+        Requests of one conversation are stood for by recordings of one domain.
+    """
+
+    hashes: Sequence[tuple[int, ...]]
+    block_tokens: int
+    conversations: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,11 +38,14 @@ class Requests:
     times_s : ndarray of float64, shape [n]
     prompt_tokens, output_tokens : ndarray of int64, shape [n], or None
         None: as long as the recording that stands for the request.
+    prefixes : Prefixes or None
+        What prompts have in common; None: nothing.
     """
 
     times_s: NDArray[np.float64]
     prompt_tokens: NDArray[np.int64] | None = None
     output_tokens: NDArray[np.int64] | None = None
+    prefixes: Prefixes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,23 @@ class Workload:
             return np.zeros(len(self.driven), np.bool_)
         return later_half(self.recording, self.seed)[self.driven]
 
+    @property
+    def groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which recordings stand for which requests: those of the same number.
+
+        Returns
+        -------
+        of_driven : ndarray of int64, shape [driven]
+            0, or 1 for those that come after the shift. With conversations a number per domain.
+        of_requests : ndarray of int64, shape [requests]
+        """
+        requests = self.requests
+        if requests.prefixes is None:
+            return self.late.astype(np.int64), (requests.times_s >= self.shift_s).astype(np.int64)
+        _, domains = np.unique(self.recording.domains[self.driven], return_inverse=True)
+        drawn = np.random.default_rng([self.seed, 4]).permutation(domains)
+        return domains, drawn[requests.prefixes.conversations % len(drawn)]
+
     def prefill_counts(self, driven: int) -> ActivationCounts:
         """What the prefill of ``self.driven[driven]`` activated."""
         request, recording = int(self.driven[driven]), self.recording

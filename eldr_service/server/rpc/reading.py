@@ -42,6 +42,8 @@ MAX_WAIT_SECONDS = 10.0
 MAX_WAIT_FOR_PLACE_SECONDS = 60.0
 MAX_PRIORITY = 10
 LEASE_SECONDS = (1.0, 86_400.0)
+DEFAULT_BLOCK_TOKENS = 16  # vLLM's
+MAX_BLOCK_TOKENS = 65_536
 MAX_KV_TOKENS = 1 << 48  # leaves room for sums of them in 64 bits
 
 Choice = TypeVar("Choice", bound=IntEnum)
@@ -244,8 +246,14 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
     own_labels = labels("labels", request.labels)
     session = text("session", request.session, MAX_SESSION)
     prefix_hashes = tuple(request.prefix_hashes[:MAX_PREFIX_HASHES])
+    block_tokens = request.prefix_block_tokens or DEFAULT_BLOCK_TOKENS
+    if block_tokens > MAX_BLOCK_TOKENS:
+        raise InvalidArgumentError(
+            "prefix_block_tokens", f"at most {MAX_BLOCK_TOKENS}", block_tokens
+        )
     of_counts = fingerprint(request.counts) + 1 if inline else 0
-    # Everything that the decision and its booking rest on; how the answer looks is no part of it.
+    # Everything that the decision and its booking rest on; how the answer looks is no part of it,
+    # nor is what workers hold of the prompt, which changes while a caller tries again.
     payload: tuple[object, ...] = (
         sequences,
         request.prompt_tokens,
@@ -279,8 +287,18 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         labels=own_labels,
         session=session,
         prefix_hashes=prefix_hashes,
+        cached_tokens=_cached_tokens(request.cached_tokens),
+        prefix_block_tokens=block_tokens,
         fingerprint=zlib.crc32(repr(payload).encode()) | of_counts << 32,
     )
+
+
+def _cached_tokens(value: Mapping[str, int]) -> dict[str, int]:
+    """Check what workers are said to hold of a prompt."""
+    if not value:
+        return {}
+    worker_ids("cached_tokens", value.keys())
+    return dict(value)
 
 
 def worker_geometry(request: fleet_pb2.RegisterWorkerRequest) -> ModelGeometry | None:

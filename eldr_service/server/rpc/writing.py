@@ -91,6 +91,7 @@ def _write_scores(message: router_pb2.Placement, scores: Iterable[WorkerScore]) 
             cost=score.cost,
             report_age=None if age is None else duration(age),
             stale=score.stale,
+            cached_tokens=score.cached_tokens,
         )
 
 

@@ -230,7 +230,7 @@ class LogSnapshotEnd(_message.Message):
     def __init__(self) -> None: ...
 
 class LogPlacement(_message.Message):
-    __slots__ = ("request_id", "attempt", "num_sequences", "prompt_tokens", "expected_output_tokens", "counts", "coverage", "group", "earlier", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "labels", "row", "reason", "awaits_signature", "no_geometry", "other_groups")
+    __slots__ = ("request_id", "attempt", "num_sequences", "prompt_tokens", "expected_output_tokens", "counts", "coverage", "group", "earlier", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "labels", "row", "reason", "awaits_signature", "no_geometry", "other_groups", "cached_tokens")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +245,13 @@ class LogPlacement(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class CachedTokensEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NUM_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
@@ -264,6 +271,7 @@ class LogPlacement(_message.Message):
     AWAITS_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     NO_GEOMETRY_FIELD_NUMBER: _ClassVar[int]
     OTHER_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     num_sequences: int
@@ -283,7 +291,8 @@ class LogPlacement(_message.Message):
     awaits_signature: bool
     no_geometry: bool
     other_groups: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., group: _Optional[str] = ..., earlier: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., row: _Optional[int] = ..., reason: _Optional[_Union[_router_pb2.PlacementReason, str]] = ..., awaits_signature: bool = ..., no_geometry: bool = ..., other_groups: bool = ...) -> None: ...
+    cached_tokens: _containers.ScalarMap[str, int]
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., counts: _Optional[_Union[LogCounts, _Mapping]] = ..., coverage: _Optional[float] = ..., group: _Optional[str] = ..., earlier: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., row: _Optional[int] = ..., reason: _Optional[_Union[_router_pb2.PlacementReason, str]] = ..., awaits_signature: bool = ..., no_geometry: bool = ..., other_groups: bool = ..., cached_tokens: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class LogEnd(_message.Message):
     __slots__ = ("request_id", "kind", "output_tokens", "decode_seconds", "decode_counts")

@@ -153,7 +153,7 @@ class StreamSignaturesResponse(_message.Message):
     def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., acknowledgement: _Optional[_Union[RegisterSignatureResponse, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
-    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes")
+    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes", "cached_tokens", "prefix_block_tokens")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +168,13 @@ class RouteRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class CachedTokensEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +196,8 @@ class RouteRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HASHES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     attempt: int
@@ -210,7 +219,9 @@ class RouteRequest(_message.Message):
     priority: int
     session: str
     prefix_hashes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ...) -> None: ...
+    cached_tokens: _containers.ScalarMap[str, int]
+    prefix_block_tokens: int
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[_Mapping[str, int]] = ..., prefix_block_tokens: _Optional[int] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("placement",)
@@ -219,7 +230,7 @@ class RouteResponse(_message.Message):
     def __init__(self, placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class RouteStreamRequest(_message.Message):
-    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes")
+    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes", "cached_tokens", "prefix_block_tokens")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +245,13 @@ class RouteStreamRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class CachedTokensEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -255,6 +273,8 @@ class RouteStreamRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HASHES_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     attempt: int
@@ -276,7 +296,9 @@ class RouteStreamRequest(_message.Message):
     priority: int
     session: str
     prefix_hashes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ...) -> None: ...
+    cached_tokens: _containers.ScalarMap[str, int]
+    prefix_block_tokens: int
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[_Mapping[str, int]] = ..., prefix_block_tokens: _Optional[int] = ...) -> None: ...
 
 class RouteStreamResponse(_message.Message):
     __slots__ = ("model", "request_id", "attempt", "placement", "status")
@@ -345,7 +367,7 @@ class Placement(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., url: _Optional[str] = ..., dp_rank: _Optional[int] = ..., alternates: _Optional[_Iterable[_Union[WorkerTarget, _Mapping]]] = ..., reason: _Optional[_Union[PlacementReason, str]] = ..., repeated: bool = ..., stale: bool = ..., policy: _Optional[str] = ..., partition_version: _Optional[int] = ..., lease_id: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lease_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., similarity: _Optional[float] = ..., coverage: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[WorkerScore, _Mapping]]] = ..., early: bool = ..., unsaved: bool = ..., rule: _Optional[str] = ..., signature_source: _Optional[_Union[SignatureSource, str]] = ...) -> None: ...
 
 class WorkerScore(_message.Message):
-    __slots__ = ("worker_id", "eligible", "ineligible_reason", "similarity", "load", "in_band", "predicted_active_experts", "cost", "report_age", "stale")
+    __slots__ = ("worker_id", "eligible", "ineligible_reason", "similarity", "load", "in_band", "predicted_active_experts", "cost", "report_age", "stale", "cached_tokens")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     ELIGIBLE_FIELD_NUMBER: _ClassVar[int]
     INELIGIBLE_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -356,6 +378,7 @@ class WorkerScore(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     REPORT_AGE_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     eligible: bool
     ineligible_reason: str
@@ -366,7 +389,8 @@ class WorkerScore(_message.Message):
     cost: float
     report_age: _duration_pb2.Duration
     stale: bool
-    def __init__(self, worker_id: _Optional[str] = ..., eligible: bool = ..., ineligible_reason: _Optional[str] = ..., similarity: _Optional[float] = ..., load: _Optional[float] = ..., in_band: bool = ..., predicted_active_experts: _Optional[float] = ..., cost: _Optional[float] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: bool = ...) -> None: ...
+    cached_tokens: int
+    def __init__(self, worker_id: _Optional[str] = ..., eligible: bool = ..., ineligible_reason: _Optional[str] = ..., similarity: _Optional[float] = ..., load: _Optional[float] = ..., in_band: bool = ..., predicted_active_experts: _Optional[float] = ..., cost: _Optional[float] = ..., report_age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., stale: bool = ..., cached_tokens: _Optional[int] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("model", "request_id", "attempt", "lease_id", "outcome", "output_tokens", "decode_duration", "decode_counts")

@@ -108,6 +108,12 @@ pub fn route(command: &Value) -> Result<RouteRequest, Error> {
         priority: command["priority"].as_i64().unwrap_or_default() as i32,
         session: text(command, "session"),
         prefix_hashes: list(&command["prefix_hashes"]).iter().filter_map(Value::as_u64).collect(),
+        prefix_block_tokens: small(command, "prefix_block_tokens"),
+        cached_tokens: {
+            let held = &command["cached_tokens"];
+            let pairs = held.as_object().into_iter().flatten();
+            pairs.map(|(worker, _)| (worker.clone(), small(held, worker))).collect()
+        },
     })
 }
 

@@ -998,6 +998,14 @@ pub struct RouteRequest {
     /// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
     #[prost(fixed64, repeated, tag = "21")]
     pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
+    /// By worker id: how many of the prompt's tokens it holds in its KV cache, for callers that know. Where any are
+    /// given, workers that are not among them hold none, and prefix_hashes are not looked up. Of at most 4,096 workers;
+    /// those that the model does not have are ignored. A repeat may say otherwise.
+    #[prost(map = "string, uint32", tag = "23")]
+    pub cached_tokens: ::std::collections::HashMap<::prost::alloc::string::String, u32>,
+    /// Tokens of a block of prefix_hashes. Default 16; at most 65,536.
+    #[prost(uint32, tag = "24")]
+    pub prefix_block_tokens: u32,
 }
 /// The answer to Route.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1078,6 +1086,12 @@ pub struct RouteStreamRequest {
     /// As RouteRequest.prefix_hashes.
     #[prost(fixed64, repeated, tag = "21")]
     pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
+    /// As RouteRequest.cached_tokens.
+    #[prost(map = "string, uint32", tag = "23")]
+    pub cached_tokens: ::std::collections::HashMap<::prost::alloc::string::String, u32>,
+    /// As RouteRequest.prefix_block_tokens.
+    #[prost(uint32, tag = "24")]
+    pub prefix_block_tokens: u32,
 }
 /// The answer to one RouteStreamRequest.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1217,6 +1231,9 @@ pub struct WorkerScore {
     /// That report was older than its limit, so the load rests on the daemon's own bookings.
     #[prost(bool, tag = "10")]
     pub stale: bool,
+    /// Tokens of the prompt whose KV it holds already, as the call said, or as is believed by its prefix_hashes.
+    #[prost(uint32, tag = "11")]
+    pub cached_tokens: u32,
 }
 /// The end of a booking.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

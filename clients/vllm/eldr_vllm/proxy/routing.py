@@ -24,6 +24,7 @@ from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.links import Links
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.prefilled import Prefilled
+from eldr_vllm.proxy.prefix_hashes import BLOCK_TOKENS, prefix_hashes
 from eldr_vllm.proxy.settings import Settings
 
 logger = logging.getLogger("eldr_proxy")
@@ -174,7 +175,7 @@ class Routing:
         counts, excluded = handoff.counts, failed | avoided
         waits = answer.handoff is not None and counts is None
         wait = min(self._settings.signature_wait, self._settings.route_timeout) if waits else 0
-        refused = 0
+        refused, hashes = 0, prefix_hashes(leg)
         while True:
             try:
                 placement = await self._client.route(
@@ -193,6 +194,8 @@ class Routing:
                     exclude_workers=sorted(excluded),
                     session=leg.kin.session,
                     labels=leg.kin.labels,
+                    prefix_hashes=hashes,
+                    prefix_block_tokens=BLOCK_TOKENS,
                 )
             except errors.ResourceExhaustedError as error:
                 if excluded > failed:  # one that cools down may be alive, and has room

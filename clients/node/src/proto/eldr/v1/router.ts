@@ -532,6 +532,14 @@ export interface RouteRequest {
    * size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
    */
   prefixHashes: bigint[];
+  /**
+   * By worker id: how many of the prompt's tokens it holds in its KV cache, for callers that know. Where any are
+   * given, workers that are not among them hold none, and prefix_hashes are not looked up. Of at most 4,096 workers;
+   * those that the model does not have are ignored. A repeat may say otherwise.
+   */
+  cachedTokens: { [key: string]: number };
+  /** Tokens of a block of prefix_hashes. Default 16; at most 65,536. */
+  prefixBlockTokens: number;
 }
 
 export interface RouteRequest_WorkerSelectorEntry {
@@ -542,6 +550,11 @@ export interface RouteRequest_WorkerSelectorEntry {
 export interface RouteRequest_LabelsEntry {
   key: string;
   value: string;
+}
+
+export interface RouteRequest_CachedTokensEntry {
+  key: string;
+  value: number;
 }
 
 /** The answer to Route. */
@@ -602,6 +615,10 @@ export interface RouteStreamRequest {
   session: string;
   /** As RouteRequest.prefix_hashes. */
   prefixHashes: bigint[];
+  /** As RouteRequest.cached_tokens. */
+  cachedTokens: { [key: string]: number };
+  /** As RouteRequest.prefix_block_tokens. */
+  prefixBlockTokens: number;
 }
 
 export interface RouteStreamRequest_WorkerSelectorEntry {
@@ -612,6 +629,11 @@ export interface RouteStreamRequest_WorkerSelectorEntry {
 export interface RouteStreamRequest_LabelsEntry {
   key: string;
   value: string;
+}
+
+export interface RouteStreamRequest_CachedTokensEntry {
+  key: string;
+  value: number;
 }
 
 /** The answer to one RouteStreamRequest. */
@@ -727,6 +749,8 @@ export interface WorkerScore {
     | undefined;
   /** That report was older than its limit, so the load rests on the daemon's own bookings. */
   stale: boolean;
+  /** Tokens of the prompt whose KV it holds already, as the call said, or as is believed by its prefix_hashes. */
+  cachedTokens: number;
 }
 
 /** The end of a booking. */
@@ -1414,6 +1438,8 @@ function createBaseRouteRequest(): RouteRequest {
     priority: 0,
     session: "",
     prefixHashes: [],
+    cachedTokens: {},
+    prefixBlockTokens: 0,
   };
 }
 
@@ -1488,6 +1514,12 @@ export const RouteRequest: MessageFns<RouteRequest> = {
         writer.fixed64(v);
       }
       writer.join();
+    }
+    globalThis.Object.entries(message.cachedTokens).forEach(([key, value]: [string, number]) => {
+      RouteRequest_CachedTokensEntry.encode({ key: key as any, value }, writer.uint32(186).fork()).join();
+    });
+    if (message.prefixBlockTokens !== 0) {
+      writer.uint32(192).uint32(message.prefixBlockTokens);
     }
     return writer;
   },
@@ -1689,6 +1721,25 @@ export const RouteRequest: MessageFns<RouteRequest> = {
 
             break;
           }
+          case 23: {
+            if (tag !== 186) {
+              break;
+            }
+
+            const entry23 = RouteRequest_CachedTokensEntry.decode(reader, reader.uint32());
+            if (entry23.value !== undefined) {
+              message.cachedTokens[entry23.key] = entry23.value;
+            }
+            continue;
+          }
+          case 24: {
+            if (tag !== 192) {
+              break;
+            }
+
+            message.prefixBlockTokens = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1751,6 +1802,16 @@ export const RouteRequest: MessageFns<RouteRequest> = {
     message.priority = object.priority ?? 0;
     message.session = object.session ?? "";
     message.prefixHashes = object.prefixHashes?.map((e) => BigInt(e)) || [];
+    message.cachedTokens = (globalThis.Object.entries(object.cachedTokens ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.prefixBlockTokens = object.prefixBlockTokens ?? 0;
     return message;
   },
 };
@@ -1889,6 +1950,73 @@ export const RouteRequest_LabelsEntry: MessageFns<RouteRequest_LabelsEntry> = {
   },
 };
 
+function createBaseRouteRequest_CachedTokensEntry(): RouteRequest_CachedTokensEntry {
+  return { key: "", value: 0 };
+}
+
+export const RouteRequest_CachedTokensEntry: MessageFns<RouteRequest_CachedTokensEntry> = {
+  encode(message: RouteRequest_CachedTokensEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(16).uint32(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RouteRequest_CachedTokensEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRouteRequest_CachedTokensEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.value = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<RouteRequest_CachedTokensEntry>): RouteRequest_CachedTokensEntry {
+    return RouteRequest_CachedTokensEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RouteRequest_CachedTokensEntry>): RouteRequest_CachedTokensEntry {
+    const message = createBaseRouteRequest_CachedTokensEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
+    return message;
+  },
+};
+
 function createBaseRouteResponse(): RouteResponse {
   return { placement: undefined };
 }
@@ -1969,6 +2097,8 @@ function createBaseRouteStreamRequest(): RouteStreamRequest {
     priority: 0,
     session: "",
     prefixHashes: [],
+    cachedTokens: {},
+    prefixBlockTokens: 0,
   };
 }
 
@@ -2043,6 +2173,12 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
         writer.fixed64(v);
       }
       writer.join();
+    }
+    globalThis.Object.entries(message.cachedTokens).forEach(([key, value]: [string, number]) => {
+      RouteStreamRequest_CachedTokensEntry.encode({ key: key as any, value }, writer.uint32(186).fork()).join();
+    });
+    if (message.prefixBlockTokens !== 0) {
+      writer.uint32(192).uint32(message.prefixBlockTokens);
     }
     return writer;
   },
@@ -2244,6 +2380,25 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
 
             break;
           }
+          case 23: {
+            if (tag !== 186) {
+              break;
+            }
+
+            const entry23 = RouteStreamRequest_CachedTokensEntry.decode(reader, reader.uint32());
+            if (entry23.value !== undefined) {
+              message.cachedTokens[entry23.key] = entry23.value;
+            }
+            continue;
+          }
+          case 24: {
+            if (tag !== 192) {
+              break;
+            }
+
+            message.prefixBlockTokens = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2306,6 +2461,16 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
     message.priority = object.priority ?? 0;
     message.session = object.session ?? "";
     message.prefixHashes = object.prefixHashes?.map((e) => BigInt(e)) || [];
+    message.cachedTokens = (globalThis.Object.entries(object.cachedTokens ?? {}) as [string, number][]).reduce(
+      (acc: { [key: string]: number }, [key, value]: [string, number]) => {
+        if (value !== undefined) {
+          acc[key] = globalThis.Number(value);
+        }
+        return acc;
+      },
+      {},
+    );
+    message.prefixBlockTokens = object.prefixBlockTokens ?? 0;
     return message;
   },
 };
@@ -2440,6 +2605,73 @@ export const RouteStreamRequest_LabelsEntry: MessageFns<RouteStreamRequest_Label
     const message = createBaseRouteStreamRequest_LabelsEntry();
     message.key = object.key ?? "";
     message.value = object.value ?? "";
+    return message;
+  },
+};
+
+function createBaseRouteStreamRequest_CachedTokensEntry(): RouteStreamRequest_CachedTokensEntry {
+  return { key: "", value: 0 };
+}
+
+export const RouteStreamRequest_CachedTokensEntry: MessageFns<RouteStreamRequest_CachedTokensEntry> = {
+  encode(message: RouteStreamRequest_CachedTokensEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(16).uint32(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): RouteStreamRequest_CachedTokensEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseRouteStreamRequest_CachedTokensEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.value = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<RouteStreamRequest_CachedTokensEntry>): RouteStreamRequest_CachedTokensEntry {
+    return RouteStreamRequest_CachedTokensEntry.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<RouteStreamRequest_CachedTokensEntry>): RouteStreamRequest_CachedTokensEntry {
+    const message = createBaseRouteStreamRequest_CachedTokensEntry();
+    message.key = object.key ?? "";
+    message.value = object.value ?? 0;
     return message;
   },
 };
@@ -2950,6 +3182,7 @@ function createBaseWorkerScore(): WorkerScore {
     cost: undefined,
     reportAge: undefined,
     stale: false,
+    cachedTokens: 0,
   };
 }
 
@@ -2984,6 +3217,9 @@ export const WorkerScore: MessageFns<WorkerScore> = {
     }
     if (message.stale !== false) {
       writer.uint32(80).bool(message.stale);
+    }
+    if (message.cachedTokens !== 0) {
+      writer.uint32(88).uint32(message.cachedTokens);
     }
     return writer;
   },
@@ -3081,6 +3317,14 @@ export const WorkerScore: MessageFns<WorkerScore> = {
             message.stale = reader.bool();
             continue;
           }
+          case 11: {
+            if (tag !== 88) {
+              break;
+            }
+
+            message.cachedTokens = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3110,6 +3354,7 @@ export const WorkerScore: MessageFns<WorkerScore> = {
       ? Duration.fromPartial(object.reportAge)
       : undefined;
     message.stale = object.stale ?? false;
+    message.cachedTokens = object.cachedTokens ?? 0;
     return message;
   },
 };
