@@ -95,12 +95,14 @@ class LoadOnly:
         if prediction is None:
             return
         self._sum_up(now)
-        if counts is not None and known.awaits_signature:
+        predicted = known.source.is_predicted
+        if counts is not None and known.awaits_signature and not predicted:
             counts = None  # a part, whose experts are not the whole's
         use = PackedUse.of(prediction.predict(counts), None, prediction.shape)
-        if counts is not None:
+        own = counts is not None and not predicted
+        if counts is not None and own:
             prediction.saw_prefill(counts)
-        keep = counts is not None and self._learning < MOST_LEARNING
+        keep = own and self._learning < MOST_LEARNING
         self._learning += keep
         held = _Held(
             use,

@@ -1,6 +1,7 @@
 """Messages to the domain, with every field checked; the errors name field, expected and found."""
 
 import zlib
+from array import array
 from collections.abc import Collection, Mapping
 from enum import IntEnum
 from functools import lru_cache
@@ -267,7 +268,7 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         sorted(own_labels.items()),
     )
     if session or prefix_hashes:  # bookings of callers that send neither keep their fingerprints
-        payload += (session, prefix_hashes)
+        payload += (session, zlib.crc32(array("Q", prefix_hashes)))
     return RouteCall(
         model=model,
         request_id=request_id(request),

@@ -12,6 +12,13 @@ const REASONS = {
   PINNED: "pinned by its caller",
   LEAST_LOADED_POLICY_ERROR: "least loaded: the policy failed",
 };
+const SIGNATURES = {
+  CALLER: "with the call",
+  REGISTERED: "registered",
+  SESSION: "its conversation's",
+  PREFIX: "its prefix's",
+  TENANT: "its tenant's",
+};
 const AVOIDED = { SLOW: "slow", HELD_DOWN: "came and went", SUSPECT: "silent" };
 let shown = null;
 let paused = false;
@@ -149,6 +156,7 @@ const showPlacements = table($("placements"), [
   { name: "Worker", wide: true, show: text((p) => p.worker) },
   { name: "Why", show: text((p) => (REASONS[p.reason] ?? p.reason) + (p.early ? ", before the prefill's end" : "")) },
   { name: "Policy", show: text((p) => p.policy) },
+  { name: "Signature", show: text((p) => SIGNATURES[p.signature] ?? "none") },
   { name: "Similarity", number: true, show: text((p) => number(p.similarity, 3)) },
   { name: "Coverage", number: true, show: text((p) => percent(p.coverage)) },
 ]);
