@@ -19,6 +19,7 @@ from eldr_service.kernels.policies.batches import add_use, growth
 from eldr_service.kernels.policies.expert_prediction import follow_counts, learn_decode, predict_use
 from eldr_service.kernels.policies.locality_band import choose_in_band
 from eldr_service.kernels.policies.marginal_cost import least_marginal_cost, nearness
+from eldr_service.kernels.policies.moves import best_move
 from eldr_service.kernels.policies.packed_use import pack_use, unpack_counts
 from eldr_service.kernels.policies.remaining import remaining_by_row
 
@@ -28,6 +29,7 @@ __all__ = [
     "add_use",
     "balanced_assignment",
     "best_first",
+    "best_move",
     "cache_troubles",
     "choose_in_band",
     "compile_ahead",

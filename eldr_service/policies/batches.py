@@ -69,6 +69,15 @@ class Batches:
         for name in _ROWS:
             setattr(self, f"_{name}", state[name].copy())
 
+    def rows(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int8],
+                                         NDArray[np.int64]]:  # fmt: skip
+        """Sums, what is unused, the same at the mean size, and requests, of so many rows or more.
+
+        They are the batches' own: not to be written to.
+        """
+        self.reach(number)
+        return self._sums, self._unused, self._unused_at_mean, self._requests
+
     def active(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Distinct experts that a step is expected to use, over all layers."""
         return self._active[rows]

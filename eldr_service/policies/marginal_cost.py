@@ -42,6 +42,8 @@ When a signal is missing:
     no decode counts with releases            the prefill's experts, shrunk towards the mean's
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -53,6 +55,7 @@ from eldr_service.core.words import counted
 from eldr_service.core.worker import LoadReport
 from eldr_service.kernels import (
     add_use,
+    best_move,
     compile_ahead,
     follow_counts,
     growth,
@@ -65,7 +68,8 @@ from eldr_service.kernels import (
     unpack_counts,
 )
 from eldr_service.policies.experts import Experts, ExpertsInUse
-from eldr_service.policies.policy import Policy, SignatureParameters
+from eldr_service.policies.moves import find_move
+from eldr_service.policies.policy import Move, Policy, SignatureParameters
 from eldr_service.policies.remaining import Remaining
 from eldr_service.policies.state import PolicyState, inside, within
 from eldr_service.policies.step_cost import LearnedStepCost
@@ -93,6 +97,17 @@ class MarginalCostParameters(SignatureParameters):
         description="microseconds that a prompt token saves whose KV a worker holds already, by"
         " `cached_tokens` or `prefix_hashes` of the call: KV bytes per token / bandwidth",
     )
+    moves: bool = Field(
+        default=False,
+        description="whether it chooses running requests that should go on at another worker",
+    )
+    move_seconds: float = Field(
+        default=0.005,
+        gt=0,
+        le=60,
+        description="what a move costs its request; one is chosen where it saves five times"
+        " that, over all requests",
+    )
 
 
 class MarginalCost(Policy):
@@ -118,6 +133,8 @@ class MarginalCost(Policy):
         compile_ahead(least_marginal_cost, nearness, remaining_by_row)
         compile_ahead(predict_use, follow_counts, learn_decode)
         compile_ahead(add_use, growth, pack_use, unpack_counts)
+        if self.parameters.moves:
+            compile_ahead(best_move)
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least costly."""
@@ -171,6 +188,20 @@ class MarginalCost(Policy):
         output = request.expected_output_tokens or self.remaining.mean_tokens or OUTPUT_TOKENS
         return np.asarray(fleet.cached_tokens * (seconds / output))
 
+    def move(self, candidates: Sequence[Booking], fleet: FleetSnapshot) -> Move | None:
+        """Choose by the rule of `moves`."""
+        if not self.parameters.moves or self.experts.known is None:
+            return None
+        return find_move(
+            candidates,
+            fleet,
+            self.experts.known,
+            self.remaining,
+            self.cost,
+            tail=self.parameters.tail,
+            move_seconds=self.parameters.move_seconds,
+        )
+
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
         """Say whose step was too long, and what the choice was predicted to cost."""
         step, learned, saved = decision.grounds
@@ -201,7 +232,11 @@ class MarginalCost(Policy):
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:
         """Take the request out, and learn from what its decode used."""
-        self.remaining.remove(booking, finished=ended is Ended.RELEASED)
+        self.remaining.remove(
+            booking,
+            finished=ended is Ended.RELEASED,
+            superseded=ended is Ended.SUPERSEDED,
+        )
         self.experts.take_out(booking)
 
     def state(self) -> PolicyState:

@@ -1,7 +1,8 @@
 """The interface of a policy, and the parameters that all policies take."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,6 +50,23 @@ class SeededParameters(PolicyParameters):
     """
 
     seed: int = Field(default=0, ge=0, description="seed of the draws")
+
+
+class Move(NamedTuple):
+    """A running request that should go on elsewhere.
+
+    Attributes
+    ----------
+    booking : Booking
+    worker : int
+        Index into the snapshot.
+    gain_seconds : float
+        Predicted, for all requests together, less what the move costs.
+    """
+
+    booking: Booking
+    worker: int
+    gain_seconds: float
 
 
 class Policy(ABC):
@@ -109,6 +127,15 @@ class Policy(ABC):
         if decision.in_band is None:
             return said
         return f"{said}; considered: {names(fleet, decision.in_band)}"
+
+    def move(self, candidates: Sequence[Booking], fleet: FleetSnapshot) -> Move | None:
+        """Choose one of these running requests that should go on at another eligible worker.
+
+        Asked after a booking or an end, where moves are carried out, with a few requests by turns.
+        Pure, like `pick`: what is chosen may not be done. A request that does move is told of as a
+        booking that ended, `SUPERSEDED`, and one of a higher attempt, `PINNED`.
+        """
+        return None
 
     def on_booked(self, booking: Booking) -> None:  # noqa: B027
         """A request is booked on a worker."""

@@ -6,12 +6,14 @@ generate more than they did. In half lives a request weighs 2 when it begins, an
 so that of a steady stream each weighs 1 on average; at least 0.3, as lives differ.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.booking import Booking
+from eldr_service.core.decision import Reason
 from eldr_service.kernels import remaining_by_row
 from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
@@ -28,12 +30,18 @@ class Remaining:
         # An entry for each of them: row, sequences, expected life, when it began.
         self._table = (np.zeros(64, np.int64), np.zeros(64), np.zeros(64), np.zeros(64))
         self._now = 0.0
+        self._leaving: tuple[str, float] | None = None  # who was superseded last, and its beginning
         self._life = 0.0  # 0: none has ended
         self._tokens = 0.0  # generated in it; 0: none said
 
     def add(self, booking: Booking) -> None:
         """A booking begins."""
-        self._now += 1
+        moved, self._leaving = self._leaving, None
+        if moved and moved[0] == booking.request_id and booking.reason is Reason.PINNED:
+            start = moved[1]
+        else:
+            self._now += 1
+            start = self._now
         place = len(self._keys)
         if place == len(self._table[0]):
             rows, sequences, lives, began = self._table
@@ -43,13 +51,17 @@ class Remaining:
         self._place[key] = place
         life = self._expected_life(booking.expected_output_tokens)
         for array, value in zip(
-            self._table, (booking.row, booking.num_sequences, life, self._now), strict=True
+            self._table, (booking.row, booking.num_sequences, life, start), strict=True
         ):
             array[place] = value
 
-    def remove(self, booking: Booking, finished: bool) -> None:
-        """A booking ends; only of one that `finished` anything is learned."""
+    def remove(self, booking: Booking, finished: bool, superseded: bool = False) -> None:
+        """A booking ends; only of one that `finished` anything is learned.
+
+        Of one that is `superseded` the next attempt goes on, if it was pinned: the request moves.
+        """
         place = self._place.pop(booking.key)
+        self._leaving = (booking.request_id, float(self._table[3][place])) if superseded else None
         if finished:
             began = self._table[3][place]
             self._life = _moved(self._life, max(self._now - began, 1.0))
@@ -67,6 +79,19 @@ class Remaining:
         living = len(self._keys)
         return remaining_by_row(*self._table, living, self._now + 1, LEAST, num_rows)
 
+    @property
+    def knows_tokens(self) -> bool:
+        """A request has ended that said how many tokens it generated."""
+        return bool(self._life and self._tokens)
+
+    def tokens_left(self, bookings: Sequence[Booking]) -> NDArray[np.float64]:
+        """Tokens that each of these has yet to generate; nothing is meant where none are known."""
+        places = [self._place[booking.key] for booking in bookings]
+        _, _, lives, began = self._table
+        life = np.where(np.isinf(lives[places]), self._life, lives[places])
+        left = 1 - (self._now + 1 - began[places]) / life
+        return self._tokens * life / self._life * np.maximum(left, LEAST / 2)
+
     def state(self) -> PolicyState:
         """All of it, for `restore`."""
         rows, sequences, lives, began = (array[: len(self._keys)].copy() for array in self._table)
@@ -78,6 +103,8 @@ class Remaining:
             "lives": lives,
             "began": began,
             "means": self.means,
+            "leaving": pack_texts([self._leaving[0]] if self._leaving else []),
+            "left_since": np.array([self._leaving[1]] if self._leaving else []),
         }
 
     def restore(self, state: PolicyState) -> None:
@@ -91,6 +118,9 @@ class Remaining:
         for array, name in zip(self._table, ("rows", "sequences", "lives", "began"), strict=True):
             array[: len(self._keys)] = state[name]
         self.means = state["means"]
+        if "leaving" in state:  # an earlier version's has none
+            leaving = zip(unpack_texts(state["leaving"]), state["left_since"].tolist(), strict=True)
+            self._leaving = next(leaving, None)
 
     @property
     def mean_tokens(self) -> float:

@@ -24,6 +24,8 @@ class RouteCall(NamedTuple):
     cached_tokens : mapping of str to int
         By worker id: how many of the prompt's tokens it holds, as the caller knows; where there are
         any, they stand instead of what is believed by the hashes.
+    movable : bool
+        The caller can have a running request go on at another worker.
     """
 
     model: str
@@ -58,6 +60,8 @@ class RouteCall(NamedTuple):
     def keys(self) -> tuple[Key, ...]:
         """What its signature is remembered by."""
         return keys_of(self.session, self.prefix_hashes, self.tenant)
+
+    movable: bool = False
 
     def limits(self, group: str) -> Hashable:
         """What calls have in common that may go to the same workers; `group` is the prefill's."""

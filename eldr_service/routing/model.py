@@ -28,6 +28,7 @@ from eldr_service.policies.state import PolicyState
 from eldr_service.routing.drains import Drains
 from eldr_service.routing.explanations import Explanations
 from eldr_service.routing.journal import Journal
+from eldr_service.routing.moves import Movable
 from eldr_service.routing.standing import Standing, StandingLimits
 
 MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
@@ -84,6 +85,7 @@ class Model:
         explanations: Explanations | None = None,
         standing: StandingLimits | None = None,
         memory: SignatureMemory | None = None,
+        move_rest_seconds: float = 0.25,
     ) -> None:
         self.name = name
         self.geometry: ModelGeometry | None = None
@@ -91,6 +93,7 @@ class Model:
         self.standing = Standing(self.fleet, standing) if standing else None
         self.drains = Drains()
         self.bookings = BookingTable(lambda booking: self.journal.renewed(name, booking))
+        self.movable = Movable(move_rest_seconds)
         self.recent = RecentCounts() if recent is None else recent  # an empty one is false
         self.memory = SignatureMemory() if memory is None else memory
         self.explanations = Explanations() if explanations is None else explanations
@@ -252,6 +255,8 @@ class Model:
     def end(self, booking: Booking, how: Ended, now: float) -> None:
         """Take a booking back everywhere."""
         self.bookings.end(booking, how, now)
+        if self.movable:
+            self.movable.remove(booking)
         self.fleet.unbook(
             booking.row,
             booking.generation,

@@ -23,6 +23,7 @@ from eldr_service.routing.call import RouteCall
 from eldr_service.routing.explanations import MAX_DECISIONS, Explanation, Explanations
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model, Observer
+from eldr_service.routing.moves import Proposal
 from eldr_service.routing.place import Placed, known_of, place
 from eldr_service.routing.standing import StandingLimits
 
@@ -59,6 +60,8 @@ class Limits:
         Decisions of each model that can be explained later.
     standing : StandingLimits
         When others are preferred to a worker.
+    move_rest_seconds : float
+        For which a request that was placed, or proposed to be moved, is not proposed.
     other_groups : bool
         Where no worker of a prefill worker's group can take a request, another group's may.
     """
@@ -75,6 +78,7 @@ class Limits:
     max_workers: int = 4_096
     explanations: int = MAX_DECISIONS
     standing: StandingLimits = field(default_factory=StandingLimits)
+    move_rest_seconds: float = 0.25
     other_groups: bool = False
 
 
@@ -161,6 +165,7 @@ class Router:
                 Explanations(self.limits.explanations),
                 self.limits.standing,
                 SignatureMemory(self.limits.prediction_bytes),
+                self.limits.move_rest_seconds,
             )
             model.first_number = self.first_number
             self._journal.appeared(name, model.policy)
@@ -268,9 +273,21 @@ class Router:
                 model.hold_prefixes(
                     placed.booking.row, call.prefix_hashes, call.prefix_block_tokens
                 )
+            if call.movable:
+                model.movable.add(placed.booking, call, known.group, now)
             self._journal.placed(model.name, call, known, placed.booking, now)
             model.remember(placed.counts, placed.booking, now)
         return placed
+
+    def propose_move(self, model: str, now: float) -> Proposal | None:
+        """A move of a running request that the policy would make now; changes nothing.
+
+        The caller who carries it out places the next attempt, pinned to the target.
+        """
+        known = self.models.get(model)
+        if not (known and known.movable):
+            return None
+        return known.movable.propose(known.policy, known.fleet, known.snapshot, now)
 
     def answered(self, model: str, booking: Booking, reached: bool, now: float) -> None:
         """Note that a call had its answer, or is gone: a booking that no caller knows of ends.

@@ -22,6 +22,8 @@ OWN = {
     "marginal-cost": {
         "load": "sequences",
         "min_coverage": "0.5",
+        "move_seconds": "0.005",
+        "moves": "false",
         "tail": "0.1",
         "token_transfer_us": "2.0",
     },

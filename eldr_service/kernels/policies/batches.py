@@ -17,10 +17,10 @@ from eldr_service.kernels.integer_products import STEPS, product
 from eldr_service.kernels.policies.packed_use import LOGARITHM, terms_of, unpack_ranges
 
 # Beyond: 1e-7, as good as 0.
-_UNUSED = np.exp(-np.arange(16 * int(LOGARITHM)) / LOGARITHM).astype(np.float32)
-_LAST = len(_UNUSED) - 1
-_WHOLE = 127
-_CODE = np.rint(_UNUSED * _WHOLE).astype(np.int8)
+UNUSED = np.exp(-np.arange(16 * int(LOGARITHM)) / LOGARITHM).astype(np.float32)
+LAST = len(UNUSED) - 1
+WHOLE = 127
+_CODE = np.rint(UNUSED * WHOLE).astype(np.int8)
 
 _ADD = float64(
     readonly(uint8, 1),
@@ -70,12 +70,12 @@ def add_use(
     ranges = unpack_ranges(packed, n)
     added = np.int32(times) * terms_of(packed).astype(np.int32)
     total = np.float32(0.0)
-    factor, last = np.float32(resized), np.float32(_LAST)
+    factor, last = np.float32(resized), np.float32(LAST)
     for i in range(n):
         sums[i] += added[ranges[i]]
-        place = min(max(sums[i], 0), _LAST)
+        place = min(max(sums[i], 0), LAST)
         unused[i] = _CODE[place]
-        total += _UNUSED[place]
+        total += UNUSED[place]
         unused_resized[i] = _CODE[int32(min(place * factor, last))]
     return float(n - total)
 
@@ -114,5 +114,5 @@ def growth(
     for worker in range(len(rows)):
         if not 0 <= rows[worker] < len(unused):
             raise ValueError("rows must be below the number of rows")
-        result[worker] = product(unused[rows[worker]], steps) / (_WHOLE * STEPS)
+        result[worker] = product(unused[rows[worker]], steps) / (WHOLE * STEPS)
     return result

@@ -15,7 +15,7 @@ COMPARED = (
     "active_experts",
     "load_imbalance",
 )
-SUMMED = ("requests", "tokens", "copies", "refused", "decided_again")
+SUMMED = ("requests", "tokens", "copies", "refused", "decided_again", "moves")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Decode engines with continuous batching, in virtual time and over recorded routing."""
 
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,13 @@ from eldr_service.lab.simulation.pool_statistics import (
 from eldr_service.lab.simulation.stepping import ENDED, ENGINE, HELD, WORKER, advance
 
 _UNLIMITED = np.iinfo(np.int64).max
+
+
+class Underway(NamedTuple):
+    """A request between two workers; `state` is one of HELD, `left_s` when its last token is."""
+
+    state: np.void
+    left_s: float
 
 
 class DecodePool:
@@ -136,10 +144,21 @@ class DecodePool:
         self._started_s.append(now_s)
 
     def move(self, now_s: float, request_key: Hashable, worker: int) -> bool:
-        """Have another worker go on with a request, at no cost.
+        """Have another worker go on with a request, at no cost: `leave`, and `join` at once.
 
-        It leaves at once, with the token of the step under way, and joins as one that starts. One
-        that makes its last token stays: False.
+        Raises
+        ------
+        ValueError, KeyError
+            As `leave`.
+        """
+        if left := self.leave(now_s, request_key):
+            self.join(now_s, worker, left)
+        return left is not None
+
+    def leave(self, now_s: float, request_key: Hashable) -> Underway | None:
+        """Take a request out of its worker at once, with the token of the step under way.
+
+        One that makes its last token stays: None.
 
         Raises
         ------
@@ -153,20 +172,30 @@ class DecodePool:
         ticket = self._ticket_of[request_key]
         before = self._worker_of[ticket]
         row, source = self._held[before], self._workers[before]
-        place = int(np.flatnonzero(row["ticket"][: source["held"]] == ticket)[0])
-        request = row[place].copy()
+        places = np.flatnonzero(row["ticket"][: source["held"]] == ticket)
+        if not len(places):
+            raise KeyError(request_key)
+        place = int(places[0])
+        request, left_s = row[place].copy(), now_s
         if place < source["running"]:
             if request["left"] == 1:
-                return False
+                return None
             source["running"] -= 1
             source["kv_used"] -= request["kv"]
-            if self._engines[self._engine_of[before]]["stepping"]:
+            engine = self._engines[self._engine_of[before]]
+            if engine["stepping"]:
                 self._make_token(request, now_s)
+                left_s = float(engine["step_end_s"])
         row[place : source["held"] - 1] = row[place + 1 : source["held"]]
         source["held"] -= 1
-        self._worker_of[ticket] = worker
-        self._hold(now_s, worker, request)
-        return True
+        return Underway(request, left_s)
+
+    def join(self, now_s: float, worker: int, request: Underway) -> None:
+        """Have a worker go on with a request that has left another; it joins as one that starts."""
+        if now_s != self._now_s:
+            self._run(now_s)
+        self._worker_of[int(request.state["ticket"])] = worker
+        self._hold(now_s, worker, request.state)
 
     def _make_token(self, request: np.void, now_s: float) -> None:
         request["left"] -= 1

@@ -65,6 +65,9 @@ class Deployment:
     plain : bool
         The engines prefill what they decode: requests are placed as they come, by what others of
         their domain used, which is their tenant; `prefill` follows, and no `transfer`.
+    move_pause : Delay or None
+        From a running request's last token on one worker until it may go on at another, for
+        policies that move requests; None: none is moved.
     """
 
     engines: tuple[Engine, ...]
@@ -84,6 +87,7 @@ class Deployment:
     replicas: int = 1
     view_delay_s: float = 0.0
     plain: bool = False
+    move_pause: Delay | None = None
 
     def __post_init__(self) -> None:
         if not self.engines:

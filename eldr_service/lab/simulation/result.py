@@ -35,6 +35,8 @@ class Result:
         Times that a request found every worker at its capacity and came again later.
     decided_again : int
         Decisions for a worker on which others had booked more than their view knew of.
+    moves : int
+        Times that the policy had a running request go on at another worker.
     """
 
     workers: int
@@ -52,6 +54,7 @@ class Result:
     copies: int
     refused: int
     decided_again: int = 0
+    moves: int = 0
 
     @cached_property
     def tpot_s(self) -> NDArray[np.float64]:
@@ -100,6 +103,7 @@ class Result:
             "refused": self.refused,
             "decided_again": self.decided_again,
             "cached_share": float(self.cached_tokens.sum() / self.prompt_tokens.sum()),
+            "moves": self.moves,
         }
 
 

@@ -19,7 +19,7 @@ from eldr_service.core.errors import FailedPreconditionError, ResourceExhaustedE
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.lab.simulation.arrivals import RecordingPicker
-from eldr_service.lab.simulation.decode_pool import DecodePool
+from eldr_service.lab.simulation.decode_pool import DecodePool, Underway
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.moves import Moves
 from eldr_service.lab.simulation.pool_statistics import Finished
@@ -79,6 +79,7 @@ class _Event(IntEnum):
     LAST_CHUNKS = 5
     PLACEMENT = 6
     START = 7
+    RESUME = 8
 
 
 class _Silent:
@@ -132,7 +133,7 @@ class _Run:
                 model = view.router.model(MODEL)
                 model.check_geometry(partition.geometry)
                 model.activate(partition, {})
-        self._held: list[dict[str, None]] = [{} for _ in range(deployment.workers)]
+        self._held: list[dict[str, int]] = [{} for _ in range(deployment.workers)]
         self._reports = 0
         self._on_their_way: list[tuple[int, LoadReport]] = []  # those of HEARD
         self._done: dict[int, Finished] = {}  # and those of RELEASE
@@ -146,6 +147,8 @@ class _Run:
         self._cached = np.zeros(n, np.int64)
         self._tokens = np.zeros(n, np.int64)
         self._worker = np.full(n, -1)
+        self._moved = np.zeros(n, np.int64)
+        self._between: dict[int, Underway] = {}
         self._placed_s = np.full(n, np.nan)
         self._first_s = np.full(n, np.nan)
         self._end_s = np.full(n, np.nan)
@@ -161,12 +164,13 @@ class _Run:
         handlers = {
             _Event.REPORT: self._report,
             _Event.HEARD: self._hear,
-            _Event.RELEASE: self._release,
+            _Event.RELEASE: self._hear_release,
             _Event.ARRIVAL: self._arrive,
             _Event.FIRST_CHUNKS: self._begin_signature,
             _Event.LAST_CHUNKS: self._end_signature,
             _Event.PLACEMENT: self._place,
             _Event.START: self._start,
+            _Event.RESUME: self._resume,
         }
         while self._left:
             now, event, request = heapq.heappop(self._events)
@@ -188,6 +192,7 @@ class _Run:
             copies=self._copies,
             refused=self._refused,
             decided_again=self._replicas.decided_again,
+            moves=int(self._moved.sum()),
         )
 
     def _register(self, workers: Workers) -> list[int]:
@@ -224,7 +229,7 @@ class _Run:
                 running_sequences=running,
                 waiting_sequences=self._pool.held(worker) - running,
                 kv_tokens_used=self._pool.kv_used(worker),
-                held=tuple((name, 0) for name in self._held[worker]),
+                held=tuple(self._held[worker].items()),
                 active_experts=float(np.nan_to_num(recent.active_experts)),
                 batch_size=float(np.nan_to_num(recent.batch_size)),
                 step_seconds=float(np.nan_to_num(recent.step_seconds * off)),
@@ -334,6 +339,7 @@ class _Run:
             labels={"domain": domain, "tenant": domain} if plain else {"domain": domain},
             prefix_hashes=prefix,
             prefix_block_tokens=self._caches.block_tokens,
+            movable=self._deployment.move_pause is not None,
         )
         try:
             booking = self._replicas.route(i, call, now).booking
@@ -355,6 +361,7 @@ class _Run:
         else:
             ready = self._deployment.kv_ready(now, float(self._prefilled_s[i]), prompt, cached)
         heapq.heappush(self._events, (ready, _Event.START, i))
+        self._move_by_policy(now, i)
 
     def _start(self, now: float, i: int) -> None:
         worker = int(self._worker[i])
@@ -366,8 +373,8 @@ class _Run:
             output_tokens=int(self._tokens[i]),
             prompt_tokens=int(self._prompt[i]),
         )
-        self._held[worker][str(i)] = None
         self._keep_prefix(i)
+        self._held[worker][str(i)] = 0
         if self._moves:
             self._moves.started(i, int(self._picked[i]), worker)
             self._move(now)
@@ -387,6 +394,43 @@ class _Run:
         assert self._moves
         for i, worker in self._moves.next():
             self._pool.move(now, i, worker)
+
+    def _move_by_policy(self, now: float, turn: int) -> None:
+        """Have a request go on elsewhere where the router asked at this turn proposes it."""
+        if self._deployment.move_pause is None:
+            return
+        proposal = self._replicas.at(turn, now).router.propose_move(MODEL, now)
+        if proposal is None:
+            return
+        i, worker = (
+            int(proposal.booking.request_id),
+            int(proposal.target.worker_id.removeprefix("decode-")),
+        )
+        if str(i) not in self._held[int(self._worker[i])]:
+            return  # its KV cache is still on its way
+        if (left := self._pool.leave(now, i)) is None:
+            return
+        del self._held[int(self._worker[i])][str(i)]
+        self._moved[i] += 1
+        call = RouteCall(
+            model=MODEL,
+            request_id=str(i),
+            attempt=int(self._moved[i]),
+            counts=self._counts[int(self._picked[i])],
+            prompt_tokens=int(self._prompt[i]),
+            pinned_worker=proposal.target.worker_id,
+            movable=True,
+        )
+        self._replicas.route(i, call, now)
+        self._worker[i] = worker
+        self._between[i] = left
+        resumes = left.left_s + self._deployment.move_pause.of(int(self._prompt[i]))
+        heapq.heappush(self._events, (resumes, _Event.RESUME, i))
+
+    def _resume(self, now: float, i: int) -> None:
+        worker = int(self._worker[i])
+        self._pool.join(now, worker, self._between.pop(i))
+        self._held[worker][str(i)] = int(self._moved[i])
 
     def _advance(self, now: float) -> None:
         """Let the engines run, and release what they finish."""
@@ -409,6 +453,14 @@ class _Run:
                 self._release(done.end_s, i)
         if ended and self._moves:
             self._move(now)
+        if not self._deployment.release_delay_s:
+            for done in ended:
+                assert isinstance(done.request_key, int)
+                self._move_by_policy(now, done.request_key)
+
+    def _hear_release(self, now: float, i: int) -> None:
+        self._release(now, i)
+        self._move_by_policy(now, i)
 
     def _release(self, now: float, i: int) -> None:
         done = self._done.pop(i)
@@ -416,7 +468,7 @@ class _Run:
         self._replicas.at(i, now).router.release(
             MODEL,
             str(i),
-            0,
+            int(self._moved[i]),
             now,
             output_tokens=done.tokens,
             decode_seconds=done.end_s - done.first_token_s,

@@ -231,3 +231,16 @@ def test_a_request_that_waits_moves_as_it_is_and_one_at_its_last_token_stays():
     assert done == {"first": 1.0, "waits": 1.25}
     with pytest.raises(KeyError):
         pool.move(math.inf, "first", 1)
+
+
+def test_a_request_between_workers_is_in_no_batch_and_goes_on_after_its_pause():
+    pool = DecodePool(recorded(10), EXPERTS, [Engine(HALF_SECOND)] * 2)
+    pool.start(0.0, 0, "moved", slice(0, 6))
+    left = pool.leave(1.25, "moved")
+    assert left.left_s == 1.5  # when the step under way makes its third token
+    assert (pool.held(0), pool.held(1)) == (0, 0)
+    with pytest.raises(KeyError):
+        pool.leave(1.25, "moved")
+    pool.join(left.left_s + 0.75, 1, left)
+    (done,) = pool.advance(math.inf)
+    assert (done.worker, done.end_s, done.tokens) == (1, 2.25 + 3 * 0.5, 6)

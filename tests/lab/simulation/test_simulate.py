@@ -291,3 +291,28 @@ def test_the_oracle_shares_workers_out_by_what_is_to_be_decoded():
     both = np.arange(2)
     assert oracle_labels(recording, both, 10) == ["long"] * 9 + ["short"]
     assert oracle_labels(recording, both, 10, as_recorded=False) == ["long"] * 5 + ["short"] * 5
+
+
+def test_a_policy_moves_requests_at_the_price_of_the_pause_and_none_unless_they_may_move():
+    workload = Workload.draw(RECORDING, Traffic(20.0, 8.0, output_tokens=60), seed=1)
+    by_experts = StepCost("by experts", per_layer_us=3e3, per_expert_us=2e3)
+    still = Deployment((Engine(by_experts),) * 3)
+    policy = {"moves": "true", "move_seconds": "0.001"}
+    runs = {
+        pause: simulate(
+            workload,
+            create("marginal-cost", policy),
+            replace(still, move_pause=Delay(pause) if pause is not None else None),
+        )
+        for pause in (None, 0.0, 0.5)
+    }
+    assert runs[None].moves == 0
+    for pause in (0.0, 0.5):
+        assert runs[pause].moves > 10
+        np.testing.assert_array_equal(runs[pause].tokens, runs[None].tokens)
+        assert np.isfinite(runs[pause].end_s).all()
+    assert runs[0.0].tpot_s.mean() < runs[0.5].tpot_s.mean() < runs[None].tpot_s.mean()
+    unwilling = simulate(
+        workload, create("marginal-cost", {}), replace(still, move_pause=Delay(0.5))
+    )
+    np.testing.assert_array_equal(unwilling.end_s, runs[None].end_s)

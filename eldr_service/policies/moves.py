@@ -1,0 +1,69 @@
+"""Which running request should go on at another worker, by predicted step time of all.
+
+Of each candidate with l tokens yet to generate (`remaining`), at worker a with n_a sequences, and
+each eligible worker b, with steps as `marginal_cost` predicts them, ' after the move:
+
+    saved  = l x (step_a x n_a + step_b x n_b - step_a' x (n_a - 1) - step_b' x (n_b + 1)
+                  + later_a - later_b)
+    later  = speed x expert x D x mean n       what those to come will pay, as for a placement
+    choice = the most saved among the moves with step_b' at most (1 + tail) x the mean step,
+             if it is at least `MARGIN` times what a move costs
+
+D is what the request adds beside a batch like the worker's others, but of the mean size. Nothing
+is proposed until steps are learned in seconds, and until a request has ended that said how many
+tokens it generated. Requests of several sequences stay.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eldr_service.core.booking import Booking
+from eldr_service.core.decision import FleetSnapshot
+from eldr_service.kernels import best_move
+from eldr_service.policies.experts import Experts
+from eldr_service.policies.policy import Move
+from eldr_service.policies.remaining import Remaining
+from eldr_service.policies.step_cost import LearnedStepCost
+
+MARGIN = 5.0
+"""Predictions err, and the best of many is the one that errs most."""
+
+
+def find_move(
+    candidates: Sequence[Booking],
+    fleet: FleetSnapshot,
+    experts: Experts,
+    remaining: Remaining,
+    cost: LearnedStepCost,
+    *,
+    tail: float,
+    move_seconds: float,
+) -> Move | None:
+    """Choose by the rule of this module; None where every request should stay."""
+    place = {row: i for i, row in enumerate(fleet.rows.tolist())}
+    single = [
+        b for b in candidates if b.num_sequences == 1 and b.key in experts.held and b.row in place
+    ]
+    if not (single and cost.learned and remaining.knows_tokens):
+        return None
+    by = cost.coefficients
+    best, worker, saved = best_move(
+        np.stack([experts.held[b.key].data for b in single]),
+        np.array([place[b.row] for b in single]),
+        remaining.tokens_left(single),
+        fleet.eligible,
+        fleet.sequences,
+        fleet.rows,
+        *experts.batches.rows(int(fleet.rows.max()) + 1),
+        experts.active(fleet.rows),
+        cost.speeds(fleet.worker_ids),
+        by.fixed,
+        by.expert,
+        by.sequence,
+        tail,
+        experts.prediction.shape[0],
+    )
+    if best < 0 or saved < MARGIN * move_seconds:
+        return None
+    return Move(single[best], worker, saved - move_seconds)
