@@ -102,7 +102,8 @@ def _change_a_field(message: Message, chance: random.Random) -> None:
     if chance.random() < 0.15:
         message.ClearField(field.name)
     elif field.message_type and field.message_type.GetOptions().map_entry:
-        held[chance.choice(TEXTS[2:])] = chance.choice(TEXTS)
+        value = field.message_type.fields_by_name["value"]
+        held[chance.choice(TEXTS[2:])] = _odd(value, chance)
     elif field.is_repeated and field.message_type:
         for _ in range(chance.choice((1, 1, 2, 300))):
             _change_a_field(held.add(), chance)
