@@ -131,11 +131,7 @@ class Daemon:
         self._recorder = self._record(settings)
         told = self._replica.journal if self._replica else self._durability
         self._watch = Watch(
-            lambda: self._router,
-            lambda: self._refits,
-            lambda model: self._telemetry.waiting(model),
-            self._troubles,
-            lambda: self._serving,
+            lambda model: self._telemetry.waiting(model), self._troubles, lambda: self._serving
         )
         journals = told, self._recorder, self._watch
         self._router = Router(
@@ -169,6 +165,7 @@ class Daemon:
             ),
             self._telemetry.refitted,
         )
+        self._watch.watch(self._router, self._refits)
         self._learned: LearnedStore | None = None
         if isinstance(self._store, MirroredStore):
             self._learned = SharedLearned(self._store)

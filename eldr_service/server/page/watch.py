@@ -57,10 +57,10 @@ class Shown:
 class Watch(Following):
     """Follows what is decided, and tells viewers.
 
+    `watch` says what; until then nothing happens.
+
     Parameters
     ----------
-    router, refits
-        What is shown; only read.
     waiting : callable (model) -> int
         Calls that wait for a place.
     troubles : callable () -> str
@@ -70,15 +70,13 @@ class Watch(Following):
 
     def __init__(
         self,
-        router: Callable[[], Router],
-        refits: Callable[[], Refits],
         waiting: Callable[[str], int],
         troubles: Callable[[], str],
         serving: Callable[[], bool],
     ) -> None:
         super().__init__(self._partition_of)
-        self._router = router
-        self._refits = refits
+        self._router: Router
+        self._refits: Refits
         self._waiting = waiting
         self._troubles = troubles
         self._serving = serving
@@ -86,6 +84,10 @@ class Watch(Following):
         self._viewers: set[asyncio.Queue[Shown]] = set()
         self._task: asyncio.Task[None] | None = None
         self._watched_until = 0.0
+
+    def watch(self, router: Router, refits: Refits) -> None:
+        """Show these from now on; they are only read."""
+        self._router, self._refits = router, refits
 
     async def documents(self, caller: Caller) -> AsyncIterator[bytes]:
         """What the caller may see, as JSON, now and each second.
@@ -110,7 +112,7 @@ class Watch(Following):
 
     def now(self) -> Document:
         """The document of this moment."""
-        models = self._router().models
+        models = self._router.models
         for model in models.values():
             self.keep_only(
                 model.name, {model.fleet.spec(r).worker_id: r for r in model.fleet.rows()}
@@ -121,7 +123,7 @@ class Watch(Following):
                 for name, model in sorted(models.items())
             ],
             list(islice(reversed(self.placements), MOST_SHOWN_PLACEMENTS)),
-            self._refits(),
+            self._refits,
             self._waiting,
             self._troubles(),
             self._serving(),
@@ -153,7 +155,7 @@ class Watch(Following):
     ) -> None:
         """A worker told of its steps."""
         if comparison := self._comparisons.get(model):
-            comparison.reported(self._router().models[model].fleet.spec(row).worker_id, report)
+            comparison.reported(self._router.models[model].fleet.spec(row).worker_id, report)
 
     def moved(self, model: str, row: int, state: WorkerState) -> None:
         """Where requests would be by load alone was decided with other workers: begin again."""
@@ -165,11 +167,11 @@ class Watch(Following):
         self._comparisons.pop(model, None)
 
     def _partition_of(self, model: str) -> Partition | None:
-        found = self._router().models.get(model)
+        found = self._router.models.get(model)
         return found.partition if found else None
 
     def _compare(self, name: str) -> LoadOnly:
-        model = self._router().models[name]
+        model = self._router.models[name]
         return self._comparisons.setdefault(name, LoadOnly(model.fleet, len(model.bookings)))
 
     async def _tell(self) -> None:
