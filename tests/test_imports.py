@@ -27,10 +27,12 @@ MAY_IMPORT = {
 PARTS_MAY_IMPORT = {
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
-        " server.config server.descriptors server.discovery server.durability server.learning"
-        " server.observability server.page server.replicas server.rpc"
+        " server.config server.credentials server.descriptors server.discovery"
+        " server.durability server.learning server.observability server.page server.replicas"
+        " server.rpc"
     ),
     "server.page": "refits routing policies core kernels server.rpc",
+    "server.credentials": "core server.config server.rpc",
     "server.descriptors": "",
     "server.durability": "routing stores core",
     "server.learning": "routing stores core",

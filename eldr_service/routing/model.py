@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import structlog
@@ -29,6 +28,7 @@ from eldr_service.routing.drains import Drains
 from eldr_service.routing.explanations import Explanations
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.moves import Movable
+from eldr_service.routing.observer import Observer
 from eldr_service.routing.standing import Standing, StandingLimits
 
 MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
@@ -36,19 +36,6 @@ LEAST_FITTED_COVERAGE = 0.5
 MAX_GROUPS_LEFT = 4_096
 
 log = structlog.get_logger(__name__)
-
-
-class Observer(Protocol):
-    """Is told of what follows from no answer: for metrics and watchers."""
-
-    def ended(self, model: str, booking: Booking, how: Ended) -> None:
-        """A booking ended."""
-
-    def signatures_dropped(self, number: int, why: str) -> None:
-        """Held signatures were dropped."""
-
-    def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker joined, moved on, stands or captures otherwise; at GONE its row is readable."""
 
 
 class Model:

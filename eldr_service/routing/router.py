@@ -23,8 +23,9 @@ from eldr_service.routing.call import RouteCall
 from eldr_service.routing.decide import apply_filters
 from eldr_service.routing.explanations import MAX_DECISIONS, Explanation, Explanations
 from eldr_service.routing.journal import Journal
-from eldr_service.routing.model import Model, Observer
+from eldr_service.routing.model import Model
 from eldr_service.routing.moves import Proposal
+from eldr_service.routing.observer import Observer
 from eldr_service.routing.place import Placed, known_of, place
 from eldr_service.routing.standing import StandingLimits
 

@@ -13,7 +13,6 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 from eldr.v1 import (
@@ -38,6 +37,7 @@ from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.standing import StandingLimits
 from eldr_service.routing.workers import Workers
 from eldr_service.server.config import Settings, load_settings
+from eldr_service.server.credentials import Credentials, CredentialsError
 from eldr_service.server.descriptors import spare_descriptors
 from eldr_service.server.discovery import Discovery, SourceError
 from eldr_service.server.discovery.remembered import Remembered
@@ -57,8 +57,8 @@ from eldr_service.server.replicas.mirror import MirroredStore
 from eldr_service.server.replicas.replica import Replica
 from eldr_service.server.rpc.admission import Admission
 from eldr_service.server.rpc.agreement import at_once
-from eldr_service.server.rpc.auth import TokenInterceptor, Tokens, TokensFileError
-from eldr_service.server.rpc.certificates import CertificateError, Certificates
+from eldr_service.server.rpc.auth import TokensFileError
+from eldr_service.server.rpc.certificates import CertificateError
 from eldr_service.server.rpc.fleet_service import FleetService
 from eldr_service.server.rpc.listeners import CallLimits, Listeners
 from eldr_service.server.rpc.partition_service import PartitionService
@@ -74,9 +74,6 @@ from eldr_service.stores.sqlite import SqliteStore
 
 TICK_SECONDS = 0.25
 DEAF_SECONDS = 1.0
-if TYPE_CHECKING:
-    from eldr_service.server.rpc.key_set import KeySet
-    from eldr_service.server.rpc.signed_tokens import SignedTokens
 
 log = structlog.get_logger("eldr")
 
@@ -175,13 +172,7 @@ class Daemon:
         elif settings.state:
             self._learned = LearnedStore(self._store)
         self._learning = Learning(self._router, self._learned) if self._learned else None
-        self._tokens = Tokens(settings.tokens) if settings.tokens else None
-        self._keys, self._signed = _signed_tokens(settings)
-        self._certificates = (
-            Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-            if settings.tls_cert and settings.tls_key
-            else None
-        )
+        self._credentials = Credentials(settings, self._telemetry.refused_caller)
         self._sources = Sources(settings)
         self._discovery = Discovery(
             self._sources.all,
@@ -254,9 +245,8 @@ class Daemon:
             policy=self._settings.policy,
             state=str(self._settings.state or ":memory:"),
         )
-        watching = [self._certificates.watch()] if self._certificates else []
-        watching += [self._keys.keep_reading()] if self._keys else []
-        watching += [
+        watching = [
+            *self._credentials.watching(),
             self._served.keep_serving(),
             beat(self._telemetry.metrics.pause_seconds.observe),
         ]
@@ -327,8 +317,7 @@ class Daemon:
             self._router, self._partitions, self._refits, self._process, telemetry, agreed
         )
         policy_service = PolicyService(self._router, self._chosen, telemetry, agreed)
-        # Every call pays for an interceptor, one without tokens too.
-        self._guard = TokenInterceptor(self._tokens, telemetry.refused_caller, self._signed)
+        credentials = self._credentials
         return Listeners(
             [
                 (router_pb2_grpc.add_RouterServiceServicer_to_server, router_service),
@@ -336,8 +325,9 @@ class Daemon:
                 (partition_pb2_grpc.add_PartitionServiceServicer_to_server, partition_service),
                 (policy_pb2_grpc.add_PolicyServiceServicer_to_server, policy_service),
             ],
-            [self._guard] if self._has_tokens else [],
-            self._certificates,
+            # Every call pays for an interceptor, one without tokens too.
+            [credentials.guard] if credentials.has_tokens else [],
+            credentials.certificates,
             Admission(
                 settings.max_calls_in_all, self._router.models.__contains__, telemetry.refused_call
             ),
@@ -349,12 +339,12 @@ class Daemon:
         )
 
     def _page(self) -> Page:
-        settings, replica = self._settings, self._replica
+        settings, replica, credentials = self._settings, self._replica, self._credentials
         return Page(
             Access(
-                self._guard.caller_of if self._has_tokens else None,
+                credentials.guard.caller_of if credentials.has_tokens else None,
                 insecure=settings.insecure,
-                closed=bool(settings.tls_client_ca) and not self._has_tokens,
+                closed=bool(settings.tls_client_ca) and not credentials.has_tokens,
             ),
             self._watch,
             Actions(
@@ -365,10 +355,6 @@ class Daemon:
                 replica.written if replica else nothing_to_wait_for,
             ),
         )
-
-    @property
-    def _has_tokens(self) -> bool:
-        return bool(self._tokens or self._signed)
 
     def _most_connections(self) -> int:
         """As many as the settings say, and fewer where the process may not open so many files."""
@@ -402,10 +388,7 @@ class Daemon:
     def _reload(self) -> None:
         """Read tokens and certificates again, and check the fleet file; say what is wrong."""
         try:
-            if self._tokens:
-                self._tokens.reload()
-            if self._certificates:
-                self._certificates.reload()
+            self._credentials.reload()
             self._sources.check()  # what is new in the fleet file is taken by itself
         except (TokensFileError, CertificateError, SourceError) as error:
             log.error("not reloaded", error=str(error))
@@ -473,28 +456,6 @@ def _tell_of_kernels() -> None:
         log.warning("kernel cache", trouble=trouble)
 
 
-def _signed_tokens(settings: Settings) -> tuple["KeySet | None", "SignedTokens | None"]:
-    """What verifies JWTs, where the settings ask for it; its library is an extra."""
-    if not (settings.jwks and settings.jwt_issuer and settings.jwt_audience):
-        return None, None
-    try:
-        from eldr_service.server.rpc.key_set import KeySet
-        from eldr_service.server.rpc.signed_tokens import Expected, SignedTokens
-    except ModuleNotFoundError as error:
-        raise StartError(
-            f"--jwks needs the package {error.name}: pip install pyjwt cryptography"
-        ) from error
-    keys = KeySet(settings.jwks, settings.jwks_max_age)
-    expected = Expected(
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        leeway=settings.jwt_leeway,
-        roles_claim=settings.jwt_roles_claim,
-        models_claim=settings.jwt_models_claim,
-    )
-    return keys, SignedTokens(keys, expected)
-
-
 def _write_ports(path: Path, addresses: Mapping[str, str]) -> None:
     """Write the port file in one step, so that no reader sees half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
@@ -524,6 +485,7 @@ def main() -> None:
         _run_loop(_run(settings))
     except (
         StartError,
+        CredentialsError,
         StoreError,
         TokensFileError,
         CertificateError,

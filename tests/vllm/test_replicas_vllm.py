@@ -1,5 +1,6 @@
 """Two real engines that prefill what they decode, with the daemon and the proxy before them."""
 
+import asyncio
 import contextlib
 from urllib.request import urlopen
 
@@ -64,6 +65,9 @@ async def test_the_proxy_names_the_conversation(rig):
     runner, url = await serve(Proxy(settings).app())
     try:
         async with ClientSession() as session:
+            async with asyncio.timeout(20):  # until it has heard of the engines
+                while (await session.get(url + "/health")).status != 200:
+                    await asyncio.sleep(0.05)
             for stream in (False, True):
                 body = {"model": MODEL, "prompt": "What a day", "max_tokens": 8, "stream": stream}
                 headers = {"X-Session-Id": "by-proxy", "X-Tenant-Id": "acme"}

@@ -1,0 +1,20 @@
+"""What the router tells of that follows from no answer."""
+
+from typing import Protocol
+
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
+from eldr_service.core.worker import WorkerState
+
+
+class Observer(Protocol):
+    """Is told of what follows from no answer: for metrics and watchers."""
+
+    def ended(self, model: str, booking: Booking, how: Ended) -> None:
+        """A booking ended."""
+
+    def signatures_dropped(self, number: int, why: str) -> None:
+        """Held signatures were dropped."""
+
+    def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
+        """A worker joined, moved on, stands or captures otherwise; at GONE its row is readable."""

@@ -1,0 +1,88 @@
+"""Certificates and tokens by the settings: who may call, and how the daemon proves itself."""
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from eldr_service.core.errors import EldrError
+from eldr_service.server.config import Settings
+from eldr_service.server.rpc.auth import TokenInterceptor, Tokens
+from eldr_service.server.rpc.certificates import Certificates
+
+if TYPE_CHECKING:
+    from eldr_service.server.rpc.key_set import KeySet
+    from eldr_service.server.rpc.signed_tokens import SignedTokens
+
+
+class CredentialsError(Exception):
+    """What the settings ask for is not installed; says what is missing."""
+
+
+class Credentials:
+    """Read from their files when made, and again by `reload`.
+
+    Parameters
+    ----------
+    settings : Settings
+    refused : callable (full method name, error)
+        Told of each call that is refused for its token.
+
+    Attributes
+    ----------
+    certificates : Certificates or None
+        None without TLS.
+    guard : TokenInterceptor
+        Knows whom a token stands for.
+
+    Raises
+    ------
+    CredentialsError, TokensFileError, CertificateError
+    """
+
+    def __init__(self, settings: Settings, refused: Callable[[str, EldrError], None]) -> None:
+        self._tokens = Tokens(settings.tokens) if settings.tokens else None
+        self._keys, self._signed = _signed_tokens(settings)
+        self.certificates = (
+            Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+            if settings.tls_cert and settings.tls_key
+            else None
+        )
+        self.guard = TokenInterceptor(self._tokens, refused, self._signed)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Callers need one."""
+        return bool(self._tokens or self._signed)
+
+    def watching(self) -> list[Coroutine[Any, Any, None]]:
+        """What keeps certificates and keys up to date, to be run for as long as the daemon does."""
+        certificates = [self.certificates.watch()] if self.certificates else []
+        return [*certificates, *([self._keys.keep_reading()] if self._keys else [])]
+
+    def reload(self) -> None:
+        """Read tokens and certificates again; where one is wrong, what was read stays in force."""
+        if self._tokens:
+            self._tokens.reload()
+        if self.certificates:
+            self.certificates.reload()
+
+
+def _signed_tokens(settings: Settings) -> tuple["KeySet | None", "SignedTokens | None"]:
+    """What verifies JWTs, where the settings ask for it; its library is an extra."""
+    if not (settings.jwks and settings.jwt_issuer and settings.jwt_audience):
+        return None, None
+    try:
+        from eldr_service.server.rpc.key_set import KeySet
+        from eldr_service.server.rpc.signed_tokens import Expected, SignedTokens
+    except ModuleNotFoundError as error:
+        raise CredentialsError(
+            f"--jwks needs the package {error.name}: pip install pyjwt cryptography"
+        ) from error
+    keys = KeySet(settings.jwks, settings.jwks_max_age)
+    expected = Expected(
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway,
+        roles_claim=settings.jwt_roles_claim,
+        models_claim=settings.jwt_models_claim,
+    )
+    return keys, SignedTokens(keys, expected)
