@@ -99,8 +99,7 @@ class MarginalCostParameters(SignatureParameters):
     )
     moves: bool = Field(
         default=False,
-        description="whether it chooses running requests that should go on at another worker;"
-        " the simulator alone carries that out so far",
+        description="whether it chooses running requests that should go on at another worker",
     )
     move_seconds: float = Field(
         default=0.005,

@@ -20,6 +20,7 @@ from eldr_service.core.signature_memory import SignatureMemory
 from eldr_service.core.words import counted
 from eldr_service.policies.policy import Policy
 from eldr_service.routing.call import RouteCall
+from eldr_service.routing.decide import apply_filters
 from eldr_service.routing.explanations import MAX_DECISIONS, Explanation, Explanations
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model
@@ -252,6 +253,7 @@ class Router:
                 model.bookings.renew(booking, now)
                 return Placed(booking, repeated=True)
             if lower := model.bookings.live(call.request_id):
+                self._check_pinned(model, call, lower, now)
                 model.end(lower, Ended.SUPERSEDED, now)
         held = self.signatures.get(call.model, call.request_id)
         known = known_of(model, call, held, self.limits.other_groups)
@@ -279,6 +281,12 @@ class Router:
             self._journal.placed(model.name, call, known, placed.booking, now)
             model.remember(placed.counts, placed.booking, now)
         return placed
+
+    def _check_pinned(self, model: Model, call: RouteCall, lower: Booking, now: float) -> None:
+        """Where the pinned worker cannot take it, the attempt that runs goes on."""
+        if call.pinned_worker not in ("", lower.worker_id):
+            fleet = model.snapshot(now)
+            apply_filters(call, fleet, model.fleet.groups, model.group_of(call.prefill_worker), "")
 
     def propose_move(self, model: str, now: float) -> Proposal | None:
         """A move of a running request that the policy would make now; changes nothing.

@@ -827,6 +827,8 @@ type RouteRequest struct {
 	// Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
 	// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
 	PrefixHashes []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
+	// The request may go on at another worker while it runs, as WatchMoves proposes.
+	Movable bool `protobuf:"varint,22,opt,name=movable,proto3" json:"movable,omitempty"`
 	// By worker id: how many of the prompt's tokens it holds in its KV cache, for callers that know. Where any are
 	// given, workers that are not among them hold none, and prefix_hashes are not looked up. Of at most 4,096 workers;
 	// those that the model does not have are ignored. A repeat may say otherwise.
@@ -1014,6 +1016,13 @@ func (x *RouteRequest) GetPrefixHashes() []uint64 {
 	return nil
 }
 
+func (x *RouteRequest) GetMovable() bool {
+	if x != nil {
+		return x.Movable
+	}
+	return false
+}
+
 func (x *RouteRequest) GetCachedTokens() map[string]uint32 {
 	if x != nil {
 		return x.CachedTokens
@@ -1119,6 +1128,8 @@ type RouteStreamRequest struct {
 	Session string `protobuf:"bytes,20,opt,name=session,proto3" json:"session,omitempty"`
 	// As RouteRequest.prefix_hashes.
 	PrefixHashes []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
+	// As RouteRequest.movable.
+	Movable bool `protobuf:"varint,22,opt,name=movable,proto3" json:"movable,omitempty"`
 	// As RouteRequest.cached_tokens.
 	CachedTokens map[string]uint32 `protobuf:"bytes,23,rep,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// As RouteRequest.prefix_block_tokens.
@@ -1302,6 +1313,13 @@ func (x *RouteStreamRequest) GetPrefixHashes() []uint64 {
 		return x.PrefixHashes
 	}
 	return nil
+}
+
+func (x *RouteStreamRequest) GetMovable() bool {
+	if x != nil {
+		return x.Movable
+	}
+	return false
 }
 
 func (x *RouteStreamRequest) GetCachedTokens() map[string]uint32 {
@@ -2162,6 +2180,143 @@ func (x *RenewLeasesResponse) GetUnknown() []*LeaseReference {
 	return nil
 }
 
+// Which model's moves to watch.
+type WatchMovesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model.
+	Model         string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMovesRequest) Reset() {
+	*x = WatchMovesRequest{}
+	mi := &file_eldr_v1_router_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMovesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMovesRequest) ProtoMessage() {}
+
+func (x *WatchMovesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_eldr_v1_router_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMovesRequest.ProtoReflect.Descriptor instead.
+func (*WatchMovesRequest) Descriptor() ([]byte, []int) {
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WatchMovesRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// A running request that should go on at another worker. Every watcher of the model is told.
+type WatchMovesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The request.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The attempt that runs.
+	Attempt uint32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Where it runs.
+	WorkerId string `protobuf:"bytes,4,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
+	// Where it should go on.
+	Target *WorkerTarget `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
+	// What that is predicted to save of all requests' time together, less what the move costs.
+	Gain          *durationpb.Duration `protobuf:"bytes,6,opt,name=gain,proto3" json:"gain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMovesResponse) Reset() {
+	*x = WatchMovesResponse{}
+	mi := &file_eldr_v1_router_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMovesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMovesResponse) ProtoMessage() {}
+
+func (x *WatchMovesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_eldr_v1_router_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMovesResponse.ProtoReflect.Descriptor instead.
+func (*WatchMovesResponse) Descriptor() ([]byte, []int) {
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WatchMovesResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *WatchMovesResponse) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *WatchMovesResponse) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *WatchMovesResponse) GetWorkerId() string {
+	if x != nil {
+		return x.WorkerId
+	}
+	return ""
+}
+
+func (x *WatchMovesResponse) GetTarget() *WorkerTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *WatchMovesResponse) GetGain() *durationpb.Duration {
+	if x != nil {
+		return x.Gain
+	}
+	return nil
+}
+
 // Which decision is to be explained.
 type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2177,7 +2332,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_eldr_v1_router_proto_msgTypes[16]
+	mi := &file_eldr_v1_router_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2344,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[16]
+	mi := &file_eldr_v1_router_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2357,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{16}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainRequest) GetModel() string {
@@ -2260,7 +2415,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_eldr_v1_router_proto_msgTypes[17]
+	mi := &file_eldr_v1_router_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2272,7 +2427,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[17]
+	mi := &file_eldr_v1_router_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2285,7 +2440,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{17}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainResponse) GetModel() string {
@@ -2413,7 +2568,7 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x0facknowledgement\x18\x05 \x01(\v2\".eldr.v1.RegisterSignatureResponseH\x00R\x0facknowledgement\x122\n" +
 	"\tplacement\x18\x06 \x01(\v2\x12.eldr.v1.PlacementH\x00R\tplacement\x12,\n" +
 	"\x06status\x18\a \x01(\v2\x12.google.rpc.StatusH\x00R\x06statusB\b\n" +
-	"\x06result\"\xc3\t\n" +
+	"\x06result\"\xdd\t\n" +
 	"\fRouteRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2437,7 +2592,8 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\bmax_wait\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\x12\x1a\n" +
 	"\bpriority\x18\x13 \x01(\x11R\bpriority\x12\x18\n" +
 	"\asession\x18\x14 \x01(\tR\asession\x12#\n" +
-	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x12L\n" +
+	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x12\x18\n" +
+	"\amovable\x18\x16 \x01(\bR\amovable\x12L\n" +
 	"\rcached_tokens\x18\x17 \x03(\v2'.eldr.v1.RouteRequest.CachedTokensEntryR\fcachedTokens\x12.\n" +
 	"\x13prefix_block_tokens\x18\x18 \x01(\rR\x11prefixBlockTokens\x1aA\n" +
 	"\x13WorkerSelectorEntry\x12\x10\n" +
@@ -2450,7 +2606,7 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"A\n" +
 	"\rRouteResponse\x120\n" +
-	"\tplacement\x18\x01 \x01(\v2\x12.eldr.v1.PlacementR\tplacement\"\xdb\t\n" +
+	"\tplacement\x18\x01 \x01(\v2\x12.eldr.v1.PlacementR\tplacement\"\xf5\t\n" +
 	"\x12RouteStreamRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2474,7 +2630,8 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\bmax_wait\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\x12\x1a\n" +
 	"\bpriority\x18\x13 \x01(\x11R\bpriority\x12\x18\n" +
 	"\asession\x18\x14 \x01(\tR\asession\x12#\n" +
-	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x12R\n" +
+	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x12\x18\n" +
+	"\amovable\x18\x16 \x01(\bR\amovable\x12R\n" +
 	"\rcached_tokens\x18\x17 \x03(\v2-.eldr.v1.RouteStreamRequest.CachedTokensEntryR\fcachedTokens\x12.\n" +
 	"\x13prefix_block_tokens\x18\x18 \x01(\rR\x11prefixBlockTokens\x1aA\n" +
 	"\x13WorkerSelectorEntry\x12\x10\n" +
@@ -2564,7 +2721,17 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12/\n" +
 	"\x06leases\x18\x02 \x03(\v2\x17.eldr.v1.LeaseReferenceR\x06leases\"H\n" +
 	"\x13RenewLeasesResponse\x121\n" +
-	"\aunknown\x18\x01 \x03(\v2\x17.eldr.v1.LeaseReferenceR\aunknown\"p\n" +
+	"\aunknown\x18\x01 \x03(\v2\x17.eldr.v1.LeaseReferenceR\aunknown\")\n" +
+	"\x11WatchMovesRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\"\xde\x01\n" +
+	"\x12WatchMovesResponse\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\rR\aattempt\x12\x1b\n" +
+	"\tworker_id\x18\x04 \x01(\tR\bworkerId\x12-\n" +
+	"\x06target\x18\x05 \x01(\v2\x15.eldr.v1.WorkerTargetR\x06target\x12-\n" +
+	"\x04gain\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x04gain\"p\n" +
 	"\x0eExplainRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2620,14 +2787,16 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\fBookingState\x12\x1d\n" +
 	"\x19BOOKING_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12BOOKING_STATE_LIVE\x10\x01\x12\x17\n" +
-	"\x13BOOKING_STATE_ENDED\x10\x022\x94\x04\n" +
+	"\x13BOOKING_STATE_ENDED\x10\x022\xdd\x04\n" +
 	"\rRouterService\x12Z\n" +
 	"\x11RegisterSignature\x12!.eldr.v1.RegisterSignatureRequest\x1a\".eldr.v1.RegisterSignatureResponse\x12[\n" +
 	"\x10StreamSignatures\x12 .eldr.v1.StreamSignaturesRequest\x1a!.eldr.v1.StreamSignaturesResponse(\x010\x01\x126\n" +
 	"\x05Route\x12\x15.eldr.v1.RouteRequest\x1a\x16.eldr.v1.RouteResponse\x12L\n" +
 	"\vRouteStream\x12\x1b.eldr.v1.RouteStreamRequest\x1a\x1c.eldr.v1.RouteStreamResponse(\x010\x01\x12<\n" +
 	"\aRelease\x12\x17.eldr.v1.ReleaseRequest\x1a\x18.eldr.v1.ReleaseResponse\x12H\n" +
-	"\vRenewLeases\x12\x1b.eldr.v1.RenewLeasesRequest\x1a\x1c.eldr.v1.RenewLeasesResponse\x12<\n" +
+	"\vRenewLeases\x12\x1b.eldr.v1.RenewLeasesRequest\x1a\x1c.eldr.v1.RenewLeasesResponse\x12G\n" +
+	"\n" +
+	"WatchMoves\x12\x1a.eldr.v1.WatchMovesRequest\x1a\x1b.eldr.v1.WatchMovesResponse0\x01\x12<\n" +
 	"\aExplain\x12\x17.eldr.v1.ExplainRequest\x1a\x18.eldr.v1.ExplainResponseB\x1b\n" +
 	"\aeldr.v1P\x01Z\x0eeldr/v1;eldrv1b\x06proto3"
 
@@ -2644,7 +2813,7 @@ func file_eldr_v1_router_proto_rawDescGZIP() []byte {
 }
 
 var file_eldr_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_eldr_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_eldr_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_eldr_v1_router_proto_goTypes = []any{
 	(PlacementReason)(0),              // 0: eldr.v1.PlacementReason
 	(SignatureSource)(0),              // 1: eldr.v1.SignatureSource
@@ -2667,80 +2836,86 @@ var file_eldr_v1_router_proto_goTypes = []any{
 	(*LeaseReference)(nil),            // 18: eldr.v1.LeaseReference
 	(*RenewLeasesRequest)(nil),        // 19: eldr.v1.RenewLeasesRequest
 	(*RenewLeasesResponse)(nil),       // 20: eldr.v1.RenewLeasesResponse
-	(*ExplainRequest)(nil),            // 21: eldr.v1.ExplainRequest
-	(*ExplainResponse)(nil),           // 22: eldr.v1.ExplainResponse
-	nil,                               // 23: eldr.v1.RouteRequest.WorkerSelectorEntry
-	nil,                               // 24: eldr.v1.RouteRequest.LabelsEntry
-	nil,                               // 25: eldr.v1.RouteRequest.CachedTokensEntry
-	nil,                               // 26: eldr.v1.RouteStreamRequest.WorkerSelectorEntry
-	nil,                               // 27: eldr.v1.RouteStreamRequest.LabelsEntry
-	nil,                               // 28: eldr.v1.RouteStreamRequest.CachedTokensEntry
-	nil,                               // 29: eldr.v1.ExplainResponse.PolicyParametersEntry
-	(*ActivationCounts)(nil),          // 30: eldr.v1.ActivationCounts
-	(*status.Status)(nil),             // 31: google.rpc.Status
-	(*durationpb.Duration)(nil),       // 32: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
+	(*WatchMovesRequest)(nil),         // 21: eldr.v1.WatchMovesRequest
+	(*WatchMovesResponse)(nil),        // 22: eldr.v1.WatchMovesResponse
+	(*ExplainRequest)(nil),            // 23: eldr.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 24: eldr.v1.ExplainResponse
+	nil,                               // 25: eldr.v1.RouteRequest.WorkerSelectorEntry
+	nil,                               // 26: eldr.v1.RouteRequest.LabelsEntry
+	nil,                               // 27: eldr.v1.RouteRequest.CachedTokensEntry
+	nil,                               // 28: eldr.v1.RouteStreamRequest.WorkerSelectorEntry
+	nil,                               // 29: eldr.v1.RouteStreamRequest.LabelsEntry
+	nil,                               // 30: eldr.v1.RouteStreamRequest.CachedTokensEntry
+	nil,                               // 31: eldr.v1.ExplainResponse.PolicyParametersEntry
+	(*ActivationCounts)(nil),          // 32: eldr.v1.ActivationCounts
+	(*status.Status)(nil),             // 33: google.rpc.Status
+	(*durationpb.Duration)(nil),       // 34: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 35: google.protobuf.Timestamp
 }
 var file_eldr_v1_router_proto_depIdxs = []int32{
-	30, // 0: eldr.v1.RegisterSignatureRequest.counts:type_name -> eldr.v1.ActivationCounts
-	30, // 1: eldr.v1.StreamSignaturesRequest.counts:type_name -> eldr.v1.ActivationCounts
+	32, // 0: eldr.v1.RegisterSignatureRequest.counts:type_name -> eldr.v1.ActivationCounts
+	32, // 1: eldr.v1.StreamSignaturesRequest.counts:type_name -> eldr.v1.ActivationCounts
 	9,  // 2: eldr.v1.StreamSignaturesRequest.route:type_name -> eldr.v1.RouteRequest
 	6,  // 3: eldr.v1.StreamSignaturesResponse.acknowledgement:type_name -> eldr.v1.RegisterSignatureResponse
 	14, // 4: eldr.v1.StreamSignaturesResponse.placement:type_name -> eldr.v1.Placement
-	31, // 5: eldr.v1.StreamSignaturesResponse.status:type_name -> google.rpc.Status
-	30, // 6: eldr.v1.RouteRequest.counts:type_name -> eldr.v1.ActivationCounts
-	32, // 7: eldr.v1.RouteRequest.wait_for_signature:type_name -> google.protobuf.Duration
-	23, // 8: eldr.v1.RouteRequest.worker_selector:type_name -> eldr.v1.RouteRequest.WorkerSelectorEntry
-	32, // 9: eldr.v1.RouteRequest.lease_ttl:type_name -> google.protobuf.Duration
-	24, // 10: eldr.v1.RouteRequest.labels:type_name -> eldr.v1.RouteRequest.LabelsEntry
-	32, // 11: eldr.v1.RouteRequest.max_wait:type_name -> google.protobuf.Duration
-	25, // 12: eldr.v1.RouteRequest.cached_tokens:type_name -> eldr.v1.RouteRequest.CachedTokensEntry
+	33, // 5: eldr.v1.StreamSignaturesResponse.status:type_name -> google.rpc.Status
+	32, // 6: eldr.v1.RouteRequest.counts:type_name -> eldr.v1.ActivationCounts
+	34, // 7: eldr.v1.RouteRequest.wait_for_signature:type_name -> google.protobuf.Duration
+	25, // 8: eldr.v1.RouteRequest.worker_selector:type_name -> eldr.v1.RouteRequest.WorkerSelectorEntry
+	34, // 9: eldr.v1.RouteRequest.lease_ttl:type_name -> google.protobuf.Duration
+	26, // 10: eldr.v1.RouteRequest.labels:type_name -> eldr.v1.RouteRequest.LabelsEntry
+	34, // 11: eldr.v1.RouteRequest.max_wait:type_name -> google.protobuf.Duration
+	27, // 12: eldr.v1.RouteRequest.cached_tokens:type_name -> eldr.v1.RouteRequest.CachedTokensEntry
 	14, // 13: eldr.v1.RouteResponse.placement:type_name -> eldr.v1.Placement
-	30, // 14: eldr.v1.RouteStreamRequest.counts:type_name -> eldr.v1.ActivationCounts
-	32, // 15: eldr.v1.RouteStreamRequest.wait_for_signature:type_name -> google.protobuf.Duration
-	26, // 16: eldr.v1.RouteStreamRequest.worker_selector:type_name -> eldr.v1.RouteStreamRequest.WorkerSelectorEntry
-	32, // 17: eldr.v1.RouteStreamRequest.lease_ttl:type_name -> google.protobuf.Duration
-	27, // 18: eldr.v1.RouteStreamRequest.labels:type_name -> eldr.v1.RouteStreamRequest.LabelsEntry
-	32, // 19: eldr.v1.RouteStreamRequest.max_wait:type_name -> google.protobuf.Duration
-	28, // 20: eldr.v1.RouteStreamRequest.cached_tokens:type_name -> eldr.v1.RouteStreamRequest.CachedTokensEntry
+	32, // 14: eldr.v1.RouteStreamRequest.counts:type_name -> eldr.v1.ActivationCounts
+	34, // 15: eldr.v1.RouteStreamRequest.wait_for_signature:type_name -> google.protobuf.Duration
+	28, // 16: eldr.v1.RouteStreamRequest.worker_selector:type_name -> eldr.v1.RouteStreamRequest.WorkerSelectorEntry
+	34, // 17: eldr.v1.RouteStreamRequest.lease_ttl:type_name -> google.protobuf.Duration
+	29, // 18: eldr.v1.RouteStreamRequest.labels:type_name -> eldr.v1.RouteStreamRequest.LabelsEntry
+	34, // 19: eldr.v1.RouteStreamRequest.max_wait:type_name -> google.protobuf.Duration
+	30, // 20: eldr.v1.RouteStreamRequest.cached_tokens:type_name -> eldr.v1.RouteStreamRequest.CachedTokensEntry
 	14, // 21: eldr.v1.RouteStreamResponse.placement:type_name -> eldr.v1.Placement
-	31, // 22: eldr.v1.RouteStreamResponse.status:type_name -> google.rpc.Status
+	33, // 22: eldr.v1.RouteStreamResponse.status:type_name -> google.rpc.Status
 	13, // 23: eldr.v1.Placement.alternates:type_name -> eldr.v1.WorkerTarget
 	0,  // 24: eldr.v1.Placement.reason:type_name -> eldr.v1.PlacementReason
-	33, // 25: eldr.v1.Placement.lease_expire_time:type_name -> google.protobuf.Timestamp
-	32, // 26: eldr.v1.Placement.lease_remaining:type_name -> google.protobuf.Duration
+	35, // 25: eldr.v1.Placement.lease_expire_time:type_name -> google.protobuf.Timestamp
+	34, // 26: eldr.v1.Placement.lease_remaining:type_name -> google.protobuf.Duration
 	15, // 27: eldr.v1.Placement.scores:type_name -> eldr.v1.WorkerScore
 	1,  // 28: eldr.v1.Placement.signature_source:type_name -> eldr.v1.SignatureSource
-	32, // 29: eldr.v1.WorkerScore.report_age:type_name -> google.protobuf.Duration
+	34, // 29: eldr.v1.WorkerScore.report_age:type_name -> google.protobuf.Duration
 	2,  // 30: eldr.v1.ReleaseRequest.outcome:type_name -> eldr.v1.ReleaseOutcome
-	32, // 31: eldr.v1.ReleaseRequest.decode_duration:type_name -> google.protobuf.Duration
-	30, // 32: eldr.v1.ReleaseRequest.decode_counts:type_name -> eldr.v1.ActivationCounts
+	34, // 31: eldr.v1.ReleaseRequest.decode_duration:type_name -> google.protobuf.Duration
+	32, // 32: eldr.v1.ReleaseRequest.decode_counts:type_name -> eldr.v1.ActivationCounts
 	3,  // 33: eldr.v1.ReleaseResponse.result:type_name -> eldr.v1.ReleaseResult
 	18, // 34: eldr.v1.RenewLeasesRequest.leases:type_name -> eldr.v1.LeaseReference
 	18, // 35: eldr.v1.RenewLeasesResponse.unknown:type_name -> eldr.v1.LeaseReference
-	14, // 36: eldr.v1.ExplainResponse.placement:type_name -> eldr.v1.Placement
-	32, // 37: eldr.v1.ExplainResponse.age:type_name -> google.protobuf.Duration
-	29, // 38: eldr.v1.ExplainResponse.policy_parameters:type_name -> eldr.v1.ExplainResponse.PolicyParametersEntry
-	4,  // 39: eldr.v1.ExplainResponse.state:type_name -> eldr.v1.BookingState
-	5,  // 40: eldr.v1.RouterService.RegisterSignature:input_type -> eldr.v1.RegisterSignatureRequest
-	7,  // 41: eldr.v1.RouterService.StreamSignatures:input_type -> eldr.v1.StreamSignaturesRequest
-	9,  // 42: eldr.v1.RouterService.Route:input_type -> eldr.v1.RouteRequest
-	11, // 43: eldr.v1.RouterService.RouteStream:input_type -> eldr.v1.RouteStreamRequest
-	16, // 44: eldr.v1.RouterService.Release:input_type -> eldr.v1.ReleaseRequest
-	19, // 45: eldr.v1.RouterService.RenewLeases:input_type -> eldr.v1.RenewLeasesRequest
-	21, // 46: eldr.v1.RouterService.Explain:input_type -> eldr.v1.ExplainRequest
-	6,  // 47: eldr.v1.RouterService.RegisterSignature:output_type -> eldr.v1.RegisterSignatureResponse
-	8,  // 48: eldr.v1.RouterService.StreamSignatures:output_type -> eldr.v1.StreamSignaturesResponse
-	10, // 49: eldr.v1.RouterService.Route:output_type -> eldr.v1.RouteResponse
-	12, // 50: eldr.v1.RouterService.RouteStream:output_type -> eldr.v1.RouteStreamResponse
-	17, // 51: eldr.v1.RouterService.Release:output_type -> eldr.v1.ReleaseResponse
-	20, // 52: eldr.v1.RouterService.RenewLeases:output_type -> eldr.v1.RenewLeasesResponse
-	22, // 53: eldr.v1.RouterService.Explain:output_type -> eldr.v1.ExplainResponse
-	47, // [47:54] is the sub-list for method output_type
-	40, // [40:47] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	13, // 36: eldr.v1.WatchMovesResponse.target:type_name -> eldr.v1.WorkerTarget
+	34, // 37: eldr.v1.WatchMovesResponse.gain:type_name -> google.protobuf.Duration
+	14, // 38: eldr.v1.ExplainResponse.placement:type_name -> eldr.v1.Placement
+	34, // 39: eldr.v1.ExplainResponse.age:type_name -> google.protobuf.Duration
+	31, // 40: eldr.v1.ExplainResponse.policy_parameters:type_name -> eldr.v1.ExplainResponse.PolicyParametersEntry
+	4,  // 41: eldr.v1.ExplainResponse.state:type_name -> eldr.v1.BookingState
+	5,  // 42: eldr.v1.RouterService.RegisterSignature:input_type -> eldr.v1.RegisterSignatureRequest
+	7,  // 43: eldr.v1.RouterService.StreamSignatures:input_type -> eldr.v1.StreamSignaturesRequest
+	9,  // 44: eldr.v1.RouterService.Route:input_type -> eldr.v1.RouteRequest
+	11, // 45: eldr.v1.RouterService.RouteStream:input_type -> eldr.v1.RouteStreamRequest
+	16, // 46: eldr.v1.RouterService.Release:input_type -> eldr.v1.ReleaseRequest
+	19, // 47: eldr.v1.RouterService.RenewLeases:input_type -> eldr.v1.RenewLeasesRequest
+	21, // 48: eldr.v1.RouterService.WatchMoves:input_type -> eldr.v1.WatchMovesRequest
+	23, // 49: eldr.v1.RouterService.Explain:input_type -> eldr.v1.ExplainRequest
+	6,  // 50: eldr.v1.RouterService.RegisterSignature:output_type -> eldr.v1.RegisterSignatureResponse
+	8,  // 51: eldr.v1.RouterService.StreamSignatures:output_type -> eldr.v1.StreamSignaturesResponse
+	10, // 52: eldr.v1.RouterService.Route:output_type -> eldr.v1.RouteResponse
+	12, // 53: eldr.v1.RouterService.RouteStream:output_type -> eldr.v1.RouteStreamResponse
+	17, // 54: eldr.v1.RouterService.Release:output_type -> eldr.v1.ReleaseResponse
+	20, // 55: eldr.v1.RouterService.RenewLeases:output_type -> eldr.v1.RenewLeasesResponse
+	22, // 56: eldr.v1.RouterService.WatchMoves:output_type -> eldr.v1.WatchMovesResponse
+	24, // 57: eldr.v1.RouterService.Explain:output_type -> eldr.v1.ExplainResponse
+	50, // [50:58] is the sub-list for method output_type
+	42, // [42:50] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_eldr_v1_router_proto_init() }
@@ -2760,14 +2935,14 @@ func file_eldr_v1_router_proto_init() {
 	}
 	file_eldr_v1_router_proto_msgTypes[9].OneofWrappers = []any{}
 	file_eldr_v1_router_proto_msgTypes[10].OneofWrappers = []any{}
-	file_eldr_v1_router_proto_msgTypes[16].OneofWrappers = []any{}
+	file_eldr_v1_router_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eldr_v1_router_proto_rawDesc), len(file_eldr_v1_router_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

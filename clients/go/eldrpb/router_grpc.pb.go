@@ -25,6 +25,7 @@ const (
 	RouterService_RouteStream_FullMethodName       = "/eldr.v1.RouterService/RouteStream"
 	RouterService_Release_FullMethodName           = "/eldr.v1.RouterService/Release"
 	RouterService_RenewLeases_FullMethodName       = "/eldr.v1.RouterService/RenewLeases"
+	RouterService_WatchMoves_FullMethodName        = "/eldr.v1.RouterService/WatchMoves"
 	RouterService_Explain_FullMethodName           = "/eldr.v1.RouterService/Explain"
 )
 
@@ -76,6 +77,11 @@ type RouterServiceClient interface {
 	//
 	// NOT_FOUND: the model is unknown.
 	RenewLeases(ctx context.Context, in *RenewLeasesRequest, opts ...grpc.CallOption) (*RenewLeasesResponse, error)
+	// Running requests that should go on at another worker, as the policy in force chooses them after bookings and
+	// ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
+	// whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
+	// or lets it be. What a watcher does not read in time is left out.
+	WatchMoves(ctx context.Context, in *WatchMovesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMovesResponse], error)
 	// Says why a request was placed as it was: what was known of it then, how every worker looked, and the
 	// rule that took this one. For live bookings and ended ones, as long as the decision is kept.
 	//
@@ -157,6 +163,25 @@ func (c *routerServiceClient) RenewLeases(ctx context.Context, in *RenewLeasesRe
 	return out, nil
 }
 
+func (c *routerServiceClient) WatchMoves(ctx context.Context, in *WatchMovesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMovesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RouterService_ServiceDesc.Streams[2], RouterService_WatchMoves_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchMovesRequest, WatchMovesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RouterService_WatchMovesClient = grpc.ServerStreamingClient[WatchMovesResponse]
+
 func (c *routerServiceClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExplainResponse)
@@ -215,6 +240,11 @@ type RouterServiceServer interface {
 	//
 	// NOT_FOUND: the model is unknown.
 	RenewLeases(context.Context, *RenewLeasesRequest) (*RenewLeasesResponse, error)
+	// Running requests that should go on at another worker, as the policy in force chooses them after bookings and
+	// ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
+	// whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
+	// or lets it be. What a watcher does not read in time is left out.
+	WatchMoves(*WatchMovesRequest, grpc.ServerStreamingServer[WatchMovesResponse]) error
 	// Says why a request was placed as it was: what was known of it then, how every worker looked, and the
 	// rule that took this one. For live bookings and ended ones, as long as the decision is kept.
 	//
@@ -247,6 +277,9 @@ func (UnimplementedRouterServiceServer) Release(context.Context, *ReleaseRequest
 }
 func (UnimplementedRouterServiceServer) RenewLeases(context.Context, *RenewLeasesRequest) (*RenewLeasesResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method RenewLeases not implemented")
+}
+func (UnimplementedRouterServiceServer) WatchMoves(*WatchMovesRequest, grpc.ServerStreamingServer[WatchMovesResponse]) error {
+	return status.Errorf(codes.Unimplemented, "method WatchMoves not implemented")
 }
 func (UnimplementedRouterServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Explain not implemented")
@@ -358,6 +391,17 @@ func _RouterService_RenewLeases_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RouterService_WatchMoves_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchMovesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RouterServiceServer).WatchMoves(m, &grpc.GenericServerStream[WatchMovesRequest, WatchMovesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RouterService_WatchMovesServer = grpc.ServerStreamingServer[WatchMovesResponse]
+
 func _RouterService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExplainRequest)
 	if err := dec(in); err != nil {
@@ -416,6 +460,11 @@ var RouterService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _RouterService_RouteStream_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "WatchMoves",
+			Handler:       _RouterService_WatchMoves_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "eldr/v1/router.proto",

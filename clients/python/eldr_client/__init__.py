@@ -8,6 +8,7 @@ from eldr_client.errors import EldrError, RouterUnavailableError
 from eldr_client.handoff import Handoff
 from eldr_client.placement import (
     HeldPlacement,
+    Move,
     Placement,
     PlacementReason,
     ReleaseOutcome,
@@ -25,6 +26,7 @@ __all__ = [
     "Handoff",
     "HeldPlacement",
     "LoadReport",
+    "Move",
     "Placement",
     "PlacementReason",
     "ReleaseOutcome",

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -10,16 +10,21 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from eldr.v1.fleet_pb2 import WatchWorkersRequest
 from eldr.v1.fleet_pb2_grpc import FleetServiceStub
-from eldr.v1.router_pb2 import LeaseReference, RegisterSignatureResponse, RouteRequest
+from eldr.v1.router_pb2 import (
+    LeaseReference,
+    RegisterSignatureResponse,
+    RouteRequest,
+    WatchMovesRequest,
+)
 from eldr.v1.router_pb2_grpc import RouterServiceStub
 
 from eldr_client.aio_stream import SignatureStream
 from eldr_client.base import FAREWELL, LINGER, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
 from eldr_client.counts import AnyCounts
-from eldr_client.errors import EldrError
+from eldr_client.errors import EldrError, from_rpc_error
 from eldr_client.messages import ChunkFields, RouteFields, Seconds, farewell, release_request
-from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
+from eldr_client.placement import HeldPlacement, Move, Placement, ReleaseOutcome, ReleaseResult
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Placement)
@@ -168,6 +173,21 @@ class RouterClient(BaseClient):
         request = self._renew_request(model, leases)
         answer = await self._run(self._conversation.call("RenewLeases", request, timeout))
         return list(answer.unknown)
+
+    async def watch_moves(self, model: str) -> AsyncIterator[Move]:
+        """Moves of requests that were routed `movable`, as they are proposed; see `client`."""
+        self._connect()
+        while True:
+            try:
+                call = self._stub.WatchMoves(
+                    WatchMovesRequest(model=model), metadata=self._endpoint.metadata
+                )
+                async for message in call:
+                    yield Move.of(message)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise from_rpc_error(error) from error
+            await asyncio.sleep(WATCH_PAUSE)
 
     async def close(self) -> None:
         """Say what is still unsaid, unless the router is down, for a second at most; disconnect."""

@@ -4,7 +4,7 @@ import atexit
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -16,13 +16,14 @@ from eldr.v1.router_pb2 import (
     LeaseReference,
     RegisterSignatureResponse,
     RouteRequest,
+    WatchMovesRequest,
 )
 from eldr.v1.router_pb2_grpc import RouterServiceStub
 
 from eldr_client.base import FAREWELL, LINGER, WATCH_PAUSE, BaseClient, Lease
 from eldr_client.conversation import Call, Pause, Procedure
 from eldr_client.counts import AnyCounts
-from eldr_client.errors import EldrError
+from eldr_client.errors import EldrError, from_rpc_error
 from eldr_client.messages import (
     ChunkFields,
     RouteFields,
@@ -30,7 +31,7 @@ from eldr_client.messages import (
     farewell,
     release_request,
 )
-from eldr_client.placement import HeldPlacement, Placement, ReleaseOutcome, ReleaseResult
+from eldr_client.placement import HeldPlacement, Move, Placement, ReleaseOutcome, ReleaseResult
 from eldr_client.stream import SignatureStream
 
 T = TypeVar("T")
@@ -198,6 +199,24 @@ class RouterClient(BaseClient):
         """Keep bookings alive; `leases` are (request_id, attempt[, lease_id]). Returns the dead."""
         request = self._renew_request(model, leases)
         return list(self._run(self._conversation.call("RenewLeases", request, timeout)).unknown)
+
+    def watch_moves(self, model: str) -> Iterator[Move]:
+        """Moves of requests that were routed `movable`, as they are proposed.
+
+        It blocks until there is one, calls again where the call was lost, and ends when the client
+        is closed. Raises the daemon's error where it refuses.
+        """
+        stub = RouterServiceStub(self._channel)
+        while not self._closing.is_set():
+            try:
+                request = WatchMovesRequest(model=model)
+                yield from map(Move.of, stub.WatchMoves(request, metadata=self._endpoint.metadata))
+            except grpc.RpcError as error:
+                if self._closing.is_set():
+                    return
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise from_rpc_error(error) from error
+            self._closing.wait(WATCH_PAUSE)
 
     def close(self) -> None:
         """Say what is still unsaid, unless the router is down, for a second at most; disconnect."""

@@ -41,6 +41,7 @@ class RouteFields(TypedDict, total=False):
     prefix_hashes: Iterable[int]
     cached_tokens: Mapping[str, int]
     prefix_block_tokens: int
+    movable: bool
 
 
 _WAITS = ("wait_for_signature", "max_wait")  # one after the other

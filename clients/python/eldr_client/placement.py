@@ -64,6 +64,41 @@ class WorkerTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """A running request that should go on at another worker; nothing has moved yet.
+
+    Attributes
+    ----------
+    worker_id : str
+        Where it runs.
+    target : WorkerTarget
+        Where it should go on: to carry the move out, route the next attempt pinned to it.
+    gain : float
+        Seconds that it is predicted to save of all requests' time together.
+    """
+
+    model: str
+    request_id: str
+    attempt: int
+    worker_id: str
+    target: WorkerTarget
+    gain: float
+
+    @classmethod
+    def of(cls, message: router_pb2.WatchMovesResponse) -> Self:
+        """As the daemon proposed it."""
+        to = message.target
+        return cls(
+            message.model,
+            message.request_id,
+            message.attempt,
+            message.worker_id,
+            WorkerTarget(to.worker_id, to.url, to.dp_rank),
+            message.gain.ToNanoseconds() / 1e9,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerScore:
     """How one worker looked when the decision was made; None where unknown."""
 

@@ -288,6 +288,7 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         labels=own_labels,
         session=session,
         prefix_hashes=prefix_hashes,
+        movable=request.movable,
         cached_tokens=_cached_tokens(request.cached_tokens),
         prefix_block_tokens=block_tokens,
         fingerprint=zlib.crc32(repr(payload).encode()) | of_counts << 32,

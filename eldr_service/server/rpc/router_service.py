@@ -27,7 +27,8 @@ from eldr_service.server.durability import Durability
 from eldr_service.server.replicas.replica import Replica
 from eldr_service.server.rpc import reading, writing
 from eldr_service.server.rpc.caller import CALLER
-from eldr_service.server.rpc.errors import DeadlineExceededError, status_code, to_status
+from eldr_service.server.rpc.errors import DeadlineExceededError, abort, status_code, to_status
+from eldr_service.server.rpc.moves import MoveWatchers
 from eldr_service.server.rpc.places import Places
 from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
 from eldr_service.server.rpc.telemetry import Telemetry
@@ -70,6 +71,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         # A replica's placements are decided when all replicas have them.
         self._placed = nothing_to_wait_for if replica else self._written
         self._waiters = SignatureWaiters()
+        self._moves = MoveWatchers(router.propose_move)
         self._fetching: set[asyncio.Task[None]] = set()
         if replica:
             replica.on_signature = self._signature_elsewhere
@@ -155,6 +157,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             told = partial(told_of, request.output_tokens, decode_seconds, counts)
             result = await self._released_for_all(model, request, told, result, booking)
         self.telemetry.released(model, request, outcome, result, booking)
+        self._moves.changed(model)
         if written := self._written():
             await written
         return pb.ReleaseResponse(result=f"RELEASE_RESULT_{result.name}")
@@ -184,6 +187,18 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             for request_id, attempt, lease_id in some:
                 response.unknown.add(request_id=request_id, attempt=attempt, lease_id=lease_id)
         return response
+
+    async def WatchMoves(  # noqa: N802
+        self, request: pb.WatchMovesRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchMovesResponse]:
+        """Answer with every move that is proposed."""
+        try:
+            model = reading.model_name(request)
+            async for proposal in self._moves.watch(model):
+                yield writing.move(model, proposal)
+        except EldrError as error:
+            self.telemetry.refused(self, "WatchMoves", status_code(error), error)
+            await abort(context, error)
 
     @unary
     async def Explain(  # noqa: N802
@@ -297,6 +312,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         else:
             self.telemetry.placed(call, placed, seconds)
         placed.booking.waiting += 1
+        self._moves.changed(call.model)
         return placed
 
     def _give_back(self, model: str, placed: Placed) -> None:

@@ -17,6 +17,7 @@ from eldr_service.policies.registry import InstalledPolicy, parameters_of
 from eldr_service.refits.refits import RefitStatus
 from eldr_service.routing.explanations import Explanation
 from eldr_service.routing.model import Model
+from eldr_service.routing.moves import Proposal
 from eldr_service.routing.place import Placed
 from eldr_service.routing.why import WorkerScore, number_at
 
@@ -93,6 +94,21 @@ def _write_scores(message: router_pb2.Placement, scores: Iterable[WorkerScore]) 
             stale=score.stale,
             cached_tokens=score.cached_tokens,
         )
+
+
+def move(model: str, proposal: Proposal) -> router_pb2.WatchMovesResponse:
+    """A move that may be made."""
+    booking, target = proposal.booking, proposal.target
+    return router_pb2.WatchMovesResponse(
+        model=model,
+        request_id=booking.request_id,
+        attempt=booking.attempt,
+        worker_id=booking.worker_id,
+        target=router_pb2.WorkerTarget(
+            worker_id=target.worker_id, url=target.url, dp_rank=target.dp_rank
+        ),
+        gain=duration(proposal.gain_seconds),
+    )
 
 
 def explanation(model: str, found: Explanation, now: float) -> router_pb2.ExplainResponse:

@@ -153,7 +153,7 @@ class StreamSignaturesResponse(_message.Message):
     def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., acknowledgement: _Optional[_Union[RegisterSignatureResponse, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
-    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes", "cached_tokens", "prefix_block_tokens")
+    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes", "movable", "cached_tokens", "prefix_block_tokens")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +196,7 @@ class RouteRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HASHES_FIELD_NUMBER: _ClassVar[int]
+    MOVABLE_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
@@ -219,9 +220,10 @@ class RouteRequest(_message.Message):
     priority: int
     session: str
     prefix_hashes: _containers.RepeatedScalarFieldContainer[int]
+    movable: bool
     cached_tokens: _containers.ScalarMap[str, int]
     prefix_block_tokens: int
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[_Mapping[str, int]] = ..., prefix_block_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., movable: bool = ..., cached_tokens: _Optional[_Mapping[str, int]] = ..., prefix_block_tokens: _Optional[int] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("placement",)
@@ -230,7 +232,7 @@ class RouteResponse(_message.Message):
     def __init__(self, placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class RouteStreamRequest(_message.Message):
-    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes", "cached_tokens", "prefix_block_tokens")
+    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes", "movable", "cached_tokens", "prefix_block_tokens")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -273,6 +275,7 @@ class RouteStreamRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PREFIX_HASHES_FIELD_NUMBER: _ClassVar[int]
+    MOVABLE_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
@@ -296,9 +299,10 @@ class RouteStreamRequest(_message.Message):
     priority: int
     session: str
     prefix_hashes: _containers.RepeatedScalarFieldContainer[int]
+    movable: bool
     cached_tokens: _containers.ScalarMap[str, int]
     prefix_block_tokens: int
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., cached_tokens: _Optional[_Mapping[str, int]] = ..., prefix_block_tokens: _Optional[int] = ...) -> None: ...
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., movable: bool = ..., cached_tokens: _Optional[_Mapping[str, int]] = ..., prefix_block_tokens: _Optional[int] = ...) -> None: ...
 
 class RouteStreamResponse(_message.Message):
     __slots__ = ("model", "request_id", "attempt", "placement", "status")
@@ -441,6 +445,28 @@ class RenewLeasesResponse(_message.Message):
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     unknown: _containers.RepeatedCompositeFieldContainer[LeaseReference]
     def __init__(self, unknown: _Optional[_Iterable[_Union[LeaseReference, _Mapping]]] = ...) -> None: ...
+
+class WatchMovesRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class WatchMovesResponse(_message.Message):
+    __slots__ = ("model", "request_id", "attempt", "worker_id", "target", "gain")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    GAIN_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    request_id: str
+    attempt: int
+    worker_id: str
+    target: WorkerTarget
+    gain: _duration_pb2.Duration
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., worker_id: _Optional[str] = ..., target: _Optional[_Union[WorkerTarget, _Mapping]] = ..., gain: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("model", "request_id", "attempt")

@@ -74,6 +74,11 @@ class RouterServiceStub(object):
                 request_serializer=eldr_dot_v1_dot_router__pb2.RenewLeasesRequest.SerializeToString,
                 response_deserializer=eldr_dot_v1_dot_router__pb2.RenewLeasesResponse.FromString,
                 _registered_method=True)
+        self.WatchMoves = channel.unary_stream(
+                '/eldr.v1.RouterService/WatchMoves',
+                request_serializer=eldr_dot_v1_dot_router__pb2.WatchMovesRequest.SerializeToString,
+                response_deserializer=eldr_dot_v1_dot_router__pb2.WatchMovesResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/eldr.v1.RouterService/Explain',
                 request_serializer=eldr_dot_v1_dot_router__pb2.ExplainRequest.SerializeToString,
@@ -157,6 +162,16 @@ class RouterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchMoves(self, request, context):
+        """Running requests that should go on at another worker, as the policy in force chooses them after bookings and
+        ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
+        whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
+        or lets it be. What a watcher does not read in time is left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """Says why a request was placed as it was: what was known of it then, how every worker looked, and the
         rule that took this one. For live bookings and ended ones, as long as the decision is kept.
@@ -199,6 +214,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.RenewLeases,
                     request_deserializer=eldr_dot_v1_dot_router__pb2.RenewLeasesRequest.FromString,
                     response_serializer=eldr_dot_v1_dot_router__pb2.RenewLeasesResponse.SerializeToString,
+            ),
+            'WatchMoves': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchMoves,
+                    request_deserializer=eldr_dot_v1_dot_router__pb2.WatchMovesRequest.FromString,
+                    response_serializer=eldr_dot_v1_dot_router__pb2.WatchMovesResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -378,6 +398,33 @@ class RouterService(object):
             '/eldr.v1.RouterService/RenewLeases',
             eldr_dot_v1_dot_router__pb2.RenewLeasesRequest.SerializeToString,
             eldr_dot_v1_dot_router__pb2.RenewLeasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchMoves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/eldr.v1.RouterService/WatchMoves',
+            eldr_dot_v1_dot_router__pb2.WatchMovesRequest.SerializeToString,
+            eldr_dot_v1_dot_router__pb2.WatchMovesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -998,6 +998,9 @@ pub struct RouteRequest {
     /// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
     #[prost(fixed64, repeated, tag = "21")]
     pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
+    /// The request may go on at another worker while it runs, as WatchMoves proposes.
+    #[prost(bool, tag = "22")]
+    pub movable: bool,
     /// By worker id: how many of the prompt's tokens it holds in its KV cache, for callers that know. Where any are
     /// given, workers that are not among them hold none, and prefix_hashes are not looked up. Of at most 4,096 workers;
     /// those that the model does not have are ignored. A repeat may say otherwise.
@@ -1086,6 +1089,9 @@ pub struct RouteStreamRequest {
     /// As RouteRequest.prefix_hashes.
     #[prost(fixed64, repeated, tag = "21")]
     pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
+    /// As RouteRequest.movable.
+    #[prost(bool, tag = "22")]
+    pub movable: bool,
     /// As RouteRequest.cached_tokens.
     #[prost(map = "string, uint32", tag = "23")]
     pub cached_tokens: ::std::collections::HashMap<::prost::alloc::string::String, u32>,
@@ -1299,6 +1305,35 @@ pub struct RenewLeasesResponse {
     /// Those of the request that are not alive here; all others are renewed.
     #[prost(message, repeated, tag = "1")]
     pub unknown: ::prost::alloc::vec::Vec<LeaseReference>,
+}
+/// Which model's moves to watch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchMovesRequest {
+    /// The model.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+}
+/// A running request that should go on at another worker. Every watcher of the model is told.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchMovesResponse {
+    /// The model.
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    /// The request.
+    #[prost(string, tag = "2")]
+    pub request_id: ::prost::alloc::string::String,
+    /// The attempt that runs.
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// Where it runs.
+    #[prost(string, tag = "4")]
+    pub worker_id: ::prost::alloc::string::String,
+    /// Where it should go on.
+    #[prost(message, optional, tag = "5")]
+    pub target: ::core::option::Option<WorkerTarget>,
+    /// What that is predicted to save of all requests' time together, less what the move costs.
+    #[prost(message, optional, tag = "6")]
+    pub gain: ::core::option::Option<::prost_types::Duration>,
 }
 /// Which decision is to be explained.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1835,6 +1870,34 @@ pub mod router_service_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("eldr.v1.RouterService", "RenewLeases"));
             self.inner.unary(req, path, codec).await
+        }
+        /// Running requests that should go on at another worker, as the policy in force chooses them after bookings and
+        /// ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
+        /// whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
+        /// or lets it be. What a watcher does not read in time is left out.
+        pub async fn watch_moves(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchMovesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchMovesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/eldr.v1.RouterService/WatchMoves",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("eldr.v1.RouterService", "WatchMoves"));
+            self.inner.server_streaming(req, path, codec).await
         }
         /// Says why a request was placed as it was: what was known of it then, how every worker looked, and the
         /// rule that took this one. For live bookings and ended ones, as long as the decision is kept.

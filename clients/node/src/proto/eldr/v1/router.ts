@@ -12,8 +12,10 @@ import {
   Client,
   type ClientDuplexStream,
   type ClientOptions,
+  type ClientReadableStream,
   type ClientUnaryCall,
   type handleBidiStreamingCall,
+  type handleServerStreamingCall,
   type handleUnaryCall,
   makeGenericClientConstructor,
   type Metadata,
@@ -532,6 +534,8 @@ export interface RouteRequest {
    * size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
    */
   prefixHashes: bigint[];
+  /** The request may go on at another worker while it runs, as WatchMoves proposes. */
+  movable: boolean;
   /**
    * By worker id: how many of the prompt's tokens it holds in its KV cache, for callers that know. Where any are
    * given, workers that are not among them hold none, and prefix_hashes are not looked up. Of at most 4,096 workers;
@@ -615,6 +619,8 @@ export interface RouteStreamRequest {
   session: string;
   /** As RouteRequest.prefix_hashes. */
   prefixHashes: bigint[];
+  /** As RouteRequest.movable. */
+  movable: boolean;
   /** As RouteRequest.cached_tokens. */
   cachedTokens: { [key: string]: number };
   /** As RouteRequest.prefix_block_tokens. */
@@ -803,6 +809,30 @@ export interface RenewLeasesRequest {
 export interface RenewLeasesResponse {
   /** Those of the request that are not alive here; all others are renewed. */
   unknown: LeaseReference[];
+}
+
+/** Which model's moves to watch. */
+export interface WatchMovesRequest {
+  /** The model. */
+  model: string;
+}
+
+/** A running request that should go on at another worker. Every watcher of the model is told. */
+export interface WatchMovesResponse {
+  /** The model. */
+  model: string;
+  /** The request. */
+  requestId: string;
+  /** The attempt that runs. */
+  attempt: number;
+  /** Where it runs. */
+  workerId: string;
+  /** Where it should go on. */
+  target:
+    | WorkerTarget
+    | undefined;
+  /** What that is predicted to save of all requests' time together, less what the move costs. */
+  gain: Duration | undefined;
 }
 
 /** Which decision is to be explained. */
@@ -1438,6 +1468,7 @@ function createBaseRouteRequest(): RouteRequest {
     priority: 0,
     session: "",
     prefixHashes: [],
+    movable: false,
     cachedTokens: {},
     prefixBlockTokens: 0,
   };
@@ -1514,6 +1545,9 @@ export const RouteRequest: MessageFns<RouteRequest> = {
         writer.fixed64(v);
       }
       writer.join();
+    }
+    if (message.movable !== false) {
+      writer.uint32(176).bool(message.movable);
     }
     globalThis.Object.entries(message.cachedTokens).forEach(([key, value]: [string, number]) => {
       RouteRequest_CachedTokensEntry.encode({ key: key as any, value }, writer.uint32(186).fork()).join();
@@ -1721,6 +1755,14 @@ export const RouteRequest: MessageFns<RouteRequest> = {
 
             break;
           }
+          case 22: {
+            if (tag !== 176) {
+              break;
+            }
+
+            message.movable = reader.bool();
+            continue;
+          }
           case 23: {
             if (tag !== 186) {
               break;
@@ -1802,6 +1844,7 @@ export const RouteRequest: MessageFns<RouteRequest> = {
     message.priority = object.priority ?? 0;
     message.session = object.session ?? "";
     message.prefixHashes = object.prefixHashes?.map((e) => BigInt(e)) || [];
+    message.movable = object.movable ?? false;
     message.cachedTokens = (globalThis.Object.entries(object.cachedTokens ?? {}) as [string, number][]).reduce(
       (acc: { [key: string]: number }, [key, value]: [string, number]) => {
         if (value !== undefined) {
@@ -2097,6 +2140,7 @@ function createBaseRouteStreamRequest(): RouteStreamRequest {
     priority: 0,
     session: "",
     prefixHashes: [],
+    movable: false,
     cachedTokens: {},
     prefixBlockTokens: 0,
   };
@@ -2173,6 +2217,9 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
         writer.fixed64(v);
       }
       writer.join();
+    }
+    if (message.movable !== false) {
+      writer.uint32(176).bool(message.movable);
     }
     globalThis.Object.entries(message.cachedTokens).forEach(([key, value]: [string, number]) => {
       RouteStreamRequest_CachedTokensEntry.encode({ key: key as any, value }, writer.uint32(186).fork()).join();
@@ -2380,6 +2427,14 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
 
             break;
           }
+          case 22: {
+            if (tag !== 176) {
+              break;
+            }
+
+            message.movable = reader.bool();
+            continue;
+          }
           case 23: {
             if (tag !== 186) {
               break;
@@ -2461,6 +2516,7 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
     message.priority = object.priority ?? 0;
     message.session = object.session ?? "";
     message.prefixHashes = object.prefixHashes?.map((e) => BigInt(e)) || [];
+    message.movable = object.movable ?? false;
     message.cachedTokens = (globalThis.Object.entries(object.cachedTokens ?? {}) as [string, number][]).reduce(
       (acc: { [key: string]: number }, [key, value]: [string, number]) => {
         if (value !== undefined) {
@@ -3767,6 +3823,178 @@ export const RenewLeasesResponse: MessageFns<RenewLeasesResponse> = {
   },
 };
 
+function createBaseWatchMovesRequest(): WatchMovesRequest {
+  return { model: "" };
+}
+
+export const WatchMovesRequest: MessageFns<WatchMovesRequest> = {
+  encode(message: WatchMovesRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.model !== "") {
+      writer.uint32(10).string(message.model);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchMovesRequest {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchMovesRequest();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.model = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WatchMovesRequest>): WatchMovesRequest {
+    return WatchMovesRequest.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WatchMovesRequest>): WatchMovesRequest {
+    const message = createBaseWatchMovesRequest();
+    message.model = object.model ?? "";
+    return message;
+  },
+};
+
+function createBaseWatchMovesResponse(): WatchMovesResponse {
+  return { model: "", requestId: "", attempt: 0, workerId: "", target: undefined, gain: undefined };
+}
+
+export const WatchMovesResponse: MessageFns<WatchMovesResponse> = {
+  encode(message: WatchMovesResponse, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.model !== "") {
+      writer.uint32(10).string(message.model);
+    }
+    if (message.requestId !== "") {
+      writer.uint32(18).string(message.requestId);
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(24).uint32(message.attempt);
+    }
+    if (message.workerId !== "") {
+      writer.uint32(34).string(message.workerId);
+    }
+    if (message.target !== undefined) {
+      WorkerTarget.encode(message.target, writer.uint32(42).fork()).join();
+    }
+    if (message.gain !== undefined) {
+      Duration.encode(message.gain, writer.uint32(50).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): WatchMovesResponse {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseWatchMovesResponse();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.model = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.requestId = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.attempt = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.workerId = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.target = WorkerTarget.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.gain = Duration.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<WatchMovesResponse>): WatchMovesResponse {
+    return WatchMovesResponse.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<WatchMovesResponse>): WatchMovesResponse {
+    const message = createBaseWatchMovesResponse();
+    message.model = object.model ?? "";
+    message.requestId = object.requestId ?? "";
+    message.attempt = object.attempt ?? 0;
+    message.workerId = object.workerId ?? "";
+    message.target = (object.target !== undefined && object.target !== null)
+      ? WorkerTarget.fromPartial(object.target)
+      : undefined;
+    message.gain = (object.gain !== undefined && object.gain !== null) ? Duration.fromPartial(object.gain) : undefined;
+    return message;
+  },
+};
+
 function createBaseExplainRequest(): ExplainRequest {
   return { model: "", requestId: "", attempt: undefined };
 }
@@ -4238,6 +4466,21 @@ export const RouterServiceService = {
     responseDeserialize: (value: Buffer): RenewLeasesResponse => RenewLeasesResponse.decode(value),
   },
   /**
+   * Running requests that should go on at another worker, as the policy in force chooses them after bookings and
+   * ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
+   * whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
+   * or lets it be. What a watcher does not read in time is left out.
+   */
+  watchMoves: {
+    path: "/eldr.v1.RouterService/WatchMoves" as const,
+    requestStream: false as const,
+    responseStream: true as const,
+    requestSerialize: (value: WatchMovesRequest): Buffer => Buffer.from(WatchMovesRequest.encode(value).finish()),
+    requestDeserialize: (value: Buffer): WatchMovesRequest => WatchMovesRequest.decode(value),
+    responseSerialize: (value: WatchMovesResponse): Buffer => Buffer.from(WatchMovesResponse.encode(value).finish()),
+    responseDeserialize: (value: Buffer): WatchMovesResponse => WatchMovesResponse.decode(value),
+  },
+  /**
    * Says why a request was placed as it was: what was known of it then, how every worker looked, and the
    * rule that took this one. For live bookings and ended ones, as long as the decision is kept.
    *
@@ -4300,6 +4543,13 @@ export interface RouterServiceServer extends UntypedServiceImplementation {
    * NOT_FOUND: the model is unknown.
    */
   renewLeases: handleUnaryCall<RenewLeasesRequest, RenewLeasesResponse>;
+  /**
+   * Running requests that should go on at another worker, as the policy in force chooses them after bookings and
+   * ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
+   * whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
+   * or lets it be. What a watcher does not read in time is left out.
+   */
+  watchMoves: handleServerStreamingCall<WatchMovesRequest, WatchMovesResponse>;
   /**
    * Says why a request was placed as it was: what was known of it then, how every worker looked, and the
    * rule that took this one. For live bookings and ended ones, as long as the decision is kept.
@@ -4423,6 +4673,18 @@ export interface RouterServiceClient extends Client {
     options: Partial<CallOptions>,
     callback: (error: ServiceError | null, response: RenewLeasesResponse) => void,
   ): ClientUnaryCall;
+  /**
+   * Running requests that should go on at another worker, as the policy in force chooses them after bookings and
+   * ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
+   * whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
+   * or lets it be. What a watcher does not read in time is left out.
+   */
+  watchMoves(request: WatchMovesRequest, options?: Partial<CallOptions>): ClientReadableStream<WatchMovesResponse>;
+  watchMoves(
+    request: WatchMovesRequest,
+    metadata?: Metadata,
+    options?: Partial<CallOptions>,
+  ): ClientReadableStream<WatchMovesResponse>;
   /**
    * Says why a request was placed as it was: what was known of it then, how every worker looked, and the
    * rule that took this one. For live bookings and ended ones, as long as the decision is kept.
