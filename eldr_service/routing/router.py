@@ -285,8 +285,8 @@ class Router:
     def _check_pinned(self, model: Model, call: RouteCall, lower: Booking, now: float) -> None:
         """Where the pinned worker cannot take it, the attempt that runs goes on."""
         if call.pinned_worker not in ("", lower.worker_id):
-            fleet = model.snapshot(now)
-            apply_filters(call, fleet, model.fleet.groups, model.group_of(call.prefill_worker), "")
+            fleet, group = model.snapshot(now), model.group_of(call.prefill_worker)
+            apply_filters(call, fleet, model.fleet.groups, group, "", self.limits.other_groups)
 
     def propose_move(self, model: str, now: float) -> Proposal | None:
         """A move of a running request that the policy would make now; changes nothing.

@@ -87,10 +87,11 @@ class RequestRules(Contract):
         ):
             return self.refused(call, FailedPreconditionError)
         earlier = (booking.call.attempt, booking.worker) if booking else past.last_worker
-        if booking:
-            self.end(call.request_id, "final")
         allowed = self.allowed(call)
-        eligible = {name for name in allowed if not self.full(name)}
+        moves = booking and call.pinned_worker not in ("", booking.worker)
+        if booking and not (moves and not self.eligible(allowed)):
+            self.end(call.request_id, "final")
+        eligible = self.eligible(allowed)
         if not eligible:
             return self.refused(call, ResourceExhaustedError if allowed else UnavailableError)
         placed = self.router.route(call, self.now)
@@ -111,6 +112,9 @@ class RequestRules(Contract):
             answer=answer_of(placed),
         )
         return None
+
+    def eligible(self, names):
+        return {name for name in names if not self.full(name)}
 
     def preferred(self, names):
         """Those to be avoided least; when that is so, the tests of standing say."""
@@ -155,7 +159,7 @@ class RequestRules(Contract):
         self.settled = True
         self.expire()
         allowed = self.allowed(call)
-        eligible = {name for name in allowed if not self.full(name)}
+        eligible = self.eligible(allowed)
         if not eligible:
             self.refused(call, ResourceExhaustedError if allowed else UnavailableError)
         else:
