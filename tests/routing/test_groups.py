@@ -65,3 +65,14 @@ def test_what_a_prefill_worker_has_prefilled_keeps_its_group_when_it_leaves():
     daemon = daemon_of()
     daemon.workers.remove(MODEL, "p-a", 0, daemon.now)
     assert sorted(placed(daemon, *"1234")) == ["d-a0", "d-a0", "d-a1", "d-a1"]
+
+
+def test_an_attempt_pinned_to_another_group_goes_by_the_same_rule():
+    moved = {"prefill_worker": "p-a", "pinned_worker": "d-b0", "attempt": 1}
+    preferring, strict = daemon_of(other_groups=True), daemon_of()
+    for daemon in (preferring, strict):
+        daemon.route("1", prefill_worker="p-a")
+    assert preferring.route("1", **moved).worker_id == "d-b0"
+    with pytest.raises(UnavailableError):
+        strict.route("1", **moved)
+    assert strict.model.bookings.live("1").attempt == 0
