@@ -84,7 +84,7 @@ class MarginalCostParameters(SignatureParameters):
     """What `marginal-cost` can be told."""
 
     tail: float = Field(
-        default=0.1,
+        default=0.05,
         ge=0,
         le=10,
         description="how much longer than the fleet's mean the chosen worker's decode step may be,"

@@ -24,7 +24,7 @@ OWN = {
         "min_coverage": "0.5",
         "move_seconds": "0.005",
         "moves": "false",
-        "tail": "0.1",
+        "tail": "0.05",
         "token_transfer_us": "2.0",
     },
     "domain-oracle": {"load": "sequences"},
