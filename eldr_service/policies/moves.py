@@ -3,14 +3,15 @@
 Of each candidate with l tokens yet to generate (`remaining`), at worker a with n_a sequences, and
 each eligible worker b, with steps as `marginal_cost` predicts them, ' after the move:
 
-    saved  = l x (step_a x n_a + step_b x n_b - step_a' x (n_a - 1) - step_b' x (n_b + 1)
+    saved  = l x (1/2 x (step_a x n_a + step_b x n_b - step_a' x (n_a - 1) - step_b' x (n_b + 1))
                   + later_a - later_b)
     later  = speed x expert x D x mean n       what those to come will pay, as for a placement
     choice = the most saved among the moves with step_b' at most (1 + tail) x the mean step,
              if it is at least `MARGIN` times what a move costs
 
-D is what the request adds beside a batch like the worker's others, but of the mean size. Nothing
-is proposed until steps are learned in seconds, and until a request has ended that said how many
+Half, as those that run beside it now end, and others come, while it lives: else requests move for
+neighbours that are soon gone. D is what the request adds beside a batch like the worker's others,
+but of the mean size. Nothing is proposed until steps are learned in seconds, and until a request has ended that said how many
 tokens it generated. Requests of several sequences stay.
 """
 

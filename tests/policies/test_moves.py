@@ -68,6 +68,7 @@ def plain(policy, bookings, fleet):
                 continue
             saved = now[a] * n[a] + now[b] * n[b] - joined * (n[b] + 1)
             saved -= step(a, np.exp(-sums[a] + term), n[a] - 1) * (n[a] - 1)
+            saved *= 0.5
             saved += later(a, sums[a] - term, requests[a] - 1)
             at_mean = known.batches._unused_at_mean[fleet.rows[b]] / 127
             saved -= speed[b] * cost.expert * mean * (at_mean @ uses) / LAYERS

@@ -9,6 +9,8 @@ from eldr_service.kernels.integer_products import STEPS, product
 from eldr_service.kernels.policies.batches import LAST, UNUSED, WHOLE
 from eldr_service.kernels.policies.packed_use import LOGARITHM, terms_of, unpack_ranges
 
+STAYING = 0.5
+"""Of what a move saves beside the sequences of now: others take their places while it lives."""
 _VECTOR = readonly(float64, 1)
 _BEST = types.Tuple((int64, int64, float64))(
     *(readonly(uint8, 2), readonly(int64, 1), _VECTOR),
@@ -115,7 +117,7 @@ def best_move(
         without = speed[a] * (
             fixed + expert * (active[a] - added / layers) + sequence * (sequences[a] - 1)
         )
-        saved_here = step[a] * sequences[a] - without * (sequences[a] - 1)
+        saved_here = STAYING * (step[a] * sequences[a] - without * (sequences[a] - 1))
         saved_here += later * speed[a] * expert * added_at_mean / layers
         for w in range(n):
             if w == a or not eligible[w]:
@@ -127,7 +129,7 @@ def best_move(
             if joined > longest:
                 continue
             grown_at_mean = product(unused_at_mean[rows[w]], used) / (WHOLE * STEPS * layers)
-            cost = joined * (sequences[w] + 1) - step[w] * sequences[w]
+            cost = STAYING * (joined * (sequences[w] + 1) - step[w] * sequences[w])
             cost += later * speed[w] * expert * grown_at_mean
             saved = left[i] * (saved_here - cost)
             if saved > most:
