@@ -11,8 +11,8 @@ each eligible worker b, with steps as `marginal_cost` predicts them, ' after the
 
 Half, as those that run beside it now end, and others come, while it lives: else requests move for
 neighbours that are soon gone. D is what the request adds beside a batch like the worker's others,
-but of the mean size. Nothing is proposed until steps are learned in seconds, and until a request has ended that said how many
-tokens it generated. Requests of several sequences stay.
+but of the mean size. Nothing is proposed until steps are learned in seconds, and until a request
+has ended that said how many tokens it generated. Requests of several sequences stay.
 """
 
 from collections.abc import Sequence
