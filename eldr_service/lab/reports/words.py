@@ -1,6 +1,7 @@
-"""How numbers are written: the same on the page, in the PDF and in the verdict."""
+"""How numbers are written: the same in tables, pictures and the verdict."""
 
 import math
+from collections.abc import Iterable
 
 from eldr_service.lab.simulation.comparison import Change, Margin
 
@@ -26,19 +27,23 @@ def percent(value: float, signed: bool = True) -> str:
     return f"{value:{'+' if signed else ''}.1%}".replace("-", MINUS)
 
 
-def change(found: Change | Margin | None, between: str = " ") -> str:
-    """A change, and its interval in brackets where there is one."""
+def change(found: Change | Margin | None) -> str:
+    """A change, with half of its 95% interval where there is one, which lies evenly around it."""
     if found is None:
         return "–"
-    within = f"{between}({span(found.interval)})" if found.interval else ""
-    return percent(found.relative) + within
-
-
-def span(ends: tuple[float, float]) -> str:
-    """An interval of relative changes."""
-    return f"{percent(ends[0])} to {percent(ends[1])}"
+    if not found.interval:
+        return percent(found.relative)
+    low, high = found.interval
+    return f"{percent(found.relative)} ± {percent((high - low) / 2, signed=False)}"
 
 
 def plain(value: float) -> str:
     """As short as it can be written."""
-    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    written = f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return written.replace("-", MINUS)
+
+
+def listed(words: Iterable[str]) -> str:
+    """With commas, the last with "and"."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
