@@ -171,13 +171,13 @@ def _gain_tile(findings: Findings, found: Verdict) -> Tile:
     label = "Mean TPOT"
     if mean.policy != found.policy:
         label = f"Mean TPOT of {findings.names[mean.policy]}, the nearest"
-    others = (findings.changes[mean.policy, figure] for figure in (P50, P99))
+    others = (f"{NAMES[f]} {change(findings.changes[mean.policy, f])}" for f in (P50, P99))
     return Tile(
         label,
         change(mean),
         (
             f"against {findings.names[mean.best_load_only]}; ± is the 95% interval",
-            *(f"{NAMES[c.figure]} {change(c)} against {c.best_load_only}" for c in others),
+            f"{', '.join(others)}, each against the best by it",
         ),
     )
 

@@ -18,8 +18,8 @@ from eldr_service.lab.reports.svg import (
 )
 from eldr_service.lab.reports.words import plain
 
-HEIGHT = 236.0
-TOP, BOTTOM, LEFT = 30.0, 192.0, 46.0
+HEIGHT = 206.0
+TOP, BOTTOM, LEFT = 28.0, 162.0, 46.0
 MOST_LETTERS = 21  # of a name
 
 

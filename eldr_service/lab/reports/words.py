@@ -23,8 +23,9 @@ def milliseconds(value: float | None) -> str:
 
 
 def percent(value: float, signed: bool = True) -> str:
-    """With one decimal."""
-    return f"{value:{'+' if signed else ''}.1%}".replace("-", MINUS)
+    """With one decimal, and no sign of what is rounded to nothing."""
+    written = f"{value:{'+' if signed else ''}.1%}"
+    return written.lstrip("+-") if float(written[:-1]) == 0 else written.replace("-", MINUS)
 
 
 def change(found: Change | Margin | None) -> str:
