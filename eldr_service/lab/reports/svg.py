@@ -8,7 +8,7 @@ TEXT = 11.5  # so that no text is below 9 px there
 LETTER = 6.3  # about as wide as a letter is
 
 
-def element(name: str, inside: str = "", **attributes: float | str) -> str:
+def element(name: str, inside: str = "", /, **attributes: float | str) -> str:
     """An element; `inside` is markup, `class_` the class, another `_` in a name stands for `-`.
 
     Numbers are rounded, and what is empty is left out.
@@ -26,8 +26,7 @@ def text(
 ) -> str:
     """One line, whose middle is at height y."""
     kind = " ".join([*["quiet"] * quiet, *["bold"] * bold])
-    attributes = {"x": x, "y": y + 0.35 * TEXT, "text_anchor": anchor, "class_": kind}
-    return element("text", escape(words), **attributes)
+    return element("text", escape(words), x=x, y=y + 0.35 * TEXT, text_anchor=anchor, class_=kind)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str, style: str = "") -> str:
