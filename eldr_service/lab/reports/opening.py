@@ -90,7 +90,7 @@ def _advice(findings: Findings, found: Verdict) -> str:
             )
         case Advice.UNDECIDED:
             looks = f"{policy} looks best" if found.favours else "no policy gains"
-            return f"Undecided, for want of {listed(found.lacking)}. So far {looks}: {rests}."
+            return f"Undecided ({'; '.join(found.lacking)}). So far {looks}: {rests}."
         case _ if found.rests_on is None:
             return f"Stay with {policy}: no policy that sees more than load was given."
         case _:

@@ -140,14 +140,14 @@ def _lacking(
     """What it takes to decide; `hopeful` are policies that do not gain, as far as was told."""
     lacking = []
     if seeds < SEEDS:
-        lacking.append(f"{seeds} seed{'s' * (seeds > 1)} of the {SEEDS} that it takes")
+        lacking.append(f"{seeds} seed{'s' * (seeds > 1)}, where it takes {SEEDS}")
     if requests < REQUESTS:
-        lacking.append(f"{requests} requests per seed of the {REQUESTS} that it takes")
+        lacking.append(f"{requests} requests per seed, where it takes {REQUESTS}")
     for policy in hopeful:
         mean, tail = (findings.changes[policy, figure] for figure in (MEAN, P99))
         low, high = mean.interval or (mean.relative, mean.relative)
         if low < -WORTHWHILE and high >= 0 and not higher(tail):
-            lacking.append(f"an interval of {findings.names[policy]} that is narrow enough")
+            lacking.append(f"the interval of {findings.names[policy]} is too wide")
     return tuple(lacking)
 
 
