@@ -7,7 +7,7 @@ from eldr_service.lab.reports.findings import TPOT, Findings
 from eldr_service.lab.reports.load import TELLING
 from eldr_service.lab.reports.setting import in_full
 from eldr_service.lab.reports.verdict import P99, REQUESTS, SEEDS, Advice, Verdict, lower
-from eldr_service.lab.reports.words import change, listed, milliseconds, number, plain
+from eldr_service.lab.reports.words import PLUS_MINUS, change, listed, milliseconds, number, plain
 from eldr_service.lab.reports.worth import Worth
 from eldr_service.lab.simulation.cost import built_in_costs
 
@@ -187,7 +187,9 @@ def _worth_tile(found: Verdict, value: Worth | None) -> Tile:
     if not (value and needed and needed.saved is not None and value.reference):
         return Tile("Worth in workers", "–", ("nothing to compare with, or not simulated",))
     half = (
-        f" ± {number((needed.interval[1] - needed.interval[0]) / 2, 1)}" if needed.interval else ""
+        f" {PLUS_MINUS}{number((needed.interval[1] - needed.interval[0]) / 2, 1)}"
+        if needed.interval
+        else ""
     )
     bound = "≥ " if needed.at_most else ""
     rival = number(value.needed[value.reference].exact, 1)

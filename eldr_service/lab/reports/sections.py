@@ -12,7 +12,7 @@ from eldr_service.lab.reports.plot import Line, Plot
 from eldr_service.lab.reports.section import Panel, Section, Table
 from eldr_service.lab.reports.sensitivity import described, sensitivities
 from eldr_service.lab.reports.verdict import Verdict
-from eldr_service.lab.reports.words import change, milliseconds, number, percent, plain
+from eldr_service.lab.reports.words import PLUS_MINUS, change, milliseconds, number, percent, plain
 from eldr_service.lab.reports.worth import Worth
 
 P50, P99, MEAN = TPOT
@@ -252,7 +252,7 @@ def _worth(findings: Findings, swept: Swept, worth: Worth) -> Section:
         fewest = "none tried" if needed.fewest is None else str(needed.fewest)
         saved = number(needed.saved, 1)
         if needed.interval:
-            saved += f" ± {number((needed.interval[1] - needed.interval[0]) / 2, 1)}"
+            saved += f" {PLUS_MINUS}{number((needed.interval[1] - needed.interval[0]) / 2, 1)}"
         bound = "≤ " if needed.at_most else ""
         rows.append(
             (findings.names[policy], bound + fewest, bound + number(needed.exact, 1), saved)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from eldr_service.lab.simulation.comparison import Change, Margin
 
 MINUS = "\N{MINUS SIGN}"
+PLUS_MINUS = "±\N{NO-BREAK SPACE}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -35,7 +36,7 @@ def change(found: Change | Margin | None) -> str:
     if not found.interval:
         return percent(found.relative)
     low, high = found.interval
-    return f"{percent(found.relative)} ± {percent((high - low) / 2, signed=False)}"
+    return f"{percent(found.relative)} {PLUS_MINUS}{percent((high - low) / 2, signed=False)}"
 
 
 def plain(value: float) -> str:
