@@ -114,7 +114,7 @@ class Plot:
         if self.across is not None:
             height, words = self.across
             yield line(LEFT, y.at(height), right, y.at(height), "across")
-            yield text(words, LEFT + 4, y.at(height) - 8)
+            yield text(words, LEFT + 4, y.at(height) + 9)
         for each in self.lines:
             yield from _drawn(each, at, y)
         yield from _names(self.lines, at, y, right)

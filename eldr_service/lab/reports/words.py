@@ -13,7 +13,7 @@ def number(value: float | None, digits: int = 2) -> str:
     """With so many decimals; a dash of nothing."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:,.{digits}f}".replace("-", MINUS)
+    return _proper(f"{value:,.{digits}f}")
 
 
 def milliseconds(value: float | None) -> str:
@@ -24,9 +24,8 @@ def milliseconds(value: float | None) -> str:
 
 
 def percent(value: float, signed: bool = True) -> str:
-    """With one decimal, and no sign of what is rounded to nothing."""
-    written = f"{value:{'+' if signed else ''}.1%}"
-    return written.lstrip("+-") if float(written[:-1]) == 0 else written.replace("-", MINUS)
+    """With one decimal."""
+    return _proper(f"{value:{'+' if signed else ''}.1%}")
 
 
 def change(found: Change | Margin | None) -> str:
@@ -36,16 +35,22 @@ def change(found: Change | Margin | None) -> str:
     if not found.interval:
         return percent(found.relative)
     low, high = found.interval
-    return f"{percent(found.relative)} {PLUS_MINUS}{percent((high - low) / 2, signed=False)}"
+    return f"{percent(found.relative)} {PLUS_MINUS}{number(50 * (high - low), 1)}"
 
 
 def plain(value: float) -> str:
     """As short as it can be written."""
     written = f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return written.replace("-", MINUS)
+    return _proper(written)
 
 
 def listed(words: Iterable[str]) -> str:
     """With commas, the last with "and"."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def _proper(written: str) -> str:
+    """With a minus sign for a hyphen, and no sign where nothing is left after rounding."""
+    unsigned = written.lstrip("+-")
+    return written.replace("-", MINUS) if unsigned.strip("0.,%") else unsigned
