@@ -139,6 +139,7 @@ def _document(
         "seeds": list(base.seeds),
         "advice": first.advice,
         "decide": first.decide,
+        "caveats": dict(first.caveats),
         "verdict": asdict(found) | {"gains": found.gains},
         "policies": {
             policy: {figure: _known(findings.mean(policy, figure)) for figure in FIGURES}
