@@ -16,7 +16,7 @@ from eldr_service.lab.reports.paper import browser as installed
 pytestmark = pytest.mark.skipif(installed() is None, reason="needs Chromium: apt install chromium")
 A4 = 688  # px between the margins
 LOAD = ("--workers=4", "--rate=4000", "--duration=0.02", "--seeds=2", "--seed=7", "--drive-all")
-OPTION = re.compile(r"(?<!\w)-[\d.]")
+HYPHEN = re.compile(r"(?<!\w)-[\d.]")
 WHAT_IS_DRAWN = """() => [...document.querySelectorAll("svg")].map(svg => {
     const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
     const sizes = [...svg.querySelectorAll("text")].map(one => getComputedStyle(one).fontSize);
@@ -166,7 +166,7 @@ def test_date_version_and_minus_signs(page):
     page.evaluate("document.querySelectorAll('code').forEach(one => one.remove())")
     text = page.locator("main").inner_text() + " ".join(page.locator("svg").all_text_contents())
     assert "−" in text
-    assert OPTION.findall(text) == []
+    assert HYPHEN.findall(text) == []
     assert "−0.0%" not in text
 
 
