@@ -171,14 +171,16 @@ def report(
         raise typer.BadParameter(str(error)) from error
 
     def again(seeds: int, times: float, workers: int, whole: bool = False) -> str:
-        rate = load.rate_per_s and load.rate_per_s * workers / load.deployment.workers
+        same = workers == load.deployment.workers  # another number has a rate of its own
+        rate = load.rate_per_s if same else None
         words = [
             *(("--activations", _file(activations)) if activations else ()),
             *(word for name in policies for word in ("--policy", name) if policy),
             *("--workers", str(workers)),
             *(word for name in costs for word in ("--cost", _file(name))),
-            *(("--rate", f"{rate:.4g}") if rate else ()),
-            *("--duration", f"{load.duration_s * times:.3g}", "--seeds", str(seeds)),
+            *(("--rate", f"{rate:g}") if rate else ()),
+            *(("--duration", f"{load.duration_s * times:.3g}") if same else ()),
+            *("--seeds", str(seeds)),
             *_written(options),
             *(("--target", f"{target:g}") if target else ()),
             *points.words(quick=not whole),

@@ -152,6 +152,21 @@ def test_a_load_that_tells_is_simulated_and_said(eldr, tmp_path):
     assert note in html.read_text("utf-8")
 
 
+def test_a_fleet_too_large_for_its_recording_is_told_what_would_tell(eldr, recording, tmp_path):
+    given = (f"--activations={recording}", "--jobs=1", "--figure=none", "--seeds=5", "--drive-all")
+    policies = ("--policy=round-robin", "--policy=locality-band")
+    out = (*policies, f"--out={tmp_path / 'report.html'}")
+    document = eldr.json("report", *given, *out, "--workers=12")
+    assert document["verdict"]["advice"] == "light"
+    assert "a worker holds" in document["advice"]
+    words = document["decide"].split()
+    assert "--rate" not in words
+    assert int(words[words.index("--workers") + 1]) < 12
+    words[words.index("--activations") + 1] = str(recording)
+    told = eldr.json(*words[1:], "--jobs=1", *out[2:])
+    assert told["verdict"]["advice"] != "light"
+
+
 def test_a_pdf_without_a_browser_is_refused_before_anything_runs(eldr, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     document = eldr.json("report", f"--pdf={tmp_path / 'report.pdf'}", code=1)

@@ -59,7 +59,12 @@ class Opening:
 
 
 def opening(
-    findings: Findings, found: Verdict, value: Worth | None, decide: Decide, note: str
+    findings: Findings,
+    found: Verdict,
+    value: Worth | None,
+    decide: Decide,
+    note: str = "",
+    sample: bool = False,
 ) -> Opening:
     """Put it together; `note` says why the load is not what was asked for."""
     return Opening(
@@ -67,7 +72,7 @@ def opening(
         tuple(_more(findings, found, value)),
         _decide(findings, found, decide),
         (_policy_tile(findings, found), _gain_tile(findings, found), _worth_tile(found, value)),
-        tuple(_caveats(findings, found, note)),
+        tuple(_caveats(findings, found, note, sample)),
     )
 
 
@@ -108,7 +113,9 @@ def _rests_on(findings: Findings, found: Verdict) -> str:
     name = findings.names[mean.policy]
     tail = found.tail
     if lower(mean) and tail:
-        return f"{name} has a mean TPOT of {change(mean)} against it, but a p99 of {change(tail)}"
+        return (
+            f"{name} has a mean TPOT of {change(mean)} against {best}, but a p99 of {change(tail)}"
+        )
     return f"{name} comes nearest, with a mean TPOT of {change(mean)} against {best}"
 
 
@@ -203,9 +210,13 @@ def _worth_tile(found: Verdict, value: Worth | None) -> Tile:
     )
 
 
-def _caveats(findings: Findings, found: Verdict, note: str) -> Iterator[tuple[str, str]]:
+def _caveats(
+    findings: Findings, found: Verdict, note: str, sample: bool
+) -> Iterator[tuple[str, str]]:
     if note:
         yield "Load", note
+    if sample:
+        yield "Recording", "The sample that comes with ELDR, not your traffic (--activations)."
     base = findings.plan.base
     costs = dict.fromkeys(engine.cost for engine in base.deployment.engines)
     for cost in costs:

@@ -86,7 +86,8 @@ def make_report(
         Why the load is not what was asked for.
     """
     found, value = verdict(findings), worth(findings, target_ms)
-    first, cautions = opening(findings, found, value, decide, note), limits(findings, sample)
+    first = opening(findings, found, value, decide, note, sample)
+    cautions = limits(findings, sample)
     return Report(
         title=f"What ELDR gains on {name}",
         made=made,
