@@ -178,7 +178,7 @@ def pick_load(
         if held(telling) >= TELLING:
             note = (
                 f"Too small a load to tell: {found} would leave"
-                f" {plain(rounded(few))} on each of {asked.workers or WORKERS} workers, and a step"
+                f" {plain(rounded(few))} requests on each of {asked.workers or WORKERS} workers, and a step"
                 f" with so few has next to nothing to share. Simulated instead:"
                 f" {plain(telling)} requests per second on {deployment.workers} workers, which"
                 f" keep about {plain(rounded(held(telling)))} on each."
