@@ -177,11 +177,11 @@ def pick_load(
         telling = default_rate(recording, deployment, output, asked.driven)
         if held(telling) >= TELLING:
             note = (
-                f"Too small a load to tell: {found} would leave"
-                f" {plain(rounded(few))} requests on each of {asked.workers or WORKERS} workers, and a step"
-                f" with so few has next to nothing to share. Simulated instead:"
-                f" {plain(telling)} requests per second on {deployment.workers} workers, which"
-                f" keep about {plain(rounded(held(telling)))} on each."
+                f"Too small a load to tell: {found} would leave {plain(rounded(few))} requests"
+                f" on each of {asked.workers or WORKERS} workers, and a step with so few has next"
+                f" to nothing to share. Simulated instead: {plain(telling)} requests per second on"
+                f" {deployment.workers} workers, which keep about"
+                f" {plain(rounded(held(telling)))} on each."
             )
             offered = telling
     duration = asked.duration_s
