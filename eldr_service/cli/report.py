@@ -5,6 +5,7 @@ import os
 import shlex
 import time
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,10 +29,10 @@ from eldr_service.cli.tables import facts, span
 
 if TYPE_CHECKING:
     from eldr_service.lab.recordings import Recording
+    from eldr_service.lab.reports.load import Load
     from eldr_service.lab.reports.plan import Plan
-    from eldr_service.lab.simulation.deployment import Deployment
 
-NEEDED = ("matplotlib", "jinja2", "reportlab", "pypdf")
+NEEDED = ("jinja2",)
 RESIDENCES = 10  # requests that come in the default duration, for each that is in flight
 QUICK_RESIDENCES = 4
 
@@ -55,7 +56,14 @@ def report(
             " sample that comes with ELDR.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Decode workers.")] = 16,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Decode workers; by default 16, fewer where the recording is too small for them.",
+        ),
+    ] = None,
     cost: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME|FILE|DIR", help="As of eldr simulate."),
@@ -77,7 +85,11 @@ def report(
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="So many from --seed on; by default 5, quick 3."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="So many from --seed on; by default 5, which it takes to decide, quick 3.",
+        ),
     ] = None,
     target: Annotated[
         float | None,
@@ -92,7 +104,10 @@ def report(
         Path | None, typer.Option(metavar="FILE.html", help="Write the page.", dir_okay=False)
     ] = None,
     pdf: Annotated[
-        Path | None, typer.Option(metavar="FILE.pdf", help="Write a PDF.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            metavar="FILE.pdf", help="Print the page by Chromium or Chrome.", dir_okay=False
+        ),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Processes; by default the cores.")
@@ -101,15 +116,24 @@ def report(
     """Tell what ELDR would gain on your traffic: one HTML page that needs no network, and a PDF.
 
     Recorded requests are simulated under every policy, along sweeps of rate, workers and settings.
+    With too few seeds or requests, as with --quick, it is undecided and says what would decide.
     Without --out, --pdf and --json it writes eldr-report.html.
     """
     _check_extra()
     from eldr_service.lab.reports.findings import find
+    from eldr_service.lab.reports.page import page
+    from eldr_service.lab.reports.paper import browser, paper
     from eldr_service.lab.reports.plan import make_plan
     from eldr_service.lab.reports.report import make_report
     from eldr_service.lab.simulation.contender import BY_DEFAULT
     from eldr_service.lab.simulation.study import Study, load_recorded, log_to_stderr
 
+    program = browser()
+    if pdf and program is None:
+        raise CommandError(
+            "a PDF needs Chromium or Chrome, and none is on the PATH",
+            "write the page with --out and print it from any browser",
+        )
     if out is None and pdf is None and not session.json:
         out = Path("eldr-report.html")
     for path in filter(None, (out, pdf)):
@@ -125,13 +149,14 @@ def report(
         for note in recording_notes((activations, options.arrivals), costs):
             session.note(note)
         recording = load_recorded(file)
-        deployment = options.deployment(costs, workers)
-        rate, seconds = _load(options, recording, deployment, duration, points.quick)
+        load = _load(options, recording, costs, workers, duration, points.quick)
+        if load.note:
+            session.note(load.note)
         base = Study(
             activations=file,
             policies=policies,
-            deployment=deployment,
-            traffic=options.traffic(rate, seconds),
+            deployment=load.deployment,
+            traffic=options.traffic(load.rate_per_s, load.duration_s),
             seeds=tuple(range(options.seed, options.seed + seeds)),
             calibration_fraction=options.calibration_fraction,
             drive_all=options.drive_all,
@@ -145,42 +170,54 @@ def report(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
-    def again(sweep: str) -> str:
+    def again(seeds: int, times: float, workers: int, whole: bool = False) -> str:
+        same = workers == load.deployment.workers  # another number has a rate of its own
+        rate = load.rate_per_s if same else None
         words = [
-            *(("--activations", str(activations)) if activations else ()),
+            *(("--activations", _file(activations)) if activations else ()),
             *(word for name in policies for word in ("--policy", name) if policy),
             *("--workers", str(workers)),
-            *(word for name in costs for word in ("--cost", name)),
+            *(word for name in costs for word in ("--cost", _file(name))),
             *(("--rate", f"{rate:g}") if rate else ()),
-            *("--duration", f"{seconds:g}", "--seeds", str(seeds)),
+            *(("--duration", f"{load.duration_s * times:.3g}") if same else ()),
+            *("--seeds", str(seeds)),
             *_written(options),
             *(("--target", f"{target:g}") if target else ()),
-            *points.words(),
+            *points.words(quick=not whole),
+            *(word for name in points.figure or () for word in ("--figure", name)),
         ]
-        chosen = points.figure or [] if sweep == "all" else [sweep or "none"]
-        words += [word for name in chosen for word in ("--figure", name)]
         return shlex.join(["eldr", "report", *words])
 
     made = make_report(
         findings,
-        again,
         name=_name(activations),
+        made=datetime.now(UTC),
+        command=again(seeds, 1.0, load.deployment.workers),
+        decide=lambda seeds, times, workers: again(seeds, times, workers, whole=True),
         sample=activations is None,
         target_ms=target,
+        note=load.note,
     )
-    written = []
+    html, written = page(made), []
     if out:
-        from eldr_service.lab.reports.page import page
-
-        out.write_text(page(made), "utf-8")
+        out.write_text(html, "utf-8")
         written.append(("page", out))
-    if pdf:
-        from eldr_service.lab.reports.paper import paper
-
-        pdf.write_bytes(paper(made))
+    if pdf and program:
+        try:
+            pdf.write_bytes(paper(html, program))
+        except OSError as error:
+            raise CommandError(str(error), "print the page from a browser") from error
         written.append(("PDF", pdf))
-    tiles = [(tile.label, f"{tile.number}  {'; '.join(tile.lines)}") for tile in made.tiles]
-    session.answer(made.document, made.verdict, "", facts([*tiles, *written]))
+    first = made.opening
+    tiles = [(tile.label, f"{tile.number}  {'; '.join(tile.lines)}") for tile in first.tiles]
+    decide = [("to decide", first.decide)] if first.decide else []
+    said = " ".join((first.advice, *first.more))
+    session.answer(made.document, said, "", facts([*tiles, *first.caveats, *decide, *written]))
+
+
+def _file(name: str | Path) -> str:
+    """A name of a built-in cost, or what a file is called in its folder."""
+    return Path(name).resolve().name if Path(name).exists() else str(name)
 
 
 def _name(activations: Path | None) -> str:
@@ -205,29 +242,27 @@ def _check_extra() -> None:
 def _load(
     options: SimulationOptions,
     recording: "Recording",
-    deployment: "Deployment",
+    costs: list[str],
+    workers: int | None,
     duration: float | None,
     quick: bool,
-) -> tuple[float | None, float]:
-    """Arrivals per second, None for a trace's own, and for how many seconds."""
-    from eldr_service.lab.reports.plan import default_rate, in_flight, mean_output, rounded
+) -> "Load":
+    """What was asked for, or a load that tells more."""
+    from eldr_service.lab.reports.load import WORKERS, Asked, pick_load
 
-    output, trace = options.output(), options.trace()
-    if output is None and trace is not None:
-        output = trace
-    tokens = mean_output(recording, output)
     share = 1.0 if options.drive_all else 1 - options.calibration_fraction
-    driven = int(recording.num_requests * share)
-    rate = options.offered(deployment.workers)
-    if trace is not None:
-        offered = rate or trace.rate_per_s
-    else:
-        rate = offered = rate or default_rate(recording, deployment, tokens, driven)
-    if duration is None:
-        residences = QUICK_RESIDENCES if quick else RESIDENCES
-        requests = max(200, residences * in_flight(deployment, driven))
-        duration = rounded(requests / offered)
-    return rate, duration
+    asked = Asked(
+        workers=workers,
+        rate_per_s=options.offered(workers or WORKERS),
+        duration_s=duration,
+        trace=options.trace(),
+        output_tokens=options.output(),
+        driven=int(recording.num_requests * share),
+        residences=QUICK_RESIDENCES if quick else RESIDENCES,
+    )
+    return pick_load(
+        asked, recording, lambda number: options.deployment(costs, number), options.ranks
+    )
 
 
 def _estimate(plan: "Plan", processes: int) -> str:
@@ -251,5 +286,5 @@ def _written(options: SimulationOptions) -> list[str]:
         if option.name == "rate" or value == option.default:
             continue
         name = f"--{option.name.replace('_', '-')}"
-        words += [name] if value is True else [name, str(value)]
+        words += [name] if value is True else [name, _file(str(value))]
     return words

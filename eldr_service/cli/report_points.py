@@ -31,7 +31,7 @@ class PointOptions:
         bool,
         typer.Option(
             "--quick",
-            help="Fewer points, seeds and requests: under a minute.",
+            help="Fewer points, seeds and requests: under a minute, and undecided.",
             rich_help_panel=POINTS,
         ),
     ] = False
@@ -95,9 +95,9 @@ class PointOptions:
                 )
         return self.figure
 
-    def words(self) -> list[str]:
-        """The options that were given, but for --figure, as they are written."""
-        words = ["--quick"] if self.quick else []
+    def words(self, quick: bool) -> list[str]:
+        """What was given, as it is written, but for --figure, and for --quick unless `quick`."""
+        words = ["--quick"] if self.quick and quick else []
         for name in ("rates", "fleets", "outputs", "taus", "tails"):
             if getattr(self, name) is not None:
                 words += [f"--{name}", getattr(self, name)]

@@ -1,10 +1,14 @@
 """`eldr report`: the page and the PDF of the real command on the shipped sample."""
 
+import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
+from pypdf import PdfReader
 
 from eldr_service.cli import report as command
+from eldr_service.lab.reports.paper import browser, paper
 from eldr_service.lab.reports.words import milliseconds, percent
 from eldr_service.lab.simulation.tuning import WIDTHS
 
@@ -36,10 +40,9 @@ class Page(HTMLParser):
 
 
 def test_page_and_pdf_of_the_sample(eldr, tmp_path):
-    from pypdf import PdfReader
-
     html, pdf = tmp_path / "report.html", tmp_path / "report.pdf"
-    document = eldr.json("report", *SMALL, *POINTS, f"--out={html}", f"--pdf={pdf}")
+    printed = (f"--pdf={pdf}",) if browser() else ()
+    document = eldr.json("report", *SMALL, *POINTS, f"--out={html}", *printed)
     page = Page()
     page.feed(html.read_text("utf-8"))
     assert page.open == []
@@ -63,17 +66,18 @@ def test_page_and_pdf_of_the_sample(eldr, tmp_path):
     (paper, *_), (tuned, *_), _ = document["bands"].values()
     assert (paper["transform"], paper["tau"]) == ("counts-idf", 0.1)
     assert tuned["width"] in map(pytest.approx, WIDTHS)
-    pages = PdfReader(pdf).pages
-    assert len(pages) > 2
-    text = " ".join(one.extract_text() for one in pages)
-    for said in ("Recommended policy", "arrivals per second", "What this cannot tell"):
-        assert said in text
+    if printed:
+        pages = PdfReader(pdf).pages
+        assert len(pages) > 2
+        text = " ".join(one.extract_text() for one in pages)
+        for said in ("Undecided; best so far", "arrivals per second", "What this cannot tell"):
+            assert said in text
 
 
 def test_what_other_costs_would_mean_for_the_gain(eldr, tmp_path):
     html = tmp_path / "report.html"
     policies = ("--policy=round-robin", "--policy=locality-band")
-    load = ("--workers=4", "--duration=0.3", "--rate=3000", "--jobs=1", "--seeds=3", "--drive-all")
+    load = ("--workers=4", "--duration=0.3", "--rate=3000", "--jobs=1", "--seeds=5", "--drive-all")
     document = eldr.json("report", *load, *policies, "--figure=cost", f"--out={html}")
     assert document["verdict"]["gains"]
     swept = document["sweeps"]["cost"]
@@ -93,6 +97,10 @@ def test_what_other_costs_would_mean_for_the_gain(eldr, tmp_path):
     text = html.read_text("utf-8")
     assert "qwen3-30b-a3b-h200" in text
     assert any("Assumed: weights outside the experts" in limit for limit in document["limits"])
+
+
+def _without_tags(html):
+    return re.sub("<[^>]+>", "", html)
 
 
 def _of_mean(change):
@@ -117,8 +125,62 @@ def test_one_policy_and_one_seed(eldr, tmp_path):
     assert "nothing to measure a gain against" in html.read_text("utf-8")
 
 
+def test_quick_is_undecided_and_names_the_command_that_decides(eldr, tmp_path):
+    html = tmp_path / "report.html"
+    policies = ("--policy=round-robin", "--policy=marginal-cost")
+    quick = ("--quick", "--workers=4", "--jobs=1", "--figure=none", *policies)
+    document = eldr.json("report", *quick, f"--out={html}")
+    assert document["verdict"]["advice"] == "undecided"
+    assert not document["verdict"]["gains"]
+    assert document["decide"].startswith("eldr report --policy round-robin")
+    assert document["decide"].endswith("--seeds 5 --figure none")
+    assert document["decide"] in _without_tags(html.read_text("utf-8"))
+    decided = eldr.json(*document["decide"].split()[1:], "--jobs=1", f"--out={html}")
+    assert decided["verdict"]["advice"] in ("use", "stay")
+    assert decided["decide"] == ""
+
+
+def test_a_load_that_tells_is_simulated_and_said(eldr, tmp_path):
+    html = tmp_path / "report.html"
+    asked = ("--workers=4", "--rate=20", "--duration=4", "--seeds=1", "--jobs=1", "--figure=none")
+    document = eldr.json("report", *asked, "--policy=round-robin", f"--out={html}")
+    note = document["caveats"]["Load"]
+    assert note.startswith("Too small a load to tell: 20 requests per second would leave")
+    assert document["rate_per_s"] > 100
+    assert f"{document['rate_per_s']:g} requests per second on 4 workers" in note
+    assert document["policies"]["round-robin"]["in_flight"] > 2
+    assert note in html.read_text("utf-8")
+
+
+def test_a_fleet_too_large_for_its_recording_is_told_what_would_tell(eldr, recording, tmp_path):
+    given = (f"--activations={recording}", "--jobs=1", "--figure=none", "--seeds=5", "--drive-all")
+    policies = ("--policy=round-robin", "--policy=locality-band")
+    out = (*policies, f"--out={tmp_path / 'report.html'}")
+    document = eldr.json("report", *given, *out, "--workers=12")
+    assert document["verdict"]["advice"] == "light"
+    assert "a worker holds" in document["advice"]
+    words = document["decide"].split()
+    assert "--rate" not in words
+    assert int(words[words.index("--workers") + 1]) < 12
+    words[words.index("--activations") + 1] = str(recording)
+    told = eldr.json(*words[1:], "--jobs=1", *out[2:])
+    assert told["verdict"]["advice"] != "light"
+
+
+def test_a_pdf_without_a_browser_is_refused_before_anything_runs(eldr, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    document = eldr.json("report", f"--pdf={tmp_path / 'report.pdf'}", code=1)
+    assert "Chromium" in document["error"]["message"]
+    assert "print it from any browser" in document["error"]["hint"]
+
+
+def test_a_browser_that_prints_nothing_is_said():
+    with pytest.raises(OSError, match="false printed nothing: 1"):
+        paper("<p>words", shutil.which("false"))
+
+
 def test_a_missing_library_is_named(eldr, monkeypatch):
-    monkeypatch.setattr(command, "NEEDED", ("matplotlib", "no_such_library"))
+    monkeypatch.setattr(command, "NEEDED", ("jinja2", "no_such_library"))
     document = eldr.json("report", code=1)
     assert "no_such_library" in document["error"]["message"]
     assert document["error"]["hint"] == "pip install no_such_library"

@@ -1,14 +1,14 @@
 """What the data cannot tell, as far as it follows from what was simulated."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from eldr_service.lab.recordings import Recording
 from eldr_service.lab.reports.findings import TPOT, Findings
-from eldr_service.lab.reports.plan import mean_output, mean_prompt
+from eldr_service.lab.reports.load import mean_output, mean_prompt
 from eldr_service.lab.reports.verdict import verdict
-from eldr_service.lab.reports.words import change, percent, plain
+from eldr_service.lab.reports.words import change, listed, percent, plain
 from eldr_service.lab.simulation.cost import moe_layers
 
 MEAN = TPOT[2]
@@ -82,10 +82,10 @@ def _costs(findings: Findings) -> Iterator[str]:
         alone = all(moe_layers(cost.name) for cost in costs)
         yield (
             "The experts' share of a step decides what routing gains. With all but the experts'"
-            f" weights taking {_and(map(plain, swept.sweep.values))} times as long"
+            f" weights taking {listed(map(plain, swept.sweep.values))} times as long"
             f"{' (the first: the MoE layers alone)' if alone else ''}, at as many requests in"
             f" flight, {policy} changes the mean TPOT by"
-            f" {_and(change(at[policy, MEAN]) for at in swept.changes)}."
+            f" {listed(change(at[policy, MEAN]) for at in swept.changes)}."
         )
     if any(cost.per_context_token_us for cost in costs):
         prompt = mean_prompt(findings.plan.recording, base.traffic.trace)
@@ -93,11 +93,6 @@ def _costs(findings: Findings) -> Iterator[str]:
             f"Prompts have {plain(prompt)} tokens on average, which attention reads again in every"
             " step: longer ones make the experts' share of a step smaller, and the gain with it."
         )
-
-
-def _and(words: Iterable[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _stand_in(recording: Recording) -> float | None:

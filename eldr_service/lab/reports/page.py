@@ -1,22 +1,24 @@
-"""The report as one HTML page that needs nothing else."""
+"""The report as one HTML page that needs nothing else, on screens and on paper."""
 
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from eldr_service.lab.reports.drawing import svg
-from eldr_service.lab.reports.inline_svg import inline, variable
-from eldr_service.lab.reports.palette import GRID, INK, LIGHT_TO_DARK, QUIET
+from eldr_service.lab.reports.palette import GRID, INK, LIGHT_TO_DARK, QUIET, variable
 from eldr_service.lab.reports.report import Report
+from eldr_service.lab.reports.svg import TEXT
 
 
 def page(report: Report) -> str:
     """HTML with its pictures inside."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(files(__package__).joinpath("page.html").read_text("utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    ours = files(__package__)
+    template = environment.from_string(ours.joinpath("page.html").read_text("utf-8"))
     pictures = {
         section.name: [
-            inline(svg(panel.canvas), f"{section.name}-{i}", panel.title, panel.description)
+            panel.picture.draw(f"{section.name}-{i}", panel.title, panel.description)
             for i, panel in enumerate(section.panels)
         ]
         for section in report.sections
@@ -24,4 +26,10 @@ def page(report: Report) -> str:
     light = {variable(colour): colour for colour in LIGHT_TO_DARK}
     dark = {variable(colour): other for colour, other in LIGHT_TO_DARK.items()}
     names = {"ink": variable(INK), "quiet": variable(QUIET), "grid": variable(GRID)}
-    return template.render(report=report, pictures=pictures, light=light, dark=dark, names=names)
+    style = environment.from_string(ours.joinpath("page.css").read_text("utf-8"))
+    foot = f"ELDR {report.version}, {report.made:%Y-%m-%d}"
+    return template.render(
+        report=report,
+        pictures=pictures,
+        style=style.render(light=light, dark=dark, names=names, text=TEXT, foot=foot),
+    )

@@ -1,6 +1,6 @@
 """One colour per policy, told apart by colour-blind readers (after Okabe and Ito), light and dark.
 
-Figures are drawn in the light ones; the page puts a CSS variable in the place of each.
+Figures name the light ones; the page has a CSS variable for each.
 """
 
 from collections.abc import Iterable
@@ -37,3 +37,8 @@ def colours(policies: Iterable[str]) -> dict[str, str]:
             spare += 1
         found[policy] = own[0]
     return found
+
+
+def variable(colour: str) -> str:
+    """The CSS variable of a light colour."""
+    return f"--c-{colour.removeprefix('#')}"

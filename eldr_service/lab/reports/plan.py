@@ -1,16 +1,23 @@
 """What a report simulates: one base study, and sweeps that change one thing of it each."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from eldr_service.lab.recordings import Recording
+from eldr_service.lab.reports.load import (
+    MOST_BATCH,
+    beside_experts_us,
+    mean_output,
+    mean_prompt,
+    rate_for,
+    rounded,
+)
 from eldr_service.lab.simulation.comparison import LOAD_ONLY
 from eldr_service.lab.simulation.contender import names
-from eldr_service.lab.simulation.cost import StepCost, moe_layers
+from eldr_service.lab.simulation.cost import moe_layers
 from eldr_service.lab.simulation.deployment import Deployment
 from eldr_service.lab.simulation.engine import Engine
-from eldr_service.lab.simulation.locality import mixed_active_experts
 from eldr_service.lab.simulation.study import Study, steps
 from eldr_service.lab.simulation.traces import Trace
 from eldr_service.policies.registry import parse
@@ -18,9 +25,6 @@ from eldr_service.policies.registry import parse
 Value = float
 
 EVALUATION_ONLY = "domain-oracle"  # it is told what no router sees
-BATCH = 8  # requests on a worker that the default rate is for, where the recording is large enough
-MOST_BATCH = 256  # that other costs are weighed at
-MOST_IN_FLIGHT = 0.5  # most of the driven requests that are in flight at once then: copies flatter
 
 
 def name_of(policy: str) -> str:
@@ -93,71 +97,6 @@ class Plan:
     def runs(self) -> int:
         """Steps of `run_studies`."""
         return sum(steps(study) for study in self.studies())
-
-
-def mean_output(recording: Recording, output_tokens: int | Trace | None) -> float:
-    """Tokens of a request, on average."""
-    if isinstance(output_tokens, Trace):
-        return int(output_tokens.output_tokens.sum()) / len(output_tokens.output_tokens)
-    if output_tokens is not None:
-        return float(output_tokens)
-    spans = [recording.decode(r) for r in range(recording.num_requests)]
-    tokens: int = sum(t.stop - t.start for t in spans)
-    return tokens / len(spans)
-
-
-def mean_prompt(recording: Recording, trace: Trace | None) -> float:
-    """Tokens of a prompt, on average: the trace's, else those of the recorded prefills."""
-    if trace is not None:
-        return float(trace.prompt_tokens.mean())
-    lengths = [recording.prefill_tokens(r) for r in range(recording.num_requests)]
-    return sum(lengths) / len(lengths)
-
-
-def in_flight(deployment: Deployment, driven: int) -> int:
-    """Requests that the default rate keeps in flight, of so many recorded ones that are driven."""
-    return max(1, int(min(BATCH * deployment.workers, MOST_IN_FLIGHT * driven)))
-
-
-def default_rate(
-    recording: Recording,
-    deployment: Deployment,
-    output_tokens: float,
-    driven: int,
-) -> float:
-    """Arrivals per second that keep some eight requests on every worker, by Little's law.
-
-    Fewer where the recording is so small that more than half of what is driven would be in flight.
-    Two significant digits.
-    """
-    batch = max(1, in_flight(deployment, driven) // deployment.workers)
-    prompt = mean_prompt(recording, None)
-    return rounded(_rate(deployment.engines, recording, batch, prompt, output_tokens))
-
-
-def _rate(
-    engines: Iterable[Engine], recording: Recording, batch: int, prompt: float, output: float
-) -> float:
-    """Arrivals per second that keep `batch` requests of so many tokens on every worker."""
-    layers = recording.geometry.num_layers
-    experts = layers * mixed_active_experts(recording, batch)
-    rate = 0.0
-    for engine in engines:
-        beside_us = _beside_experts_us(engine.cost, layers, batch, prompt + output / 2)
-        step_us = beside_us + engine.cost.per_expert_us * experts
-        rate += engine.ranks * batch / (output * step_us * 1e-6)
-    return rate
-
-
-def _beside_experts_us(cost: StepCost, layers: int, batch: int, context: float) -> float:
-    """Of a step, what does not depend on the experts; context is of each request."""
-    fixed, layer, _, sequence, token = cost.coefficients
-    return fixed + layers * (layer + batch * (sequence + token * context))
-
-
-def rounded(value: float, digits: int = 2) -> float:
-    """To so many significant digits."""
-    return float(f"{value:.{digits}g}")
 
 
 def make_plan(
@@ -262,22 +201,22 @@ def _costs(
     prompt = mean_prompt(recording, traffic.trace)
     output = mean_output(recording, traffic.output_tokens or traffic.trace)
     batch = 1
-    while batch < MOST_BATCH and _rate(engines, recording, batch, prompt, output) < own:
+    while batch < MOST_BATCH and rate_for(engines, recording, batch, prompt, output) < own:
         batch += 1 + batch // 4
 
     def beside(engines: Sequence[Engine]) -> float:
         context = prompt + output / 2
-        return sum(_beside_experts_us(e.cost, layers, batch, context) for e in engines)
+        return sum(beside_experts_us(e.cost, layers, batch, context) for e in engines)
 
     others = [[engine.cost.beside_experts(times) for engine in engines] for times in points.costs]
     alone = [cost for engine in engines if (cost := moe_layers(engine.cost.name))]
     if len(alone) == len(engines):
         others.append(alone)
-    pace = _rate(engines, recording, batch, prompt, output)
+    pace = rate_for(engines, recording, batch, prompt, output)
     pairs = [(1.0, base)]
     for costs in others:
         changed = tuple(replace(e, cost=cost) for e, cost in zip(engines, costs, strict=True))
-        slower = pace / _rate(changed, recording, batch, prompt, output)
+        slower = pace / rate_for(changed, recording, batch, prompt, output)
         stretched = replace(
             traffic,
             rate_per_s=rounded(own / slower, 3),

@@ -1,92 +1,42 @@
-"""The report's sections: what each says, its panels, its table, the command that repeats it."""
+"""The report's sections: what each says, its panels, its table."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Iterator
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
-from eldr_service.lab.reports.drawing import Line, heat_map, plot, style
 from eldr_service.lab.reports.findings import TPOT, Findings, Swept
+from eldr_service.lab.reports.heat_map import HeatMap, too_few
 from eldr_service.lab.reports.palette import QUIET, colours
-from eldr_service.lab.reports.plan import EVALUATION_ONLY, name_of
-from eldr_service.lab.reports.verdict import Worth
-from eldr_service.lab.reports.words import change, milliseconds, number, percent, plain
+from eldr_service.lab.reports.plot import Line, Plot
+from eldr_service.lab.reports.section import Panel, Section, Table
+from eldr_service.lab.reports.sensitivity import described, sensitivities
+from eldr_service.lab.reports.verdict import Verdict
+from eldr_service.lab.reports.words import PLUS_MINUS, change, milliseconds, number, percent, plain
+from eldr_service.lab.reports.worth import Worth
 
 P50, P99, MEAN = TPOT
 MOST_ROWS = 14
 DOUBTFUL = 0.01  # share of copies from which a point is drawn hollow
 
 
-@dataclass(frozen=True)
-class Table:
-    """Words in rows, a cell of a few lines; all columns but the first are of numbers."""
-
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+def make_sections(findings: Findings, found: Verdict, worth: Worth | None) -> list[Section]:
+    """All sections that there are findings for, in the report's order."""
+    return list(_sections(findings, found, worth))
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A picture, and what it shows in words for those who do not see it."""
-
-    title: str
-    description: str
-    canvas: Canvas
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section of the report.
-
-    Attributes
-    ----------
-    name, title, text : str
-    panels : tuple of Panel
-    table : Table
-    command : str
-        Which simulates the same again.
-    """
-
-    name: str
-    title: str
-    text: str
-    _: KW_ONLY
-    panels: tuple[Panel, ...]
-    table: Table
-    command: str
-
-
-Command = Callable[[str], str]
-
-
-def make_sections(findings: Findings, worth: Worth | None, command: Command) -> list[Section]:
-    """All sections that there are findings for, in the report's order.
-
-    Parameters
-    ----------
-    command : callable
-        The command line that repeats a sweep, by its name.
-    """
-    with style():
-        return list(_sections(findings, worth, command))
-
-
-def _sections(findings: Findings, worth: Worth | None, command: Command) -> Iterator[Section]:
+def _sections(findings: Findings, found: Verdict, worth: Worth | None) -> Iterator[Section]:
     sweeps = findings.sweeps
     if "rate" in sweeps:
-        yield _rate(findings, sweeps["rate"], command("rate"))
-    yield _experts(findings, sweeps.get("rate"), command("rate" if "rate" in sweeps else ""))
-    yield _map(findings, command(""))
+        yield _rate(findings, sweeps["rate"])
+    yield _experts(findings, sweeps.get("rate"))
+    yield _map(findings, found)
     if worth is not None:
-        yield _worth(findings, sweeps["workers"], worth, command("workers"))
-    for name, (title, text) in SENSITIVITIES.items():
-        if name in sweeps:
-            yield _sensitivity(findings, sweeps[name], title, text, command(name))
+        yield _worth(findings, sweeps["workers"], worth)
+    yield from sensitivities(findings)
 
 
-def _rate(findings: Findings, swept: Swept, command: str) -> Section:
+def _rate(findings: Findings, swept: Swept) -> Section:
     x = swept.sweep.values
     colour = colours(findings.base)
     panels = []
@@ -101,25 +51,25 @@ def _rate(findings: Findings, swept: Swept, command: str) -> Section:
             )
             for policy in swept.policies
         ]
-        canvas = plot(lines, swept.sweep.parameter, label, marks=_base_rate(findings))
-        panels.append(Panel(label, _described(label, swept, figure, findings.names), canvas))
+        drawn = Plot(lines, swept.sweep.parameter, label, marks=_base_rate(findings))
+        panels.append(Panel(label, described(label, swept, figure, findings.names), drawn))
     own = [p for p in findings.main if p in findings.others]
     rows = []
     for i, rate in enumerate(x):
         at = swept.changes[i]
         medians = (milliseconds(swept.mean(policy, P50)[i]) for policy in findings.main)
-        gains = ("\n".join(change(at.get((p, f)), "\n") for f in (P50, P99)) for p in own)
+        gains = ("\n".join(change(at.get((p, f))) for f in (MEAN, P99)) for p in own)
         rows.append((plain(rate), *medians, *gains, percent(swept.copies[i], signed=False)))
     headings = (
         "rate /s",
         *(f"{findings.names[policy]} p50 ms" for policy in findings.main),
-        *(f"{findings.names[policy]} Δ p50, p99" for policy in own),
+        *(f"{findings.names[policy]} Δ mean, p99" for policy in own),
         "copies",
     )
     text = (
         "The grey bar marks the rate of the other sections. Δ is against the best load-only policy"
-        " at the same rate and by the same figure, with its 95% interval over paired seeds. Hollow"
-        " points: over 1% of the requests came when every recording was in flight."
+        " at the same rate and by the same figure. Hollow points: over 1% of the requests came when"
+        " every recording was in flight, and repeat one that was."
     )
     return Section(
         "rate",
@@ -127,7 +77,7 @@ def _rate(findings: Findings, swept: Swept, command: str) -> Section:
         text,
         panels=tuple(panels),
         table=Table(headings, tuple(rows)),
-        command=command,
+        figure="rate",
     )
 
 
@@ -136,7 +86,7 @@ def _base_rate(findings: Findings) -> float | None:
     return traffic.rate_per_s or (traffic.trace.rate_per_s if traffic.trace else None)
 
 
-def _experts(findings: Findings, swept: Swept | None, command: str) -> Section:
+def _experts(findings: Findings, swept: Swept | None) -> Section:
     colour = colours(findings.base)
     lines = []
     rows = []
@@ -161,7 +111,7 @@ def _experts(findings: Findings, swept: Swept | None, command: str) -> Section:
     panel = Panel(
         "Active experts against batch size",
         f"{label} against requests on a worker. {ends}.",
-        plot(lines, "requests on a worker", label),
+        Plot(lines, "requests on a worker", label),
     )
     experts = findings.plan.recording.geometry.num_experts
     text = (
@@ -178,63 +128,90 @@ def _experts(findings: Findings, swept: Swept | None, command: str) -> Section:
         text,
         panels=(panel,),
         table=Table(headings, tuple(rows)),
-        command=command,
     )
 
 
-def _map(findings: Findings, command: str) -> Section:
-    colour = colours(findings.base)
+def _map(findings: Findings, found: Verdict) -> Section:
     workers = findings.plan.base.deployment.workers
     first = {policy: findings.base[policy][0].sent for policy in findings.main}
     totals = {group: sum(sent) for group, sent in next(iter(first.values())).items()}
     groups = sorted(totals, key=lambda group: -totals[group])[:MOST_ROWS]
-    panels = []
-    effective: dict[str, list[float]] = {}
-    for policy, sent in first.items():
-        counts = np.array([sent.get(group, [0] * workers) for group in groups], dtype=np.float64)
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        effective[policy] = [_effective(row) for row in shares]
-        order = np.lexsort((-shares.max(axis=0), shares.argmax(axis=0)))
-        worst = min(range(len(groups)), key=lambda i: effective[policy][i])
-        name = findings.names[policy]
-        described = (
-            f"Share of each group's requests by worker under {name}. Most concentrated:"
-            f" {groups[worst]}, on {number(effective[policy][worst], 1)} workers in effect."
-        )
-        canvas = heat_map(
-            shares[:, order], groups, colour[policy], "workers, in order of what they hold most"
-        )
-        panels.append(Panel(name, described, canvas))
+    few = too_few(np.array([totals[group] for group in groups], np.float64), workers)
+    counts = {
+        policy: np.array([sent.get(group, [0] * workers) for group in groups], np.float64)
+        for policy, sent in first.items()
+    }
+    shares = {p: c / np.maximum(c.sum(axis=1, keepdims=True), 1) for p, c in counts.items()}
+    shown = _shown(findings, found)
+    most = max((float(shares[policy][~few].max(initial=0)) for policy in shown), default=0) or 1.0
     kind = "domain" if findings.plan.recording.domains.astype(bool).any() else "slot"
     rows = tuple(
         (
             group,
             f"{totals[group]:,}",
-            *(number(effective[policy][i], 1) for policy in findings.main),
+            *("–" if few[i] else number(_effective(shares[p][i]), 1) for p in findings.main),
         )
         for i, group in enumerate(groups)
     )
-    headings = (
-        kind,
-        "requests",
-        *(f"{findings.names[policy]}: workers" for policy in findings.main),
-    )
+    headings = (kind, "requests", *(f"{findings.names[p]}: workers" for p in findings.main))
     text = (
-        f"Deeper: a larger share of the {kind}'s requests"
+        f"Deeper: a larger share of the {kind}'s requests, on one scale"
         f" (seed {findings.plan.base.seeds[0]}; an even spread is"
-        f" {percent(1 / workers, signed=False)} each). The table has the number of workers over"
-        " which they are spread in effect, exp of the entropy of the shares."
+        f" {percent(1 / workers, signed=False)} each). The table has, for every policy, the number"
+        " of workers over which they are spread in effect, exp of the entropy of the shares."
         + (
             " No policy but domain-oracle is told the domains."
             if kind == "domain"
             else " The recording names no domains; a slot has the requests nearest to its centroid."
         )
         + (f" The {MOST_ROWS} largest of {len(totals)}." if len(totals) > MOST_ROWS else "")
+        + (" Grey: fewer than two requests for each worker, too few to tell." if few.any() else "")
     )
-    title = f"Where each {kind}'s requests went"
+    panels = tuple(_map_of(findings, p, groups, shares[p], few, most) for p in shown)
     return Section(
-        "map", title, text, panels=tuple(panels), table=Table(headings, rows), command=command
+        "map",
+        f"Where each {kind}'s requests went",
+        text,
+        panels=panels,
+        table=Table(headings, rows),
     )
+
+
+def _shown(findings: Findings, found: Verdict) -> list[str]:
+    """The best load-only policy, and the one that the verdict is about."""
+    own = found.rests_on.policy if found.rests_on else found.policy
+    return list(
+        dict.fromkeys([findings.main[0], own if own in findings.main else findings.main[-1]])
+    )
+
+
+def _map_of(
+    findings: Findings,
+    policy: str,
+    groups: list[str],
+    shares: NDArray[np.float64],
+    few: NDArray[np.bool_],
+    most: float,
+) -> Panel:
+    order = np.lexsort((-shares.max(axis=0), shares.argmax(axis=0)))
+    name = findings.names[policy]
+    effective = {
+        g: _effective(row) for g, row, no in zip(groups, shares, few, strict=True) if not no
+    }
+    worst = min(effective, key=lambda group: effective[group], default=None)
+    described = f"Share of each group's requests by worker under {name}."
+    if worst:
+        on = number(effective[worst], 1)
+        described += f" Most concentrated: {worst}, on {on} workers in effect."
+    drawn = HeatMap(
+        shares[:, order],
+        groups,
+        few.tolist(),
+        most,
+        colours(findings.base)[policy],
+        "workers, in order of what they hold most",
+    )
+    return Panel(name, described, drawn)
 
 
 def _effective(shares: NDArray[np.float64]) -> float:
@@ -242,7 +219,7 @@ def _effective(shares: NDArray[np.float64]) -> float:
     return float(np.exp(-(positive * np.log(positive)).sum()))
 
 
-def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Section:
+def _worth(findings: Findings, swept: Swept, worth: Worth) -> Section:
     colour = colours(findings.base)
     x = swept.sweep.values
     lines = [
@@ -259,10 +236,10 @@ def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Sect
     label = "TPOT p50, ms"
     panel = Panel(
         "TPOT p50 against workers",
-        _described(
+        described(
             f"{label}, target {milliseconds(worth.target_ms)} ms", swept, P50, findings.names
         ),
-        plot(
+        Plot(
             lines,
             "decode workers at the same rate",
             label,
@@ -275,8 +252,7 @@ def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Sect
         fewest = "none tried" if needed.fewest is None else str(needed.fewest)
         saved = number(needed.saved, 1)
         if needed.interval:
-            low, high = needed.interval
-            saved += f" ({number(low, 1)} to {number(high, 1)})"
+            saved += f" {PLUS_MINUS}{number((needed.interval[1] - needed.interval[0]) / 2, 1)}"
         bound = "≤ " if needed.at_most else ""
         rows.append(
             (findings.names[policy], bound + fewest, bound + number(needed.exact, 1), saved)
@@ -294,120 +270,5 @@ def _worth(findings: Findings, swept: Swept, worth: Worth, command: str) -> Sect
         text,
         panels=(panel,),
         table=Table(headings, tuple(rows)),
-        command=command,
+        figure="workers",
     )
-
-
-SENSITIVITIES = {
-    "tau": (
-        "Sensitivity to tau",
-        "How similar a worker must be to the best one to be in the locality band: at 0 the most"
-        " similar worker is taken whatever its load, at 2 load alone decides.",
-    ),
-    "tail": (
-        "Sensitivity to tail",
-        "How much longer than the fleet's mean the step of the worker that marginal-cost chooses"
-        " may be.",
-    ),
-    "window": (
-        "Sensitivity to how much the partition was fitted on",
-        "The partition sees only so many of the requests that are for fitting, drawn by the seed;"
-        " those that are driven are the same at every point.",
-    ),
-    "domains": (
-        "Sensitivity to how old the partition is",
-        "Recordings carry no dates, so age is played by novelty: the partition was fitted on so"
-        " many domains, drawn by the seed, and all of them are driven. At the left most of the"
-        " traffic is new to it; it has also been fitted on fewer requests there.",
-    ),
-    "output": (
-        "Sensitivity to output length",
-        "Every request makes so many tokens; the rate falls in proportion, so that about as many"
-        " are in flight. Outputs longer than recorded go through the recorded tokens again.",
-    ),
-    "cost": (
-        "Sensitivity to what a step costs beside the experts",
-        "What a step takes for all but the experts' weights, relative to the cost model, at a rate"
-        " that keeps about as many requests in flight. Where the MoE layers were measured by"
-        " themselves, the leftmost point is of their costs alone.",
-    ),
-    "workers": (
-        "Sensitivity to the number of workers",
-        "At the same rate: fewer workers hold more requests each, and the partition has a slot a"
-        " worker.",
-    ),
-}
-
-
-def _sensitivity(findings: Findings, swept: Swept, title: str, text: str, command: str) -> Section:
-    x = swept.sweep.values
-    own = [p for p in swept.sweep.policies if p in findings.others]
-    own = [p for p in own if name_of(p) != EVALUATION_ONLY]
-    if not swept.changes[0]:
-        own = []
-    colour = colours(findings.base)
-    panels = []
-    for figure, label in ((P50, "TPOT p50"), (P99, "TPOT p99")):
-        lines = [
-            _change_line(findings.names[policy], swept, policy, figure, colour[policy])
-            for policy in own
-        ]
-        label = f"{label} against the best load-only policy"
-        if not own:  # nothing to compare with: the times themselves
-            label = f"{label.partition(' against')[0]}, ms"
-            lines = [
-                Line(findings.names[policy], colour[policy], x, swept.mean(policy, figure).tolist())
-                for policy in swept.sweep.policies
-            ]
-        canvas = plot(lines, swept.sweep.parameter, label, percent=bool(own))
-        panels.append(Panel(label, _described(label, swept, figure, findings.names), canvas))
-    rows = []
-    for i, value in enumerate(x):
-        at = swept.changes[i]
-        if own:
-            cells = tuple(change(at.get((p, f)), "\n") for p in own for f in (P50, P99))
-        else:
-            cells = tuple(
-                milliseconds(swept.mean(p, f)[i]) for p in swept.sweep.policies for f in (P50, P99)
-            )
-        rows.append((plain(value), *cells))
-    sign = "Δ " if own else ""
-    headings = (
-        swept.sweep.parameter,
-        *(
-            f"{findings.names[p]} {sign}{part}"
-            for p in own or swept.sweep.policies
-            for part in ("p50", "p99")
-        ),
-    )
-    name = f"{swept.sweep.name}-sensitivity"
-    return Section(
-        name, title, text, panels=tuple(panels), table=Table(headings, tuple(rows)), command=command
-    )
-
-
-def _change_line(name: str, swept: Swept, policy: str, figure: str, colour: str) -> Line:
-    found = [at.get((policy, figure)) for at in swept.changes]
-    values = [change.relative if change else float("nan") for change in found]
-    ends = [change.interval if change else None for change in found]
-    whole = all(ends)
-    return Line(
-        name,
-        colour,
-        swept.sweep.values,
-        values,
-        low=[end[0] for end in ends if end] if whole else None,
-        high=[end[1] for end in ends if end] if whole else None,
-    )
-
-
-def _described(label: str, swept: Swept, figure: str, names: Mapping[str, str]) -> str:
-    """The ends of every line, in words."""
-    first, last = swept.sweep.values[0], swept.sweep.values[-1]
-    lines: Sequence[str] = [
-        f"{names[policy]} from {milliseconds(swept.mean(policy, figure)[0])}"
-        f" to {milliseconds(swept.mean(policy, figure)[-1])} ms"
-        for policy in swept.policies
-    ]
-    axis = f"{swept.sweep.parameter} from {plain(first)} to {plain(last)}"
-    return f"{label}, {axis}: {'; '.join(lines)}."

@@ -1,174 +1,170 @@
-"""Which policy to use, and how many workers that is worth."""
+"""Which policy to use, as far as the runs can tell; every figure is one that the tables have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eldr_service.lab.reports.findings import TPOT, Findings, Swept
+from eldr_service.lab.reports.findings import TPOT, Findings
+from eldr_service.lab.reports.load import TELLING
 from eldr_service.lab.reports.plan import EVALUATION_ONLY, name_of
-from eldr_service.lab.simulation.comparison import Change, Margin, interval
+from eldr_service.lab.simulation.comparison import Change, Margin
 
 P50, P99, MEAN = TPOT
+SEEDS, REQUESTS = 5, 200
+"""With fewer seeds, or requests of each, another draw may turn the advice."""
+WORTHWHILE = 0.01
+"""A gain that could be larger is worth more seeds before it is given up."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The recommendation.
+class Advice(StrEnum):
+    """What the runs allow to say."""
 
-    Attributes
-    ----------
-    policy : str
-        The lowest mean TPOT among those that are better than the best load-only policy in mean and
-        no worse in p99, beyond chance; where there is none, the best load-only policy by mean TPOT.
-    gains : bool
-        It is one of those.
-    changes : dict of figure to Change
-        Of it, against the best load-only policy by that figure; empty when it is one itself or
-        there is none.
-    rival : str or None
-        The strongest of all other policies: the lowest mean TPOT. None where there is no other.
-    against_rival : Margin or None
-        Its mean TPOT relative to the rival's.
-    """
-
-    policy: str
-    gains: bool
-    changes: dict[str, Change]
-    rival: str | None = None
-    against_rival: Margin | None = None
-
-
-def verdict(findings: Findings) -> Verdict:
-    """Weigh the base study."""
-    candidates = [p for p in findings.base if name_of(p) != EVALUATION_ONLY] or list(findings.base)
-    own = [p for p in candidates if p in findings.others]
-    better = [p for p in own if _is_better(p, findings)] if findings.load_only else own
-    chosen = min(better or findings.load_only or candidates, key=lambda p: findings.mean(p, MEAN))
-    changes = {f: findings.changes[chosen, f] for f in TPOT if (chosen, f) in findings.changes}
-    beside = [p for p in candidates if p != chosen]
-    rival = min(beside, key=lambda p: findings.mean(p, MEAN), default=None)
-    margin = Margin.of(_means(chosen, findings), _means(rival, findings)) if rival else None
-    return Verdict(chosen, bool(better), changes if better else {}, rival, margin)
-
-
-def _means(policy: str, findings: Findings) -> list[float]:
-    """The mean TPOT of each seed."""
-    return [run.figures[MEAN] for run in findings.base[policy]]
-
-
-def _is_better(policy: str, findings: Findings) -> bool:
-    mean, tail = (findings.changes[policy, figure] for figure in (MEAN, P99))
-    _, high = mean.interval or (mean.relative, mean.relative)
-    low, _ = tail.interval or (tail.relative, tail.relative)
-    return high < 0 and low <= 0
+    USE = "use"
+    STAY = "stay"
+    UNDECIDED = "undecided"
+    LIGHT = "light"  # workers hold too few requests for any choice to matter
+    ALONE = "alone"  # no load-only policy to measure a gain against
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needed:
-    """Workers that keep the target at the same rate.
+class Verdict:
+    """The advice, and what it rests on.
 
     Attributes
     ----------
+    advice : Advice
     policy : str
-    fewest : int or None
-        Of the numbers tried; None when none keeps it.
-    exact : float or None
-        On the straight line between it and the next smaller one tried.
-    at_most : bool
-        The smallest number tried keeps it: fewer may do.
-    saved : float or None
-        Exact ones of the load-only policy that needs fewest, less its own: above 0 it needs fewer.
-    interval : (float, float) or None
-        Student's 95% interval of `saved` over paired seeds.
+        To use, or to stay with. Where it is undecided, the one that would be used, if the runs
+        were enough; where no figure favours one, the best load-only policy.
+    rests_on : Change or None
+        The mean TPOT that decides, against the load-only policy that is best by it: of `policy`, or
+        of the one that comes nearest where no policy gains. None where nothing was compared.
+    tail : Change or None
+        The p99 of the same policy.
+    level : dict of policy to Margin
+        Those that gain as well and are not told apart from `policy`: its mean TPOT relative to
+        theirs.
+    rival, against_rival : str and Margin, or None
+        The strongest of all others by mean TPOT, and the mean TPOT of `policy` relative to it.
+    seeds, requests : int
+        Of each policy; requests of the seed with fewest.
+    held : float
+        Requests on a worker, on average, under the best load-only policy.
+    lacking : tuple of str
+        What keeps it undecided.
     """
 
+    advice: Advice
     policy: str
-    fewest: int | None
-    exact: float | None
-    at_most: bool
-    saved: float | None
-    interval: tuple[float, float] | None
+    rests_on: Change | None
+    tail: Change | None
+    level: dict[str, Margin]
+    rival: str | None
+    against_rival: Margin | None
+    seeds: int
+    requests: int
+    held: float
+    lacking: tuple[str, ...]
+
+    @property
+    def favours(self) -> bool:
+        """The figures favour a policy that sees more than load, enough of them or not."""
+        return self.rests_on is not None and self.rests_on.policy == self.policy
+
+    @property
+    def gains(self) -> bool:
+        """The advice is to use such a policy."""
+        return self.advice is Advice.USE
 
 
-@dataclass(frozen=True)
-class Worth:
-    """What each policy needs to keep a median TPOT of `target_ms`."""
+def verdict(findings: Findings) -> Verdict:
+    """Weigh the base study.
 
-    target_ms: float
-    reference: str | None
-    needed: dict[str, Needed]
-
-
-def worth(findings: Findings, target_ms: float | None = None) -> Worth | None:
-    """Read the sweep of workers; None when there was none.
-
-    Parameters
-    ----------
-    target_ms : float, optional
-        By default what the best load-only policy reaches in the base study, or the best at all.
+    A policy gains when its mean TPOT is lower than that of the load-only policy that is best by it,
+    beyond chance, and its p99 is not higher beyond chance. Of those the lowest mean TPOT is used.
     """
-    swept = findings.sweeps.get("workers")
-    if swept is None:
-        return None
-    if target_ms is None:
-        rivals = findings.load_only or list(findings.base)
-        target_ms = min(findings.mean(policy, P50) for policy in rivals)
-    workers = np.array(swept.sweep.values)
-    exact = {p: _exact(workers, swept.mean(p, P50), target_ms) for p in swept.policies}
-    reference = min(
-        (p for p in findings.load_only if exact[p] is not None),
-        key=lambda p: exact[p] or 0.0,
-        default=None,
-    )
-    needed = {p: _needed(swept, p, reference, target_ms) for p in swept.policies}
-    return Worth(target_ms, reference, needed)
-
-
-def _needed(swept: Swept, policy: str, reference: str | None, target_ms: float) -> Needed:
-    workers = np.array(swept.sweep.values)
-    means = swept.mean(policy, P50)
-    exact = _exact(workers, means, target_ms)
-    keeping = workers[means <= target_ms]
-    fewest = int(keeping[0]) if len(keeping) else None
-    saved, within = None, None
-    if reference is not None and exact is not None and policy != reference:
-        saved = (_exact(workers, swept.mean(reference, P50), target_ms) or 0.0) - exact
-        within = interval(_saved_by_seed(swept, policy, reference, target_ms))
-    return Needed(
+    known = [p for p in findings.base if name_of(p) != EVALUATION_ONLY] or list(findings.base)
+    own = [p for p in known if p in findings.others]
+    compared = bool(findings.load_only)
+    gaining = [p for p in own if _gains(p, findings)] if compared else own
+    stays = findings.load_only or known
+    policy = _lowest(gaining or stays, findings)
+    nearest = policy if gaining else _lowest(own, findings) if own else None
+    level = {
+        other: margin
+        for other in gaining
+        if other != policy and not lower(margin := against(policy, other, findings))
+    }
+    rival = _lowest([p for p in known if p != policy], findings) if len(known) > 1 else None
+    runs = [run for of_seed in findings.base.values() for run in of_seed]
+    held = findings.mean(_lowest(stays, findings), "in_flight")
+    requests = int(min(run.figures["requests"] for run in runs))
+    seeds = len(findings.plan.base.seeds)
+    lacking = _lacking(findings, own if compared and not gaining else [], seeds, requests)
+    return Verdict(
+        advice=_advice(compared, held, bool(own), bool(lacking), bool(gaining)),
         policy=policy,
-        fewest=fewest,
-        exact=exact,
-        at_most=bool(fewest == workers[0]),
-        saved=saved,
-        interval=within,
+        rests_on=findings.changes.get((nearest, MEAN)) if nearest else None,
+        tail=findings.changes.get((nearest, P99)) if nearest else None,
+        level=level if compared else {},
+        rival=rival,
+        against_rival=against(policy, rival, findings) if rival else None,
+        seeds=seeds,
+        requests=requests,
+        held=held,
+        lacking=lacking,
     )
 
 
-def _saved_by_seed(
-    swept: Swept, policy: str, reference: str, target_ms: float
-) -> NDArray[np.float64]:
-    """One entry a seed; none at all where some seed's line does not reach the target."""
-    workers = np.array(swept.sweep.values)
-    saved: list[float] = []
-    for own, rival in zip(swept.values(policy, P50).T, swept.values(reference, P50).T, strict=True):
-        less, more = (_exact(workers, line, target_ms) for line in (own, rival))
-        if less is None or more is None:
-            return np.empty(0)
-        saved.append(more - less)
-    return np.array(saved)
+def against(policy: str, other: str, findings: Findings) -> Margin:
+    """The mean TPOT of one relative to another's, over paired seeds."""
+    own, theirs = ([run.figures[MEAN] for run in findings.base[p]] for p in (policy, other))
+    return Margin.of(own, theirs)
 
 
-def _exact(
-    workers: NDArray[np.float64], tpot_ms: Sequence[float] | NDArray[np.float64], target_ms: float
-) -> float | None:
-    """Where the line through the points, from the left, first meets the target."""
-    keeps = np.flatnonzero(np.asarray(tpot_ms) <= target_ms)
-    if not len(keeps):
-        return None
-    i = int(keeps[0])
-    if i == 0:
-        return float(workers[0])
-    share = (tpot_ms[i - 1] - target_ms) / (tpot_ms[i - 1] - tpot_ms[i])
-    return float(workers[i - 1] + share * (workers[i] - workers[i - 1]))
+def _advice(compared: bool, held: float, any_own: bool, lacking: bool, gaining: bool) -> Advice:
+    if not compared:
+        return Advice.ALONE
+    if not any_own:
+        return Advice.STAY
+    if held < TELLING and not gaining:
+        return Advice.LIGHT
+    if lacking:
+        return Advice.UNDECIDED
+    return Advice.USE if gaining else Advice.STAY
+
+
+def _lacking(
+    findings: Findings, hopeful: Sequence[str], seeds: int, requests: int
+) -> tuple[str, ...]:
+    """What it takes to decide; `hopeful` are policies that do not gain, as far as was told."""
+    lacking = []
+    if seeds < SEEDS:
+        lacking.append(f"{seeds} seed{'s' * (seeds > 1)}, where it takes {SEEDS}")
+    if requests < REQUESTS:
+        lacking.append(f"{requests} requests per seed, where it takes {REQUESTS}")
+    for policy in hopeful:
+        mean, tail = (findings.changes[policy, figure] for figure in (MEAN, P99))
+        low, high = mean.interval or (mean.relative, mean.relative)
+        if low < -WORTHWHILE and high >= 0 and not higher(tail):
+            lacking.append(f"the interval of {findings.names[policy]} is too wide")
+    return tuple(lacking)
+
+
+def _gains(policy: str, findings: Findings) -> bool:
+    mean, tail = (findings.changes[policy, figure] for figure in (MEAN, P99))
+    return lower(mean) and not higher(tail)
+
+
+def lower(found: Change | Margin) -> bool:
+    """Beyond chance, where its interval is known."""
+    return (found.interval or (found.relative, found.relative))[1] < 0
+
+
+def higher(found: Change | Margin) -> bool:
+    """The same on the other side."""
+    return (found.interval or (found.relative, found.relative))[0] > 0
+
+
+def _lowest(policies: Sequence[str], findings: Findings) -> str:
+    return min(policies, key=lambda policy: findings.mean(policy, MEAN))

@@ -1,17 +1,19 @@
-"""How numbers are written: the same on the page, in the PDF and in the verdict."""
+"""How numbers are written: the same in tables, pictures and the verdict."""
 
 import math
+from collections.abc import Iterable
 
 from eldr_service.lab.simulation.comparison import Change, Margin
 
 MINUS = "\N{MINUS SIGN}"
+PLUS_MINUS = "±\N{NO-BREAK SPACE}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
     """With so many decimals; a dash of nothing."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:,.{digits}f}".replace("-", MINUS)
+    return _proper(f"{value:,.{digits}f}")
 
 
 def milliseconds(value: float | None) -> str:
@@ -23,22 +25,32 @@ def milliseconds(value: float | None) -> str:
 
 def percent(value: float, signed: bool = True) -> str:
     """With one decimal."""
-    return f"{value:{'+' if signed else ''}.1%}".replace("-", MINUS)
+    return _proper(f"{value:{'+' if signed else ''}.1%}")
 
 
-def change(found: Change | Margin | None, between: str = " ") -> str:
-    """A change, and its interval in brackets where there is one."""
+def change(found: Change | Margin | None) -> str:
+    """A change, with half of its 95% interval where there is one, which lies evenly around it."""
     if found is None:
         return "–"
-    within = f"{between}({span(found.interval)})" if found.interval else ""
-    return percent(found.relative) + within
-
-
-def span(ends: tuple[float, float]) -> str:
-    """An interval of relative changes."""
-    return f"{percent(ends[0])} to {percent(ends[1])}"
+    if not found.interval:
+        return percent(found.relative)
+    low, high = found.interval
+    return f"{percent(found.relative)} {PLUS_MINUS}{number(50 * (high - low), 1)}"
 
 
 def plain(value: float) -> str:
     """As short as it can be written."""
-    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    written = f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return _proper(written)
+
+
+def listed(words: Iterable[str]) -> str:
+    """With commas, the last with "and"."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _proper(written: str) -> str:
+    """With a minus sign for a hyphen, and no sign where nothing is left after rounding."""
+    unsigned = written.lstrip("+-")
+    return written.replace("-", MINUS) if unsigned.strip("0.,%") else unsigned
