@@ -90,9 +90,7 @@ def measure(turns: int, seconds: float) -> dict[str, Any]:
     ratios = {}
     for name in SAMPLERS:
         ratios[f"{name}, calls/s"] = paired.ratio(rates[name], rates["off"])
-        ratios[f"{name}, us of processor each"] = paired.ratio(
-            times[name], times["off"], less=True
-        )
+        ratios[f"{name}, us of processor each"] = paired.ratio(times[name], times["off"], less=True)
     medians = {name: np.median(values, axis=0).tolist() for name, values in seen.items()}
     return {"medians": medians, "ratios": ratios}
 

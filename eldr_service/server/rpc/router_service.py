@@ -31,7 +31,7 @@ from eldr_service.server.rpc.errors import DeadlineExceededError, abort, status_
 from eldr_service.server.rpc.moves import MoveWatchers
 from eldr_service.server.rpc.places import Places
 from eldr_service.server.rpc.spans import CallSpans
-from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
+from eldr_service.server.rpc.streams import Answer, Settle, answer_each, unbooked
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.turns import slices
 from eldr_service.server.rpc.unary import unary
@@ -92,6 +92,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Add chunks, and place the requests whose chunk asks for it."""
+        answer: Answer[pb.StreamSignaturesRequest, pb.StreamSignaturesResponse]
         answer = self._stream_signature
         if self._spans:
             answer = self._spans.around_messages("StreamSignatures", context, answer)
@@ -128,7 +129,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Place requests as they come."""
-        answer = self._stream_route
+        answer: Answer[pb.RouteStreamRequest, pb.RouteStreamResponse] = self._stream_route
         if self._spans:
             answer = self._spans.around_messages("RouteStream", context, answer)
         await answer_each(context, answer, lambda r: bool(self._replica) or _waits(r), self._placed)

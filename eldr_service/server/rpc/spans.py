@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import grpc
@@ -12,8 +12,10 @@ from eldr_client.placement import Placement
 from eldr_client.traces import Span, Traces
 
 from eldr_service.server.rpc import reading
+from eldr_service.server.rpc.streams import Answer, Settle
 
-Answered = TypeVar("Answered")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 _UNARY = frozenset({"RegisterSignature", "Route", "Release"})
 _FIELDS = ("traceparent", "tracestate")
@@ -60,16 +62,16 @@ class CallSpans:
         self,
         method: str,
         context: grpc.aio.ServicerContext,
-        answer: Callable[[Any], Awaitable[tuple[Answered, Any]]],
-    ) -> Callable[[Any], Awaitable[tuple[Answered, Any]]]:
+        answer: Answer[Request, Response],
+    ) -> Answer[Request, Response]:
         """Return a function like this one of a stream, with a span for each message.
 
         Its parent is in the message, else in the stream's metadata.
         """
         of_stream = _metadata(context)
 
-        async def answer_one(request: Any) -> tuple[Answered, Any]:
-            said = request.trace_context
+        async def answer_one(request: Request) -> tuple[Response, Settle]:
+            said = request.trace_context  # type: ignore[attr-defined]
             of_message = {name: getattr(said, name) for name in _FIELDS} if said.traceparent else {}
             with self._span(method, request, of_message or of_stream) as span:
                 response, settle = await answer(request)
