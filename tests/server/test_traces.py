@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from daemon import running_daemon
+from documented import blocks
 from eldr.v1 import fleet_pb2, router_pb2
 from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr.v1.router_pb2_grpc import RouterServiceStub
@@ -232,6 +233,21 @@ def test_what_cannot_be_is_said_and_costs_no_more(variables, words, monkeypatch)
     assert not begin("test", said.append).is_on
     (why,) = said
     assert all(word in why for word in words)
+
+
+def test_as_the_page_says():
+    """With a receiver elsewhere, and a ratio that takes all."""
+    (block,) = (b for b in blocks("docs/traces.md") if b.language == "sh")
+    *exports, program = block.commands
+    assert program == ["eldr-server"]
+    env = dict(word.split("=") for words in exports for word in words[1:])
+    with running_receiver() as receiver:
+        env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_TRACES_SAMPLER_ARG": "1"}
+        with running_daemon(env=env) as daemon, grpc.insecure_channel(daemon.grpc) as channel:
+            join(daemon)
+            RouterServiceStub(channel).Route(router_pb2.RouteRequest(model=MODEL, request_id="r"))
+        (span,) = receiver.spans  # sent before the daemon had ended
+    assert span.name == ROUTE
 
 
 def test_a_service_has_the_name_that_it_is_given():
