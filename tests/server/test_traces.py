@@ -147,13 +147,14 @@ def test_a_message_without_a_trace_continues_that_of_its_stream(stub, receiver, 
 def test_what_the_caller_did_wrong_is_no_error_of_the_daemon(stub, receiver, number):
     with pytest.raises(grpc.RpcError) as refused:
         stub.Route(
-            router_pb2.RouteRequest(model="m" * 300, request_id="r"),
+            router_pb2.RouteRequest(model="m" * 3_000, request_id="r"),
             metadata=(("traceparent", parent(number)),),
         )
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     (span,) = spans_of(receiver, number, 1)
     assert span.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
     assert span.attributes["error.type"] == "INVALID_ARGUMENT"
+    assert span.attributes["gen_ai.request.model"] == "m" * 512
     assert not span.is_error
 
 

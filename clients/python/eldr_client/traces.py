@@ -17,6 +17,7 @@ Kind = Literal["internal", "server", "client"]
 
 # Seconds that closing waits for a receiver.
 FAREWELL = 2.0
+MAX_TEXT = 512  # characters of an attribute, which may be of a caller's making
 MAX_TRACESTATE = 512  # characters; W3C asks for no more
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -70,7 +71,8 @@ class Traces:
         """Send what is unsent, for two seconds at most."""
 
 
-_NOTHING = nullcontext(Span())
+_UNRECORDED = Span()
+_NOTHING = nullcontext(_UNRECORDED)
 
 
 def begin(service: str, warn: Callable[[str], object]) -> Traces:
@@ -218,11 +220,12 @@ class _Exported(Traces):
         closing.join(FAREWELL)
 
 
-_UNRECORDED = Span()
-
-
 def _said(attributes: Mapping[str, Value | None]) -> dict[str, Value]:
-    return {name: value for name, value in attributes.items() if value is not None and value != ""}
+    return {
+        name: value[:MAX_TEXT] if isinstance(value, str) else value
+        for name, value in attributes.items()
+        if value is not None and value != ""
+    }
 
 
 def _bounded(fields: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import grpc
@@ -11,7 +12,7 @@ from eldr_client import span_attributes
 from eldr_client.placement import Placement
 from eldr_client.traces import Span, Traces
 
-from eldr_service.server.rpc import reading
+from eldr_service.server.rpc.decoding import NOT_A_MESSAGE
 from eldr_service.server.rpc.streams import Answer, Settle
 
 Request = TypeVar("Request")
@@ -80,17 +81,15 @@ class CallSpans:
 
         return answer_one
 
-    def _span(self, method: str, request: Any, within: Mapping[str, str]) -> Any:
-        most = reading.MAX_REQUEST_ID  # what is longer is about to be refused
-        attributes = span_attributes.call(method)
-        for name, value in span_attributes.request(
-            getattr(request, "model", ""),
-            getattr(request, "request_id", ""),
-            getattr(request, "attempt", None),
-        ).items():
-            attributes[name] = value[:most] if isinstance(value, str) else value
+    def _span(
+        self, method: str, request: Any, within: Mapping[str, str]
+    ) -> AbstractContextManager[Span]:
+        said = span_attributes.call(method)
+        if request is not NOT_A_MESSAGE:
+            attempt = getattr(request, "attempt", None)  # chunks have none
+            said |= span_attributes.request(request.model, request.request_id, attempt)
         name = f"eldr.v1.RouterService/{method}"
-        return self._traces.span(name, attributes, kind="server", within=within)
+        return self._traces.span(name, said, kind="server", within=within)
 
 
 def _metadata(context: grpc.aio.ServicerContext) -> dict[str, str]:
