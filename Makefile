@@ -106,6 +106,7 @@ bench: setup ## the benchmarks that need no vLLM; each writes build/bench/NAME.j
 	$(BIN)/python -m benchmarks.speed.overload
 	$(BIN)/python -m benchmarks.speed.decision_log
 	$(BIN)/python -m benchmarks.speed.scrape
+	$(BIN)/python -m benchmarks.speed.traces
 	$(BIN)/python -m benchmarks.speed.longest_steps
 	$(BIN)/python -m benchmarks.speed.held_signatures
 	$(BIN)/python -m benchmarks.speed.held_prefixes

@@ -21,6 +21,7 @@ from eldr.v1 import (
     policy_pb2_grpc,
     router_pb2_grpc,
 )
+from eldr_client import traces
 
 from eldr_service.core.errors import EldrError
 from eldr_service.decision_log.recorder import Recorder
@@ -64,6 +65,7 @@ from eldr_service.server.rpc.listeners import CallLimits, Listeners
 from eldr_service.server.rpc.partition_service import PartitionService
 from eldr_service.server.rpc.policy_service import PolicyService
 from eldr_service.server.rpc.router_service import RouterService, nothing_to_wait_for
+from eldr_service.server.rpc.spans import CallSpans
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.stores.bookings import BookingStore
 from eldr_service.stores.learned import LearnedStore
@@ -88,6 +90,7 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._telemetry = Telemetry()
+        self._traces = traces.begin("eldr-server", lambda why: log.warning("no traces", error=why))
         name = secrets.token_hex(4)
         self._replica: Replica | None = None
         self._store: SqliteStore
@@ -271,6 +274,7 @@ class Daemon:
         if self._recorder:
             self._recorder.close()
         self._store.close()
+        self._traces.close()
         log.info("stopped")
 
     async def _follow(self, replica: Replica, now: float) -> int:
@@ -308,8 +312,9 @@ class Daemon:
             self._replica.written if self._replica else nothing_to_wait_for,
         )
         telemetry.on_worker_changed = fleet_service.worker_changed
+        spans = CallSpans(self._traces) if self._traces.is_on else None
         router_service = RouterService(
-            self._router, telemetry, settings.max_waiting, self._durability, self._replica
+            self._router, telemetry, settings.max_waiting, self._durability, self._replica, spans
         )
         self._places = router_service.places
         agreed = self._replica.agreed if self._replica else at_once
@@ -336,6 +341,7 @@ class Daemon:
                 per_connection=settings.max_calls,
                 connections=self._most_connections(),
             ),
+            spans,
         )
 
     def _page(self) -> Page:

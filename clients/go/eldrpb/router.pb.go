@@ -531,7 +531,9 @@ type StreamSignaturesRequest struct {
 	PromptTokens uint32 `protobuf:"varint,9,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
 	// Places the request once this chunk is added, the last or an earlier one. Its model, request_id and prefill_worker may be left
 	// empty: those above stand for them.
-	Route         *RouteRequest `protobuf:"bytes,16,opt,name=route,proto3" json:"route,omitempty"`
+	Route *RouteRequest `protobuf:"bytes,16,opt,name=route,proto3" json:"route,omitempty"`
+	// The span of the caller that this message belongs to. Without it, spans of the daemon continue the stream's own metadata.
+	TraceContext  *TraceContext `protobuf:"bytes,17,opt,name=trace_context,json=traceContext,proto3" json:"trace_context,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -636,6 +638,69 @@ func (x *StreamSignaturesRequest) GetRoute() *RouteRequest {
 	return nil
 }
 
+func (x *StreamSignaturesRequest) GetTraceContext() *TraceContext {
+	if x != nil {
+		return x.TraceContext
+	}
+	return nil
+}
+
+// W3C Trace Context, for a message on a stream that it shares with others. Calls with one request have it as metadata,
+// under the names of these fields. One that is malformed is ignored.
+type TraceContext struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Trace, span and flags, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01.
+	Traceparent string `protobuf:"bytes,1,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// What vendors add to it; ignored where it is longer than 512 bytes.
+	Tracestate    string `protobuf:"bytes,2,opt,name=tracestate,proto3" json:"tracestate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceContext) Reset() {
+	*x = TraceContext{}
+	mi := &file_eldr_v1_router_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceContext) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceContext) ProtoMessage() {}
+
+func (x *TraceContext) ProtoReflect() protoreflect.Message {
+	mi := &file_eldr_v1_router_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceContext.ProtoReflect.Descriptor instead.
+func (*TraceContext) Descriptor() ([]byte, []int) {
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TraceContext) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
+func (x *TraceContext) GetTracestate() string {
+	if x != nil {
+		return x.Tracestate
+	}
+	return ""
+}
+
 // The answer to one StreamSignaturesRequest.
 type StreamSignaturesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -661,7 +726,7 @@ type StreamSignaturesResponse struct {
 
 func (x *StreamSignaturesResponse) Reset() {
 	*x = StreamSignaturesResponse{}
-	mi := &file_eldr_v1_router_proto_msgTypes[3]
+	mi := &file_eldr_v1_router_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +738,7 @@ func (x *StreamSignaturesResponse) String() string {
 func (*StreamSignaturesResponse) ProtoMessage() {}
 
 func (x *StreamSignaturesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[3]
+	mi := &file_eldr_v1_router_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +751,7 @@ func (x *StreamSignaturesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamSignaturesResponse.ProtoReflect.Descriptor instead.
 func (*StreamSignaturesResponse) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{3}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StreamSignaturesResponse) GetModel() string {
@@ -841,7 +906,7 @@ type RouteRequest struct {
 
 func (x *RouteRequest) Reset() {
 	*x = RouteRequest{}
-	mi := &file_eldr_v1_router_proto_msgTypes[4]
+	mi := &file_eldr_v1_router_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +918,7 @@ func (x *RouteRequest) String() string {
 func (*RouteRequest) ProtoMessage() {}
 
 func (x *RouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[4]
+	mi := &file_eldr_v1_router_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +931,7 @@ func (x *RouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteRequest.ProtoReflect.Descriptor instead.
 func (*RouteRequest) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{4}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RouteRequest) GetModel() string {
@@ -1048,7 +1113,7 @@ type RouteResponse struct {
 
 func (x *RouteResponse) Reset() {
 	*x = RouteResponse{}
-	mi := &file_eldr_v1_router_proto_msgTypes[5]
+	mi := &file_eldr_v1_router_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1125,7 @@ func (x *RouteResponse) String() string {
 func (*RouteResponse) ProtoMessage() {}
 
 func (x *RouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[5]
+	mi := &file_eldr_v1_router_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1138,7 @@ func (x *RouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteResponse.ProtoReflect.Descriptor instead.
 func (*RouteResponse) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{5}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RouteResponse) GetPlacement() *Placement {
@@ -1134,13 +1199,15 @@ type RouteStreamRequest struct {
 	CachedTokens map[string]uint32 `protobuf:"bytes,23,rep,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// As RouteRequest.prefix_block_tokens.
 	PrefixBlockTokens uint32 `protobuf:"varint,24,opt,name=prefix_block_tokens,json=prefixBlockTokens,proto3" json:"prefix_block_tokens,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// As StreamSignaturesRequest.trace_context.
+	TraceContext  *TraceContext `protobuf:"bytes,32,opt,name=trace_context,json=traceContext,proto3" json:"trace_context,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RouteStreamRequest) Reset() {
 	*x = RouteStreamRequest{}
-	mi := &file_eldr_v1_router_proto_msgTypes[6]
+	mi := &file_eldr_v1_router_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1219,7 @@ func (x *RouteStreamRequest) String() string {
 func (*RouteStreamRequest) ProtoMessage() {}
 
 func (x *RouteStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[6]
+	mi := &file_eldr_v1_router_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1232,7 @@ func (x *RouteStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStreamRequest.ProtoReflect.Descriptor instead.
 func (*RouteStreamRequest) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{6}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RouteStreamRequest) GetModel() string {
@@ -1336,6 +1403,13 @@ func (x *RouteStreamRequest) GetPrefixBlockTokens() uint32 {
 	return 0
 }
 
+func (x *RouteStreamRequest) GetTraceContext() *TraceContext {
+	if x != nil {
+		return x.TraceContext
+	}
+	return nil
+}
+
 // The answer to one RouteStreamRequest.
 type RouteStreamResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1358,7 +1432,7 @@ type RouteStreamResponse struct {
 
 func (x *RouteStreamResponse) Reset() {
 	*x = RouteStreamResponse{}
-	mi := &file_eldr_v1_router_proto_msgTypes[7]
+	mi := &file_eldr_v1_router_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1444,7 @@ func (x *RouteStreamResponse) String() string {
 func (*RouteStreamResponse) ProtoMessage() {}
 
 func (x *RouteStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[7]
+	mi := &file_eldr_v1_router_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1457,7 @@ func (x *RouteStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStreamResponse.ProtoReflect.Descriptor instead.
 func (*RouteStreamResponse) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{7}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RouteStreamResponse) GetModel() string {
@@ -1465,7 +1539,7 @@ type WorkerTarget struct {
 
 func (x *WorkerTarget) Reset() {
 	*x = WorkerTarget{}
-	mi := &file_eldr_v1_router_proto_msgTypes[8]
+	mi := &file_eldr_v1_router_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1551,7 @@ func (x *WorkerTarget) String() string {
 func (*WorkerTarget) ProtoMessage() {}
 
 func (x *WorkerTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[8]
+	mi := &file_eldr_v1_router_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1564,7 @@ func (x *WorkerTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerTarget.ProtoReflect.Descriptor instead.
 func (*WorkerTarget) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{8}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WorkerTarget) GetWorkerId() string {
@@ -1562,7 +1636,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_eldr_v1_router_proto_msgTypes[9]
+	mi := &file_eldr_v1_router_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1648,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[9]
+	mi := &file_eldr_v1_router_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1661,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{9}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Placement) GetWorkerId() string {
@@ -1755,7 +1829,7 @@ type WorkerScore struct {
 
 func (x *WorkerScore) Reset() {
 	*x = WorkerScore{}
-	mi := &file_eldr_v1_router_proto_msgTypes[10]
+	mi := &file_eldr_v1_router_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1841,7 @@ func (x *WorkerScore) String() string {
 func (*WorkerScore) ProtoMessage() {}
 
 func (x *WorkerScore) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[10]
+	mi := &file_eldr_v1_router_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1854,7 @@ func (x *WorkerScore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerScore.ProtoReflect.Descriptor instead.
 func (*WorkerScore) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{10}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WorkerScore) GetWorkerId() string {
@@ -1885,7 +1959,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_eldr_v1_router_proto_msgTypes[11]
+	mi := &file_eldr_v1_router_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +1971,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[11]
+	mi := &file_eldr_v1_router_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +1984,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{11}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReleaseRequest) GetModel() string {
@@ -1980,7 +2054,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_eldr_v1_router_proto_msgTypes[12]
+	mi := &file_eldr_v1_router_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1992,7 +2066,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[12]
+	mi := &file_eldr_v1_router_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2005,7 +2079,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{12}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReleaseResponse) GetResult() ReleaseResult {
@@ -2030,7 +2104,7 @@ type LeaseReference struct {
 
 func (x *LeaseReference) Reset() {
 	*x = LeaseReference{}
-	mi := &file_eldr_v1_router_proto_msgTypes[13]
+	mi := &file_eldr_v1_router_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2116,7 @@ func (x *LeaseReference) String() string {
 func (*LeaseReference) ProtoMessage() {}
 
 func (x *LeaseReference) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[13]
+	mi := &file_eldr_v1_router_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2129,7 @@ func (x *LeaseReference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseReference.ProtoReflect.Descriptor instead.
 func (*LeaseReference) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{13}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LeaseReference) GetRequestId() string {
@@ -2092,7 +2166,7 @@ type RenewLeasesRequest struct {
 
 func (x *RenewLeasesRequest) Reset() {
 	*x = RenewLeasesRequest{}
-	mi := &file_eldr_v1_router_proto_msgTypes[14]
+	mi := &file_eldr_v1_router_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2104,7 +2178,7 @@ func (x *RenewLeasesRequest) String() string {
 func (*RenewLeasesRequest) ProtoMessage() {}
 
 func (x *RenewLeasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[14]
+	mi := &file_eldr_v1_router_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2117,7 +2191,7 @@ func (x *RenewLeasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeasesRequest.ProtoReflect.Descriptor instead.
 func (*RenewLeasesRequest) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{14}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RenewLeasesRequest) GetModel() string {
@@ -2145,7 +2219,7 @@ type RenewLeasesResponse struct {
 
 func (x *RenewLeasesResponse) Reset() {
 	*x = RenewLeasesResponse{}
-	mi := &file_eldr_v1_router_proto_msgTypes[15]
+	mi := &file_eldr_v1_router_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2231,7 @@ func (x *RenewLeasesResponse) String() string {
 func (*RenewLeasesResponse) ProtoMessage() {}
 
 func (x *RenewLeasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[15]
+	mi := &file_eldr_v1_router_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2244,7 @@ func (x *RenewLeasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeasesResponse.ProtoReflect.Descriptor instead.
 func (*RenewLeasesResponse) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{15}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RenewLeasesResponse) GetUnknown() []*LeaseReference {
@@ -2191,7 +2265,7 @@ type WatchMovesRequest struct {
 
 func (x *WatchMovesRequest) Reset() {
 	*x = WatchMovesRequest{}
-	mi := &file_eldr_v1_router_proto_msgTypes[16]
+	mi := &file_eldr_v1_router_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2277,7 @@ func (x *WatchMovesRequest) String() string {
 func (*WatchMovesRequest) ProtoMessage() {}
 
 func (x *WatchMovesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[16]
+	mi := &file_eldr_v1_router_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2290,7 @@ func (x *WatchMovesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMovesRequest.ProtoReflect.Descriptor instead.
 func (*WatchMovesRequest) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{16}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchMovesRequest) GetModel() string {
@@ -2247,7 +2321,7 @@ type WatchMovesResponse struct {
 
 func (x *WatchMovesResponse) Reset() {
 	*x = WatchMovesResponse{}
-	mi := &file_eldr_v1_router_proto_msgTypes[17]
+	mi := &file_eldr_v1_router_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2333,7 @@ func (x *WatchMovesResponse) String() string {
 func (*WatchMovesResponse) ProtoMessage() {}
 
 func (x *WatchMovesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[17]
+	mi := &file_eldr_v1_router_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2346,7 @@ func (x *WatchMovesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchMovesResponse.ProtoReflect.Descriptor instead.
 func (*WatchMovesResponse) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{17}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchMovesResponse) GetModel() string {
@@ -2332,7 +2406,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_eldr_v1_router_proto_msgTypes[18]
+	mi := &file_eldr_v1_router_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2418,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[18]
+	mi := &file_eldr_v1_router_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2431,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{18}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainRequest) GetModel() string {
@@ -2415,7 +2489,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_eldr_v1_router_proto_msgTypes[19]
+	mi := &file_eldr_v1_router_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2427,7 +2501,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_eldr_v1_router_proto_msgTypes[19]
+	mi := &file_eldr_v1_router_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2440,7 +2514,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_eldr_v1_router_proto_rawDescGZIP(), []int{19}
+	return file_eldr_v1_router_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExplainResponse) GetModel() string {
@@ -2546,7 +2620,7 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x19RegisterSignatureResponse\x12\x1f\n" +
 	"\vtokens_held\x18\x01 \x01(\rR\n" +
 	"tokensHeld\x12\x1a\n" +
-	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"\xe3\x02\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"\x9f\x03\n" +
 	"\x17StreamSignaturesRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2558,7 +2632,13 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x06counts\x18\a \x01(\v2\x19.eldr.v1.ActivationCountsR\x06counts\x12%\n" +
 	"\x0eprefill_worker\x18\b \x01(\tR\rprefillWorker\x12#\n" +
 	"\rprompt_tokens\x18\t \x01(\rR\fpromptTokens\x12+\n" +
-	"\x05route\x18\x10 \x01(\v2\x15.eldr.v1.RouteRequestR\x05route\"\xbd\x02\n" +
+	"\x05route\x18\x10 \x01(\v2\x15.eldr.v1.RouteRequestR\x05route\x12:\n" +
+	"\rtrace_context\x18\x11 \x01(\v2\x15.eldr.v1.TraceContextR\ftraceContext\"P\n" +
+	"\fTraceContext\x12 \n" +
+	"\vtraceparent\x18\x01 \x01(\tR\vtraceparent\x12\x1e\n" +
+	"\n" +
+	"tracestate\x18\x02 \x01(\tR\n" +
+	"tracestate\"\xbd\x02\n" +
 	"\x18StreamSignaturesResponse\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2606,7 +2686,8 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"A\n" +
 	"\rRouteResponse\x120\n" +
-	"\tplacement\x18\x01 \x01(\v2\x12.eldr.v1.PlacementR\tplacement\"\xf5\t\n" +
+	"\tplacement\x18\x01 \x01(\v2\x12.eldr.v1.PlacementR\tplacement\"\xb1\n" +
+	"\n" +
 	"\x12RouteStreamRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1d\n" +
 	"\n" +
@@ -2633,7 +2714,8 @@ const file_eldr_v1_router_proto_rawDesc = "" +
 	"\rprefix_hashes\x18\x15 \x03(\x06R\fprefixHashes\x12\x18\n" +
 	"\amovable\x18\x16 \x01(\bR\amovable\x12R\n" +
 	"\rcached_tokens\x18\x17 \x03(\v2-.eldr.v1.RouteStreamRequest.CachedTokensEntryR\fcachedTokens\x12.\n" +
-	"\x13prefix_block_tokens\x18\x18 \x01(\rR\x11prefixBlockTokens\x1aA\n" +
+	"\x13prefix_block_tokens\x18\x18 \x01(\rR\x11prefixBlockTokens\x12:\n" +
+	"\rtrace_context\x18  \x01(\v2\x15.eldr.v1.TraceContextR\ftraceContext\x1aA\n" +
 	"\x13WorkerSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -2813,7 +2895,7 @@ func file_eldr_v1_router_proto_rawDescGZIP() []byte {
 }
 
 var file_eldr_v1_router_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_eldr_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_eldr_v1_router_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_eldr_v1_router_proto_goTypes = []any{
 	(PlacementReason)(0),              // 0: eldr.v1.PlacementReason
 	(SignatureSource)(0),              // 1: eldr.v1.SignatureSource
@@ -2823,99 +2905,102 @@ var file_eldr_v1_router_proto_goTypes = []any{
 	(*RegisterSignatureRequest)(nil),  // 5: eldr.v1.RegisterSignatureRequest
 	(*RegisterSignatureResponse)(nil), // 6: eldr.v1.RegisterSignatureResponse
 	(*StreamSignaturesRequest)(nil),   // 7: eldr.v1.StreamSignaturesRequest
-	(*StreamSignaturesResponse)(nil),  // 8: eldr.v1.StreamSignaturesResponse
-	(*RouteRequest)(nil),              // 9: eldr.v1.RouteRequest
-	(*RouteResponse)(nil),             // 10: eldr.v1.RouteResponse
-	(*RouteStreamRequest)(nil),        // 11: eldr.v1.RouteStreamRequest
-	(*RouteStreamResponse)(nil),       // 12: eldr.v1.RouteStreamResponse
-	(*WorkerTarget)(nil),              // 13: eldr.v1.WorkerTarget
-	(*Placement)(nil),                 // 14: eldr.v1.Placement
-	(*WorkerScore)(nil),               // 15: eldr.v1.WorkerScore
-	(*ReleaseRequest)(nil),            // 16: eldr.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),           // 17: eldr.v1.ReleaseResponse
-	(*LeaseReference)(nil),            // 18: eldr.v1.LeaseReference
-	(*RenewLeasesRequest)(nil),        // 19: eldr.v1.RenewLeasesRequest
-	(*RenewLeasesResponse)(nil),       // 20: eldr.v1.RenewLeasesResponse
-	(*WatchMovesRequest)(nil),         // 21: eldr.v1.WatchMovesRequest
-	(*WatchMovesResponse)(nil),        // 22: eldr.v1.WatchMovesResponse
-	(*ExplainRequest)(nil),            // 23: eldr.v1.ExplainRequest
-	(*ExplainResponse)(nil),           // 24: eldr.v1.ExplainResponse
-	nil,                               // 25: eldr.v1.RouteRequest.WorkerSelectorEntry
-	nil,                               // 26: eldr.v1.RouteRequest.LabelsEntry
-	nil,                               // 27: eldr.v1.RouteRequest.CachedTokensEntry
-	nil,                               // 28: eldr.v1.RouteStreamRequest.WorkerSelectorEntry
-	nil,                               // 29: eldr.v1.RouteStreamRequest.LabelsEntry
-	nil,                               // 30: eldr.v1.RouteStreamRequest.CachedTokensEntry
-	nil,                               // 31: eldr.v1.ExplainResponse.PolicyParametersEntry
-	(*ActivationCounts)(nil),          // 32: eldr.v1.ActivationCounts
-	(*status.Status)(nil),             // 33: google.rpc.Status
-	(*durationpb.Duration)(nil),       // 34: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 35: google.protobuf.Timestamp
+	(*TraceContext)(nil),              // 8: eldr.v1.TraceContext
+	(*StreamSignaturesResponse)(nil),  // 9: eldr.v1.StreamSignaturesResponse
+	(*RouteRequest)(nil),              // 10: eldr.v1.RouteRequest
+	(*RouteResponse)(nil),             // 11: eldr.v1.RouteResponse
+	(*RouteStreamRequest)(nil),        // 12: eldr.v1.RouteStreamRequest
+	(*RouteStreamResponse)(nil),       // 13: eldr.v1.RouteStreamResponse
+	(*WorkerTarget)(nil),              // 14: eldr.v1.WorkerTarget
+	(*Placement)(nil),                 // 15: eldr.v1.Placement
+	(*WorkerScore)(nil),               // 16: eldr.v1.WorkerScore
+	(*ReleaseRequest)(nil),            // 17: eldr.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),           // 18: eldr.v1.ReleaseResponse
+	(*LeaseReference)(nil),            // 19: eldr.v1.LeaseReference
+	(*RenewLeasesRequest)(nil),        // 20: eldr.v1.RenewLeasesRequest
+	(*RenewLeasesResponse)(nil),       // 21: eldr.v1.RenewLeasesResponse
+	(*WatchMovesRequest)(nil),         // 22: eldr.v1.WatchMovesRequest
+	(*WatchMovesResponse)(nil),        // 23: eldr.v1.WatchMovesResponse
+	(*ExplainRequest)(nil),            // 24: eldr.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 25: eldr.v1.ExplainResponse
+	nil,                               // 26: eldr.v1.RouteRequest.WorkerSelectorEntry
+	nil,                               // 27: eldr.v1.RouteRequest.LabelsEntry
+	nil,                               // 28: eldr.v1.RouteRequest.CachedTokensEntry
+	nil,                               // 29: eldr.v1.RouteStreamRequest.WorkerSelectorEntry
+	nil,                               // 30: eldr.v1.RouteStreamRequest.LabelsEntry
+	nil,                               // 31: eldr.v1.RouteStreamRequest.CachedTokensEntry
+	nil,                               // 32: eldr.v1.ExplainResponse.PolicyParametersEntry
+	(*ActivationCounts)(nil),          // 33: eldr.v1.ActivationCounts
+	(*status.Status)(nil),             // 34: google.rpc.Status
+	(*durationpb.Duration)(nil),       // 35: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 36: google.protobuf.Timestamp
 }
 var file_eldr_v1_router_proto_depIdxs = []int32{
-	32, // 0: eldr.v1.RegisterSignatureRequest.counts:type_name -> eldr.v1.ActivationCounts
-	32, // 1: eldr.v1.StreamSignaturesRequest.counts:type_name -> eldr.v1.ActivationCounts
-	9,  // 2: eldr.v1.StreamSignaturesRequest.route:type_name -> eldr.v1.RouteRequest
-	6,  // 3: eldr.v1.StreamSignaturesResponse.acknowledgement:type_name -> eldr.v1.RegisterSignatureResponse
-	14, // 4: eldr.v1.StreamSignaturesResponse.placement:type_name -> eldr.v1.Placement
-	33, // 5: eldr.v1.StreamSignaturesResponse.status:type_name -> google.rpc.Status
-	32, // 6: eldr.v1.RouteRequest.counts:type_name -> eldr.v1.ActivationCounts
-	34, // 7: eldr.v1.RouteRequest.wait_for_signature:type_name -> google.protobuf.Duration
-	25, // 8: eldr.v1.RouteRequest.worker_selector:type_name -> eldr.v1.RouteRequest.WorkerSelectorEntry
-	34, // 9: eldr.v1.RouteRequest.lease_ttl:type_name -> google.protobuf.Duration
-	26, // 10: eldr.v1.RouteRequest.labels:type_name -> eldr.v1.RouteRequest.LabelsEntry
-	34, // 11: eldr.v1.RouteRequest.max_wait:type_name -> google.protobuf.Duration
-	27, // 12: eldr.v1.RouteRequest.cached_tokens:type_name -> eldr.v1.RouteRequest.CachedTokensEntry
-	14, // 13: eldr.v1.RouteResponse.placement:type_name -> eldr.v1.Placement
-	32, // 14: eldr.v1.RouteStreamRequest.counts:type_name -> eldr.v1.ActivationCounts
-	34, // 15: eldr.v1.RouteStreamRequest.wait_for_signature:type_name -> google.protobuf.Duration
-	28, // 16: eldr.v1.RouteStreamRequest.worker_selector:type_name -> eldr.v1.RouteStreamRequest.WorkerSelectorEntry
-	34, // 17: eldr.v1.RouteStreamRequest.lease_ttl:type_name -> google.protobuf.Duration
-	29, // 18: eldr.v1.RouteStreamRequest.labels:type_name -> eldr.v1.RouteStreamRequest.LabelsEntry
-	34, // 19: eldr.v1.RouteStreamRequest.max_wait:type_name -> google.protobuf.Duration
-	30, // 20: eldr.v1.RouteStreamRequest.cached_tokens:type_name -> eldr.v1.RouteStreamRequest.CachedTokensEntry
-	14, // 21: eldr.v1.RouteStreamResponse.placement:type_name -> eldr.v1.Placement
-	33, // 22: eldr.v1.RouteStreamResponse.status:type_name -> google.rpc.Status
-	13, // 23: eldr.v1.Placement.alternates:type_name -> eldr.v1.WorkerTarget
-	0,  // 24: eldr.v1.Placement.reason:type_name -> eldr.v1.PlacementReason
-	35, // 25: eldr.v1.Placement.lease_expire_time:type_name -> google.protobuf.Timestamp
-	34, // 26: eldr.v1.Placement.lease_remaining:type_name -> google.protobuf.Duration
-	15, // 27: eldr.v1.Placement.scores:type_name -> eldr.v1.WorkerScore
-	1,  // 28: eldr.v1.Placement.signature_source:type_name -> eldr.v1.SignatureSource
-	34, // 29: eldr.v1.WorkerScore.report_age:type_name -> google.protobuf.Duration
-	2,  // 30: eldr.v1.ReleaseRequest.outcome:type_name -> eldr.v1.ReleaseOutcome
-	34, // 31: eldr.v1.ReleaseRequest.decode_duration:type_name -> google.protobuf.Duration
-	32, // 32: eldr.v1.ReleaseRequest.decode_counts:type_name -> eldr.v1.ActivationCounts
-	3,  // 33: eldr.v1.ReleaseResponse.result:type_name -> eldr.v1.ReleaseResult
-	18, // 34: eldr.v1.RenewLeasesRequest.leases:type_name -> eldr.v1.LeaseReference
-	18, // 35: eldr.v1.RenewLeasesResponse.unknown:type_name -> eldr.v1.LeaseReference
-	13, // 36: eldr.v1.WatchMovesResponse.target:type_name -> eldr.v1.WorkerTarget
-	34, // 37: eldr.v1.WatchMovesResponse.gain:type_name -> google.protobuf.Duration
-	14, // 38: eldr.v1.ExplainResponse.placement:type_name -> eldr.v1.Placement
-	34, // 39: eldr.v1.ExplainResponse.age:type_name -> google.protobuf.Duration
-	31, // 40: eldr.v1.ExplainResponse.policy_parameters:type_name -> eldr.v1.ExplainResponse.PolicyParametersEntry
-	4,  // 41: eldr.v1.ExplainResponse.state:type_name -> eldr.v1.BookingState
-	5,  // 42: eldr.v1.RouterService.RegisterSignature:input_type -> eldr.v1.RegisterSignatureRequest
-	7,  // 43: eldr.v1.RouterService.StreamSignatures:input_type -> eldr.v1.StreamSignaturesRequest
-	9,  // 44: eldr.v1.RouterService.Route:input_type -> eldr.v1.RouteRequest
-	11, // 45: eldr.v1.RouterService.RouteStream:input_type -> eldr.v1.RouteStreamRequest
-	16, // 46: eldr.v1.RouterService.Release:input_type -> eldr.v1.ReleaseRequest
-	19, // 47: eldr.v1.RouterService.RenewLeases:input_type -> eldr.v1.RenewLeasesRequest
-	21, // 48: eldr.v1.RouterService.WatchMoves:input_type -> eldr.v1.WatchMovesRequest
-	23, // 49: eldr.v1.RouterService.Explain:input_type -> eldr.v1.ExplainRequest
-	6,  // 50: eldr.v1.RouterService.RegisterSignature:output_type -> eldr.v1.RegisterSignatureResponse
-	8,  // 51: eldr.v1.RouterService.StreamSignatures:output_type -> eldr.v1.StreamSignaturesResponse
-	10, // 52: eldr.v1.RouterService.Route:output_type -> eldr.v1.RouteResponse
-	12, // 53: eldr.v1.RouterService.RouteStream:output_type -> eldr.v1.RouteStreamResponse
-	17, // 54: eldr.v1.RouterService.Release:output_type -> eldr.v1.ReleaseResponse
-	20, // 55: eldr.v1.RouterService.RenewLeases:output_type -> eldr.v1.RenewLeasesResponse
-	22, // 56: eldr.v1.RouterService.WatchMoves:output_type -> eldr.v1.WatchMovesResponse
-	24, // 57: eldr.v1.RouterService.Explain:output_type -> eldr.v1.ExplainResponse
-	50, // [50:58] is the sub-list for method output_type
-	42, // [42:50] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	33, // 0: eldr.v1.RegisterSignatureRequest.counts:type_name -> eldr.v1.ActivationCounts
+	33, // 1: eldr.v1.StreamSignaturesRequest.counts:type_name -> eldr.v1.ActivationCounts
+	10, // 2: eldr.v1.StreamSignaturesRequest.route:type_name -> eldr.v1.RouteRequest
+	8,  // 3: eldr.v1.StreamSignaturesRequest.trace_context:type_name -> eldr.v1.TraceContext
+	6,  // 4: eldr.v1.StreamSignaturesResponse.acknowledgement:type_name -> eldr.v1.RegisterSignatureResponse
+	15, // 5: eldr.v1.StreamSignaturesResponse.placement:type_name -> eldr.v1.Placement
+	34, // 6: eldr.v1.StreamSignaturesResponse.status:type_name -> google.rpc.Status
+	33, // 7: eldr.v1.RouteRequest.counts:type_name -> eldr.v1.ActivationCounts
+	35, // 8: eldr.v1.RouteRequest.wait_for_signature:type_name -> google.protobuf.Duration
+	26, // 9: eldr.v1.RouteRequest.worker_selector:type_name -> eldr.v1.RouteRequest.WorkerSelectorEntry
+	35, // 10: eldr.v1.RouteRequest.lease_ttl:type_name -> google.protobuf.Duration
+	27, // 11: eldr.v1.RouteRequest.labels:type_name -> eldr.v1.RouteRequest.LabelsEntry
+	35, // 12: eldr.v1.RouteRequest.max_wait:type_name -> google.protobuf.Duration
+	28, // 13: eldr.v1.RouteRequest.cached_tokens:type_name -> eldr.v1.RouteRequest.CachedTokensEntry
+	15, // 14: eldr.v1.RouteResponse.placement:type_name -> eldr.v1.Placement
+	33, // 15: eldr.v1.RouteStreamRequest.counts:type_name -> eldr.v1.ActivationCounts
+	35, // 16: eldr.v1.RouteStreamRequest.wait_for_signature:type_name -> google.protobuf.Duration
+	29, // 17: eldr.v1.RouteStreamRequest.worker_selector:type_name -> eldr.v1.RouteStreamRequest.WorkerSelectorEntry
+	35, // 18: eldr.v1.RouteStreamRequest.lease_ttl:type_name -> google.protobuf.Duration
+	30, // 19: eldr.v1.RouteStreamRequest.labels:type_name -> eldr.v1.RouteStreamRequest.LabelsEntry
+	35, // 20: eldr.v1.RouteStreamRequest.max_wait:type_name -> google.protobuf.Duration
+	31, // 21: eldr.v1.RouteStreamRequest.cached_tokens:type_name -> eldr.v1.RouteStreamRequest.CachedTokensEntry
+	8,  // 22: eldr.v1.RouteStreamRequest.trace_context:type_name -> eldr.v1.TraceContext
+	15, // 23: eldr.v1.RouteStreamResponse.placement:type_name -> eldr.v1.Placement
+	34, // 24: eldr.v1.RouteStreamResponse.status:type_name -> google.rpc.Status
+	14, // 25: eldr.v1.Placement.alternates:type_name -> eldr.v1.WorkerTarget
+	0,  // 26: eldr.v1.Placement.reason:type_name -> eldr.v1.PlacementReason
+	36, // 27: eldr.v1.Placement.lease_expire_time:type_name -> google.protobuf.Timestamp
+	35, // 28: eldr.v1.Placement.lease_remaining:type_name -> google.protobuf.Duration
+	16, // 29: eldr.v1.Placement.scores:type_name -> eldr.v1.WorkerScore
+	1,  // 30: eldr.v1.Placement.signature_source:type_name -> eldr.v1.SignatureSource
+	35, // 31: eldr.v1.WorkerScore.report_age:type_name -> google.protobuf.Duration
+	2,  // 32: eldr.v1.ReleaseRequest.outcome:type_name -> eldr.v1.ReleaseOutcome
+	35, // 33: eldr.v1.ReleaseRequest.decode_duration:type_name -> google.protobuf.Duration
+	33, // 34: eldr.v1.ReleaseRequest.decode_counts:type_name -> eldr.v1.ActivationCounts
+	3,  // 35: eldr.v1.ReleaseResponse.result:type_name -> eldr.v1.ReleaseResult
+	19, // 36: eldr.v1.RenewLeasesRequest.leases:type_name -> eldr.v1.LeaseReference
+	19, // 37: eldr.v1.RenewLeasesResponse.unknown:type_name -> eldr.v1.LeaseReference
+	14, // 38: eldr.v1.WatchMovesResponse.target:type_name -> eldr.v1.WorkerTarget
+	35, // 39: eldr.v1.WatchMovesResponse.gain:type_name -> google.protobuf.Duration
+	15, // 40: eldr.v1.ExplainResponse.placement:type_name -> eldr.v1.Placement
+	35, // 41: eldr.v1.ExplainResponse.age:type_name -> google.protobuf.Duration
+	32, // 42: eldr.v1.ExplainResponse.policy_parameters:type_name -> eldr.v1.ExplainResponse.PolicyParametersEntry
+	4,  // 43: eldr.v1.ExplainResponse.state:type_name -> eldr.v1.BookingState
+	5,  // 44: eldr.v1.RouterService.RegisterSignature:input_type -> eldr.v1.RegisterSignatureRequest
+	7,  // 45: eldr.v1.RouterService.StreamSignatures:input_type -> eldr.v1.StreamSignaturesRequest
+	10, // 46: eldr.v1.RouterService.Route:input_type -> eldr.v1.RouteRequest
+	12, // 47: eldr.v1.RouterService.RouteStream:input_type -> eldr.v1.RouteStreamRequest
+	17, // 48: eldr.v1.RouterService.Release:input_type -> eldr.v1.ReleaseRequest
+	20, // 49: eldr.v1.RouterService.RenewLeases:input_type -> eldr.v1.RenewLeasesRequest
+	22, // 50: eldr.v1.RouterService.WatchMoves:input_type -> eldr.v1.WatchMovesRequest
+	24, // 51: eldr.v1.RouterService.Explain:input_type -> eldr.v1.ExplainRequest
+	6,  // 52: eldr.v1.RouterService.RegisterSignature:output_type -> eldr.v1.RegisterSignatureResponse
+	9,  // 53: eldr.v1.RouterService.StreamSignatures:output_type -> eldr.v1.StreamSignaturesResponse
+	11, // 54: eldr.v1.RouterService.Route:output_type -> eldr.v1.RouteResponse
+	13, // 55: eldr.v1.RouterService.RouteStream:output_type -> eldr.v1.RouteStreamResponse
+	18, // 56: eldr.v1.RouterService.Release:output_type -> eldr.v1.ReleaseResponse
+	21, // 57: eldr.v1.RouterService.RenewLeases:output_type -> eldr.v1.RenewLeasesResponse
+	23, // 58: eldr.v1.RouterService.WatchMoves:output_type -> eldr.v1.WatchMovesResponse
+	25, // 59: eldr.v1.RouterService.Explain:output_type -> eldr.v1.ExplainResponse
+	52, // [52:60] is the sub-list for method output_type
+	44, // [44:52] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_eldr_v1_router_proto_init() }
@@ -2924,25 +3009,25 @@ func file_eldr_v1_router_proto_init() {
 		return
 	}
 	file_eldr_v1_activation_proto_init()
-	file_eldr_v1_router_proto_msgTypes[3].OneofWrappers = []any{
+	file_eldr_v1_router_proto_msgTypes[4].OneofWrappers = []any{
 		(*StreamSignaturesResponse_Acknowledgement)(nil),
 		(*StreamSignaturesResponse_Placement)(nil),
 		(*StreamSignaturesResponse_Status)(nil),
 	}
-	file_eldr_v1_router_proto_msgTypes[7].OneofWrappers = []any{
+	file_eldr_v1_router_proto_msgTypes[8].OneofWrappers = []any{
 		(*RouteStreamResponse_Placement)(nil),
 		(*RouteStreamResponse_Status)(nil),
 	}
-	file_eldr_v1_router_proto_msgTypes[9].OneofWrappers = []any{}
 	file_eldr_v1_router_proto_msgTypes[10].OneofWrappers = []any{}
-	file_eldr_v1_router_proto_msgTypes[18].OneofWrappers = []any{}
+	file_eldr_v1_router_proto_msgTypes[11].OneofWrappers = []any{}
+	file_eldr_v1_router_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_eldr_v1_router_proto_rawDesc), len(file_eldr_v1_router_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -259,13 +260,14 @@ class RouterClient(BaseClient):
         if step.method == "StreamSignatures":
             return await self._signatures.exchange(step.request, step.timeout)
         return await getattr(self._stub, step.method)(
-            step.request, timeout=step.timeout, metadata=self._endpoint.metadata
+            step.request, timeout=step.timeout, metadata=self._metadata()
         )
 
     def _begin_chores(self) -> None:
         idle = not self._closed and (self._chores is None or self._chores.done())
         if idle and self._conversation.has_chores:
-            self._chores = asyncio.create_task(self._do_chores())
+            # In a context of their own: they belong to no request's trace.
+            self._chores = asyncio.create_task(self._do_chores(), context=Context())
 
     async def _do_chores(self) -> None:
         while self._conversation.has_chores:
@@ -283,7 +285,7 @@ class RouterClient(BaseClient):
         if due is None or self._closed:
             return
         if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.create_task(self._renew_held())
+            self._renewing = asyncio.create_task(self._renew_held(), context=Context())
         elif due < self._renews_at:
             self._sooner.set()
 

@@ -1,7 +1,7 @@
 """What the sync and the asyncio client have in common: their options, and their requests."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -11,6 +11,7 @@ from eldr.v1.router_pb2 import (
     RenewLeasesRequest,
     RouteRequest,
     StreamSignaturesRequest,
+    TraceContext,
 )
 
 from eldr_client.channel import DEFAULT_TARGET, Endpoint
@@ -50,6 +51,9 @@ class BaseClient(ABC):
         Workers known before the first placement, for the time when the router does not answer.
     watch : bool
         Learn all workers from FleetService.WatchWorkers; the token needs the role admin.
+    trace_context : callable (), optional
+        To the W3C Trace Context of the current span, `traceparent` and `tracestate`, which goes out
+        with every call: what OpenTelemetry's `TraceContextTextMapPropagator` injects.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class BaseClient(ABC):
         tls: bool = False,
         fallback_workers: GivenWorkers = (),
         watch: bool = False,
+        trace_context: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self._endpoint = Endpoint(
             target,
@@ -76,6 +81,7 @@ class BaseClient(ABC):
         )
         self._top_k = top_k
         self._watched = watch
+        self._trace_context = trace_context
         self._conversation = Conversation(
             FallbackPool(fallback_workers), timeout, self._endpoint.has_replicas
         )
@@ -84,6 +90,12 @@ class BaseClient(ABC):
     @abstractmethod
     def _begin(self) -> None:
         """Set up what belongs to threads, or to an event loop."""
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with a call of one request."""
+        if self._trace_context is None:
+            return self._endpoint.metadata
+        return (*self._endpoint.metadata, *self._trace_context().items())
 
     def _route_request(
         self,
@@ -127,7 +139,16 @@ class BaseClient(ABC):
             counts=as_message(counts, top_k or self._top_k, unknown_tokens),
             last=last,
             route=None if route is None else route_request(model, request_id, None, **route),
+            trace_context=self._message_context(),
             **fields,
+        )
+
+    def _message_context(self) -> TraceContext | None:
+        fields = self._trace_context() if self._trace_context else {}
+        if "traceparent" not in fields:
+            return None
+        return TraceContext(
+            traceparent=fields["traceparent"], tracestate=fields.get("tracestate", "")
         )
 
     @staticmethod

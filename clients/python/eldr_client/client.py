@@ -273,7 +273,7 @@ class RouterClient(BaseClient):
         if step.method == "StreamSignatures":
             return self._signatures.exchange(step.request, step.timeout)
         return getattr(self._stub, step.method)(
-            step.request, timeout=step.timeout, metadata=self._endpoint.metadata
+            step.request, timeout=step.timeout, metadata=self._metadata()
         )
 
     def _begin_chores(self) -> None:

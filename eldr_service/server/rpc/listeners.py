@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 from eldr_service.server.rpc.admission import Admission
 from eldr_service.server.rpc.certificates import Certificates
 from eldr_service.server.rpc.decoding import refusing_garbage
+from eldr_service.server.rpc.spans import CallSpans
 from eldr_service.server.rpc.unread import ending_unread
 
 # A FitPartition with its counts is the largest message; 10 MB ids still get a clear answer.
@@ -59,6 +60,7 @@ class Listeners:
         None for plain text.
     admission : Admission
     limits : CallLimits
+    spans : CallSpans, optional
     """
 
     def __init__(
@@ -68,12 +70,14 @@ class Listeners:
         certificates: Certificates | None,
         admission: Admission,
         limits: CallLimits,
+        spans: CallSpans | None = None,
     ) -> None:
         self._services = services
         self._interceptors = interceptors
         self._certificates = certificates
         self._admission = admission
         self._limits = limits
+        self._spans = spans
         self._health = health.aio.HealthServicer()
         self._names: set[str] = {""}
         self._servers: list[grpc.aio.Server] = []
@@ -111,7 +115,8 @@ class Listeners:
             # RetryInfo, so that those that are just being refused with one must not count here.
             maximum_concurrent_rpcs=2 * self._limits.in_all + BEING_REFUSED,
         )
-        chosen = _Chosen(server, self._admission, {} if administration else ADMINISTRATION)
+        left_out = {} if administration else ADMINISTRATION
+        chosen = _Chosen(server, self._admission, left_out, self._spans)
         for add, servicer in self._services:
             add(servicer, chosen)
         self._names |= chosen.names
@@ -178,10 +183,12 @@ class _Chosen:
         server: grpc.aio.Server,
         admission: Admission,
         left_out: Mapping[str, Collection[str] | None],
+        spans: CallSpans | None,
     ) -> None:
         self._server = server
         self._guarding = admission.guarding
         self._left_out = left_out
+        self._spans = spans
         self.names: set[str] = set()
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
@@ -195,7 +202,7 @@ class _Chosen:
         if left_out is None:
             return
         kept = {
-            name: ending_unread(self._guarding(f"/{service}/{name}", refusing_garbage(handler)))
+            name: self._wrapped(f"/{service}/{name}", handler)
             for name, handler in handlers.items()
             if name not in left_out
         }
@@ -203,3 +210,7 @@ class _Chosen:
             (grpc.method_handlers_generic_handler(service, kept),)
         )
         self.names.add(service)
+
+    def _wrapped(self, name: str, handler: grpc.RpcMethodHandler) -> Any:
+        wrapped = ending_unread(self._guarding(name, refusing_garbage(handler)))
+        return self._spans.around(name, wrapped) if self._spans else wrapped

@@ -30,7 +30,8 @@ from eldr_service.server.rpc.caller import CALLER
 from eldr_service.server.rpc.errors import DeadlineExceededError, abort, status_code, to_status
 from eldr_service.server.rpc.moves import MoveWatchers
 from eldr_service.server.rpc.places import Places
-from eldr_service.server.rpc.streams import Settle, answer_each, unbooked
+from eldr_service.server.rpc.spans import CallSpans
+from eldr_service.server.rpc.streams import Answer, Settle, answer_each, unbooked
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.server.rpc.turns import slices
 from eldr_service.server.rpc.unary import unary
@@ -60,6 +61,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         max_waiting: int,
         durability: Durability | None = None,
         replica: Replica | None = None,
+        spans: CallSpans | None = None,
     ) -> None:
         self.telemetry = telemetry
         self.places = Places(self._decide, self._give_back, max_waiting)
@@ -67,6 +69,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self._router = router
         self._keeper = replica or durability
         self._replica = replica
+        self._spans = spans
         self._written = self._keeper.written if self._keeper else nothing_to_wait_for
         # A replica's placements are decided when all replicas have them.
         self._placed = nothing_to_wait_for if replica else self._written
@@ -89,9 +92,13 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Add chunks, and place the requests whose chunk asks for it."""
+        answer: Answer[pb.StreamSignaturesRequest, pb.StreamSignaturesResponse]
+        answer = self._stream_signature
+        if self._spans:
+            answer = self._spans.around_messages("StreamSignatures", context, answer)
         await answer_each(
             context,
-            self._stream_signature,
+            answer,
             lambda r: bool(self._replica) or (r.HasField("route") and _waits(r.route)),
             self._placed,
         )
@@ -122,9 +129,10 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> None:
         """Place requests as they come."""
-        await answer_each(
-            context, self._stream_route, lambda r: bool(self._replica) or _waits(r), self._placed
-        )
+        answer: Answer[pb.RouteStreamRequest, pb.RouteStreamResponse] = self._stream_route
+        if self._spans:
+            answer = self._spans.around_messages("RouteStream", context, answer)
+        await answer_each(context, answer, lambda r: bool(self._replica) or _waits(r), self._placed)
 
     @unary
     async def Release(  # noqa: N802

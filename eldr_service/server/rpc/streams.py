@@ -12,6 +12,8 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 Settle = Callable[[bool], None]
 """Told once whether an answer was sent."""
+Answer = Callable[[Request], Awaitable[tuple[Response, Settle]]]
+"""What answers a message, and says what is to be told of the answer's sending."""
 
 MAX_WAITING = 1_024
 MAX_WAITING_IN_ALL = 16_384
@@ -25,7 +27,7 @@ def unbooked(sent: bool) -> None:
 
 async def answer_each(
     context: grpc.aio.ServicerContext[Request, Response],
-    answer: Callable[[Request], Awaitable[tuple[Response, Settle]]],
+    answer: Answer[Request, Response],
     waits: Callable[[Request], bool],
     written: Callable[[], Awaitable[None] | None],
 ) -> None:
@@ -43,7 +45,7 @@ async def answer_each(
 async def _answer_each(
     context: grpc.aio.ServicerContext[Request, Response],
     write: Write,
-    answer: Callable[[Request], Awaitable[tuple[Response, Settle]]],
+    answer: Answer[Request, Response],
     waits: Callable[[Request], bool],
     written: Callable[[], Awaitable[None] | None],
 ) -> None:

@@ -111,7 +111,7 @@ class RegisterSignatureResponse(_message.Message):
     def __init__(self, tokens_held: _Optional[int] = ..., complete: bool = ...) -> None: ...
 
 class StreamSignaturesRequest(_message.Message):
-    __slots__ = ("model", "request_id", "epoch", "sequence", "last", "total_chunks", "counts", "prefill_worker", "prompt_tokens", "route")
+    __slots__ = ("model", "request_id", "epoch", "sequence", "last", "total_chunks", "counts", "prefill_worker", "prompt_tokens", "route", "trace_context")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +122,7 @@ class StreamSignaturesRequest(_message.Message):
     PREFILL_WORKER_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
+    TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     epoch: int
@@ -132,7 +133,16 @@ class StreamSignaturesRequest(_message.Message):
     prefill_worker: str
     prompt_tokens: int
     route: RouteRequest
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., last: bool = ..., total_chunks: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., prefill_worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[_Union[RouteRequest, _Mapping]] = ...) -> None: ...
+    trace_context: TraceContext
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., last: bool = ..., total_chunks: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., prefill_worker: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., route: _Optional[_Union[RouteRequest, _Mapping]] = ..., trace_context: _Optional[_Union[TraceContext, _Mapping]] = ...) -> None: ...
+
+class TraceContext(_message.Message):
+    __slots__ = ("traceparent", "tracestate")
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    traceparent: str
+    tracestate: str
+    def __init__(self, traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class StreamSignaturesResponse(_message.Message):
     __slots__ = ("model", "request_id", "epoch", "sequence", "acknowledgement", "placement", "status")
@@ -232,7 +242,7 @@ class RouteResponse(_message.Message):
     def __init__(self, placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class RouteStreamRequest(_message.Message):
-    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes", "movable", "cached_tokens", "prefix_block_tokens")
+    __slots__ = ("model", "request_id", "attempt", "counts", "wait_for_signature", "num_sequences", "prompt_tokens", "expected_output_tokens", "prefill_worker", "candidate_workers", "exclude_workers", "worker_selector", "pinned_worker", "dry_run", "explain", "lease_ttl", "labels", "max_wait", "priority", "session", "prefix_hashes", "movable", "cached_tokens", "prefix_block_tokens", "trace_context")
     class WorkerSelectorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +288,7 @@ class RouteStreamRequest(_message.Message):
     MOVABLE_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_BLOCK_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     model: str
     request_id: str
     attempt: int
@@ -302,7 +313,8 @@ class RouteStreamRequest(_message.Message):
     movable: bool
     cached_tokens: _containers.ScalarMap[str, int]
     prefix_block_tokens: int
-    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., movable: bool = ..., cached_tokens: _Optional[_Mapping[str, int]] = ..., prefix_block_tokens: _Optional[int] = ...) -> None: ...
+    trace_context: TraceContext
+    def __init__(self, model: _Optional[str] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., counts: _Optional[_Union[_activation_pb2.ActivationCounts, _Mapping]] = ..., wait_for_signature: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., num_sequences: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., expected_output_tokens: _Optional[int] = ..., prefill_worker: _Optional[str] = ..., candidate_workers: _Optional[_Iterable[str]] = ..., exclude_workers: _Optional[_Iterable[str]] = ..., worker_selector: _Optional[_Mapping[str, str]] = ..., pinned_worker: _Optional[str] = ..., dry_run: bool = ..., explain: bool = ..., lease_ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., max_wait: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., priority: _Optional[int] = ..., session: _Optional[str] = ..., prefix_hashes: _Optional[_Iterable[int]] = ..., movable: bool = ..., cached_tokens: _Optional[_Mapping[str, int]] = ..., prefix_block_tokens: _Optional[int] = ..., trace_context: _Optional[_Union[TraceContext, _Mapping]] = ...) -> None: ...
 
 class RouteStreamResponse(_message.Message):
     __slots__ = ("model", "request_id", "attempt", "placement", "status")

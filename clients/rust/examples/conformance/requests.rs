@@ -169,5 +169,6 @@ pub fn streamed_chunk(command: &Value) -> Result<StreamSignaturesRequest, Error>
         prefill_worker: chunk.prefill_worker,
         prompt_tokens: chunk.prompt_tokens,
         route: asked.then(|| route(&command["route"])).transpose()?,
+        trace_context: None,
     })
 }

@@ -884,6 +884,20 @@ pub struct StreamSignaturesRequest {
     /// empty: those above stand for them.
     #[prost(message, optional, tag = "16")]
     pub route: ::core::option::Option<RouteRequest>,
+    /// The span of the caller that this message belongs to. Without it, spans of the daemon continue the stream's own metadata.
+    #[prost(message, optional, tag = "17")]
+    pub trace_context: ::core::option::Option<TraceContext>,
+}
+/// W3C Trace Context, for a message on a stream that it shares with others. Calls with one request have it as metadata,
+/// under the names of these fields. One that is malformed is ignored.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TraceContext {
+    /// Trace, span and flags, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01.
+    #[prost(string, tag = "1")]
+    pub traceparent: ::prost::alloc::string::String,
+    /// What vendors add to it; ignored where it is longer than 512 bytes.
+    #[prost(string, tag = "2")]
+    pub tracestate: ::prost::alloc::string::String,
 }
 /// The answer to one StreamSignaturesRequest.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1098,6 +1112,9 @@ pub struct RouteStreamRequest {
     /// As RouteRequest.prefix_block_tokens.
     #[prost(uint32, tag = "24")]
     pub prefix_block_tokens: u32,
+    /// As StreamSignaturesRequest.trace_context.
+    #[prost(message, optional, tag = "32")]
+    pub trace_context: ::core::option::Option<TraceContext>,
 }
 /// The answer to one RouteStreamRequest.
 #[derive(Clone, PartialEq, ::prost::Message)]

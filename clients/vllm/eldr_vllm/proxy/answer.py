@@ -6,12 +6,14 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from aiohttp import web
+from eldr_client.traces import Span
 
 from eldr_vllm.proxy import sse
 from eldr_vllm.proxy.errors import ProxyError
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.said import Answer, Event
+from eldr_vllm.proxy.spans import FIRST_TOKEN
 
 
 class Stream:
@@ -22,12 +24,13 @@ class Stream:
     which therefore waits for the usage that is not sent on.
     """
 
-    def __init__(self, request: web.Request, legs: list[Leg], metrics: Metrics) -> None:
+    def __init__(self, request: web.Request, legs: list[Leg], metrics: Metrics, span: Span) -> None:
         self._request = request
         self._one = len(legs) == 1
         self._endpoint = legs[0].endpoint
         self._wants_usage = legs[0].wants_usage
         self._metrics = metrics
+        self._span = span
         self._start = time.perf_counter()
         self._last_tokens: defaultdict[int, list[Event]] = defaultdict(list)
         self._usage: dict[str, Any] = {}
@@ -106,7 +109,10 @@ class Stream:
                 )
                 await response.prepare(self._request)
                 self._response = response
-                self._metrics.ttft_seconds.observe(time.perf_counter() - self._start)
+                seconds = time.perf_counter() - self._start
+                self._metrics.ttft_seconds.observe(seconds)
+                self._span.happened(FIRST_TOKEN)
+                self._span.say({"gen_ai.response.time_to_first_chunk": seconds})
         return self._response
 
     def _renamed(self, leg: Leg, event: Event) -> Event:

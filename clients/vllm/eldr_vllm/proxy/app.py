@@ -10,9 +10,10 @@ from typing import Any
 from aiohttp import web
 from eldr_client.aio import RouterClient
 from eldr_client.channel import Endpoint
+from eldr_client.traces import Span, Traces
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from eldr_vllm.proxy import pages
+from eldr_vllm.proxy import pages, spans
 from eldr_vllm.proxy.affinity import Affinity
 from eldr_vllm.proxy.answer import Stream, Whole
 from eldr_vllm.proxy.bookings import Bookings
@@ -42,8 +43,9 @@ HELLO_SECONDS = 1.0
 class Proxy:
     """One proxy: its workers, its connections, its handlers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, traces: Traces | None = None) -> None:
         self._settings = settings
+        self._traces = traces or Traces()
         self._metrics = Metrics()
         self._cooldowns = CoolDown(), CoolDown()  # of prefill and decode engines
         self._fleet = Fleet(settings.prefill, settings.decode, self._reborn)
@@ -73,16 +75,18 @@ class Proxy:
         client = None
         chores = []
         if settings.router is not None:
-            client = RouterClient(settings.router, **settings.credentials)
+            context = self._traces.context if self._traces.is_on else None
+            client = RouterClient(settings.router, trace_context=context, **settings.credentials)
         self._engines = Engines(
             settings.connect_timeout,
             settings.read_timeout,
             allow_link_local=settings.allow_link_local,
             credentials_to_fleet=settings.credentials_to_fleet,
+            traces=self._traces,
         )
         bookings = Bookings(client)
         self._routing = Routing(
-            settings, self._fleet, self._metrics, client, bookings, *self._cooldowns
+            settings, self._fleet, self._metrics, client, bookings, *self._cooldowns, self._traces
         )
         self._serving = Serving(
             settings=settings,
@@ -93,6 +97,7 @@ class Proxy:
             engines=self._engines,
             routing=self._routing,
             metrics=self._metrics,
+            traces=self._traces,
         )
         if settings.router is not None:
             chores.append(asyncio.create_task(bookings.renew()))
@@ -111,12 +116,21 @@ class Proxy:
         await self._engines.close()
         if client is not None:
             await client.close()
+        await asyncio.to_thread(self._traces.close)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
+        if not self._traces.is_on:
+            return await self._measured(request, Span())
+        name, said = f"POST {request.path}", spans.of_http(request)
+        within = spans.context(request)
+        with self._traces.span(name, said, kind="server", within=within) as span:
+            return await self._measured(request, span)
+
+    async def _measured(self, request: web.Request, span: Span) -> web.StreamResponse:
         status = 499
         self._metrics.in_flight.inc()
         try:
-            response = await self._answer(request)
+            response = await self._answer(request, span)
             status = response.status
         except (ProxyError, web.HTTPException) as error:
             status = error.status
@@ -127,9 +141,12 @@ class Proxy:
         finally:
             self._metrics.in_flight.dec()
             self._metrics.requests.labels(request.path, str(status)).inc()
+            span.say({"http.response.status_code": status})
+            if status >= 400:
+                span.failed(str(status), by_caller=status < 500)
         return response
 
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, span: Span) -> web.StreamResponse:
         body = _object(await _read(request))
         headers, name = self._forwarded(request), REQUEST_NAME.get()
         handed = None
@@ -141,11 +158,13 @@ class Proxy:
         kin = kin_of(request.headers, body, self._settings.tenant_header)
         for leg in legs:
             leg.kin = kin
+        if span.is_recording:
+            span.say(spans.of_request(legs[0], self._routing.model(legs[0]), request_id))
         if not legs[0].is_stream:
             whole = Whole()
             await self._serve(legs, whole.send)
             return whole.finish()
-        stream = Stream(request, legs, self._metrics)
+        stream = Stream(request, legs, self._metrics, span)
         try:
             await self._serve(legs, stream.send)
             return await stream.finish()
@@ -182,7 +201,8 @@ class Proxy:
             cooldown.succeeded([worker_id])
 
     def _forwarded(self, request: web.Request) -> dict[str, str]:
-        return forwarded(request.headers, self._settings.forward_headers)
+        headers = forwarded(request.headers, self._settings.forward_headers)
+        return spans.without_context(headers) if self._traces.is_on else headers
 
     async def _models(self, request: web.Request) -> web.Response:
         """The models of all engines; one that is down hides no other's."""

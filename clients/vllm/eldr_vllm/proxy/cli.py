@@ -8,11 +8,13 @@ from importlib.metadata import version
 from typing import Any
 
 from aiohttp import web
-from eldr_client import arguments
+from eldr_client import arguments, traces
 
 from eldr_vllm.proxy.app import Proxy
 from eldr_vllm.proxy.headers import NOT_FORWARDED
 from eldr_vllm.proxy.settings import Settings
+
+logger = logging.getLogger("eldr_proxy")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_settings(argv, os.environ)
     web.run_app(
-        Proxy(settings).app(),
+        Proxy(settings, traces.begin("eldr-proxy", logger.warning)).app(),
         host=settings.host,
         port=settings.port,
         handler_cancellation=True,

@@ -5,12 +5,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+from eldr_client.traces import Span, Traces
+
+from eldr_vllm.proxy import spans
 from eldr_vllm.proxy.bookings import Booking
 from eldr_vllm.proxy.engines import Engines, Sent
 from eldr_vllm.proxy.first_token import FirstToken
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.prefilled import Prefilled
+from eldr_vllm.proxy.spans import FIRST_TOKEN
 
 # Takes a leg's events one by one, or its whole answer.
 Send = Callable[[Leg, Any], Awaitable[None]]
@@ -19,9 +23,12 @@ Send = Callable[[Leg, Any], Awaitable[None]]
 class Decode:
     """The decode of one leg, over all its attempts."""
 
-    def __init__(self, engines: Engines, metrics: Metrics, leg: Leg, send: Send) -> None:
+    def __init__(
+        self, engines: Engines, metrics: Metrics, traces: Traces, leg: Leg, send: Send
+    ) -> None:
         self._engines = engines
         self._metrics = metrics
+        self._traces = traces
         self._leg = leg
         self._send = send
         self._first: FirstToken | None = None
@@ -39,16 +46,30 @@ class Decode:
 
     async def run(self, booking: Booking, prefilled: Prefilled) -> None:
         """One attempt."""
-        body = self._leg.decode_body(_transfer(booking, prefilled))
+        said = spans.of_engine(self._leg, booking.model, booking.engine)
+        with self._traces.span("decode", said, kind="client") as span:
+            await self._run(booking, prefilled, span)
+            span.say(
+                {
+                    "eldr.attempt": booking.attempt,
+                    "gen_ai.usage.output_tokens": booking.output_tokens or None,
+                }
+            )
+
+    async def _run(self, booking: Booking, prefilled: Prefilled, span: Span) -> None:
+        transfer = _transfer(booking, prefilled)
+        if transfer is not None:
+            transfer["eldr"].update(self._traces.context())
+        body = self._leg.decode_body(transfer)
         if self._leg.is_stream:
-            await self._stream(booking, body, prefilled.sent)
+            await self._stream(booking, body, prefilled.sent, span)
             return
         choices = None if self._leg.why_whole else 1
         answer = await self._engines.ask(booking.engine, self._leg, body, prefilled.sent, choices)
         booking.output_tokens = answer.usage.completion
         await self._send(self._leg, answer)
 
-    async def _stream(self, booking: Booking, body: dict[str, Any], sent: Sent) -> None:
+    async def _stream(self, booking: Booking, body: dict[str, Any], sent: Sent, span: Span) -> None:
         last, preamble = 0.0, []
         async with aclosing(self._engines.stream(booking.engine, self._leg, body, sent)) as events:
             async for event in events:
@@ -60,7 +81,9 @@ class Decode:
                 if event.is_comment or event.is_usage_only:
                     await self._send(self._leg, event)
                     continue
-                self.has_begun = True
+                if not self.has_begun:
+                    self.has_begun = True
+                    span.happened(FIRST_TOKEN)
                 for each in preamble:
                     await self._send(self._leg, each)
                 preamble.clear()

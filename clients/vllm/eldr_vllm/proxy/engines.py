@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+from eldr_client.traces import Traces
 
 from eldr_vllm.proxy import said, sse
 from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed
@@ -47,9 +48,11 @@ class Engines:
         *,
         allow_link_local: bool = False,
         credentials_to_fleet: bool = False,
+        traces: Traces | None = None,
     ) -> None:
         self._allow_link_local = allow_link_local
         self._credentials_to_fleet = credentials_to_fleet
+        self._traces = traces or Traces()
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_note_sent)
         self._session = aiohttp.ClientSession(
@@ -210,6 +213,7 @@ class Engines:
             data=data.pieces(),
             headers={
                 **self._forwarded(engine, leg.headers),
+                **self._traces.context(),
                 **engine.headers,
                 "Content-Type": "application/json",
                 "Content-Length": str(len(data)),

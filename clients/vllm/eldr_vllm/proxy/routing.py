@@ -13,8 +13,10 @@ from eldr_client import (
     ReleaseOutcome,
     RouterUnavailableError,
     errors,
+    span_attributes,
 )
 from eldr_client.aio import RouterClient
+from eldr_client.traces import Span, Traces
 
 from eldr_vllm.proxy.bookings import Booking, Bookings
 from eldr_vllm.proxy.cooldown import CoolDown
@@ -45,6 +47,7 @@ class Routing:
         bookings: Bookings,
         prefill_cooldown: CoolDown,
         cooldown: CoolDown,
+        traces: Traces,
     ) -> None:
         self._settings = settings
         self._fleet = fleet
@@ -54,6 +57,7 @@ class Routing:
         self._links = Links(prefill_cooldown, cooldown)
         self._turn = itertools.count()
         self._bookings = bookings
+        self._traces = traces
 
     def model(self, leg: Leg) -> str:
         """The model's name towards the daemon."""
@@ -86,7 +90,9 @@ class Routing:
             The daemon says that every worker is full, or that there is none.
         """
         start = time.perf_counter()
-        booking = await self._book(leg, prefilled, attempts, failed)
+        said = span_attributes.request(self.model(leg), leg.request_id)
+        with self._traces.span("route", said) as span:
+            booking = await self._book(leg, prefilled, attempts, failed, span)
         self._metrics.route_seconds.observe(time.perf_counter() - start)
         try:
             with self._bookings.hold(booking):
@@ -114,7 +120,12 @@ class Routing:
         self._bookings.release(booking)
 
     async def _book(
-        self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
+        self,
+        leg: Leg,
+        prefilled: Prefilled,
+        attempts: Iterator[int],
+        failed: set[str],
+        span: Span,
     ) -> Booking:
         model = self.model(leg)
         attempt, placement = await self._ask(leg, prefilled, attempts, failed)
@@ -130,6 +141,8 @@ class Routing:
             )
             if engine is not None:
                 self._metrics.placements.labels(placement.reason.value).inc()
+                if span.is_recording:
+                    span.say({"eldr.attempt": attempt, **span_attributes.placement(placement)})
                 return booking
             logger.warning("%s is no worker that this proxy knows", placement.url)
             self._bookings.release(booking)
@@ -137,6 +150,7 @@ class Routing:
             self.forget(leg)
         engine = self._next(leg, prefilled, failed)
         self._metrics.placements.labels(FALLBACK).inc()
+        span.say({"eldr.worker_id": engine.worker_id, "eldr.reason": FALLBACK})
         return Booking(engine=engine, model=model, request_id=leg.request_id, attempt=attempt)
 
     def _next(self, leg: Leg, prefilled: Prefilled, failed: set[str]) -> Engine:

@@ -6,6 +6,9 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
+from eldr_client.traces import Traces
+
+from eldr_vllm.proxy import spans
 from eldr_vllm.proxy.affinity import Affinity
 from eldr_vllm.proxy.cooldown import CoolDown
 from eldr_vllm.proxy.decoding import Decode, Send
@@ -17,6 +20,7 @@ from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.prefilled import Prefilled
 from eldr_vllm.proxy.ring import Ring
 from eldr_vllm.proxy.routing import Routing
+from eldr_vllm.proxy.said import Answer
 from eldr_vllm.proxy.settings import Settings
 
 logger = logging.getLogger("eldr_proxy")
@@ -45,6 +49,7 @@ class Serving:
     engines: Engines
     routing: Routing
     metrics: Metrics
+    traces: Traces
 
     async def run(self, leg: Leg, send: Send, *, may_send_first: bool) -> None:
         """Serve a leg. However it ends, its booking ends too, and its KV is fetched or discarded.
@@ -80,7 +85,7 @@ class _Way:
         self._failed: set[str] = set()  # decode engines
         self._suspects: set[str] = set()  # prefill engines whose KV none of those could use
         self.prefilled: Prefilled | None = None
-        self.decode = Decode(serving.engines, serving.metrics, leg, send)
+        self.decode = Decode(serving.engines, serving.metrics, serving.traces, leg, send)
         # A prefill engine may have had the leg placed. Once the proxy has placed it, it knows.
         self.may_be_booked = self.is_placed = False
 
@@ -205,15 +210,24 @@ class _Way:
     async def _prefill_at(self, engine: Engine) -> Prefilled:
         serving, leg = self._serving, self._leg
         start = time.perf_counter()
-        body = leg.prefill_body(next(self._epochs), keeps_token=self._may_send_first)
-        choices = 1 if self._may_send_first else None
+        said = spans.of_engine(leg, serving.routing.model(leg), engine)
         before, self.may_be_booked = self.may_be_booked, True
-        try:
-            answer = await serving.engines.ask(engine, leg, body, Sent(), choices)
-        except (ProxyError, EngineBusy):
-            self.may_be_booked = before
-            raise
+        with serving.traces.span("prefill", said, kind="client") as span:
+            try:
+                answer = await self._ask_prefill(engine)
+            except (ProxyError, EngineBusy):
+                self.may_be_booked = before
+                raise
+            span.say({"gen_ai.usage.input_tokens": answer.usage.prompt or None})
         self.may_be_booked = before or answer.handoff is not None
         serving.prefill_cooldown.succeeded([engine.worker_id])
         serving.metrics.prefill_seconds.observe(time.perf_counter() - start)
         return Prefilled(engine, answer)
+
+    async def _ask_prefill(self, engine: Engine) -> Answer:
+        serving, leg = self._serving, self._leg
+        body = leg.prefill_body(next(self._epochs), keeps_token=self._may_send_first)
+        # The shim hears of the span here: vLLM drops the header unless it has traces of its own.
+        body["kv_transfer_params"]["eldr"].update(serving.traces.context())
+        choices = 1 if self._may_send_first else None
+        return await serving.engines.ask(engine, leg, body, Sent(), choices)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from eldr_client import Counts, LoadReport, ReleaseOutcome, RouterClient
+from eldr_client import Counts, LoadReport, ReleaseOutcome, RouterClient, span_attributes
 from numpy.typing import NDArray
 from vllm.v1.request import RequestStatus
 
@@ -311,16 +311,19 @@ class DecodeSide:
         self, held: _Held, counts: NDArray[np.uint32] | None, client: RouterClient
     ) -> None:
         outcome, seconds = held.ending
-        client.release(
-            self._model,
-            held.booking.request_id,
-            attempt=held.booking.attempt,
-            lease_id=held.booking.lease_id,
-            outcome=outcome,
-            output_tokens=held.output_tokens,
-            decode_duration=seconds,
-            decode_counts=None if counts is None else Counts(counts, self._top_k),
-        )
+        booked = held.booking
+        said = span_attributes.request(self._model, booked.request_id, booked.attempt)
+        with self._outbox.span("Release", said, booked.context):
+            client.release(
+                self._model,
+                booked.request_id,
+                attempt=booked.attempt,
+                lease_id=booked.lease_id,
+                outcome=outcome,
+                output_tokens=held.output_tokens,
+                decode_duration=seconds,
+                decode_counts=None if counts is None else Counts(counts, self._top_k),
+            )
 
 
 def _mean(total: float, number: int) -> float:

@@ -3,9 +3,11 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
-from eldr_client import EldrError, RouterClient, RouterUnavailableError
+from eldr_client import EldrError, RouterClient, RouterUnavailableError, span_attributes
+from eldr_client.traces import Span, Traces, Value
 
 from eldr_vllm.guard import Guard
 
@@ -13,6 +15,7 @@ logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
 
 FAREWELL = 1.0
 Message = Callable[[RouterClient], None]
+_UNTRACED = Traces()
 
 
 class Outbox:
@@ -22,8 +25,9 @@ class Outbox:
     message costs microseconds and is lost, a release is kept by the client.
     """
 
-    def __init__(self, client: RouterClient, limit: int) -> None:
+    def __init__(self, client: RouterClient, limit: int, traces: Traces) -> None:
         self._client = client
+        self._traces = traces
         self._guard = Guard("outbox")
         self._messages: deque[Message] = deque(maxlen=limit)
         self._arrived = threading.Condition()
@@ -42,6 +46,17 @@ class Outbox:
             self._messages.append(message)
             self._arrived.notify()
 
+    def span(
+        self,
+        method: str,
+        request: Mapping[str, Value | None],
+        within: Mapping[str, str],
+    ) -> AbstractContextManager[Span]:
+        """A span for a message that calls `method`; none where its request belongs to no trace."""
+        traces = self._traces if within else _UNTRACED
+        said = {**span_attributes.call(method), **request}
+        return traces.span(str(said["rpc.method"]), said, kind="client", within=within)
+
     def close(self) -> None:
         """Say what is still unsaid, for a second at most."""
         with self._arrived:
@@ -49,6 +64,7 @@ class Outbox:
             self._arrived.notify()
         self._thread.join(FAREWELL)
         self._client.close()
+        self._traces.close()
 
     def _loop(self) -> None:
         while True:

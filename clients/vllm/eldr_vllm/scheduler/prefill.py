@@ -1,12 +1,15 @@
 """The scheduler's side of a prefill: asks for counts, sends them on, puts them in the answer."""
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 from eldr.v1.activation_pb2 import ActivationCounts
-from eldr_client import Counts, Placement, ReleaseOutcome, RouterClient
+from eldr_client import Counts, Placement, ReleaseOutcome, RouterClient, span_attributes
+from eldr_client.traces import Span, Value
 from numpy.typing import NDArray
 
 from eldr_vllm.messages import PromptChunk, PromptTotal
@@ -35,6 +38,7 @@ class _Prompt:
     epoch: int
     to_place: bool
     is_probe: bool
+    context: dict[str, str]
     sequence: int = 0
     asked: bool = False
     placed: bool = False
@@ -87,6 +91,7 @@ class PrefillSide:
             epoch=transfer_params.first_epoch(request),
             to_place=not is_probe and transfer_params.places(request, self._settings.place),
             is_probe=is_probe,
+            context=transfer_params.trace_context(request),
         )
         prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
         self._prompts[request.request_id] = prompt
@@ -151,7 +156,7 @@ class PrefillSide:
             if len(self._late) > _MAX_LATE:
                 self._late.pop(next(iter(self._late)))
         if aborted and prompt.placed:
-            self._outbox.put(partial(_cancel, model=self._model, name=prompt.name))
+            self._outbox.put(partial(self._cancel, prompt))
         return prompt.said
 
     def stop(self) -> None:
@@ -190,19 +195,26 @@ class PrefillSide:
         places: bool,
         client: RouterClient,
     ) -> None:
-        placement = client.stream_signature(
-            self._model,
-            prompt.name,
-            self._counts(*added) if chunk is None else chunk,
-            route={"prefill_worker": self._worker_id} if places else None,
-            epoch=total.epoch,
-            sequence=total.sequence,
-            last=total.last,
-            prefill_worker=self._worker_id,
-            prompt_tokens=prompt.num_tokens if total.last else 0,
-        )
-        if placement is not None:
-            prompt.said["placement"] = transfer_params.encode_placement(placement)
+        about = {
+            "eldr.epoch": total.epoch,
+            "eldr.sequence": total.sequence,
+            "eldr.last": total.last,
+        }
+        with self._span("StreamSignatures", prompt, about) as span:
+            placement = client.stream_signature(
+                self._model,
+                prompt.name,
+                self._counts(*added) if chunk is None else chunk,
+                route={"prefill_worker": self._worker_id} if places else None,
+                epoch=total.epoch,
+                sequence=total.sequence,
+                last=total.last,
+                prefill_worker=self._worker_id,
+                prompt_tokens=prompt.num_tokens if total.last else 0,
+            )
+            if placement is not None:
+                prompt.said["placement"] = transfer_params.encode_placement(placement)
+                span.say(span_attributes.placement(placement))
 
     def _place(self, prompt: _Prompt) -> None:
         """Ask for the placement before the last chunk, if that is this side's to do."""
@@ -211,12 +223,20 @@ class PrefillSide:
             self._outbox.put(partial(self._route, prompt))
 
     def _route(self, prompt: _Prompt, client: RouterClient) -> None:
-        placement: Placement = client.route(
-            self._model, prompt.name, prefill_worker=self._worker_id
-        )
-        if not placement.is_fallback:
-            prompt.said["placement"] = transfer_params.encode_placement(placement)
+        with self._span("Route", prompt) as span:
+            placement: Placement = client.route(
+                self._model, prompt.name, prefill_worker=self._worker_id
+            )
+            if not placement.is_fallback:
+                prompt.said["placement"] = transfer_params.encode_placement(placement)
+            span.say(span_attributes.placement(placement))
 
+    def _cancel(self, prompt: _Prompt, client: RouterClient) -> None:
+        with self._span("Release", prompt):
+            client.release(self._model, prompt.name, outcome=ReleaseOutcome.CANCELLED)
 
-def _cancel(client: RouterClient, model: str, name: str) -> None:
-    client.release(model, name, outcome=ReleaseOutcome.CANCELLED)
+    def _span(
+        self, method: str, prompt: _Prompt, about: Mapping[str, Value] | None = None
+    ) -> AbstractContextManager[Span]:
+        said = span_attributes.request(self._model, prompt.name)
+        return self._outbox.span(method, {**said, **(about or {})}, prompt.context)

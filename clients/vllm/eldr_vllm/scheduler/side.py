@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from eldr_client import LoadReport, ReleaseOutcome, RouterClient
+from eldr_client import LoadReport, ReleaseOutcome, RouterClient, traces
 from numpy.typing import NDArray
 from vllm.config import VllmConfig
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -67,7 +67,11 @@ class SchedulerSide:
         self._filled_blocks: list[BlockHash] = []
         self._registration: Registration | None = None
         self._startup: Startup | None = None
-        self._outbox = Outbox(RouterClient(**settings.endpoint()), settings.outbox)
+        spans = traces.begin("eldr-vllm", logger.warning)
+        client = RouterClient(
+            trace_context=spans.context if spans.is_on else None, **settings.endpoint()
+        )
+        self._outbox = Outbox(client, settings.outbox, spans)
         self._wound_up = False
         self._drafts = config.speculative_config is not None
         # Where a step is scheduled before the last one's drafts are judged, positions are guesses.

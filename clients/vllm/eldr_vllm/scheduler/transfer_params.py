@@ -2,7 +2,7 @@
 
 import base64
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eldr.v1.activation_pb2 import ActivationCounts
@@ -21,6 +21,8 @@ class Booking:
     attempt: int
     lease_id: str
     num_sequences: int
+    # The span of the caller.
+    context: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 def request_name(request: Any) -> str:
@@ -63,7 +65,19 @@ def booking(request: Any) -> Booking | None:
         _number(said, "attempt"),
         str(said["lease_id"]),
         max(_number(said, "num_sequences"), 1),
+        trace_context(request),
     )
+
+
+def trace_context(request: Any) -> dict[str, str]:
+    """The caller's W3C Trace Context: as `eldr` says it, else as vLLM read it from the headers.
+
+    vLLM reads them with --otlp-traces-endpoint alone.
+    """
+    said = _said(request)
+    fields = said if "traceparent" in said else getattr(request, "trace_headers", None) or {}
+    found = {name: fields.get(name) for name in ("traceparent", "tracestate")}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 def encode_counts(counts: ActivationCounts) -> str:

@@ -441,7 +441,22 @@ export interface StreamSignaturesRequest {
    * Places the request once this chunk is added, the last or an earlier one. Its model, request_id and prefill_worker may be left
    * empty: those above stand for them.
    */
-  route: RouteRequest | undefined;
+  route:
+    | RouteRequest
+    | undefined;
+  /** The span of the caller that this message belongs to. Without it, spans of the daemon continue the stream's own metadata. */
+  traceContext: TraceContext | undefined;
+}
+
+/**
+ * W3C Trace Context, for a message on a stream that it shares with others. Calls with one request have it as metadata,
+ * under the names of these fields. One that is malformed is ignored.
+ */
+export interface TraceContext {
+  /** Trace, span and flags, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. */
+  traceparent: string;
+  /** What vendors add to it; ignored where it is longer than 512 bytes. */
+  tracestate: string;
 }
 
 /** The answer to one StreamSignaturesRequest. */
@@ -625,6 +640,8 @@ export interface RouteStreamRequest {
   cachedTokens: { [key: string]: number };
   /** As RouteRequest.prefix_block_tokens. */
   prefixBlockTokens: number;
+  /** As StreamSignaturesRequest.trace_context. */
+  traceContext: TraceContext | undefined;
 }
 
 export interface RouteStreamRequest_WorkerSelectorEntry {
@@ -1127,6 +1144,7 @@ function createBaseStreamSignaturesRequest(): StreamSignaturesRequest {
     prefillWorker: "",
     promptTokens: 0,
     route: undefined,
+    traceContext: undefined,
   };
 }
 
@@ -1161,6 +1179,9 @@ export const StreamSignaturesRequest: MessageFns<StreamSignaturesRequest> = {
     }
     if (message.route !== undefined) {
       RouteRequest.encode(message.route, writer.uint32(130).fork()).join();
+    }
+    if (message.traceContext !== undefined) {
+      TraceContext.encode(message.traceContext, writer.uint32(138).fork()).join();
     }
     return writer;
   },
@@ -1258,6 +1279,14 @@ export const StreamSignaturesRequest: MessageFns<StreamSignaturesRequest> = {
             message.route = RouteRequest.decode(reader, reader.uint32());
             continue;
           }
+          case 17: {
+            if (tag !== 138) {
+              break;
+            }
+
+            message.traceContext = TraceContext.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1289,6 +1318,76 @@ export const StreamSignaturesRequest: MessageFns<StreamSignaturesRequest> = {
     message.route = (object.route !== undefined && object.route !== null)
       ? RouteRequest.fromPartial(object.route)
       : undefined;
+    message.traceContext = (object.traceContext !== undefined && object.traceContext !== null)
+      ? TraceContext.fromPartial(object.traceContext)
+      : undefined;
+    return message;
+  },
+};
+
+function createBaseTraceContext(): TraceContext {
+  return { traceparent: "", tracestate: "" };
+}
+
+export const TraceContext: MessageFns<TraceContext> = {
+  encode(message: TraceContext, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.traceparent !== "") {
+      writer.uint32(10).string(message.traceparent);
+    }
+    if (message.tracestate !== "") {
+      writer.uint32(18).string(message.tracestate);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TraceContext {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTraceContext();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.traceparent = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.tracestate = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+
+  create(base?: DeepPartial<TraceContext>): TraceContext {
+    return TraceContext.fromPartial(base ?? {});
+  },
+  fromPartial(object: DeepPartial<TraceContext>): TraceContext {
+    const message = createBaseTraceContext();
+    message.traceparent = object.traceparent ?? "";
+    message.tracestate = object.tracestate ?? "";
     return message;
   },
 };
@@ -2143,6 +2242,7 @@ function createBaseRouteStreamRequest(): RouteStreamRequest {
     movable: false,
     cachedTokens: {},
     prefixBlockTokens: 0,
+    traceContext: undefined,
   };
 }
 
@@ -2226,6 +2326,9 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
     });
     if (message.prefixBlockTokens !== 0) {
       writer.uint32(192).uint32(message.prefixBlockTokens);
+    }
+    if (message.traceContext !== undefined) {
+      TraceContext.encode(message.traceContext, writer.uint32(258).fork()).join();
     }
     return writer;
   },
@@ -2454,6 +2557,14 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
             message.prefixBlockTokens = reader.uint32();
             continue;
           }
+          case 32: {
+            if (tag !== 258) {
+              break;
+            }
+
+            message.traceContext = TraceContext.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2527,6 +2638,9 @@ export const RouteStreamRequest: MessageFns<RouteStreamRequest> = {
       {},
     );
     message.prefixBlockTokens = object.prefixBlockTokens ?? 0;
+    message.traceContext = (object.traceContext !== undefined && object.traceContext !== null)
+      ? TraceContext.fromPartial(object.traceContext)
+      : undefined;
     return message;
   },
 };
