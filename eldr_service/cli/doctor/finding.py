@@ -1,0 +1,57 @@
+"""What a check has found."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Outcome(Enum):
+    """How it turned out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+    UNKNOWN = "could not check"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One check's.
+
+    Attributes
+    ----------
+    check : str
+        Its name.
+    outcome : Outcome
+    words : str
+        What was found, in one or two sentences.
+    fix : str
+        What to type or do about it; empty where there is nothing to mend.
+    subject : str
+        The model, or the proxy's URL; empty for the daemon.
+    """
+
+    check: str
+    outcome: Outcome
+    words: str
+    fix: str = ""
+    subject: str = ""
+
+
+def ok(words: str) -> tuple[Outcome, str, str]:
+    """Nothing is wrong."""
+    return Outcome.OK, words, ""
+
+
+def warning(words: str, fix: str) -> tuple[Outcome, str, str]:
+    """Requests are served, though not as well as they could be."""
+    return Outcome.WARNING, words, fix
+
+
+def fault(words: str, fix: str) -> tuple[Outcome, str, str]:
+    """Requests fail, or ELDR does nothing for them."""
+    return Outcome.FAULT, words, fix
+
+
+def unknown(words: str, fix: str = "") -> tuple[Outcome, str, str]:
+    """It could not be looked at."""
+    return Outcome.UNKNOWN, words, fix
