@@ -36,13 +36,14 @@ def knock(
     port: int,
     seconds: float,
     *,
+    tls: bool = True,
     ca: Path | None = None,
     certificate: tuple[Path, Path] | None = None,
 ) -> Door:
-    """Connect, and try TLS; certificates are checked where `ca` is given, `certificate` is ours."""
+    """Connect, and with `tls` shake hands; `ca` checks its certificate, `certificate` is ours."""
     try:
         with socket.create_connection((host, port), seconds) as connection:
-            return _shake_hands(connection, host, ca, certificate)
+            return _shake_hands(connection, host, ca, certificate) if tls else Door()
     except ConnectionRefusedError:
         return Door(error="nothing listens there")
     except socket.gaierror as error:

@@ -1,27 +1,39 @@
-"""Everything that the checks look at, looked at once; what could not be seen says why."""
+"""What was seen of a deployment: all that checks look at."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from eldr.v1 import fleet_pb2, partition_pb2, policy_pb2
+from eldr.v1 import policy_pb2
 
-from eldr_service.cli.doctor.door import Door, knock
-from eldr_service.cli.doctor.pages import Page, fetch
+from eldr_service.cli.doctor.door import Door
+from eldr_service.cli.doctor.pages import Page
 from eldr_service.cli.doctor.samples import Samples
 from eldr_service.cli.failure import CommandError
-from eldr_service.cli.session import Session
-from eldr_service.cli.standing import Standing, standings
-
-HTTP_PORT = 9464
-SECONDS = 5.0
-"""For each call and page, unless --timeout says so."""
+from eldr_service.cli.standing import Standing
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The two pages of something that serves HTTP, a daemon or a proxy.
+
+    Attributes
+    ----------
+    url : str
+        Of the whole.
+    health, metrics : Page
+    samples : Samples or None
+        What the page of metrics shows; None where it is none.
+    """
+
+    url: str
+    health: Page
+    metrics: Page
+    samples: Samples | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was seen of a deployment.
+    """What was seen of a deployment; what could not be seen says why.
 
     Attributes
     ----------
@@ -29,44 +41,40 @@ class Evidence:
     uses_tls : bool
         We do.
     doors : mapping of HOST:PORT to Door
-        Of each replica that is named; none of a name that gRPC resolves itself.
+        Of each replica that is named; none of a name that gRPC resolves by itself.
     ready : bool or CommandError
-        What the health service says, or why it says nothing.
-    standings : list of Standing, or CommandError
-        The models as the daemon tells them, or why it does not.
+        What the health service says.
+    standings : sequence of Standing, or CommandError
+        The models, as the daemon told them at `listed_at`, by our clock.
     policies : mapping of model to ActivePolicy
-    http : list of (health, metrics)
-        The pages of each replica.
+    daemons : sequence of Served
+        The HTTP of each replica.
     http_given : bool
-        Where they are was said, not guessed.
-    replicas : list of Samples
-        Of those replicas that have a page of metrics.
+        Where that is was said, not guessed.
     metrics : Samples or None
-        Their sum; None where there are none.
-    watched : float
-        Seconds that counters in `metrics` are of; 0 for all since the daemon's start.
+        The sum over the replicas; None where none shows any.
     workers : mapping of URL to Page
-        What each worker's /health says.
-    proxies : mapping of URL to (health, metrics)
+        What is at each worker's /health.
+    proxies : sequence of Served
+    watched : float
+        Seconds that counters are of; 0 for all since the start of what counts.
     """
 
     server: str
-    _: KW_ONLY
-    uses_tls: bool = False
-    doors: dict[str, Door] = field(default_factory=dict)
-    ready: bool | CommandError = False
-    standings: list[Standing] | CommandError = field(default_factory=list)
-    policies: dict[str, policy_pb2.ActivePolicy] = field(default_factory=dict)
-    http: list[tuple[Page, Page]] = field(default_factory=list)
-    http_given: bool = False
-    replicas: list[Samples] = field(default_factory=list)
-    metrics: Samples | None = None
-    watched: float = 0.0
-    workers: dict[str, Page] = field(default_factory=dict)
-    proxies: dict[str, tuple[Page, Page]] = field(default_factory=dict)
-    proxy_metrics: dict[str, Samples | None] = field(default_factory=dict)
+    uses_tls: bool
+    doors: Mapping[str, Door]
+    ready: bool | CommandError
+    standings: Sequence[Standing] | CommandError
+    listed_at: float
+    policies: Mapping[str, policy_pb2.ActivePolicy]
+    daemons: Sequence[Served]
+    http_given: bool
+    metrics: Samples | None
+    workers: Mapping[str, Page]
+    proxies: Sequence[Served]
+    watched: float
 
     @property
     def period(self) -> str:
-        """What time counters in `metrics` are of, in words."""
-        return f"in {self.watched:g} s" if self.watched else "since the daemon's start"
+        """What time the daemon's counters are of, in words."""
+        return f"in the {self.watched:g} s watched" if self.watched else "since the daemon's start"

@@ -37,21 +37,25 @@ class Finding:
     subject: str = ""
 
 
-def ok(words: str) -> tuple[Outcome, str, str]:
+Result = tuple[Outcome, str, str]
+"""How a check turned out, in words, and what to do."""
+
+
+def ok(words: str) -> Result:
     """Nothing is wrong."""
     return Outcome.OK, words, ""
 
 
-def warning(words: str, fix: str) -> tuple[Outcome, str, str]:
+def warning(words: str, fix: str) -> Result:
     """Requests are served, though not as well as they could be."""
     return Outcome.WARNING, words, fix
 
 
-def fault(words: str, fix: str) -> tuple[Outcome, str, str]:
+def fault(words: str, fix: str) -> Result:
     """Requests fail, or ELDR does nothing for them."""
     return Outcome.FAULT, words, fix
 
 
-def unknown(words: str, fix: str = "") -> tuple[Outcome, str, str]:
+def unknown(words: str, fix: str = "") -> Result:
     """It could not be looked at."""
     return Outcome.UNKNOWN, words, fix

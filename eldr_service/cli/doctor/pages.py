@@ -25,7 +25,7 @@ class Page:
     refused : bool
         The host is there and nothing listens at that port.
     ahead : float or None
-        By how many seconds the clock there is ahead of ours, to half a second; None if it does not say.
+        Seconds that the clock there is ahead of ours, to half a second; None where it is not told.
     """
 
     url: str

@@ -1,41 +1,52 @@
 """Metrics as a scrape shows them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Self
+
+Labels = frozenset[tuple[str, str]]
 
 
 class Samples:
-    """The samples of one page, or the sum over those of several replicas.
+    """Series and their values, by name and labels."""
 
-    Parameters
-    ----------
-    texts : str
-        Pages in Prometheus' text format.
+    def __init__(self) -> None:
+        self._found: dict[str, dict[Labels, float]] = {}
 
-    Raises
-    ------
-    ValueError
-        A page is none.
-    """
-
-    def __init__(self, *texts: str) -> None:
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Those of a page in Prometheus' text format; ValueError where it is none."""
         from prometheus_client.parser import text_string_to_metric_families
 
-        self._found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
-        for text in texts:
-            for family in text_string_to_metric_families(text):
-                for sample in family.samples:
-                    series = self._found.setdefault(sample.name, {})
-                    labels = frozenset(sample.labels.items())
-                    series[labels] = series.get(labels, 0.0) + sample.value
+        read = cls()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                read._add(sample.name, frozenset(sample.labels.items()), sample.value)
+        return read
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._found
+    @classmethod
+    def sum(cls, several: Iterable["Samples"]) -> Self:
+        """Of several replicas."""
+        summed = cls()
+        for each in several:
+            for name, series in each._found.items():
+                for labels, value in series.items():
+                    summed._add(name, labels, value)
+        return summed
+
+    def since(self, before: "Samples") -> "Samples":
+        """Counters by how much they have risen; one that has begun anew counts from 0."""
+        risen = Samples()
+        for name, series in self._found.items():
+            then = before._found.get(name, {}) if name.endswith("_total") else {}
+            for labels, value in series.items():
+                was = then.get(labels, 0.0)
+                risen._add(name, labels, value - was if was <= value else value)
+        return risen
 
     def of(self, name: str, **labels: str) -> Iterator[tuple[Mapping[str, str], float]]:
-        """The series of a metric with these labels, and their values."""
-        wanted = labels.items()
+        """The series of a metric that have these labels, and their values."""
         for series, value in self._found.get(name, {}).items():
-            if wanted <= series:
+            if labels.items() <= series:
                 yield dict(series), value
 
     def by(self, label: str, name: str, **labels: str) -> dict[str, float]:
@@ -50,18 +61,10 @@ class Samples:
         """The sum."""
         return sum(value for _, value in self.of(name, **labels))
 
-    def least(self, name: str) -> float | None:
-        """The lowest value; None where there is none."""
-        return min((value for _, value in self.of(name)), default=None)
+    def version(self, name: str) -> str:
+        """What an info metric says; empty where there is none."""
+        return next((series.get("version", "") for series, _ in self.of(name)), "")
 
-    def since(self, before: "Samples") -> "Samples":
-        """Counters by how much they have risen; a series that has begun anew counts from 0."""
-        risen = Samples()
-        for name, series in self._found.items():
-            counts = name.endswith("_total")
-            then = before._found.get(name, {}) if counts else {}
-            risen._found[name] = {
-                labels: value - was if (was := then.get(labels, 0.0)) <= value else value
-                for labels, value in series.items()
-            }
-        return risen
+    def _add(self, name: str, labels: Labels, value: float) -> None:
+        series = self._found.setdefault(name, {})
+        series[labels] = series.get(labels, 0.0) + value

@@ -1,0 +1,67 @@
+"""All checks in order: what others rest on comes first."""
+
+from collections.abc import Callable, Iterator
+
+from eldr_service.cli.doctor import bookings, daemon, partition, proxies, signatures, workers
+from eldr_service.cli.doctor.evidence import Evidence
+from eldr_service.cli.doctor.finding import Finding, Outcome, Result, unknown
+from eldr_service.cli.failure import CommandError
+
+OF_THE_DAEMON = {
+    "reached": daemon.reached,
+    "certificate": daemon.certificate,
+    "credentials": daemon.credentials,
+    "http": daemon.http,
+    "clock": daemon.clock,
+    "versions": daemon.versions,
+    "state": daemon.state,
+    "discovery": daemon.discovery,
+    "refusals": daemon.refusals,
+}
+OF_A_MODEL = {
+    "accepting": workers.accepting,
+    "expired": workers.expired,
+    "reports": workers.reports,
+    "standing": workers.standing,
+    "room": workers.room,
+    "urls": workers.urls,
+    "capture": signatures.capture,
+    "coverage": signatures.coverage,
+    "signatures": signatures.arriving,
+    "partition": partition.fitted,
+    "slots": partition.bound,
+    "drift": partition.fresh,
+    "refits": partition.refits,
+    "releases": bookings.releases,
+}
+OF_A_PROXY = {
+    "serves": proxies.serves,
+    "router": proxies.asks,
+    "fallbacks": proxies.falls_back,
+    "versions": proxies.versions,
+}
+FIRST = "start an engine with ELDR's connector, or eldr workers add"
+
+
+def examine(seen: Evidence) -> Iterator[Finding]:
+    """Everything that the checks find."""
+    for name, check in OF_THE_DAEMON.items():
+        yield _found(name, "", check, seen)
+    if not isinstance(seen.standings, CommandError):
+        if not seen.standings:
+            words = "no model is known: no worker has registered"
+            yield Finding(check="models", outcome=Outcome.UNKNOWN, words=words, fix=FIRST)
+        for of in seen.standings:
+            for name, look in OF_A_MODEL.items():
+                yield _found(name, of.model, look, seen, of)
+    for proxy in seen.proxies:
+        for name, ask in OF_A_PROXY.items():
+            yield _found(name, proxy.url, ask, seen, proxy)
+
+
+def _found(name: str, subject: str, check: Callable[..., Result], *of: object) -> Finding:
+    try:
+        outcome, words, fix = check(*of)
+    except Exception as error:  # noqa: BLE001; one check that trips over what it sees hides no other
+        outcome, words, fix = unknown(f"the check itself failed: {type(error).__name__}: {error}")
+    return Finding(check=name, outcome=outcome, words=words, fix=fix, subject=subject)
