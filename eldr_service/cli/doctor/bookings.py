@@ -1,7 +1,7 @@
 """How one model's bookings end."""
 
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import Result, fault, ok, unknown, warning
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
 from eldr_service.cli.standing import Standing
 from eldr_service.core.words import counted
 
@@ -18,7 +18,7 @@ FIX = (
 def releases(seen: Evidence, of: Standing) -> Result:
     """Callers release; a lease that runs out counted as load until then."""
     if seen.metrics is None:
-        return unknown("no metrics")
+        return NO_METRICS
     ends = seen.metrics.by("how", "eldr_bookings_ended_total", model=of.model)
     everything = sum(ends.values())
     if not everything:

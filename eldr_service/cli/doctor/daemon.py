@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import Result, fault, ok, unknown, warning
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.tables import span
 from eldr_service.core.words import counted
@@ -158,7 +158,7 @@ def compared(ours: str, theirs: dict[str, str], program: str) -> Result:
 def state(seen: Evidence) -> Result:
     """Bookings outlive the daemon."""
     if seen.metrics is None:
-        return unknown("no metrics")
+        return NO_METRICS
     lost = [d.url for d in seen.daemons if d.samples and not d.samples.total(DURABLE)]
     if not lost:
         return ok("bookings outlive the daemon")
@@ -179,7 +179,7 @@ DURABLE = "eldr_bookings_durable"
 def discovery(seen: Evidence) -> Result:
     """Sources of workers can be read."""
     if seen.metrics is None:
-        return unknown("no metrics")
+        return NO_METRICS
     sources = sorted({s["source"] for s, _ in seen.metrics.of("eldr_discovery_up")})
     down = sorted({s["source"] for s, up in seen.metrics.of("eldr_discovery_up") if not up})
     if down:
@@ -196,7 +196,7 @@ def discovery(seen: Evidence) -> Result:
 def refusals(seen: Evidence) -> Result:
     """Calls that the daemon refused for what they were."""
     if seen.metrics is None:
-        return unknown("no metrics")
+        return NO_METRICS
     by_code = seen.metrics.by
     callers = by_code("code", ERRORS, method="any")
     shapes = {m: n for m in SHAPED if (n := seen.metrics.total(ERRORS, method=m, code=WRONG))}

@@ -62,6 +62,6 @@ def examine(seen: Evidence) -> Iterator[Finding]:
 def _found(name: str, subject: str, check: Callable[..., Result], *of: object) -> Finding:
     try:
         outcome, words, fix = check(*of)
-    except Exception as error:  # noqa: BLE001; one check that trips over what it sees hides no other
+    except Exception as error:  # noqa: BLE001 - it hides no other check
         outcome, words, fix = unknown(f"the check itself failed: {type(error).__name__}: {error}")
     return Finding(check=name, outcome=outcome, words=words, fix=fix, subject=subject)

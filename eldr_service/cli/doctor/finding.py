@@ -59,3 +59,9 @@ def fault(words: str, fix: str) -> Result:
 def unknown(words: str, fix: str = "") -> Result:
     """It could not be looked at."""
     return Outcome.UNKNOWN, words, fix
+
+
+NO_METRICS = unknown(
+    "the daemon's metrics were not read", "--http HOST:PORT, as eldr-server has it"
+)
+"""Where a check rests on them."""

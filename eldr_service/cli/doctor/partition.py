@@ -6,7 +6,7 @@ import time
 from eldr.v1 import partition_pb2 as pb
 
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import Result, fault, ok, unknown, warning
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
 from eldr_service.cli.doctor.signatures import PLACEMENTS, by_signature
 from eldr_service.cli.doctor.workers import names
 from eldr_service.cli.standing import Standing
@@ -14,6 +14,8 @@ from eldr_service.cli.tables import span
 from eldr_service.core.words import counted
 
 MUCH_DRIFT = 1.3
+FEW = 64
+"""Signatures by which drift says nothing yet."""
 OLD_SECONDS = 30 * 86_400.0
 
 
@@ -78,7 +80,7 @@ def fresh(seen: Evidence, of: Standing) -> Result:
     automatic = refit.mode == pb.REFIT_MODE_AUTO
     model = f"--model {shlex.quote(of.model)}"
     by_hand = f"eldr fit --activate {model}, or eldr partition refit auto {model}"
-    if refit.drift > MUCH_DRIFT:
+    if refit.drift > MUCH_DRIFT and refit.window_signatures >= FEW:
         words = f"traffic is {refit.drift:.1f} times as far from it as at its fit, {span(age)} ago"
         held = refit.held.ToNanoseconds() / 1e9
         later = f"; refits begin again in {span(held)}" if automatic and held else ""
@@ -92,7 +94,7 @@ def fresh(seen: Evidence, of: Standing) -> Result:
 def refits(seen: Evidence, of: Standing) -> Result:
     """Refits work out."""
     if seen.metrics is None or of.refit is None:
-        return unknown("no metrics")
+        return NO_METRICS
     outcomes = seen.metrics.by("outcome", REFITS, model=of.model)
     last = of.refit.last_outcome
     bad = {name: int(outcomes[name]) for name in ("failed", "rolled_back") if name in outcomes}

@@ -3,7 +3,7 @@
 from eldr.v1 import fleet_pb2 as pb
 
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import Result, fault, ok, unknown, warning
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
 from eldr_service.cli.doctor.workers import names
 from eldr_service.cli.standing import Standing
 from eldr_service.core.words import counted
@@ -77,7 +77,7 @@ def arriving(seen: Evidence, of: Standing) -> Result:
     if not by_signature(seen, of):
         return ok(f"{of.policy} places without signatures")
     if seen.metrics is None:
-        return unknown("no metrics")
+        return NO_METRICS
     reasons = seen.metrics.by("reason", PLACEMENTS, model=of.model)
     placed = sum(reasons.values()) - reasons.get("PINNED", 0)
     if not placed:

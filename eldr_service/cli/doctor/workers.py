@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from eldr.v1 import fleet_pb2 as pb
 
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import Result, fault, ok, unknown, warning
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
 from eldr_service.cli.doctor.look import has_http, health_url
 from eldr_service.cli.doctor.pages import Page
 from eldr_service.cli.standing import Standing
@@ -47,7 +47,7 @@ STATE = "WORKER_STATE_"
 def expired(seen: Evidence, of: Standing) -> Result:
     """None was forgotten for its silence."""
     if seen.metrics is None:
-        return unknown("no metrics")
+        return NO_METRICS
     silent = {
         series["worker"]: max(at for s, at in seen.metrics.of(EXPIRED, **series))
         for daemon in seen.daemons
@@ -147,7 +147,7 @@ def urls(seen: Evidence, of: Standing) -> Result:
 
 
 def _told(pages: dict[str, Page]) -> str:
-    why = [f"{w} ({p.url} {p.error or p.status})" for w, p in pages.items()]
+    why = [f"{w} ({p.url}: {p.error or p.status})" for w, p in pages.items()]
     more = f" and {len(why) - MOST_NAMED} more" if len(why) > MOST_NAMED else ""
     return ", ".join(why[:MOST_NAMED]) + more
 
