@@ -16,7 +16,10 @@ from eldr.v1 import activation_pb2, fleet_pb2
 from google.protobuf.duration_pb2 import Duration
 from wire import Client, counts, drawn, eventually
 
-CAPTURING = fleet_pb2.CaptureStatus(state="CAPTURE_STATE_CAPTURING", known_tokens=90)
+OURS = version("eldr-service")
+CAPTURING = fleet_pb2.CaptureStatus(
+    state="CAPTURE_STATE_CAPTURING", known_tokens=90, software=f"eldr-vllm {OURS}"
+)
 
 
 class Well(BaseHTTPRequestHandler):
@@ -114,9 +117,9 @@ def test_nothing_is_found_where_all_is_well(deployment, examined, eldr_at):
     serve(client, 40)
     found = examined(daemon, code=0)
     assert {each["outcome"] for each in found.values()} == {"ok"}, found
-    assert len(found) == 23
+    assert len(found) == 24
     said = eldr_at(daemon.grpc)("doctor", "--http", daemon.http)
-    assert said.splitlines()[-1] == "0 faults, 0 warnings, 0 not checked, 23 ok"
+    assert said.splitlines()[-1] == "0 faults, 0 warnings, 0 not checked, 24 ok"
 
 
 def test_no_daemon(examined, eldr_at):
@@ -277,15 +280,25 @@ def test_a_clock_that_is_apart(deployment, examined, monkeypatch):
 
 
 def test_a_daemon_of_another_version(tmp_path, examined):
-    ours = version("eldr-service")
     other = tmp_path / "eldr_service-99.0.0.dist-info"
     shutil.copytree(
-        distribution("eldr-service").locate_file(f"eldr_service-{ours}.dist-info"), other
+        distribution("eldr-service").locate_file(f"eldr_service-{OURS}.dist-info"), other
     )
     metadata = (other / "METADATA").read_text()
-    (other / "METADATA").write_text(metadata.replace(f"\nVersion: {ours}", "\nVersion: 99.0.0"))
+    (other / "METADATA").write_text(metadata.replace(f"\nVersion: {OURS}", "\nVersion: 99.0.0"))
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     with running_daemon(env={"PYTHONPATH": path}) as daemon:
         found = examined(daemon, code=1)["versions", ""]
     assert "99.0.0" in found["words"]
-    assert f"this eldr is {ours}" in found["words"]
+    assert f"this eldr is {OURS}" in found["words"]
+
+
+def test_an_engine_of_another_version(deployment, examined, url):
+    daemon, client = deployment
+    other = fleet_pb2.CaptureStatus(
+        state="CAPTURE_STATE_CAPTURING", known_tokens=9, software="eldr-vllm 0.0.9"
+    )
+    worker(client, "w1", url, other)
+    found = examined(daemon, code=0)["versions", "m"]
+    assert found["outcome"] == "warning"
+    assert found["words"] == f"what captures is 0.0.9 at w1; this eldr is {OURS}"

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from eldr_service.cli.app import app
 
 
-async def examined(daemon, *proxies, code):
+async def examined(daemon, *proxies, code, watch=0.0):
     """The checks of the proxies, by name; the last proxy's where there are several."""
     words = ["doctor", "--json", "--server", daemon.grpc, "--http", daemon.http]
+    words += ["--watch", str(watch)]
     words += [word for url in proxies for word in ("--proxy", url)]
     result = await asyncio.to_thread(CliRunner().invoke, app, words)
     assert result.exit_code == code, result.output
@@ -30,6 +31,11 @@ async def test_a_proxy_that_is_well(shared_daemon):
         found = await examined(shared_daemon, rig.url, code=0)
         assert {each["outcome"] for each in found.values()} == {"ok"}, found
         assert found["fallbacks"]["words"] == "0% of 4 decodes since its start went without ELDR"
+        watching = asyncio.create_task(examined(shared_daemon, rig.url, code=0, watch=2))
+        while not watching.done():
+            await rig.post()
+            await asyncio.sleep(0.1)
+        assert "decodes in the 2 s watched" in watching.result()["fallbacks"]["words"]
         assert version("eldr-vllm") in found["versions"]["words"]
 
 

@@ -1,7 +1,5 @@
 """The daemon itself: reached, trusted, let in; and what it says of itself over HTTP."""
 
-from importlib.metadata import version
-
 from eldr_service.cli.doctor.evidence import Evidence
 from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
 from eldr_service.cli.failure import CommandError
@@ -110,7 +108,7 @@ def http(seen: Evidence) -> Result:
         return unknown("what answers there is no eldr-server", "--http HOST:PORT")
     said = {d.url: d.health.text.strip() for d in seen.daemons if d.health.text.strip() != "ok"}
     if said:
-        return fault(f"{_each(said)}", "the daemon's log has the cause; docs: The state")
+        return fault(f"{_each(said)}", "the daemon's log has the cause; see docs/troubleshoot.md")
     return ok("metrics and health are served")
 
 
@@ -133,26 +131,6 @@ def clock(seen: Evidence) -> Result:
     words = f"the daemon's is {span(abs(apart))} {'ahead of' if apart > 0 else 'behind'} this one"
     fix = "timedatectl on both machines: which of them is not synchronized?"
     return fault(words, fix) if abs(apart) > much else warning(words, fix)
-
-
-def versions(seen: Evidence) -> Result:
-    """The daemon's and ours."""
-    ours = version("eldr-service")
-    theirs = {d.url: d.samples.version("eldr_build_info") for d in seen.daemons if d.samples}
-    return compared(ours, {url: told for url, told in theirs.items() if told}, "eldr-server")
-
-
-def compared(ours: str, theirs: dict[str, str], program: str) -> Result:
-    """Programs of one major version understand each other."""
-    if not theirs:
-        return unknown("no version was told")
-    others = {at: told for at, told in theirs.items() if told != ours}
-    if not others:
-        return ok(f"{ours} here and there")
-    words = f"{program} is {_each(others)}; this eldr is {ours}"
-    if any(told.partition(".")[0] != ours.partition(".")[0] for told in others.values()):
-        return fault(words, "pip install one major version everywhere; docs: Upgrade")
-    return warning(words, "finish the upgrade; docs: Upgrade has the order")
 
 
 def state(seen: Evidence) -> Result:

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
-from eldr_service.cli.doctor import bookings, daemon, partition, proxies, signatures, workers
+from eldr_service.cli.doctor import (
+    bookings,
+    daemon,
+    partition,
+    proxies,
+    signatures,
+    versions,
+    workers,
+)
 from eldr_service.cli.doctor.evidence import Evidence
 from eldr_service.cli.doctor.finding import Finding, Outcome, Result, unknown
 from eldr_service.cli.failure import CommandError
@@ -13,7 +21,7 @@ OF_THE_DAEMON = {
     "credentials": daemon.credentials,
     "http": daemon.http,
     "clock": daemon.clock,
-    "versions": daemon.versions,
+    "versions": versions.of_the_daemon,
     "state": daemon.state,
     "discovery": daemon.discovery,
     "refusals": daemon.refusals,
@@ -26,6 +34,7 @@ OF_A_MODEL = {
     "room": workers.room,
     "urls": workers.urls,
     "capture": signatures.capture,
+    "versions": versions.of_engines,
     "coverage": signatures.coverage,
     "signatures": signatures.arriving,
     "partition": partition.fitted,
@@ -38,7 +47,7 @@ OF_A_PROXY = {
     "serves": proxies.serves,
     "router": proxies.asks,
     "fallbacks": proxies.falls_back,
-    "versions": proxies.versions,
+    "versions": versions.of_a_proxy,
 }
 FIRST = "start an engine with ELDR's connector, or eldr workers add"
 

@@ -1,7 +1,10 @@
 """What a check has found."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+
+MOST_NAMED = 4
 
 
 class Outcome(Enum):
@@ -59,6 +62,13 @@ def fault(words: str, fix: str) -> Result:
 def unknown(words: str, fix: str = "") -> Result:
     """It could not be looked at."""
     return Outcome.UNKNOWN, words, fix
+
+
+def few(names: Collection[str]) -> str:
+    """The first of them, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return ", ".join(listed[:MOST_NAMED]) + more
 
 
 NO_METRICS = unknown(

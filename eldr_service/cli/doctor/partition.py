@@ -6,9 +6,8 @@ import time
 from eldr.v1 import partition_pb2 as pb
 
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, few, ok, unknown, warning
 from eldr_service.cli.doctor.signatures import PLACEMENTS, by_signature
-from eldr_service.cli.doctor.workers import names
 from eldr_service.cli.standing import Standing
 from eldr_service.cli.tables import span
 from eldr_service.core.words import counted
@@ -60,12 +59,12 @@ def bound(seen: Evidence, of: Standing) -> Result:
     loose = [w.worker_id for w in of.ready if not w.HasField("slot")]
     if vacant:
         return warning(
-            f"no worker has slot {names(vacant)}: requests like it go elsewhere",
+            f"no worker has slot {few(vacant)}: requests like it go elsewhere",
             "bring the missing worker back, or eldr fit --activate for those there are",
         )
     if loose:
         return warning(
-            f"{names(loose)} without a slot: load alone sends requests there",
+            f"{few(loose)} without a slot: load alone sends requests there",
             f"eldr fit --activate --slots {len(of.ready)}",
         )
     return ok("each slot has a worker, each worker a slot")

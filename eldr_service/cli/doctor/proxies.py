@@ -1,10 +1,8 @@
 """One proxy: whether it serves, and whether it is ELDR that places its decodes."""
 
 import json
-from importlib.metadata import version
 from typing import Any
 
-from eldr_service.cli.doctor.daemon import compared
 from eldr_service.cli.doctor.evidence import Evidence, Served
 from eldr_service.cli.doctor.finding import Result, fault, ok, unknown, warning
 from eldr_service.core.words import counted
@@ -65,12 +63,6 @@ def falls_back(seen: Evidence, proxy: Served) -> Result:
     if share >= MUCH:
         return fault(words, fix)
     return warning(words, fix) if share >= NOTED else ok(words)
-
-
-def versions(seen: Evidence, proxy: Served) -> Result:
-    """It and we are of one version."""
-    told = proxy.samples.version("eldr_proxy_build_info") if proxy.samples else ""
-    return compared(version("eldr-service"), {proxy.url: told} if told else {}, "eldr-proxy")
 
 
 def _said(proxy: Served) -> dict[str, Any]:

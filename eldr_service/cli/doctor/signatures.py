@@ -3,8 +3,7 @@
 from eldr.v1 import fleet_pb2 as pb
 
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
-from eldr_service.cli.doctor.workers import names
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, few, ok, unknown, warning
 from eldr_service.cli.standing import Standing
 from eldr_service.core.words import counted
 
@@ -43,16 +42,12 @@ def capture(seen: Evidence, of: Standing) -> Result:
         for worker in stopped:
             reason = " ".join(worker.capture.reason.split()) or "no reason was given"
             causes.setdefault(reason, []).append(worker.worker_id)
-        words = "; ".join(f"nothing on {names(w)}: {why}" for why, w in causes.items())
-        fix = (
-            "mend what it says and restart the engine; docs: Add it to vLLM, What is never captured"
-        )
+        words = "; ".join(f"nothing on {few(w)}: {why}" for why, w in causes.items())
+        fix = "mend that and restart the engine; clients/vllm/README.md has what is never captured"
         none = len(stopped) == len(said)
         return fault(f"{words}; all go by load", fix) if none else warning(words, fix)
     if probing:
-        return warning(
-            f"{names(probing)} still probe whether they can", "wait a minute, look again"
-        )
+        return warning(f"{few(probing)} still probe whether they can", "wait a minute, look again")
     return ok(f"{counted(len(said), 'engine')} capture" + ("s" if len(said) == 1 else ""))
 
 

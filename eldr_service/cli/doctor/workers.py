@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from eldr.v1 import fleet_pb2 as pb
 
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, few, ok, unknown, warning
 from eldr_service.cli.doctor.look import has_http, health_url
 from eldr_service.cli.doctor.pages import Page
 from eldr_service.cli.standing import Standing
 from eldr_service.cli.tables import span
 from eldr_service.core.words import counted
-
-MOST_NAMED = 4
 
 
 def accepting(seen: Evidence, of: Standing) -> Result:
@@ -58,7 +56,7 @@ def expired(seen: Evidence, of: Standing) -> Result:
         return ok("none was forgotten as it was silent")
     latest = span(max(0.0, time.time() - max(silent.values())))
     return warning(
-        f"{names(silent)} fell silent and {_is(silent)} forgotten, the last {latest} ago",
+        f"{few(silent)} fell silent and {_is(silent)} forgotten, the last {latest} ago",
         "look at the engine and its host: it registers again by itself once it is back",
     )
 
@@ -72,12 +70,12 @@ def reports(seen: Evidence, of: Standing) -> Result:
     never = [w.worker_id for w in of.ready if not w.HasField("report_age")]
     if late:
         return warning(
-            f"the reports of {names(late)} are late: bookings alone are their load",
+            f"the reports of {few(late)} are late: bookings alone are their load",
             "is the engine stuck, or cut off from the daemon? its log",
         )
     if never and len(never) < len(of.ready):
         return warning(
-            f"{names(never)} never reported, and others do",
+            f"{few(never)} never reported, and others do",
             "its connector is not set up as the others': compare kv-transfer-config",
         )
     if never:
@@ -93,13 +91,13 @@ def standing(seen: Evidence, of: Standing) -> Result:
     slow += [w.worker_id for w in of.workers if w.relief > 1 and w.worker_id not in slow]
     said, fixes = [], []
     if held:
-        said.append(f"{names(held)} left and came back again and again, and {_is(held)} held down")
+        said.append(f"{few(held)} left and came back again and again, and {_is(held)} held down")
         fixes.append("look at the engine's log; eldr workers remove ID ends a hold-down")
     if silent:
-        said.append(f"{names(silent)} {_is(silent)} silent, and given nothing others can take")
+        said.append(f"{few(silent)} {_is(silent)} silent, and given nothing others can take")
         fixes.append("look at the host and the network to it")
     if slow:
-        said.append(f"{names(slow)} {_is(slow)} slower than the others")
+        said.append(f"{few(slow)} {_is(slow)} slower than the others")
         fixes.append("a throttled GPU, a neighbour? mend it, or eldr workers drain ID")
     return (
         warning("; ".join(said), "; ".join(fixes)) if said else ok("none flaps, lags or is silent")
@@ -110,7 +108,7 @@ def room(seen: Evidence, of: Standing) -> Result:
     """They have room."""
     full = [w.worker_id for w in of.ready if w.load >= 1]
     if not of.ready or len(full) < len(of.ready):
-        more = f"{names(full)} {_is(full)} full, others are not" if full else f"load {of.load:.2f}"
+        more = f"{few(full)} {_is(full)} full, others are not" if full else f"load {of.load:.2f}"
         return ok(more)
     return fault(
         "all are full: requests wait or get RESOURCE_EXHAUSTED",
@@ -147,16 +145,7 @@ def urls(seen: Evidence, of: Standing) -> Result:
 
 
 def _told(pages: dict[str, Page]) -> str:
-    why = [f"{w} ({p.url}: {p.error or p.status})" for w, p in pages.items()]
-    more = f" and {len(why) - MOST_NAMED} more" if len(why) > MOST_NAMED else ""
-    return ", ".join(why[:MOST_NAMED]) + more
-
-
-def names(workers: Sequence[str] | dict[str, float]) -> str:
-    """The first few of them."""
-    listed = list(workers)
-    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
-    return ", ".join(listed[:MOST_NAMED]) + more
+    return few([f"{w} ({p.url}: {p.error or p.status})" for w, p in pages.items()])
 
 
 def _is(several: Sequence[str] | dict[str, float]) -> str:
