@@ -26,12 +26,12 @@ def releases(seen: Evidence, of: Standing) -> Result:
     what = f"of {counted(int(everything), 'booking')} that ended {seen.period}"
     ran_out = ends.get("EXPIRED", 0) / everything
     if ran_out >= NOTED:
-        words = f"{ran_out:.0%} {what}, a lease ran out: nobody released them, and they were load"
+        words = f"{ran_out:.0%} {what} did so by their lease: no caller released them"
         much = ran_out >= MUCH and everything >= FEW
         return fault(words, FIX) if much else warning(words, FIX)
     unlisted = ends.get("REPORTED_GONE", 0) / everything
     if unlisted >= MUCH and everything >= FEW:
         return warning(
-            f"{unlisted:.0%} {what}, a worker's report ended: their callers did not release", FIX
+            f"{unlisted:.0%} {what} did so by a worker's report: no caller released them", FIX
         )
     return ok(f"{ends.get('RELEASED', 0) / everything:.0%} {what} were released")

@@ -66,6 +66,7 @@ def register(app: typer.Typer) -> None:
             "checks": [
                 {
                     "check": each.check,
+                    "kind": each.kind,
                     "subject": each.subject,
                     "outcome": each.outcome.name.lower(),
                     "words": each.words,
@@ -82,11 +83,11 @@ def register(app: typer.Typer) -> None:
 def _shown(
     server: str, found: Sequence[Finding], numbers: Counter[Outcome]
 ) -> Iterator[RenderableType]:
-    for subject, findings in groupby(found, lambda each: each.subject):
-        yield Text(subject or server, "bold")
+    for (kind, subject), findings in groupby(found, lambda each: (each.kind, each.subject)):
+        yield Text(f"{kind} {subject or server}", "bold")
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(min_width=9)
-        table.add_column()
+        table.add_column(min_width=11)
         table.add_column(overflow="fold")
         for each in findings:
             table.add_row(Text.assemble("  ", SHOWN[each.outcome]), each.check, each.words)

@@ -84,7 +84,7 @@ def credentials(seen: Evidence) -> Result:
     error = seen.standings
     if isinstance(seen.ready, CommandError):
         return unknown("the daemon was not reached")
-    if not isinstance(error, CommandError):
+    if not isinstance(error, CommandError) or error.code == "NOT_FOUND":
         return ok("may see the whole fleet (role admin)")
     if error.code == "UNAUTHENTICATED":
         return fault(
@@ -94,6 +94,19 @@ def credentials(seen: Evidence) -> Result:
     if error.code == "PERMISSION_DENIED":
         return fault(error.message, "a token of the role admin: the fleet is shown to no other")
     return fault(error.message, error.hint)
+
+
+def models(seen: Evidence) -> Result:
+    """It knows some, and the one that is asked for."""
+    known = seen.standings
+    if isinstance(known, CommandError):
+        if known.code == "NOT_FOUND":
+            return fault(known.message, "eldr status names the models that there are")
+        return unknown("they were not told")
+    if not known:
+        words = "none is known: no worker has registered"
+        return unknown(words, "start an engine with ELDR's connector, or eldr workers add")
+    return ok(", ".join(each.model for each in known))
 
 
 def http(seen: Evidence) -> Result:

@@ -12,13 +12,14 @@ from eldr_service.cli.doctor import (
     workers,
 )
 from eldr_service.cli.doctor.evidence import Evidence
-from eldr_service.cli.doctor.finding import Finding, Outcome, Result, unknown
+from eldr_service.cli.doctor.finding import Finding, Result, unknown
 from eldr_service.cli.failure import CommandError
 
 OF_THE_DAEMON = {
     "reached": daemon.reached,
     "certificate": daemon.certificate,
     "credentials": daemon.credentials,
+    "models": daemon.models,
     "http": daemon.http,
     "clock": daemon.clock,
     "versions": versions.of_the_daemon,
@@ -49,28 +50,28 @@ OF_A_PROXY = {
     "fallbacks": proxies.falls_back,
     "versions": versions.of_a_proxy,
 }
-FIRST = "start an engine with ELDR's connector, or eldr workers add"
 
 
 def examine(seen: Evidence) -> Iterator[Finding]:
     """Everything that the checks find."""
     for name, check in OF_THE_DAEMON.items():
-        yield _found(name, "", check, seen)
-    if not isinstance(seen.standings, CommandError):
-        if not seen.standings:
-            words = "no model is known: no worker has registered"
-            yield Finding(check="models", outcome=Outcome.UNKNOWN, words=words, fix=FIRST)
-        for of in seen.standings:
-            for name, look in OF_A_MODEL.items():
-                yield _found(name, of.model, look, seen, of)
+        yield _found(name, "daemon", "", check, seen)
+    known = seen.standings
+    if isinstance(known, CommandError):
+        known = []
+    for of in known:
+        for name, look in OF_A_MODEL.items():
+            yield _found(name, "model", of.model, look, seen, of)
     for proxy in seen.proxies:
         for name, ask in OF_A_PROXY.items():
-            yield _found(name, proxy.url, ask, seen, proxy)
+            yield _found(name, "proxy", proxy.url, ask, seen, proxy)
 
 
-def _found(name: str, subject: str, check: Callable[..., Result], *of: object) -> Finding:
+def _found(
+    name: str, kind: str, subject: str, check: Callable[..., Result], *of: object
+) -> Finding:
     try:
         outcome, words, fix = check(*of)
     except Exception as error:  # noqa: BLE001 - it hides no other check
         outcome, words, fix = unknown(f"the check itself failed: {type(error).__name__}: {error}")
-    return Finding(check=name, outcome=outcome, words=words, fix=fix, subject=subject)
+    return Finding(check=name, outcome=outcome, words=words, fix=fix, kind=kind, subject=subject)

@@ -29,14 +29,17 @@ class Finding:
         What was found, in one or two sentences.
     fix : str
         What to type or do about it; empty where there is nothing to mend.
+    kind : {"daemon", "model", "proxy"}
+        What was looked at.
     subject : str
-        The model, or the proxy's URL; empty for the daemon.
+        The model's name, or the proxy's URL; empty for the daemon.
     """
 
     check: str
     outcome: Outcome
     words: str
     fix: str = ""
+    kind: str = "daemon"
     subject: str = ""
 
 

@@ -32,7 +32,8 @@ LESSER = {
 
 def capture(seen: Evidence, of: Standing) -> Result:
     """Engines tell which experts their prompts used, or why not."""
-    said = [w for w in of.workers if w.HasField("capture")]
+    told = [w for w in of.workers if w.HasField("capture")]
+    said = [w for w in told if w.role == pb.WORKER_ROLE_PREFILL] or told
     stopped = [w for w in said if w.capture.state == pb.CAPTURE_STATE_STOPPED]
     probing = [w.worker_id for w in said if w.capture.state == pb.CAPTURE_STATE_PROBING]
     if not said:
