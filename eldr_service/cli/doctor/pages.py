@@ -1,6 +1,7 @@
 """Pages of HTTP, all fetched at once, each within its time."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -62,9 +63,9 @@ async def _fetch(urls: list[str], seconds: float) -> dict[str, Page]:
                     )
             except TimeoutError:
                 return Page(url=url, error=f"no answer within {seconds:g} s")
-            except aiohttp.ClientConnectorDNSError:
-                return Page(url=url, error="its name does not resolve here")
             except aiohttp.ClientConnectorError as error:
+                if isinstance(error.os_error, socket.gaierror):
+                    return Page(url=url, error="its name does not resolve here")
                 refused = isinstance(error.os_error, ConnectionRefusedError)
                 why = "nothing listens there" if refused else error.os_error.strerror
                 return Page(url=url, error=why or str(error.os_error), refused=refused)
