@@ -52,6 +52,9 @@ PREPARED = {
           eldr route --counts eldr_service/lab/simulation/sample.npz --request $n
         done
         """,
+    ("docs/doctor.md", 0): """
+        eldr workers add decode-0 --model tiny --url http://10.0.0.1:8000 --geometry 4x32x2
+        """,
     ("docs/troubleshoot.md", 0): """
         eldr workers add decode-0 --model tiny --url http://10.0.0.1:8000 --geometry 4x32x2
         eldr route --request-id first

@@ -22,6 +22,7 @@ from eldr_service.cli import (
     workers,
 )
 from eldr_service.cli.command import Common, bundled
+from eldr_service.cli.doctor import command as doctor
 from eldr_service.cli.parameters import Group
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ app.add_typer(workers.app, name="workers", cls=Group)
 app.add_typer(policies.app, name="policy", cls=Group)
 app.add_typer(partitions.app, name="partition", cls=Group)
 app.add_typer(recordings.app, name="recording", cls=Group)
-for group in (status, top, fit, route, explain, simulate, report, replay, warm_up):
+for group in (status, top, doctor, fit, route, explain, simulate, report, replay, warm_up):
     group.register(app)
 
 

@@ -40,7 +40,7 @@ class Session:
             raise typer.BadParameter("--tls-cert and --tls-key need each other")
         self.server, self.timeout, self.json = server, timeout, json
         self._token, self._token_file = token, token_file
-        self._tls = tls_ca, tls_key, tls_cert
+        self.tls = tls_ca, tls_key, tls_cert
         self._channel: Any = None
         self.out = _console(sys.stdout)
         self.err = _console(sys.stderr)
@@ -56,6 +56,11 @@ class Session:
     ) -> None:
         if self._channel:
             self._channel.close()
+
+    @property
+    def uses_tls(self) -> bool:
+        """Any of its files is given."""
+        return any(self.tls)
 
     def call(self, request: Message, timeout: float = 10.0) -> Any:
         """Make the call that takes this kind of request, and return its response.
@@ -122,8 +127,8 @@ class Session:
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.enable_http_proxy", 0),  # a router is near; proxies are for the web
             ]
-            if any(self._tls):
-                pem = [path and path.read_bytes() for path in self._tls]
+            if self.uses_tls:
+                pem = [path and path.read_bytes() for path in self.tls]
                 credentials = grpc.ssl_channel_credentials(*pem)
                 self._channel = grpc.secure_channel(addresses.target(), credentials, options)
             else:

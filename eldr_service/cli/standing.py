@@ -133,11 +133,11 @@ class Standing:
         return sum(batch * value for batch, value in told) / weight if weight else 0.0
 
 
-def standings(session: Session, model: str | None) -> list[Standing]:
-    """Of this model, or of all."""
-    workers = session.call(fleet_pb2.ListWorkersRequest(model=model or "")).workers
-    kept = session.call(partition_pb2.ListPartitionsRequest(model=model or ""))
-    active = session.call(policy_pb2.ListPoliciesRequest()).active
+def standings(session: Session, model: str | None, timeout: float = 10.0) -> list[Standing]:
+    """Of this model, or of all; each call has so many seconds, unless --timeout says so."""
+    workers = session.call(fleet_pb2.ListWorkersRequest(model=model or ""), timeout).workers
+    kept = session.call(partition_pb2.ListPartitionsRequest(model=model or ""), timeout)
+    active = session.call(policy_pb2.ListPoliciesRequest(), timeout).active
     partitions = {p.model: p for p in kept.partitions if p.active}
     refits = {refit.model: refit for refit in kept.refits}
     policies = {one.model: one.name for one in active}

@@ -18,13 +18,14 @@ class CaptureStatus:
     """What a worker says of its capture.
 
     `reason` is why it stopped, or what could not be verified; the tokens are those of prompts,
-    totals since the worker started.
+    totals since the worker started. `software` is what captures, with its version.
     """
 
     state: CaptureState
     reason: str = ""
     known_tokens: int = 0
     unknown_tokens: int = 0
+    software: str = ""
 
     def differs(self, other: Self | None) -> bool:
         """Something else is the case, not only more tokens."""

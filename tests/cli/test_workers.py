@@ -117,7 +117,8 @@ def test_who_captures_and_why_not(fleet, daemon):
     assert unverified == "unverified on w1 of m: ranks not compared"
     first, second, _ = (w["capture"] for w in fleet.json("workers", "list")["workers"])
     assert first == {
-        "state": "CAPTURE_STATE_STOPPED", "reason": why, "known_tokens": "0", "unknown_tokens": "0"
+        "state": "CAPTURE_STATE_STOPPED", "reason": why, "known_tokens": "0", "unknown_tokens": "0",
+        "software": "",
     }  # fmt: skip
     assert (second["known_tokens"], second["unknown_tokens"]) == ("98", "2")
 

@@ -264,6 +264,9 @@ type CaptureStatus struct {
 	KnownTokens uint64 `protobuf:"varint,3,opt,name=known_tokens,json=knownTokens,proto3" json:"known_tokens,omitempty"`
 	// Prompt tokens whose experts were not known, likewise.
 	UnknownTokens uint64 `protobuf:"varint,4,opt,name=unknown_tokens,json=unknownTokens,proto3" json:"unknown_tokens,omitempty"`
+	// What captures, and its version, such as "eldr-vllm 0.1.0"; empty where it does not say. At most
+	// 256 bytes.
+	Software      string `protobuf:"bytes,5,opt,name=software,proto3" json:"software,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +327,13 @@ func (x *CaptureStatus) GetUnknownTokens() uint64 {
 		return x.UnknownTokens
 	}
 	return 0
+}
+
+func (x *CaptureStatus) GetSoftware() string {
+	if x != nil {
+		return x.Software
+	}
+	return ""
 }
 
 // What a worker can hold at most.
@@ -1631,12 +1641,13 @@ var File_eldr_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_eldr_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x13eldr/v1/fleet.proto\x12\aeldr.v1\x1a\x18eldr/v1/activation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n" +
+	"\x13eldr/v1/fleet.proto\x12\aeldr.v1\x1a\x18eldr/v1/activation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n" +
 	"\rCaptureStatus\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.eldr.v1.CaptureStateR\x05state\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12!\n" +
 	"\fknown_tokens\x18\x03 \x01(\x04R\vknownTokens\x12%\n" +
-	"\x0eunknown_tokens\x18\x04 \x01(\x04R\runknownTokens\"K\n" +
+	"\x0eunknown_tokens\x18\x04 \x01(\x04R\runknownTokens\x12\x1a\n" +
+	"\bsoftware\x18\x05 \x01(\tR\bsoftware\"K\n" +
 	"\x0eWorkerCapacity\x12\x1c\n" +
 	"\tsequences\x18\x01 \x01(\rR\tsequences\x12\x1b\n" +
 	"\tkv_tokens\x18\x02 \x01(\x04R\bkvTokens\"\xf4\x04\n" +

@@ -23,6 +23,8 @@ class CaptureStatus:
         the same, as each change is logged. It is cut at 1,024 bytes.
     known_tokens, unknown_tokens : int
         Prompt tokens whose experts were known, and were not, since the worker started.
+    software : str
+        What captures, with its version, such as "eldr-vllm 0.1.0".
 
     Raises
     ------
@@ -34,6 +36,7 @@ class CaptureStatus:
     reason: str = ""
     known_tokens: int = 0
     unknown_tokens: int = 0
+    software: str = ""
 
     def __post_init__(self) -> None:
         if self.state not in _STATES:
@@ -49,6 +52,7 @@ class CaptureStatus:
             reason=_cut(self.reason),
             known_tokens=self.known_tokens,
             unknown_tokens=self.unknown_tokens,
+            software=self.software,
         )
 
 

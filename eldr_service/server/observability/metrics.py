@@ -1,9 +1,11 @@
 """Prometheus metrics: counters of what happened, and gauges made from the state at each scrape."""
 
+import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from eldr_service.server.observability.gauges import RouterState, families
@@ -17,6 +19,8 @@ WAIT_BUCKETS = (1e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 
 SLICE = 256
 """Series that are made in one step, less than half a millisecond."""
+MOST_EXPIRED = 256
+"""Expired workers that are shown, the latest."""
 
 
 class Metrics(Collector):
@@ -32,6 +36,9 @@ class Metrics(Collector):
     def __init__(self, state: Callable[[], RouterState]) -> None:
         self._state = state
         self._registry = registry = CollectorRegistry()
+        Info("eldr_build", "The daemon's version", registry=registry).info(
+            {"version": version("eldr-service")}
+        )
         self.decision_seconds = Histogram(
             "eldr_decision_seconds",
             "Time to choose and book a worker, without the call around it",
@@ -127,6 +134,7 @@ class Metrics(Collector):
         )
         # Of each model and worker, by policy and reason: plain, as there are thousands.
         self._placements: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
+        self._expired: dict[tuple[str, str], float] = {}  # when, by the wall clock
         self._rpc_seconds: dict[str, Histogram] = {}
         ProcessCollector(registry=registry)
 
@@ -138,6 +146,7 @@ class Metrics(Collector):
         """All metrics; None wherever others may have their turn."""
         yield from self._registry.collect()
         yield from self._placed()
+        yield self._expiries()
         yield from families(self._state())
 
     def _placed(self) -> Iterator[Metric | None]:
@@ -151,6 +160,16 @@ class Metrics(Collector):
                 before = len(placements.samples)
                 yield None
         yield placements
+
+    def _expiries(self) -> Metric:
+        expired = GaugeMetricFamily(
+            "eldr_worker_expired_timestamp_seconds",
+            "When a worker was forgotten as it was silent; until it is there again",
+            labels=["model", "worker"],
+        )
+        for labels, at in self._expired.items():
+            expired.add_metric(labels, at)
+        return expired
 
     def durable(self, is_written: bool) -> None:
         """Bookings were written, or could not be."""
@@ -181,6 +200,17 @@ class Metrics(Collector):
         if series is None:
             series = self._rpc_seconds[method] = self.rpc_seconds.labels(method)
         series.observe(seconds)
+
+    def worker_expired(self, model: str, worker_id: str) -> None:
+        """A worker was silent for longer than its time to live, and is forgotten."""
+        self._expired.pop((model, worker_id), None)
+        if len(self._expired) >= MOST_EXPIRED:
+            del self._expired[next(iter(self._expired))]
+        self._expired[model, worker_id] = time.time()
+
+    def worker_is_there(self, model: str, worker_id: str) -> None:
+        """A worker has joined, again perhaps."""
+        self._expired.pop((model, worker_id), None)
 
     def forget_worker(self, model: str, worker_id: str) -> None:
         """Drop the series that name a worker, when it has been removed."""

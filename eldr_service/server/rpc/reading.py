@@ -36,6 +36,7 @@ MAX_URL = 2_048
 MAX_LABELS = 64
 MAX_LABEL = 256
 MAX_REASON = 1_024
+MAX_SOFTWARE = 256
 MAX_LISTED = 32_768  # more than any engine runs; to decode as many takes two milliseconds
 MAX_WORKERS = 4_096  # of a list: as many as a daemon may know
 MAX_SEQUENCES = 4_096
@@ -348,7 +349,8 @@ def capture_status(
     if not said.state:
         return None
     state = choice("capture.state", CaptureState, said.state)
-    return CaptureStatus(state, reason, said.known_tokens, said.unknown_tokens)
+    software = prose("capture.software", said.software, MAX_SOFTWARE)
+    return CaptureStatus(state, reason, said.known_tokens, said.unknown_tokens, software)
 
 
 def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:

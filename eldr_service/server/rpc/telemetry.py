@@ -183,8 +183,12 @@ class Telemetry:
         log.info("worker", worker=worker, model=model, state=state.name, **said)
         self.on_worker_changed(model, row, state)
         self.on_room(model)
-        if state is WorkerState.GONE:
-            self.metrics.forget_worker(model, worker)
+        if state is not WorkerState.GONE:
+            self.metrics.worker_is_there(model, worker)
+            return
+        self.metrics.forget_worker(model, worker)
+        if fleet.record(row)["alive_until"] <= time.monotonic():
+            self.metrics.worker_expired(model, worker)
 
     def _state(self) -> RouterState:
         if self._router is None:

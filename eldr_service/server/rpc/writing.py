@@ -193,6 +193,7 @@ def worker(
                 reason=capture.reason,
                 known_tokens=capture.known_tokens,
                 unknown_tokens=capture.unknown_tokens,
+                software=capture.software,
             )
         )
     if numbers["report_number"] >= 0:

@@ -57,16 +57,18 @@ CAPTURE_STATE_CAPTURING: CaptureState
 CAPTURE_STATE_STOPPED: CaptureState
 
 class CaptureStatus(_message.Message):
-    __slots__ = ("state", "reason", "known_tokens", "unknown_tokens")
+    __slots__ = ("state", "reason", "known_tokens", "unknown_tokens", "software")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     KNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     state: CaptureState
     reason: str
     known_tokens: int
     unknown_tokens: int
-    def __init__(self, state: _Optional[_Union[CaptureState, str]] = ..., reason: _Optional[str] = ..., known_tokens: _Optional[int] = ..., unknown_tokens: _Optional[int] = ...) -> None: ...
+    software: str
+    def __init__(self, state: _Optional[_Union[CaptureState, str]] = ..., reason: _Optional[str] = ..., known_tokens: _Optional[int] = ..., unknown_tokens: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
 
 class WorkerCapacity(_message.Message):
     __slots__ = ("sequences", "kv_tokens")

@@ -87,6 +87,10 @@ pub struct CaptureStatus {
     /// Prompt tokens whose experts were not known, likewise.
     #[prost(uint64, tag = "4")]
     pub unknown_tokens: u64,
+    /// What captures, and its version, such as "eldr-vllm 0.1.0"; empty where it does not say. At most
+    /// 256 bytes.
+    #[prost(string, tag = "5")]
+    pub software: ::prost::alloc::string::String,
 }
 /// What a worker can hold at most.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

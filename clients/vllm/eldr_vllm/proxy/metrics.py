@@ -1,6 +1,8 @@
 """What the proxy counts and times."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 _FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
 _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
@@ -12,6 +14,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        Info("eldr_proxy_build", "The proxy's version", registry=self.registry).info(
+            {"version": version("eldr-vllm")}
+        )
         self.requests = Counter(
             "eldr_proxy_requests",
             "Requests by endpoint and HTTP status; 499 is a client that has gone",

@@ -1,6 +1,7 @@
 """Whether this engine captures, for its reports to the daemon."""
 
 import logging
+from importlib.metadata import PackageNotFoundError, version
 
 from eldr_client import CaptureStatus
 
@@ -21,6 +22,7 @@ class CaptureState:
         self._reason = "" if probes else "not probed"
         self._known_tokens = 0
         self._unknown_tokens = 0
+        self._software = _software()
 
     @property
     def stopped(self) -> bool:
@@ -54,4 +56,12 @@ class CaptureState:
 
     def status(self) -> CaptureStatus:
         """For a report."""
-        return CaptureStatus(self._state, self._reason, self._known_tokens, self._unknown_tokens)
+        known, unknown = self._known_tokens, self._unknown_tokens
+        return CaptureStatus(self._state, self._reason, known, unknown, self._software)
+
+
+def _software() -> str:
+    try:
+        return f"eldr-vllm {version('eldr-vllm')}"
+    except PackageNotFoundError:  # it is on the path, and was not installed
+        return ""

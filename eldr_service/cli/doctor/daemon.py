@@ -1,0 +1,235 @@
+"""The daemon itself: reached, trusted, let in; and what it says of itself over HTTP."""
+
+from eldr_service.cli.doctor.evidence import Evidence
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
+from eldr_service.cli.failure import CommandError
+from eldr_service.cli.tables import span
+from eldr_service.core.words import counted
+
+SOON_SECONDS = 14 * 86_400.0
+CLOCK_SECONDS = 5.0, 60.0
+"""Apart by so much, clocks are worth a look; by so much, tokens and certificates fail."""
+
+
+def reached(seen: Evidence) -> Result:
+    """It answers, and takes requests."""
+    closed = {at: door.error for at, door in seen.doors.items() if door.error}
+    if isinstance(seen.ready, CommandError):
+        return _not_reached(seen, seen.ready, closed)
+    if not seen.ready:
+        return fault(
+            "it answers, and says NOT_SERVING: it is shutting down",
+            "wait for its restart, or start eldr-server again",
+        )
+    if closed:
+        return warning(
+            f"replicas away: {_each(closed)}",
+            "start eldr-server there, or take the address out of --server",
+        )
+    return ok("serves gRPC, and takes requests")
+
+
+def _not_reached(seen: Evidence, error: CommandError, closed: dict[str, str]) -> Result:
+    if closed and len(closed) == len(seen.doors):
+        return fault(
+            f"{_each(closed)}",
+            "start eldr-server, or say where it is with --server",
+        )
+    for at, door in seen.doors.items():
+        if door.distrust:
+            return fault(
+                f"the certificate of {at} is not believed: {door.distrust}",
+                "--tls-ca with the authority that signed it, and --server with a name in it",
+            )
+        if door.speaks_tls and not seen.uses_tls:
+            return fault(
+                f"{at} speaks TLS, and this call did not",
+                "--tls-ca FILE (ELDR_TLS_CA), the authority of its certificate",
+            )
+        if door.wants_certificate:
+            return fault(
+                f"{at} refuses callers without a certificate that it knows",
+                "--tls-cert and --tls-key, signed by the daemon's --tls-client-ca",
+            )
+        if seen.uses_tls and not (door.error or door.speaks_tls):
+            return fault(
+                f"{at} speaks no TLS, and this call did",
+                "leave out --tls-ca, --tls-cert and --tls-key (and their variables)",
+            )
+    if error.code == "UNIMPLEMENTED":
+        return fault(
+            "what answers is no eldr-server", "--server with the daemon's gRPC port, not its HTTP"
+        )
+    return fault(error.message, error.hint)
+
+
+def certificate(seen: Evidence) -> Result:
+    """It is good for a while."""
+    if not seen.uses_tls:
+        return ok("no TLS is spoken")
+    known = [d.expires_in for d in seen.doors.values() if d.expires_in is not None]
+    if not known:
+        return unknown("no certificate was checked here")
+    left = min(known)
+    if left < SOON_SECONDS:
+        return warning(
+            f"the daemon's certificate ends in {span(left)}",
+            "renew it: eldr-server takes new files within a second, without a restart",
+        )
+    return ok(f"good for {span(left)}")
+
+
+def credentials(seen: Evidence) -> Result:
+    """We may see the fleet."""
+    error = seen.standings
+    if isinstance(seen.ready, CommandError):
+        return unknown("the daemon was not reached")
+    if not isinstance(error, CommandError) or error.code == "NOT_FOUND":
+        return ok("may see the whole fleet (role admin)")
+    if error.code == "UNAUTHENTICATED":
+        return fault(
+            f"the daemon does not know this caller: {error.message}",
+            "--token-file FILE (ELDR_TOKEN_FILE) with a token of the daemon's --tokens file",
+        )
+    if error.code == "PERMISSION_DENIED":
+        return fault(error.message, "a token of the role admin: the fleet is shown to no other")
+    return fault(error.message, error.hint)
+
+
+def models(seen: Evidence) -> Result:
+    """It knows some, and the one that is asked for."""
+    known = seen.standings
+    if isinstance(known, CommandError):
+        if known.code == "NOT_FOUND":
+            return fault(known.message, "eldr status names the models that there are")
+        return unknown("they were not told")
+    if not known:
+        words = "none is known: no worker has registered"
+        return unknown(words, "start an engine with ELDR's connector, or eldr workers add")
+    return ok(", ".join(each.model for each in known))
+
+
+def http(seen: Evidence) -> Result:
+    """Its page of health says what it would not say by itself."""
+    away = {d.url: d.health.error for d in seen.daemons if not d.health.status}
+    if not seen.daemons:
+        return unknown("where it serves HTTP is not known", "--http HOST:PORT")
+    if away:
+        words, fix = f"no answer: {_each(away)}", "--http HOST:PORT, as eldr-server has it"
+        return fault(words, fix) if seen.http_given else unknown(words, fix)
+    if not all(daemon.samples for daemon in seen.daemons):
+        return unknown("what answers there is no eldr-server", "--http HOST:PORT")
+    said = {d.url: d.health.text.strip() for d in seen.daemons if d.health.text.strip() != "ok"}
+    if said:
+        return fault(f"{_each(said)}", "the daemon's log has the cause; see docs/troubleshoot.md")
+    return ok("metrics and health are served")
+
+
+def clock(seen: Evidence) -> Result:
+    """Its clock and ours agree: leases over restarts, JWTs and certificates go by it."""
+    if isinstance(seen.standings, CommandError):
+        workers = []
+    else:
+        workers = [w for each in seen.standings for w in each.workers if w.HasField("report_time")]
+    told = [d.health.ahead for d in seen.daemons if d.health.ahead is not None]
+    if not told and workers:
+        at, age = workers[0].report_time, workers[0].report_age
+        told = [at.ToNanoseconds() / 1e9 + age.ToNanoseconds() / 1e9 - seen.listed_at]
+    if not told:
+        return unknown("the daemon told no time: no HTTP, and no report of a worker")
+    apart = max(told, key=abs)
+    note, much = CLOCK_SECONDS
+    if abs(apart) <= note:
+        return ok("agrees with this machine's")
+    words = f"the daemon's is {span(abs(apart))} {'ahead of' if apart > 0 else 'behind'} this one"
+    fix = "timedatectl on both machines: which of them is not synchronized?"
+    return fault(words, fix) if abs(apart) > much else warning(words, fix)
+
+
+def state(seen: Evidence) -> Result:
+    """Bookings outlive the daemon."""
+    if seen.metrics is None:
+        return NO_METRICS
+    lost = [d.url for d in seen.daemons if d.samples and not d.samples.total(DURABLE)]
+    if not lost:
+        return ok("bookings outlive the daemon")
+    if seen.metrics.total("eldr_state_failures_total"):
+        return fault(
+            f"bookings cannot be written down: {', '.join(lost)}",
+            "make room on the disk of --state, or bring its Redis back; the log has the cause",
+        )
+    return warning(
+        "a restart forgets bookings, workers and partitions: --state is :memory:",
+        "eldr-server --state DIR",
+    )
+
+
+DURABLE = "eldr_bookings_durable"
+
+
+def discovery(seen: Evidence) -> Result:
+    """Sources of workers can be read."""
+    if seen.metrics is None:
+        return NO_METRICS
+    sources = sorted({s["source"] for s, _ in seen.metrics.of("eldr_discovery_up")})
+    down = sorted({s["source"] for s, up in seen.metrics.of("eldr_discovery_up") if not up})
+    if down:
+        return fault(
+            f"cannot be read: {', '.join(down)}; workers that come and go there are missed",
+            "the daemon's log says why: source not read",
+        )
+    if not sources:
+        return ok("none is used: workers register by themselves")
+    found = int(seen.metrics.total("eldr_discovery_workers"))
+    return ok(f"{', '.join(sources)}: {counted(found, 'worker')}")
+
+
+def refusals(seen: Evidence) -> Result:
+    """Calls that the daemon refused for what they were."""
+    if seen.metrics is None:
+        return NO_METRICS
+    by_code = seen.metrics.by
+    callers = by_code("code", ERRORS, method="any")
+    shapes = {m: n for m in SHAPED if (n := seen.metrics.total(ERRORS, method=m, code=WRONG))}
+    wrong = by_code("method", ERRORS, code="INVALID_ARGUMENT")
+    if joined := shapes.pop(REGISTER, 0):
+        return fault(
+            f"{counted(int(joined), 'registration')} of workers refused {seen.period}:"
+            " their shape (layers x experts, top_k) or role is not the model's",
+            "the daemon's log says which and why: refused RegisterWorker; another name for"
+            " another model, or eldr workers remove the wrong ones",
+        )
+    if callers:
+        codes = ", ".join(f"{int(n):,} {code}" for code, n in sorted(callers.items()))
+        return warning(
+            f"callers refused for their tokens {seen.period}: {codes}",
+            "the daemon's log says whose and why: refused; give engines and proxies a token",
+        )
+    routed = shapes.pop(ROUTE, 0)  # some are repeats that came late
+    if routed > MANY_ROUTES * seen.metrics.total("eldr_placements_total"):
+        shapes[ROUTE] = routed
+    if shapes or wrong:
+        calls = {m.rpartition("/")[2]: shapes.get(m, 0) + wrong.get(m, 0) for m in shapes | wrong}
+        told = ", ".join(f"{int(n):,} {method}" for method, n in sorted(calls.items()))
+        return warning(
+            f"calls refused {seen.period} for what was in them: {told}",
+            "the daemon's log says which and why: refused",
+        )
+    return ok(f"none that matters {seen.period}")
+
+
+ERRORS = "eldr_errors_total"
+WRONG = "FAILED_PRECONDITION"
+REGISTER = "eldr.v1.FleetService/RegisterWorker"
+ROUTE = "eldr.v1.RouterService/Route"
+MANY_ROUTES = 0.05
+SHAPED = (
+    *(REGISTER, ROUTE),
+    "eldr.v1.RouterService/RegisterSignature",
+    "eldr.v1.RouterService/StreamSignatures",
+)
+"""Methods whose failed precondition is a geometry that is not the model's."""
+
+
+def _each(told: dict[str, str]) -> str:
+    return "; ".join(f"{at}: {why}" for at, why in told.items())

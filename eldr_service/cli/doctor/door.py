@@ -1,0 +1,83 @@
+"""What stands behind an address: nothing, something plain, or TLS, and why the two do not agree."""
+
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """What one address is like.
+
+    Attributes
+    ----------
+    error : str
+        Why no connection came about, in words; empty where one did.
+    speaks_tls : bool
+    distrust : str
+        Why the certificate is not believed; empty where it is, or none was asked to be checked.
+    wants_certificate : bool
+        It refuses callers without a certificate of their own.
+    expires_in : float or None
+        Seconds that its certificate is still good for; None where it was not checked.
+    """
+
+    error: str = ""
+    speaks_tls: bool = False
+    distrust: str = ""
+    wants_certificate: bool = False
+    expires_in: float | None = None
+
+
+def knock(
+    host: str,
+    port: int,
+    seconds: float,
+    *,
+    tls: bool = True,
+    ca: Path | None = None,
+    certificate: tuple[Path, Path] | None = None,
+) -> Door:
+    """Connect, and with `tls` shake hands; `ca` checks its certificate, `certificate` is ours."""
+    try:
+        with socket.create_connection((host, port), seconds) as connection:
+            return _shake_hands(connection, host, ca, certificate) if tls else Door()
+    except ConnectionRefusedError:
+        return Door(error="nothing listens there")
+    except socket.gaierror as error:
+        return Door(error=f"the name does not resolve here ({error.strerror})")
+    except TimeoutError:
+        return Door(error=f"no answer within {seconds:g} s")
+    except OSError as error:
+        return Door(error=error.strerror or str(error))
+
+
+def _shake_hands(
+    connection: socket.socket, host: str, ca: Path | None, own: tuple[Path, Path] | None
+) -> Door:
+    context = ssl.create_default_context(cafile=ca)
+    if ca is None:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])  # gRPC hangs up on those who do not offer it
+    if own:
+        context.load_cert_chain(*own)
+    try:
+        speaking = context.wrap_socket(connection, server_hostname=host)
+    except ssl.SSLCertVerificationError as error:
+        return Door(speaks_tls=True, distrust=error.verify_message)
+    except ssl.SSLError as error:
+        return Door(speaks_tls="CERTIFICATE" in (error.reason or "").upper())
+    except OSError:  # it hung up on what is no plain gRPC
+        return Door()
+    with speaking:
+        told = speaking.getpeercert() if ca else None
+        expires = ssl.cert_time_to_seconds(str(told["notAfter"])) - time.time() if told else None
+        try:  # with TLS 1.3 a missing certificate is complained of after the handshake
+            refuses = not speaking.recv(1)
+        except TimeoutError:
+            refuses = False
+        except OSError:
+            refuses = True
+        return Door(speaks_tls=True, wants_certificate=refuses, expires_in=expires)

@@ -1,0 +1,80 @@
+"""What a check has found."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum
+
+MOST_NAMED = 4
+
+
+class Outcome(Enum):
+    """How it turned out."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAULT = "fault"
+    UNKNOWN = "could not check"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One check's.
+
+    Attributes
+    ----------
+    check : str
+        Its name.
+    outcome : Outcome
+    words : str
+        What was found, in one or two sentences.
+    fix : str
+        What to type or do about it; empty where there is nothing to mend.
+    kind : {"daemon", "model", "proxy"}
+        What was looked at.
+    subject : str
+        The model's name, or the proxy's URL; empty for the daemon.
+    """
+
+    check: str
+    outcome: Outcome
+    words: str
+    fix: str = ""
+    kind: str = "daemon"
+    subject: str = ""
+
+
+Result = tuple[Outcome, str, str]
+"""How a check turned out, in words, and what to do."""
+
+
+def ok(words: str) -> Result:
+    """Nothing is wrong."""
+    return Outcome.OK, words, ""
+
+
+def warning(words: str, fix: str) -> Result:
+    """Requests are served, though not as well as they could be."""
+    return Outcome.WARNING, words, fix
+
+
+def fault(words: str, fix: str) -> Result:
+    """Requests fail, or ELDR does nothing for them."""
+    return Outcome.FAULT, words, fix
+
+
+def unknown(words: str, fix: str = "") -> Result:
+    """It could not be looked at."""
+    return Outcome.UNKNOWN, words, fix
+
+
+def few(names: Collection[str]) -> str:
+    """The first of them, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return ", ".join(listed[:MOST_NAMED]) + more
+
+
+NO_METRICS = unknown(
+    "the daemon's metrics were not read", "--http HOST:PORT, as eldr-server has it"
+)
+"""Where a check rests on them."""

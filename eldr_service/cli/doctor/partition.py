@@ -1,0 +1,111 @@
+"""One model's partition: there, for its shape, bound to its workers, and of its traffic."""
+
+import shlex
+import time
+
+from eldr.v1 import partition_pb2 as pb
+
+from eldr_service.cli.doctor.evidence import Evidence
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, few, ok, unknown, warning
+from eldr_service.cli.doctor.signatures import PLACEMENTS, by_signature
+from eldr_service.cli.standing import Standing
+from eldr_service.cli.tables import span
+from eldr_service.core.words import counted
+
+MUCH_DRIFT = 1.3
+FEW = 64
+"""Signatures by which drift says nothing yet."""
+OLD_SECONDS = 30 * 86_400.0
+
+
+def fitted(seen: Evidence, of: Standing) -> Result:
+    """There is one."""
+    partition, refit = of.partition, of.refit
+    if partition:
+        layers = len(partition.layers) or partition.geometry.num_layers
+        shape = partition.geometry
+        return ok(
+            f"version {partition.version}, {counted(partition.num_slots, 'slot')}, {layers} of"
+            f" {shape.num_layers} layers x {shape.num_experts} experts, top_k {shape.top_k}"
+        )
+    if not by_signature(seen, of):
+        return ok(f"none, and {of.policy} needs none")
+    model = f"--model {shlex.quote(of.model)}"
+    kept = refit.window_signatures if refit else 0
+    if refit and refit.mode == pb.REFIT_MODE_AUTO:
+        why = (
+            f"{counted(kept, 'signature')} so far, some 32 per worker are needed"
+            if kept
+            else "no signature has come to fit on"
+        )
+        words = f"none yet: requests go by load; {why}"
+        if len(of.decode) < 2:
+            return ok("none, and with one decode worker there is nothing to choose")
+        fix = f"wait, or eldr fit FILE.npz --import --activate {model}"
+        if not kept and seen.metrics and seen.metrics.total(PLACEMENTS, model=of.model):
+            return fault(words, "signatures above come first")
+        return warning(words, fix)
+    return fault(
+        "none, and none is fitted by itself: requests go by load",
+        f"eldr partition refit auto {model}, or eldr fit --activate {model}",
+    )
+
+
+def bound(seen: Evidence, of: Standing) -> Result:
+    """Each slot has a worker, and each worker a slot."""
+    if of.partition is None:
+        return unknown("no partition")
+    vacant = [str(b.slot) for b in of.partition.bindings if not b.worker_ids]
+    loose = [w.worker_id for w in of.ready if not w.HasField("slot")]
+    if vacant:
+        return warning(
+            f"no worker has slot {few(vacant)}: requests like it go elsewhere",
+            "bring the missing worker back, or eldr fit --activate for those there are",
+        )
+    if loose:
+        return warning(
+            f"{few(loose)} without a slot: load alone sends requests there",
+            f"eldr fit --activate --slots {len(of.ready)}",
+        )
+    return ok("each slot has a worker, each worker a slot")
+
+
+def fresh(seen: Evidence, of: Standing) -> Result:
+    """It is of the traffic that there is now."""
+    partition, refit = of.partition, of.refit
+    if partition is None or refit is None:
+        return unknown("no partition")
+    age = time.time() - partition.create_time.ToNanoseconds() / 1e9
+    automatic = refit.mode == pb.REFIT_MODE_AUTO
+    model = f"--model {shlex.quote(of.model)}"
+    by_hand = f"eldr fit --activate {model}, or eldr partition refit auto {model}"
+    if refit.drift > MUCH_DRIFT and refit.window_signatures >= FEW:
+        words = f"traffic is {refit.drift:.1f} times as far from it as at its fit, {span(age)} ago"
+        held = refit.held.ToNanoseconds() / 1e9
+        later = f"; refits begin again in {span(held)}" if automatic and held else ""
+        return warning(words + later, "it is refitted by itself" if automatic else by_hand)
+    if age > OLD_SECONDS and not automatic:
+        return warning(f"it is {span(age)} old, and none is fitted by itself", by_hand)
+    drift = f", drift {refit.drift:.2f}" if refit.drift else ""
+    return ok(f"fitted {span(max(0.0, age))} ago{drift}")
+
+
+def refits(seen: Evidence, of: Standing) -> Result:
+    """Refits work out."""
+    if seen.metrics is None or of.refit is None:
+        return NO_METRICS
+    outcomes = seen.metrics.by("outcome", REFITS, model=of.model)
+    last = of.refit.last_outcome
+    bad = {name: int(outcomes[name]) for name in ("failed", "rolled_back") if name in outcomes}
+    if bad:
+        told = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in bad.items())
+        return warning(
+            f"refits {seen.period}: {told}" + (f"; the last: {last}" if last else ""),
+            "the daemon's log has why: refit failed, partition rolled back",
+        )
+    done = ", ".join(f"{int(n)} {name}" for name, n in sorted(outcomes.items()))
+    mode = pb.RefitMode.Name(of.refit.mode).removeprefix("REFIT_MODE_").lower()
+    return ok(f"{mode}; {done or 'none'} {seen.period}")
+
+
+REFITS = "eldr_refits_total"

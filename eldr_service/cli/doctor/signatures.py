@@ -1,0 +1,100 @@
+"""Signatures of one model's requests: captured by engines, whole, and there when placed."""
+
+from eldr.v1 import fleet_pb2 as pb
+
+from eldr_service.cli.doctor.evidence import Evidence
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, few, ok, unknown, warning
+from eldr_service.cli.standing import Standing
+from eldr_service.core.words import counted
+
+MOST_UNKNOWN = 0.3
+"""Share of prompt tokens whose experts are unknown; docs/metrics.md has the same as an alert."""
+NOTED, MUCH = 0.05, 0.5
+"""Shares of placements by load alone."""
+FEW = 20
+"""Placements that say nothing yet."""
+LESSER = {
+    "LEAST_LOADED_NO_SIGNATURE": (
+        "had no signature",
+        "capture above; else the proxy's --signature-wait (wait_for_signature), and the same"
+        " request ids and model name at both",
+    ),
+    "LEAST_LOADED_LOW_COVERAGE": (
+        "had a signature of less than half of the prompt",
+        "prompts come from an offloaded or remote cache; locality-band:min_coverage sets the least",
+    ),
+    "LEAST_LOADED_POLICY_ERROR": (
+        "met an error in the policy",
+        "the daemon's log has the traceback: policy failed; eldr policy set locality-band",
+    ),
+}
+
+
+def capture(seen: Evidence, of: Standing) -> Result:
+    """Engines tell which experts their prompts used, or why not."""
+    told = [w for w in of.workers if w.HasField("capture")]
+    said = [w for w in told if w.role == pb.WORKER_ROLE_PREFILL] or told
+    stopped = [w for w in said if w.capture.state == pb.CAPTURE_STATE_STOPPED]
+    probing = [w.worker_id for w in said if w.capture.state == pb.CAPTURE_STATE_PROBING]
+    if not said:
+        return ok("no engine says; signatures come from elsewhere, if they do")
+    if stopped:
+        causes: dict[str, list[str]] = {}
+        for worker in stopped:
+            reason = " ".join(worker.capture.reason.split()) or "no reason was given"
+            causes.setdefault(reason, []).append(worker.worker_id)
+        words = "; ".join(f"nothing on {few(w)}: {why}" for why, w in causes.items())
+        fix = "mend that and restart the engine; clients/vllm/README.md has what is never captured"
+        none = len(stopped) == len(said)
+        return fault(f"{words}; all go by load", fix) if none else warning(words, fix)
+    if probing:
+        return warning(f"{few(probing)} still probe whether they can", "wait a minute, look again")
+    return ok(f"{counted(len(said), 'engine')} capture" + ("s" if len(said) == 1 else ""))
+
+
+def coverage(seen: Evidence, of: Standing) -> Result:
+    """Of most prompt tokens the experts are known."""
+    known = sum(w.capture.known_tokens for w in of.workers)
+    tokens = known + sum(w.capture.unknown_tokens for w in of.workers)
+    if not tokens:
+        return unknown("no engine has told of a prompt yet")
+    words = f"the experts of {100 * known // tokens}% of prompt tokens are known"
+    if 1 - known / tokens > MOST_UNKNOWN:
+        return warning(
+            words,
+            "the rest comes from where experts are not known, such as an offloaded cache:"
+            " eldr workers list shows which engine",
+        )
+    return ok(words)
+
+
+def arriving(seen: Evidence, of: Standing) -> Result:
+    """Placements had a signature."""
+    if not by_signature(seen, of):
+        return ok(f"{of.policy} places without signatures")
+    if seen.metrics is None:
+        return NO_METRICS
+    reasons = seen.metrics.by("reason", PLACEMENTS, model=of.model)
+    placed = sum(reasons.values()) - reasons.get("PINNED", 0)
+    if not placed:
+        return unknown(f"nothing was placed {seen.period}", "send a request, or --watch 30")
+    what = f"of {counted(int(placed), 'placement')} {seen.period}"
+    worst = max(LESSER, key=lambda reason: reasons.get(reason, 0))
+    lesser = reasons.get(worst, 0) / placed
+    why, fix = LESSER[worst]
+    words = f"{lesser:.0%} {what} {why}: by load alone"
+    if lesser >= MUCH and placed >= FEW:
+        return fault(words, fix)
+    if lesser >= NOTED:
+        return warning(words, fix)
+    good = 1 - sum(reasons.get(reason, 0) for reason in LESSER) / placed
+    return ok(f"{good:.0%} {what} had a signature")
+
+
+PLACEMENTS = "eldr_placements_total"
+
+
+def by_signature(seen: Evidence, of: Standing) -> bool:
+    """The policy in force compares signatures."""
+    policy = seen.policies.get(of.model)
+    return policy is None or "min_coverage" in policy.parameters

@@ -1,0 +1,156 @@
+"""The workers of one model: there, accepting, well, and reachable from here."""
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from eldr.v1 import fleet_pb2 as pb
+
+from eldr_service.cli.doctor.evidence import Evidence
+from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, few, ok, unknown, warning
+from eldr_service.cli.doctor.look import has_http, health_url
+from eldr_service.cli.doctor.pages import Page
+from eldr_service.cli.standing import Standing
+from eldr_service.cli.tables import span
+from eldr_service.core.words import counted
+
+
+def accepting(seen: Evidence, of: Standing) -> Result:
+    """Some decode worker takes requests."""
+    if not of.decode:
+        return fault(
+            "no decode worker is known: requests get UNAVAILABLE",
+            f"start an engine with ELDR's connector, or eldr workers add ID {_model(of)} --url URL",
+        )
+    states = Counter(pb.WorkerState.Name(w.state).removeprefix(STATE) for w in of.decode)
+    told = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
+    if not of.ready:
+        fix = (
+            f"restart the engines, or eldr workers add ID {_model(of)} --url URL --again"
+            if states["DRAINING"]
+            else "an engine is READY by its first report: look at the engines' logs"
+        )
+        return fault(f"no decode worker takes requests: {told}; they get UNAVAILABLE", fix)
+    if len(of.ready) < len(of.decode):
+        return warning(
+            f"of {len(of.decode)} decode workers {told}", f"eldr workers list {_model(of)}"
+        )
+    return ok(f"{counted(len(of.ready), 'decode worker')} READY")
+
+
+STATE = "WORKER_STATE_"
+
+
+def expired(seen: Evidence, of: Standing) -> Result:
+    """None was forgotten for its silence."""
+    if seen.metrics is None:
+        return NO_METRICS
+    silent = {
+        series["worker"]: max(at for s, at in seen.metrics.of(EXPIRED, **series))
+        for daemon in seen.daemons
+        if daemon.samples
+        for series, _ in daemon.samples.of(EXPIRED, model=of.model)
+    }
+    if not silent:
+        return ok("none was forgotten as it was silent")
+    latest = span(max(0.0, time.time() - max(silent.values())))
+    return warning(
+        f"{few(silent)} fell silent and {_is(silent)} forgotten, the last {latest} ago",
+        "look at the engine and its host: it registers again by itself once it is back",
+    )
+
+
+EXPIRED = "eldr_worker_expired_timestamp_seconds"
+
+
+def reports(seen: Evidence, of: Standing) -> Result:
+    """They say in time what they run."""
+    late = [w.worker_id for w in of.decode if w.stale]
+    never = [w.worker_id for w in of.ready if not w.HasField("report_age")]
+    if late:
+        return warning(
+            f"the reports of {few(late)} are late: bookings alone are their load",
+            "is the engine stuck, or cut off from the daemon? its log",
+        )
+    if never and len(never) < len(of.ready):
+        return warning(
+            f"{few(never)} never reported, and others do",
+            "its connector is not set up as the others': compare kv-transfer-config",
+        )
+    if never:
+        return ok("no worker reports, so bookings alone are their load")
+    return ok("all report in time")
+
+
+def standing(seen: Evidence, of: Standing) -> Result:
+    """None flaps, lags or is silent."""
+    held = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_HELD_DOWN]
+    silent = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SUSPECT]
+    slow = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SLOW]
+    slow += [w.worker_id for w in of.workers if w.relief > 1 and w.worker_id not in slow]
+    said, fixes = [], []
+    if held:
+        said.append(f"{few(held)} left and came back again and again, and {_is(held)} held down")
+        fixes.append("look at the engine's log; eldr workers remove ID ends a hold-down")
+    if silent:
+        said.append(f"{few(silent)} {_is(silent)} silent, and given nothing others can take")
+        fixes.append("look at the host and the network to it")
+    if slow:
+        said.append(f"{few(slow)} {_is(slow)} slower than the others")
+        fixes.append("a throttled GPU, a neighbour? mend it, or eldr workers drain ID")
+    return (
+        warning("; ".join(said), "; ".join(fixes)) if said else ok("none flaps, lags or is silent")
+    )
+
+
+def room(seen: Evidence, of: Standing) -> Result:
+    """They have room."""
+    full = [w.worker_id for w in of.ready if w.load >= 1]
+    if not of.ready or len(full) < len(of.ready):
+        more = f"{few(full)} {_is(full)} full, others are not" if full else f"load {of.load:.2f}"
+        return ok(more)
+    return fault(
+        "all are full: requests wait or get RESOURCE_EXHAUSTED",
+        "add engines; is --capacity what they take (--max-num-seqs)? are requests released?",
+    )
+
+
+def urls(seen: Evidence, of: Standing) -> Result:
+    """What is handed out answers, from here at least."""
+    asked = {w.worker_id: seen.workers[health_url(w.url)] for w in of.workers if has_http(w.url)}
+    if not asked:
+        return unknown("no worker has an http URL")
+    ill = {w: page for w, page in asked.items() if page.status >= 500}
+    closed = {w: page for w, page in asked.items() if page.refused}
+    away = {w: page for w, page in asked.items() if not page.status and not page.refused}
+    if ill or closed:
+        dead = ill | closed
+        remove = f"eldr workers remove {shlex.quote(next(iter(dead)))} {_model(of)}"
+        return fault(
+            f"requests placed on {_told(dead)} fail",
+            f"restart the engine, or {remove}",
+        )
+    if len(away) == len(asked):
+        return unknown(
+            f"no worker answers from here: {_told(away)}",
+            "run eldr doctor where the proxies run; there it must answer",
+        )
+    if away:
+        return fault(
+            f"{_told(away)}; others answer",
+            "is the engine there, and its url the one that others can reach? eldr workers list",
+        )
+    return ok(f"{counted(len(asked), 'worker')} of {len(of.workers)} answer at /health")
+
+
+def _told(pages: dict[str, Page]) -> str:
+    return few([f"{w} ({p.url}: {p.error or p.status})" for w, p in pages.items()])
+
+
+def _is(several: Sequence[str] | dict[str, float]) -> str:
+    return "is" if len(several) == 1 else "are"
+
+
+def _model(of: Standing) -> str:
+    return f"--model {shlex.quote(of.model)}"

@@ -1,0 +1,67 @@
+"""`eldr doctor --proxy`: what it says of a real proxy on real sockets, with the real daemon."""
+
+import asyncio
+import json
+import socket
+from importlib.metadata import version
+
+from scripted_engine import running_rig
+from test_proxy_daemon import fit, routed_rig
+from typer.testing import CliRunner
+
+from eldr_service.cli.app import app
+
+
+async def examined(daemon, *proxies, code, watch=0.0):
+    """The checks of the proxies, by name; the last proxy's where there are several."""
+    words = ["doctor", "--json", "--server", daemon.grpc, "--http", daemon.http]
+    words += ["--watch", str(watch)]
+    words += [word for url in proxies for word in ("--proxy", url)]
+    result = await asyncio.to_thread(CliRunner().invoke, app, words)
+    assert result.exit_code == code, result.output
+    checks = json.loads(result.stdout)["checks"]
+    return {each["check"]: each for each in checks if each["subject"] in proxies}
+
+
+async def test_a_proxy_that_is_well(shared_daemon):
+    async with routed_rig(shared_daemon) as rig:
+        fit(shared_daemon)
+        for _ in range(4):
+            await rig.post()
+        found = await examined(shared_daemon, rig.url, code=0)
+        assert {each["outcome"] for each in found.values()} == {"ok"}, found
+        assert found["fallbacks"]["words"] == "0% of 4 decodes since its start went without ELDR"
+        watching = asyncio.create_task(examined(shared_daemon, rig.url, code=0, watch=2))
+        while not watching.done():
+            await rig.post()
+            await asyncio.sleep(0.1)
+        assert "decodes in the 2 s watched" in watching.result()["fallbacks"]["words"]
+        assert version("eldr-vllm") in found["versions"]["words"]
+
+
+async def test_a_proxy_that_places_without_the_daemon(shared_daemon):
+    """It was told another address than the daemon's."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nowhere = f"127.0.0.1:{closed.getsockname()[1]}"
+    async with running_rig(router=nowhere) as rig:
+        for _ in range(4):
+            assert (await rig.post())[0].status == 200
+        found = await examined(shared_daemon, rig.url, code=1)
+    assert found["serves"]["outcome"] == "ok"
+    assert "does not reach the daemon" in found["router"]["words"]
+    assert found["fallbacks"]["outcome"] == "fault"
+    assert found["fallbacks"]["words"].startswith("100% of 4 decodes since its start")
+
+
+async def test_a_proxy_that_knows_no_engine(shared_daemon):
+    async with running_rig(static=False, router=shared_daemon.grpc) as rig:
+        found = await examined(shared_daemon, rig.url, code=1)
+    assert found["serves"]["words"].endswith("it knows 0 prefill, 0 decode")
+
+
+async def test_what_is_no_proxy(shared_daemon):
+    found = await examined(shared_daemon, f"http://{shared_daemon.http}", code=1)
+    assert "is no eldr-proxy" in found["serves"]["words"]
+    found = await examined(shared_daemon, "http://127.0.0.1:1", code=1)
+    assert found["serves"]["words"] == "nothing listens there"
+    assert {found[name]["outcome"] for name in ("router", "fallbacks", "versions")} == {"unknown"}
