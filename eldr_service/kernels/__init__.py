@@ -22,6 +22,7 @@ from eldr_service.kernels.policies.marginal_cost import least_marginal_cost, nea
 from eldr_service.kernels.policies.moves import best_move
 from eldr_service.kernels.policies.packed_use import pack_use, unpack_counts
 from eldr_service.kernels.policies.remaining import remaining_by_row
+from eldr_service.kernels.target import target
 
 __all__ = [
     "FOR_EVERY_POLICY",
@@ -44,6 +45,7 @@ __all__ = [
     "remaining_by_row",
     "similarity",
     "sparse_counts",
+    "target",
     "transform_signature",
     "unpack_counts",
     "warm_up",

@@ -1,12 +1,26 @@
 """Prometheus metrics: counters of what happened, and gauges made from the state at each scrape."""
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from platform import python_version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from eldr_service.kernels import target
 from eldr_service.server.observability.gauges import RouterState, families
+from eldr_service.server.observability.own_series import OTHER, OwnSeries
+
+# They would be another series for each counter and histogram, of little use to anyone.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Decisions take tens of microseconds, calls hundreds.
 DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1, 1.0)
@@ -19,6 +33,16 @@ SLICE = 256
 """Series that are made in one step, less than half a millisecond."""
 
 
+def _built() -> dict[str, str]:
+    """What runs here, for `eldr_build_info`."""
+    return {
+        "version": version("eldr-service"),
+        "python": python_version(),
+        "numba": version("numba"),
+        "target": target(),
+    }
+
+
 class Metrics(Collector):
     """The daemon's metrics, in a registry of their own. docs/metrics.md tells what each means.
 
@@ -27,10 +51,13 @@ class Metrics(Collector):
     state : callable
         Called at each scrape. Gauges are made from what it returns then, so they cannot drift from
         the truth, and those of a worker that is gone are gone with it.
+    most_workers : int
+        Workers that have series of their own.
     """
 
-    def __init__(self, state: Callable[[], RouterState]) -> None:
+    def __init__(self, state: Callable[[], RouterState], most_workers: int = 1_024) -> None:
         self._state = state
+        self.own_series = OwnSeries(most_workers)
         self._registry = registry = CollectorRegistry()
         self.decision_seconds = Histogram(
             "eldr_decision_seconds",
@@ -70,6 +97,12 @@ class Metrics(Collector):
             "eldr_signatures_dropped",
             "Signatures dropped before their placement was released",
             ["why"],
+            registry=registry,
+        )
+        self.placement_signatures = Counter(
+            "eldr_placement_signatures",
+            "Requests booked, by where their signature came from, or NONE",
+            ["model", "signature"],
             registry=registry,
         )
         self.signatures_predicted = Counter(
@@ -128,6 +161,10 @@ class Metrics(Collector):
         # Of each model and worker, by policy and reason: plain, as there are thousands.
         self._placements: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
         self._rpc_seconds: dict[str, Histogram] = {}
+        built = _built()
+        Gauge("eldr_build_info", "1 for what runs here", list(built), registry=registry).labels(
+            **built
+        ).set(1)
         ProcessCollector(registry=registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -170,10 +207,12 @@ class Metrics(Collector):
         if not is_read:
             failures.inc()
 
-    def placed(self, model: str, policy: str, reason: str, worker: str) -> None:
+    def placed(self, model: str, policy: str, reason: str, worker: str, signature: str) -> None:
         """Count a booking."""
+        worker = self.own_series.label(model, worker)
         counted = self._placements.setdefault((model, worker), {})
         counted[policy, reason] = counted.get((policy, reason), 0) + 1
+        self.placement_signatures.labels(model, signature).inc()
 
     def answered(self, method: str, seconds: float) -> None:
         """Note the time of a unary call."""
@@ -184,4 +223,18 @@ class Metrics(Collector):
 
     def forget_worker(self, model: str, worker_id: str) -> None:
         """Drop the series that name a worker, when it has been removed."""
-        self._placements.pop((model, worker_id), None)
+        if worker_id != OTHER:
+            self._placements.pop((model, worker_id), None)
+        self.own_series.forget(model, worker_id)
+
+    def forget_model(self, model: str) -> None:
+        """Drop the series that name a model, when it has been forgotten."""
+        self._placements.pop((model, OTHER), None)
+        for counter in (
+            self.releases,
+            self.bookings_ended,
+            self.placement_signatures,
+            self.signatures_predicted,
+            self.refits,
+        ):
+            counter.remove_by_labels({"model": model})

@@ -14,8 +14,8 @@ from eldr_service.core.worker import WorkerRole
 from eldr_service.policies.registry import parameters_of
 from eldr_service.refits import Refits
 from eldr_service.routing.model import Model
+from eldr_service.server.comparison.load_only import Comparison
 from eldr_service.server.page.followed import Followed, Placement
-from eldr_service.server.page.load_only import Comparison
 
 Document = dict[str, Any]
 MOST_SHOWN_PLACEMENTS = 60
