@@ -6,7 +6,7 @@ They are compiled once, when they are needed; the result is kept on disk for the
 from importlib import import_module
 from pkgutil import walk_packages
 
-from eldr_service.kernels.cache import cache_troubles, kept_in
+from eldr_service.kernels.cache import cache_troubles, kept_in, target
 from eldr_service.kernels.compiling import compile_ahead, waiting
 from eldr_service.kernels.core.activation import wrong_row
 from eldr_service.kernels.core.order import best_first
@@ -22,7 +22,6 @@ from eldr_service.kernels.policies.marginal_cost import least_marginal_cost, nea
 from eldr_service.kernels.policies.moves import best_move
 from eldr_service.kernels.policies.packed_use import pack_use, unpack_counts
 from eldr_service.kernels.policies.remaining import remaining_by_row
-from eldr_service.kernels.target import target
 
 __all__ = [
     "FOR_EVERY_POLICY",
