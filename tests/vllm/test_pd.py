@@ -178,13 +178,13 @@ def test_the_engines_metrics_tell_of_the_shim(rig):
     from rig import prompt
 
     rig.await_workers()
-    before = rig.prefill.metrics()
+    before, by = rig.prefill.metrics(), f"127.0.0.1:{rig.prefill.port}"
     with rig.client() as client:
         for seed in range(3):
             name = f"counted-{seed}"
             tokens = prompt(60 + seed, 200)
             params, _ = rig.prefill.prefill(tokens, {"request_id": name, "place": "daemon"})
-            placement = client.route(MODEL, name, wait_for_signature=2.0)
+            placement = client.route(MODEL, name, prefill_worker=by)
             rig.at(placement.url).complete(tokens, 2, params)
             client.release(MODEL, name)
     rig.prefill.complete(prompt(63), 1)  # what a step's end brings is told with the next one
