@@ -25,13 +25,14 @@ MOST_SHOWN_SLOTS = 64
 
 def document(
     models: Iterable[tuple[Model, Followed, Comparison | None]],
+    compares: bool,
     placements: Iterable[Placement],
     refits: Refits,
     waiting: Callable[[str], int],
     troubles: str,
     serving: bool,
 ) -> Document:
-    """All of it; placements newest first."""
+    """All of it; placements newest first. With `compares` there are comparisons, or will be."""
     now = time.monotonic()
     return {
         "at": time.time(),
@@ -40,6 +41,7 @@ def document(
         "troubles": troubles,
         "models": [
             _model(model, followed, comparison, refits, waiting(model.name), now)
+            | {"compares": compares}
             for model, followed, comparison in models
         ],
         "placements": [_placement(placement) for placement in placements],

@@ -118,6 +118,7 @@ class Watch(Following):
                 (model, self.of(name), self._comparisons.of(name))
                 for name, model in sorted(models.items())
             ],
+            self._comparisons.on,
             list(islice(reversed(self.placements), MOST_SHOWN_PLACEMENTS)),
             self._refits,
             self._waiting,

@@ -1,5 +1,6 @@
 """The comparison with load alone in the metrics of a real daemon whose requests come and go."""
 
+import json
 import urllib.request
 
 import pytest
@@ -49,6 +50,9 @@ def test_nothing_is_compared_that_is_off():
         scraped(daemon)
         eventually(lambda: fleet.placed > 60)
         found = scraped(daemon)
+        with urllib.request.urlopen(f"http://{daemon.http}/page/state", timeout=10) as answer:
+            [model] = json.load(answer)["models"]
+    assert (model["compares"], model["by_load"]) == (False, None)
     assert not [key for key in found if key[0].startswith(("eldr_estimated", "eldr_active"))]
 
 
