@@ -27,11 +27,12 @@ MAY_IMPORT = {
 PARTS_MAY_IMPORT = {
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
-        " server.config server.credentials server.descriptors server.discovery"
+        " server.comparison server.config server.credentials server.descriptors server.discovery"
         " server.durability server.learning server.observability server.page server.replicas"
         " server.rpc"
     ),
-    "server.page": "refits routing policies core kernels server.rpc",
+    "server.comparison": "routing policies core kernels",
+    "server.page": "refits routing policies core kernels server.comparison server.rpc",
     "server.credentials": "core server.config server.rpc",
     "server.descriptors": "",
     "server.durability": "routing stores core",
@@ -40,11 +41,11 @@ PARTS_MAY_IMPORT = {
         "routing stores core server.address server.config server.origins server.rpc"
     ),
     "server.rpc": (
-        "refits routing policies fitting stores core kernels server.durability"
+        "refits routing policies fitting stores core kernels server.comparison server.durability"
         " server.observability server.replicas"
     ),
     "server.replicas": "refits routing stores core",
-    "server.observability": "core",
+    "server.observability": "core kernels",
     "server.config": "stores core server.address server.flags server.options server.values",
     "server.options": "stores core server.address server.origins server.values",
     "server.values": "stores core server.address server.origins",

@@ -6,7 +6,7 @@ They are compiled once, when they are needed; the result is kept on disk for the
 from importlib import import_module
 from pkgutil import walk_packages
 
-from eldr_service.kernels.cache import cache_troubles, kept_in
+from eldr_service.kernels.cache import cache_troubles, kept_in, target
 from eldr_service.kernels.compiling import compile_ahead, waiting
 from eldr_service.kernels.core.activation import wrong_row
 from eldr_service.kernels.core.order import best_first
@@ -44,6 +44,7 @@ __all__ = [
     "remaining_by_row",
     "similarity",
     "sparse_counts",
+    "target",
     "transform_signature",
     "unpack_counts",
     "warm_up",

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llvmlite.binding import get_host_cpu_name
 from numba import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, NullCache
 
@@ -26,6 +27,11 @@ _WHAT_TO_DO = (
 )
 _PROVIDED = ("UserProvided", "_UserProvided")  # the class of NUMBA_CACHE_DIR, by Numba's version
 _troubles: dict[str, str] = {}
+
+
+def target() -> str:
+    """The processor that kernels are compiled for, by LLVM's name."""
+    return str(config.CPU_NAME or get_host_cpu_name())
 
 
 def cache_troubles() -> list[str]:

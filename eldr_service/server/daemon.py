@@ -37,6 +37,7 @@ from eldr_service.routing.records import Records
 from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.standing import StandingLimits
 from eldr_service.routing.workers import Workers
+from eldr_service.server.comparison.comparisons import Comparisons
 from eldr_service.server.config import Settings, load_settings
 from eldr_service.server.credentials import Credentials, CredentialsError
 from eldr_service.server.descriptors import spare_descriptors
@@ -89,7 +90,8 @@ class Daemon:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._telemetry = Telemetry()
+        self._comparisons = Comparisons(settings.load_comparison == "on")
+        self._telemetry = Telemetry(self._comparisons, settings.metrics_workers)
         self._traces = traces.begin("eldr-server", lambda why: log.warning("no traces", error=why))
         name = secrets.token_hex(4)
         self._replica: Replica | None = None
@@ -134,9 +136,12 @@ class Daemon:
         self._recorder = self._record(settings)
         told = self._replica.journal if self._replica else self._durability
         self._watch = Watch(
-            lambda model: self._telemetry.waiting(model), self._troubles, lambda: self._serving
+            lambda model: self._telemetry.waiting(model),
+            self._troubles,
+            lambda: self._serving,
+            self._comparisons,
         )
-        journals = told, self._recorder, self._watch
+        journals = told, self._recorder, self._comparisons, self._watch, self._telemetry.journal
         self._router = Router(
             lambda: create(policy, parameters),
             self._telemetry,
@@ -168,6 +173,7 @@ class Daemon:
             ),
             self._telemetry.refitted,
         )
+        self._comparisons.watch(self._router)
         self._watch.watch(self._router, self._refits)
         self._learned: LearnedStore | None = None
         if isinstance(self._store, MirroredStore):
@@ -255,6 +261,7 @@ class Daemon:
         ]
         background = [asyncio.create_task(work) for work in (self._tick(), *watching)]
         await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
+        await asyncio.to_thread(self._comparisons.prepare)
         await self._stopping.wait()
         await self._drain()
         for task in background:

@@ -350,6 +350,19 @@ class Options(BaseSettings):
     max_models: int = _option(
         "COUNT", "models; more are refused, for the same reason", default=256, ge=1
     )
+    load_comparison: Literal["on", "off"] = _option(
+        "on|off",
+        "estimate what load alone would have done with the same requests, while the page is looked"
+        " at or metrics are scraped; off spares some 80 us per request",
+        default="on",
+    )
+    metrics_workers: int = _option(
+        "COUNT",
+        "workers that have series of their own in the metrics, over all models; what can be added"
+        " up of the others has the worker `other`",
+        default=1_024,
+        ge=0,
+    )
     refit: Literal["off", "manual", "auto"] = _option(
         "off|manual|auto",
         "auto refits partitions to recent traffic by itself; manual keeps the window of signatures"

@@ -5,6 +5,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 from charts import CHART, DEPLOY, objects, operators_schemas, render, schemas, tool
 from languages import needs_go
 
@@ -49,7 +50,26 @@ def test_twelve_combinations():
     assert len(VALUES) >= 12
     shown = {kind for values in VALUES for kind, _ in objects(render("--values", values))}
     assert {"PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor", "HorizontalPodAutoscaler",
-            "Role", "RoleBinding", "StatefulSet", "Deployment"} <= shown  # fmt: skip
+            "PrometheusRule", "Role", "RoleBinding", "StatefulSet",
+            "Deployment"} <= shown  # fmt: skip
+
+
+def test_rules_and_dashboard_are_those_of_the_folder_by_the_name_of_the_job():
+    values = CHART / "ci" / "monitored-values.yaml"
+    monitoring = DEPLOY / "monitoring"
+    found = objects(render("--values", values, release="x"))
+    for kind, name, text in (
+        ("PrometheusRule", "x-eldr", "eldr-rules.yaml"),
+        ("ConfigMap", "x-eldr-dashboard", "eldr-dashboard.json"),
+    ):
+        ours = (monitoring / text).read_text()
+        named = ours.replace('job="eldr"', 'job="x-eldr"').replace(
+            'job=\\"eldr\\"', 'job=\\"x-eldr\\"'
+        )
+        assert named != ours
+        shown = found[kind, name]
+        spec = shown["spec"] if kind == "PrometheusRule" else json.loads(shown["data"][text])
+        assert spec == yaml.safe_load(named)
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem.removesuffix("-values"))

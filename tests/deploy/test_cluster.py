@@ -9,7 +9,7 @@ import urllib.error
 
 import pytest
 from api_server import ApiServer, documents
-from charts import CHART, operators_definition, render
+from charts import CHART, operators_definitions, render
 from fleet_states import become, discovering, said, states
 
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -37,7 +37,8 @@ def namespace(server, name):
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem.removesuffix("-values"))
 def test_what_the_chart_renders_is_taken(server, values):
     place = namespace(server, values.stem)
-    server.apply(operators_definition(), "")
+    for definition in operators_definitions():
+        server.apply(definition, "")
     for found in documents(
         render("--values", values, "--api-versions", "monitoring.coreos.com/v1")
     ):

@@ -1,6 +1,8 @@
 """What logs and metrics say of requests that were really made."""
 
+import platform
 import urllib.request
+from importlib.metadata import version
 
 import pytest
 from daemon import running_daemon
@@ -86,6 +88,22 @@ def test_counters_count_once(watched):
     }
     assert metrics["eldr_rpc_seconds_count"][labelled(method=f"{service}/Route")] == 11
     assert metrics["eldr_rpc_seconds_count"][labelled(method=f"{service}/Release")] == 2
+
+
+def test_what_runs_and_what_decides(watched):
+    _, metrics, _ = watched
+    [built] = metrics["eldr_build_info"]
+    assert dict(built)["version"] == version("eldr-service")
+    assert dict(built)["python"] == platform.python_version()
+    assert dict(built)["target"]
+    [policy] = metrics["eldr_policy_info"]
+    assert dict(policy)["policy"] == "locality-band"
+    assert "tau=0.1" in dict(policy)["parameters"].split(",")
+    assert metrics["eldr_placement_signatures_total"] == {
+        labelled(model="m", signature="CALLER"): 5,
+        labelled(model="m", signature="NONE"): 1,
+    }
+    assert not [name for name in metrics if name.endswith("_created")]
 
 
 def test_each_decision_has_its_log_line(watched):

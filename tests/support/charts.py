@@ -17,7 +17,8 @@ MODULES = {
     "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0",
 }
 OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
-SERVICE_MONITOR = "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml"
+DEFINITION = "example/prometheus-operator-crd/monitoring.coreos.com_{}s.yaml"
+OPERATORS = ("servicemonitor", "prometheusrule")
 
 
 @cache
@@ -46,23 +47,24 @@ def schemas(version: str) -> Path:
 
 
 @cache
-def operators_definition() -> dict[str, Any]:
-    """The Prometheus operator's own definition of a ServiceMonitor."""
+def operators_definitions() -> list[dict[str, Any]]:
+    """The Prometheus operator's own definitions of a ServiceMonitor and a PrometheusRule."""
     with one_build("tools") as folder:
         command = ["go", "mod", "download", "-json", OPERATOR]
         said = subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    text = (Path(json.loads(said.stdout)["Dir"]) / SERVICE_MONITOR).read_text()
-    definition: dict[str, Any] = yaml.safe_load(text)
-    return definition
+    module = Path(json.loads(said.stdout)["Dir"])
+    return [yaml.safe_load((module / DEFINITION.format(kind)).read_text()) for kind in OPERATORS]
 
 
 @cache
 def operators_schemas() -> Path:
     """The same as kubeconform reads it: a folder of schemas."""
-    [version] = (v for v in operators_definition()["spec"]["versions"] if v["name"] == "v1")
+    definitions = operators_definitions()
     with one_build("tools") as folder:
-        schema = folder / "servicemonitor-monitoring-v1.json"
-        schema.write_text(json.dumps(version["schema"]["openAPIV3Schema"]))
+        for kind, definition in zip(OPERATORS, definitions, strict=True):
+            [version] = (v for v in definition["spec"]["versions"] if v["name"] == "v1")
+            schema = folder / f"{kind}-monitoring-v1.json"
+            schema.write_text(json.dumps(version["schema"]["openAPIV3Schema"]))
         return folder
 
 

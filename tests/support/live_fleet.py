@@ -26,6 +26,8 @@ class LiveFleet:
         Their ids.
     rate : float
         Requests per second; each decodes for `decode_s`.
+    capturing : int
+        How many of the workers say that they capture.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class LiveFleet:
         rate: float = 40.0,
         decode_s: float = 1.0,
         request_ids: str = "request-",
+        capturing: int = 0,
         credentials=None,
     ) -> None:
         self._client = Client(address, credentials=credentials)
         self._model, self._rate, self._decode_s = model, rate, decode_s
         self._request_ids = request_ids
+        self._capturing = set(workers[:capturing])
         self._recording = separable(4, 20, layers=4, experts=32, top_k=4)
         g = self._recording.geometry
         self._geometry = activation_pb2.ModelGeometry(
@@ -126,6 +130,9 @@ class LiveFleet:
             )
             if held:
                 report.step_time.FromNanoseconds(int((2 + active + 0.1 * len(held)) * 1e6))
+            if worker in self._capturing:
+                report.capture.state = fleet_pb2.CAPTURE_STATE_CAPTURING
+                report.capture.known_tokens = 100 * number
             for request, _ in held:
                 report.held.add(request_id=request)
             self._client.fleet.ReportLoad(report)

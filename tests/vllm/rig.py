@@ -25,6 +25,7 @@ from eldr.v1 import (
 )
 from eldr.v1.activation_pb2 import ActivationCounts
 from eldr_client import RouterClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.demos.demo_vllm.processes import free_port
 
@@ -140,6 +141,17 @@ class Engine(Process):
         with contextlib.suppress(OSError), urllib.request.urlopen(self.url + "/health", timeout=2):
             return True
         return False
+
+    def metrics(self):
+        """Samples of its /metrics, by name and the labels that are not the engine's."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=10) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        own = ("engine", "model_name")
+        return {
+            (sample.name, *(v for k, v in sample.labels.items() if k not in own)): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
     def complete(self, prompt, max_tokens, kv=None, **more):
         body = {

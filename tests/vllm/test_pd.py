@@ -174,10 +174,43 @@ def test_reports_and_cancellation(rig):
         assert client.release(MODEL, "left").value == "ALREADY_RELEASED"
 
 
+def test_the_engines_metrics_tell_of_the_shim(rig):
+    from rig import prompt
+
+    rig.await_workers()
+    before, by = rig.prefill.metrics(), f"127.0.0.1:{rig.prefill.port}"
+    with rig.client() as client:
+        for seed in range(3):
+            name = f"counted-{seed}"
+            tokens = prompt(60 + seed, 200)
+            params, _ = rig.prefill.prefill(tokens, {"request_id": name, "place": "daemon"})
+            placement = client.route(MODEL, name, prefill_worker=by)
+            rig.at(placement.url).complete(tokens, 2, params)
+            client.release(MODEL, name)
+    rig.prefill.complete(prompt(63), 1)  # what a step's end brings is told with the next one
+    after, decodes = rig.prefill.metrics(), [engine.metrics() for engine in rig.decodes]
+
+    def more(*key):
+        return after[key] - before[key]
+
+    for engine in (after, *decodes):
+        states = {key[1]: value for key, value in engine.items() if key[0] == "eldr_vllm_capture"}
+        assert states == {"PROBING": 0, "CAPTURING": 1, "STOPPED": 0}
+        assert engine["eldr_vllm_captured_layers",] == 3
+    assert more("eldr_vllm_prompt_tokens_total", "known") >= 600
+    assert more("eldr_vllm_prompt_tokens_total", "unknown") == 0
+    assert more("eldr_vllm_signatures_total", "sent") >= 3
+    assert more("eldr_vllm_placements_total", "received") == 3
+    # And NIXL's are there, of the engines that fetched the KV.
+    assert sum(engine["vllm:nixl_bytes_transferred_sum",] for engine in decodes) > 0
+
+
 def test_requests_go_on_without_the_daemon(rig):
     from rig import Daemon, prompt, wait
 
     rig.await_workers()
+    failed = "eldr_vllm_signatures_total", "failed"
+    before = rig.prefill.metrics()[failed]
     port = int(rig.daemon.target.rsplit(":", 1)[1])
     rig.daemon.kill()
     longest = 0.0
@@ -188,6 +221,7 @@ def test_requests_go_on_without_the_daemon(rig):
         begun = time.monotonic()
         rig.decode.complete(tokens, 4, {**params, "eldr": {"request_id": "x", "lease_id": "y"}})
         longest = max(longest, time.monotonic() - begun)
+    assert rig.prefill.metrics()[failed] > before
     rig.daemon = Daemon(rig.directory, port)
     begun = time.monotonic()
     rig.await_workers()

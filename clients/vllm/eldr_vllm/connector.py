@@ -4,10 +4,12 @@ Every method first does what the wrapped connector does; what is ELDR's own runs
 failure there leaves the wrapped connector alone at work, and the scheduler's side is told.
 """
 
+import contextlib
 from functools import partial
 from typing import Any
 
 from vllm.config import VllmConfig
+from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorHandshakeMetadata,
     KVConnectorMetadata,
@@ -30,6 +32,7 @@ class EldrConnector(DelegatingConnector):
         self._settings: Settings | None = None
         self._scheduler: Any = None
         self._worker: Any = None
+        self._told_of_end = False
         self._guard.run(self._begin)
 
     def _begin(self) -> None:
@@ -190,8 +193,54 @@ class EldrConnector(DelegatingConnector):
 
     # Both sides
 
+    def get_kv_connector_stats(self) -> Any:
+        """The inner connector's, always inside of ours: vLLM adds up those of both sides."""
+        from eldr_vllm.stats import EldrStats
+
+        inner = super().get_kv_connector_stats()
+        news = {}
+        if self._scheduler is not None and self._guard.active:
+            news = self._guard.run(self._scheduler.tally.news) or {}
+        elif self.role is KVConnectorRole.SCHEDULER and not self._told_of_end:
+            self._told_of_end = True
+            news = {"state": "STOPPED", "layers": 0}
+        stats = EldrStats(news, inner)
+        return None if stats.is_empty() else stats
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> Any:
+        """What `get_kv_connector_stats` gave, from its plain values."""
+        from eldr_vllm.stats import EldrStats
+
+        if data is None:
+            return EldrStats()
+        inner = data["inner"]
+        if inner is not None:
+            inner = super().build_kv_connector_stats(data=inner)
+        return EldrStats(data["eldr"], inner)
+
+    @classmethod
+    def build_prom_metrics(
+        cls,
+        vllm_config: VllmConfig,
+        metric_types: dict[Any, Any],
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
+    ) -> Any:
+        """The inner connector's metrics, and ours."""
+        from eldr_vllm.stats import EldrPromMetrics
+
+        given = metric_types, labelnames, per_engine_labelvalues
+        inner = super().build_prom_metrics(vllm_config, *given)
+        return EldrPromMetrics(inner, vllm_config, *given)
+
     def shutdown(self) -> None:
         """Deregisters."""
         super().shutdown()
         if self._scheduler is not None:
             self._scheduler.close()
+
+
+# Beside others in a MultiConnector, vLLM looks it up by its name to read what it tells.
+with contextlib.suppress(ValueError):
+    KVConnectorFactory.register_connector("EldrConnector", __name__, "EldrConnector")

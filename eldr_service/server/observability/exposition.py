@@ -32,15 +32,9 @@ def slices(parts: Iterable[Metric | None], encode: Callable[[Collector], bytes])
         if metric is None:
             yield b""
             continue
-        for start in range(0, max(len(metric.samples), 1), _step(metric)):
+        for start in range(0, max(len(metric.samples), 1), SLICE):
             part = Metric(metric.name, metric.documentation, metric.type, metric.unit)
             header = encode(_These(part)).removesuffix(end) if start else b""
-            part.samples = metric.samples[start : start + _step(metric)]
+            part.samples = metric.samples[start : start + SLICE]
             yield encode(_These(part)).removesuffix(end).removeprefix(header)
     yield end
-
-
-def _step(metric: Metric) -> int:
-    """Samples of a slice; the times at which series began stand apart, in a block of their own."""
-    began = f"{metric.name}_created"
-    return SLICE if all(s.name != began for s in metric.samples) else len(metric.samples)

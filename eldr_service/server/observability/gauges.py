@@ -5,12 +5,15 @@ from dataclasses import KW_ONLY, dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from eldr_service.core.capture import CaptureStatus
+from eldr_service.core.capture import CaptureState, CaptureStatus
+from eldr_service.server.observability.estimates import Estimates, estimated
+from eldr_service.server.observability.own_series import OTHER
 
 SLICE = 32
 """Workers that are looked at in one step, less than half a millisecond."""
 # Shown even when no worker is in them, so that an alert on 0 READY workers has something to read.
 WORKER_STATES = ("JOINING", "READY", "DRAINING")
+CAPTURE_STATES = (*(state.name for state in CaptureState), "UNSAID")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,7 @@ class WorkerState:
     Attributes
     ----------
     worker_id, state : str
+        The id is `other` for one that has no series of its own.
     load : float
         Booked and foreign sequences / capacity: 1 is full.
     booked_sequences : int
@@ -47,18 +51,20 @@ class WorkerState:
 class ModelState:
     """One model, as the metrics show it; `partition_version` is 0 where none is active.
 
-    `workers` may look at each only when it is its turn. `partition_drift` is None where it is not
-    known.
+    `policy` is its name and its parameters as they are written. `workers` may look at each only
+    when it is its turn. `partition_drift` is None where it is not known.
     """
 
     model: str
     workers: Iterable[WorkerState] = ()
     _: KW_ONLY
+    policy: tuple[str, str] = ("", "")
     leases: int = 0
     waiting: int = 0
     partition_version: int = 0
     partition_drift: float | None = None
     window_signatures: int = 0
+    estimates: Estimates = field(default_factory=Estimates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,14 @@ def families(state: RouterState) -> Iterator[Metric | None]:
         "Time of a worker's steps relative to its peers': 1 as long",
         labels=["model", "worker"],
     )
+    captures = GaugeMetricFamily(
+        "eldr_capture_workers",
+        "Workers by how their capture of routed experts stands",
+        labels=["model", "state"],
+    )
+    policy = GaugeMetricFamily(
+        "eldr_policy_info", "1 for the policy in force", labels=["model", "policy", "parameters"]
+    )
     workers = GaugeMetricFamily("eldr_workers", "Workers", labels=["model", "state"])
     leases = GaugeMetricFamily("eldr_leases", "Bookings alive", labels=["model"])
     waiting = GaugeMetricFamily(
@@ -132,10 +146,18 @@ def families(state: RouterState) -> Iterator[Metric | None]:
         window.add_metric([model.model], model.window_signatures)
         if model.partition_drift is not None:
             drift.add_metric([model.model], model.partition_drift)
+        policy.add_metric([model.model, *model.policy], 1)
         states = dict.fromkeys(WORKER_STATES, 0)
+        capturing = dict.fromkeys(CAPTURE_STATES, 0)
+        others: list[int] = []
         for number, worker in enumerate(model.workers, start=1):
             if number % SLICE == 0:
                 yield None
+            states[worker.state] = states.get(worker.state, 0) + 1
+            capturing[worker.capture.state.name if worker.capture else "UNSAID"] += 1
+            if worker.worker_id == OTHER:
+                others.append(worker.booked_sequences)
+                continue
             labels = [model.model, worker.worker_id]
             load.add_metric(labels, worker.load)
             booked.add_metric(labels, worker.booked_sequences)
@@ -149,8 +171,12 @@ def families(state: RouterState) -> Iterator[Metric | None]:
                 relief.add_metric(labels, worker.relief)
             if worker.pace:
                 pace.add_metric(labels, worker.pace)
-            states[worker.state] = states.get(worker.state, 0) + 1
+        if others:
+            booked.add_metric([model.model, OTHER], sum(others))
+        for name, count in capturing.items():
+            captures.add_metric([model.model, name], count)
         for name, count in states.items():
             workers.add_metric([model.model, name], count)
-    of_workers = [load, booked, capture, tokens, avoided, relief, pace, workers]
-    yield from (*of_workers, leases, waiting, version, drift, window, held, size)
+    of_workers = [load, booked, capture, tokens, avoided, relief, pace, captures, workers]
+    yield from (*of_workers, policy, leases, waiting, version, drift, window, held, size)
+    yield from estimated((model.model, model.estimates) for model in state.models)

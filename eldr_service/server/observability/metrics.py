@@ -3,12 +3,25 @@
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from platform import python_version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from eldr_service.kernels import target
 from eldr_service.server.observability.gauges import RouterState, families
+from eldr_service.server.observability.own_series import OTHER, OwnSeries
+
+# They would be another series for each counter and histogram, of little use to anyone.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Decisions take tens of microseconds, calls hundreds.
 DECISION_BUCKETS = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1e-1, 1.0)
@@ -23,6 +36,16 @@ MOST_EXPIRED = 256
 """Expired workers that are shown, the latest."""
 
 
+def _built() -> dict[str, str]:
+    """What runs here, for `eldr_build_info`."""
+    return {
+        "version": version("eldr-service"),
+        "python": python_version(),
+        "numba": version("numba"),
+        "target": target(),
+    }
+
+
 class Metrics(Collector):
     """The daemon's metrics, in a registry of their own. docs/metrics.md tells what each means.
 
@@ -31,14 +54,14 @@ class Metrics(Collector):
     state : callable
         Called at each scrape. Gauges are made from what it returns then, so they cannot drift from
         the truth, and those of a worker that is gone are gone with it.
+    most_workers : int
+        Workers that have series of their own.
     """
 
-    def __init__(self, state: Callable[[], RouterState]) -> None:
+    def __init__(self, state: Callable[[], RouterState], most_workers: int = 1_024) -> None:
         self._state = state
+        self.own_series = OwnSeries(most_workers)
         self._registry = registry = CollectorRegistry()
-        Info("eldr_build", "The daemon's version", registry=registry).info(
-            {"version": version("eldr-service")}
-        )
         self.decision_seconds = Histogram(
             "eldr_decision_seconds",
             "Time to choose and book a worker, without the call around it",
@@ -77,6 +100,12 @@ class Metrics(Collector):
             "eldr_signatures_dropped",
             "Signatures dropped before their placement was released",
             ["why"],
+            registry=registry,
+        )
+        self.placement_signatures = Counter(
+            "eldr_placement_signatures",
+            "Requests booked, by where their signature came from, or NONE",
+            ["model", "signature"],
             registry=registry,
         )
         self.signatures_predicted = Counter(
@@ -136,6 +165,10 @@ class Metrics(Collector):
         self._placements: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
         self._expired: dict[tuple[str, str], float] = {}  # when, by the wall clock
         self._rpc_seconds: dict[str, Histogram] = {}
+        built = _built()
+        Gauge("eldr_build_info", "1 for what runs here", list(built), registry=registry).labels(
+            **built
+        ).set(1)
         ProcessCollector(registry=registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -189,10 +222,12 @@ class Metrics(Collector):
         if not is_read:
             failures.inc()
 
-    def placed(self, model: str, policy: str, reason: str, worker: str) -> None:
+    def placed(self, model: str, policy: str, reason: str, worker: str, signature: str) -> None:
         """Count a booking."""
+        worker = self.own_series.label(model, worker)
         counted = self._placements.setdefault((model, worker), {})
         counted[policy, reason] = counted.get((policy, reason), 0) + 1
+        self.placement_signatures.labels(model, signature).inc()
 
     def answered(self, method: str, seconds: float) -> None:
         """Note the time of a unary call."""
@@ -214,4 +249,18 @@ class Metrics(Collector):
 
     def forget_worker(self, model: str, worker_id: str) -> None:
         """Drop the series that name a worker, when it has been removed."""
-        self._placements.pop((model, worker_id), None)
+        if worker_id != OTHER:
+            self._placements.pop((model, worker_id), None)
+        self.own_series.forget(model, worker_id)
+
+    def forget_model(self, model: str) -> None:
+        """Drop the series that name a model, when it has been forgotten."""
+        self._placements.pop((model, OTHER), None)
+        for counter in (
+            self.releases,
+            self.bookings_ended,
+            self.placement_signatures,
+            self.signatures_predicted,
+            self.refits,
+        ):
+            counter.remove_by_labels({"model": model})

@@ -14,8 +14,8 @@ from eldr_service.core.worker import WorkerRole
 from eldr_service.policies.registry import parameters_of
 from eldr_service.refits import Refits
 from eldr_service.routing.model import Model
+from eldr_service.server.comparison.load_only import Comparison
 from eldr_service.server.page.followed import Followed, Placement
-from eldr_service.server.page.load_only import Comparison
 
 Document = dict[str, Any]
 MOST_SHOWN_PLACEMENTS = 60
@@ -25,13 +25,14 @@ MOST_SHOWN_SLOTS = 64
 
 def document(
     models: Iterable[tuple[Model, Followed, Comparison | None]],
+    compares: bool,
     placements: Iterable[Placement],
     refits: Refits,
     waiting: Callable[[str], int],
     troubles: str,
     serving: bool,
 ) -> Document:
-    """All of it; placements newest first."""
+    """All of it; placements newest first. With `compares` there are comparisons, or will be."""
     now = time.monotonic()
     return {
         "at": time.time(),
@@ -40,6 +41,7 @@ def document(
         "troubles": troubles,
         "models": [
             _model(model, followed, comparison, refits, waiting(model.name), now)
+            | {"compares": compares}
             for model, followed, comparison in models
         ],
         "placements": [_placement(placement) for placement in placements],

@@ -7,22 +7,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from itertools import islice
 
-from eldr_service.core.booking import Booking
-from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
-from eldr_service.core.worker import LoadReport, WorkerState
 from eldr_service.refits import Refits
-from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.router import Router
+from eldr_service.server.comparison.comparisons import Comparisons
 from eldr_service.server.page.followed import Following
-from eldr_service.server.page.load_only import LoadOnly
 from eldr_service.server.page.view import MOST_SHOWN_PLACEMENTS, Document, document
 from eldr_service.server.rpc.caller import Caller, Models
 
 SECONDS = 1.0
 MOST_VIEWERS = 64
-KEPT_SECONDS = 300.0
-"""For how long the comparison with load alone goes on when nobody looks."""
 
 
 class TooManyViewersError(Exception):
@@ -66,6 +60,8 @@ class Watch(Following):
     troubles : callable () -> str
         What is wrong, in words; empty for nothing.
     serving : callable () -> bool
+    comparisons : Comparisons
+        With load alone.
     """
 
     def __init__(
@@ -73,6 +69,7 @@ class Watch(Following):
         waiting: Callable[[str], int],
         troubles: Callable[[], str],
         serving: Callable[[], bool],
+        comparisons: Comparisons,
     ) -> None:
         super().__init__(self._partition_of)
         self._router: Router
@@ -80,10 +77,9 @@ class Watch(Following):
         self._waiting = waiting
         self._troubles = troubles
         self._serving = serving
-        self._comparisons: dict[str, LoadOnly] = {}
+        self._comparisons = comparisons
         self._viewers: set[asyncio.Queue[Shown]] = set()
         self._task: asyncio.Task[None] | None = None
-        self._watched_until = 0.0
 
     def watch(self, router: Router, refits: Refits) -> None:
         """Show these from now on; they are only read."""
@@ -100,7 +96,6 @@ class Watch(Following):
             raise TooManyViewersError(f"{MOST_VIEWERS} look at the page already")
         told: asyncio.Queue[Shown] = asyncio.Queue(1)
         self._viewers.add(told)
-        self._watched_until = time.monotonic() + KEPT_SECONDS
         try:
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._tell())
@@ -117,11 +112,13 @@ class Watch(Following):
             self.keep_only(
                 model.name, {model.fleet.spec(r).worker_id: r for r in model.fleet.rows()}
             )
+        self._comparisons.look(time.monotonic())
         return document(
             [
-                (model, self.of(name), self._compare(name).comparison())
+                (model, self.of(name), self._comparisons.of(name))
                 for name, model in sorted(models.items())
             ],
+            self._comparisons.on,
             list(islice(reversed(self.placements), MOST_SHOWN_PLACEMENTS)),
             self._refits,
             self._waiting,
@@ -134,56 +131,17 @@ class Watch(Following):
         if self._task:
             self._task.cancel()
 
-    # What is decided
-
-    def placed(
-        self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
-    ) -> None:
-        """A request was placed."""
-        super().placed(model, call, known, booking, now)
-        if comparison := self._comparisons.get(model):
-            comparison.placed(known, booking, now)
-
-    def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
-        """A booking ended."""
-        super().ended(model, booking, how, now)
-        if comparison := self._comparisons.get(model):
-            comparison.ended(booking, now)
-
-    def reported(
-        self, model: str, row: int, report: LoadReport, left_out: object, now: float
-    ) -> None:
-        """A worker told of its steps."""
-        if comparison := self._comparisons.get(model):
-            comparison.reported(self._router.models[model].fleet.spec(row).worker_id, report)
-
-    def moved(self, model: str, row: int, state: WorkerState) -> None:
-        """Where requests would be by load alone was decided with other workers: begin again."""
-        self._comparisons.pop(model, None)
-
-    def forgotten(self, model: str) -> None:
-        """A model is not known any more."""
-        super().forgotten(model)
-        self._comparisons.pop(model, None)
-
     def _partition_of(self, model: str) -> Partition | None:
         found = self._router.models.get(model)
         return found.partition if found else None
 
-    def _compare(self, name: str) -> LoadOnly:
-        model = self._router.models[name]
-        return self._comparisons.setdefault(name, LoadOnly(model.fleet, len(model.bookings)))
-
     async def _tell(self) -> None:
         """Compose a document each second for as long as there are viewers."""
-        while time.monotonic() < self._watched_until:
-            await asyncio.sleep(SECONDS)
-            if not self._viewers:
-                continue
-            self._watched_until = time.monotonic() + KEPT_SECONDS
+        await asyncio.sleep(SECONDS)
+        while self._viewers:
             shown = Shown(self.now())
             for viewer in self._viewers:
                 with suppress(asyncio.QueueEmpty):  # it is slow: it gets the newest
                     viewer.get_nowait()
                 viewer.put_nowait(shown)
-        self._comparisons.clear()
+            await asyncio.sleep(SECONDS)

@@ -1,6 +1,7 @@
 """What the daemon says of itself: a log line a decision, and the metrics."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,15 @@ from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
 from eldr_service.core.errors import EldrError, ResourceExhaustedError
 from eldr_service.core.worker import Avoidance, WorkerState
+from eldr_service.policies.registry import parameters_of
 from eldr_service.routing.call import RouteCall
+from eldr_service.routing.journal import Journal
 from eldr_service.routing.model import Model
 from eldr_service.routing.place import Placed
 from eldr_service.routing.router import ReleaseOutcome, ReleaseResult, Router
+from eldr_service.server.comparison.comparisons import Comparisons, Foretold
+from eldr_service.server.comparison.load_only import Comparison
+from eldr_service.server.observability.estimates import Estimates
 from eldr_service.server.observability.gauges import ModelState, RouterState
 from eldr_service.server.observability.gauges import WorkerState as WorkerGauges
 from eldr_service.server.observability.metrics import Metrics
@@ -30,8 +36,17 @@ log = structlog.get_logger("eldr")
 class Telemetry:
     """Observes the router for logs and metrics.
 
+    Parameters
+    ----------
+    comparisons : Comparisons
+        With load alone; who scrapes the metrics looks at them.
+    most_workers : int
+        Workers that have series of their own.
+
     Attributes
     ----------
+    journal : Journal
+        By which it learns what an observer is not told.
     on_worker_changed : callable (model, row, state)
         Told of every change of membership, state and capture, for watchers.
     is_elsewhere : callable () -> bool
@@ -42,8 +57,10 @@ class Telemetry:
         How many calls wait for that.
     """
 
-    def __init__(self) -> None:
-        self.metrics = Metrics(self._state)
+    def __init__(self, comparisons: Comparisons, most_workers: int) -> None:
+        self.metrics = Metrics(self._state, most_workers)
+        self.journal = _Forgetting(self.metrics)
+        self._comparisons = comparisons
         self.on_worker_changed: Callable[[str, int, WorkerState], None] = lambda *_: None
         self.is_elsewhere: Callable[[], bool] = lambda: False
         self.on_room: Callable[[str], None] = lambda _: None
@@ -60,9 +77,10 @@ class Telemetry:
         if call.dry_run:
             return
         reason = booking.reason.name
+        signature = booking.source.name if booking.source else "NONE"
         if not placed.repeated:
             self.metrics.decision_seconds.observe(seconds)
-            self.metrics.placed(call.model, booking.policy, reason, booking.worker_id)
+            self.metrics.placed(call.model, booking.policy, reason, booking.worker_id, signature)
             if booking.source.is_predicted:
                 self.metrics.signatures_predicted.labels(call.model, booking.source.name).inc()
         if not log.is_enabled_for(logging.DEBUG):
@@ -194,34 +212,57 @@ class Telemetry:
         if self._router is None:
             return RouterState()
         now = time.monotonic()
+        self._comparisons.look(now)
         return RouterState(
-            models=[
-                _model_state(model, self.waiting(name), now)
-                for name, model in self._router.models.items()
-            ],
+            models=[self._model_state(model, now) for model in self._router.models.values()],
             signatures_held=len(self._router.signatures),
             signature_bytes=self._router.signatures.nbytes,
         )
+
+    def _model_state(self, model: Model, now: float) -> ModelState:
+        name = model.name
+        policy = model.policy
+        return ModelState(
+            model=name,
+            workers=_worker_states(model, self.metrics.own_series.label, now),
+            policy=(policy.name, ",".join(f"{k}={v}" for k, v in parameters_of(policy).items())),
+            leases=len(model.bookings),
+            waiting=self.waiting(name),
+            partition_version=model.partition.version if model.partition else 0,
+            partition_drift=model.drift,
+            window_signatures=len(model.recent),
+            estimates=_estimates(self._comparisons.of(name), self._comparisons.foretold(name)),
+        )
+
+
+class _Forgetting(Journal):
+    """Drops the series of models that are not known any more: made-up names come and go."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def forgotten(self, model: str) -> None:
+        """A model is not known any more."""
+        self._metrics.forget_model(model)
 
 
 def _full_name(servicer: object, method: str) -> str:
     return f"eldr.v1.{type(servicer).__name__}/{method}"
 
 
-def _model_state(model: Model, waiting: int, now: float) -> ModelState:
-    version = model.partition.version if model.partition else 0
-    return ModelState(
-        model=model.name,
-        workers=_worker_states(model, now),
-        leases=len(model.bookings),
-        waiting=waiting,
-        partition_version=version,
-        partition_drift=model.drift,
-        window_signatures=len(model.recent),
+def _estimates(found: Comparison | None, foretold: Foretold | None) -> Estimates:
+    ratio = found.step_change + 1 if found else math.nan
+    sums = (foretold.reports, foretold.predicted, foretold.reported) if foretold else None
+    return Estimates(
+        active_experts=(found.active_experts, found.active_experts_by_load) if found else None,
+        step_time_ratio=ratio if math.isfinite(ratio) else None,
+        foretold=sums,
     )
 
 
-def _worker_states(model: Model, now: float) -> Iterator[WorkerGauges]:
+def _worker_states(
+    model: Model, label: Callable[[str, str], str], now: float
+) -> Iterator[WorkerGauges]:
     """The workers, each as it is when its turn comes."""
     fleet = model.fleet
     for worker_id in [fleet.spec(row).worker_id for row in fleet.rows()]:
@@ -229,7 +270,7 @@ def _worker_states(model: Model, now: float) -> Iterator[WorkerGauges]:
         if row is None:  # it has left since
             continue
         yield WorkerGauges(
-            worker_id=worker_id,
+            worker_id=label(model.name, worker_id),
             state=fleet.state(row).name,
             load=fleet.load(row, now),
             booked_sequences=fleet.booked(row),

@@ -45,6 +45,8 @@ def test_capture_is_shown_of_workers_that_speak_of_it():
     workers = WorkerState("w0", "READY", 0, 0), WorkerState("w1", "READY", 0, 0, said)
     text = shown(Metrics(lambda: RouterState((ModelState("m", workers),))))
     tokens = "eldr_worker_prompt_tokens_total"
+    assert 'eldr_capture_workers{model="m",state="STOPPED"} 1.0' in text
+    assert 'eldr_capture_workers{model="m",state="UNSAID"} 1.0' in text
     assert re.findall(r"^eldr_worker_(?:capture|prompt).*$", text, re.M) == [
         'eldr_worker_capture{model="m",state="STOPPED",worker="w1"} 1.0',
         f'{tokens}{{experts="known",model="m",worker="w1"}} 7.0',
@@ -62,11 +64,51 @@ def test_the_state_is_not_asked_for_before_the_first_scrape():
 def test_a_removed_worker_takes_its_series_along():
     metrics = Metrics(RouterState)
     for model, worker in (("m", "w0"), ("m", "w1"), ("n", "w0")):
-        metrics.placed(model, "locality-band", "LOCALITY_BAND", worker)
+        metrics.placed(model, "locality-band", "LOCALITY_BAND", worker, "CALLER")
     metrics.forget_worker("m", "w0")
     metrics.forget_worker("m", "never there")
     left = re.findall(r'eldr_placements_total\{model="(\w+)",.*worker="(\w+)"', shown(metrics))
     assert left == [("m", "w1"), ("n", "w0")]
+
+
+def test_a_forgotten_model_takes_its_series_along():
+    metrics = Metrics(RouterState, most_workers=1)
+    for model in "mn":
+        for worker in ("w0", "w1"):
+            metrics.placed(model, "locality-band", "LOCALITY_BAND", worker, "SESSION")
+        for counter in (metrics.releases, metrics.refits, metrics.bookings_ended):
+            counter.labels(model, "x").inc()
+        metrics.signatures_predicted.labels(model, "SESSION").inc()
+    metrics.forget_worker("m", "w0")
+    metrics.forget_model("m")
+    text = shown(metrics)
+    assert 'model="m"' not in text
+    assert text.count('model="n"') == 6
+
+
+def test_workers_beyond_the_most_add_up():
+    workers = [WorkerState(name, "READY", 0.5, 3) for name in ("w0", "other", "other")]
+    metrics = Metrics(lambda: RouterState((ModelState("m", workers),)), most_workers=1)
+    for worker in ("w0", "w1", "w2", "other"):
+        metrics.placed("m", "p", "POLICY", worker, "NONE")
+    text = shown(metrics)
+    placed = re.findall(r'eldr_placements_total{.*worker="(\w+)"} (\S+)', text)
+    booked = re.findall(r'eldr_worker_booked_sequences{.*worker="(\w+)"} (\S+)', text)
+    assert placed == [("w0", "1.0"), ("other", "3.0")]
+    assert booked == [("w0", "3.0"), ("other", "6.0")]
+    assert re.findall(r'eldr_worker_load{.*worker="(\w+)"}', text) == ["w0"]
+    assert 'eldr_workers{model="m",state="READY"} 3.0' in text
+    metrics.forget_worker("m", "w0")  # its place is free, and what the others have stays
+    metrics.placed("m", "p", "POLICY", "w1", "NONE")
+    placed = re.findall(r'eldr_placements_total{.*worker="(\w+)"} (\S+)', shown(metrics))
+    assert placed == [("other", "3.0"), ("w1", "1.0")]
+
+
+def test_nothing_tells_when_a_series_began():
+    metrics = Metrics(RouterState)
+    metrics.errors.labels("method", "NOT_FOUND").inc()
+    for encode in ENCODERS.values():
+        assert b"_created" not in encode(metrics)
 
 
 def test_labels_may_hold_anything():
@@ -92,7 +134,7 @@ def test_slices_together_are_what_is_written_at_once(encode):
     workers = [WorkerState(f"w{i}", "READY", i / 8, i, said) for i in range(1_000)]
     metrics = Metrics(lambda: RouterState((ModelState("m", iter(workers)),)))
     for i in range(3_000):
-        metrics.placed("m", "locality-band", f"REASON_{i % 3}", f"w{i // 3}")
+        metrics.placed("m", "locality-band", f"REASON_{i % 3}", f"w{i // 3}", "CALLER")
         metrics.errors.labels(f"method {i % 300}", "NOT_FOUND").inc()
     parts = list(slices(metrics.parts(), encode))
     lines, whole = b"".join(parts).splitlines(), encode(metrics).splitlines()
@@ -123,5 +165,4 @@ def test_others_have_their_turn_while_workers_are_looked_at():
 def test_every_metric_is_documented():
     text = shown(Metrics(RouterState))
     names = set(re.findall(r"^# TYPE (eldr_\w+)", text, re.M))
-    names = {name for name in names if not name.endswith("_created")}
     assert names == set(re.findall(r"^\| `(eldr_\w+)", DOCS.read_text(), re.M))

@@ -22,12 +22,20 @@ class Outbox:
     """Messages in order, `limit` of them at most; the oldest go when there are more.
 
     The client has the deadline of each call and the circuit breaker: while the daemon is away, a
-    message costs microseconds and is lost, a release is kept by the client.
+    message costs microseconds and is lost, a release is kept by the client. `dropped` is called for
+    each message that goes unsaid for the limit.
     """
 
-    def __init__(self, client: RouterClient, limit: int, traces: Traces) -> None:
+    def __init__(
+        self,
+        client: RouterClient,
+        limit: int,
+        traces: Traces,
+        dropped: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._traces = traces
+        self._dropped = dropped
         self._guard = Guard("outbox")
         self._messages: deque[Message] = deque(maxlen=limit)
         self._arrived = threading.Condition()
@@ -43,6 +51,7 @@ class Outbox:
                 if self._lost == 0:
                     logger.warning("the daemon is too slow: the oldest messages are dropped")
                 self._lost += 1
+                self._dropped()
             self._messages.append(message)
             self._arrived.notify()
 

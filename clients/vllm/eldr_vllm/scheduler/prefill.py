@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 from eldr.v1.activation_pb2 import ActivationCounts
-from eldr_client import Counts, Placement, ReleaseOutcome, RouterClient, span_attributes
+from eldr_client import (
+    Counts,
+    EldrError,
+    Placement,
+    ReleaseOutcome,
+    RouterClient,
+    span_attributes,
+)
 from eldr_client.traces import Span, Value
 from numpy.typing import NDArray
 
@@ -17,6 +24,7 @@ from eldr_vllm.scheduler import transfer_params
 from eldr_vllm.scheduler.capture_state import CaptureState
 from eldr_vllm.scheduler.outbox import Outbox
 from eldr_vllm.scheduler.step import ScheduledStep
+from eldr_vllm.scheduler.tally import Tally
 from eldr_vllm.settings import Settings
 
 # Requests that have finished and whose counts have not come; a worker that has stepped aside sends
@@ -28,7 +36,8 @@ _MAX_LATE = 1_024
 class _Prompt:
     """One request, from its arrival until its counts are in its answer.
 
-    `sent` are the counts of the chunks that the daemon has. `said` is the `eldr` of the answer: a
+    `sent` are the counts of the chunks that the daemon has been sent, and with `failed` it has not
+    taken all of them. `said` is the `eldr` of the answer: a
     dict that is handed out when the request finishes and filled when the counts come, in the same
     step: vLLM calls `request_finished` before `update_connector_output`, and serialises after both.
     """
@@ -42,6 +51,7 @@ class _Prompt:
     sequence: int = 0
     asked: bool = False
     placed: bool = False
+    failed: bool = False
     sent: tuple[NDArray[np.uint32] | int, int, int] = (0, 0, 0)
     said: dict[str, Any] = field(default_factory=dict)
 
@@ -57,6 +67,8 @@ class PrefillSide:
     outbox : Outbox
     capture : CaptureState
         Where the share of known tokens is kept.
+    tally : Tally
+        Where it is counted what became of signatures and placements.
 
     Attributes
     ----------
@@ -73,12 +85,14 @@ class PrefillSide:
         worker_id: str,
         outbox: Outbox,
         capture: CaptureState,
+        tally: Tally,
     ) -> None:
         self._settings = settings
         self._model = model
         self._worker_id = worker_id
         self._outbox = outbox
         self._capture = capture
+        self._tally = tally
         self._prompts: dict[str, _Prompt] = {}
         self._late: dict[str, _Prompt] = {}
 
@@ -200,21 +214,31 @@ class PrefillSide:
             "eldr.sequence": total.sequence,
             "eldr.last": total.last,
         }
-        with self._span("StreamSignatures", prompt, about) as span:
-            placement = client.stream_signature(
-                self._model,
-                prompt.name,
-                self._counts(*added) if chunk is None else chunk,
-                route={"prefill_worker": self._worker_id} if places else None,
-                epoch=total.epoch,
-                sequence=total.sequence,
-                last=total.last,
-                prefill_worker=self._worker_id,
-                prompt_tokens=prompt.num_tokens if total.last else 0,
-            )
-            if placement is not None:
-                prompt.said["placement"] = transfer_params.encode_placement(placement)
-                span.say(span_attributes.placement(placement))
+        placement = None
+        prompt.failed &= total.sequence > 0
+        try:
+            with self._span("StreamSignatures", prompt, about) as span:
+                placement = client.stream_signature(
+                    self._model,
+                    prompt.name,
+                    self._counts(*added) if chunk is None else chunk,
+                    route={"prefill_worker": self._worker_id} if places else None,
+                    epoch=total.epoch,
+                    sequence=total.sequence,
+                    last=total.last,
+                    prefill_worker=self._worker_id,
+                    prompt_tokens=prompt.num_tokens if total.last else 0,
+                )
+                if placement is not None:
+                    span.say(span_attributes.placement(placement))
+        except EldrError:
+            prompt.failed = True
+            raise
+        finally:
+            if total.last:
+                self._tally.add("signatures_failed" if prompt.failed else "signatures_sent")
+            if places:
+                self._placed(prompt, placement)
 
     def _place(self, prompt: _Prompt) -> None:
         """Ask for the placement before the last chunk, if that is this side's to do."""
@@ -223,13 +247,20 @@ class PrefillSide:
             self._outbox.put(partial(self._route, prompt))
 
     def _route(self, prompt: _Prompt, client: RouterClient) -> None:
-        with self._span("Route", prompt) as span:
-            placement: Placement = client.route(
-                self._model, prompt.name, prefill_worker=self._worker_id
-            )
-            if not placement.is_fallback:
-                prompt.said["placement"] = transfer_params.encode_placement(placement)
-            span.say(span_attributes.placement(placement))
+        placement = None
+        try:
+            with self._span("Route", prompt) as span:
+                found = client.route(self._model, prompt.name, prefill_worker=self._worker_id)
+                span.say(span_attributes.placement(found))
+            placement = None if found.is_fallback else found
+        finally:
+            self._placed(prompt, placement)
+
+    def _placed(self, prompt: _Prompt, placement: Placement | None) -> None:
+        """The daemon has given a placement; or none, and the driver of the request has to ask."""
+        self._tally.add("placements_fallback" if placement is None else "placements_received")
+        if placement is not None:
+            prompt.said["placement"] = transfer_params.encode_placement(placement)
 
     def _cancel(self, prompt: _Prompt, client: RouterClient) -> None:
         with self._span("Release", prompt):

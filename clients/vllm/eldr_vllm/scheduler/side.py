@@ -35,6 +35,7 @@ from eldr_vllm.scheduler.recording import RecordSide
 from eldr_vllm.scheduler.registration import Registration
 from eldr_vllm.scheduler.startup import Startup
 from eldr_vllm.scheduler.step import KvSlots, ScheduledStep
+from eldr_vllm.scheduler.tally import Tally
 from eldr_vllm.settings import UNSAID_ROLE, Settings
 
 logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
@@ -67,11 +68,13 @@ class SchedulerSide:
         self._filled_blocks: list[BlockHash] = []
         self._registration: Registration | None = None
         self._startup: Startup | None = None
+        self.tally = Tally(self.capture)
         spans = traces.begin("eldr-vllm", logger.warning)
         client = RouterClient(
             trace_context=spans.context if spans.is_on else None, **settings.endpoint()
         )
-        self._outbox = Outbox(client, settings.outbox, spans)
+        dropped = partial(self.tally.add, "messages_dropped")
+        self._outbox = Outbox(client, settings.outbox, spans, dropped)
         self._wound_up = False
         self._drafts = config.speculative_config is not None
         # Where a step is scheduled before the last one's drafts are judged, positions are guesses.
@@ -83,6 +86,7 @@ class SchedulerSide:
             f"{name}/prefill" if name and settings.role == "both" else name,
             self._outbox,
             self.capture,
+            self.tally,
         )
         self._decode: DecodeSide | None = None
         if settings.decodes:
@@ -150,7 +154,7 @@ class SchedulerSide:
             )
 
     def _count(self, geometry: Geometry) -> None:
-        _, num_experts, top_k = geometry
+        self.tally.layers, num_experts, top_k = geometry
         self._prefill.top_k = top_k
         if self._decode is not None and self._settings.decode_counts and not self._guesses:
             rows = 2 * self._config.scheduler_config.max_num_seqs  # preempted ones keep theirs

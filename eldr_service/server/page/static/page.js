@@ -199,9 +199,9 @@ function showNow(model) {
     ["Active experts, reported", tokens ? number(experts / tokens) : UNKNOWN,
       model.geometry ? `of ${model.geometry.experts} per layer` : ""],
     ["Active experts against load alone",
-      by ? signed(by.active_experts / by.active_experts_by_load - 1) : "measuring",
+      by ? signed(by.active_experts / by.active_experts_by_load - 1) : model.compares ? "measuring" : "off",
       by ? `predicted: ${number(by.active_experts)} against ${number(by.active_experts_by_load)}`
-        : "once requests have come and gone"],
+        : model.compares ? "once requests have come and gone" : "--load-comparison"],
     ["Step time against load alone", by && by.step_change !== null ? signed(by.step_change) : UNKNOWN,
       by ? `predicted, ${by.requests} requests` : ""],
   ];

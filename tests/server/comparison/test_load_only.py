@@ -8,7 +8,7 @@ import pytest
 from eldr_service.core.fleet import Fleet
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.routing.call import Known
-from eldr_service.server.page.load_only import LoadOnly
+from eldr_service.server.comparison.load_only import LoadOnly
 
 KINDS, WORKERS, IN_FLIGHT = 4, 4, 32
 LAYERS, EXPERTS, TOP_K = 2, 32, 2

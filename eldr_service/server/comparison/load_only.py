@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
@@ -78,7 +79,7 @@ class LoadOnly:
         self._prediction: ExpertPrediction | None = None
         self._ours = self._theirs = Batches(0)
         self._held: dict[tuple[str, int], _Held] = {}
-        self._sequences: tuple[dict[int, int], dict[int, int]] = {}, {}  # by row: done, by load
+        self._sequences = np.zeros((2, 0), np.int64)  # by row: done, by load
         self._learning = 0
         self._unknown = living
         self._seen = 0
@@ -133,6 +134,19 @@ class LoadOnly:
         """Learn what steps cost."""
         self._cost.learn(worker_id, report)
 
+    def predicted(self, row: int, report: LoadReport) -> float | None:
+        """Active experts per layer of a worker's batch; None where its report is of another batch.
+
+        Batches are taken for the same where their sizes differ by a quarter at most, or by one
+        sequence: of a report they are means, and what is booked may not have begun.
+        """
+        held = int(self._sequences[0][row]) if row < self._sequences.shape[1] else 0
+        if not held or self._prediction is None or self._unknown > 0 or report.foreign_sequences:
+            return None
+        if not abs(report.batch_size - held) <= max(1.0, held / 4):
+            return None
+        return float(self._ours.active(np.array([row]))[0]) / self._prediction.shape[0]
+
     def comparison(self) -> Comparison | None:
         """None until requests that were there before are gone, or few beside the rest."""
         weight, *sums = self._sums.tolist()
@@ -150,30 +164,34 @@ class LoadOnly:
         self._prediction = ExpertPrediction(counts.shape, top_k)
         self._ours, self._theirs = Batches(counts.size), Batches(counts.size)
         self._held.clear()
-        self._sequences = {}, {}
+        self._sequences = np.zeros((2, 0), np.int64)
         self._learning = self._seen = 0
         self._sums[:] = 0
 
     def _least_loaded(self, row: int) -> int:
         """A READY worker's row; ties at random, as traffic may have a rhythm of its own."""
-        by_load, fleet = self._sequences[1], self._fleet
-        ready = [r for r in fleet.decode_rows.tolist() if fleet.state(r) is WorkerState.READY] or [
-            row
-        ]
-        loads = [by_load.get(r, 0) / fleet.spec(r).capacity_sequences for r in ready]
-        least = min(loads)
-        return int(
-            self._draw.choice([r for r, load in zip(ready, loads, strict=True) if load == least])
-        )
+        fleet = self._fleet
+        rows = fleet.decode_rows
+        rows = rows[fleet.column("state", rows) == WorkerState.READY]
+        if not len(rows):
+            return row
+        self._reach(int(rows.max()) + 1)
+        loads = self._sequences[1][rows] / fleet.column("capacity", rows)
+        return int(self._draw.choice(rows[loads == loads.min()].tolist()))
+
+    def _reach(self, rows: int) -> None:
+        if (more := rows - self._sequences.shape[1]) > 0:
+            self._sequences = np.pad(self._sequences, ((0, 0), (0, more)))
 
     def _add(self, held: _Held, sign: int) -> None:
         times = sign * held.sequences
+        self._reach(max(held.row, held.row_by_load) + 1)
         for batches, counted, row in (
             (self._ours, self._sequences[0], held.row),
             (self._theirs, self._sequences[1], held.row_by_load),
         ):
             batches.add(row, held.use, times)
-            counted[row] = counted.get(row, 0) + times
+            counted[row] += times
 
     def _sum_up(self, now: float) -> None:
         """Add what both hold, weighted by the time since the last look and by sequences."""
@@ -185,7 +203,7 @@ class LoadOnly:
             return
         layers = self._prediction.shape[0]
         self._sums *= math.exp(-elapsed / REMEMBERED_SECONDS)
-        sequences = sum(self._sequences[0].values())
+        sequences = int(self._sequences[0].sum())
         means = (
             *self._means(self._ours, self._sequences[0], layers),
             *self._means(self._theirs, self._sequences[1], layers),
@@ -194,11 +212,11 @@ class LoadOnly:
         weight = elapsed * sequences
         self._sums += weight * np.array([1.0, ours, theirs, step, step_by_load])
 
-    def _means(self, batches: Batches, counted: dict[int, int], layers: int) -> Sequence[float]:
+    def _means(self, batches: Batches, counted: NDArray[np.int64], layers: int) -> Sequence[float]:
         """Active experts per layer and a step's time, in the mean over sequences."""
-        rows = [row for row, number in counted.items() if number > 0]
-        n = np.array([counted[row] for row in rows], np.float64)
-        active = batches.active(np.array(rows, np.int64)) / layers
+        rows = np.flatnonzero(counted > 0)
+        n = counted[rows].astype(np.float64)
+        active = batches.active(rows) / layers
         cost = self._cost.coefficients
         step = cost.fixed + cost.expert * active + cost.sequence * n
         return float(n @ active / n.sum()), float(n @ step / n.sum())

@@ -1,0 +1,1 @@
+"""What load alone would have done with the same requests, in thought."""

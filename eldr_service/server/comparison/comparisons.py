@@ -1,0 +1,131 @@
+"""The comparison with load alone of every model, for as long as somebody looks at it.
+
+To look is to have the page open or to scrape the metrics. Where nobody does, a placement costs
+nothing here.
+"""
+
+import math
+from dataclasses import dataclass
+
+from eldr_service.core.booking import Booking
+from eldr_service.core.ends import Ended
+from eldr_service.core.worker import LoadReport, WorkerState
+from eldr_service.kernels import (
+    add_use,
+    compile_ahead,
+    follow_counts,
+    learn_decode,
+    pack_use,
+    predict_use,
+)
+from eldr_service.routing.call import Known, RouteCall
+from eldr_service.routing.journal import Journal
+from eldr_service.routing.router import Router
+from eldr_service.server.comparison.load_only import Comparison, LoadOnly
+
+KEPT_SECONDS = 300.0
+"""For how long it goes on when nobody looks."""
+
+
+@dataclass(slots=True)
+class Foretold:
+    """Active experts per layer as predicted of workers' batches, beside what their reports said.
+
+    Attributes
+    ----------
+    reports : int
+        Reports that told of the batch which was predicted.
+    predicted, reported : float
+        Sums over these.
+    """
+
+    reports: int = 0
+    predicted: float = 0.0
+    reported: float = 0.0
+
+
+class Comparisons(Journal):
+    """Follows what is decided, from the first look on.
+
+    Parameters
+    ----------
+    on : bool
+        Whether there are any.
+    """
+
+    def __init__(self, on: bool) -> None:
+        self.on = on
+        self._router: Router
+        self._of: dict[str, LoadOnly] = {}
+        self._foretold: dict[str, Foretold] = {}
+        self._until = -math.inf
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Compile what it needs, which may take seconds; until then it compares nothing."""
+        if self.on:
+            compile_ahead(add_use, pack_use, predict_use, follow_counts, learn_decode)
+        self._prepared = True
+
+    def watch(self, router: Router) -> None:
+        """Compare this router's placements; it is only read."""
+        self._router = router
+
+    def look(self, now: float) -> None:
+        """Somebody looks: compare from now on."""
+        if not (self.on and self._prepared):
+            return
+        self._until = now + KEPT_SECONDS
+        for name, model in self._router.models.items():
+            if name not in self._of:
+                self._of[name] = LoadOnly(model.fleet, len(model.bookings))
+
+    def of(self, model: str) -> Comparison | None:
+        """What there is to say of a model, if anything yet."""
+        found = self._of.get(model)
+        return found.comparison() if found else None
+
+    def foretold(self, model: str) -> Foretold | None:
+        """How predictions and reports compare, since the daemon started; None before the first."""
+        return self._foretold.get(model)
+
+    # What is decided
+
+    def placed(
+        self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
+    ) -> None:
+        """A request was placed."""
+        if now > self._until:
+            self._of.clear()
+        if comparison := self._of.get(model):
+            comparison.placed(known, booking, now)
+
+    def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
+        """A booking ended."""
+        if comparison := self._of.get(model):
+            comparison.ended(booking, now)
+
+    def reported(
+        self, model: str, row: int, report: LoadReport, left_out: object, now: float
+    ) -> None:
+        """A worker told of its steps."""
+        comparison = self._of.get(model)
+        if comparison is None:
+            return
+        comparison.reported(self._router.models[model].fleet.spec(row).worker_id, report)
+        reported = report.step_active_experts or report.active_experts
+        predicted = comparison.predicted(row, report) if reported > 0 else None
+        if predicted is not None and math.isfinite(reported):
+            foretold = self._foretold.setdefault(model, Foretold())
+            foretold.reports += 1
+            foretold.predicted += predicted
+            foretold.reported += reported
+
+    def moved(self, model: str, row: int, state: WorkerState) -> None:
+        """Where requests would be by load alone was decided with other workers: begin again."""
+        self._of.pop(model, None)
+
+    def forgotten(self, model: str) -> None:
+        """A model is not known any more."""
+        self._of.pop(model, None)
+        self._foretold.pop(model, None)
