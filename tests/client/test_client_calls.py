@@ -43,6 +43,7 @@ def test_route_says_everything_and_reads_everything(router):
             prefix_hashes=[2**64 - 1, 7],
             cached_tokens={"w0": 64},
             prefix_block_tokens=32,
+            movable=True,
         )
     (request,) = router.requests("Route")
     assert request.counts == Counts(COUNTS, 2).to_proto()

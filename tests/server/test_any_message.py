@@ -21,6 +21,7 @@ from wire import GEOMETRY, METHODS, Client, counts, drawn, path_of, read_status
 PROTOS = Path(__file__).parents[2] / "protos/eldr/v1"
 OF_TOKENS = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 CODES = {code.name for code in grpc.StatusCode}
+SILENCE = 0.2
 
 
 def documented() -> dict[str, set[str]]:
@@ -147,14 +148,16 @@ def assert_sound(client) -> None:
 
 def answer(client, method, request: bytes) -> str:
     """Code of the call, or of the status in a stream's first answer."""
+    silent = method.name == "WatchMoves"  # for as long as nothing is to move
     try:
-        answers = client.call(method, request)
+        answers = client.call(method, request, **({"timeout": SILENCE} if silent else {}))
         if not method.server_streaming:
             return "OK"
         first = next(answers)
         answers.cancel()
     except grpc.RpcError as error:
-        return error.code().name
+        code = error.code().name
+        return "OK" if silent and code == "DEADLINE_EXCEEDED" else code
     if method.client_streaming and first.HasField("status"):
         return read_status(first.status).code
     return "OK"

@@ -114,6 +114,7 @@ pub fn route(command: &Value) -> Result<RouteRequest, Error> {
             let pairs = held.as_object().into_iter().flatten();
             pairs.map(|(worker, _)| (worker.clone(), small(held, worker))).collect()
         },
+        movable: flag(command, "movable"),
     })
 }
 
