@@ -290,12 +290,19 @@ class Rig:
 
 
 @asynccontextmanager
-async def running_rig(prefills: int = 1, decodes: int = 2, *, static: bool = True, **settings: Any):
+async def running_rig(
+    prefills: int = 1,
+    decodes: int = 2,
+    *,
+    static: bool = True,
+    kind: type[Engine] = Engine,
+    **settings: Any,
+):
     """Engines and a proxy on free ports; with `static` the proxy is told where they are."""
     pinned: set[str] = set()
     rig = Rig(
-        prefill=[Engine(pinned) for _ in range(prefills)],
-        decode=[Engine(pinned) for _ in range(decodes)],
+        prefill=[kind(pinned) for _ in range(prefills)],
+        decode=[kind(pinned) for _ in range(decodes)],
         pinned=pinned,
     )
     async with AsyncExitStack() as stack:

@@ -30,6 +30,7 @@ from eldr_vllm.proxy.headers import REQUEST_NAME, forwarded, request_name
 from eldr_vllm.proxy.kin import kin_of
 from eldr_vllm.proxy.legs import Leg, split
 from eldr_vllm.proxy.metrics import Metrics
+from eldr_vllm.proxy.moving import Moves
 from eldr_vllm.proxy.objects import read_object
 from eldr_vllm.proxy.ring import Ring
 from eldr_vllm.proxy.routing import Routing
@@ -85,6 +86,7 @@ class Proxy:
             traces=self._traces,
         )
         bookings = Bookings(client)
+        moves = Moves(client) if settings.moves and client is not None else None
         self._routing = Routing(
             settings, self._fleet, self._metrics, client, bookings, *self._cooldowns, self._traces
         )
@@ -98,6 +100,7 @@ class Proxy:
             routing=self._routing,
             metrics=self._metrics,
             traces=self._traces,
+            moves=moves,
         )
         if settings.router is not None:
             chores.append(asyncio.create_task(bookings.renew()))
@@ -112,6 +115,8 @@ class Proxy:
         for chore in chores:
             with suppress(asyncio.CancelledError):
                 await chore
+        if moves is not None:
+            await moves.close()
         await bookings.close()
         await self._engines.close()
         if client is not None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
-from eldr_client import EldrError, ReleaseOutcome, errors
+from eldr_client import EldrError, Placement, ReleaseOutcome, errors
 from eldr_client.aio import RouterClient
 
 from eldr_vllm.proxy.fleet import Engine
@@ -30,9 +31,25 @@ class Booking:
     lease_id: str = ""
     # The engine's name at the daemon, where a placement gave one.
     placed_on: str = ""
+    # The prefill engine whose KV it fetches, if any.
+    kv_from: str = ""
     outcome: ReleaseOutcome = ReleaseOutcome.COMPLETED
     output_tokens: int = 0
     decode_duration: float | None = None
+
+    @classmethod
+    def of(
+        cls, placement: Placement, engine: Engine, model: str, request_id: str, attempt: int
+    ) -> Self:
+        """As the daemon has placed it."""
+        return cls(
+            engine=engine,
+            model=model,
+            request_id=request_id,
+            attempt=attempt,
+            lease_id=placement.lease_id,
+            placed_on=placement.worker_id,
+        )
 
     @property
     def worker_ids(self) -> set[str]:

@@ -47,6 +47,8 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
         parser.error(
             "--without-prefill-workers: neither --prefill nor --accept-prefilled is for it"
         )
+    if given["moves"] and router is None:
+        parser.error("--moves: the daemon proposes them, so --router is needed")
     if given["attempts"] < 1:
         parser.error("--attempts: expected 1 or more")
     if given["prefix_length"] < 1:
@@ -123,6 +125,13 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         False,
         "the engines prefill what they decode, there are no prefill engines: a request is placed as"
         " it comes, by its conversation (X-Session-Id, prompt_cache_key or user) or its tenant",
+        action="store_true",
+    )
+    add(
+        "--moves",
+        False,
+        "carry out the moves of running requests that the daemon proposes: greedy streams of"
+        " /v1/completions go on at another engine",
         action="store_true",
     )
     tenant = "header that names a request's tenant, by which its experts may be predicted"

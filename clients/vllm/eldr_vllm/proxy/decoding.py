@@ -5,11 +5,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
+from eldr_client import Move
 from eldr_client.traces import Span, Traces
 
 from eldr_vllm.proxy import spans
 from eldr_vllm.proxy.bookings import Booking
 from eldr_vllm.proxy.engines import Engines, Sent
+from eldr_vllm.proxy.errors import EngineFailed, ProxyError
 from eldr_vllm.proxy.first_token import FirstToken
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.metrics import Metrics
@@ -18,23 +20,33 @@ from eldr_vllm.proxy.spans import FIRST_TOKEN
 
 # Takes a leg's events one by one, or its whole answer.
 Send = Callable[[Leg, Any], Awaitable[None]]
+# Books where a move leads, if that is still possible.
+Follow = Callable[[Move], Awaitable[Booking | None]]
 
 
 class Decode:
     """The decode of one leg, over all its attempts."""
 
     def __init__(
-        self, engines: Engines, metrics: Metrics, traces: Traces, leg: Leg, send: Send
+        self,
+        engines: Engines,
+        metrics: Metrics,
+        traces: Traces,
+        leg: Leg,
+        send: Send,
+        follow: Follow,
     ) -> None:
         self._engines = engines
         self._metrics = metrics
         self._traces = traces
         self._leg = leg
         self._send = send
+        self._follow = follow
         self._first: FirstToken | None = None
         self._first_time: float | None = None
-        # A decode engine has written something that the caller may have seen.
-        self.has_begun = False
+        self._stopped_at: float | None = None  # for a move, until the answer goes on
+        # A decode engine has written something that the caller may have seen; so has this one.
+        self.has_begun = self.has_fetched = False
 
     async def send_first(self, prefilled: Prefilled) -> None:
         """The prefill's own token, once."""
@@ -44,35 +56,48 @@ class Decode:
                 await self._send(self._leg, event)
                 self._first_time = time.perf_counter()
 
-    async def run(self, booking: Booking, prefilled: Prefilled) -> None:
-        """One attempt."""
+    async def run(self, booking: Booking, prefilled: Prefilled) -> Booking | None:
+        """One attempt; where the answer is to go on if it has stopped for a move."""
+        self.has_fetched = False
         said = spans.of_engine(self._leg, booking.model, booking.engine)
         with self._traces.span("decode", said, kind="client") as span:
-            await self._run(booking, prefilled, span)
+            moved = await self._run(booking, prefilled, span)
             span.say(
                 {
                     "eldr.attempt": booking.attempt,
                     "gen_ai.usage.output_tokens": booking.output_tokens or None,
                 }
             )
+            return moved
 
-    async def _run(self, booking: Booking, prefilled: Prefilled, span: Span) -> None:
+    async def _run(self, booking: Booking, prefilled: Prefilled, span: Span) -> Booking | None:
         transfer = _transfer(booking, prefilled)
         if transfer is not None:
             transfer["eldr"].update(self._traces.context())
         body = self._leg.decode_body(transfer)
         if self._leg.is_stream:
-            await self._stream(booking, body, prefilled.sent, span)
-            return
+            try:
+                return await self._stream(booking, body, prefilled.sent, span)
+            except (EngineFailed, ProxyError):
+                if self._stopped_at is not None:
+                    self._count_move("failed")
+                raise
         choices = None if self._leg.why_whole else 1
         answer = await self._engines.ask(booking.engine, self._leg, body, prefilled.sent, choices)
         booking.output_tokens = answer.usage.completion
         await self._send(self._leg, answer)
+        return None
 
-    async def _stream(self, booking: Booking, body: dict[str, Any], sent: Sent, span: Span) -> None:
+    async def _stream(
+        self, booking: Booking, body: dict[str, Any], sent: Sent, span: Span
+    ) -> Booking | None:
         last, preamble = 0.0, []
         async with aclosing(self._engines.stream(booking.engine, self._leg, body, sent)) as events:
-            async for event in events:
+            async for written in events:
+                event = self._leg.written.take(written) if self._leg.written else written
+                if event is None:
+                    self.has_fetched = True
+                    continue
                 if event.usage is not None:
                     booking.output_tokens = event.usage.completion
                 if event.is_preamble:  # another engine would send it again
@@ -81,8 +106,8 @@ class Decode:
                 if event.is_comment or event.is_usage_only:
                     await self._send(self._leg, event)
                     continue
-                if not self.has_begun:
-                    self.has_begun = True
+                if not self.has_fetched:
+                    self.has_begun = self.has_fetched = True
                     span.happened(FIRST_TOKEN)
                 for each in preamble:
                     await self._send(self._leg, each)
@@ -92,10 +117,33 @@ class Decode:
                     await self._send(self._leg, left)
                 last = time.perf_counter()
                 self._first_time = self._first_time or last
+                if self._stopped_at is not None:
+                    self._metrics.move_pause_seconds.observe(last - self._stopped_at)
+                    self._count_move("done")
+                if not event.ends and (moved := await self._move(booking)):
+                    self._stopped_at = last
+                    return moved
         if self._first_time is not None and booking.output_tokens > 1:
             booking.decode_duration = last - self._first_time
             per_token = booking.decode_duration / (booking.output_tokens - 1)
             self._metrics.tpot_seconds.observe(per_token)
+        return None
+
+    async def _move(self, booking: Booking) -> Booking | None:
+        """The booking where the answer should go on now, if it should and may."""
+        move = self._leg.written.due_move(booking.attempt) if self._leg.written else None
+        if move is None:
+            return None
+        moved = await self._follow(move)
+        if moved is None:
+            self._metrics.moves.labels("refused").inc()
+        else:
+            booking.lease_id = ""  # it has ended with that
+        return moved
+
+    def _count_move(self, outcome: str) -> None:
+        self._metrics.moves.labels(outcome).inc()
+        self._stopped_at = None
 
 
 def _transfer(booking: Booking, prefilled: Prefilled) -> dict[str, Any] | None:

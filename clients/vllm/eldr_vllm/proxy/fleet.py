@@ -78,9 +78,10 @@ class Fleet:
         """Everyone that serves now."""
         return self._engines
 
-    def prefill(self, model: str) -> list[Engine]:
-        """The engines that prefill this model."""
-        return _ready([e for e in self._engines if e.prefill and e.model in ("", model)])
+    def prefill(self, model: str, group: str = "") -> list[Engine]:
+        """The engines that prefill this model and can give KV to this group."""
+        engines = [e for e in self._engines if e.prefill and e.model in ("", model)]
+        return _ready([e for e in engines if not group or e.group in ("", group)])
 
     def decode(self, model: str, group: str = "") -> list[Engine]:
         """The engines that decode this model and can take KV from this group."""

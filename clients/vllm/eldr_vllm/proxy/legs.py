@@ -15,6 +15,7 @@ from eldr_vllm.proxy.errors import bad_request
 from eldr_vllm.proxy.kin import Kin
 from eldr_vllm.proxy.said import MAX_TOKENS, Answer
 from eldr_vllm.proxy.whole import why_whole
+from eldr_vllm.proxy.written import Written
 
 MAX_LEGS = 256
 
@@ -57,6 +58,8 @@ class Leg:
     takes_kv: bool = False
     # What it has in common with earlier requests.
     kin: Kin = field(default_factory=Kin)
+    # What its engines have written, where another one can go on with that.
+    written: Written | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or self.request_id
@@ -77,6 +80,11 @@ class Leg:
         return bool(self.body.get("stream"))
 
     @property
+    def goes_on(self) -> bool:
+        """Some of its answer is part of the prompt by now."""
+        return self.written is not None and bool(self.written.instead)
+
+    @property
     def wants_usage(self) -> bool:
         """The caller wants the stream to end with the usage."""
         options = self.body.get("stream_options")
@@ -95,6 +103,12 @@ class Leg:
         limit = next((limit for limit in limits if limit), 0)
         return min(limit, MAX_TOKENS) if type(limit) is int and limit > 0 else 0
 
+    def go_on(self) -> None:
+        """The next engine is to go on with what is written."""
+        if self.written is not None:
+            self.written.go_on()
+            self.encoded = {}  # by ids of values, of which the prompt is a new one
+
     def prefill_body(self, epoch: int, *, keeps_token: bool = False) -> dict[str, Any]:
         """The request for the prefill engine: the same prompt, one token.
 
@@ -102,7 +116,7 @@ class Leg:
         the prefill ends by its length: some connectors hand no KV over for one that was stopped,
         and vLLM's CPU engines (0.32) die of a seed when a prefill takes several steps.
         """
-        body = {k: v for k, v in self.body.items() if k not in _NOT_FOR_PREFILL}
+        body = {k: v for k, v in self._asked().items() if k not in _NOT_FOR_PREFILL}
         body.update(dict.fromkeys(self.endpoint.limits, 1), stream=False)
         if not keeps_token:
             for name in ("seed", *self.endpoint.stops):
@@ -119,7 +133,9 @@ class Leg:
 
     def decode_body(self, kv_transfer_params: dict[str, Any] | None) -> dict[str, Any]:
         """The request for the decode engine: the caller's own, with the KV's whereabouts."""
-        body = dict(self.body)
+        body = self._asked()
+        if self.written is not None:
+            body["return_token_ids"] = True
         if kv_transfer_params is not None:
             body["kv_transfer_params"] = kv_transfer_params
         options = body.get("stream_options")
@@ -129,6 +145,9 @@ class Leg:
             options = options if self.wants_usage else {}
             body["stream_options"] = {**(options or {}), "include_usage": True}
         return body
+
+    def _asked(self) -> dict[str, Any]:
+        return {**self.body, **self.written.instead} if self.written else dict(self.body)
 
 
 def split(

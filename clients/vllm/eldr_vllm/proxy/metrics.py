@@ -43,6 +43,16 @@ class Metrics:
             "Finished prefills whose KV no decode fetched",
             registry=self.registry,
         )
+        self.moves = Counter(
+            "eldr_proxy_moves",
+            "Proposed moves of running requests: done, refused (they stay), or failed (they go on"
+            " elsewhere)",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self.move_pause_seconds = self._histogram(
+            "move_pause", "From a moved answer's last event at one engine to its first after", _LONG
+        )
         self.route_seconds = self._histogram("route", "Time to place a prefilled request", _FINE)
         self.prefill_seconds = self._histogram("prefill", "Time of a prefill, retries apart", _LONG)
         self.ttft_seconds = self._histogram(

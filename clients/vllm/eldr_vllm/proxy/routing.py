@@ -3,12 +3,13 @@
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from eldr_client import (
     EldrError,
     Handoff,
+    Move,
     Placement,
     ReleaseOutcome,
     RouterUnavailableError,
@@ -16,6 +17,7 @@ from eldr_client import (
     span_attributes,
 )
 from eldr_client.aio import RouterClient
+from eldr_client.messages import RouteFields
 from eldr_client.traces import Span, Traces
 
 from eldr_vllm.proxy.bookings import Booking, Bookings
@@ -78,11 +80,10 @@ class Routing:
             return True
         return not placement.is_fallback
 
-    @asynccontextmanager
     async def place(
         self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
-    ) -> AsyncIterator[Booking]:
-        """Book a decode engine for the length of the block, if possible none that has failed.
+    ) -> Booking:
+        """Book a decode engine, if possible none that has failed; `hold` it next.
 
         Raises
         ------
@@ -94,14 +95,50 @@ class Routing:
         with self._traces.span("route", said) as span:
             booking = await self._book(leg, prefilled, attempts, failed, span)
         self._metrics.route_seconds.observe(time.perf_counter() - start)
+        return booking
+
+    async def follow(
+        self, leg: Leg, move: Move, prefilled: Prefilled, attempt: int, failed: set[str]
+    ) -> Booking | None:
+        """Book where a move leads, which ends the booking before; None: that one lives on."""
+        model, target = self.model(leg), move.target
+        engine = self._fleet.decoder_at(model, target.url, target.dp_rank)
+        unfit = failed | self.avoided(prefilled)
+        if engine is None or self._client is None or unfit & {engine.worker_id, target.worker_id}:
+            return None
+        call: RouteFields = {
+            **_said_of(leg),
+            "attempt": attempt,
+            "pinned_worker": target.worker_id,
+            "prefill_worker": prefilled.worker_id,
+            "prompt_tokens": leg.written.tokens if leg.written else 0,
+        }
+        with self._traces.span("route", span_attributes.request(model, leg.request_id)) as span:
+            try:
+                placement = await self._client.route(
+                    model, leg.request_id, timeout=self._settings.route_timeout, **call
+                )
+            except EldrError as error:
+                logger.info("%s stays where it is: %s", leg.request_id, error)
+                return None
+            if span.is_recording:
+                span.say({"eldr.attempt": attempt, **span_attributes.placement(placement)})
+        if placement.is_fallback:
+            return None
+        self._metrics.placements.labels(placement.reason.value).inc()
+        return Booking.of(placement, engine, model, leg.request_id, attempt)
+
+    @contextmanager
+    def hold(self, booking: Booking) -> Iterator[None]:
+        """Keep a booking for the length of the block, and learn how its engine did."""
         try:
             with self._bookings.hold(booking):
-                yield booking
+                yield
             self.cooldown.succeeded(booking.worker_ids)
-            if prefilled.has_kv and prefilled.engine:
-                self._links.succeeded(prefilled.engine.worker_id, booking.worker_ids)
+            if booking.kv_from:
+                self._links.succeeded(booking.kv_from, booking.worker_ids)
         except EngineFailed as failure:
-            self._blame(failure, prefilled, booking)
+            self._blame(failure, booking)
             raise
 
     def avoided(self, prefilled: Prefilled) -> set[str]:
@@ -131,14 +168,8 @@ class Routing:
         attempt, placement = await self._ask(leg, prefilled, attempts, failed)
         if placement is not None:
             engine = self._fleet.decoder_at(model, placement.url, placement.dp_rank)
-            booking = Booking(
-                engine=engine or Engine(placement.worker_id, placement.url),
-                model=model,
-                request_id=leg.request_id,
-                attempt=attempt,
-                lease_id=placement.lease_id,
-                placed_on=placement.worker_id,
-            )
+            at = engine or Engine(placement.worker_id, placement.url)
+            booking = Booking.of(placement, at, model, leg.request_id, attempt)
             if engine is not None:
                 self._metrics.placements.labels(placement.reason.value).inc()
                 if span.is_recording:
@@ -163,11 +194,11 @@ class Routing:
         engines = [e for e in engines if e.worker_id not in avoided] or engines
         return engines[next(self._turn) % len(engines)]
 
-    def _blame(self, failure: EngineFailed, prefilled: Prefilled, booking: Booking) -> None:
+    def _blame(self, failure: EngineFailed, booking: Booking) -> None:
         if isinstance(failure, EngineBusy):
             return
-        if isinstance(failure, EngineErred) and prefilled.has_kv and prefilled.engine:
-            self._links.failed(prefilled.engine.worker_id, booking.worker_ids)
+        if isinstance(failure, EngineErred) and booking.kv_from:
+            self._links.failed(booking.kv_from, booking.worker_ids)
         else:
             self.cooldown.failed(booking.worker_ids)
 
@@ -189,32 +220,34 @@ class Routing:
         counts, excluded = handoff.counts, failed | avoided
         waits = answer.handoff is not None and counts is None
         wait = min(self._settings.signature_wait, self._settings.route_timeout) if waits else 0
-        refused, hashes = 0, prefix_hashes(leg)
+        refused = 0
+        call: RouteFields = {
+            **_said_of(leg),
+            "wait_for_signature": wait,
+            "prefill_worker": prefilled.worker_id,
+            "prompt_tokens": answer.usage.prompt,
+        }
         while True:
+            call |= {
+                "attempt": attempt,
+                "exclude_workers": sorted(excluded),
+                "max_wait": 0 if excluded > failed else self._settings.max_wait,
+            }
             try:
                 placement = await self._client.route(
                     self.model(leg),
                     leg.request_id,
                     counts,
-                    attempt=attempt,
                     timeout=self._settings.route_timeout
                     - wait,  # to which the client adds the waits
-                    wait_for_signature=wait,
-                    max_wait=0 if excluded > failed else self._settings.max_wait,
-                    num_sequences=leg.sequences,
-                    prompt_tokens=answer.usage.prompt,
-                    expected_output_tokens=leg.output_limit,
-                    prefill_worker=prefilled.worker_id,
-                    exclude_workers=sorted(excluded),
-                    session=leg.kin.session,
-                    labels=leg.kin.labels,
-                    prefix_hashes=hashes,
-                    prefix_block_tokens=BLOCK_TOKENS,
+                    **call,
                 )
             except errors.ResourceExhaustedError as error:
                 if excluded > failed:  # one that cools down may be alive, and has room
                     excluded = failed
                     continue
+                if leg.goes_on:  # its caller has the beginning: better unbooked than broken off
+                    return attempt, None
                 retry_after = error.retry_after or 1
                 raise ProxyError(
                     429, str(error), "rate_limit_error", retry_after=retry_after
@@ -241,3 +274,16 @@ class Routing:
                 return attempt, None
             else:
                 return attempt, None if placement.is_fallback else placement
+
+
+def _said_of(leg: Leg) -> RouteFields:
+    """What every call says of a leg."""
+    return {
+        "num_sequences": leg.sequences,
+        "expected_output_tokens": leg.output_limit,
+        "session": leg.kin.session,
+        "labels": leg.kin.labels,
+        "prefix_hashes": prefix_hashes(leg),
+        "prefix_block_tokens": BLOCK_TOKENS,
+        "movable": leg.written is not None,
+    }

@@ -4,12 +4,15 @@ import asyncio
 import itertools
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+from eldr_client import Move
 from eldr_client.traces import Traces
 
 from eldr_vllm.proxy import spans
 from eldr_vllm.proxy.affinity import Affinity
+from eldr_vllm.proxy.bookings import Booking
 from eldr_vllm.proxy.cooldown import CoolDown
 from eldr_vllm.proxy.decoding import Decode, Send
 from eldr_vllm.proxy.engines import Engines, Sent
@@ -17,6 +20,7 @@ from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed, ProxyE
 from eldr_vllm.proxy.fleet import Engine, Fleet
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.metrics import Metrics
+from eldr_vllm.proxy.moving import Moves
 from eldr_vllm.proxy.prefilled import Prefilled
 from eldr_vllm.proxy.ring import Ring
 from eldr_vllm.proxy.routing import Routing
@@ -50,6 +54,7 @@ class Serving:
     routing: Routing
     metrics: Metrics
     traces: Traces
+    moves: Moves | None = None
 
     async def run(self, leg: Leg, send: Send, *, may_send_first: bool) -> None:
         """Serve a leg. However it ends, its booking ends too, and its KV is fetched or discarded.
@@ -61,10 +66,11 @@ class Serving:
         """
         way = _Way(self, leg, send, may_send_first)
         try:
-            await way.go()
+            with self.moves.follow(leg) if self.moves else nullcontext():
+                await way.go()
         except asyncio.CancelledError:
             # vLLM frees the KV of a request that it aborts, but not of one that it never took in.
-            if way.prefilled and way.prefilled.sent and not way.decode.has_begun:
+            if way.prefilled and way.prefilled.sent and not way.decode.has_fetched:
                 way.discard(ABORT_SECONDS)
             raise
         finally:
@@ -72,6 +78,8 @@ class Serving:
                 way.discard()
             if way.may_be_booked and not way.is_placed:
                 self.routing.forget(leg)
+            if way.ahead:
+                self.routing.forget(leg, way.ahead.attempt)
 
 
 class _Way:
@@ -82,28 +90,38 @@ class _Way:
         self._leg = leg
         self._may_send_first = may_send_first
         self._epochs, self._attempts = itertools.count(), itertools.count()
+        self._tries = serving.settings.attempts  # that are left
         self._failed: set[str] = set()  # decode engines
         self._suspects: set[str] = set()  # prefill engines whose KV none of those could use
         self.prefilled: Prefilled | None = None
-        self.decode = Decode(serving.engines, serving.metrics, serving.traces, leg, send)
+        engines, metrics, traces = serving.engines, serving.metrics, serving.traces
+        self.decode = Decode(engines, metrics, traces, leg, send, self._follow)
         # A prefill engine may have had the leg placed. Once the proxy has placed it, it knows.
         self.may_be_booked = self.is_placed = False
+        # Booked for a move, while the engine before is still to be stopped.
+        self.ahead: Booking | None = None
 
     async def go(self) -> None:
         """To the end of the answer, or a ProxyError."""
         refusal = ProxyError(502, "no decode worker could serve the request")
-        for _ in range(self._serving.settings.attempts):
+        while self._tries > 0:
+            self._tries -= 1
             if self.prefilled is None:
                 self.prefilled = await self._prefill()
             if self._may_send_first:
                 await self.decode.send_first(self.prefilled)
             try:
-                await self._decode_once(self.prefilled)
+                booking = await self._decode_once(self.prefilled)
+                while booking:
+                    booking = await self._go_on(booking)
                 return
             except EngineFailed as failure:
                 logger.warning("%s: decode failed: %s", self._leg.request_id, failure)
                 if self.decode.has_begun:
-                    raise BrokenOffError(failure) from failure
+                    if not (self._leg.written and self._leg.written.can_go_on):
+                        raise BrokenOffError(failure) from failure
+                    refusal = BrokenOffError(failure)
+                    self._leg.go_on()
                 self._serving.metrics.retries.labels("decode").inc()
                 self._prepare_next(self.prefilled, failure)
                 if isinstance(failure, EngineBusy):
@@ -126,15 +144,47 @@ class _Way:
         decoders.sort(key=lambda engine: engine.worker_id in avoided)
         serving.engines.discard(decoders, leg, self.prefilled.answer.kv_transfer_params, delay)
 
-    async def _decode_once(self, prefilled: Prefilled) -> None:
-        place = self._serving.routing.place(self._leg, prefilled, self._attempts, self._failed)
-        async with place as booking:
+    async def _decode_once(self, prefilled: Prefilled) -> Booking | None:
+        routing = self._serving.routing
+        booking = await routing.place(self._leg, prefilled, self._attempts, self._failed)
+        if self._leg.written and self._serving.moves and booking.lease_id:
+            self._serving.moves.watch(booking.model)
+        with routing.hold(booking):
             self.is_placed = True
-            try:
-                await self.decode.run(booking, prefilled)
-            except EngineFailed:
-                self._failed |= booking.worker_ids
+            return await self._decode_at(booking, prefilled)
+
+    async def _decode_at(self, booking: Booking, prefilled: Prefilled) -> Booking | None:
+        """The booking where a move has it go on, if one has."""
+        if prefilled.has_kv and prefilled.engine:
+            booking.kv_from = prefilled.engine.worker_id
+        try:
+            return await self.decode.run(booking, prefilled)
+        except EngineFailed:
+            self._failed |= booking.worker_ids
+            raise
+        except ProxyError as refusal:
+            if not self._leg.goes_on:
                 raise
+            # It took the request elsewhere, so this engine has other limits.
+            self._failed |= booking.worker_ids
+            raise EngineBusy(str(refusal), refusal) from refusal
+
+    async def _follow(self, move: Move) -> Booking | None:
+        assert self.prefilled is not None
+        attempt = next(self._attempts)
+        follow = self._serving.routing.follow
+        self.ahead = await follow(self._leg, move, self.prefilled, attempt, self._failed)
+        return self.ahead
+
+    async def _go_on(self, booking: Booking) -> Booking | None:
+        """Have what is written prefilled, and go on where a move has booked."""
+        self._tries += 1  # the move may cost the request none
+        self._may_send_first = False
+        self._leg.go_on()
+        with self._serving.routing.hold(booking):
+            self.ahead = self.prefilled = None
+            self.prefilled = await self._prefill(booking.engine.group)
+            return await self._decode_at(booking, self.prefilled)
 
     def _prepare_next(self, prefilled: Prefilled, failure: EngineFailed) -> None:
         if prefilled.engine and isinstance(failure, EngineErred):
@@ -148,7 +198,8 @@ class _Way:
         decoders = self._serving.fleet.decode(self._serving.routing.model(self._leg))
         return any(engine.worker_id not in self._failed for engine in decoders)
 
-    async def _prefill(self) -> Prefilled:
+    async def _prefill(self, group: str = "") -> Prefilled:
+        """`group`: where its KV has to go; empty: anywhere."""
         leg = self._leg
         if self._serving.settings.without_prefill_workers:
             return Prefilled(follows=leg.sequences == 1)
@@ -157,7 +208,12 @@ class _Way:
         if leg.sample:
             await leg.prefix_cached.wait()
         try:
-            return await self._prefill_somewhere()
+            return await self._prefill_somewhere(group)
+        except ProxyError as error:
+            if not leg.goes_on:
+                raise
+            logger.warning("%s goes on without a prefill engine: %s", leg.request_id, error)
+            return Prefilled()
         finally:
             leg.prefix_cached.set()
 
@@ -174,10 +230,10 @@ class _Way:
         self.discard()
         return Prefilled(answer=replace(answer, kv_transfer_params=None))
 
-    async def _prefill_somewhere(self) -> Prefilled:
+    async def _prefill_somewhere(self, group: str) -> Prefilled:
         serving, leg = self._serving, self._leg
         model = serving.routing.model(leg)
-        engines = serving.fleet.prefill(model)
+        engines = serving.fleet.prefill(model, group)
         if not engines and serving.settings.accept_prefilled:
             return Prefilled()
         if not engines:

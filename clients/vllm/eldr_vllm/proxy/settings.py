@@ -32,6 +32,8 @@ class Settings:
     # The header that names a request's tenant.
     tenant_header: str = "X-Tenant-Id"
     first_token_from_prefill: bool = False
+    # Carry out the moves of running requests that the daemon proposes.
+    moves: bool = False
     # All that routing may add to a request, the wait for a signature included.
     route_timeout: float = 0.010
     signature_wait: float = 0.005
