@@ -37,9 +37,9 @@ manifests: ## deploy/manifests/eldr.yaml from the chart; needs Go
 	go run helm.sh/helm/v3/cmd/helm@v3.22.0 template eldr deploy/chart --namespace serving --kube-version 1.31.0 \
 	  --values deploy/manifests/values.yaml > deploy/manifests/eldr.yaml
 
-demo: setup ## the main job on recorded routing, in the terminal; DATA= POLICY= WORKERS= RATE= REQUESTS= SEED=
+demo: setup ## the main job on recorded routing, in the terminal; DATA= POLICY= WORKERS= RATE= REQUESTS= SEED= KEEP=1
 	@$(BIN)/python -m benchmarks.demos.demo $(strip $(foreach option,data policy workers rate requests seed,\
-	  $(call given,$(option),$(shell echo $(option) | tr a-z A-Z))))
+	  $(call given,$(option),$(shell echo $(option) | tr a-z A-Z)))) $(if $(KEEP),--keep)
 given = $(if $($2),--$1='$($2)')
 
 setup-vllm: $(VLLM_STAMP) ## a .venv-vllm with vLLM for the CPU, NIXL and the clients (3.4 GB)

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 import numpy as np
 import pytest
 from eldr.v1 import fleet_pb2, router_pb2
 from routed import separable
+from wire import eventually
 
 from benchmarks.demos.demo import data
 from benchmarks.demos.demo.__main__ import main
@@ -64,8 +67,8 @@ def rows(work, partition):
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory):
-    with running_daemon(tmp_path_factory.mktemp("daemon")) as address:
-        yield address
+    with running_daemon(tmp_path_factory.mktemp("daemon")) as addresses:
+        yield addresses["grpc"]
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +191,29 @@ def test_the_page_and_the_document(tmp_path):
     assert list(result["other_seeds"]) == ["1", "2", "3", "4"]
     assert np.sum(result["heat_map"]["placements"]) == result["arrivals"]
     assert f"{result['policies']['locality-band']['active_experts']:.2f}" in page
+
+
+def placements(address):
+    with urllib.request.urlopen(f"http://{address}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    return sum(float(x.split()[-1]) for x in lines if x.startswith("eldr_placements_total"))
+
+
+def test_on_request_the_daemon_stays_with_traffic_and_its_page(tmp_path):
+    process = demo(
+        "--data=sample", "--requests=40", f"--json={tmp_path / 'demo.json'}", "--keep", bufsize=1
+    )
+    for line in process.stdout:
+        if found := re.search(r"http://(\S+)/", line):
+            break
+    with urllib.request.urlopen(found[0]) as page:
+        assert "<title>" in page.read().decode()
+    before = placements(found[1])
+    eventually(lambda: placements(found[1]) > before + 20)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -37,21 +38,47 @@ def main(argv: list[str] | None = None) -> int:
     """Run the demo; 0 done, 1 failed or the plain loop disagrees, 2 wrong use."""
     options = _options(argv)
     console = Console(stderr=True)
-    try:
-        result = _demo(options, console)
-    except (DemoError, OSError, ValueError) as error:
-        console.print(f"demo: {error}", style="red", markup=False)
-        return 1
-    except grpc.RpcError as error:
-        console.print(f"demo: {error.details()}", style="red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("demo: interrupted")
-        return 130
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(document(result), indent=1) + "\n")
-    print_report(result, Console(width=None if sys.stdout.isatty() else 100))
+    with ExitStack() as stack:
+        try:
+            result, live = _demo(options, console, stack)
+        except (DemoError, OSError, ValueError) as error:
+            console.print(f"demo: {error}", style="red", markup=False)
+            return 1
+        except grpc.RpcError as error:
+            console.print(f"demo: {error.details()}", style="red", markup=False)
+            return 1
+        except KeyboardInterrupt:
+            console.print("demo: interrupted")
+            return 130
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(document(result), indent=1) + "\n")
+        report = Console(width=None if sys.stdout.isatty() else 100)
+        print_report(result, report)
+        if options.keep:
+            _keep(result, live, report)
     return 1 if result.differing else 0
+
+
+@dataclass(frozen=True)
+class _Live:
+    """What runs until the demo ends."""
+
+    page: str
+    driver: Driver
+
+
+def _keep(result: Result, live: _Live, console: Console) -> None:
+    """Go on with the subject's requests until Ctrl-C, as fast as they came in virtual time."""
+    console.print(
+        f"\nIts page: {live.page}, with {result.subject} at work until Ctrl-C", soft_wrap=True
+    )
+    try:
+        while True:
+            live.driver.drive(
+                result.settings[result.subject], lambda: time.sleep(1 / result.work.rate)
+            )
+    except KeyboardInterrupt:
+        return
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
@@ -83,6 +110,9 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         "--cost", choices=built_in_costs(), help="of a decode step; by default nearest to the model"
     )
     parser.add_argument("--seed", type=int, default=0, help="of halves and arrivals; default 0")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave daemon, page and engines up until Ctrl-C"
+    )
     parser.add_argument("--json", type=Path, default=CHECKOUT / "build" / "demo.json")
     options = parser.parse_args(argv)
     if options.policy not in (names := installed()):
@@ -99,7 +129,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _demo(options: argparse.Namespace, console: Console) -> Result:
+def _demo(options: argparse.Namespace, console: Console, stack: ExitStack) -> tuple[Result, _Live]:
+    """Run it all; what is entered into `stack` goes on."""
     begun = time.monotonic()
     policies = compared(options.policy)
     name = data.located(options.data or data.default_name())
@@ -119,29 +150,26 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with (
-        Progress(*columns, console=console) as progress,
-        tempfile.TemporaryDirectory(prefix="eldr-demo-") as scratch,
-    ):
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="eldr-demo-")))
+    with Progress(*columns, console=console) as progress:
         partition = _fit(known.model, work, progress)
         task = progress.add_task("fit and tune bands", total=len(policies))
         ready = partial(progress.advance, task)
         rows = settings(policies, work, known.model, partition, ready)
         called = names(rows)
         starting = progress.add_task("start daemon and engines", total=2)
-        with running_daemon(Path(scratch)) as daemon:
-            progress.advance(starting)
-            with (
-                running_engines(
-                    Path(scratch), daemon, known.model, name, cost.name, work.oracle
-                ) as engines,
-                closing(Driver(daemon, engines, known.model, work)) as driver,
-            ):
-                progress.advance(starting)
-                runs = {}
-                for row, setting in rows.items():
-                    task = progress.add_task(f"drive {called[row]}", total=len(work.arrivals))
-                    runs[row] = driver.drive(setting, partial(progress.advance, task))
+        addresses = stack.enter_context(running_daemon(scratch))
+        daemon = addresses["grpc"]
+        progress.advance(starting)
+        engines = stack.enter_context(
+            running_engines(scratch, daemon, known.model, name, cost.name, work.oracle)
+        )
+        driver = stack.enter_context(closing(Driver(daemon, engines, known.model, work)))
+        progress.advance(starting)
+        runs = {}
+        for row, setting in rows.items():
+            task = progress.add_task(f"drive {called[row]}", total=len(work.arrivals))
+            runs[row] = driver.drive(setting, partial(progress.advance, task))
         task = progress.add_task("the same in a plain loop", total=len(rows))
         plain = {}
         for row, setting in rows.items():
@@ -149,7 +177,7 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
             progress.advance(task)
         task = progress.add_task("the same with other seeds", total=SEEDS)
         others = other_seeds(work, known.model, options.policy, partial(progress.advance, task))
-    return Result(
+    result = Result(
         name=name,
         subject=options.policy,
         work=work,
@@ -159,6 +187,7 @@ def _demo(options: argparse.Namespace, console: Console) -> Result:
         other_seeds=others,
         seconds=time.monotonic() - begun,
     )
+    return result, _Live(f"http://{addresses['http']}/", driver)
 
 
 def _fit(model: str, work: Workload, progress: Progress) -> Partition:

@@ -22,8 +22,8 @@ class DemoError(Exception):
 
 
 @contextmanager
-def running_daemon(directory: Path) -> Iterator[str]:
-    """`eldr-server` on a free port, keeping nothing; gives its address."""
+def running_daemon(directory: Path) -> Iterator[dict[str, str]]:
+    """`eldr-server` on free ports, keeping nothing; gives its addresses, `grpc` and `http`."""
     ports = directory / "ports.json"
     server = Path(sysconfig.get_path("scripts")) / "eldr-server"
     options = {
@@ -39,7 +39,7 @@ def running_daemon(directory: Path) -> Iterator[str]:
     command = [str(server), *(f"--{name}={value}" for name, value in options.items())]
     with _child(command, directory / "daemon.log") as child:
         _wait_for(ports.exists, child, directory / "daemon.log")
-        yield json.loads(ports.read_text())["grpc"]
+        yield json.loads(ports.read_text())
 
 
 @contextmanager
