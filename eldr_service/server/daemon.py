@@ -261,7 +261,6 @@ class Daemon:
         ]
         background = [asyncio.create_task(work) for work in (self._tick(), *watching)]
         await asyncio.to_thread(compile_ahead, *FOR_EXPLAIN)  # half a second without a cache
-        await asyncio.to_thread(self._comparisons.prepare)
         await self._stopping.wait()
         await self._drain()
         for task in background:

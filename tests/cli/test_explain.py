@@ -30,7 +30,7 @@ WORDS = {
     r" partition's spread\): (w\d); min_band 2 adds the next best: w\d \(0\.\d{3}\);"
     r" least loaded of them: (?P<worker>w\d) at 0\.00",
     "locality": r"of the best similarity 0\.9\d\d: (?P<worker>w\d) alone, at load 0\.\d\d",
-    "marginal-cost": r"predicted decode step within 1 \+ tail 0\.1 times the mean of 10\.\d expert"
+    "marginal-cost": r"predicted decode step within 1 \+ tail 0\.05 times the mean of 10\.\d expert"
     r" reads: w0, w1, w2; least cost of them: (?P<worker>w\d) at 10\.\d expert reads \(its step.*",
     "round-robin": r"next of 3 eligible workers after w0, which was booked last: (?P<worker>w1)",
     "random": r"drawn from 3 eligible workers, each as likely: (?P<worker>w\d) \(seed 0, .*1\)",

@@ -4,6 +4,7 @@ To look is to have the page open or to scrape the metrics. Where nobody does, a 
 nothing here.
 """
 
+import asyncio
 import math
 from dataclasses import dataclass
 
@@ -59,12 +60,12 @@ class Comparisons(Journal):
         self._of: dict[str, LoadOnly] = {}
         self._foretold: dict[str, Foretold] = {}
         self._until = -math.inf
+        self._preparing: asyncio.Future[None] | None = None
         self._prepared = False
 
     def prepare(self) -> None:
         """Compile what it needs, which may take seconds; until then it compares nothing."""
-        if self.on:
-            compile_ahead(add_use, pack_use, predict_use, follow_counts, learn_decode)
+        compile_ahead(add_use, pack_use, predict_use, follow_counts, learn_decode)
         self._prepared = True
 
     def watch(self, router: Router) -> None:
@@ -73,7 +74,12 @@ class Comparisons(Journal):
 
     def look(self, now: float) -> None:
         """Somebody looks: compare from now on."""
-        if not (self.on and self._prepared):
+        if not self.on:
+            return
+        if not self._prepared:
+            if self._preparing is None:
+                loop = asyncio.get_running_loop()
+                self._preparing = loop.run_in_executor(None, self.prepare)
             return
         self._until = now + KEPT_SECONDS
         for name, model in self._router.models.items():
