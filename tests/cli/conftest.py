@@ -2,6 +2,7 @@ import datetime
 import ipaddress
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,16 +93,29 @@ def certificate(tmp_path_factory):
     return tuple(map(str, files))
 
 
-@pytest.fixture(scope="session")
-def secured(certificate, tmp_path_factory):
-    """A daemon with TLS, client certificates and tokens; it knows several models."""
-    tokens = tmp_path_factory.mktemp("tokens") / "tokens.toml"
+@contextmanager
+def with_tls_and_tokens(certificate, folder):
+    tokens = folder / "tokens.toml"
     for role, token in TOKENS.items():
         with tokens.open("a") as file:
             file.write(f'[[tokens]]\nname = "{role}"\ntoken = "{token}"\nroles = ["{role}"]\n')
     cert, key = certificate
     tls = "--tls-cert", cert, "--tls-key", key, "--tls-client-ca", cert
     with running_daemon(*tls, "--tokens", str(tokens)) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="session")
+def secured(certificate, tmp_path_factory):
+    """A daemon with TLS, client certificates and tokens; it knows several models."""
+    with with_tls_and_tokens(certificate, tmp_path_factory.mktemp("tokens")) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def secured_alone(certificate, tmp_path_factory):
+    """The same, which knows nothing of what tests of other files did."""
+    with with_tls_and_tokens(certificate, tmp_path_factory.mktemp("tokens")) as daemon:
         yield daemon
 
 

@@ -147,35 +147,37 @@ def test_one_replica_is_away(deployment, examined):
     assert "127.0.0.1:1: nothing listens" in found["reached", ""]["words"]
 
 
-def test_a_token_that_is_none(secured, as_role, examined):
+def test_a_token_that_is_none(secured_alone, as_role, examined):
     own = (*as_role("admin").options[:-1], "of-nobody-0123456789")
-    found = examined(secured, code=1, own=own)
+    found = examined(secured_alone, code=1, own=own)
     assert found["reached", ""]["outcome"] == "ok"
     assert "unknown token" in found["credentials", ""]["words"]
     assert "--token-file" in found["credentials", ""]["fix"]
-    found = examined(secured, code=0, own=as_role("admin").options)
+    found = examined(secured_alone, code=0, own=as_role("admin").options)
     assert "UNAUTHENTICATED" in found["refusals", ""]["words"]
 
 
-def test_a_role_that_may_not(secured, as_role, examined):
-    found = examined(secured, code=1, own=as_role("route").options)
+def test_a_role_that_may_not(secured_alone, as_role, examined):
+    found = examined(secured_alone, code=1, own=as_role("route").options)
     assert "lacks the role" in found["credentials", ""]["words"]
     assert "admin" in found["credentials", ""]["fix"]
     assert "credentials" in bad(found)
 
 
-def test_tls_that_does_not_agree(secured, certificate, as_role, examined, tmp_path):
-    found = examined(secured, code=1)
+def test_tls_that_does_not_agree(secured_alone, certificate, as_role, examined, tmp_path):
+    found = examined(secured_alone, code=1)
     assert "speaks TLS, and this call did not" in found["reached", ""]["words"]
     cert, _ = certificate
-    found = examined(secured, code=1, own=("--tls-ca", cert))
+    found = examined(secured_alone, code=1, own=("--tls-ca", cert))
     assert "without a certificate" in found["reached", ""]["words"]
     with running_daemon() as plain:
         found = examined(plain, code=1, own=("--tls-ca", cert))
         assert "speaks no TLS" in found["reached", ""]["words"]
-    found = examined(secured.grpc.replace("127.0.0.1", "localhost"), code=1, own=("--tls-ca", cert))
+    found = examined(
+        secured_alone.grpc.replace("127.0.0.1", "localhost"), code=1, own=("--tls-ca", cert)
+    )
     assert "is not believed" in found["reached", ""]["words"]
-    found = examined(secured, code=0, own=as_role("admin").options)
+    found = examined(secured_alone, code=0, own=as_role("admin").options)
     assert "ends in" in found["certificate", ""]["words"]  # the test's is good for an hour
 
 
