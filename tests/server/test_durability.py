@@ -8,7 +8,6 @@ from eldr_service.policies.registry import create
 from eldr_service.routing.call import RouteCall
 from eldr_service.routing.router import Router
 from eldr_service.routing.workers import Workers
-from eldr_service.server.comparison.comparisons import Comparisons
 from eldr_service.server.durability import STALL_SECONDS, Durability
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.stores.bookings import BookingStore
@@ -24,7 +23,7 @@ async def ticking(durability: Durability, until) -> None:
 
 
 async def stalled(store: SqliteStore, told: list[bool]) -> None:
-    telemetry = Telemetry(Comparisons(on=False), most_workers=1)
+    telemetry = Telemetry()
     durability = Durability(BookingStore(store), told.append)
     router = Router(lambda: create("round-robin", {}), telemetry, journal=durability)
     telemetry.watch(router)

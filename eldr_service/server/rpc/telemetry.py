@@ -57,10 +57,10 @@ class Telemetry:
         How many calls wait for that.
     """
 
-    def __init__(self, comparisons: Comparisons, most_workers: int) -> None:
+    def __init__(self, comparisons: Comparisons | None = None, most_workers: int = 1_024) -> None:
         self.metrics = Metrics(self._state, most_workers)
         self.journal = _Forgetting(self.metrics)
-        self._comparisons = comparisons
+        self._comparisons = comparisons or Comparisons(on=False)
         self.on_worker_changed: Callable[[str, int, WorkerState], None] = lambda *_: None
         self.is_elsewhere: Callable[[], bool] = lambda: False
         self.on_room: Callable[[str], None] = lambda _: None
