@@ -105,12 +105,10 @@ class Requests(Contract):
         ):
             return self.refused("FAILED_PRECONDITION", self.driver.route, call)
         earlier = (booking.call.attempt, booking.worker) if booking else past.last_worker
-        if booking:
-            self.end(call.request_id, "final")
-        allowed = self.allowed(call)
-        eligible = {name for name in allowed if not self.full(name)}
+        self.supersede(call)
+        eligible = self.eligible(call)
         if not eligible:
-            code = "RESOURCE_EXHAUSTED" if allowed else "UNAVAILABLE"
+            code = "RESOURCE_EXHAUSTED" if self.allowed(call) else "UNAVAILABLE"
             return self.refused(code, self.driver.route, call)
         knows = self.knows_all(call.request_id)
         if knows and earlier[0] < call.attempt and eligible != {earlier[1]}:

@@ -71,6 +71,16 @@ class Contract:
         past = self.remember(request_id, booking.call.attempt, how)
         past.last_worker = (booking.call.attempt, booking.worker)
 
+    def supersede(self, call):
+        """End the attempt before, unless this one is pinned elsewhere and cannot go there."""
+        booking = self.live.get(call.request_id)
+        moves = booking and call.pinned_worker not in ("", booking.worker)
+        if booking and not (moves and not self.eligible(call)):
+            self.end(call.request_id, "final")
+
+    def eligible(self, call):
+        return {name for name in self.allowed(call) if not self.full(name)}
+
     def remember(self, request_id, attempt, how):
         past = self.past.setdefault(request_id, ModelPast())
         past.attempts[attempt] = how

@@ -87,13 +87,11 @@ class RequestRules(Contract):
         ):
             return self.refused(call, FailedPreconditionError)
         earlier = (booking.call.attempt, booking.worker) if booking else past.last_worker
-        allowed = self.allowed(call)
-        moves = booking and call.pinned_worker not in ("", booking.worker)
-        if booking and not (moves and not self.eligible(allowed)):
-            self.end(call.request_id, "final")
-        eligible = self.eligible(allowed)
+        self.supersede(call)
+        eligible = self.eligible(call)
         if not eligible:
-            return self.refused(call, ResourceExhaustedError if allowed else UnavailableError)
+            full = self.allowed(call)
+            return self.refused(call, ResourceExhaustedError if full else UnavailableError)
         placed = self.router.route(call, self.now)
         tried_last = earlier[1] if earlier[0] < call.attempt else ""
         names = [target.worker_id for target in placed.booking.targets]
@@ -112,9 +110,6 @@ class RequestRules(Contract):
             answer=answer_of(placed),
         )
         return None
-
-    def eligible(self, names):
-        return {name for name in names if not self.full(name)}
 
     def preferred(self, names):
         """Those to be avoided least; when that is so, the tests of standing say."""
@@ -159,7 +154,7 @@ class RequestRules(Contract):
         self.settled = True
         self.expire()
         allowed = self.allowed(call)
-        eligible = self.eligible(allowed)
+        eligible = self.eligible(call)
         if not eligible:
             self.refused(call, ResourceExhaustedError if allowed else UnavailableError)
         else:
