@@ -205,6 +205,7 @@ def test_in_a_cluster_with_an_authority_of_its_own(tmp_path):
         with discovering("--kubernetes", "ns/vllm:model=m", *files, env=env) as (daemon, client):
             become(client, {"p0": "READY"})
             assert len(watches(server)) == 1
+            eventually(lambda: watches(server, "service"))
             server.asked.clear()
             ca.write_bytes(issue("somebody else").chain)  # read for every request, as the token is
             server.cut()
