@@ -13,7 +13,7 @@ CLOCK_SECONDS = 5.0, 60.0
 
 def reached(seen: Evidence) -> Result:
     """It answers, and takes requests."""
-    closed = {at: door.error for at, door in seen.doors.items() if door.error}
+    closed = {at: listener.error for at, listener in seen.listeners.items() if listener.error}
     if isinstance(seen.ready, CommandError):
         return _not_reached(seen, seen.ready, closed)
     if not seen.ready:
@@ -30,28 +30,28 @@ def reached(seen: Evidence) -> Result:
 
 
 def _not_reached(seen: Evidence, error: CommandError, closed: dict[str, str]) -> Result:
-    if closed and len(closed) == len(seen.doors):
+    if closed and len(closed) == len(seen.listeners):
         return fault(
             f"{_each(closed)}",
             "start eldr-server, or say where it is with --server",
         )
-    for at, door in seen.doors.items():
-        if door.distrust:
+    for at, listener in seen.listeners.items():
+        if listener.distrust:
             return fault(
-                f"the certificate of {at} is not believed: {door.distrust}",
+                f"the certificate of {at} is not believed: {listener.distrust}",
                 "--tls-ca with the authority that signed it, and --server with a name in it",
             )
-        if door.speaks_tls and not seen.uses_tls:
+        if listener.speaks_tls and not seen.uses_tls:
             return fault(
                 f"{at} speaks TLS, and this call did not",
                 "--tls-ca FILE (ELDR_TLS_CA), the authority of its certificate",
             )
-        if door.wants_certificate:
+        if listener.wants_certificate:
             return fault(
                 f"{at} refuses callers without a certificate that it knows",
                 "--tls-cert and --tls-key, signed by the daemon's --tls-client-ca",
             )
-        if seen.uses_tls and not (door.error or door.speaks_tls):
+        if seen.uses_tls and not (listener.error or listener.speaks_tls):
             return fault(
                 f"{at} speaks no TLS, and this call did",
                 "leave out --tls-ca, --tls-cert and --tls-key (and their variables)",
@@ -67,7 +67,7 @@ def certificate(seen: Evidence) -> Result:
     """It is good for a while."""
     if not seen.uses_tls:
         return ok("no TLS is spoken")
-    known = [d.expires_in for d in seen.doors.values() if d.expires_in is not None]
+    known = [d.expires_in for d in seen.listeners.values() if d.expires_in is not None]
     if not known:
         return unknown("no certificate was checked here")
     left = min(known)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from eldr.v1 import policy_pb2
 
-from eldr_service.cli.doctor.door import Door
+from eldr_service.cli.doctor.listener import Listener
 from eldr_service.cli.doctor.pages import Page
 from eldr_service.cli.doctor.samples import Samples
 from eldr_service.cli.failure import CommandError
@@ -40,7 +40,7 @@ class Evidence:
     server : str
     uses_tls : bool
         We do.
-    doors : mapping of HOST:PORT to Door
+    listeners : mapping of HOST:PORT to Listener
         Of each replica that is named; none of a name that gRPC resolves by itself.
     ready : bool or CommandError
         What the health service says.
@@ -62,7 +62,7 @@ class Evidence:
 
     server: str
     uses_tls: bool
-    doors: Mapping[str, Door]
+    listeners: Mapping[str, Listener]
     ready: bool | CommandError
     standings: Sequence[Standing] | CommandError
     listed_at: float

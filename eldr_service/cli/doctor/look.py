@@ -1,4 +1,4 @@
-"""Looks at a deployment once: calls, pages, doors, each within its time."""
+"""Looks at a deployment once: calls, pages, listeners, each within its time."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from eldr.v1 import policy_pb2
 
-from eldr_service.cli.doctor.door import Door, knock
 from eldr_service.cli.doctor.evidence import Evidence, Served
+from eldr_service.cli.doctor.listener import Listener, connect
 from eldr_service.cli.doctor.pages import Page, fetch
 from eldr_service.cli.doctor.samples import Samples
 from eldr_service.cli.failure import CommandError
@@ -68,7 +68,7 @@ def look(
     return Evidence(
         server=session.server,
         uses_tls=session.uses_tls,
-        doors=_doors(session, replicas, ready, seconds),
+        listeners=_listeners(session, replicas, ready, seconds),
         ready=ready,
         standings=found,
         listed_at=listed_at,
@@ -114,14 +114,14 @@ def _ready(session: Session, seconds: float) -> bool | CommandError:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def _doors(
+def _listeners(
     session: Session, replicas: Sequence[Address], ready: bool | CommandError, seconds: float
-) -> dict[str, Door]:
+) -> dict[str, Listener]:
     """Handshakes where we speak TLS, and where we should perhaps."""
     ca, key, certificate = session.tls
 
-    def door(at: Address) -> Door:
-        return knock(
+    def listener(at: Address) -> Listener:
+        return connect(
             at.host,
             at.port,
             seconds,
@@ -131,7 +131,7 @@ def _doors(
         )
 
     with ThreadPoolExecutor(max(1, len(replicas))) as threads:
-        return dict(zip(map(str, replicas), threads.map(door, replicas), strict=True))
+        return dict(zip(map(str, replicas), threads.map(listener, replicas), strict=True))
 
 
 def _served(urls: Sequence[str], health: str, pages: Mapping[str, Page]) -> list[Served]:

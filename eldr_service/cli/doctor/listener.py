@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class Listener:
     """What one address is like.
 
     Attributes
@@ -31,7 +31,7 @@ class Door:
     expires_in: float | None = None
 
 
-def knock(
+def connect(
     host: str,
     port: int,
     seconds: float,
@@ -39,24 +39,24 @@ def knock(
     tls: bool = True,
     ca: Path | None = None,
     certificate: tuple[Path, Path] | None = None,
-) -> Door:
+) -> Listener:
     """Connect, and with `tls` shake hands; `ca` checks its certificate, `certificate` is ours."""
     try:
         with socket.create_connection((host, port), seconds) as connection:
-            return _shake_hands(connection, host, ca, certificate) if tls else Door()
+            return _shake_hands(connection, host, ca, certificate) if tls else Listener()
     except ConnectionRefusedError:
-        return Door(error="nothing listens there")
+        return Listener(error="nothing listens there")
     except socket.gaierror as error:
-        return Door(error=f"the name does not resolve here ({error.strerror})")
+        return Listener(error=f"the name does not resolve here ({error.strerror})")
     except TimeoutError:
-        return Door(error=f"no answer within {seconds:g} s")
+        return Listener(error=f"no answer within {seconds:g} s")
     except OSError as error:
-        return Door(error=error.strerror or str(error))
+        return Listener(error=error.strerror or str(error))
 
 
 def _shake_hands(
     connection: socket.socket, host: str, ca: Path | None, own: tuple[Path, Path] | None
-) -> Door:
+) -> Listener:
     context = ssl.create_default_context(cafile=ca)
     if ca is None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -66,11 +66,11 @@ def _shake_hands(
     try:
         speaking = context.wrap_socket(connection, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
-        return Door(speaks_tls=True, distrust=error.verify_message)
+        return Listener(speaks_tls=True, distrust=error.verify_message)
     except ssl.SSLError as error:
-        return Door(speaks_tls="CERTIFICATE" in (error.reason or "").upper())
+        return Listener(speaks_tls="CERTIFICATE" in (error.reason or "").upper())
     except OSError:  # it hung up on what is no plain gRPC
-        return Door()
+        return Listener()
     with speaking:
         told = speaking.getpeercert() if ca else None
         expires = ssl.cert_time_to_seconds(str(told["notAfter"])) - time.time() if told else None
@@ -80,4 +80,4 @@ def _shake_hands(
             refuses = False
         except OSError:
             refuses = True
-        return Door(speaks_tls=True, wants_certificate=refuses, expires_in=expires)
+        return Listener(speaks_tls=True, wants_certificate=refuses, expires_in=expires)
