@@ -188,6 +188,7 @@ def _next(result: Result) -> Table:
             for policy in (DEFAULT, RIVAL)
             if policy != result.subject
         ),
+        ("make demo KEEP=1", "the daemon's page in a browser, with traffic, until Ctrl-C"),
         (f"make demo SEED={work.seed + 1}", "other halves and other arrivals"),
         (f"make demo RATE={work.rate / 2:g}", "half the load: smaller batches, other gains"),
         (f"make demo WORKERS={max(2, work.workers // 2)}", "fewer workers have less to tell apart"),
