@@ -92,3 +92,14 @@ def test_experts_that_differ_each_time_end_the_capture(server, probe):
     probe.again()
     assert probe.capture.stopped
     assert "while the engine served" in probe.capture.status().reason
+
+
+@pytest.mark.parametrize(
+    ("others", "alone"),
+    [({}, True), ({"decode": (90, 91)}, True), ({"a": (0, 30), "b": (5, 25)}, False)],
+)
+def test_a_prompt_among_few_tokens_of_others_counts_as_alone(others, alone):
+    from eldr_vllm.scheduler.prefill import _is_alone
+
+    step = SimpleNamespace(computed={"probe": (0, 40), **others})
+    assert _is_alone("probe", step) is alone

@@ -124,7 +124,7 @@ class PrefillSide:
             if not prompt.asked and (prompt.is_probe or not self._settings.stream):
                 continue
             if prompt.is_probe:
-                prompt.said["alone"] = len(step.computed) == 1
+                prompt.said["alone"] = _is_alone(request_id, step)
             tokens = min(after, prompt.num_tokens)
             blocks = step.slots.blocks(request_id, tokens)
             if prompt.asked and prompt.sequence:
@@ -271,3 +271,9 @@ class PrefillSide:
     ) -> AbstractContextManager[Span]:
         said = span_attributes.request(self._model, prompt.name)
         return self._outbox.span(method, {**said, **(about or {})}, prompt.context)
+
+
+def _is_alone(request_id: str, step: ScheduledStep) -> bool:
+    """Others compute fewer tokens than it does: mixed up with theirs, most would still be its."""
+    computed = {each: after - before for each, (before, after) in step.computed.items()}
+    return 2 * computed[request_id] > sum(computed.values())

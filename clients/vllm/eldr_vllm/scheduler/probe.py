@@ -37,7 +37,7 @@ MOST_APART = 0.5
 """A prompt that is told again differs by less than this share of what another prompt differs by.
 
 Another batch may round some picks elsewhere, so that they need not be the same."""
-TRIES_AMONG_OTHERS = 5
+TRIES_AMONG_OTHERS = 10
 TIMEOUT = 120.0  # seconds; an engine compiles what it has not seen before
 
 # So unlike each other that no model takes them to the same experts; less than 500 tokens each.
@@ -70,7 +70,7 @@ def can_probe(settings: Settings, transfer: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """Counts [L, E], tokens known and unknown, whether the prompt was alone in its last step."""
+    """Counts [L, E], tokens known and unknown, whether its last step was for it above all."""
 
     counts: NDArray[np.int64]
     known: int
@@ -161,7 +161,7 @@ class Probe:
         return f"a prompt told {share:.1%} of the same experts {when}, another {self._another:.1%}"
 
     def _among_others(self, salt: str) -> _Heard | None:
-        """The first prompt, computed again in a step with others; None if it never met them."""
+        """The first prompt, computed again in a step with as much of others; None if in none."""
         for turn in range(TRIES_AMONG_OTHERS):
             with ThreadPoolExecutor(len(PROMPTS)) as pool:
                 fresh = f"{salt}-{turn}"
