@@ -329,6 +329,7 @@ async def test_an_engine_whose_metrics_are_none_takes_none_of_the_others(page):
             text = await answer.text()
         families = {family.name for family in text_string_to_metric_families(text)}
         assert "eldr_proxy_requests_in_flight" in families
+        assert "_created" not in text
         name = "eldr_proxy_engine_time_per_output_token_seconds"
         for engine in (rig.prefill[0], rig.decode[1]):
             assert re.search(rf'{name}_sum{{.*url="{engine.url}".*}} 0.5', text)
