@@ -383,12 +383,11 @@ def test_a_release_at_another_replica_wakes(tmp_path, model):
         calls = [c.router.Route.future(w, timeout=60) for c, w in zip((a, b), waits, strict=True)]
         with pytest.raises(grpc.FutureTimeoutError):
             calls[1].result(1)
-        for _ in calls:  # of both replicas one is first, and the other waits on
-            eventually(lambda: booked(a, model) == 1, SOON)
-            for held in ("r", "x", "y"):
-                if held == "r" or calls["xy".index(held)].done():
-                    b.release(model, held)
-            eventually(lambda: any(call.done() for call in calls), SOON)
+        b.release(model, "r")
+        eventually(lambda: any(call.done() for call in calls), SOON)
+        first = "x" if calls[0].done() else "y"  # the other waits on
+        eventually(lambda: booked(a, model) == booked(b, model) == 1, SOON)
+        b.release(model, first)
         assert [call.result(SOON).placement.worker_id for call in calls] == ["w0", "w0"]
 
 
