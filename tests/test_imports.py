@@ -25,6 +25,10 @@ MAY_IMPORT = {
 }
 # The rooms that have parts: a part -> what it may import, of the rooms and of its own.
 PARTS_MAY_IMPORT = {
+    "server.program": (
+        "stores core server.config server.credentials server.daemon server.discovery"
+        " server.observability server.rpc"
+    ),
     "server.daemon": (
         "refits decision_log routing policies fitting stores core kernels"
         " server.comparison server.config server.credentials server.descriptors server.discovery"

@@ -6,7 +6,7 @@ import gc
 def main() -> None:
     """Run `eldr-server`."""
     gc.disable()  # nothing of what is imported is ever garbage
-    from eldr_service.server.daemon import main as run  # `eldr` uses parts of this room without it
+    from eldr_service.server.program import main as run  # `eldr` uses parts of this room without it
 
     gc.freeze()
     gc.enable()

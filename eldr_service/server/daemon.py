@@ -1,4 +1,4 @@
-"""`eldr-server`: puts the rooms together, serves, and goes in good order."""
+"""The daemon: puts the rooms together, serves, and goes in good order."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,8 @@ import json
 import os
 import secrets
 import signal
-import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,6 @@ from eldr.v1 import (
 )
 from eldr_client import traces
 
-from eldr_service.core.errors import EldrError
 from eldr_service.decision_log.recorder import Recorder
 from eldr_service.decision_log.writer import Writer
 from eldr_service.fitting.process import FittingProcess
@@ -38,8 +36,8 @@ from eldr_service.routing.router import Limits, Router
 from eldr_service.routing.standing import StandingLimits
 from eldr_service.routing.workers import Workers
 from eldr_service.server.comparison.comparisons import Comparisons
-from eldr_service.server.config import Settings, load_settings
-from eldr_service.server.credentials import Credentials, CredentialsError
+from eldr_service.server.config import Settings
+from eldr_service.server.credentials import Credentials
 from eldr_service.server.descriptors import spare_descriptors
 from eldr_service.server.discovery import Discovery, SourceError
 from eldr_service.server.discovery.remembered import Remembered
@@ -48,7 +46,6 @@ from eldr_service.server.durability import Durability
 from eldr_service.server.learning import Learning
 from eldr_service.server.observability.heartbeat import beat
 from eldr_service.server.observability.http import HttpServer
-from eldr_service.server.observability.logging import configure_logging
 from eldr_service.server.page.access import Access
 from eldr_service.server.page.actions import Actions
 from eldr_service.server.page.routes import Page
@@ -70,7 +67,6 @@ from eldr_service.server.rpc.spans import CallSpans
 from eldr_service.server.rpc.telemetry import Telemetry
 from eldr_service.stores.bookings import BookingStore
 from eldr_service.stores.learned import LearnedStore
-from eldr_service.stores.records import StoreError
 from eldr_service.stores.shared.address import StateAddress
 from eldr_service.stores.shared.state import SharedState
 from eldr_service.stores.sqlite import SqliteStore
@@ -473,35 +469,3 @@ def _write_ports(path: Path, addresses: Mapping[str, str]) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(addresses) + "\n")
     unfinished.replace(path)
-
-
-def _run_loop(main: Coroutine[None, None, None]) -> None:
-    """Run on uvloop, where it exists: it takes a quarter of the time off each call."""
-    try:
-        import uvloop
-    except ImportError:  # Windows
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
-
-
-async def _run(settings: Settings) -> None:
-    await Daemon(settings).run()
-
-
-def main() -> None:
-    """Run `eldr-server`."""
-    settings = load_settings(sys.argv[1:])
-    configure_logging(settings.log_format, settings.log_level)
-    try:
-        _run_loop(_run(settings))
-    except (
-        StartError,
-        CredentialsError,
-        StoreError,
-        TokensFileError,
-        CertificateError,
-        SourceError,
-        EldrError,
-    ) as error:
-        sys.exit(f"eldr-server: {error}")

@@ -18,7 +18,7 @@ _LOADED_WITH = ("PYTHON", "NUMBA_", "GRPC_", "OMP_")  # read when modules are im
 _NURSERY = """
 import gc, json, os, sys
 from eldr_service.kernels import warm_up
-from eldr_service.server.daemon import main
+from eldr_service.server.program import main
 warm_up()
 gc.freeze()
 for line in sys.stdin:

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import grpc
+from eldr.v1.fleet_pb2 import RegisterWorkerRequest, WorkerRole
+from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 
 from benchmarks.demos.demo_vllm.processes import free_port
 
@@ -122,3 +126,17 @@ def _is_healthy(engine: RealEngine) -> bool:
             return answer.status == 200
     except OSError:
         return False
+
+
+def register(daemon: str, engines: Sequence[RealEngine]) -> None:
+    """Tell a daemon of these engines: the first prefills, the others decode."""
+    with grpc.insecure_channel(daemon) as channel:
+        for number, engine in enumerate(engines):
+            FleetServiceStub(channel).RegisterWorker(
+                RegisterWorkerRequest(
+                    worker_id=f"worker-{number}",
+                    model=MODEL,
+                    url=engine.url,
+                    role=WorkerRole.Value(f"WORKER_ROLE_{'DECODE' if number else 'PREFILL'}"),
+                )
+            )

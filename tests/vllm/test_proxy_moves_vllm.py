@@ -4,15 +4,12 @@ import asyncio
 import itertools
 import json
 
-import grpc
 import pytest
 from aiohttp import ClientSession
-from eldr.v1.fleet_pb2 import RegisterWorkerRequest, WorkerRole
-from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr_client.aio import RouterClient
 from eldr_vllm.proxy.app import Proxy
 from eldr_vllm.proxy.settings import Settings
-from real_engines import MODEL, running_engines
+from real_engines import MODEL, register, running_engines
 from restless import restless_daemon
 from scripted_engine import Rig, eventually, serve
 from test_proxy_daemon import booked
@@ -36,16 +33,8 @@ def engines(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def daemon(engines):
-    with restless_daemon() as daemon, grpc.insecure_channel(daemon.grpc) as channel:
-        for number, engine in enumerate(engines):
-            FleetServiceStub(channel).RegisterWorker(
-                RegisterWorkerRequest(
-                    worker_id=f"worker-{number}",
-                    model=MODEL,
-                    url=engine.url,
-                    role=WorkerRole.Value(f"WORKER_ROLE_{'DECODE' if number else 'PREFILL'}"),
-                )
-            )
+    with restless_daemon() as daemon:
+        register(daemon.grpc, engines)
         yield daemon
 
 

@@ -7,18 +7,15 @@ from collections.abc import Callable
 from functools import reduce
 from itertools import zip_longest
 
-import grpc
 import pytest
 from aiohttp import ClientSession
 from daemon import running_daemon
-from eldr.v1.fleet_pb2 import RegisterWorkerRequest, WorkerRole
-from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr_vllm.proxy.app import Proxy
 from eldr_vllm.proxy.engines import Engines
 from eldr_vllm.proxy.fleet import Engine
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.settings import Settings
-from real_engines import MODEL, RealEngine, running_engines
+from real_engines import MODEL, RealEngine, register, running_engines
 from scripted_engine import serve
 from test_proxy_daemon import booked
 
@@ -40,16 +37,8 @@ def engines(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def daemon(engines):
-    with running_daemon() as daemon, grpc.insecure_channel(daemon.grpc) as channel:
-        for number, engine in enumerate(engines):
-            FleetServiceStub(channel).RegisterWorker(
-                RegisterWorkerRequest(
-                    worker_id=f"worker-{number}",
-                    model=MODEL,
-                    url=engine.url,
-                    role=WorkerRole.Value(f"WORKER_ROLE_{'DECODE' if number else 'PREFILL'}"),
-                )
-            )
+    with running_daemon() as daemon:
+        register(daemon.grpc, engines)
         yield daemon
 
 
