@@ -264,8 +264,8 @@ class Daemon:
         self._discovery.close()
         await self._refits.close()
         await self._process.close()
-        self._watch.close()
         await self._served.stop(grace=1.0)
+        self._watch.close()
         await self._http.stop()
         if self._learning and self._leads:
             await self._learning.close()

@@ -133,16 +133,16 @@ def test_a_model_must_be_named(daemon):
 def test_only_so_many_watch(daemon):
     request = router_pb2.WatchMovesRequest(model="m")
     with Client(daemon.grpc) as client:
-        watches = [client.router.WatchMoves(request) for _ in range(64)]
-
-        def is_refused():
-            try:
-                next(client.router.WatchMoves(request, timeout=1))
-            except grpc.RpcError as error:
-                return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            return False
-
-        eventually(is_refused)
+        watches = [client.router.WatchMoves(request) for _ in range(65)]
+        eventually(lambda: any(watch.done() for watch in watches))
+        (refused,) = (watch for watch in watches if watch.done())
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         for watch in watches:
             watch.cancel()
-        eventually(lambda: not is_refused())
+
+        def is_taken():
+            with pytest.raises(grpc.RpcError) as ended:
+                next(client.router.WatchMoves(request, timeout=1))
+            return ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+        eventually(is_taken)

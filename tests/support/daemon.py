@@ -82,6 +82,7 @@ def running_daemon(
             process.terminate()
             try:
                 process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+            except subprocess.TimeoutExpired as error:
                 process.kill()
                 process.wait()
+                raise RuntimeError(f"the daemon does not stop: {stderr.read_text()}") from error

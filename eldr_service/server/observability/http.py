@@ -14,6 +14,8 @@ from eldr_service.server.observability.metrics import Metrics
 
 COMPRESSED_AT_ONCE = 16 << 10
 """Bytes that are compressed in one step, about half a millisecond."""
+STOP_SECONDS = 1.0
+"""How long answers that are under way may go on when the server stops."""
 Paths = Iterable[tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]]
 
 
@@ -61,7 +63,7 @@ class HttpServer:
         add("*", "/{rest:.*}", self._nothing)
         logging.getLogger("aiohttp.server").addFilter(_of_ours)
         # Scrapes every few seconds are nothing to log.
-        self._runner = web.AppRunner(self.app, access_log=None)
+        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=STOP_SECONDS)
 
     async def start(self, host: str, port: int) -> int:
         """Listen, and return the port: the one that was free where `port` is 0.
@@ -77,7 +79,7 @@ class HttpServer:
         return bound
 
     async def stop(self) -> None:
-        """Answer what has been asked, and stop listening. Twice is fine."""
+        """Stop listening, and answer what has been asked. Twice is fine."""
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:

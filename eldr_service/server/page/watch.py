@@ -78,7 +78,7 @@ class Watch(Following):
         self._troubles = troubles
         self._serving = serving
         self._comparisons = comparisons
-        self._viewers: set[asyncio.Queue[Shown]] = set()
+        self._viewers: set[asyncio.Queue[Shown | None]] = set()
         self._task: asyncio.Task[None] | None = None
 
     def watch(self, router: Router, refits: Refits) -> None:
@@ -94,14 +94,14 @@ class Watch(Following):
         """
         if len(self._viewers) >= MOST_VIEWERS:
             raise TooManyViewersError(f"{MOST_VIEWERS} look at the page already")
-        told: asyncio.Queue[Shown] = asyncio.Queue(1)
+        told: asyncio.Queue[Shown | None] = asyncio.Queue(1)
         self._viewers.add(told)
         try:
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._tell())
             yield Shown(self.now()).to(caller)
-            while True:
-                yield (await told.get()).to(caller)
+            while shown := await told.get():
+                yield shown.to(caller)
         finally:
             self._viewers.discard(told)
 
@@ -127,9 +127,10 @@ class Watch(Following):
         )
 
     def close(self) -> None:
-        """Tell no more."""
+        """Tell no more: the viewers' documents end."""
         if self._task:
             self._task.cancel()
+        self._tell_viewers(None)
 
     def _partition_of(self, model: str) -> Partition | None:
         found = self._router.models.get(model)
@@ -139,9 +140,11 @@ class Watch(Following):
         """Compose a document each second for as long as there are viewers."""
         await asyncio.sleep(SECONDS)
         while self._viewers:
-            shown = Shown(self.now())
-            for viewer in self._viewers:
-                with suppress(asyncio.QueueEmpty):  # it is slow: it gets the newest
-                    viewer.get_nowait()
-                viewer.put_nowait(shown)
+            self._tell_viewers(Shown(self.now()))
             await asyncio.sleep(SECONDS)
+
+    def _tell_viewers(self, shown: Shown | None) -> None:
+        for viewer in self._viewers:
+            with suppress(asyncio.QueueEmpty):  # it is slow: it gets the newest
+                viewer.get_nowait()
+            viewer.put_nowait(shown)

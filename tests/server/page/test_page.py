@@ -276,3 +276,14 @@ def test_only_so_many_viewers(live):
         for each in opened:
             each.close()
     eventually(lambda: asked(live.http, "/page/events")[0] == 200)
+
+
+def test_viewers_do_not_hold_up_the_end():
+    with running_daemon() as daemon, socket.socket() as reads_nothing:
+        reads_nothing.connect(("127.0.0.1", int(daemon.http.rpartition(":")[2])))
+        reads_nothing.sendall(b"GET /page/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with urllib.request.urlopen(f"http://{daemon.http}/page/events") as answer:
+            answer.readline()
+            daemon.process.terminate()
+            answer.read()  # which raises where the stream is cut off
+        assert daemon.process.wait(10) == 0

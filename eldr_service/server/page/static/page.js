@@ -359,6 +359,7 @@ async function fillPolicies() {
   $("policy-name").replaceChildren(
     ...policies.map((p) => make("option", p.name, { "data-about": p.description })));
   aboutPolicy();
+  if (shown) show(shown); // at once: later it would undo what the operator has chosen by then
 }
 
 function link(state, words) {
