@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 from daemon import running_daemon
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from live_fleet import LiveFleet
 from wire import eventually
 
@@ -89,6 +92,33 @@ def test_panels_have_their_own_place_and_number():
         }
         assert not own & cells, panel["title"]
         cells |= own
+
+
+def test_grafana_knows_every_field():
+    """What Grafana's types do not know is lost where they read the dashboard and write it again."""
+    plugins.register_default_plugins()
+    assert not list(lost(DASHBOARD, written_by_grafana(DASHBOARD)))
+    misspelt = json.loads(json.dumps(DASHBOARD))
+    timeseries = next(panel for panel in misspelt["panels"] if panel["type"] == "timeseries")
+    timeseries["options"]["legendd"] = {}
+    (path,) = lost(misspelt, written_by_grafana(misspelt))
+    assert path.endswith(".options.legendd")
+
+
+def written_by_grafana(document):
+    return json.loads(JSONEncoder().encode(Dashboard.from_json(document)))
+
+
+def lost(given, kept, path=""):
+    """The paths of what is not the same."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for key in given.keys() - {"titleFormat"}:  # of Prometheus's annotations alone
+            yield from lost(given[key], kept.get(key), f"{path}.{key}")
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for number, pair in enumerate(zip(given, kept, strict=True)):
+            yield from lost(*pair, f"{path}[{number}]")
+    elif given != kept:
+        yield path
 
 
 def test_each_alert_is_tested_firing_and_quiet_and_documented():
