@@ -1,3 +1,4 @@
+import dataclasses
 import datetime
 import threading
 
@@ -6,6 +7,7 @@ import pytest
 from eldr.v1 import fleet_pb2, router_pb2
 from eldr_client import (
     Counts,
+    Placement,
     PlacementReason,
     ReleaseResult,
     RouterClient,
@@ -74,6 +76,30 @@ def test_route_says_everything_and_reads_everything(router):
 def test_a_misspelt_keyword_is_a_type_error(dead_target):
     with RouterClient(dead_target) as client, pytest.raises(TypeError, match="candidates"):
         client.route("m", "r", candidates=["w0"])
+
+
+def test_a_placement_has_all_that_the_contract_has():
+    message = router_pb2.Placement(
+        worker_id="w0",
+        unsaved=True,
+        rule="least cost",
+        scores=[{"worker_id": "w0", "cost": 0.5, "stale": True, "cached_tokens": 64}, {}],
+    )
+    message.scores[0].report_age.FromMilliseconds(1_500)
+    placement = Placement.from_proto(message)
+    assert (placement.unsaved, placement.rule) == (True, "least cost")
+    first, second = placement.scores
+    assert (first.cost, first.report_age, first.stale, first.cached_tokens) == (0.5, 1.5, True, 64)
+    assert (second.cost, second.report_age, second.stale, second.cached_tokens) == (
+        None, None, False, 0,
+    )  # fmt: skip
+
+    def names(of):
+        return [each.name for each in dataclasses.fields(of)]
+
+    differently = {"lease_expire_time", "lease_remaining"}  # as lease_expires_at, by this clock
+    assert {f.name for f in message.DESCRIPTOR.fields} - differently <= set(names(placement))
+    assert {f.name for f in message.scores[0].DESCRIPTOR.fields} == set(names(first))
 
 
 def test_the_reasons_are_the_contracts():

@@ -116,22 +116,21 @@ def test_another_payload_and_an_early_release_are_refused(client, model):
     with Refused("FAILED_PRECONDITION") as refused:
         client.route(model, "r", prompt_tokens=2)
     assert "another payload" in refused.status.message
-    for other in ({"session": "s"}, {"prefix_hashes": [1]}):
-        with Refused("FAILED_PRECONDITION"):
-            client.route(model, "r", prompt_tokens=1, **other)
+    with Refused("FAILED_PRECONDITION"):
+        client.route(model, "r", prompt_tokens=1, session="s")
     assert client.release(model, "late") == "UNKNOWN"
     with Refused("FAILED_PRECONDITION"):
         client.route(model, "late")
     assert client.booked(model) == 1
 
 
-def test_prefix_hashes_beyond_the_most_that_are_used_are_no_part_of_the_payload(client, model):
-    client.register(model)
+def test_what_tells_who_holds_the_prompt_is_no_part_of_the_payload(client, model):
+    """A shim that has asked for a placement says it where its caller need not."""
+    client.register(model, "a")
     hashes = [2**64 - 1 - number for number in range(5_000)]
     assert not client.route(model, "r", prefix_hashes=hashes).repeated
-    assert client.route(model, "r", prefix_hashes=hashes[:4_096]).repeated
-    with Refused("FAILED_PRECONDITION"):
-        client.route(model, "r", prefix_hashes=hashes[:4_095])
+    for other in ({"prefix_hashes": hashes[:7]}, {"cached_tokens": {"a": 9}}, {}):
+        assert client.route(model, "r", **other).repeated
 
 
 @pytest.mark.parametrize(

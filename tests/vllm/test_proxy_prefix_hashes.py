@@ -7,8 +7,9 @@ import pytest
 from daemon import running_daemon
 from eldr.v1.router_pb2 import RouteRequest
 from eldr.v1.router_pb2_grpc import RouterServiceStub
+from eldr_vllm.prefix_hashes import BLOCK_TOKENS, MOST
 from eldr_vllm.proxy.legs import Leg
-from eldr_vllm.proxy.prefix_hashes import BLOCK_TOKENS, MOST, prefix_hashes
+from eldr_vllm.proxy.prefix_hashes import of_leg
 from scripted_engine import MODEL
 from test_proxy_daemon import routed_rig
 
@@ -16,7 +17,7 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 
 def hashes(path=COMPLETIONS, **body):
-    return prefix_hashes(Leg("r", path, body))
+    return of_leg(Leg("r", path, body))
 
 
 def shared(one, other):

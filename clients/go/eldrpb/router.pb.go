@@ -890,7 +890,7 @@ type RouteRequest struct {
 	// The conversation that the request is a turn of, by any name that the caller gives it; empty for none. At most 512 bytes.
 	Session string `protobuf:"bytes,20,opt,name=session,proto3" json:"session,omitempty"`
 	// Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
-	// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
+	// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used. A repeat may say otherwise.
 	PrefixHashes []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
 	// The request may go on at another worker while it runs, as WatchMoves proposes.
 	Movable bool `protobuf:"varint,22,opt,name=movable,proto3" json:"movable,omitempty"`

@@ -100,7 +100,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class WorkerScore:
-    """How one worker looked when the decision was made; None where unknown."""
+    """How one worker looked when the decision was made; None where unknown.
+
+    `report_age` is in seconds, and `cost` in the policy's unit; see WorkerScore in router.proto.
+    """
 
     worker_id: str
     eligible: bool
@@ -109,6 +112,10 @@ class WorkerScore:
     load: float
     in_band: bool
     predicted_active_experts: float | None
+    cost: float | None
+    report_age: float | None
+    stale: bool
+    cached_tokens: int
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,10 @@ class Placement:
     early : bool
         It rests on a part of the signature, as the rest has not come; `coverage` is that of the
         tokens seen so far. The booking takes in the whole when it is complete.
+    unsaved : bool
+        The router cannot write its state at the moment: a crash of it would forget this booking.
+    rule : str
+        The rule that took this worker, in words; with explain or dry_run.
     scores : tuple of WorkerScore
         Of all workers; with explain or dry_run.
     """
@@ -161,6 +172,8 @@ class Placement:
     similarity: float | None = None
     coverage: float = 0.0
     early: bool = False
+    unsaved: bool = False
+    rule: str = ""
     signature_source: SignatureSource = SignatureSource.UNSPECIFIED
     scores: tuple[WorkerScore, ...] = field(default=(), repr=False)
 
@@ -205,6 +218,8 @@ class Placement:
             similarity=_optional(message, "similarity"),
             coverage=message.coverage,
             early=message.early,
+            unsaved=message.unsaved,
+            rule=message.rule,
             signature_source=_source(message.signature_source),
             scores=tuple(
                 WorkerScore(
@@ -215,6 +230,14 @@ class Placement:
                     load=score.load,
                     in_band=score.in_band,
                     predicted_active_experts=_optional(score, "predicted_active_experts"),
+                    cost=_optional(score, "cost"),
+                    report_age=(
+                        score.report_age.ToTimedelta().total_seconds()
+                        if score.HasField("report_age")
+                        else None
+                    ),
+                    stale=score.stale,
+                    cached_tokens=score.cached_tokens,
                 )
                 for score in message.scores
             ),

@@ -1,7 +1,6 @@
 """Messages to the domain, with every field checked; the errors name field, expected and found."""
 
 import zlib
-from array import array
 from collections.abc import Collection, Mapping
 from enum import IntEnum
 from functools import lru_cache
@@ -255,7 +254,8 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         )
     of_counts = fingerprint(request.counts) + 1 if inline else 0
     # Everything that the decision and its booking rest on; how the answer looks is no part of it,
-    # nor is what workers hold of the prompt, which changes while a caller tries again.
+    # nor is what tells who holds the prompt: it changes while a caller tries again, and a shim
+    # that has asked says it where the caller need not.
     payload: tuple[object, ...] = (
         sequences,
         request.prompt_tokens,
@@ -268,8 +268,8 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
         lease,
         sorted(own_labels.items()),
     )
-    if session or prefix_hashes:  # bookings of callers that send neither keep their fingerprints
-        payload += (session, zlib.crc32(array("Q", prefix_hashes)))
+    if session:  # bookings of callers that send none keep their fingerprints
+        payload += (session,)
     return RouteCall(
         model=model,
         request_id=request_id(request),

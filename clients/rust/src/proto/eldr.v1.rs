@@ -1013,7 +1013,7 @@ pub struct RouteRequest {
     #[prost(string, tag = "20")]
     pub session: ::prost::alloc::string::String,
     /// Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
-    /// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
+    /// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used. A repeat may say otherwise.
     #[prost(fixed64, repeated, tag = "21")]
     pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
     /// The request may go on at another worker while it runs, as WatchMoves proposes.

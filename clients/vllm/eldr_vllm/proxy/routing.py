@@ -20,6 +20,7 @@ from eldr_client.aio import RouterClient
 from eldr_client.messages import RouteFields
 from eldr_client.traces import Span, Traces
 
+from eldr_vllm.prefix_hashes import BLOCK_TOKENS
 from eldr_vllm.proxy.bookings import Booking, Bookings
 from eldr_vllm.proxy.cooldown import CoolDown
 from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed, ProxyError, no_worker
@@ -28,7 +29,7 @@ from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.links import Links
 from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.prefilled import Prefilled
-from eldr_vllm.proxy.prefix_hashes import BLOCK_TOKENS, prefix_hashes
+from eldr_vllm.proxy.prefix_hashes import of_leg
 from eldr_vllm.proxy.settings import Settings
 
 logger = logging.getLogger("eldr_proxy")
@@ -283,7 +284,7 @@ def _said_of(leg: Leg) -> RouteFields:
         "expected_output_tokens": leg.output_limit,
         "session": leg.kin.session,
         "labels": leg.kin.labels,
-        "prefix_hashes": prefix_hashes(leg),
+        "prefix_hashes": of_leg(leg),
         "prefix_block_tokens": BLOCK_TOKENS,
         "movable": leg.written is not None,
     }

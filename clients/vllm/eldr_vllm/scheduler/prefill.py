@@ -1,6 +1,6 @@
 """The scheduler's side of a prefill: asks for counts, sends them on, puts them in the answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,10 +16,12 @@ from eldr_client import (
     RouterClient,
     span_attributes,
 )
+from eldr_client.messages import RouteFields
 from eldr_client.traces import Span, Value
 from numpy.typing import NDArray
 
 from eldr_vllm.messages import PromptChunk, PromptTotal
+from eldr_vllm.prefix_hashes import BLOCK_TOKENS, prefix_hashes, token_blocks
 from eldr_vllm.scheduler import transfer_params
 from eldr_vllm.scheduler.capture_state import CaptureState
 from eldr_vllm.scheduler.outbox import Outbox
@@ -36,10 +38,11 @@ _MAX_LATE = 1_024
 class _Prompt:
     """One request, from its arrival until its counts are in its answer.
 
-    `sent` are the counts of the chunks that the daemon has been sent, and with `failed` it has not
-    taken all of them. `said` is the `eldr` of the answer: a
-    dict that is handed out when the request finishes and filled when the counts come, in the same
-    step: vLLM calls `request_finished` before `update_connector_output`, and serialises after both.
+    `tokens` are those that stand for themselves, from the first on; `of_model` is what the KV
+    depends on beside them. `sent` are the counts of the chunks that the daemon has been sent, and
+    with `failed` it has not taken all of them. `said` is the `eldr` of the answer: a dict that is
+    handed out when the request finishes and filled when the counts come, in the same step: vLLM
+    calls `request_finished` before `update_connector_output`, and serialises after both.
     """
 
     name: str
@@ -48,6 +51,8 @@ class _Prompt:
     to_place: bool
     is_probe: bool
     context: dict[str, str]
+    tokens: Sequence[int]
+    of_model: tuple[str, str]
     sequence: int = 0
     asked: bool = False
     placed: bool = False
@@ -106,6 +111,8 @@ class PrefillSide:
             to_place=not is_probe and transfer_params.places(request, self._settings.place),
             is_probe=is_probe,
             context=transfer_params.trace_context(request),
+            tokens=_plain_tokens(request),
+            of_model=_of_model(request, self._model),
         )
         prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
         self._prompts[request.request_id] = prompt
@@ -222,7 +229,7 @@ class PrefillSide:
                     self._model,
                     prompt.name,
                     self._counts(*added) if chunk is None else chunk,
-                    route={"prefill_worker": self._worker_id} if places else None,
+                    route=self._asked(prompt) if places else None,
                     epoch=total.epoch,
                     sequence=total.sequence,
                     last=total.last,
@@ -250,11 +257,19 @@ class PrefillSide:
         placement = None
         try:
             with self._span("Route", prompt) as span:
-                found = client.route(self._model, prompt.name, prefill_worker=self._worker_id)
+                found = client.route(self._model, prompt.name, **self._asked(prompt))
                 span.say(span_attributes.placement(found))
             placement = None if found.is_fallback else found
         finally:
             self._placed(prompt, placement)
+
+    def _asked(self, prompt: _Prompt) -> RouteFields:
+        """What a call says of a prompt; to hash a long one takes milliseconds."""
+        return {
+            "prefill_worker": self._worker_id,
+            "prefix_hashes": prefix_hashes(*prompt.of_model, token_blocks(prompt.tokens)),
+            "prefix_block_tokens": BLOCK_TOKENS,
+        }
 
     def _placed(self, prompt: _Prompt, placement: Placement | None) -> None:
         """The daemon has given a placement; or none, and the driver of the request has to ask."""
@@ -271,6 +286,21 @@ class PrefillSide:
     ) -> AbstractContextManager[Span]:
         said = span_attributes.request(self._model, prompt.name)
         return self._outbox.span(method, {**said, **(about or {})}, prompt.context)
+
+
+def _plain_tokens(request: Any) -> Sequence[int]:
+    """The prompt's tokens before the first image or the like, whose tokens are all the same."""
+    if request.prompt_embeds is not None or request.prompt_token_ids is None:
+        return ()
+    begins = (feature.mm_position.offset for feature in request.mm_features)
+    first = min(begins, default=None)
+    return request.prompt_token_ids if first is None else request.prompt_token_ids[:first]
+
+
+def _of_model(request: Any, model: str) -> tuple[str, str]:
+    """The name of the model or its adapter, and the salt that keeps tenants apart."""
+    adapter = request.lora_request
+    return model if adapter is None else adapter.lora_name, request.cache_salt or ""
 
 
 def _is_alone(request_id: str, step: ScheduledStep) -> bool:

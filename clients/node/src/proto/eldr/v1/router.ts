@@ -546,7 +546,7 @@ export interface RouteRequest {
   session: string;
   /**
    * Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
-   * size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used.
+   * size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used. A repeat may say otherwise.
    */
   prefixHashes: bigint[];
   /** The request may go on at another worker while it runs, as WatchMoves proposes. */
