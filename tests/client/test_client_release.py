@@ -192,7 +192,7 @@ def test_ctrl_c_ends_the_program_but_not_before_its_release(router, where):
     )
     eventually(lambda: router.held)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in stderr
     eventually(lambda: not router.held)
     assert router.requests("Release")[0].outcome == CANCELLED

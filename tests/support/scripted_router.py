@@ -172,7 +172,7 @@ def refuse(context, code: grpc.StatusCode, message: str, *details, **metadata: s
     context.abort(code, message)
 
 
-def eventually(what: Callable[[], object], timeout: float = 10.0) -> None:
+def eventually(what: Callable[[], object], timeout: float = 60.0) -> None:
     """Wait until `what` is true."""
     end = time.monotonic() + timeout
     while not what():
