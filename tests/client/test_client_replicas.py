@@ -186,7 +186,7 @@ def test_a_worker_moves_to_another_replica(replicas):
         (first,) = holders()
         replicas.send(first, signal.SIGKILL)
         replicas.daemons[first].process.wait()
-        eventually(lambda: holders() == [1 - first], 10)
+        eventually(lambda: holders() == [1 - first])
 
 
 def test_workers_do_not_all_choose_the_first(replicas):

@@ -132,7 +132,7 @@ def test_what_could_not_be_renewed_without_a_daemon_has_some_time(tmp_path):
             request = router_pb2.RenewLeasesRequest(model="m", leases=[lease])
             assert not client.router.RenewLeases(request).unknown
             time.sleep(0.2)
-        eventually(lambda: client.booked("m") == 1, 10)
+        eventually(lambda: client.booked("m") == 1)
         assert client.release("m", "renewed") == "RELEASED"
         assert client.release("m", "short") == "ALREADY_RELEASED"
 

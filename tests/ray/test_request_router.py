@@ -92,7 +92,7 @@ def test_the_decode_engine_is_told_its_booking(light):
     answer = light.send(LIKE_A, seconds=1.0)
     from rig import wait
 
-    wait(lambda: light.fleet.total("booked_sequences") == 1, 5)
+    wait(lambda: light.fleet.total("booked_sequences") == 1, 30)
     answer = answer.result(timeout_s=10)
     assert answer["eldr"].keys() == {"request_id", "attempt", "lease_id"}
     light.fleet.await_no_bookings()
@@ -168,7 +168,7 @@ def test_a_caller_that_goes_ends_its_booking(light, until):
     from rig import wait
 
     answer = light.send(LIKE_A, seconds=30.0)
-    wait(lambda: light.fleet.total(until) == 1, 5)
+    wait(lambda: light.fleet.total(until) == 1, 30)
     answer.cancel()
     light.fleet.await_no_bookings()
 

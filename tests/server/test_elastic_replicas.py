@@ -30,7 +30,7 @@ def know(client, model, *workers):
                  if w.model == model}  # fmt: skip
         return known == set(workers)
 
-    eventually(knows, 10)
+    eventually(knows)
 
 
 def report(client, model, worker_id, number):
@@ -45,12 +45,12 @@ def test_a_life_goes_on_at_another_replica_with_what_it_says_of_itself_now(pair)
     a.register("life", "w", incarnation=LIFE)
     know(b, "life", "w")
     report(a, "life", "w", 1)
-    eventually(lambda: b.workers("life")["w"].state == pb.WORKER_STATE_READY, 10)
+    eventually(lambda: b.workers("life")["w"].state == pb.WORKER_STATE_READY)
     b.route("life", "r")
     assert b.register("life", "w", incarnation=LIFE, labels={"zone": "x"}) == LIFE
-    eventually(lambda: dict(a.workers("life")["w"].labels) == {"zone": "x"}, 10)
+    eventually(lambda: dict(a.workers("life")["w"].labels) == {"zone": "x"})
     for client in pair:
-        eventually(lambda c=client: c.booked("life") == 1, 10)
+        eventually(lambda c=client: c.booked("life") == 1)
 
 
 def test_a_drain_ends_at_its_deadline_for_all(pair):
@@ -62,10 +62,10 @@ def test_a_drain_ends_at_its_deadline_for_all(pair):
     request = pb.DrainWorkerRequest(model="drain", worker_id="w", remove=True)
     request.deadline.CopyFrom(Duration(seconds=2))
     assert a.fleet.DrainWorker(request).booked_sequences == 1
-    eventually(lambda: b.workers("drain")["w"].HasField("drain_remaining"), 10)
+    eventually(lambda: b.workers("drain")["w"].HasField("drain_remaining"))
     for client in pair:
         know(client, "drain", "other")
-        eventually(lambda c=client: c.booked("drain") == 0, 10)
+        eventually(lambda c=client: c.booked("drain") == 0)
     assert b.route("drain", "r", attempt=1).worker_id == "other"
 
 
@@ -75,7 +75,7 @@ def test_a_silent_worker_is_suspect_to_all_and_back_to_all(pair):
     report(a, "silence", "w", 1)
     know(b, "silence", "w")
     for client in pair:
-        eventually(lambda c=client: c.workers("silence")["w"].avoidance != 0, 10)
+        eventually(lambda c=client: c.workers("silence")["w"].avoidance != 0)
     report(b, "silence", "w", 2)
     for client in pair:
-        eventually(lambda c=client: c.workers("silence")["w"].avoidance == 0, 10)
+        eventually(lambda c=client: c.workers("silence")["w"].avoidance == 0)

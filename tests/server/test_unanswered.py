@@ -64,7 +64,7 @@ def test_of_a_burst_only_what_was_answered_stays_booked(own, model):
         # An answer that crosses its caller's deadline on the wire cannot be told from one that
         # arrives: on a busy machine a few in a hundred do.
         crossed = (BURST - len(answered)) // 20
-        eventually(lambda: client.booked(model) - len(answered) <= crossed, 5)
+        eventually(lambda: client.booked(model) - len(answered) <= crossed)
 
 
 def test_what_times_out_while_the_daemon_stands_still_is_not_booked(own, model):

@@ -333,8 +333,8 @@ async def _stop_all(rig: Rig) -> None:
         await runner.cleanup()
 
 
-async def eventually(holds, seconds: float = 1.0) -> None:
-    """Wait until the condition holds, for a second at most."""
+async def eventually(holds, seconds: float = 30.0) -> None:
+    """Wait until the condition holds."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it does not come about"

@@ -82,7 +82,7 @@ def test_the_start_up_probe(model, tmp_path, fault):
         else:
             assert (status.state, status.reason) == (fleet_pb2.CAPTURE_STATE_CAPTURING, "")
             assert all("counts" in answer for answer in answers)
-            wait(lambda: tokens_told(daemon) == 4 * 300, 10)
+            wait(lambda: tokens_told(daemon) == 4 * 300, 30)
     finally:
         engine.kill()
         daemon.kill()

@@ -44,7 +44,7 @@ def test_decodes_are_placed_by_their_experts(rig, tmp_path, with_plugin):
             explained = router.Explain(request, timeout=10).placement
             assert explained.reason == router_pb2.PLACEMENT_REASON_LOCALITY_BAND, explained
             assert explained.coverage == 1.0
-            wait(lambda: not rig.booked(), 10)
+            wait(lambda: not rig.booked(), 30)
 
 
 def serves(port: int, body: dict) -> bool:

@@ -34,7 +34,7 @@ async def test_vllm_router_prefills_and_decodes_through_the_proxy(shared_daemon,
         asked = [body["kv_transfer_params"] for body in prefill.bodies]
         assert len(asked) == 5
         assert all(each["do_remote_decode"] for each in asked)
-        await eventually(lambda: not booked(shared_daemon), 3)
+        await eventually(lambda: not booked(shared_daemon))
 
 
 async def test_sglang_router_shares_requests_among_proxies(shared_daemon, tmp_path):
@@ -60,7 +60,7 @@ async def test_sglang_router_shares_requests_among_proxies(shared_daemon, tmp_pa
                 lines = (await page.text()).splitlines()
             done = [line for line in lines if line.startswith("eldr_proxy_requests_total{")]
             assert sum(float(line.rsplit(" ", 1)[1]) for line in done) >= 3
-        await eventually(lambda: not booked(shared_daemon), 3)
+        await eventually(lambda: not booked(shared_daemon))
 
 
 async def eventually_healthy(rig):

@@ -130,7 +130,7 @@ async def test_placed_by_load_and_released(shared_daemon):
         for engine in rig.decode:
             engine.gate = asyncio.Event()
         asking = [asyncio.create_task(rig.post()) for _ in range(6)]
-        await eventually(lambda: sum(len(e.decodes) for e in rig.decode) == 6, 3)
+        await eventually(lambda: sum(len(e.decodes) for e in rig.decode) == 6)
         assert [len(engine.decodes) for engine in rig.decode] == [3, 3]
         assert booked(shared_daemon) == 6
         leases = {e["kv_transfer_params"]["eldr"]["lease_id"] for e in rig.decode[0].decodes}
@@ -213,7 +213,7 @@ async def test_a_failed_worker_is_replaced_in_the_booking(shared_daemon):
         rig.decode[0].fault = 500
         rig.decode[1].gate = asyncio.Event()
         asking = asyncio.create_task(rig.post())
-        await eventually(lambda: rig.decode[1].running == 1, 3)
+        await eventually(lambda: rig.decode[1].running == 1)
         with grpc.insecure_channel(shared_daemon.grpc) as channel:
             workers = FleetServiceStub(channel).ListWorkers(ListWorkersRequest(model=MODEL))
         loads = {w.worker_id: w.booked_sequences for w in workers.workers}
@@ -241,7 +241,7 @@ async def test_a_failed_worker_is_not_accepted_of_the_daemon(shared_daemon, stat
             engine.gate = asyncio.Event()
         rig.prefill[0].eldr = None
         asking = [asyncio.create_task(rig.post()) for _ in range(2 * capacity)]
-        await eventually(lambda: booked(shared_daemon) == 2 * capacity, 3)
+        await eventually(lambda: booked(shared_daemon) == 2 * capacity)
         assert (await rig.post())[0].status == 429
         assert await rig.metric('eldr_proxy_retries_total{role="decode"}') == 2
         for engine in others:
@@ -292,7 +292,7 @@ async def test_everyone_is_full(shared_daemon):
         for engine in rig.decode:
             engine.gate = asyncio.Event()
         asking = [asyncio.create_task(rig.post()) for _ in range(2)]
-        await eventually(lambda: booked(shared_daemon) == 2, 3)
+        await eventually(lambda: booked(shared_daemon) == 2)
         answer, body = await rig.post()
         assert (answer.status, body["error"]["type"]) == (429, "rate_limit_error")
         assert int(answer.headers["Retry-After"]) >= 1
@@ -307,7 +307,7 @@ async def test_a_request_waits_for_a_place(shared_daemon):
         for engine in rig.decode:
             engine.gate = asyncio.Event()
         asking = [asyncio.create_task(rig.post()) for _ in range(3)]
-        await eventually(lambda: booked(shared_daemon) == 2, 3)
+        await eventually(lambda: booked(shared_daemon) == 2)
         await asyncio.sleep(0.2)
         assert not any(task.done() for task in asking)
         for engine in rig.decode:

@@ -20,7 +20,7 @@ def ask(rig, stream: bool, **options):
 
 
 async def go_when(holds, asking: asyncio.Task) -> None:
-    await eventually(holds, 3)
+    await eventually(holds)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking

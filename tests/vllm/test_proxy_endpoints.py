@@ -55,7 +55,7 @@ async def test_the_newer_endpoints_go_the_same_way(shared_daemon, path, stream):
         assert (prefill[limit], decode[limit]) == (1, 5)
         assert "stream_options" not in decode
         assert not rig.pinned
-        await eventually(lambda: booked(shared_daemon) == 0, 2)
+        await eventually(lambda: booked(shared_daemon) == 0)
 
 
 @pytest.mark.parametrize("path", NEWER)

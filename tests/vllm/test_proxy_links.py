@@ -36,7 +36,7 @@ async def test_a_pair_that_cannot_is_left_alone(shared_daemon, static, stream):
         assert fetched.count(fresh.url) >= 5  # it is well
         assert stale.decodes  # as is that one
         assert sum(pairs(rig, other).count(stale.url) for other in rig.decode[1:]) >= 5
-        await eventually(lambda: booked(shared_daemon) == 0, 2)
+        await eventually(lambda: booked(shared_daemon) == 0)
 
 
 async def test_a_decode_engine_that_is_ill_is_left_alone_by_all(shared_daemon):
@@ -101,7 +101,7 @@ async def test_an_engine_that_is_busy_is_none_the_worse(shared_daemon, role, sta
             engine.fault = status
         answer, body = await rig.post()
         assert (answer.status, body["error"]["message"]) == (status, "broken")
-        await eventually(lambda: booked(shared_daemon) == 0, 2)
+        await eventually(lambda: booked(shared_daemon) == 0)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
@@ -119,4 +119,4 @@ async def test_an_engine_that_refuses_is_none_the_worse(shared_daemon, role, sta
         for engine in getattr(rig, role):
             engine.fault = None
         assert (await rig.post())[0].status == 200
-        await eventually(lambda: booked(shared_daemon) == 0 and not rig.pinned, 2)
+        await eventually(lambda: booked(shared_daemon) == 0 and not rig.pinned)

@@ -85,4 +85,4 @@ async def test_moved_streams_are_those_of_one_engine(engines, daemon, without):
         print(f"{done:.0f} moves, a pause of {pause:.3f} s each; {tpot:.3f} s per token")
     await runner.cleanup()
     await eventually(lambda: booked(daemon) == 0)
-    await eventually(lambda: all(engine.is_idle for engine in engines), 5.0)
+    await eventually(lambda: all(engine.is_idle for engine in engines))

@@ -55,7 +55,7 @@ async def test_it_decodes_where_its_experts_are_and_fetches_the_kv(shared_daemon
             assert not rig.pinned
         assert chosen[0] is not chosen[1]
         assert len(rig.prefill[0].bodies) == 4  # the proxy has asked for none itself
-        await eventually(lambda: not booked(shared_daemon), 3)
+        await eventually(lambda: not booked(shared_daemon))
 
 
 async def test_one_that_is_sent_again_and_again_is_placed_by_its_experts_each_time(shared_daemon):
@@ -70,7 +70,7 @@ async def test_one_that_is_sent_again_and_again_is_placed_by_its_experts_each_ti
         identities = [body["kv_transfer_params"]["eldr"] for body in served]
         assert sorted(each["attempt"] for each in identities) == [0, 1, 2, 3, 4]
         assert sum(bool(engine.decodes) for engine in rig.decode) <= 2  # those of its slot
-        await eventually(lambda: not booked(shared_daemon), 3)
+        await eventually(lambda: not booked(shared_daemon))
 
 
 async def test_an_engine_that_is_gone_is_passed_over_with_the_same_kv():
@@ -128,7 +128,7 @@ async def test_nonsense_of_the_shims_part_changes_nothing(shared_daemon, eldr):
         answer, said = await rig.post(kv_transfer_params=params)
         assert (answer.status, text(said)) == (200, "".join(text_of("Hello", 5)))
         assert not rig.pinned
-        await eventually(lambda: not booked(shared_daemon), 3)
+        await eventually(lambda: not booked(shared_daemon))
 
 
 async def test_without_prefill_engines_it_is_healthy_and_serves_what_was_not_prefilled():
@@ -146,6 +146,6 @@ async def test_a_client_that_goes_ends_the_booking(shared_daemon):
         for engine in rig.decode:
             engine.gate = asyncio.Event()
         asking = asyncio.create_task(rig.post(kv_transfer_params=params))
-        await eventually(lambda: booked(shared_daemon) == 1, 3)
+        await eventually(lambda: booked(shared_daemon) == 1)
         asking.cancel()
-        await eventually(lambda: not booked(shared_daemon), 3)
+        await eventually(lambda: not booked(shared_daemon))

@@ -35,7 +35,7 @@ async def turn(daemon: Daemon, rig: Rig, half: int, **body) -> Engine:
     def asked() -> list[Engine]:
         return [e for e in rig.decode if len(e.bodies) > before[e.url]]
 
-    await eventually(asked, 5)
+    await eventually(asked)
     (engine,) = asked()
     request_id = engine.bodies[-1]["kv_transfer_params"]["eldr"]["request_id"]
     async with RouterClient(daemon.grpc, timeout=5) as client:
@@ -44,7 +44,7 @@ async def turn(daemon: Daemon, rig: Rig, half: int, **body) -> Engine:
         each.gate.set()
     answer, _ = await asking
     assert answer.status == 200
-    await eventually(lambda: booked(daemon) == 0, 5)
+    await eventually(lambda: booked(daemon) == 0)
     return engine
 
 
@@ -84,7 +84,7 @@ async def test_a_request_goes_to_one_engine_once(daemon):
         (body,) = (body for engine in rig.decode for body in engine.bodies)
         assert set(body["kv_transfer_params"]) == {"eldr"}
         assert body["max_tokens"] == 5
-        await eventually(lambda: booked(daemon) == 0, 5)
+        await eventually(lambda: booked(daemon) == 0)
 
 
 async def test_several_sequences_are_placed_each(daemon):
@@ -102,7 +102,7 @@ async def test_another_replica_serves_what_one_fails(daemon):
         rig.decode[1].faults_left = rig.decode[0].faults_left = 1
         answer, _ = await rig.post(headers={"X-Session-Id": "fails"})
         assert answer.status == 200
-        await eventually(lambda: booked(daemon) == 0, 5)
+        await eventually(lambda: booked(daemon) == 0)
 
 
 async def test_without_a_daemon_the_replicas_take_turns():

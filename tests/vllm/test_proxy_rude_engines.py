@@ -155,7 +155,7 @@ async def ask(rig: Rig, daemon: Daemon, manner: Manner, asked: Iterable[dict]) -
             check_stream(body, expected)
         else:
             check_answer(answer.status, json.loads(body), expected)
-    await eventually(lambda: booked(daemon) == 0, 2)
+    await eventually(lambda: booked(daemon) == 0)
     unregister(daemon, rig)
 
 

@@ -45,7 +45,7 @@ async def test_what_is_served_whole(shared_daemon, path, body):
         assert "kv_transfer_params" not in decode
         assert {name: decode[name] for name in body} == body
         assert await rig.metric('eldr_proxy_placements_total{reason="CLIENT_FALLBACK"}') == 0
-        await eventually(lambda: booked(shared_daemon) == 0, 2)
+        await eventually(lambda: booked(shared_daemon) == 0)
 
 
 @pytest.mark.parametrize(("path", "body"), APART)
@@ -65,11 +65,11 @@ async def test_the_daemon_books_them_all(shared_daemon):
         for engine in rig.decode:
             engine.gate = asyncio.Event()
         asking = asyncio.create_task(rig.post(n=3, use_beam_search=True))
-        await eventually(lambda: booked(shared_daemon) == 3, 3)
+        await eventually(lambda: booked(shared_daemon) == 3)
         for engine in rig.decode:
             engine.gate.set()
         assert (await asking)[0].status == 200
-        await eventually(lambda: booked(shared_daemon) == 0, 2)
+        await eventually(lambda: booked(shared_daemon) == 0)
 
 
 async def test_sequences_of_one_stream_all_end():
@@ -111,7 +111,7 @@ async def test_a_forced_tool_call_over_one_token_that_does_not_read(shared_daemo
         assert not any("kv_transfer_params" in body for body in decodes)
         assert await rig.metric('eldr_proxy_retries_total{role="prefill"}') == 0
         assert (await rig.post())[0].status == 200  # by a prefill engine that is well
-        await eventually(lambda: booked(shared_daemon) == 0, 2)
+        await eventually(lambda: booked(shared_daemon) == 0)
 
 
 STOPS = {"stop": ["."], "stop_token_ids": [7], "min_tokens": 3, "ignore_eos": False}
