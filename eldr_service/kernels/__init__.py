@@ -15,7 +15,12 @@ from eldr_service.kernels.core.signature_memory import moved_towards
 from eldr_service.kernels.core.similarity import similarity
 from eldr_service.kernels.core.sparse import sparse_counts
 from eldr_service.kernels.fitting.assignment import balanced_assignment
-from eldr_service.kernels.policies.batches import add_use, growth
+from eldr_service.kernels.policies.batches import (
+    add_terms,
+    add_use,
+    expected_active,
+    growth,
+)
 from eldr_service.kernels.policies.expert_prediction import follow_counts, learn_decode, predict_use
 from eldr_service.kernels.policies.locality_band import choose_in_band
 from eldr_service.kernels.policies.marginal_cost import least_marginal_cost, nearness
@@ -26,6 +31,7 @@ from eldr_service.kernels.policies.remaining import remaining_by_row
 __all__ = [
     "FOR_EVERY_POLICY",
     "FOR_EXPLAIN",
+    "add_terms",
     "add_use",
     "balanced_assignment",
     "best_first",
@@ -33,6 +39,7 @@ __all__ = [
     "cache_troubles",
     "choose_in_band",
     "compile_ahead",
+    "expected_active",
     "follow_counts",
     "growth",
     "learn_decode",

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from eldr_service.kernels import add_use, growth, pack_use, unpack_counts
+from eldr_service.kernels import (
+    add_terms,
+    add_use,
+    expected_active,
+    growth,
+    pack_use,
+    unpack_counts,
+)
 
 EDGES = np.array([0.15, 0.4, 0.75, 1.25, 2.0, 3.2, 5.5], np.float32)
 
@@ -34,6 +41,25 @@ def test_what_is_added_is_taken_out_exactly():
     assert not sums.any()
     assert (unused == 127).all()
     assert (halved == 127).all()
+
+
+def test_sums_alone_count_the_same_experts():
+    rng = np.random.default_rng(3)
+    batches, unused = np.zeros((3, 6_144), np.int32), np.full((2, 6_144), 127, np.int8)
+    sums = np.zeros(6_144, np.int32)
+    packed = [pack_use(use, use) for use in rng.random((9, 6_144)).astype(np.float32) ** 4]
+    for i, each in enumerate(packed):
+        active = add_use(each, 1 + i % 3, 1.0, sums, *unused)
+        add_terms(each, 1 + i % 3, batches[2], batches[i % 2])
+    np.testing.assert_array_equal(batches[2], sums)
+    np.testing.assert_array_equal(batches[0] + batches[1], sums)
+    found = expected_active(batches, np.array([2, 0, 1]))
+    assert found[0] == pytest.approx(active, rel=1e-6)
+    assert (found[1:] < active).all()
+    for i, each in enumerate(packed):
+        add_terms(each, -(1 + i % 3), batches[2], batches[i % 2])
+    assert not batches.any()
+    assert (expected_active(batches, np.arange(3)) == 0).all()
 
 
 def test_terms_of_impossible_probabilities_are_those_of_the_nearest_possible():
@@ -72,6 +98,10 @@ def test_lengths_that_do_not_fit_are_refused():
     ones = np.ones(3, np.float32)
     with pytest.raises(ValueError, match="as many experts"):
         add_use(pack_use(ones, ones), 1, 1.0, np.zeros(9, np.int32), *np.ones((2, 9), np.int8))
+    with pytest.raises(ValueError, match="equally long"):
+        add_terms(pack_use(ones, ones), 1, np.zeros(3, np.int32), np.zeros(2, np.int32))
+    with pytest.raises(ValueError, match="below the number of rows"):
+        expected_active(np.zeros((1, 3), np.int32), np.ones(1, np.int64))
     with pytest.raises(ValueError, match="equally long"):
         pack_use(ones, np.ones(4, np.float32))
     with pytest.raises(ValueError, match="as many experts"):

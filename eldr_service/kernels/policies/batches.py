@@ -9,7 +9,7 @@ another size, whose sums are as many times greater as it has more requests.
 """
 
 import numpy as np
-from numba import float32, float64, int8, int16, int32, int64, types, uint8
+from numba import float32, float64, int8, int16, int32, int64, types, uint8, void
 from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import kernel, readonly
@@ -30,6 +30,9 @@ _ADD = float64(
     types.Array(int8, 1, "C"),
     types.Array(int8, 1, "C"),
 )
+_SUMS = types.Array(int32, 1, "C")
+_ADD_TERMS = void(readonly(uint8, 1), int64, _SUMS, _SUMS)
+_ACTIVE = types.Array(float64, 1, "C")(readonly(int32, 2), readonly(int64, 1))
 _GROWTH = types.Array(float64, 1, "C")(readonly(int8, 2), readonly(int64, 1), readonly(float32, 1))
 
 
@@ -78,6 +81,63 @@ def add_use(
         total += UNUSED[place]
         unused_resized[i] = _CODE[int32(min(place * factor, last))]
     return float(n - total)
+
+
+@kernel(_ADD_TERMS)
+def add_terms(
+    packed: NDArray[np.uint8], times: int, sums: NDArray[np.int32], others: NDArray[np.int32]
+) -> None:
+    """Put requests into two batches, or (`times` below 0) take them out: into the sums alone.
+
+    Parameters
+    ----------
+    packed : ndarray of uint8
+        One request's use of the experts of all layers, from `pack_use`.
+    times : int
+        How many such requests.
+    sums, others : ndarray of int32, shape [n]
+        Of the terms of all that are in each batch. In place.
+    """
+    if len(others) != len(sums):
+        raise ValueError("both sums must be equally long")
+    ranges = unpack_ranges(packed, len(sums))
+    added = np.int32(times) * terms_of(packed).astype(np.int32)
+    for i in range(len(sums)):
+        term = added[ranges[i]]
+        sums[i] += term
+        others[i] += term
+
+
+@kernel(_ACTIVE, fastmath={"reassoc"})
+def expected_active(sums: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Distinct experts that a step of each batch is expected to use, over all layers.
+
+    Parameters
+    ----------
+    sums : ndarray of int32, shape [m, n]
+        Of the terms of all that are in each batch.
+    rows : ndarray of int64, shape [batches]
+        Each batch's row of `sums`.
+
+    Returns
+    -------
+    ndarray of float64, shape [batches]
+
+    Raises
+    ------
+    ValueError
+        When a row is not there.
+    """
+    active = np.empty(len(rows))
+    for batch in range(len(rows)):
+        if not 0 <= rows[batch] < len(sums):
+            raise ValueError("rows must be below the number of rows")
+        own = sums[rows[batch]]
+        total = np.float32(0.0)
+        for i in range(len(own)):
+            total += UNUSED[min(max(own[i], 0), LAST)]
+        active[batch] = len(own) - total
+    return active
 
 
 @kernel(_GROWTH)

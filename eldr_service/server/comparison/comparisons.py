@@ -12,8 +12,9 @@ from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
 from eldr_service.core.worker import LoadReport, WorkerState
 from eldr_service.kernels import (
-    add_use,
+    add_terms,
     compile_ahead,
+    expected_active,
     follow_counts,
     learn_decode,
     pack_use,
@@ -65,7 +66,8 @@ class Comparisons(Journal):
 
     def prepare(self) -> None:
         """Compile what it needs, which may take seconds; until then it compares nothing."""
-        compile_ahead(add_use, pack_use, predict_use, follow_counts, learn_decode)
+        compile_ahead(add_terms, expected_active)
+        compile_ahead(pack_use, predict_use, follow_counts, learn_decode)
         self._prepared = True
 
     def watch(self, router: Router) -> None:

@@ -8,7 +8,6 @@ else. Predicted: a policy that decides by the same prediction looks a little bet
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -19,17 +18,19 @@ from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.core.fleet import Fleet
 from eldr_service.core.worker import LoadReport, WorkerState
-from eldr_service.policies.batches import Batches
 from eldr_service.policies.expert_prediction import ExpertPrediction
 from eldr_service.policies.packed_use import PackedUse
 from eldr_service.policies.step_cost import LearnedStepCost
 from eldr_service.routing.call import Known
+from eldr_service.server.comparison.both_fleets import BY_LOAD, DONE, BothFleets
 
 REMEMBERED_SECONDS = 120.0
 MOST_LEARNING = 64
 """Requests whose prefill is kept, to learn from how their decodes differ."""
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.5
 """At least, between two looks at what both fleets hold."""
+MOST_LOOKED_AT = 128
+"""Workers of each fleet at one look, which takes up to 3 µs for each; the next ones at the next."""
 _ENOUGH_LIVES = 2.0
 
 
@@ -77,14 +78,16 @@ class LoadOnly:
         self._fleet = fleet
         self._cost = LearnedStepCost()
         self._prediction: ExpertPrediction | None = None
-        self._ours = self._theirs = Batches(0)
+        self._both = BothFleets(0)
         self._held: dict[tuple[str, int], _Held] = {}
-        self._sequences = np.zeros((2, 0), np.int64)  # by row: done, by load
+        self._capacity = np.zeros(0)  # by row; 0 where there is no READY decode worker
+        self._loads = np.zeros(0)  # by load alone, by row; inf where there is none
         self._learning = 0
         self._unknown = living
         self._seen = 0
-        self._sums = np.zeros(5)  # weight, active experts and steps of both
+        self._sums = np.zeros((2, 3))  # of both: sequences, and of them active experts and steps
         self._last = -math.inf
+        self._next_row = 0
         self._draw = Random(0)
 
     def placed(self, known: Known, booking: Booking, now: float) -> None:
@@ -140,21 +143,24 @@ class LoadOnly:
         Batches are taken for the same where their sizes differ by a quarter at most, or by one
         sequence: of a report they are means, and what is booked may not have begun.
         """
-        held = int(self._sequences[0][row]) if row < self._sequences.shape[1] else 0
+        sequences = self._both.sequences[DONE]
+        held = int(sequences[row]) if row < len(sequences) else 0
         if not held or self._prediction is None or self._unknown > 0 or report.foreign_sequences:
             return None
         if not abs(report.batch_size - held) <= max(1.0, held / 4):
             return None
-        return float(self._ours.active(np.array([row]))[0]) / self._prediction.shape[0]
+        return float(self._both.active(DONE, np.array([row]))[0]) / self._prediction.shape[0]
 
     def comparison(self) -> Comparison | None:
         """None until requests that were there before are gone, or few beside the rest."""
-        weight, *sums = self._sums.tolist()
-        if self._seen < _ENOUGH_LIVES * max(self._unknown, len(self._held), 1) or not weight:
+        if self._seen < _ENOUGH_LIVES * max(self._unknown, len(self._held), 1):
             return None
-        ours, theirs, step, step_by_load = (value / weight for value in sums)
+        weights = self._sums[:, :1]
+        if not weights.all():
+            return None
+        (active, step), (active_by_load, step_by_load) = (self._sums[:, 1:] / weights).tolist()
         change = step / step_by_load - 1 if self._cost.learned else math.nan
-        return Comparison(self._seen, ours, theirs, change)
+        return Comparison(self._seen, active, active_by_load, change)
 
     def _fits(self, counts: Counts, known: Known) -> bool:
         assert self._prediction
@@ -162,36 +168,37 @@ class LoadOnly:
 
     def _begin(self, counts: Counts, top_k: int) -> None:
         self._prediction = ExpertPrediction(counts.shape, top_k)
-        self._ours, self._theirs = Batches(counts.size), Batches(counts.size)
+        self._both = BothFleets(counts.size)
         self._held.clear()
-        self._sequences = np.zeros((2, 0), np.int64)
         self._learning = self._seen = 0
         self._sums[:] = 0
+        self._last = -math.inf
 
-    def _least_loaded(self, row: int) -> int:
-        """A READY worker's row; ties at random, as traffic may have a rhythm of its own."""
+    def _look_at_workers(self) -> None:
+        """Which are there, and what they hold at most."""
         fleet = self._fleet
         rows = fleet.decode_rows
         rows = rows[fleet.column("state", rows) == WorkerState.READY]
-        if not len(rows):
-            return row
-        self._reach(int(rows.max()) + 1)
-        loads = self._sequences[1][rows] / fleet.column("capacity", rows)
-        return int(self._draw.choice(rows[loads == loads.min()].tolist()))
+        self._both.reach(int(rows.max(initial=-1)) + 1)
+        by_load = self._both.sequences[BY_LOAD]
+        self._capacity = np.zeros(len(by_load))
+        self._capacity[rows] = fleet.column("capacity", rows)
+        self._loads = np.full(len(by_load), np.inf)
+        self._loads[rows] = by_load[rows] / self._capacity[rows]
 
-    def _reach(self, rows: int) -> None:
-        if (more := rows - self._sequences.shape[1]) > 0:
-            self._sequences = np.pad(self._sequences, ((0, 0), (0, more)))
+    def _least_loaded(self, row: int) -> int:
+        """A READY worker's row; ties at random, as traffic may have a rhythm of its own."""
+        loads = self._loads
+        least = loads.min(initial=np.inf)
+        if least == np.inf:
+            return row
+        return int(self._draw.choice((loads == least).nonzero()[0]))
 
     def _add(self, held: _Held, sign: int) -> None:
-        times = sign * held.sequences
-        self._reach(max(held.row, held.row_by_load) + 1)
-        for batches, counted, row in (
-            (self._ours, self._sequences[0], held.row),
-            (self._theirs, self._sequences[1], held.row_by_load),
-        ):
-            batches.add(row, held.use, times)
-            counted[row] += times
+        row = held.row_by_load
+        self._both.add(held.row, row, held.use, sign * held.sequences)
+        if row < len(self._capacity) and self._capacity[row]:
+            self._loads[row] = self._both.sequences[BY_LOAD, row] / self._capacity[row]
 
     def _sum_up(self, now: float) -> None:
         """Add what both hold, weighted by the time since the last look and by sequences."""
@@ -199,24 +206,22 @@ class LoadOnly:
         if elapsed < LOOK_SECONDS:
             return
         self._last = now
+        self._look_at_workers()
         if not (self._prediction and elapsed < REMEMBERED_SECONDS and self._held):
             return
-        layers = self._prediction.shape[0]
         self._sums *= math.exp(-elapsed / REMEMBERED_SECONDS)
-        sequences = int(self._sequences[0].sum())
-        means = (
-            *self._means(self._ours, self._sequences[0], layers),
-            *self._means(self._theirs, self._sequences[1], layers),
-        )
-        ours, step, theirs, step_by_load = means
-        weight = elapsed * sequences
-        self._sums += weight * np.array([1.0, ours, theirs, step, step_by_load])
+        for which in (DONE, BY_LOAD):
+            self._sums[which] += elapsed * self._looked_at(which, self._prediction.shape[0])
+        self._next_row += MOST_LOOKED_AT
+        if self._next_row >= len(self._capacity):
+            self._next_row = 0
 
-    def _means(self, batches: Batches, counted: NDArray[np.int64], layers: int) -> Sequence[float]:
-        """Active experts per layer and a step's time, in the mean over sequences."""
-        rows = np.flatnonzero(counted > 0)
-        n = counted[rows].astype(np.float64)
-        active = batches.active(rows) / layers
+    def _looked_at(self, which: int, layers: int) -> NDArray[np.float64]:
+        """Sequences, and over these the sums of active experts per layer and of a step's time."""
+        part = self._both.sequences[which, self._next_row : self._next_row + MOST_LOOKED_AT]
+        rows = part.nonzero()[0]
+        n = part[rows].astype(np.float64)
+        active = self._both.active(which, rows + self._next_row) / layers
         cost = self._cost.coefficients
         step = cost.fixed + cost.expert * active + cost.sequence * n
-        return float(n @ active / n.sum()), float(n @ step / n.sum())
+        return np.array([n.sum(), n @ active, n @ step])

@@ -8,18 +8,23 @@ import pytest
 from eldr_service.core.fleet import Fleet
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
 from eldr_service.routing.call import Known
+from eldr_service.server.comparison import load_only
 from eldr_service.server.comparison.load_only import LoadOnly
 
 KINDS, WORKERS, IN_FLIGHT = 4, 4, 32
 LAYERS, EXPERTS, TOP_K = 2, 32, 2
 
 
+def join(fleet, number, capacity=32):
+    spec = WorkerSpec(f"w{number}", url="http://w", capacity_sequences=capacity)
+    fleet.join(spec, WorkerState.READY, incarnation=1, now=0.0)
+
+
 @pytest.fixture
 def fleet():
     fleet = Fleet()
     for number in range(WORKERS):
-        spec = WorkerSpec(f"w{number}", url="http://w", capacity_sequences=32)
-        fleet.join(spec, WorkerState.READY, incarnation=1, now=0.0)
+        join(fleet, number)
     return fleet
 
 
@@ -82,3 +87,30 @@ def test_nothing_is_said_while_requests_run_of_which_nothing_is_known(fleet):
     assert drive(fleet, lambda kind, rng: kind, requests=40) is None
     assert drive(fleet, lambda kind, rng: kind, requests=90, living=50) is None
     assert drive(fleet, lambda kind, rng: kind, requests=110, living=50) is not None
+
+
+def test_a_part_of_the_workers_at_each_look_says_the_same(fleet, monkeypatch):
+    whole = drive(fleet, lambda kind, rng: kind)
+    monkeypatch.setattr(load_only, "MOST_LOOKED_AT", 3)
+    part = drive(fleet, lambda kind, rng: kind)
+    assert part != whole
+    assert part.active_experts == pytest.approx(whole.active_experts, rel=0.02)
+    assert part.active_experts_by_load == pytest.approx(whole.active_experts_by_load, rel=0.02)
+    assert part.step_change == pytest.approx(whole.step_change, abs=0.02)
+
+
+def test_load_is_relative_to_capacity_and_a_worker_that_joins_gets_its_share():
+    fleet = Fleet()
+    join(fleet, 0)
+    turn = iter(range(10**6))
+
+    def place(kind, rng):
+        if next(turn) == 7:
+            join(fleet, 1, capacity=7 * 32)
+        return 0
+
+    found = drive(fleet, place)
+    # 4 and 28 of 32 requests, and of each kind a quarter of these; of 16 each it would be 21.9.
+    by_load = 4 * (1 - 0.75) + 28 * (1 - 0.75**7)
+    assert found.active_experts_by_load == pytest.approx(by_load, rel=0.05)
+    assert found.active_experts == pytest.approx(32 * (1 - 0.75**8), rel=0.05)
