@@ -21,6 +21,7 @@ Document = dict[str, Any]
 MOST_SHOWN_PLACEMENTS = 60
 MOST_SHOWN_WORKERS = 256
 MOST_SHOWN_SLOTS = 64
+_VERSION = version("eldr-service")
 
 
 def document(
@@ -36,7 +37,7 @@ def document(
     now = time.monotonic()
     return {
         "at": time.time(),
-        "version": version("eldr-service"),
+        "version": _VERSION,
         "serving": serving,
         "troubles": troubles,
         "models": [
