@@ -8,6 +8,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 
+from eldr_service.core.activation import Counts
 from eldr_service.core.booking import Booking
 from eldr_service.core.ends import Ended
 from eldr_service.core.worker import LoadReport, WorkerState
@@ -20,6 +21,8 @@ from eldr_service.kernels import (
     pack_use,
     predict_use,
 )
+from eldr_service.policies.marginal_cost import MarginalCost
+from eldr_service.policies.packed_use import PackedUse
 from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.router import Router
@@ -106,7 +109,13 @@ class Comparisons(Journal):
         if now > self._until:
             self._of.clear()
         if comparison := self._of.get(model):
-            comparison.placed(known, booking, now)
+            comparison.placed(known, booking, now, self._predicted(model, booking))
+
+    def completed(self, model: str, booking: Booking, counts: Counts) -> None:
+        """A booking has got its whole signature."""
+        comparison = self._of.get(model)
+        if comparison and (use := self._predicted(model, booking)):
+            comparison.completed(booking, use)
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
         """A booking ended."""
@@ -137,3 +146,10 @@ class Comparisons(Journal):
         """A model is not known any more."""
         self._of.pop(model, None)
         self._foretold.pop(model, None)
+
+    def _predicted(self, model: str, booking: Booking) -> PackedUse | None:
+        """What `marginal-cost` has predicted of a request, where that is in force."""
+        policy = self._router.models[model].policy
+        if type(policy) is not MarginalCost or policy.experts.known is None:
+            return None
+        return policy.experts.known.held.get(booking.key)

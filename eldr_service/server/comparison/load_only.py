@@ -90,8 +90,13 @@ class LoadOnly:
         self._next_row = 0
         self._draw = Random(0)
 
-    def placed(self, known: Known, booking: Booking, now: float) -> None:
-        """A request was placed; one without counts is taken for the mean request."""
+    def placed(
+        self, known: Known, booking: Booking, now: float, use: PackedUse | None = None
+    ) -> None:
+        """A request was placed, whose `use` the policy may have predicted.
+
+        Else it is predicted here; one without counts is taken for the mean request.
+        """
         counts = known.counts if known.declared else None
         if counts is not None and (self._prediction is None or not self._fits(counts, known)):
             self._begin(counts, known.top_k)
@@ -99,25 +104,30 @@ class LoadOnly:
         if prediction is None:
             return
         self._sum_up(now)
-        predicted = known.source.is_predicted
-        if counts is not None and known.awaits_signature and not predicted:
-            counts = None  # a part, whose experts are not the whole's
-        use = PackedUse.of(prediction.predict(counts), None, prediction.shape)
-        own = counts is not None and not predicted
-        if counts is not None and own:
-            prediction.saw_prefill(counts)
-        keep = own and self._learning < MOST_LEARNING
-        self._learning += keep
-        held = _Held(
-            use,
-            booking.row,
-            self._least_loaded(booking.row),
-            booking.num_sequences,
-            counts.copy() if counts is not None and keep else None,
-        )
+        prefill = None
+        if use is None or use.shape != prediction.shape:
+            predicted = known.source.is_predicted
+            if known.awaits_signature and not predicted:
+                counts = None  # a part, whose experts are not the whole's
+            use = PackedUse.of(prediction.predict(counts), None, prediction.shape)
+            if counts is not None and not predicted:
+                prediction.saw_prefill(counts)
+                if self._learning < MOST_LEARNING:
+                    prefill = counts.copy()
+                    self._learning += 1
+        row = self._least_loaded(booking.row)
+        held = _Held(use, booking.row, row, booking.num_sequences, prefill)
         self._held[booking.key] = held
         self._add(held, 1)
         self._seen += 1
+
+    def completed(self, booking: Booking, use: PackedUse) -> None:
+        """A request's whole signature has come, and its policy has predicted its use again."""
+        held = self._held.get(booking.key)
+        if held and use.shape == held.use.shape:
+            self._add(held, -1)
+            held.use = use
+            self._add(held, 1)
 
     def ended(self, booking: Booking, now: float) -> None:
         """A request ended, in both."""

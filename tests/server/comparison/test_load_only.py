@@ -7,6 +7,7 @@ import pytest
 
 from eldr_service.core.fleet import Fleet
 from eldr_service.core.worker import LoadReport, WorkerSpec, WorkerState
+from eldr_service.policies.packed_use import PackedUse
 from eldr_service.routing.call import Known
 from eldr_service.server.comparison import load_only
 from eldr_service.server.comparison.load_only import LoadOnly
@@ -114,3 +115,28 @@ def test_load_is_relative_to_capacity_and_a_worker_that_joins_gets_its_share():
     by_load = 4 * (1 - 0.75) + 28 * (1 - 0.75**7)
     assert found.active_experts_by_load == pytest.approx(by_load, rel=0.05)
     assert found.active_experts == pytest.approx(32 * (1 - 0.75**8), rel=0.05)
+
+
+def test_what_the_policy_has_predicted_is_taken_and_taken_again(fleet):
+    def use(experts):
+        """Of so many experts in each layer, half of the tokens."""
+        table = np.zeros((LAYERS, EXPERTS), np.float32)
+        table[:, :experts] = 0.5
+        return PackedUse.of(table.ravel(), None, table.shape)
+
+    def active():
+        return compared.predicted(0, LoadReport(1, 1, batch_size=2.0))
+
+    rng = np.random.default_rng(0)
+    compared = LoadOnly(fleet, living=0)
+    known = Known(counts=counts(0, rng), top_k=TOP_K, coverage=1.0, awaits_signature=True)
+    both = [
+        SimpleNamespace(key=(name, 0), row=0, num_sequences=1, decode_counts=None) for name in "ab"
+    ]
+    for booking in both:
+        compared.placed(known, booking, 0.0, use(4))
+    assert active() == pytest.approx(4 * 0.75, rel=1e-2)
+    compared.completed(both[0], use(8))
+    assert active() == pytest.approx(4 * 0.75 + 4 * 0.5, rel=1e-2)
+    compared.ended(both[0], 0.0)
+    assert active() == pytest.approx(4 * 0.5, rel=1e-2)
