@@ -2,9 +2,13 @@
 
 Each request that is placed is placed a second time, in thought, on the worker with the least load
 among the sequences placed there in thought; it ends when it truly does. Both fleets' batches are
-predicted to use experts as `marginal-cost` predicts them, and steps to cost what workers' reports
-say that they cost (`policies.step_cost`), so that the two differ by where requests are, and nothing
-else. Predicted: a policy that decides by the same prediction looks a little better than it is.
+predicted to use experts as `marginal-cost` predicts them (where it is in force, its predictions are
+taken), and steps to cost what workers' reports say that they cost (`policies.step_cost`), so that
+the two differ by where requests are, and nothing else. Predicted: a policy that decides by the same
+prediction looks a little better than it is.
+
+A placement and an end are on the path of every call, so they do no more than is needed: the sums of
+what batches use. How many experts that makes is counted at a look, for a part of a large fleet.
 """
 
 import math
