@@ -106,7 +106,7 @@ class MarginalCostParameters(SignatureParameters):
         gt=0,
         le=60,
         description="what a move costs its request; one is chosen where it saves five times"
-        " that, over all requests",
+        " that, over all requests, or more where workers hold fewer than 8",
     )
 
 

@@ -7,12 +7,14 @@ each eligible worker b, with steps as `marginal_cost` predicts them, ' after the
                   + later_a - later_b)
     later  = speed x expert x D x mean n       what those to come will pay, as for a placement
     choice = the most saved among the moves with step_b' at most (1 + tail) x the mean step,
-             if it is at least `MARGIN` times what a move costs
+             if min(1, mean n / `FULL`) of it is at least `MARGIN` times what a move costs
 
 Half, as those that run beside it now end, and others come, while it lives: else requests move for
-neighbours that are soon gone. D is what the request adds beside a batch like the worker's others,
-but of the mean size. Nothing is proposed until steps are learned in seconds, and until a request
-has ended that said how many tokens it generated. Requests of several sequences stay.
+neighbours that are soon gone. Less still counts where workers hold few: there it is mostly how many
+each holds that makes a move look good, and the next arrivals even that out for nothing. D is what
+the request adds beside a batch like the worker's others, but of the mean size. Nothing is proposed
+until steps are learned in seconds, and until a request has ended that said how many tokens it
+generated. Requests of several sequences stay.
 """
 
 from collections.abc import Sequence
@@ -29,6 +31,8 @@ from eldr_service.policies.step_cost import LearnedStepCost
 
 MARGIN = 5.0
 """Predictions err, and the best of many is the one that errs most."""
+FULL = 8.0
+"""Sequences a worker, on average, from which on a saving counts in full."""
 
 
 def find_move(
@@ -65,6 +69,9 @@ def find_move(
         tail,
         experts.prediction.shape[0],
     )
-    if best < 0 or saved < MARGIN * move_seconds:
+    if best < 0:
+        return None
+    counted = saved * min(1.0, float(fleet.sequences[fleet.eligible].mean()) / FULL)
+    if counted < MARGIN * move_seconds:
         return None
     return Move(single[best], worker, saved - move_seconds)

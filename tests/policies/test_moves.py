@@ -100,14 +100,15 @@ def test_the_move_is_the_plain_statements(seed):
     assert move.gain_seconds == pytest.approx(chosen, rel=0.05, abs=0.02)
 
 
-def crowded(policy):
-    """Eight requests on one worker, and none on the other."""
+def crowded(policy, held=(8, 0)):
+    """Two workers that hold this many requests."""
     empty = snapshot([0, 0])
     for number in range(5):
         report(policy, "w0", number)
         report(policy, "w1", number)
-    bookings = held_on(policy, empty, [0] * 8, np.random.default_rng(0))
-    return bookings, snapshot([8, 0], [100, 100])
+    workers = np.repeat([0, 1], held).tolist()
+    bookings = held_on(policy, empty, workers, np.random.default_rng(0))
+    return bookings, snapshot(held, [100, 100])
 
 
 def test_nothing_moves_unless_it_is_told_to_and_gains_several_times_the_price():
@@ -120,6 +121,19 @@ def test_nothing_moves_unless_it_is_told_to_and_gains_several_times_the_price():
         move = policy.move(bookings, fleet)
         assert (move is not None) is moves
         assert move is None or move.worker == 1
+
+
+@pytest.mark.parametrize(
+    ("held", "share"), [((4, 0), 1 / 4), ((8, 0), 1 / 2), ((12, 4), 1), ((20, 10), 1)]
+)
+def test_a_saving_counts_in_full_from_eight_sequences_a_worker_on(held, share):
+    def found(price):
+        policy = moving(move_seconds=price)
+        return policy.move(*crowded(policy, held))
+
+    saved = found(1e-9).gain_seconds
+    assert found(0.99 * share * saved / 5)
+    assert found(1.01 * share * saved / 5) is None
 
 
 def test_nothing_moves_before_steps_and_tokens_are_known():
