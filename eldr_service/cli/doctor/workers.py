@@ -86,7 +86,9 @@ def reports(seen: Evidence, of: Standing) -> Result:
 def standing(seen: Evidence, of: Standing) -> Result:
     """None flaps, lags or is silent."""
     held = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_HELD_DOWN]
-    silent = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SUSPECT]
+    suspect = [w for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SUSPECT]
+    failing = [w.worker_id for w in suspect if w.HasField("report_age") and not w.stale]
+    silent = [w.worker_id for w in suspect if w.worker_id not in failing]
     slow = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SLOW]
     slow += [w.worker_id for w in of.workers if w.relief > 1 and w.worker_id not in slow]
     said, fixes = [], []
@@ -96,9 +98,19 @@ def standing(seen: Evidence, of: Standing) -> Result:
     if silent:
         said.append(f"{few(silent)} {_is(silent)} silent, and given nothing others can take")
         fixes.append("look at the host and the network to it")
+    if failing:
+        own = "its" if len(failing) == 1 else "their"
+        said.append(
+            f"{few(failing)} failed {own} last requests, and {_is(failing)} given nothing others"
+            " can take"
+        )
+        fixes.append(f"look at {own} log: callers said that the worker failed")
     if slow:
         said.append(f"{few(slow)} {_is(slow)} slower than the others")
-        fixes.append("a throttled GPU, a neighbour? mend it, or eldr workers drain ID")
+        fixes.append(
+            "a throttled GPU, a neighbour? mend it, or eldr workers drain ID;"
+            " where its hardware is another, label it hardware=NAME"
+        )
     return (
         warning("; ".join(said), "; ".join(fixes)) if said else ok("none flaps, lags or is silent")
     )
@@ -118,7 +130,8 @@ def room(seen: Evidence, of: Standing) -> Result:
 
 def urls(seen: Evidence, of: Standing) -> Result:
     """What is handed out answers, from here at least."""
-    asked = {w.worker_id: seen.workers[health_url(w.url)] for w in of.workers if has_http(w.url)}
+    there = [w for w in of.workers if w.state != pb.WORKER_STATE_JOINING]  # gets nothing yet
+    asked = {w.worker_id: seen.workers[health_url(w.url)] for w in there if has_http(w.url)}
     if not asked:
         return unknown("no worker has an http URL")
     ill = {w: page for w, page in asked.items() if page.status >= 500}

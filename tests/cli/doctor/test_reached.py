@@ -1,10 +1,12 @@
 """`eldr doctor`: daemons that are away, trust nobody here, or are not trusted."""
 
+import signal
 import socket
 import time
 
 from daemon import running_daemon
 from deployment import bad
+from wire import Client, eventually
 
 
 def test_no_daemon(examined, eldr_at):
@@ -64,3 +66,22 @@ def test_tls_that_does_not_agree(secured_alone, certificate, as_role, examined, 
     assert "is not believed" in found["reached", ""]["words"]
     found = examined(secured_alone, code=0, own=as_role("admin").options)
     assert "ends in" in found["certificate", ""]["words"]  # the test's is good for an hour
+
+
+def test_a_daemon_that_shuts_down(examined, url):
+    with running_daemon("--drain-seconds", "600") as daemon, Client(daemon.grpc) as client:
+        client.register("m", url=url)
+        client.route("m", "long")
+        daemon.process.send_signal(signal.SIGTERM)
+        eventually(lambda: examined(daemon)["reached", ""]["outcome"] == "fault")
+        found = examined(daemon, code=1)["reached", ""]
+        client.release("m", "long")
+    assert found["words"] == "it answers, and says NOT_SERVING: it is shutting down"
+    assert "wait for its restart" in found["fix"]
+
+
+def test_what_is_no_daemon(url, examined):
+    at = url.removeprefix("http://")
+    found = examined(at, code=1, http=at)
+    assert found["reached", ""]["outcome"] == "fault"
+    assert found["http", ""]["words"] == "what answers there is no eldr-server"

@@ -1,7 +1,8 @@
 """`eldr doctor`: signatures that are not captured, or do not arrive."""
 
 from deployment import OURS, bad, serve, worker
-from eldr.v1 import fleet_pb2
+from eldr.v1 import fleet_pb2, router_pb2
+from wire import Refused, counts, drawn
 
 
 def test_an_engine_that_does_not_capture(deployment, examined, url):
@@ -36,3 +37,35 @@ def test_an_engine_of_another_version(deployment, examined, url):
     found = examined(daemon, code=0)["versions", "m"]
     assert found["outcome"] == "warning"
     assert found["words"] == f"what captures is 0.0.9 at w1; this eldr is {OURS}"
+
+
+def test_prompts_whose_experts_are_unknown(deployment, becomes, url):
+    daemon, client = deployment
+    told = fleet_pb2.CaptureStatus(
+        state="CAPTURE_STATE_CAPTURING", known_tokens=10, unknown_tokens=990
+    )
+    worker(client, "w1", url, told)
+    found = becomes("warning", "coverage", daemon, "m")
+    assert found["words"] == "the experts of 9% of prompt tokens are known"
+    assert "eldr workers list shows which engine" in found["fix"]
+
+
+def test_signatures_of_too_little_of_the_prompt(deployment, examined):
+    daemon, client = deployment
+    serve(client, 30, prompt_tokens=1_000)
+    found = examined(daemon, code=1)
+    assert bad(found) == {"signatures"}
+    assert "had a signature of less than half of the prompt" in found["signatures", "m"]["words"]
+    assert "locality-band:min_coverage" in found["signatures", "m"]["fix"]
+
+
+def test_signatures_of_another_shape(deployment, examined):
+    daemon, client = deployment
+    other = counts(drawn(0, layers=7), num_layers=7)
+    with Refused("FAILED_PRECONDITION"):
+        client.router.RegisterSignature(
+            router_pb2.RegisterSignatureRequest(model="m", request_id="r", counts=other)
+        )
+    found = examined(daemon, code=0)["refusals", ""]
+    assert "for what was in them: 1 RegisterSignature" in found["words"]
+    assert "the daemon's log" in found["fix"]
