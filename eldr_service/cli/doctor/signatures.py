@@ -13,6 +13,7 @@ NOTED, MUCH = 0.05, 0.5
 """Shares of placements by load alone."""
 FEW = 20
 """Placements that say nothing yet."""
+FAILED = "LEAST_LOADED_POLICY_ERROR"
 LESSER = {
     "LEAST_LOADED_NO_SIGNATURE": (
         "had no signature",
@@ -23,7 +24,7 @@ LESSER = {
         "had a signature of less than half of the prompt",
         "prompts come from an offloaded or remote cache; locality-band:min_coverage sets the least",
     ),
-    "LEAST_LOADED_POLICY_ERROR": (
+    FAILED: (
         "met an error in the policy",
         "the daemon's log has the traceback: policy failed; eldr policy set locality-band",
     ),
@@ -70,11 +71,11 @@ def coverage(seen: Evidence, of: Standing) -> Result:
 
 def arriving(seen: Evidence, of: Standing) -> Result:
     """Placements had a signature."""
-    if not by_signature(seen, of):
+    reasons = seen.metrics.by("reason", PLACEMENTS, model=of.model) if seen.metrics else {}
+    if not by_signature(seen, of) and FAILED not in reasons:
         return ok(f"{of.policy} places without signatures")
     if seen.metrics is None:
         return NO_METRICS
-    reasons = seen.metrics.by("reason", PLACEMENTS, model=of.model)
     placed = sum(reasons.values()) - reasons.get("PINNED", 0)
     if not placed:
         return unknown(f"nothing was placed {seen.period}", "send a request, or --watch 30")

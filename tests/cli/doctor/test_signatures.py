@@ -1,8 +1,12 @@
 """`eldr doctor`: signatures that are not captured, or do not arrive."""
 
-from deployment import OURS, bad, serve, worker
+import os
+
+import pytest
+from daemon import running_daemon
+from deployment import OURS, PATIENT, bad, serve, worker
 from eldr.v1 import fleet_pb2, router_pb2
-from wire import Refused, counts, drawn
+from wire import Client, Refused, counts, drawn
 
 
 def test_an_engine_that_does_not_capture(deployment, examined, url):
@@ -52,7 +56,9 @@ def test_prompts_whose_experts_are_unknown(deployment, becomes, url):
 
 def test_signatures_of_too_little_of_the_prompt(deployment, examined):
     daemon, client = deployment
-    serve(client, 30, prompt_tokens=1_000)
+    for i in range(30):
+        client.route("m", f"r{i}", counts=counts(drawn(i % 2, i), unknown_tokens=970))
+        client.release("m", f"r{i}")
     found = examined(daemon, code=1)
     assert bad(found) == {"signatures"}
     assert "had a signature of less than half of the prompt" in found["signatures", "m"]["words"]
@@ -69,3 +75,32 @@ def test_signatures_of_another_shape(deployment, examined):
     found = examined(daemon, code=0)["refusals", ""]
     assert "for what was in them: 1 RegisterSignature" in found["words"]
     assert "the daemon's log" in found["fix"]
+
+
+@pytest.mark.parametrize("parameters", ["LocalityBand.Parameters", "PolicyParameters"])
+def test_a_policy_that_fails(tmp_path, examined, url, parameters):
+    """Whether or not it is one that compares signatures."""
+    (tmp_path / "faulty.py").write_text(
+        "from eldr_service.policies.locality_band import LocalityBand\n"
+        "from eldr_service.policies.policy import PolicyParameters\n"
+        "class Faulty(LocalityBand):\n"
+        "    name = 'faulty'\n"
+        f"    Parameters = {parameters}\n"
+        "    def pick(self, request, fleet):\n"
+        "        raise RuntimeError('planted')\n"
+    )
+    package = tmp_path / "faulty-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[eldr.policies]\nfaulty = faulty:Faulty\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    flags = "--policy", "faulty", *PATIENT
+    with running_daemon(*flags, env={"PYTHONPATH": path}) as daemon, Client(daemon.grpc) as client:
+        for worker_id in ("w0", "w1"):
+            worker(client, worker_id, url)
+        client.fit("m")
+        serve(client, 20)
+        found = examined(daemon, code=1)["signatures", "m"]
+    assert "100% of 20 placements" in found["words"]
+    assert "met an error in the policy" in found["words"]
+    assert "policy failed; eldr policy set locality-band" in found["fix"]
