@@ -1,12 +1,10 @@
 """`eldr doctor`: what is wrong with the daemon, or what it refuses."""
 
-import os
-import shutil
 import time
-from importlib.metadata import distribution
 
 import grpc
 import pytest
+from another_version import another_version
 from daemon import running_daemon
 from deployment import OURS
 from eldr.v1 import activation_pb2
@@ -46,14 +44,7 @@ def test_a_clock_that_is_apart(deployment, examined, monkeypatch):
 
 
 def test_a_daemon_of_another_version(tmp_path, examined):
-    other = tmp_path / "eldr_service-99.0.0.dist-info"
-    shutil.copytree(
-        distribution("eldr-service").locate_file(f"eldr_service-{OURS}.dist-info"), other
-    )
-    metadata = (other / "METADATA").read_text()
-    (other / "METADATA").write_text(metadata.replace(f"\nVersion: {OURS}", "\nVersion: 99.0.0"))
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    with running_daemon(env={"PYTHONPATH": path}) as daemon:
+    with running_daemon(env=another_version("eldr-service", tmp_path)) as daemon:
         found = examined(daemon, code=1)["versions", ""]
     assert "99.0.0" in found["words"]
     assert f"this eldr is {OURS}" in found["words"]
