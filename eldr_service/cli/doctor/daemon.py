@@ -56,7 +56,7 @@ def _not_reached(seen: Evidence, error: CommandError, closed: dict[str, str]) ->
                 f"{at} speaks no TLS, and this call did",
                 "leave out --tls-ca, --tls-cert and --tls-key (and their variables)",
             )
-    if error.code == "UNIMPLEMENTED":
+    if error.code == "UNIMPLEMENTED" or "http1" in error.message:  # as gRPC's core words it
         return fault(
             "what answers is no eldr-server", "--server with the daemon's gRPC port, not its HTTP"
         )

@@ -80,8 +80,18 @@ def test_a_daemon_that_shuts_down(examined, url):
     assert "wait for its restart" in found["fix"]
 
 
-def test_what_is_no_daemon(url, examined):
-    at = url.removeprefix("http://")
-    found = examined(at, code=1, http=at)
-    assert found["reached", ""]["outcome"] == "fault"
-    assert found["http", ""]["words"] == "what answers there is no eldr-server"
+def test_the_port_of_http_is_no_port_of_grpc(deployment, examined):
+    daemon, _ = deployment
+    found = examined(daemon.http, code=1, http=daemon.grpc)
+    assert "is no eldr-server" in found["reached", ""]["words"]
+    assert "gRPC port, not its HTTP" in found["reached", ""]["fix"]
+    assert found["http", ""]["outcome"] == "fault"
+
+
+def test_metrics_that_cannot_be_read(deployment, examined):
+    """It is not known where they are: that is no fault, and the checks that need them say so."""
+    daemon, _ = deployment
+    found = examined(daemon.grpc, code=0)
+    unknown = {name for (name, _), each in found.items() if each["outcome"] == "unknown"}
+    assert {"http", "state", "discovery", "refusals", "signatures", "releases"} <= unknown
+    assert all("--http" in found[name, ""]["fix"] for name in ("http", "state"))
