@@ -1,5 +1,7 @@
 """The daemon itself: reached, trusted, let in; and what it says of itself over HTTP."""
 
+from http import HTTPStatus
+
 from eldr_service.cli.doctor.evidence import Evidence, Served
 from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
 from eldr_service.cli.failure import CommandError
@@ -153,7 +155,7 @@ def state(seen: Evidence) -> Result:
     lost = [d for d in seen.daemons if d.samples and not d.samples.total(DURABLE)]
     if not lost:
         return ok("bookings outlive the daemon")
-    ill = {d.url: trouble for d in lost if (trouble := _trouble(d))}
+    ill = {d.url: _trouble(d) for d in lost if _trouble(d) and d.health.status == HTTPStatus.OK}
     if ill:
         return fault(
             _each(ill),
@@ -178,11 +180,11 @@ def discovery(seen: Evidence) -> Result:
     sources = sorted({source for source, _ in told})
     down = sorted({source for source, up in told if not up})
     if down:
-        kinds = dict.fromkeys(source.partition(":")[0] for source in down)
+        kinds = {source.partition(":")[0] for source in down}
+        where = [look for kind, look in LOOK.items() if kind in kinds]
         return fault(
             f"cannot be read: {', '.join(down)}; workers that come and go there are missed",
-            f"{'; '.join(LOOK[kind] for kind in kinds)}; the daemon's log has the error:"
-            " source not read",
+            "; ".join((*where, "the daemon's log has the error: source not read")),
         )
     if not sources:
         return ok("none is used: workers register by themselves")

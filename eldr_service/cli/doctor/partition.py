@@ -1,6 +1,5 @@
 """One model's partition: there, for its shape, bound to its workers, and of its traffic."""
 
-import shlex
 import time
 
 from eldr.v1 import partition_pb2 as pb
@@ -40,13 +39,13 @@ def fitted(seen: Evidence, of: Standing) -> Result:
         words = f"none yet: requests go by load; {why}"
         if len(of.decode) < 2:
             return ok("none, and with one decode worker there is nothing to choose")
-        fix = f"wait, or eldr fit FILE.npz --import --activate {_model(of)}"
+        fix = f"wait, or eldr fit FILE.npz --import --activate {of.option}"
         if not kept and seen.metrics and seen.metrics.total(PLACEMENTS, model=of.model):
             return fault(words, "signatures above come first")
         return warning(words, fix)
     return fault(
         "none, and none is fitted by itself: requests go by load",
-        f"eldr partition refit auto {_model(of)}, or eldr fit --activate {_model(of)}",
+        f"eldr partition refit auto {of.option}, or eldr fit --activate {of.option}",
     )
 
 
@@ -60,7 +59,7 @@ def bound(seen: Evidence, of: Standing) -> Result:
         return warning(
             f"no worker has slot {few(vacant)}: requests like it go elsewhere",
             "bring the missing worker back, or for those there are:"
-            f" eldr fit --activate {_model(of)} --slots {max(1, len(of.ready))}",
+            f" eldr fit --activate {of.option} --slots {max(1, len(of.ready))}",
         )
     workers = sum(len(b.worker_ids) for b in bindings)
     return ok(f"{counted(len(bindings), 'slot')}, {counted(workers, 'worker')}: none is vacant")
@@ -73,9 +72,9 @@ def fresh(seen: Evidence, of: Standing) -> Result:
         return unknown("no partition")
     age = time.time() - partition.create_time.ToNanoseconds() / 1e9
     automatic = refit.mode == pb.REFIT_MODE_AUTO
-    by_hand = f"eldr fit --activate {_model(of)}"
+    by_hand = f"eldr fit --activate {of.option}"
     if not automatic:
-        by_hand += f", or eldr partition refit auto {_model(of)}"
+        by_hand += f", or eldr partition refit auto {of.option}"
     if refit.drift > MUCH_DRIFT and refit.window_signatures >= FEW:
         words = f"traffic is {refit.drift:.1f} times as far from it as at its fit, {span(age)} ago"
         held = refit.held.ToNanoseconds() / 1e9
@@ -99,20 +98,16 @@ def refits(seen: Evidence, of: Standing) -> Result:
         return warning(
             f"the last one failed, so no partition follows the traffic; {seen.period}: {done}",
             "the daemon's log has why: refit failed; is its memory or disk short? It is tried"
-            f" again by itself, and at once by eldr fit --activate {_model(of)}",
+            f" again by itself, and at once by eldr fit --activate {of.option}",
         )
     if last.startswith("rolled back"):
         return warning(
             f"the last one was {last}; {seen.period}: {done}",
             "nothing, the partition before is in force; where it happens again and again:"
-            f" eldr partition refit manual {_model(of)}",
+            f" eldr partition refit manual {of.option}",
         )
     mode = pb.RefitMode.Name(of.refit.mode).removeprefix("REFIT_MODE_").lower()
     return ok(f"{mode}; {done or 'none'} {seen.period}")
 
 
 REFITS = "eldr_refits_total"
-
-
-def _model(of: Standing) -> str:
-    return f"--model {shlex.quote(of.model)}"

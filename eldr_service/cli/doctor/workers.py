@@ -21,20 +21,20 @@ def accepting(seen: Evidence, of: Standing) -> Result:
     if not of.decode:
         return fault(
             "no decode worker is known: requests get UNAVAILABLE",
-            f"start an engine with ELDR's connector, or eldr workers add ID {_model(of)} --url URL",
+            f"start an engine with ELDR's connector, or eldr workers add ID {of.option} --url URL",
         )
     states = Counter(pb.WorkerState.Name(w.state).removeprefix(STATE) for w in of.decode)
     told = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
     if not of.ready:
         fix = (
-            f"restart the engines, or eldr workers add ID {_model(of)} --url URL --again"
+            f"restart the engines, or eldr workers add ID {of.option} --url URL --again"
             if states["DRAINING"]
             else "an engine is READY by its first report: look at the engines' logs"
         )
         return fault(f"no decode worker takes requests: {told}; they get UNAVAILABLE", fix)
     if len(of.ready) < len(of.decode):
         return warning(
-            f"of {len(of.decode)} decode workers {told}", f"eldr workers list {_model(of)}"
+            f"of {len(of.decode)} decode workers {told}", f"eldr workers list {of.option}"
         )
     return ok(f"{counted(len(of.ready), 'decode worker')} READY")
 
@@ -139,7 +139,7 @@ def urls(seen: Evidence, of: Standing) -> Result:
     away = {w: page for w, page in asked.items() if not page.status and not page.refused}
     if ill or closed:
         dead = ill | closed
-        remove = f"eldr workers remove {shlex.quote(next(iter(dead)))} {_model(of)}"
+        remove = f"eldr workers remove {shlex.quote(next(iter(dead)))} {of.option}"
         return fault(
             f"requests placed on {_told(dead)} fail",
             f"restart the engine, or {remove}",
@@ -163,7 +163,3 @@ def _told(pages: dict[str, Page]) -> str:
 
 def _is(several: Sequence[str] | dict[str, float]) -> str:
     return "is" if len(several) == 1 else "are"
-
-
-def _model(of: Standing) -> str:
-    return f"--model {shlex.quote(of.model)}"

@@ -74,8 +74,10 @@ def test_a_daemon_that_shuts_down(examined, url):
         client.route("m", "long")
         daemon.process.send_signal(signal.SIGTERM)
         eventually(lambda: examined(daemon)["reached", ""]["outcome"] == "fault")
-        found = examined(daemon, code=1)["reached", ""]
+        told = examined(daemon, code=1)
         client.release("m", "long")
+    found = told["reached", ""]
+    assert told["state", ""]["words"].endswith("--state is :memory:")  # which is all about it
     assert found["words"] == "it answers, and says NOT_SERVING: it is shutting down"
     assert "wait for its restart" in found["fix"]
 
