@@ -1,5 +1,6 @@
 """How a deployment stands: what `eldr status` and `eldr top` show of each model."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,11 @@ class Standing:
     workers: Sequence[fleet_pb2.Worker]
     partition: partition_pb2.PartitionInfo | None
     refit: partition_pb2.RefitStatus | None
+
+    @property
+    def option(self) -> str:
+        """How a command is told that this model is meant."""
+        return f"--model {shlex.quote(self.model)}"
 
     @property
     def decode(self) -> list[fleet_pb2.Worker]:

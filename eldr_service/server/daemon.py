@@ -452,8 +452,10 @@ class Daemon:
     def _troubles(self) -> str:
         if self._replica and not self._replica.is_safe:
             return "the shared state cannot be reached: this replica goes on by its own view"
-        kept = self._durability is None or self._durability.is_safe
-        return "" if kept else "bookings are not written, and would not survive a crash"
+        if self._durability is None or self._durability.is_safe:
+            return ""
+        why = self._durability.trouble
+        return f"bookings are not written, and would not survive a crash: {why}"
 
     def _bookings(self) -> int:
         return sum(len(model.bookings) for model in self._router.models.values())

@@ -63,10 +63,13 @@ class Durability(Journal):
     ----------
     is_safe : bool
         What is acknowledged is on the disk.
+    trouble : str
+        Why it is not.
     """
 
     def __init__(self, store: BookingStore, tell: Callable[[bool], None]) -> None:
         self.is_safe = True
+        self.trouble = ""
         self._tell = tell
         self._store = store
         self._living: list[Living] = []
@@ -224,6 +227,7 @@ class Durability(Journal):
                 retry_seconds=RETRY_SECONDS,
             )
         self.is_safe = self._listens = False
+        self.trouble = str(error)
         self._tell(False)
         self._next_try = time.monotonic() + RETRY_SECONDS
         _release(self._in_hand + self._waiting)

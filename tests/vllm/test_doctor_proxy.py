@@ -5,20 +5,25 @@ import json
 import socket
 from importlib.metadata import version
 
+from another_version import another_version
 from scripted_engine import running_rig
 from test_proxy_daemon import fit, routed_rig
+from traced_proxy import running_proxy
 from typer.testing import CliRunner
 
 from eldr_service.cli.app import app
 
 
-async def examined(daemon, *proxies, code, watch=0.0):
-    """The checks of the proxies, by name; the last proxy's where there are several."""
+async def examined(daemon, *proxies, code=None, watch=0.0):
+    """The checks of the proxies, by name; the last proxy's where there are several.
+
+    `code` is of all checks, those of the daemon and of what it remembers of other tests, too.
+    """
     words = ["doctor", "--json", "--server", daemon.grpc, "--http", daemon.http]
     words += ["--watch", str(watch)]
     words += [word for url in proxies for word in ("--proxy", url)]
     result = await asyncio.to_thread(CliRunner().invoke, app, words)
-    assert result.exit_code == code, result.output
+    assert code in (None, result.exit_code), result.output
     checks = json.loads(result.stdout)["checks"]
     return {each["check"]: each for each in checks if each["subject"] in proxies}
 
@@ -65,3 +70,26 @@ async def test_what_is_no_proxy(shared_daemon):
     found = await examined(shared_daemon, "http://127.0.0.1:1", code=1)
     assert found["serves"]["words"] == "nothing listens there"
     assert {found[name]["outcome"] for name in ("router", "fallbacks", "versions")} == {"unknown"}
+
+
+async def test_a_proxy_that_asks_no_daemon(shared_daemon):
+    async with running_rig(router=None) as rig:
+        assert (await rig.post())[0].status == 200
+        found = await examined(shared_daemon, rig.url)
+    assert found["router"]["outcome"] == "warning"
+    assert found["router"]["words"] == "it asks no daemon (--router none)"
+    assert found["router"]["fix"] == f"eldr-proxy --router {shared_daemon.grpc}"
+    assert (found["fallbacks"]["outcome"], found["fallbacks"]["words"]) == (
+        "unknown",
+        "it asks no daemon",
+    )
+
+
+async def test_a_proxy_of_another_version(shared_daemon, tmp_path):
+    nobody = "http://127.0.0.1:9"
+    flags = "--router", shared_daemon.grpc, "--prefill", nobody, "--decode", nobody
+    with running_proxy(another_version("eldr-vllm", tmp_path), *flags) as url:
+        found = await examined(shared_daemon, url, code=1)
+    found = found["versions"]
+    assert found["words"].startswith(f"eldr-proxy is 99.0.0 at {url}; this eldr is ")
+    assert "docs/upgrade.md" in found["fix"]

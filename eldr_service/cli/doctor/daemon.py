@@ -1,6 +1,8 @@
 """The daemon itself: reached, trusted, let in; and what it says of itself over HTTP."""
 
-from eldr_service.cli.doctor.evidence import Evidence
+from http import HTTPStatus
+
+from eldr_service.cli.doctor.evidence import Evidence, Served
 from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, ok, unknown, warning
 from eldr_service.cli.failure import CommandError
 from eldr_service.cli.tables import span
@@ -56,7 +58,7 @@ def _not_reached(seen: Evidence, error: CommandError, closed: dict[str, str]) ->
                 f"{at} speaks no TLS, and this call did",
                 "leave out --tls-ca, --tls-cert and --tls-key (and their variables)",
             )
-    if error.code == "UNIMPLEMENTED":
+    if error.code == "UNIMPLEMENTED" or "http1" in error.message:  # as gRPC's core words it
         return fault(
             "what answers is no eldr-server", "--server with the daemon's gRPC port, not its HTTP"
         )
@@ -119,9 +121,9 @@ def http(seen: Evidence) -> Result:
         return fault(words, fix) if seen.http_given else unknown(words, fix)
     if not all(daemon.samples for daemon in seen.daemons):
         return unknown("what answers there is no eldr-server", "--http HOST:PORT")
-    said = {d.url: d.health.text.strip() for d in seen.daemons if d.health.text.strip() != "ok"}
+    said = {d.url: trouble for d in seen.daemons if (trouble := _trouble(d))}
     if said:
-        return fault(f"{_each(said)}", "the daemon's log has the cause; see docs/troubleshoot.md")
+        return fault(f"{_each(said)}", "the daemon's log has more; see docs/troubleshoot.md")
     return ok("metrics and health are served")
 
 
@@ -150,13 +152,15 @@ def state(seen: Evidence) -> Result:
     """Bookings outlive the daemon."""
     if seen.metrics is None:
         return NO_METRICS
-    lost = [d.url for d in seen.daemons if d.samples and not d.samples.total(DURABLE)]
+    lost = [d for d in seen.daemons if d.samples and not d.samples.total(DURABLE)]
     if not lost:
         return ok("bookings outlive the daemon")
-    if seen.metrics.total("eldr_state_failures_total"):
+    ill = {d.url: _trouble(d) for d in lost if _trouble(d) and d.health.status == HTTPStatus.OK}
+    if ill:
         return fault(
-            f"bookings cannot be written down: {', '.join(lost)}",
-            "make room on the disk of --state, or bring its Redis back; the log has the cause",
+            _each(ill),
+            "df -h and ls -l of --state where the daemon runs, or redis-cli ping of its Redis:"
+            " once that can be written, all is written by itself, without a restart",
         )
     return warning(
         "a restart forgets bookings, workers and partitions: --state is :memory:",
@@ -171,17 +175,30 @@ def discovery(seen: Evidence) -> Result:
     """Sources of workers can be read."""
     if seen.metrics is None:
         return NO_METRICS
-    sources = sorted({s["source"] for s, _ in seen.metrics.of("eldr_discovery_up")})
-    down = sorted({s["source"] for s, up in seen.metrics.of("eldr_discovery_up") if not up})
+    each = [d.samples for d in seen.daemons if d.samples]  # a replica may read what others cannot
+    told = [(s["source"], up) for d in each for s, up in d.of("eldr_discovery_up")]
+    sources = sorted({source for source, _ in told})
+    down = sorted({source for source, up in told if not up})
     if down:
+        kinds = {source.partition(":")[0] for source in down}
+        where = [look for kind, look in LOOK.items() if kind in kinds]
         return fault(
             f"cannot be read: {', '.join(down)}; workers that come and go there are missed",
-            "the daemon's log says why: source not read",
+            "; ".join((*where, "the daemon's log has the error: source not read")),
         )
     if not sources:
         return ok("none is used: workers register by themselves")
-    found = int(seen.metrics.total("eldr_discovery_workers"))
+    found = int(max(d.total("eldr_discovery_workers") for d in each))
     return ok(f"{', '.join(sources)}: {counted(found, 'worker')}")
+
+
+LOOK = {
+    "fleet-file": "is the file of --fleet there, and as docs/discovery.md has it?",
+    "kubernetes": "kubectl auth can-i watch endpointslices, as the daemon's service account: is"
+    " the API there, and does it let the daemon read?",
+    "dns": "dig that name where the daemon runs, at its --dns-server if it has one",
+}
+"""At what, for each kind of source."""
 
 
 def refusals(seen: Evidence) -> Result:
@@ -229,6 +246,11 @@ SHAPED = (
     "eldr.v1.RouterService/StreamSignatures",
 )
 """Methods whose failed precondition is a geometry that is not the model's."""
+
+
+def _trouble(daemon: Served) -> str:
+    """What its page of health says is wrong; empty where nothing is."""
+    return daemon.health.text.strip().removeprefix("ok").removeprefix(", but ")
 
 
 def _each(told: dict[str, str]) -> str:

@@ -1,6 +1,5 @@
 """One model's partition: there, for its shape, bound to its workers, and of its traffic."""
 
-import shlex
 import time
 
 from eldr.v1 import partition_pb2 as pb
@@ -30,7 +29,6 @@ def fitted(seen: Evidence, of: Standing) -> Result:
         )
     if not by_signature(seen, of):
         return ok(f"none, and {of.policy} needs none")
-    model = f"--model {shlex.quote(of.model)}"
     kept = refit.window_signatures if refit else 0
     if refit and refit.mode == pb.REFIT_MODE_AUTO:
         why = (
@@ -41,33 +39,30 @@ def fitted(seen: Evidence, of: Standing) -> Result:
         words = f"none yet: requests go by load; {why}"
         if len(of.decode) < 2:
             return ok("none, and with one decode worker there is nothing to choose")
-        fix = f"wait, or eldr fit FILE.npz --import --activate {model}"
+        fix = f"wait, or eldr fit FILE.npz --import --activate {of.option}"
         if not kept and seen.metrics and seen.metrics.total(PLACEMENTS, model=of.model):
             return fault(words, "signatures above come first")
         return warning(words, fix)
     return fault(
         "none, and none is fitted by itself: requests go by load",
-        f"eldr partition refit auto {model}, or eldr fit --activate {model}",
+        f"eldr partition refit auto {of.option}, or eldr fit --activate {of.option}",
     )
 
 
 def bound(seen: Evidence, of: Standing) -> Result:
-    """Each slot has a worker, and each worker a slot."""
+    """Each slot has a worker; each worker has a slot as soon as there are any."""
     if of.partition is None:
         return unknown("no partition")
-    vacant = [str(b.slot) for b in of.partition.bindings if not b.worker_ids]
-    loose = [w.worker_id for w in of.ready if not w.HasField("slot")]
+    bindings = of.partition.bindings
+    vacant = [str(b.slot) for b in bindings if not b.worker_ids]
     if vacant:
         return warning(
             f"no worker has slot {few(vacant)}: requests like it go elsewhere",
-            "bring the missing worker back, or eldr fit --activate for those there are",
+            "bring the missing worker back, or for those there are:"
+            f" eldr fit --activate {of.option} --slots {max(1, len(of.ready))}",
         )
-    if loose:
-        return warning(
-            f"{few(loose)} without a slot: load alone sends requests there",
-            f"eldr fit --activate --slots {len(of.ready)}",
-        )
-    return ok("each slot has a worker, each worker a slot")
+    workers = sum(len(b.worker_ids) for b in bindings)
+    return ok(f"{counted(len(bindings), 'slot')}, {counted(workers, 'worker')}: none is vacant")
 
 
 def fresh(seen: Evidence, of: Standing) -> Result:
@@ -77,13 +72,15 @@ def fresh(seen: Evidence, of: Standing) -> Result:
         return unknown("no partition")
     age = time.time() - partition.create_time.ToNanoseconds() / 1e9
     automatic = refit.mode == pb.REFIT_MODE_AUTO
-    model = f"--model {shlex.quote(of.model)}"
-    by_hand = f"eldr fit --activate {model}, or eldr partition refit auto {model}"
+    by_hand = f"eldr fit --activate {of.option}"
+    if not automatic:
+        by_hand += f", or eldr partition refit auto {of.option}"
     if refit.drift > MUCH_DRIFT and refit.window_signatures >= FEW:
         words = f"traffic is {refit.drift:.1f} times as far from it as at its fit, {span(age)} ago"
         held = refit.held.ToNanoseconds() / 1e9
         later = f"; refits begin again in {span(held)}" if automatic and held else ""
-        return warning(words + later, "it is refitted by itself" if automatic else by_hand)
+        alone = automatic and not held
+        return warning(words + later, "wait: it is refitted by itself" if alone else by_hand)
     if age > OLD_SECONDS and not automatic:
         return warning(f"it is {span(age)} old, and none is fitted by itself", by_hand)
     drift = f", drift {refit.drift:.2f}" if refit.drift else ""
@@ -95,15 +92,20 @@ def refits(seen: Evidence, of: Standing) -> Result:
     if seen.metrics is None or of.refit is None:
         return NO_METRICS
     outcomes = seen.metrics.by("outcome", REFITS, model=of.model)
-    last = of.refit.last_outcome
-    bad = {name: int(outcomes[name]) for name in ("failed", "rolled_back") if name in outcomes}
-    if bad:
-        told = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in bad.items())
+    done = ", ".join(f"{int(n)} {name.replace('_', ' ')}" for name, n in sorted(outcomes.items()))
+    last = of.refit.last_outcome if of.refit.mode == pb.REFIT_MODE_AUTO else ""
+    if last.endswith(": failed"):
         return warning(
-            f"refits {seen.period}: {told}" + (f"; the last: {last}" if last else ""),
-            "the daemon's log has why: refit failed, partition rolled back",
+            f"the last one failed, so no partition follows the traffic; {seen.period}: {done}",
+            "the daemon's log has why: refit failed; is its memory or disk short? It is tried"
+            f" again by itself, and at once by eldr fit --activate {of.option}",
         )
-    done = ", ".join(f"{int(n)} {name}" for name, n in sorted(outcomes.items()))
+    if last.startswith("rolled back"):
+        return warning(
+            f"the last one was {last}; {seen.period}: {done}",
+            "nothing, the partition before is in force; where it happens again and again:"
+            f" eldr partition refit manual {of.option}",
+        )
     mode = pb.RefitMode.Name(of.refit.mode).removeprefix("REFIT_MODE_").lower()
     return ok(f"{mode}; {done or 'none'} {seen.period}")
 

@@ -49,6 +49,8 @@ def falls_back(seen: Evidence, proxy: Served) -> Result:
     """The daemon places its decodes."""
     if proxy.samples is None:
         return unknown("it shows no metrics")
+    if _said(proxy).get("router") == "none":
+        return unknown("it asks no daemon")
     reasons = proxy.samples.by("reason", "eldr_proxy_placements_total")
     placed = sum(reasons.values())
     period = f"in the {seen.watched:g} s watched" if seen.watched else "since its start"

@@ -13,6 +13,7 @@ NOTED, MUCH = 0.05, 0.5
 """Shares of placements by load alone."""
 FEW = 20
 """Placements that say nothing yet."""
+FAILED = "LEAST_LOADED_POLICY_ERROR"
 LESSER = {
     "LEAST_LOADED_NO_SIGNATURE": (
         "had no signature",
@@ -23,7 +24,7 @@ LESSER = {
         "had a signature of less than half of the prompt",
         "prompts come from an offloaded or remote cache; locality-band:min_coverage sets the least",
     ),
-    "LEAST_LOADED_POLICY_ERROR": (
+    FAILED: (
         "met an error in the policy",
         "the daemon's log has the traceback: policy failed; eldr policy set locality-band",
     ),
@@ -69,26 +70,29 @@ def coverage(seen: Evidence, of: Standing) -> Result:
 
 
 def arriving(seen: Evidence, of: Standing) -> Result:
-    """Placements had a signature."""
-    if not by_signature(seen, of):
-        return ok(f"{of.policy} places without signatures")
+    """Placements had a signature, and the policy no error."""
     if seen.metrics is None:
         return NO_METRICS
     reasons = seen.metrics.by("reason", PLACEMENTS, model=of.model)
+    compares = by_signature(seen, of)
+    lesser = {why: reasons.get(why, 0) for why in (LESSER if compares else (FAILED,))}
+    worst = max(lesser, key=lambda why: lesser[why])
+    if not (compares or lesser[worst]):
+        return ok(f"{of.policy} places without signatures")
     placed = sum(reasons.values()) - reasons.get("PINNED", 0)
     if not placed:
         return unknown(f"nothing was placed {seen.period}", "send a request, or --watch 30")
     what = f"of {counted(int(placed), 'placement')} {seen.period}"
-    worst = max(LESSER, key=lambda reason: reasons.get(reason, 0))
-    lesser = reasons.get(worst, 0) / placed
+    share = lesser[worst] / placed
     why, fix = LESSER[worst]
-    words = f"{lesser:.0%} {what} {why}: by load alone"
-    if lesser >= MUCH and placed >= FEW:
+    words = f"{share:.0%} {what} {why}: by load alone"
+    if share >= MUCH and placed >= FEW:
         return fault(words, fix)
-    if lesser >= NOTED:
+    if share >= NOTED:
         return warning(words, fix)
-    good = 1 - sum(reasons.get(reason, 0) for reason in LESSER) / placed
-    return ok(f"{good:.0%} {what} had a signature")
+    if not compares:
+        return ok(f"{of.policy} places without signatures")
+    return ok(f"{1 - sum(lesser.values()) / placed:.0%} {what} had a signature")
 
 
 PLACEMENTS = "eldr_placements_total"

@@ -21,20 +21,20 @@ def accepting(seen: Evidence, of: Standing) -> Result:
     if not of.decode:
         return fault(
             "no decode worker is known: requests get UNAVAILABLE",
-            f"start an engine with ELDR's connector, or eldr workers add ID {_model(of)} --url URL",
+            f"start an engine with ELDR's connector, or eldr workers add ID {of.option} --url URL",
         )
     states = Counter(pb.WorkerState.Name(w.state).removeprefix(STATE) for w in of.decode)
     told = ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
     if not of.ready:
         fix = (
-            f"restart the engines, or eldr workers add ID {_model(of)} --url URL --again"
+            f"restart the engines, or eldr workers add ID {of.option} --url URL --again"
             if states["DRAINING"]
             else "an engine is READY by its first report: look at the engines' logs"
         )
         return fault(f"no decode worker takes requests: {told}; they get UNAVAILABLE", fix)
     if len(of.ready) < len(of.decode):
         return warning(
-            f"of {len(of.decode)} decode workers {told}", f"eldr workers list {_model(of)}"
+            f"of {len(of.decode)} decode workers {told}", f"eldr workers list {of.option}"
         )
     return ok(f"{counted(len(of.ready), 'decode worker')} READY")
 
@@ -86,7 +86,9 @@ def reports(seen: Evidence, of: Standing) -> Result:
 def standing(seen: Evidence, of: Standing) -> Result:
     """None flaps, lags or is silent."""
     held = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_HELD_DOWN]
-    silent = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SUSPECT]
+    suspect = [w for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SUSPECT]
+    failing = [w.worker_id for w in suspect if w.HasField("report_age") and not w.stale]
+    silent = [w.worker_id for w in suspect if w.worker_id not in failing]
     slow = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SLOW]
     slow += [w.worker_id for w in of.workers if w.relief > 1 and w.worker_id not in slow]
     said, fixes = [], []
@@ -96,9 +98,19 @@ def standing(seen: Evidence, of: Standing) -> Result:
     if silent:
         said.append(f"{few(silent)} {_is(silent)} silent, and given nothing others can take")
         fixes.append("look at the host and the network to it")
+    if failing:
+        own = "its" if len(failing) == 1 else "their"
+        said.append(
+            f"{few(failing)} failed {own} last requests, and {_is(failing)} given nothing others"
+            " can take"
+        )
+        fixes.append(f"look at {own} log: callers said that the worker failed")
     if slow:
         said.append(f"{few(slow)} {_is(slow)} slower than the others")
-        fixes.append("a throttled GPU, a neighbour? mend it, or eldr workers drain ID")
+        fixes.append(
+            "a throttled GPU, a neighbour? mend it, or eldr workers drain ID;"
+            " where its hardware is another, label it hardware=NAME"
+        )
     return (
         warning("; ".join(said), "; ".join(fixes)) if said else ok("none flaps, lags or is silent")
     )
@@ -118,7 +130,8 @@ def room(seen: Evidence, of: Standing) -> Result:
 
 def urls(seen: Evidence, of: Standing) -> Result:
     """What is handed out answers, from here at least."""
-    asked = {w.worker_id: seen.workers[health_url(w.url)] for w in of.workers if has_http(w.url)}
+    there = [w for w in of.workers if w.state != pb.WORKER_STATE_JOINING]  # gets nothing yet
+    asked = {w.worker_id: seen.workers[health_url(w.url)] for w in there if has_http(w.url)}
     if not asked:
         return unknown("no worker has an http URL")
     ill = {w: page for w, page in asked.items() if page.status >= 500}
@@ -126,7 +139,7 @@ def urls(seen: Evidence, of: Standing) -> Result:
     away = {w: page for w, page in asked.items() if not page.status and not page.refused}
     if ill or closed:
         dead = ill | closed
-        remove = f"eldr workers remove {shlex.quote(next(iter(dead)))} {_model(of)}"
+        remove = f"eldr workers remove {shlex.quote(next(iter(dead)))} {of.option}"
         return fault(
             f"requests placed on {_told(dead)} fail",
             f"restart the engine, or {remove}",
@@ -150,7 +163,3 @@ def _told(pages: dict[str, Page]) -> str:
 
 def _is(several: Sequence[str] | dict[str, float]) -> str:
     return "is" if len(several) == 1 else "are"
-
-
-def _model(of: Standing) -> str:
-    return f"--model {shlex.quote(of.model)}"
