@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from eldr_service.core.decision import Reason
 from eldr_service.core.partition import Partition
 from eldr_service.core.worker import WorkerRole
 from eldr_service.policies.registry import parameters_of
@@ -18,6 +19,16 @@ from eldr_service.server.comparison.load_only import Comparison
 from eldr_service.server.page.followed import Followed, Placement
 
 Document = dict[str, Any]
+WHY = {
+    Reason.POLICY: "by the policy",
+    Reason.LOCALITY_BAND: "locality band",
+    Reason.LEAST_LOADED_NO_SIGNATURE: "least loaded: no signature",
+    Reason.LEAST_LOADED_LOW_COVERAGE: "least loaded: low coverage",
+    Reason.LEAST_LOADED_NO_PARTITION: "least loaded: no partition",
+    Reason.PINNED: "pinned by its caller",
+    Reason.LEAST_LOADED_POLICY_ERROR: "least loaded: the policy failed",
+}
+EARLY = ", before the prefill's end"
 MOST_SHOWN_PLACEMENTS = 60
 MOST_SHOWN_WORKERS = 256
 MOST_SHOWN_SLOTS = 64
@@ -162,11 +173,11 @@ def _placement(placement: Placement) -> Document:
         "request": booking.request_id,
         "attempt": booking.attempt,
         "worker": booking.worker_id,
-        "reason": booking.reason.name,
+        "why": WHY[booking.reason] + (EARLY if booking.early else ""),
         "policy": booking.policy,
+        "signature": booking.source.name,
         "similarity": _number(booking.similarity),
         "coverage": _number(booking.known_coverage) if booking.top_k else None,
-        "early": booking.early,
     }
 
 

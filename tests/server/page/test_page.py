@@ -14,6 +14,9 @@ from eldr.v1 import fleet_pb2
 from live_fleet import LiveFleet
 from wire import Client, eventually
 
+from eldr_service.core.decision import Reason
+from eldr_service.server.page.view import WHY
+
 ADMIN, ROUTE, OF_M = "admin-0123456789", "route-0123456789", "admin-of-m-0123456789"
 TOKENS = f"""
 [[tokens]]
@@ -92,6 +95,11 @@ def test_the_fleet_and_its_placements(live):
     newest = shown["placements"][0]
     assert newest["worker"] in {"w0", "w1", "w2", "w3"}
     assert newest["request"].startswith("request-")
+    assert (newest["why"], newest["signature"]) == ("by the policy", "CALLER")
+
+
+def test_every_reason_has_words():
+    assert WHY.keys() == set(Reason)
 
 
 def test_events_go_on_and_the_load_alone_is_compared(live):

@@ -3,15 +3,6 @@
 
 const $ = (id) => document.getElementById(id);
 const UNKNOWN = "—";
-const REASONS = {
-  POLICY: "by the policy",
-  LOCALITY_BAND: "locality band",
-  LEAST_LOADED_NO_SIGNATURE: "least loaded: no signature",
-  LEAST_LOADED_LOW_COVERAGE: "least loaded: low coverage",
-  LEAST_LOADED_NO_PARTITION: "least loaded: no partition",
-  PINNED: "pinned by its caller",
-  LEAST_LOADED_POLICY_ERROR: "least loaded: the policy failed",
-};
 const SIGNATURES = {
   CALLER: "with the call",
   REGISTERED: "registered",
@@ -154,7 +145,7 @@ const showPlacements = table($("placements"), [
   { name: "Request", show: text((p) => p.request + (p.attempt ? ` (attempt ${p.attempt})` : "")) },
   { name: "At", show: text((p) => new Date(1000 * p.at).toLocaleTimeString()) },
   { name: "Worker", wide: true, show: text((p) => p.worker) },
-  { name: "Why", show: text((p) => (REASONS[p.reason] ?? p.reason) + (p.early ? ", before the prefill's end" : "")) },
+  { name: "Why", show: text((p) => p.why) },
   { name: "Policy", show: text((p) => p.policy) },
   { name: "Signature", show: text((p) => SIGNATURES[p.signature] ?? "none") },
   { name: "Similarity", number: true, show: text((p) => number(p.similarity, 3)) },
