@@ -14,6 +14,7 @@ from eldr_service.cli.command import command
 from eldr_service.cli.doctor.examine import examine
 from eldr_service.cli.doctor.finding import Finding, Outcome
 from eldr_service.cli.doctor.look import look
+from eldr_service.cli.http import Http
 from eldr_service.cli.models import Model
 from eldr_service.cli.session import Session
 from eldr_service.core.words import counted
@@ -37,15 +38,7 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(metavar="URL", help="An eldr-proxy to look at, too; repeatable."),
         ] = None,
-        http: Annotated[
-            str | None,
-            typer.Option(
-                envvar="ELDR_HTTP",
-                metavar="HOST:PORT",
-                help="Where eldr-server serves HTTP, of replicas with commas between them; by"
-                " default port 9464 where it serves gRPC.",
-            ),
-        ] = None,
+        http: Http = None,
         watch: Annotated[
             float,
             typer.Option(

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from eldr.v1 import policy_pb2
 
 from eldr_service.cli.doctor.listener import Listener
-from eldr_service.cli.doctor.pages import Page
 from eldr_service.cli.doctor.samples import Samples
 from eldr_service.cli.failure import CommandError
+from eldr_service.cli.pages import Page
 from eldr_service.cli.standing import Standing
 
 

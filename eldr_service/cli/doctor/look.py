@@ -9,16 +9,16 @@ from eldr.v1 import policy_pb2
 
 from eldr_service.cli.doctor.evidence import Evidence, Served
 from eldr_service.cli.doctor.listener import Listener, connect
-from eldr_service.cli.doctor.pages import Page, fetch
 from eldr_service.cli.doctor.samples import Samples
 from eldr_service.cli.failure import CommandError
+from eldr_service.cli.http import listeners, replicas
+from eldr_service.cli.pages import Page, fetch
 from eldr_service.cli.session import Session
 from eldr_service.cli.standing import Standing, standings
 from eldr_service.server.address import Address
 
 SECONDS = 5.0
 """For each call and page, unless --timeout says so."""
-HTTP_PORT = 9464
 
 
 def look(
@@ -34,7 +34,7 @@ def look(
         Seconds to count for; 0 takes what has been counted so far.
     """
     seconds = session.timeout or SECONDS
-    replicas = _addresses(session.server)
+    named = replicas(session.server)
     ready = _ready(session, seconds)
     found: list[Standing] | CommandError
     policies: dict[str, policy_pb2.ActivePolicy] = {}
@@ -48,11 +48,7 @@ def look(
         policies = {one.model: one for one in listed.active}
     except CommandError as error:
         found = error
-    daemons = (
-        [f"http://{each.strip()}" for each in http.split(",")]
-        if http
-        else [f"http://{Address(a.host, HTTP_PORT)}" for a in replicas]
-    )
+    daemons = [f"http://{each}" for each in listeners(session.server, http)]
     fronts = [url.rstrip("/") for url in proxies]
     urls = [health_url(w.url) for each in _known(found) for w in each.workers if has_http(w.url)]
     served = [f"{url}{path}" for url in daemons for path in ("/healthz", "/metrics")]
@@ -68,7 +64,7 @@ def look(
     return Evidence(
         server=session.server,
         uses_tls=session.uses_tls,
-        listeners=_listeners(session, replicas, ready, seconds),
+        listeners=_listeners(session, named, ready, seconds),
         ready=ready,
         standings=found,
         listed_at=listed_at,
@@ -96,14 +92,6 @@ def _known(found: list[Standing] | CommandError) -> list[Standing]:
     return [] if isinstance(found, CommandError) else found
 
 
-def _addresses(server: str) -> list[Address]:
-    """HOST:PORT of each replica; none of what gRPC resolves by itself."""
-    try:
-        return [Address.parse(each.strip()) for each in server.split(",")]
-    except ValueError:
-        return []
-
-
 def _ready(session: Session, seconds: float) -> bool | CommandError:
     from grpc_health.v1 import health_pb2
 
@@ -115,7 +103,7 @@ def _ready(session: Session, seconds: float) -> bool | CommandError:
 
 
 def _listeners(
-    session: Session, replicas: Sequence[Address], ready: bool | CommandError, seconds: float
+    session: Session, named: Sequence[Address], ready: bool | CommandError, seconds: float
 ) -> dict[str, Listener]:
     """Handshakes where we speak TLS, and where we should perhaps."""
     ca, key, certificate = session.tls
@@ -130,8 +118,8 @@ def _listeners(
             certificate=(certificate, key) if certificate and key else None,
         )
 
-    with ThreadPoolExecutor(max(1, len(replicas))) as threads:
-        return dict(zip(map(str, replicas), threads.map(listener, replicas), strict=True))
+    with ThreadPoolExecutor(max(1, len(named))) as threads:
+        return dict(zip(map(str, named), threads.map(listener, named), strict=True))
 
 
 def _served(urls: Sequence[str], health: str, pages: Mapping[str, Page]) -> list[Served]:

@@ -10,7 +10,7 @@ from eldr.v1 import fleet_pb2 as pb
 from eldr_service.cli.doctor.evidence import Evidence
 from eldr_service.cli.doctor.finding import NO_METRICS, Result, fault, few, ok, unknown, warning
 from eldr_service.cli.doctor.look import has_http, health_url
-from eldr_service.cli.doctor.pages import Page
+from eldr_service.cli.pages import Page
 from eldr_service.cli.standing import Standing
 from eldr_service.cli.tables import span
 from eldr_service.core.words import counted

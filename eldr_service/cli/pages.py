@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 
@@ -37,12 +37,16 @@ class Page:
     ahead: float | None = None
 
 
-def fetch(urls: Iterable[str], seconds: float) -> dict[str, Page]:
+def fetch(
+    urls: Iterable[str], seconds: float, headers: Mapping[str, str] | None = None
+) -> dict[str, Page]:
     """GET each URL once, and return the pages by URL. No redirect is followed."""
-    return asyncio.run(_fetch(list(dict.fromkeys(urls)), seconds))
+    return asyncio.run(_fetch(list(dict.fromkeys(urls)), seconds, headers))
 
 
-async def _fetch(urls: list[str], seconds: float) -> dict[str, Page]:
+async def _fetch(
+    urls: list[str], seconds: float, headers: Mapping[str, str] | None
+) -> dict[str, Page]:
     import aiohttp  # late: a tenth of a second
 
     some = asyncio.Semaphore(MOST_AT_ONCE)
@@ -72,7 +76,7 @@ async def _fetch(urls: list[str], seconds: float) -> dict[str, Page]:
             except (aiohttp.ClientError, ValueError, OSError) as error:
                 return Page(url=url, error=f"no HTTP there ({type(error).__name__})")
 
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
         return {page.url: page for page in await asyncio.gather(*map(get, urls))}
 
 
