@@ -62,6 +62,15 @@ class Session:
         """Any of its files is given."""
         return any(self.tls)
 
+    def credentials(self) -> tuple[tuple[str, str], ...]:
+        """Who we are, as a header: none without a token. Files are read anew."""
+        token = self._token or ""
+        if self._token_file:
+            token = self._token_file.read_text("utf-8", "replace").strip()
+        if not (token.isascii() and token.isprintable()):
+            raise typer.BadParameter("a token is printable ASCII characters")
+        return (("authorization", f"Bearer {token}"),) if token else ()
+
     def call(self, request: Message, timeout: float = 10.0) -> Any:
         """Make the call that takes this kind of request, and return its response.
 
@@ -83,7 +92,7 @@ class Session:
         )
         timeout = self.timeout or timeout
         try:
-            return stub(request, timeout=timeout, metadata=self._credentials())
+            return stub(request, timeout=timeout, metadata=self.credentials())
         except grpc.RpcError as error:
             raise of_call(error, method, self.server, timeout) from error
 
@@ -107,14 +116,6 @@ class Session:
             self.note(f"error: {failure}", "red")
         raise typer.Exit(1)
 
-    def _credentials(self) -> tuple[tuple[str, str], ...]:
-        token = self._token or ""
-        if self._token_file:
-            token = self._token_file.read_text("utf-8", "replace").strip()
-        if not (token.isascii() and token.isprintable()):
-            raise typer.BadParameter("a token is printable ASCII characters")
-        return (("authorization", f"Bearer {token}"),) if token else ()
-
     def _connected(self) -> Any:
         if self._channel is None:
             grpc = _grpc()
@@ -125,6 +126,7 @@ class Session:
                 *addresses.options(),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_reconnect_backoff_ms", 1_000),  # of two minutes, for who keeps looking
                 ("grpc.enable_http_proxy", 0),  # a router is near; proxies are for the web
             ]
             if self.uses_tls:

@@ -1,0 +1,77 @@
+"""Rows as a terminal has room for: whole lines, and as many as so many lines hold."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from eldr_service.cli.tables import RIGHT, table
+from eldr_service.core.escaping import escaped
+
+LEAST_WIDTH = 16
+"""Of a column that is cut for lack of room; the last that do not fit so are left out."""
+MORE = "and {} more"
+
+Row = Sequence[str | Text]
+Lines = list[list[Segment]]
+
+
+class Fit:
+    """Renders as many rows as so many lines hold."""
+
+    def __init__(self, console: Console, options: ConsoleOptions) -> None:
+        self._console, self._options = console, options
+
+    def texts(self, texts: Iterable[Text], most: int) -> Lines:
+        """One below the other."""
+        return self._first(lambda some: Group(*some), list(texts), most, MORE)
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Row], most: int, more: str = MORE
+    ) -> Lines:
+        """One line per row, below a blank one: its columns are cut, and the last left out."""
+        room = self._options.max_width
+        widths = [
+            max(cell_len(str(cell)) for cell in column)
+            for column in zip([name.removeprefix(RIGHT) for name in columns], *rows, strict=True)
+        ]
+        needed = accumulate(1 + min(width, LEAST_WIDTH) for width in widths)
+        shown = max(1, sum(each <= room + 1 for each in needed))
+
+        def made(some: Sequence[Row]) -> RenderableType:
+            return table(columns[:shown], ([cut(cell) for cell in row[:shown]] for row in some))
+
+        return [[], *self._first(made, rows, most - 1, more)][: max(0, most)]
+
+    def _first(
+        self, make: Callable[[Sequence[Any]], RenderableType], rows: Sequence[Any], most: int,
+        more: str,
+    ) -> Lines:  # fmt: skip
+        """The lines of what is made of the first rows; `more` says how many are left out."""
+
+        def rendered(number: int) -> Lines:
+            parts = [make(rows[:number])]
+            if more and number < len(rows):
+                parts.append(line(more.format(len(rows) - number), "dim"))
+            return self._console.render_lines(Group(*parts), self._options, pad=False)
+
+        numbers = range(min(len(rows), max(0, most)) + 1)
+        fitting = bisect_right(numbers, most, key=lambda number: len(rendered(number)))
+        return rendered(max(0, fitting - 1))[: max(0, most)]
+
+
+def cut(cell: str | Text) -> Text:
+    """The cell on one line: what does not fit is cut off."""
+    text = cell.copy() if isinstance(cell, Text) else Text(cell)
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def line(text: str, style: str = "") -> Text:
+    """One line, whatever is in the text."""
+    return cut(Text(escaped(text), style))

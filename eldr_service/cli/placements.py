@@ -1,0 +1,115 @@
+"""The last placements and the gain against load alone, as the daemon's page tells them."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from eldr_service.cli.pages import Page, fetch
+from eldr_service.cli.session import Session
+from eldr_service.server.address import Address
+
+SECONDS = 2.0
+"""For the page, unless --timeout says so: all else on the screen waits for it."""
+MOST_SAID = 300
+"""Characters of a refusal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """One that was made; `at` in Unix seconds, the rest as the page words it."""
+
+    at: float
+    clock: str
+    model: str
+    request: str
+    worker: str
+    why: str
+    policy: str
+    similarity: float | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """By one replica's page, or why it tells nothing.
+
+    Attributes
+    ----------
+    placements : sequence of Placement
+        Newest first.
+    gains : mapping of model to str
+        What the same requests would have used had load alone placed them.
+    silence : str
+        Empty where it tells.
+    """
+
+    placements: Sequence[Placement] = ()
+    gains: Mapping[str, str] = field(default_factory=dict)
+    silence: str = ""
+
+
+def told(session: Session, listeners: Sequence[Address]) -> dict[str, Told]:
+    """Ask each replica's page once; its placements are those that it made itself.
+
+    A token goes out in the clear only to this machine, or where gRPC sends it so too.
+    """
+    token = dict(session.credentials())
+    shut = [at for at in listeners if token and session.uses_tls and not at.loopback]
+    urls = {at: f"http://{at}/page/state" for at in listeners if at not in shut}
+    pages = fetch(urls.values(), session.timeout or SECONDS, token)
+    return {str(at): _read(pages[urls[at]]) if at in urls else _withheld(at) for at in listeners}
+
+
+def _read(page: Page) -> Told:
+    if page.status != 200:
+        return Told(silence=_refusal(page))
+    try:
+        document = json.loads(page.text)
+        return Told(
+            [_placement(each) for each in document["placements"]],
+            {model["name"]: _gain(model) for model in document["models"]},
+        )
+    except (ValueError, KeyError, TypeError, ArithmeticError, OSError, RecursionError):
+        return Told(silence="what answers there is no eldr-server of this version")
+
+
+def _refusal(page: Page) -> str:
+    if not page.status:
+        return f"{page.error}; --http HOST:PORT"
+    if page.status in (401, 403, 503) and (said := page.text[:MOST_SAID].split()):
+        return " ".join(said)
+    return "what answers there is no eldr-server; --http HOST:PORT"
+
+
+def _withheld(at: Address) -> Told:
+    local = f"127.0.0.1:{at.port}"
+    way = f"ssh -L {at.port}:{local} {at.host}, and --http {local}"
+    return Told(silence=f"the token does not go there in the clear; {way}")
+
+
+def _placement(told: Any) -> Placement:
+    attempt = told["attempt"]
+    return Placement(
+        at=float(told["at"]),
+        clock=time.strftime("%H:%M:%S", time.localtime(told["at"])),
+        model=str(told["model"]),
+        request=f"{told['request']} (attempt {attempt})" if attempt else str(told["request"]),
+        worker=str(told["worker"]),
+        why=str(told["why"]),
+        policy=str(told["policy"]),
+        similarity=None if told["similarity"] is None else float(told["similarity"]),
+    )
+
+
+def _gain(model: Any) -> str:
+    by = model["by_load"]
+    if not by:
+        return "measuring" if model["compares"] else "off (--load-comparison)"
+    ours, theirs, step = by["active_experts"], by["active_experts_by_load"], by["step_change"]
+    words = f"predicted experts {_signed(ours / theirs - 1)} ({ours:.1f} for {theirs:.1f})"
+    return words if step is None else f"{words}, step time {_signed(step)}"
+
+
+def _signed(share: float) -> str:
+    return f"{share:+.1%}".replace("-", "−")
