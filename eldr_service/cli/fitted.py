@@ -15,6 +15,8 @@ from eldr_service.core.escaping import escaped
 
 LEAST_WIDTH = 16
 """Of a column that is cut for lack of room; the last that do not fit so are left out."""
+WHOLE = {"WORKER": 40}
+"""Columns that are not cut up to such a width: ids of a fleet differ in their ends."""
 MORE = "and {} more"
 
 Row = Sequence[str | Text]
@@ -35,16 +37,17 @@ class Fit:
         self, columns: Sequence[str], rows: Sequence[Row], most: int, more: str = MORE
     ) -> Lines:
         """One line per row, below a blank one: its columns are cut, and the last left out."""
-        room = self._options.max_width
-        widths = [
-            max(cell_len(str(cell)) for cell in column)
-            for column in zip([name.removeprefix(RIGHT) for name in columns], *rows, strict=True)
-        ]
-        needed = accumulate(1 + min(width, LEAST_WIDTH) for width in widths)
-        shown = max(1, sum(each <= room + 1 for each in needed))
+        names = [column.removeprefix(RIGHT) for column in columns]
+        widths = [max(map(cell_len, map(str, each))) for each in zip(names, *rows, strict=True)]
+        least = [WHOLE.get(name, LEAST_WIDTH) for name in names]
+        needed = accumulate(1 + min(pair) for pair in zip(widths, least, strict=True))
+        shown = max(1, sum(each <= self._options.max_width + 1 for each in needed))
 
         def made(some: Sequence[Row]) -> RenderableType:
-            return table(columns[:shown], ([cut(cell) for cell in row[:shown]] for row in some))
+            made = table(columns[:shown], ([cut(cell) for cell in row[:shown]] for row in some))
+            for column, name, width in zip(made.columns, names, widths, strict=False):
+                column.no_wrap = width <= WHOLE.get(name, 0)
+            return made
 
         return [[], *self._first(made, rows, most - 1, more)][: max(0, most)]
 

@@ -1,18 +1,11 @@
-"""`eldr status` and `eldr top`: what they say of a fleet, in a terminal and to programs."""
+"""`eldr status`: what it says of a fleet, in a terminal and to programs."""
 
-import os
-import pty
 import re
-import select
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from daemon import running_daemon
 from live_fleet import LiveFleet
-from wire import Client, eventually
+from wire import eventually
 
 
 def test_a_daemon_without_models(eldr_at):
@@ -52,39 +45,3 @@ def test_reports_are_summed_up(eldr_at):
 
 def test_an_unknown_model_is_an_error(fresh_fleet):
     assert "unknown" in fresh_fleet("status", "--model", "other", code=1)
-
-
-def test_top_is_for_a_terminal(fresh_fleet):
-    assert "eldr status" in fresh_fleet("top", code=1)
-    assert "eldr status" in str(fresh_fleet.json("top", code=1))
-
-
-def test_top_shows_workers_until_it_is_interrupted():
-    with running_daemon() as daemon, Client(daemon.grpc) as client:
-        for worker in "w0", "w1":
-            client.register("m", worker)
-        ours, theirs = pty.openpty()
-        program = "from eldr_service.cli import main; main()"
-        command = [sys.executable, "-c", program, "top", "--every", "0.2"]
-        environment = os.environ | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
-        top = subprocess.Popen(
-            [*command, "--server", daemon.grpc], stdin=theirs, stdout=theirs, env=environment
-        )
-        try:
-            assert "w1" in read_until(ours, "w1")
-            client.register("m", "w2")
-            assert "3/3" in read_until(ours, "w2")
-            top.send_signal(signal.SIGINT)
-            assert top.wait(20) == 130
-        finally:
-            top.kill()
-
-
-def read_until(terminal: int, wanted: str) -> str:
-    """What the terminal shows, until that is in it."""
-    said, deadline = "", time.monotonic() + 30
-    while wanted not in said:
-        assert time.monotonic() < deadline, said
-        if select.select([terminal], [], [], 1)[0]:
-            said += os.read(terminal, 1 << 16).decode(errors="replace")
-    return said
