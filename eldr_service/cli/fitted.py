@@ -44,10 +44,10 @@ class Fit:
         shown = max(1, sum(each <= self._options.max_width + 1 for each in needed))
 
         def made(some: Sequence[Row]) -> RenderableType:
-            made = table(columns[:shown], ([cut(cell) for cell in row[:shown]] for row in some))
-            for column, name, width in zip(made.columns, names, widths, strict=False):
+            shape = table(columns[:shown], ([cut(cell) for cell in row[:shown]] for row in some))
+            for column, name, width in zip(shape.columns, names, widths, strict=False):
                 column.no_wrap = width <= WHOLE.get(name, 0)
-            return made
+            return shape
 
         return [[], *self._first(made, rows, most - 1, more)][: max(0, most)]
 

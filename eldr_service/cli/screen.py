@@ -62,7 +62,8 @@ class Screen:
         lines += fit.texts(self._remarks(), height // 4)
         left = height - len(lines)
         if workers:
-            most = max(left // 2, left - len(placements) - 2)  # a blank line, and the heading
+            theirs = len(placements) + 2 if placements else 0  # with a blank line and the heading
+            most = max(left // 2, left - theirs)
             lines += fit.table(_columns(named, WORKERS), workers, most)
         if placements:
             left = height - len(lines)

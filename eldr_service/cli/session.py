@@ -126,7 +126,7 @@ class Session:
                 *addresses.options(),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_reconnect_backoff_ms", 1_000),  # of two minutes, for who keeps looking
+                ("grpc.max_reconnect_backoff_ms", 1_000),  # not two minutes: eldr top goes on
                 ("grpc.enable_http_proxy", 0),  # a router is near; proxies are for the web
             ]
             if self.uses_tls:

@@ -183,6 +183,23 @@ def test_placements_of_one_model(live):
     assert max(map(cell_len, screen.splitlines())) == 80
 
 
+def test_pages_of_replicas_are_one_list():
+    with (
+        running_daemon() as one,
+        running_daemon() as other,
+        Client(one.grpc) as to_one,
+        Client(other.grpc) as to_other,
+    ):
+        for number, client in enumerate((to_one, to_other, to_one)):
+            if number < 2:
+                client.register("m", "w0")
+            client.route("m", f"r{number}")
+        with top(one.grpc, "--http", f"{one.http},{other.http}") as shown:
+            screen = shown.until(shows("r0", f"{other.http}: against load alone"))
+        placed = filter(PLACED.match, screen.splitlines())
+        assert [line.split()[1] for line in placed] == ["r2", "r1", "r0"]
+
+
 def test_a_daemon_that_goes_away_and_comes_back():
     with ExitStack() as stack:
         with running_daemon() as daemon, Client(daemon.grpc) as client:
