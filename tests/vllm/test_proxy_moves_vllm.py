@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import uuid
 
 import pytest
 from aiohttp import ClientSession
@@ -52,12 +53,13 @@ async def stream(session: ClientSession, url: str, prompt: str | list[int]) -> t
 
 async def events_until(done: asyncio.Future, daemon) -> None:
     """Bookings and ends, after which moves are looked for."""
+    events = uuid.uuid4()
     async with RouterClient(daemon.grpc) as client:
         for number in itertools.count():
             if done.done():
                 return
-            await client.route(MODEL, f"event-{id(done)}-{number}")
-            await client.release(MODEL, f"event-{id(done)}-{number}")
+            await client.route(MODEL, f"{events}-{number}")
+            await client.release(MODEL, f"{events}-{number}")
             await asyncio.sleep(0.2)
 
 

@@ -86,9 +86,15 @@ def test_one_trace_joins_them_all(rig, receiver):
     streamed = of("eldr-server", CALL + "StreamSignatures")
     assert len(streamed) == 3  # chunks of 256 tokens
     assert {parent(span).service for span in streamed} == {"eldr-vllm"}
-    (placed,) = (span for span in of("eldr-server", CALL + "Route") if not is_repeat(span))
-    assert parent(placed) in of("eldr-vllm", CALL + "Route")
-    assert placed.attributes["eldr.lease_id"] == route.attributes["eldr.lease_id"]
+    # The shim places; where that comes too late for the prefill's answer, the proxy asks itself.
+    routed = [span for span in of("eldr-server", CALL + "Route") if not is_repeat(span)]
+    assert any(parent(span) in of("eldr-vllm", CALL + "Route") for span in routed)
+    (placed,) = (
+        span
+        for span in routed
+        if span.attributes.get("eldr.lease_id") == route.attributes["eldr.lease_id"]
+    )
+    assert parent(placed).service in {"eldr-vllm", "eldr-proxy"}
     assert placed.attributes["eldr.worker_id"] == decode.attributes["eldr.worker_id"]
     assert placed.attributes["eldr.request_id"] == whole.attributes["eldr.request_id"]
     # The decode engine's shim releases, and so does the proxy.

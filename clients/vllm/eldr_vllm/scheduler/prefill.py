@@ -289,18 +289,22 @@ class PrefillSide:
 
 
 def _plain_tokens(request: Any) -> Sequence[int]:
-    """The prompt's tokens before the first image or the like, whose tokens are all the same."""
-    if request.prompt_embeds is not None or request.prompt_token_ids is None:
+    """The prompt's tokens before the first image or the like, whose tokens are all the same.
+
+    None where vLLM's request does not say which those are.
+    """
+    ids = getattr(request, "prompt_token_ids", None)
+    features = getattr(request, "mm_features", None)
+    if ids is None or features is None or getattr(request, "prompt_embeds", None) is not None:
         return ()
-    begins = (feature.mm_position.offset for feature in request.mm_features)
-    first = min(begins, default=None)
-    return request.prompt_token_ids if first is None else request.prompt_token_ids[:first]
+    return ids[: min((feature.mm_position.offset for feature in features), default=len(ids))]
 
 
 def _of_model(request: Any, model: str) -> tuple[str, str]:
     """The name of the model or its adapter, and the salt that keeps tenants apart."""
-    adapter = request.lora_request
-    return model if adapter is None else adapter.lora_name, request.cache_salt or ""
+    adapter = getattr(request, "lora_request", None)
+    name = model if adapter is None else adapter.lora_name
+    return name, getattr(request, "cache_salt", None) or ""
 
 
 def _is_alone(request_id: str, step: ScheduledStep) -> bool:
