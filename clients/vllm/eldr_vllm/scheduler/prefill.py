@@ -25,6 +25,7 @@ from eldr_vllm.prefix_hashes import BLOCK_TOKENS, prefix_hashes, token_blocks
 from eldr_vllm.scheduler import transfer_params
 from eldr_vllm.scheduler.capture_state import CaptureState
 from eldr_vllm.scheduler.outbox import Outbox
+from eldr_vllm.scheduler.prompt_tokens import model_and_salt, plain_tokens
 from eldr_vllm.scheduler.step import ScheduledStep
 from eldr_vllm.scheduler.tally import Tally
 from eldr_vllm.settings import Settings
@@ -111,8 +112,8 @@ class PrefillSide:
             to_place=not is_probe and transfer_params.places(request, self._settings.place),
             is_probe=is_probe,
             context=transfer_params.trace_context(request),
-            tokens=_plain_tokens(request),
-            of_model=_of_model(request, self._model),
+            tokens=plain_tokens(request),
+            of_model=model_and_salt(request, self._model),
         )
         prompt.said.update(model=self._model, request_id=name, epoch=prompt.epoch)
         self._prompts[request.request_id] = prompt
@@ -286,25 +287,6 @@ class PrefillSide:
     ) -> AbstractContextManager[Span]:
         said = span_attributes.request(self._model, prompt.name)
         return self._outbox.span(method, {**said, **(about or {})}, prompt.context)
-
-
-def _plain_tokens(request: Any) -> Sequence[int]:
-    """The prompt's tokens before the first image or the like, whose tokens are all the same.
-
-    None where vLLM's request does not say which those are.
-    """
-    ids = getattr(request, "prompt_token_ids", None)
-    features = getattr(request, "mm_features", None)
-    if ids is None or features is None or getattr(request, "prompt_embeds", None) is not None:
-        return ()
-    return ids[: min((feature.mm_position.offset for feature in features), default=len(ids))]
-
-
-def _of_model(request: Any, model: str) -> tuple[str, str]:
-    """The name of the model or its adapter, and the salt that keeps tenants apart."""
-    adapter = getattr(request, "lora_request", None)
-    name = model if adapter is None else adapter.lora_name
-    return name, getattr(request, "cache_salt", None) or ""
 
 
 def _is_alone(request_id: str, step: ScheduledStep) -> bool:
