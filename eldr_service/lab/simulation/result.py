@@ -64,6 +64,12 @@ class Result:
         return np.asarray(times, np.float64)
 
     @cached_property
+    def step_s(self) -> float:
+        """Of the step that made a token, mean over generated tokens but each request's first."""
+        steps = int((self.tokens - 1).sum())
+        return float((self.end_s - self.first_token_s).sum()) / steps if steps else float("nan")
+
+    @cached_property
     def ttft_s(self) -> NDArray[np.float64]:
         """From arrival to the end of the first decode step."""
         return self.first_token_s - self.arrival_s
@@ -94,6 +100,7 @@ class Result:
         return {
             **_distribution("tpot_ms", self.tpot_s),
             **_distribution("ttft_ms", self.ttft_s),
+            "step_ms": self.step_s * 1e3,
             "active_experts": self.active_experts,
             "load_imbalance": self.load_imbalance,
             "in_flight": self.in_flight,
