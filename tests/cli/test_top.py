@@ -17,9 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from daemon import running_daemon
+from eldr.v1 import partition_pb2
 from live_fleet import LiveFleet
 from rich.cells import cell_len
-from wire import Client
+from wire import Client, eventually
 
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 PLACED = re.compile(r"^\d\d:\d\d:\d\d ", re.MULTILINE)
@@ -127,8 +128,13 @@ def live():
     workers = [f"w{i}" for i in range(4)]
     with (
         running_daemon(*flags) as daemon,
-        LiveFleet(daemon.grpc, workers, decode_s=0.6, request_ids="[red]界[/red]-"),
+        Client(daemon.grpc) as client,
+        LiveFleet(daemon.grpc, workers, decode_s=0.6, request_ids="[red]界[/red]-") as fleet,
     ):
+        request = partition_pb2.ListPartitionsRequest(model="m")
+        eventually(lambda: client.partition.ListPartitions(request).partitions)
+        placed = fleet.placed
+        eventually(lambda: fleet.placed > placed + 100)  # more than a screen shows
         yield daemon
 
 
