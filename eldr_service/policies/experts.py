@@ -109,6 +109,10 @@ class ExpertsInUse:
         self._predicted = counts, probabilities  # which the booking needs again
         return experts, probabilities
 
+    def used_by(self, booking: Booking) -> PackedUse | None:
+        """What a living booking is predicted to use; None where nothing is."""
+        return self.known.held.get(booking.key) if self.known else None
+
     def put_in(self, booking: Booking) -> None:
         """Put a request into its worker's batch, and its prefill into the mean."""
         counts = booking.counts

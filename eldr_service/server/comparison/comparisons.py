@@ -150,6 +150,4 @@ class Comparisons(Journal):
     def _predicted(self, model: str, booking: Booking) -> PackedUse | None:
         """What `marginal-cost` has predicted of a request, where that is in force."""
         policy = self._router.models[model].policy
-        if type(policy) is not MarginalCost or policy.experts.known is None:
-            return None
-        return policy.experts.known.held.get(booking.key)
+        return policy.experts.used_by(booking) if type(policy) is MarginalCost else None

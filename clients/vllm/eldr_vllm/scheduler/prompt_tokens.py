@@ -7,7 +7,7 @@ from typing import Any
 def plain_tokens(request: Any) -> Sequence[int]:
     """The prompt's tokens before the first image or the like, whose tokens are all the same.
 
-    None where vLLM's request does not say which those are.
+    Empty where vLLM's request does not say which those are.
     """
     ids = getattr(request, "prompt_token_ids", None)
     features = getattr(request, "mm_features", None)
