@@ -15,7 +15,7 @@ from eldr_client import (
     WorkerTarget,
     aio,
 )
-from scripted_router import eventually
+from wire import eventually
 
 COUNTS = np.array([[3, 1, 0, 0], [0, 2, 2, 0]])
 

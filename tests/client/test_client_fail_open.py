@@ -6,7 +6,7 @@ import time
 import grpc
 import pytest
 from eldr_client import PlacementReason, RouterClient, RouterUnavailableError, aio
-from scripted_router import eventually
+from wire import eventually
 
 KNOWN = [("a", "http://a"), ("b", "http://b", 1), ("c", "http://c")]
 # Seconds. The machine may be busy, so that these bound the idea rather than the speed.

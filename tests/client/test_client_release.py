@@ -13,7 +13,8 @@ import grpc
 import numpy as np
 import pytest
 from eldr_client import Counts, RouterClient, aio
-from scripted_router import eventually, refuse
+from scripted_router import refuse
+from wire import eventually
 
 COMPLETED, FAILED, CANCELLED = 1, 2, 3
 

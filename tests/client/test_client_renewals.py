@@ -11,7 +11,8 @@ import pytest
 from eldr.v1 import router_pb2
 from eldr_client import HeldPlacement, RouterClient, aio
 from eldr_client.renewals import Renewals
-from scripted_router import eventually, refuse
+from scripted_router import refuse
+from wire import eventually
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from eldr_client import RouterClient, RouterUnavailableError, WorkerSession, aio
-from scripted_router import ScriptedRouter, eventually
+from scripted_router import ScriptedRouter
+from wire import eventually
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import pytest
 from eldr.v1 import fleet_pb2
 from eldr.v1.fleet_pb2 import WorkerState
 from eldr_client import CaptureStatus, LoadReport, WorkerSession
-from scripted_router import eventually, refuse
+from scripted_router import refuse
+from wire import eventually
 
 
 def session(router, report=LoadReport, **options):

@@ -1,7 +1,6 @@
 """A router over a real socket that does what a test says, and remembers what it was asked."""
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent import futures
 
@@ -170,11 +169,3 @@ def refuse(context, code: grpc.StatusCode, message: str, *details, **metadata: s
         status.details.append(packed)
     context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(code, message)
-
-
-def eventually(what: Callable[[], object], timeout: float = 60.0) -> None:
-    """Wait until `what` is true."""
-    end = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < end, "never came true"
-        time.sleep(0.005)

@@ -96,8 +96,8 @@ def test_counts_with_and_without_the_prefix_cache(engine):
 
 def test_releases_carry_the_counts_of_the_answers(engine, router):
     from rig import read_counts
-    from scripted_router import eventually
     from tiny_model import EXPERTS, MOE_LAYERS
+    from wire import eventually
 
     rng = random.Random(10)
     lengths = [rng.choice((1, 2, 40, 90)) for _ in range(ANSWERS)]
@@ -189,7 +189,7 @@ def test_blocks_that_come_back_from_outside_are_known_again(engine):
 
 
 def test_a_failure_in_the_workers_holds_no_release_back(engine, router):
-    from scripted_router import eventually
+    from wire import eventually
 
     del router.calls[:]
     engine.answer(random_prompts(random.Random(12), 8), [20] * 8, **{"break": "worker"})

@@ -49,7 +49,7 @@ def test_a_faulty_step_is_unknown_and_the_next_is_exact(engine, fault):
 
 
 def test_three_faulty_steps_in_a_row_end_the_capture_and_no_booking(engine, router):
-    from scripted_router import eventually
+    from wire import eventually
 
     before = len(router.requests("Release"))
     engine.answer(prompts(9, 3), [6] * 3, fault="skip")
