@@ -1,6 +1,7 @@
 package placing
 
 import (
+	"maps"
 	"net"
 	"net/url"
 	"strings"
@@ -56,17 +57,42 @@ func (d *directory) learn(model string, placement *eldrpb.Placement) {
 	}
 }
 
-// elsewhere are the known workers that are at none of the addresses.
-func (d *directory) elsewhere(model string, addresses map[string]bool) []string {
+// current are the model's workers that are not forgotten. The caller holds mu.
+func (d *directory) current(model string) map[string]seen {
+	maps.DeleteFunc(d.workers[model], func(_ string, worker seen) bool {
+		return time.Since(worker.at) > forgetAfter
+	})
+	return d.workers[model]
+}
+
+// elsewhere are the known workers that are at none of the endpoints.
+func (d *directory) elsewhere(model string, endpoints map[string]Endpoint) []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var found []string
-	for id, worker := range d.workers[model] {
-		switch {
-		case time.Since(worker.at) > forgetAfter:
-			delete(d.workers[model], id)
-		case !addresses[worker.address]:
+	for id, worker := range d.current(model) {
+		if _, offered := endpoints[worker.address]; !offered {
 			found = append(found, id)
+		}
+	}
+	return found
+}
+
+// cached is how many of the prompt's tokens each known worker holds, as its endpoint is said to. Workers that
+// share an endpoint are left out: which of them holds the prompt is not said.
+func (d *directory) cached(model string, endpoints map[string]Endpoint, promptTokens uint32) map[string]uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	workers := d.current(model)
+	sharing := map[string]int{}
+	for _, worker := range workers {
+		sharing[worker.address]++
+	}
+	found := map[string]uint32{}
+	for id, worker := range workers {
+		tokens := uint32(endpoints[worker.address].Cached * float64(promptTokens))
+		if tokens > 0 && sharing[worker.address] == 1 {
+			found[id] = tokens
 		}
 	}
 	return found

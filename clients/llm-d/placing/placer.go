@@ -22,6 +22,14 @@ const (
 	tries = 3
 )
 
+// Endpoint is one that a decode may go to.
+type Endpoint struct {
+	// Address is HOST:PORT.
+	Address string
+	// Cached is the share of the prompt whose KV the endpoint holds already, 0 to 1; 0 where that is not known.
+	Cached float64
+}
+
 // Options of a Placer.
 type Options struct {
 	// Timeout of a decision; 0 stands for DefaultTimeout.
@@ -61,35 +69,38 @@ func (p *Placer) Close() error {
 	return p.client.Close()
 }
 
-// Place picks one of the endpoints (HOST:PORT) and books it, in one act; nil stands for any of ELDR's
-// workers. With an error nothing is booked, and the choice is the caller's own: the daemon is away
+// Place picks one of the endpoints and books it, in one act; nil stands for any of ELDR's workers. With an
+// error nothing is booked, and the choice is the caller's own: the daemon is away
 // (eldr.ErrRouterUnavailable), refuses (*eldr.Error), or has its workers elsewhere (ErrElsewhere).
-func (p *Placer) Place(ctx context.Context, asked *Prefilled, endpoints []string) (*Booking, error) {
+func (p *Placer) Place(ctx context.Context, asked *Prefilled, endpoints []Endpoint) (*Booking, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	var offered map[string]bool
-	if endpoints != nil {
-		offered = make(map[string]bool, len(endpoints))
-		for _, endpoint := range endpoints {
-			offered[endpoint] = true
-		}
+	offered := make(map[string]Endpoint, len(endpoints))
+	for _, endpoint := range endpoints {
+		offered[endpoint.Address] = endpoint
+	}
+	isOffered := func(address string) bool {
+		_, found := offered[address]
+		return found || endpoints == nil
 	}
 	request := &eldrpb.RouteRequest{
 		Model: asked.Model, RequestId: asked.RequestID, Counts: asked.Counts, NumSequences: asked.Sequences,
 	}
 	if given := asked.placed; given != nil && given.LeaseID != "" {
 		address := AddressOf(given.URL)
-		if offered == nil || offered[address] {
+		if isOffered(address) {
 			return p.taken(asked, address), nil
 		}
 		// A higher attempt ends that booking.
 		request.Attempt, request.ExcludeWorkers = given.Attempt+1, []string{given.WorkerID}
 	}
 	fixed := request.ExcludeWorkers
+	promptTokens := asked.Counts.GetNumTokens() + asked.Counts.GetUnknownTokens()
 	var address string
 	for range tries {
-		if offered != nil {
+		if endpoints != nil {
 			request.ExcludeWorkers = append(p.known.elsewhere(asked.Model, offered), fixed...)
+			request.CachedTokens = p.known.cached(asked.Model, offered, promptTokens)
 		}
 		held, err := p.client.Place(ctx, request)
 		if err != nil {
@@ -100,7 +111,7 @@ func (p *Placer) Place(ctx context.Context, asked *Prefilled, endpoints []string
 		}
 		p.known.learn(asked.Model, held.Placement)
 		address = AddressOf(held.GetUrl())
-		if offered == nil || offered[address] {
+		if isOffered(address) {
 			return p.booked(asked, address, request.Attempt, held), nil
 		}
 		// It is not waited for: the next attempt ends the booking, too.

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
 	eldr "eldr.internal/client"
@@ -36,17 +38,31 @@ func router(t *testing.T) *Placer {
 
 func address(number int) string { return fmt.Sprintf("10.0.0.%d:8000", number) }
 
-// body of a decode request, as its prefill's answer makes it.
-func body(t *testing.T, id string, said map[string]any) map[string]any {
+func endpoints() []Endpoint {
+	var all []Endpoint
+	for number := range 6 {
+		all = append(all, Endpoint{Address: address(number)})
+	}
+	return all
+}
+
+// encoded are the counts of a prompt whose known tokens all use the first expert.
+func encoded(t *testing.T, known, unknown byte) string {
 	t.Helper()
 	counts, err := proto.Marshal(&eldrpb.ActivationCounts{
-		NumLayers: 2, NumExperts: 4, TopK: 1, NumTokens: 1,
-		Encoding: &eldrpb.ActivationCounts_DenseU16{DenseU16: []byte{1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0}},
+		NumLayers: 2, NumExperts: 4, TopK: 1, NumTokens: uint32(known), UnknownTokens: uint32(unknown),
+		Encoding: &eldrpb.ActivationCounts_DenseU16{DenseU16: []byte{known, 0, 0, 0, 0, 0, 0, 0, known, 0, 0, 0, 0, 0, 0, 0}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	eldr := map[string]any{"model": "tiny", "request_id": id, "counts": base64.StdEncoding.EncodeToString(counts)}
+	return base64.StdEncoding.EncodeToString(counts)
+}
+
+// body of a decode request, as its prefill's answer makes it.
+func body(t *testing.T, id string, said map[string]any) map[string]any {
+	t.Helper()
+	eldr := map[string]any{"model": "tiny", "request_id": id, "counts": encoded(t, 1, 0)}
 	maps.Copy(eldr, said)
 	text, err := json.Marshal(map[string]any{"kv_transfer_params": map[string]any{"remote_port": 1, "eldr": eldr}})
 	if err != nil {
@@ -72,7 +88,7 @@ func TestOnlyTheEndpointsGivenAreTaken(t *testing.T) {
 	placer := router(t)
 	for number := range 12 {
 		only := address(number % 6)
-		booking, err := placer.Place(t.Context(), asked(t, fmt.Sprint(t.Name(), number), nil), []string{only})
+		booking, err := placer.Place(t.Context(), asked(t, fmt.Sprint(t.Name(), number), nil), []Endpoint{{Address: only}})
 		if errors.Is(err, ErrElsewhere) && number < 6 {
 			continue // it knows too few of the others yet
 		}
@@ -89,7 +105,7 @@ func TestOnlyTheEndpointsGivenAreTaken(t *testing.T) {
 func TestWorkersOfNoEndpointAreSaidToBeElsewhere(t *testing.T) {
 	placer := router(t)
 	for number := range 4 {
-		_, err := placer.Place(t.Context(), asked(t, fmt.Sprint(t.Name(), number), nil), []string{"10.9.9.9:1"})
+		_, err := placer.Place(t.Context(), asked(t, fmt.Sprint(t.Name(), number), nil), []Endpoint{{Address: "10.9.9.9:1"}})
 		var refused *eldr.Error // once all are known to be elsewhere, none is left
 		if !errors.Is(err, ErrElsewhere) && !errors.As(err, &refused) {
 			t.Fatalf("expected ErrElsewhere or a refusal, found %v", err)
@@ -106,21 +122,84 @@ func TestABookingThatThePrefillEngineHoldsIsTaken(t *testing.T) {
 	said := map[string]any{"placement": map[string]any{
 		"worker_id": first.GetWorkerId(), "url": first.GetUrl(), "attempt": 0, "lease_id": first.GetLeaseId(),
 	}}
-	booking, err := placer.Place(t.Context(), asked(t, t.Name(), said), []string{AddressOf(first.GetUrl())})
+	booking, err := placer.Place(t.Context(), asked(t, t.Name(), said), []Endpoint{{Address: AddressOf(first.GetUrl())}})
 	if err != nil || booking.leaseID != first.GetLeaseId() {
 		t.Fatalf("expected the lease %s, found %v, %v", first.GetLeaseId(), booking, err)
 	}
-	var others []string
-	for number := range 6 {
-		if address(number) != booking.Address {
-			others = append(others, address(number))
-		}
-	}
+	others := slices.DeleteFunc(endpoints(), func(each Endpoint) bool { return each.Address == booking.Address })
 	again, err := placer.Place(t.Context(), asked(t, t.Name(), said), others)
-	if err != nil || !slices.Contains(others, again.Address) || again.attempt == 0 {
+	if err != nil || !slices.Contains(others, Endpoint{Address: again.Address}) || again.attempt == 0 {
 		t.Fatalf("expected a later attempt at another endpoint, found %v, %v", again, err)
 	}
 	again.End(Completed, 0)
+}
+
+// heldBy is what the daemon knew of the workers' caches when it placed a request.
+func heldBy(t *testing.T, id string) map[string]uint32 {
+	t.Helper()
+	connection, err := grpc.NewClient(os.Getenv("ELDR_TEST_ROUTER"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	request := &eldrpb.ExplainRequest{Model: "tiny", RequestId: id}
+	answer, err := eldrpb.NewRouterServiceClient(connection).Explain(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]uint32{}
+	for _, score := range answer.GetPlacement().GetScores() {
+		if score.GetCachedTokens() > 0 {
+			found[score.GetWorkerId()] = score.GetCachedTokens()
+		}
+	}
+	return found
+}
+
+func TestTheDaemonIsToldWhatEndpointsHoldOfThePrompt(t *testing.T) {
+	placer, offered := router(t), endpoints()
+	said := map[string]any{"counts": encoded(t, 90, 10)}
+	first, err := placer.Place(t.Context(), asked(t, t.Name(), said), offered)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.End(Completed, 0)
+	if held := heldBy(t, t.Name()); len(held) > 0 {
+		t.Fatalf("expected none, found %v", held)
+	}
+	for number := range offered {
+		if offered[number].Address == first.Address {
+			offered[number].Cached = 0.25
+		}
+	}
+	second, err := placer.Place(t.Context(), asked(t, t.Name()+"2", said), offered)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.End(Completed, 0)
+	if held := heldBy(t, t.Name()+"2"); !maps.Equal(held, map[string]uint32{first.workerID: 25}) {
+		t.Fatalf("expected 25 of 100 tokens at %s, found %v", first.workerID, held)
+	}
+}
+
+func TestWhatIsCachedIsKnownOfWorkersWithAnEndpointOfTheirOwn(t *testing.T) {
+	var known directory
+	at := func(id, url string, rank uint32) *eldrpb.WorkerTarget {
+		return &eldrpb.WorkerTarget{WorkerId: id, Url: url, DpRank: rank}
+	}
+	known.learn("tiny", &eldrpb.Placement{WorkerId: "a", Url: "http://10.0.0.1:8000", Alternates: []*eldrpb.WorkerTarget{
+		at("b", "http://10.0.0.2:8000", 0), at("c/dp0", "http://10.0.0.3:8000", 0), at("c/dp1", "http://10.0.0.3:8000", 1),
+	}})
+	offered := map[string]Endpoint{}
+	for _, address := range []string{"10.0.0.1:8000", "10.0.0.3:8000", "10.0.0.4:8000"} {
+		offered[address] = Endpoint{Address: address, Cached: 1}
+	}
+	if found := known.cached("tiny", offered, 7); !maps.Equal(found, map[string]uint32{"a": 7}) {
+		t.Fatalf("expected 7 tokens at a alone, found %v", found)
+	}
+	if found := known.cached("another", offered, 7); len(found) > 0 {
+		t.Fatalf("expected none of another model, found %v", found)
+	}
 }
 
 func TestTheDecodeEngineIsToldOfItsBooking(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	fwkplugin "github.com/llm-d/llm-d-router/pkg/epp/framework/interface/plugin"
 	fwkrc "github.com/llm-d/llm-d-router/pkg/epp/framework/interface/requestcontrol"
 	fwksched "github.com/llm-d/llm-d-router/pkg/epp/framework/interface/scheduling"
+	attrprefix "github.com/llm-d/llm-d-router/pkg/epp/framework/plugins/datalayer/attribute/prefix"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"eldr.internal/llm-d/placing"
@@ -28,6 +29,7 @@ const Type = "eldr-decode"
 func Register() { fwkplugin.Register(Type, fwkplugin.StabilityBeta, New) }
 
 var (
+	_ fwkplugin.ConsumerPlugin      = (*Decode)(nil)
 	_ fwksched.Filter               = (*Decode)(nil)
 	_ fwkrc.PreRequest              = (*Decode)(nil)
 	_ fwkrc.ResponseHeaderProcessor = (*Decode)(nil)
@@ -40,13 +42,17 @@ type Parameters struct {
 	Router string `json:"router"`
 	// Timeout of a decision, "50ms" by default. Without one in time the other plugins choose.
 	Timeout string `json:"timeout"`
+	// PrefixMatchInfoProducerName is the plugin that says which endpoints hold the beginning of a prompt,
+	// approx-prefix-cache-producer by default. Where it is not configured ELDR is told of none.
+	PrefixMatchInfoProducerName string `json:"prefixMatchInfoProducerName"`
 	placing.Credentials
 }
 
 // Decode narrows the endpoints to the one that ELDR books, where the request says what its prefill used.
 type Decode struct {
-	name   fwkplugin.TypedName
-	placer *placing.Placer
+	name    fwkplugin.TypedName
+	placer  *placing.Placer
+	matches fwkplugin.DataKey
 }
 
 // New is the plugin's factory.
@@ -73,11 +79,19 @@ func New(name string, raw *json.Decoder, handle fwkplugin.Handle) (fwkplugin.Plu
 		return nil, fmt.Errorf("%s: router: %w", Type, err)
 	}
 	context.AfterFunc(handle.Context(), func() { _ = placer.Close() })
-	return &Decode{name: fwkplugin.TypedName{Type: Type, Name: name}, placer: placer}, nil
+	matches := attrprefix.PrefixCacheMatchInfoDataKey.WithNonEmptyProducerName(given.PrefixMatchInfoProducerName)
+	return &Decode{name: fwkplugin.TypedName{Type: Type, Name: name}, placer: placer, matches: matches}, nil
 }
 
 // TypedName is the plugin's type and its name in the configuration.
 func (d *Decode) TypedName() fwkplugin.TypedName { return d.name }
+
+// Consumes names what is read of endpoints, if it is there.
+func (d *Decode) Consumes() fwkplugin.DataDependencies {
+	return fwkplugin.DataDependencies{
+		Optional: map[fwkplugin.DataKey]any{d.matches: attrprefix.PrefixCacheMatchInfo{}},
+	}
+}
 
 // held is what this plugin knows of a request from Filter to its end.
 type held struct {
@@ -114,13 +128,13 @@ func (d *Decode) Filter(ctx context.Context, request *fwksched.InferenceRequest,
 		return endpoints
 	}
 	at := make(map[string]fwksched.Endpoint, len(endpoints))
-	addresses := make([]string, 0, len(endpoints))
+	offered := make([]placing.Endpoint, 0, len(endpoints))
 	for _, endpoint := range endpoints {
 		address := addressOf(endpoint.GetMetadata())
 		at[address] = endpoint
-		addresses = append(addresses, address)
+		offered = append(offered, placing.Endpoint{Address: address, Cached: d.cached(request, endpoint)})
 	}
-	booking, err := d.placer.Place(ctx, asked, addresses)
+	booking, err := d.placer.Place(ctx, asked, offered)
 	if err != nil {
 		logger.Info("no placement, the other plugins choose", "request_id", asked.RequestID, "reason", err.Error())
 		return endpoints
@@ -129,6 +143,18 @@ func (d *Decode) Filter(ctx context.Context, request *fwksched.InferenceRequest,
 	// However the request ends, its stream ends; what has been said of the outcome before then stands.
 	context.AfterFunc(ctx, func() { booking.End(placing.Cancelled, 0) })
 	return []fwksched.Endpoint{at[booking.Address]}
+}
+
+// cached is the share of the prompt that the endpoint holds. It is a share because llm-d may have estimated the
+// tokens, while the prefill has counted them.
+func (d *Decode) cached(request *fwksched.InferenceRequest, endpoint fwksched.Endpoint) float64 {
+	match, found := fwkdl.ReadAttribute[*attrprefix.PrefixCacheMatchInfo](endpoint, d.matches.String())
+	tokens := request.Body.TokenizedPrompt.TokenCount()
+	if !found || tokens == 0 {
+		return 0
+	}
+	// A prompt's last block may be shorter than the others.
+	return min(1, float64(match.CachedBlockCount()*match.BlockSizeTokens())/float64(tokens))
 }
 
 // PreRequest tells the decode engine's connector of the booking; one that another choice has overtaken ends.
