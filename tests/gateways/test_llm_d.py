@@ -10,12 +10,14 @@ from contextlib import ExitStack
 import pytest
 from daemon import running_daemon
 from decode_engines import engines
+from eldr.v1 import router_pb2
 from envoys import released
 from languages import needs_envoy, needs_go
 from llm_d import needs_llm_d, running_llm_d
 from wire import Client, counts, drawn, eventually
 
 MODEL = "tiny"
+TOKENS = 30
 KINDS = ["text", "code", "table", "verse"]
 pytestmark = [pytest.mark.timeout(900), needs_go, needs_envoy, needs_llm_d]
 
@@ -24,8 +26,8 @@ def prefill(body: dict, headers: dict[str, str]) -> dict:
     """What NIXL's connector with ELDR's around it says; vLLM's id is made of X-Request-Id."""
     assert body["kv_transfer_params"]["do_remote_decode"] is True
     assert body["max_tokens"] == 1
-    name, seed = body["prompt"].split()
-    said = counts(drawn(KINDS.index(name), int(seed))).SerializeToString()
+    name, seed, *_ = body["prompt"].split()
+    said = counts(drawn(KINDS.index(name), int(seed), TOKENS)).SerializeToString()
     eldr = {
         "model": MODEL,
         "request_id": f"cmpl-{headers['x-request-id']}-0",
@@ -56,6 +58,14 @@ class Stack:
 
     def reached(self) -> list[int]:
         return [len(engine.bodies) for engine in self.decodes]
+
+    def held(self) -> dict[str, int]:
+        """What the daemon knew of the workers' caches as it placed the one request of late."""
+        [body] = [body for engine in self.decodes for body in engine.bodies]
+        name = body["kv_transfer_params"]["eldr"]["request_id"]
+        request = router_pb2.ExplainRequest(model=MODEL, request_id=name)
+        scores = self.client.router.Explain(request).placement.scores
+        return {each.worker_id: each.cached_tokens for each in scores if each.cached_tokens}
 
     def booked(self) -> int:
         return self.client.booked(MODEL)
@@ -123,6 +133,20 @@ def test_requests_alike_go_to_the_same_two_workers(stack):
         assert sum(count > 0 for count in reached) <= 2, reached
         for engine in stack.decodes:
             engine.bodies.clear()
+
+
+@pytest.mark.parametrize("stack", ["plugin"], indirect=True)
+def test_a_second_turn_is_placed_knowing_who_holds_the_first(stack):
+    first = "text 3 ".ljust(1024, "a")
+    assert stack.post(first) == 200
+    assert stack.held() == {}
+    [engine] = [engine for engine in stack.decodes if engine.bodies]
+    workers = stack.client.workers(MODEL).items()
+    [holder] = [name for name, each in workers if each.url == f"http://{engine.address}"]
+    engine.bodies.clear()
+    assert stack.post(first.ljust(2048, "b")) == 200
+    # llm-d takes four bytes for a token, and blocks of 64: the second prompt's first half is held.
+    assert stack.held() == {holder: TOKENS // 2}
 
 
 def test_a_caller_that_goes_ends_its_booking(stack):

@@ -1,7 +1,8 @@
 """llm-d's coordinator, its endpoint picker and an Envoy, with ELDR in one of them.
 
 Both programs are of llm-d's router, v0.10: ELDR_LLM_D_COORDINATOR names the coordinator, and
-ELDR_LLM_D_EPP an endpoint picker that was built with the plugin, as docs/llm-d.md says.
+ELDR_LLM_D_EPP an endpoint picker that was built with the plugin, as docs/llm-d.md says. The plugin's own
+tests need the folder of the module that builds that picker, ELDR_LLM_D_MODULE.
 """
 
 import json
@@ -18,6 +19,7 @@ from languages import ENVOY
 from benchmarks.demos.demo_vllm.processes import free_port
 
 PROGRAMS = [os.environ.get(f"ELDR_LLM_D_{name}", "") for name in ("EPP", "COORDINATOR")]
+PICKER_MODULE = os.environ.get("ELDR_LLM_D_MODULE", "")
 EXT_PROC = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
 needs_llm_d = pytest.mark.skipif(
     not all(PROGRAMS), reason="needs llm-d's programs: tests/support/llm_d.py says which"

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	fwkdatalayer "github.com/llm-d/llm-d-router/pkg/epp/datalayer"
+	"github.com/llm-d/llm-d-router/pkg/epp/datalayer"
 	fwkdl "github.com/llm-d/llm-d-router/pkg/epp/framework/interface/datalayer"
 	fwkplugin "github.com/llm-d/llm-d-router/pkg/epp/framework/interface/plugin"
 	fwkrc "github.com/llm-d/llm-d-router/pkg/epp/framework/interface/requestcontrol"
@@ -60,10 +60,10 @@ func newPicker(t *testing.T, parameters map[string]any, producers ...string) *pi
 		}
 		handle.AddPlugin(name, producer)
 	}
-	if err := fwkdatalayer.CreateMissingDataProducers(t.Context(), defaults, registry, handle); err != nil {
+	if err := datalayer.CreateMissingDataProducers(t.Context(), defaults, registry, handle); err != nil {
 		t.Fatal(err)
 	}
-	ordered, err := fwkdatalayer.ValidateAndOrderDataDependencies(handle.GetAllPlugins())
+	ordered, err := datalayer.ValidateAndOrderDataDependencies(handle.GetAllPlugins())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,8 +95,9 @@ func (p *picker) asks(id, prompt string) (*fwksched.InferenceRequest, []fwksched
 	request := &fwksched.InferenceRequest{RequestID: id, TargetModel: "tiny", Body: parsed.Body}
 	var endpoints []fwksched.Endpoint
 	for number := range 3 {
-		name := fmt.Sprintf("decode-%d", number)
-		metadata := &fwkdl.EndpointMetadata{ID: fwkdl.ID{Name: name}, Address: "10.0.0." + name[7:], Port: "8000"}
+		metadata := &fwkdl.EndpointMetadata{
+			ID: fwkdl.ID{Name: fmt.Sprint("decode-", number)}, Address: fmt.Sprint("10.0.0.", number), Port: "8000",
+		}
 		endpoints = append(endpoints, fwksched.NewEndpoint(metadata, fwkdl.NewMetrics(), nil))
 	}
 	for _, producer := range p.producers {
@@ -127,11 +128,10 @@ func (p *picker) serves(id, prompt string, number int) {
 			}
 		}
 	}
-	for p.holds(id, prompt)[number] != 1 {
-		if p.Context().Err() != nil {
+	for deadline := time.Now().Add(10 * time.Second); p.holds(id, prompt)[number] != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
 			p.Fatal("llm-d never noted it")
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
