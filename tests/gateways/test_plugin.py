@@ -1,4 +1,4 @@
-"""The filter for llm-d's endpoint picker by its own tests in Go, with llm-d's own plugins around it."""
+"""The filter for llm-d's endpoint picker, by its own tests in Go with llm-d's own plugins."""
 
 import subprocess
 

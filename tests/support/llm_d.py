@@ -1,8 +1,8 @@
 """llm-d's coordinator, its endpoint picker and an Envoy, with ELDR in one of them.
 
 Both programs are of llm-d's router, v0.10: ELDR_LLM_D_COORDINATOR names the coordinator, and
-ELDR_LLM_D_EPP an endpoint picker that was built with the plugin, as docs/llm-d.md says. The plugin's own
-tests need the folder of the module that builds that picker, ELDR_LLM_D_MODULE.
+ELDR_LLM_D_EPP an endpoint picker that was built with the plugin, as docs/llm-d.md says. The
+plugin's own tests need the folder of the module that builds that picker: ELDR_LLM_D_MODULE.
 """
 
 import json
