@@ -42,8 +42,8 @@ type Parameters struct {
 	Router string `json:"router"`
 	// Timeout of a decision, "50ms" by default. Without one in time the other plugins choose.
 	Timeout string `json:"timeout"`
-	// PrefixMatchInfoProducerName is the plugin that says which endpoints hold the beginning of a prompt,
-	// approx-prefix-cache-producer by default. Where it is not configured ELDR is told of none.
+	// PrefixMatchInfoProducerName is the plugin that says how much of a prompt endpoints hold,
+	// approx-prefix-cache-producer by default. Where it is not configured ELDR is told nothing.
 	PrefixMatchInfoProducerName string `json:"prefixMatchInfoProducerName"`
 	placing.Credentials
 }
