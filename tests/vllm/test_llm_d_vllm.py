@@ -26,6 +26,7 @@ def test_decodes_are_placed_by_their_experts(rig, tmp_path, with_plugin):
 
     rig.await_workers()
     prompts = [prompt(seed) for seed in range(50, 54)]
+    prompts.append(prompts[0] + prompt(54, 100))  # a second turn
     whole = rig.fit_on(prompts, 16)
     ports = [engine.port for engine in rig.decodes]
     llm_d = running_llm_d(
@@ -35,6 +36,7 @@ def test_decodes_are_placed_by_their_experts(rig, tmp_path, with_plugin):
         router = router_pb2_grpc.RouterServiceStub(channel)
         first = {"model": MODEL, "prompt": prompts[0], "max_tokens": 2}
         wait(lambda: serves(port, first), 60)
+        placed = []
         for number, (tokens, expected) in enumerate(zip(prompts, whole, strict=True)):
             body = {"model": MODEL, "prompt": tokens, "max_tokens": 16, "temperature": 0}
             name = f"{with_plugin}-{number}"
@@ -45,6 +47,9 @@ def test_decodes_are_placed_by_their_experts(rig, tmp_path, with_plugin):
             assert explained.reason == router_pb2.PLACEMENT_REASON_LOCALITY_BAND, explained
             assert explained.coverage == 1.0
             wait(lambda: not rig.booked(), 30)
+            placed.append(explained.worker_id)
+    held = {each.worker_id: each.cached_tokens for each in explained.scores}
+    assert held[placed[0]] == (256 if with_plugin else 0)  # whole blocks of the first turn's 300
 
 
 def serves(port: int, body: dict) -> bool:

@@ -2,6 +2,7 @@ package placing
 
 import (
 	"maps"
+	"math"
 	"net"
 	"net/url"
 	"strings"
@@ -90,7 +91,7 @@ func (d *directory) cached(model string, endpoints map[string]Endpoint, promptTo
 	}
 	found := map[string]uint32{}
 	for id, worker := range workers {
-		tokens := uint32(endpoints[worker.address].Cached * float64(promptTokens))
+		tokens := uint32(math.Round(endpoints[worker.address].Cached * float64(promptTokens)))
 		if tokens > 0 && sharing[worker.address] == 1 {
 			found[id] = tokens
 		}

@@ -192,12 +192,12 @@ func TestWhatIsCachedIsKnownOfWorkersWithAnEndpointOfTheirOwn(t *testing.T) {
 	}})
 	offered := map[string]Endpoint{}
 	for _, address := range []string{"10.0.0.1:8000", "10.0.0.3:8000", "10.0.0.4:8000"} {
-		offered[address] = Endpoint{Address: address, Cached: 1}
+		offered[address] = Endpoint{Address: address, Cached: 0.29} // times 100, in floats, is a little below 29
 	}
-	if found := known.cached("tiny", offered, 7); !maps.Equal(found, map[string]uint32{"a": 7}) {
-		t.Fatalf("expected 7 tokens at a alone, found %v", found)
+	if found := known.cached("tiny", offered, 100); !maps.Equal(found, map[string]uint32{"a": 29}) {
+		t.Fatalf("expected 29 tokens at a alone, found %v", found)
 	}
-	if found := known.cached("another", offered, 7); len(found) > 0 {
+	if found := known.cached("another", offered, 100); len(found) > 0 {
 		t.Fatalf("expected none of another model, found %v", found)
 	}
 }
