@@ -60,7 +60,7 @@ class Stack:
         return [len(engine.bodies) for engine in self.decodes]
 
     def held(self) -> dict[str, int]:
-        """What the daemon knew of the workers' caches as it placed the one request of late."""
+        """Prompt tokens that the daemon knew workers to hold when it placed the one request."""
         [body] = [body for engine in self.decodes for body in engine.bodies]
         name = body["kv_transfer_params"]["eldr"]["request_id"]
         request = router_pb2.ExplainRequest(model=MODEL, request_id=name)
