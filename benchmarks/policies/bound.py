@@ -12,12 +12,34 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from eldr_service.core.geometry import ModelGeometry
 from eldr_service.kernels.compiling import kept
 from eldr_service.lab.simulation.cost import StepCost
 from eldr_service.lab.simulation.workload import Workload
 
 _MOST_USED = 1 - 1e-6
 _LEAST_GAIN = 1e-9  # of the sum, so that rounding never moves in circles
+
+
+def unused_shares(workload: Workload, output_tokens: int | None) -> NDArray[np.float64]:
+    """How often a token of each decode leaves an expert out, shape [driven, layers x experts].
+
+    output_tokens of every request; None: as many as are recorded.
+    """
+    recording = workload.recording
+    used = np.empty((len(workload.driven), recording.geometry.size))
+    for i, request in enumerate(workload.driven.tolist()):
+        recorded = recording.decode(request)
+        tokens = output_tokens or recorded.stop - recorded.start
+        used[i] = workload.decode_counts(i, tokens).counts.ravel() / tokens
+    return 1 - np.minimum(used, _MOST_USED)
+
+
+def step_of(cost: StepCost, geometry: ModelGeometry) -> tuple[float, float, float]:
+    """A step with every expert, and how much less for each expert spared, more for each request."""
+    fixed, layer, expert, sequence, _ = cost.coefficients
+    layers = geometry.num_layers
+    return fixed + layers * layer + expert * geometry.size, expert, layers * sequence
 
 
 class FreeMoves:
@@ -36,18 +58,9 @@ class FreeMoves:
     def __init__(
         self, workload: Workload, workers: int, cost: StepCost, output_tokens: int | None
     ) -> None:
-        recording = workload.recording
-        used = np.empty((len(workload.driven), recording.geometry.size))
-        for i, request in enumerate(workload.driven.tolist()):
-            recorded = recording.decode(request)
-            tokens = output_tokens or recorded.stop - recorded.start
-            used[i] = workload.decode_counts(i, tokens).counts.ravel() / tokens
-        self._spared = (1 - np.minimum(used, _MOST_USED)).astype(np.float64)
-        layers = recording.geometry.num_layers
-        fixed, layer, expert, sequence, _ = cost.coefficients
+        self._spared = unused_shares(workload, output_tokens)
+        self._step = step_of(cost, workload.recording.geometry)
         size = self._spared.shape[1]
-        # A step of n requests: so much, less for each expert spared, and more for each request.
-        self._step = (fixed + layers * layer + expert * size, expert, layers * sequence)
         self._unused = np.ones((workers, size))
         self._held: list[dict[int, int]] = [{} for _ in range(workers)]  # recordings by request
         self._worker: dict[int, int] = {}

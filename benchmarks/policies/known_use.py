@@ -1,5 +1,7 @@
 """`marginal-cost` that knows which experts decodes truly use: what better prediction could gain."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +9,8 @@ from eldr_service.core.activation import Counts
 from eldr_service.lab.simulation.workload import Workload
 from eldr_service.policies.experts import Experts, ExpertsInUse
 from eldr_service.policies.marginal_cost import MarginalCost, MarginalCostParameters
+from eldr_service.policies.policy import Policy
+from eldr_service.policies.registry import create
 
 Use = NDArray[np.float32]
 
@@ -19,13 +23,15 @@ class TrueUse:
         for i in range(len(workload.driven)):
             decode = workload.decode_counts(i, output_tokens).counts
             prefill = workload.prefill_counts(i).counts
-            self._by_prefill[_key(prefill)] = (decode.ravel() / output_tokens).astype(np.float32)
+            used = decode.ravel() / output_tokens
+            self._by_prefill[counts_key(prefill)] = used.astype(np.float32)
 
     def of(self, prefill: Counts) -> Use:
-        return self._by_prefill[_key(prefill)]
+        return self._by_prefill[counts_key(prefill)]
 
 
-def _key(prefill: Counts) -> bytes:
+def counts_key(prefill: Counts) -> bytes:
+    """The same for the same counts."""
     return prefill.astype(np.uint32).tobytes()
 
 
@@ -46,7 +52,10 @@ class KnownExperts(ExpertsInUse):
         return super()._prediction_of(counts)
 
 
-def knowing(use: TrueUse, *, arriving: bool, held: bool) -> MarginalCost:
-    policy = MarginalCost()
+def knowing(
+    use: TrueUse, options: Mapping[str, str] | None = None, *, arriving: bool, held: bool
+) -> Policy:
+    policy = create(MarginalCost.name, options or {})
+    assert isinstance(policy, MarginalCost)
     policy.experts = KnownExperts(use, arriving=arriving, held=held)
     return policy

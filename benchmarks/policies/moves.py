@@ -1,11 +1,15 @@
-"""What moves of running requests gain over placements alone: the table of docs/moves.md.
+"""What moves of running requests gain over placements alone, and how far both are from a bound.
 
     python -m benchmarks.policies.moves [--cell TEXT ...] [--seeds N] [--pause SECONDS]
 
 In cells of `benchmarks.policies.cells`: `marginal-cost` with moves against itself without, on the
 same requests. A move costs its request a pause, from its last token on one worker until it may join
-the next step of the other. Then the share of what free moves gain with perfect knowledge
-(`benchmarks.policies.bound`) over `join-shortest-queue`, without moves and with them.
+the next step of the other.
+
+The second table gives how much each gains of what free moves gain over `join-shortest-queue` with
+true experts (`benchmarks.policies.bound`): `marginal-cost` as it is, and *knowing* the experts that
+all requests' decodes use, both without moves and with them; and the best placements that were found
+in *hindsight*, with all that is to come known (`benchmarks.policies.hindsight`).
 
 Intervals are Student's 95% over paired seeds. Writes build/bench/moves.json.
 """
@@ -21,9 +25,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from benchmarks.policies.cells import DEEPSEEK, GPT_OSS, Cell, How, study_of
+from benchmarks.policies.cells import DEEPSEEK, GPT_OSS, OUTPUT_TOKENS, Cell, How, study_of
 from benchmarks.policies.evidence import BOUND, against, bound
 from benchmarks.policies.goals import FIGURES, MEAN, PRICED
+from benchmarks.policies.hindsight import placed_in_hindsight
+from benchmarks.policies.known_use import TrueUse, knowing
 from benchmarks.shared_data import need_recordings
 from benchmarks.written import written
 from eldr_service.lab.simulation.deployment import Delay
@@ -31,7 +37,9 @@ from eldr_service.lab.simulation.simulate import simulate
 from eldr_service.lab.simulation.study import log_to_stderr
 from eldr_service.policies.registry import create
 
-MOVING = "with moves"
+JSQ = "join-shortest-queue"
+MOVING, KNOWING, KNOWING_MOVING = "with moves", "knowing", "knowing, with moves"
+HINDSIGHT = "in hindsight"
 CELLS = (
     *(Cell(*GPT_OSS, workers, rate) for workers, rate in ((2, 19), (4, 38), (8, 75), (16, 60))),
     *(Cell(*DEEPSEEK, workers, rate) for workers, rate in ((4, 60), (16, 250))),
@@ -45,14 +53,20 @@ def run(cell: Cell, how: How, seed: int, pause_s: float) -> Figures:
     """Figures of each contender under a seed."""
     study = study_of(cell, (), how)
     workload = study.workload(seed)
+    use = TrueUse(workload, OUTPUT_TOKENS)
     found = {BOUND: bound(cell, how, seed)}
-    for name, policy, parameters, pause in (
-        ("join-shortest-queue", "join-shortest-queue", {}, None),
-        (PRICED, PRICED, {}, None),
-        (MOVING, PRICED, {"moves": "true", "move_seconds": str(pause_s)}, Delay(pause_s)),
+    best = placed_in_hindsight(workload, study.deployment, OUTPUT_TOKENS)
+    found[HINDSIGHT] = best.figures()
+    moving = {"moves": "true", "move_seconds": str(pause_s)}
+    for name, policy, pause in (
+        (JSQ, create(JSQ, {}), None),
+        (PRICED, create(PRICED, {}), None),
+        (KNOWING, knowing(use, arriving=True, held=True), None),
+        (MOVING, create(PRICED, moving), Delay(pause_s)),
+        (KNOWING_MOVING, knowing(use, moving, arriving=True, held=True), Delay(pause_s)),
     ):
         deployment = replace(study.deployment, move_pause=pause)
-        found[name] = simulate(workload, create(policy, parameters), deployment).figures()
+        found[name] = simulate(workload, policy, deployment).figures()
     return found
 
 
@@ -80,31 +94,32 @@ def main() -> None:
             for figures in pool.map(run, *zip(*tasks, strict=True)):
                 runs.append(figures)
                 progress.advance(task)
-    table = Table("CELL", *(f"{figure}, %" for figure in FIGURES), "MOVES PER REQUEST",
-                  "OF THE BOUND, WITHOUT", "WITH", title=f"{PRICED} with moves")  # fmt: skip
+    gained = Table("CELL", *(f"{figure}, %" for figure in FIGURES), "MOVES PER REQUEST",
+                   title=f"{PRICED} with moves, against it without")  # fmt: skip
+    subjects = (PRICED, KNOWING, HINDSIGHT, MOVING, KNOWING_MOVING)
+    shares = Table("CELL", *subjects, title=f"of the gain in the mean of {BOUND}")
     document = {}
     for i, cell in enumerate(cells):
         each = runs[i * options.seeds : (i + 1) * options.seeds]
         values = {name: {f: [one[name][f] for one in each] for f in FIGURES} for name in each[0]}
         changes = {figure: against(values, MOVING, PRICED, figure) for figure in FIGURES}
         moves = np.mean([one[MOVING]["moves"] / one[MOVING]["requests"] for one in each])
-        gains = {
-            name: against(values, name, "join-shortest-queue", MEAN).change
-            for name in (PRICED, MOVING, BOUND)
-        }
+        gains = {name: against(values, name, JSQ, MEAN).change for name in (*subjects, BOUND)}
         row = [str(cell)]
         for change in changes.values():
             half = change.interval[1] - change.change if change.interval else float("nan")
             row.append(f"{100 * change.change:+.2f} ±{100 * half:.2f}")
-        shares = (f"{gains[name] / gains[BOUND]:.0%}" for name in (PRICED, MOVING))
-        table.add_row(*row, f"{moves:.2f}", *shares)
+        gained.add_row(*row, f"{moves:.2f}")
+        shares.add_row(str(cell), *(f"{gains[name] / gains[BOUND]:.0%}" for name in subjects))
         document[str(cell)] = {
             "values": values,
             "changes": {figure: asdict(change) for figure, change in changes.items()},
             "moves per request": float(moves),
             "gain in the mean over join-shortest-queue": gains,
         }
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in (gained, shares):
+        console.print(table)
     written("moves", {"how": asdict(how), "pause_s": options.pause, "cells": document})
 
 
