@@ -66,7 +66,7 @@ class Findings:
             if "FALLBACK" in reason or "LEAST_LOADED" in reason
         )
         said.append(
-            f"{fallbacks} of {reasons.total()} placements fell back to a lesser answer;"
+            f"{fallbacks} of {reasons.total()} placements fell back;"
             f" {self.failed or 'no'} requests failed."
         )
         return said
