@@ -164,7 +164,7 @@ def decide(
     pinned: bool,
     declared: bool,
 ) -> Decision:
-    """Ask the policy, or give the lesser answer that the situation calls for.
+    """Ask the policy, or give the fallback that the situation calls for.
 
     `declared` says whether the model's geometry is.
     """
