@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from eldr_service.cli.pages import Page, fetch
 from eldr_service.cli.session import Session
@@ -49,14 +50,16 @@ class Told:
     silence: str = ""
 
 
-def told(session: Session, listeners: Sequence[Address]) -> dict[str, Told]:
-    """Ask each replica's page once; its placements are those that it made itself.
+def told(session: Session, listeners: Sequence[Address], model: str | None) -> dict[str, Told]:
+    """Ask each replica's page once for the newest placements of this model, or of all.
 
-    A token goes out in the clear only to this machine, or where gRPC sends it so too.
+    Each page tells those that its own daemon made. A token goes out in the clear only to this
+    machine, or where gRPC sends it so too.
     """
     token = dict(session.credentials())
     shut = [at for at in listeners if token and session.uses_tls and not at.loopback]
-    urls = {at: f"http://{at}/page/state" for at in listeners if at not in shut}
+    of = f"?model={quote(model, safe='')}" if model else ""
+    urls = {at: f"http://{at}/page/state{of}" for at in listeners if at not in shut}
     pages = fetch(urls.values(), session.timeout or SECONDS, token)
     return {str(at): _read(pages[urls[at]]) if at in urls else _withheld(at) for at in listeners}
 

@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
                     server=session.server,
                     model=model,
                     found=found,
-                    told=told(session, pages),
+                    told=told(session, pages, model),
                     lost=lost,
                 )
                 live.update(screen, refresh=True)

@@ -2,35 +2,51 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.booking import Booking
+from eldr_service.core.decision import Reason
 from eldr_service.core.ends import Ended
 from eldr_service.core.partition import Partition
+from eldr_service.core.signature_memory import SignatureSource
 from eldr_service.core.worker import WorkerSpec, WorkerState
 from eldr_service.kernels import similarity
 from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.journal import Journal
 
-MOST_PLACEMENTS = 200
+MOST_PLACEMENTS = 60
+"""Kept of each model, and told at a time; there are at most `--max-models` models."""
 SAMPLE_SECONDS = 0.1
-"""At least, between two placements whose cluster is looked up, which takes up to 0.1 ms."""
+"""Mean time, over all models, between lookups of a placement's cluster; one takes up to 0.1 ms."""
 _KEPT = 0.995  # of the weights of earlier ones, at each of these
 _RECENT = 0.1  # weight of the newest request in a worker's TPOT
 _RATE_SECONDS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """One of the last placements; `at` in Unix seconds."""
+class Placement(NamedTuple):
+    """What is told of a placement, as it was decided; `at` in Unix seconds.
+
+    It does not hold the booking, whose counts take many times the memory.
+    """
 
     at: float
     model: str
-    booking: Booking
+    request_id: str
+    attempt: int
+    worker_id: str
+    reason: Reason
+    early: bool
+    policy: str
+    source: SignatureSource
+    similarity: float | None
+    coverage: float | None  # None without a signature
 
 
 @dataclass(slots=True)
@@ -45,11 +61,17 @@ class Followed:
         Of the partition whose clusters are counted.
     shares : dict of worker id to ndarray of float64, shape [K]
         Weights of the last placements on a worker, by the slot whose centroid is nearest.
+    next_sample : float
+        When the next placement's slot is looked up, at the earliest.
+    placements : deque of Placement
+        The newest, which come last.
     """
 
     tpot: dict[str, float] = field(default_factory=dict)
     version: int = 0
     shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    next_sample: float = 0.0
+    placements: deque[Placement] = field(default_factory=lambda: deque(maxlen=MOST_PLACEMENTS))
     seconds: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_RATE_SECONDS + 1))
 
     def placements_per_second(self, now: float) -> float:
@@ -68,14 +90,18 @@ class Following(Journal):
     """
 
     def __init__(self, partition_of: Callable[[str], Partition | None]) -> None:
-        self.placements: deque[Placement] = deque(maxlen=MOST_PLACEMENTS)
         self._partition_of = partition_of
         self._models: dict[str, Followed] = {}
-        self._next_sample = 0.0
 
     def of(self, model: str) -> Followed:
         """What is known of a model."""
         return self._models.setdefault(model, Followed())
+
+    def newest(self, models: Iterable[str]) -> list[Placement]:
+        """The newest placements of these models together, newest first: `MOST_PLACEMENTS`."""
+        kept = [reversed(self._models[name].placements) for name in models if name in self._models]
+        together = merge(*kept, key=lambda placement: placement.at, reverse=True)
+        return list(islice(together, MOST_PLACEMENTS))
 
     def forgotten(self, model: str) -> None:
         """Forget it too."""
@@ -84,16 +110,30 @@ class Following(Journal):
     def placed(
         self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
     ) -> None:
-        """Remember it among the last."""
+        """Remember it among the model's last."""
         followed = self.of(model)
-        self.placements.append(Placement(time.time(), model, booking))
+        followed.placements.append(
+            Placement(
+                at=time.time(),
+                model=model,
+                request_id=booking.request_id,
+                attempt=booking.attempt,
+                worker_id=booking.worker_id,
+                reason=booking.reason,
+                early=booking.early,
+                policy=booking.policy,
+                source=booking.source,
+                similarity=booking.similarity,
+                coverage=booking.known_coverage if booking.top_k else None,
+            )
+        )
         second = int(now)
         if followed.seconds and followed.seconds[-1][0] == second:
             followed.seconds[-1] = second, followed.seconds[-1][1] + 1
         else:
             followed.seconds.append((second, 1))
-        if known.counts is not None and now >= self._next_sample:
-            self._next_sample = now + SAMPLE_SECONDS
+        if known.counts is not None and now >= followed.next_sample:
+            followed.next_sample = now + SAMPLE_SECONDS * len(self._models)
             self._sample(followed, model, known, booking)
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:

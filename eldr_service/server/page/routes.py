@@ -67,7 +67,7 @@ class Page:
 
     async def _state(self, request: web.Request) -> web.Response:
         caller = await self._access.caller(request)
-        documents = self._watch.documents(caller)
+        documents = self._watch.documents(caller, request.query.get("model"))
         try:
             first = await anext(documents)
         except TooManyViewersError as error:
@@ -79,7 +79,7 @@ class Page:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         caller = await self._access.caller(request)
         response = web.StreamResponse(headers={**_SAFE, "Content-Type": "text/event-stream"})
-        documents = self._watch.documents(caller)
+        documents = self._watch.documents(caller, request.query.get("model"))
         try:
             first = await anext(documents)
         except TooManyViewersError as error:

@@ -29,7 +29,6 @@ WHY = {
     Reason.LEAST_LOADED_POLICY_ERROR: "least loaded: the policy failed",
 }
 EARLY = ", before the prefill's end"
-MOST_SHOWN_PLACEMENTS = 60
 MOST_SHOWN_WORKERS = 256
 MOST_SHOWN_SLOTS = 64
 _VERSION = version("eldr-service")
@@ -38,13 +37,12 @@ _VERSION = version("eldr-service")
 def document(
     models: Iterable[tuple[Model, Followed, Comparison | None]],
     compares: bool,
-    placements: Iterable[Placement],
     refits: Refits,
     waiting: Callable[[str], int],
     troubles: str,
     serving: bool,
 ) -> Document:
-    """All of it; placements newest first. With `compares` there are comparisons, or will be."""
+    """All of it but the placements. With `compares` there are comparisons, or will be."""
     now = time.monotonic()
     return {
         "at": time.time(),
@@ -56,7 +54,6 @@ def document(
             | {"compares": compares}
             for model, followed, comparison in models
         ],
-        "placements": [_placement(placement) for placement in placements],
     }
 
 
@@ -165,19 +162,19 @@ def _refits(model: Model, refits: Refits) -> Document:
     }
 
 
-def _placement(placement: Placement) -> Document:
-    booking = placement.booking
+def of_placement(placement: Placement) -> Document:
+    """One of the placements."""
     return {
         "at": placement.at,
         "model": placement.model,
-        "request": booking.request_id,
-        "attempt": booking.attempt,
-        "worker": booking.worker_id,
-        "why": WHY[booking.reason] + (EARLY if booking.early else ""),
-        "policy": booking.policy,
-        "signature": booking.source.name,
-        "similarity": _number(booking.similarity),
-        "coverage": _number(booking.known_coverage) if booking.top_k else None,
+        "request": placement.request_id,
+        "attempt": placement.attempt,
+        "worker": placement.worker_id,
+        "why": WHY[placement.reason] + (EARLY if placement.early else ""),
+        "policy": placement.policy,
+        "signature": placement.source.name,
+        "similarity": _number(placement.similarity),
+        "coverage": _number(placement.coverage),
     }
 
 

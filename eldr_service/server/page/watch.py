@@ -3,16 +3,15 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
-from itertools import islice
 
 from eldr_service.core.partition import Partition
 from eldr_service.refits import Refits
 from eldr_service.routing.router import Router
 from eldr_service.server.comparison.comparisons import Comparisons
-from eldr_service.server.page.followed import Following
-from eldr_service.server.page.view import MOST_SHOWN_PLACEMENTS, Document, document
+from eldr_service.server.page.followed import Following, Placement
+from eldr_service.server.page.view import Document, document, of_placement
 from eldr_service.server.rpc.caller import Caller, Models
 
 SECONDS = 1.0
@@ -24,28 +23,39 @@ class TooManyViewersError(Exception):
 
 
 class Shown:
-    """A document, written once for all who may see the same of it."""
+    """What is shown at one moment, each part written once for all who see the same of it.
 
-    def __init__(self, shown: Document) -> None:
-        self._shown = shown
-        self._written: dict[Models | None, bytes] = {}
+    Parameters
+    ----------
+    document : Document
+        All but the placements.
+    newest : callable (models) -> list of Placement
+        The newest of these models together.
+    """
 
-    def to(self, caller: Caller) -> bytes:
-        """What a caller may see, as JSON."""
-        written = self._written.get(caller.models)
-        if written is None:
-            written = json.dumps(self._part(caller)).encode()
-            self._written[caller.models] = written
-        return written
+    def __init__(
+        self, document: Document, newest: Callable[[Iterable[str]], list[Placement]]
+    ) -> None:
+        self._document = document
+        self._newest = newest
+        self._models: dict[Models | None, tuple[list[str], bytes]] = {}
+        self._placements: dict[tuple[str, ...], bytes] = {}
 
-    def _part(self, caller: Caller) -> Document:
-        shown = self._shown
-        if caller.models is None:
-            return shown
-        return shown | {
-            "models": [m for m in shown["models"] if caller.may_touch(m["name"])],
-            "placements": [p for p in shown["placements"] if caller.may_touch(p["model"])],
-        }
+    def to(self, caller: Caller, chosen: str | None) -> bytes:
+        """What a caller may see, as JSON; its placements are the chosen model's, or of all."""
+        if caller.models not in self._models:
+            self._models[caller.models] = self._models_of(caller)
+        names, document = self._models[caller.models]
+        of = tuple(name for name in names if chosen in (None, name))
+        if of not in self._placements:
+            told = [of_placement(placement) for placement in self._newest(of)]
+            self._placements[of] = json.dumps(told).encode()
+        return document[:-1] + b', "placements": ' + self._placements[of] + b"}"
+
+    def _models_of(self, caller: Caller) -> tuple[list[str], bytes]:
+        models = [m for m in self._document["models"] if caller.may_touch(m["name"])]
+        written = json.dumps(self._document | {"models": models}).encode()
+        return [m["name"] for m in models], written
 
 
 class Watch(Following):
@@ -85,8 +95,8 @@ class Watch(Following):
         """Show these from now on; they are only read."""
         self._router, self._refits = router, refits
 
-    async def documents(self, caller: Caller) -> AsyncIterator[bytes]:
-        """What the caller may see, as JSON, now and each second.
+    async def documents(self, caller: Caller, chosen: str | None) -> AsyncIterator[bytes]:
+        """What the caller may see, as JSON, now and each second; placements of the chosen model.
 
         Raises
         ------
@@ -99,32 +109,32 @@ class Watch(Following):
         try:
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._tell())
-            yield Shown(self.now()).to(caller)
+            yield self.now().to(caller, chosen)
             while shown := await told.get():
-                yield shown.to(caller)
+                yield shown.to(caller, chosen)
         finally:
             self._viewers.discard(told)
 
-    def now(self) -> Document:
-        """The document of this moment."""
+    def now(self) -> Shown:
+        """What is to be shown of this moment."""
         models = self._router.models
         for model in models.values():
             self.keep_only(
                 model.name, {model.fleet.spec(r).worker_id: r for r in model.fleet.rows()}
             )
         self._comparisons.look(time.monotonic())
-        return document(
+        shown = document(
             [
                 (model, self.of(name), self._comparisons.of(name))
                 for name, model in sorted(models.items())
             ],
             self._comparisons.on,
-            list(islice(reversed(self.placements), MOST_SHOWN_PLACEMENTS)),
             self._refits,
             self._waiting,
             self._troubles(),
             self._serving(),
         )
+        return Shown(shown, self.newest)
 
     def close(self) -> None:
         """Tell no more: the viewers' documents end."""
@@ -140,7 +150,7 @@ class Watch(Following):
         """Compose a document each second for as long as there are viewers."""
         await asyncio.sleep(SECONDS)
         while self._viewers:
-            self._tell_viewers(Shown(self.now()))
+            self._tell_viewers(self.now())
             await asyncio.sleep(SECONDS)
 
     def _tell_viewers(self, shown: Shown | None) -> None:

@@ -14,6 +14,8 @@ const AVOIDED = { SLOW: "slow", HELD_DOWN: "came and went", SUSPECT: "silent" };
 let shown = null;
 let paused = false;
 let chosen = null;
+let events = null;
+let listened = null;
 
 function number(value, digits = 1, unit = "") {
   if (value === null || value === undefined) return UNKNOWN;
@@ -279,6 +281,7 @@ function show(state) {
   }
   select.value = chosen;
   $("model-of").hidden = names.length < 2;
+  listen(names.length > 1 ? chosen : "");
   const model = state.models.find((m) => m.name === chosen);
   showNow(model);
   showWorkers(model.workers, (w) => w.id);
@@ -289,6 +292,11 @@ function show(state) {
     const placements = state.placements.filter((p) => p.model === chosen);
     showPlacements(placements, (p) => `${p.request}\n${p.attempt}`);
   }
+}
+
+function pause(wanted) {
+  paused = wanted;
+  $("pause").setAttribute("aria-pressed", String(paused));
 }
 
 function ask(title, what, yes, path, body) {
@@ -324,12 +332,10 @@ function askToDrain(worker) {
 $("ask-no").addEventListener("click", () => $("ask").close());
 $("model").addEventListener("change", (event) => {
   chosen = event.target.value;
-  if (shown) show(shown);
+  pause(false);
+  show(shown);
 });
-$("pause").addEventListener("click", () => {
-  paused = !paused;
-  $("pause").setAttribute("aria-pressed", String(paused));
-});
+$("pause").addEventListener("click", () => pause(!paused));
 $("policy").addEventListener("submit", (event) => {
   event.preventDefault();
   const parameters = $("policy-parameters").value.trim();
@@ -358,10 +364,28 @@ function link(state, words) {
   say($("link"), words);
 }
 
-const events = new EventSource("/page/events");
-events.onmessage = (event) => {
-  link("live", "Live");
-  show(JSON.parse(event.data));
-};
-events.onerror = () => link("lost", "Not connected: what is shown may be old");
+// Each document has the newest placements of one model, or of all where none is named.
+function listen(model) {
+  if (events && model === listened) return;
+  events?.close();
+  listened = model;
+  const source = new EventSource("/page/events" + (model && `?model=${encodeURIComponent(model)}`));
+  events = source;
+  source.onmessage = (event) => {
+    link("live", "Live");
+    show(JSON.parse(event.data));
+  };
+  source.onerror = () => {
+    link("lost", "Not connected: what is shown may be old");
+    if (source.readyState === EventSource.CLOSED) setTimeout(again, 5000, source); // it was refused
+  };
+}
+
+function again(source) {
+  if (source !== events) return;
+  events = null;
+  listen(listened);
+}
+
+listen("");
 fillPolicies();
