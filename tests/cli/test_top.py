@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from busy_and_quiet import LAST, ONLY, QUIET, busy_and_quiet
 from daemon import running_daemon
 from eldr.v1 import partition_pb2
 from live_fleet import LiveFleet
@@ -191,6 +192,16 @@ def test_placements_of_one_model(live):
     placements = list(filter(PLACED.match, screen.splitlines()))
     assert all("of-other" in line for line in placements)
     assert max(map(cell_len, screen.splitlines())) == 80
+
+
+def test_a_quiet_model_has_its_placements_beside_a_busy_one():
+    with busy_and_quiet() as (daemon, _):
+        with top(daemon.grpc, "--http", daemon.http) as shown:
+            screen = shown.until(shows(LAST))
+            assert ONLY not in screen  # of all models it is not among the newest
+        with top(daemon.grpc, "--http", daemon.http, "--model", QUIET) as shown:
+            screen = shown.until(shows(ONLY))
+            assert len(PLACED.findall(screen)) == 1
 
 
 def test_pages_of_replicas_are_one_list():

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import signal
 import socket
 from importlib.metadata import version
 
 from another_version import another_version
-from scripted_engine import running_rig
-from test_proxy_daemon import fit, routed_rig
+from daemon import running_daemon
+from scripted_engine import MODEL, running_rig
+from test_proxy_daemon import fit, register, routed_rig
 from traced_proxy import running_proxy
 from typer.testing import CliRunner
+from wire import Client
 
 from eldr_service.cli.app import app
 
@@ -58,6 +61,42 @@ async def test_a_proxy_that_places_without_the_daemon(shared_daemon):
     assert found["fallbacks"]["words"].startswith("100% of 4 decodes since its start")
 
 
+async def test_a_daemon_that_was_away_for_a_moment():
+    with running_daemon() as daemon:
+        async with routed_rig(daemon) as rig:
+            for _ in range(4):
+                await rig.post()
+            daemon.process.send_signal(signal.SIGSTOP)
+            assert (await rig.post())[0].status == 200
+            daemon.process.send_signal(signal.SIGCONT)
+            found = await examined(daemon, rig.url)
+            assert found["router"]["outcome"] == "ok"
+            found = found["fallbacks"]
+            assert found["outcome"] == "warning"
+            assert found["words"] == "20% of 5 decodes since its start went without ELDR"
+            assert "did the daemon take longer than eldr-proxy's --route-timeout" in found["fix"]
+            watching = asyncio.create_task(examined(daemon, rig.url, watch=2))
+            while not watching.done():
+                await rig.post()
+                await asyncio.sleep(0.1)
+            assert watching.result()["fallbacks"]["outcome"] == "ok"
+
+
+async def test_a_proxy_that_does_not_know_one_of_the_workers():
+    """The daemon is well; the proxy cannot send a request where it is placed."""
+    with running_daemon("--policy", "round-robin") as daemon, Client(daemon.grpc) as client:
+        async with running_rig(router=daemon.grpc) as rig:
+            register(daemon, rig)
+            client.register(MODEL, "DECODE-2", geometry=None, url="http://127.0.0.1:9")
+            for _ in range(6):
+                assert (await rig.post())[0].status == 200
+            found = await examined(daemon, rig.url)
+    assert found["router"]["outcome"] == "ok"
+    assert found["fallbacks"]["outcome"] == "warning"
+    assert found["fallbacks"]["words"] == "33% of 6 decodes since its start went without ELDR"
+    assert "eldr-proxy's log names workers it does not know" in found["fallbacks"]["fix"]
+
+
 async def test_a_proxy_that_knows_no_engine(shared_daemon):
     async with running_rig(static=False, router=shared_daemon.grpc) as rig:
         found = await examined(shared_daemon, rig.url, code=1)
@@ -66,7 +105,7 @@ async def test_a_proxy_that_knows_no_engine(shared_daemon):
 
 async def test_what_is_no_proxy(shared_daemon):
     found = await examined(shared_daemon, f"http://{shared_daemon.http}", code=1)
-    assert "is no eldr-proxy" in found["serves"]["words"]
+    assert "is not eldr-proxy" in found["serves"]["words"]
     found = await examined(shared_daemon, "http://127.0.0.1:1", code=1)
     assert found["serves"]["words"] == "nothing listens there"
     assert {found[name]["outcome"] for name in ("router", "fallbacks", "versions")} == {"unknown"}

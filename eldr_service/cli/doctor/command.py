@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         model: Model = None,
         proxy: Annotated[
             list[str] | None,
-            typer.Option(metavar="URL", help="An eldr-proxy to look at, too; repeatable."),
+            typer.Option(metavar="URL", help="An eldr-proxy to check too; repeatable."),
         ] = None,
         http: Http = None,
         watch: Annotated[
@@ -45,12 +45,12 @@ def register(app: typer.Typer) -> None:
                 metavar="SECONDS",
                 min=0,
                 max=3_600,
-                help="Judge placements and releases by what happens in so long, rather than by all"
-                " since the start.",
+                help="Judge placements and releases by what happens in this time, rather than by"
+                " everything since the start.",
             ),
         ] = 0.0,
     ) -> None:
-        """Check a deployment end to end: what is wrong, and what to type. Exits 1 at a fault."""
+        """Check a deployment end to end: what is wrong, and what to type. Exits 1 on a fault."""
         found = list(examine(look(session, model, http, proxy or (), watch)))
         numbers = Counter(each.outcome for each in found)
         document = {
@@ -95,6 +95,6 @@ def _shown(
     first = next((each for each in found if each.outcome is Outcome.FAULT), None)
     if first:
         where = f" of {first.subject}" if first.subject else ""
-        yield f"{told}; begin with {first.check}{where}: others may follow from it"
+        yield f"{told}; start with {first.check}{where}: others may follow from it"
     else:
         yield told

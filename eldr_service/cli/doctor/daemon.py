@@ -10,14 +10,18 @@ from eldr_service.core.words import counted
 
 SOON_SECONDS = 14 * 86_400.0
 CLOCK_SECONDS = 5.0, 60.0
-"""Apart by so much, clocks are worth a look; by so much, tokens and certificates fail."""
+"""Clocks that differ by the first are worth a look; by the second, tokens and certificates fail."""
+MISSING = "UNIMPLEMENTED"
+"""The code of a call to a method that is not served."""
 
 
 def reached(seen: Evidence) -> Result:
-    """It answers, and takes requests."""
+    """The daemon answers, and takes requests."""
     closed = {at: listener.error for at, listener in seen.listeners.items() if listener.error}
     if isinstance(seen.ready, CommandError):
         return _not_reached(seen, seen.ready, closed)
+    if _is_stranger(seen):
+        return STRANGER
     if not seen.ready:
         return fault(
             "it answers, and says NOT_SERVING: it is shutting down",
@@ -25,7 +29,7 @@ def reached(seen: Evidence) -> Result:
         )
     if closed:
         return warning(
-            f"replicas away: {_each(closed)}",
+            f"some replicas cannot be reached: {_each(closed)}",
             "start eldr-server there, or take the address out of --server",
         )
     return ok("serves gRPC, and takes requests")
@@ -33,15 +37,12 @@ def reached(seen: Evidence) -> Result:
 
 def _not_reached(seen: Evidence, error: CommandError, closed: dict[str, str]) -> Result:
     if closed and len(closed) == len(seen.listeners):
-        return fault(
-            f"{_each(closed)}",
-            "start eldr-server, or say where it is with --server",
-        )
+        return fault(_each(closed), "start eldr-server, or name its address with --server")
     for at, listener in seen.listeners.items():
         if listener.distrust:
             return fault(
-                f"the certificate of {at} is not believed: {listener.distrust}",
-                "--tls-ca with the authority that signed it, and --server with a name in it",
+                f"the certificate of {at} is not trusted: {listener.distrust}",
+                "--tls-ca with the authority that signed it, and --server with a name it holds",
             )
         if listener.speaks_tls and not seen.uses_tls:
             return fault(
@@ -50,7 +51,7 @@ def _not_reached(seen: Evidence, error: CommandError, closed: dict[str, str]) ->
             )
         if listener.wants_certificate:
             return fault(
-                f"{at} refuses callers without a certificate that it knows",
+                f"{at} refuses callers without a certificate it trusts",
                 "--tls-cert and --tls-key, signed by the daemon's --tls-client-ca",
             )
         if seen.uses_tls and not (listener.error or listener.speaks_tls):
@@ -58,17 +59,35 @@ def _not_reached(seen: Evidence, error: CommandError, closed: dict[str, str]) ->
                 f"{at} speaks no TLS, and this call did",
                 "leave out --tls-ca, --tls-cert and --tls-key (and their variables)",
             )
-    if error.code == "UNIMPLEMENTED" or "http1" in error.message:  # as gRPC's core words it
+    if error.code == MISSING:
+        return STRANGER
+    if "http1" in error.message:  # as gRPC's core words it
         return fault(
-            "what answers is no eldr-server", "--server with the daemon's gRPC port, not its HTTP"
+            "an HTTP server answers, not eldr-server's gRPC",
+            "--server with the daemon's gRPC port, not its HTTP port",
         )
     return fault(error.message, error.hint)
 
 
+STRANGER = fault(
+    "a gRPC server answers, but it is not eldr-server",
+    "--server with the address of eldr-server's --listen; behind an ingress, with a name that it"
+    " routes to eldr-server",
+)
+
+
+def _is_stranger(seen: Evidence) -> bool:
+    """It answers the health check, but cannot list workers, as every port of eldr-server can."""
+    error = seen.standings
+    if not isinstance(error, CommandError):
+        return False
+    return error.code == MISSING and "ListWorkers" in error.message
+
+
 def certificate(seen: Evidence) -> Result:
-    """It is good for a while."""
+    """The daemon's certificate stays valid for a while."""
     if not seen.uses_tls:
-        return ok("no TLS is spoken")
+        return ok("TLS is not used")
     known = [d.expires_in for d in seen.listeners.values() if d.expires_in is not None]
     if not known:
         return unknown("no certificate was checked here")
@@ -82,9 +101,9 @@ def certificate(seen: Evidence) -> Result:
 
 
 def credentials(seen: Evidence) -> Result:
-    """We may see the fleet."""
+    """This caller may see the fleet."""
     error = seen.standings
-    if isinstance(seen.ready, CommandError):
+    if isinstance(seen.ready, CommandError) or _is_stranger(seen):
         return unknown("the daemon was not reached")
     if not isinstance(error, CommandError) or error.code == "NOT_FOUND":
         return ok("may see the whole fleet (role admin)")
@@ -94,17 +113,22 @@ def credentials(seen: Evidence) -> Result:
             "--token-file FILE (ELDR_TOKEN_FILE) with a token of the daemon's --tokens file",
         )
     if error.code == "PERMISSION_DENIED":
-        return fault(error.message, "a token of the role admin: the fleet is shown to no other")
+        return fault(error.message, "use a token with the role admin: no other may see the fleet")
+    if error.code == MISSING:
+        return fault(
+            "this port does not serve partitions and policies",
+            "--server with the address of eldr-server's --admin-listen",
+        )
     return fault(error.message, error.hint)
 
 
 def models(seen: Evidence) -> Result:
-    """It knows some, and the one that is asked for."""
+    """The daemon knows some models, and the one of --model."""
     known = seen.standings
     if isinstance(known, CommandError):
         if known.code == "NOT_FOUND":
-            return fault(known.message, "eldr status names the models that there are")
-        return unknown("they were not told")
+            return fault(known.message, "eldr status lists the models that are known")
+        return unknown("the daemon did not list them")
     if not known:
         words = "none is known: no worker has registered"
         return unknown(words, "start an engine with ELDR's connector, or eldr workers add")
@@ -112,23 +136,23 @@ def models(seen: Evidence) -> Result:
 
 
 def http(seen: Evidence) -> Result:
-    """Its page of health says what it would not say by itself."""
+    """Health and metrics are served, and the daemon reports no trouble there."""
     away = {d.url: d.health.error for d in seen.daemons if not d.health.status}
     if not seen.daemons:
-        return unknown("where it serves HTTP is not known", "--http HOST:PORT")
+        return unknown("the daemon's HTTP address is not known", "--http HOST:PORT")
     if away:
-        words, fix = f"no answer: {_each(away)}", "--http HOST:PORT, as eldr-server has it"
+        words, fix = f"no answer: {_each(away)}", "--http HOST:PORT, as given to eldr-server"
         return fault(words, fix) if seen.http_given else unknown(words, fix)
     if not all(daemon.samples for daemon in seen.daemons):
-        return unknown("what answers there is no eldr-server", "--http HOST:PORT")
+        return unknown("what answers there is not eldr-server", "--http HOST:PORT")
     said = {d.url: trouble for d in seen.daemons if (trouble := _trouble(d))}
     if said:
-        return fault(f"{_each(said)}", "the daemon's log has more; see docs/troubleshoot.md")
+        return fault(_each(said), "see the daemon's log, and docs/troubleshoot.md")
     return ok("metrics and health are served")
 
 
 def clock(seen: Evidence) -> Result:
-    """Its clock and ours agree: leases over restarts, JWTs and certificates go by it."""
+    """Its clock agrees with ours: leases over restarts, JWTs and certificates depend on it."""
     if isinstance(seen.standings, CommandError):
         workers = []
     else:
@@ -138,29 +162,29 @@ def clock(seen: Evidence) -> Result:
         at, age = workers[0].report_time, workers[0].report_age
         told = [at.ToNanoseconds() / 1e9 + age.ToNanoseconds() / 1e9 - seen.listed_at]
     if not told:
-        return unknown("the daemon told no time: no HTTP, and no report of a worker")
+        return unknown("the daemon's time is not known: no HTTP, and no worker has reported")
     apart = max(told, key=abs)
     note, much = CLOCK_SECONDS
     if abs(apart) <= note:
         return ok("agrees with this machine's")
     words = f"the daemon's is {span(abs(apart))} {'ahead of' if apart > 0 else 'behind'} this one"
-    fix = "timedatectl on both machines: which of them is not synchronized?"
+    fix = "timedatectl on both machines shows which one is not synchronized"
     return fault(words, fix) if abs(apart) > much else warning(words, fix)
 
 
 def state(seen: Evidence) -> Result:
-    """Bookings outlive the daemon."""
+    """Bookings survive a restart of the daemon."""
     if seen.metrics is None:
         return NO_METRICS
     lost = [d for d in seen.daemons if d.samples and not d.samples.total(DURABLE)]
     if not lost:
-        return ok("bookings outlive the daemon")
+        return ok("bookings survive a restart")
     ill = {d.url: _trouble(d) for d in lost if _trouble(d) and d.health.status == HTTPStatus.OK}
     if ill:
         return fault(
             _each(ill),
             "df -h and ls -l of --state where the daemon runs, or redis-cli ping of its Redis:"
-            " once that can be written, all is written by itself, without a restart",
+            " once writing works again, the daemon writes everything; it needs no restart",
         )
     return warning(
         "a restart forgets bookings, workers and partitions: --state is :memory:",
@@ -172,7 +196,7 @@ DURABLE = "eldr_bookings_durable"
 
 
 def discovery(seen: Evidence) -> Result:
-    """Sources of workers can be read."""
+    """The sources of workers can be read."""
     if seen.metrics is None:
         return NO_METRICS
     each = [d.samples for d in seen.daemons if d.samples]  # a replica may read what others cannot
@@ -183,26 +207,26 @@ def discovery(seen: Evidence) -> Result:
         kinds = {source.partition(":")[0] for source in down}
         where = [look for kind, look in LOOK.items() if kind in kinds]
         return fault(
-            f"cannot be read: {', '.join(down)}; workers that come and go there are missed",
+            f"cannot be read: {', '.join(down)}; workers that join or leave there go unnoticed",
             "; ".join((*where, "the daemon's log has the error: source not read")),
         )
     if not sources:
-        return ok("none is used: workers register by themselves")
+        return ok("not used: workers register by themselves")
     found = int(max(d.total("eldr_discovery_workers") for d in each))
     return ok(f"{', '.join(sources)}: {counted(found, 'worker')}")
 
 
 LOOK = {
-    "fleet-file": "is the file of --fleet there, and as docs/discovery.md has it?",
-    "kubernetes": "kubectl auth can-i watch endpointslices, as the daemon's service account: is"
-    " the API there, and does it let the daemon read?",
-    "dns": "dig that name where the daemon runs, at its --dns-server if it has one",
+    "fleet-file": "is the --fleet file there, and written as docs/discovery.md says?",
+    "kubernetes": "kubectl auth can-i watch endpointslices, as the daemon's service account: can"
+    " the daemon reach the API, and may it read there?",
+    "dns": "dig that name where the daemon runs, with its --dns-server if it has one",
 }
-"""At what, for each kind of source."""
+"""What to look at, by kind of source."""
 
 
 def refusals(seen: Evidence) -> Result:
-    """Calls that the daemon refused for what they were."""
+    """The daemon did not refuse calls for their content or their token."""
     if seen.metrics is None:
         return NO_METRICS
     by_code = seen.metrics.by
@@ -211,16 +235,20 @@ def refusals(seen: Evidence) -> Result:
     wrong = by_code("method", ERRORS, code="INVALID_ARGUMENT")
     if joined := shapes.pop(REGISTER, 0):
         return fault(
-            f"{counted(int(joined), 'registration')} of workers refused {seen.period}:"
-            " their shape (layers x experts, top_k) or role is not the model's",
-            "the daemon's log says which and why: refused RegisterWorker; another name for"
-            " another model, or eldr workers remove the wrong ones",
+            f"{counted(int(joined), 'registration')} of workers refused {seen.period}: a shape"
+            " (layers x experts, top_k) that is not the model's, a role other than the worker's"
+            " life began with, or an id that is taken",
+            "the daemon's log says which and why (refused); give another model another name, let"
+            " an engine that changes its role restart, or eldr workers remove the wrong worker;"
+            " --watch 30 shows whether it goes on",
         )
     if callers:
         codes = ", ".join(f"{int(n):,} {code}" for code, n in sorted(callers.items()))
         return warning(
-            f"callers refused for their tokens {seen.period}: {codes}",
-            "the daemon's log says whose and why: refused; give engines and proxies a token",
+            f"calls refused for their token {seen.period}: {codes}",
+            "the daemon's log says whose and why (refused); engines need a token with the role"
+            " worker, callers of Route with route, proxies that learn engines from the daemon"
+            " with admin",
         )
     routed = shapes.pop(ROUTE, 0)  # some are repeats that came late
     if routed > MANY_ROUTES * seen.metrics.total("eldr_placements_total"):
@@ -229,10 +257,10 @@ def refusals(seen: Evidence) -> Result:
         calls = {m.rpartition("/")[2]: shapes.get(m, 0) + wrong.get(m, 0) for m in shapes | wrong}
         told = ", ".join(f"{int(n):,} {method}" for method, n in sorted(calls.items()))
         return warning(
-            f"calls refused {seen.period} for what was in them: {told}",
-            "the daemon's log says which and why: refused",
+            f"calls refused {seen.period} for their content: {told}",
+            "the daemon's log says which and why (refused)",
         )
-    return ok(f"none that matters {seen.period}")
+    return ok(f"none that matter {seen.period}")
 
 
 ERRORS = "eldr_errors_total"
@@ -245,11 +273,11 @@ SHAPED = (
     "eldr.v1.RouterService/RegisterSignature",
     "eldr.v1.RouterService/StreamSignatures",
 )
-"""Methods whose failed precondition is a geometry that is not the model's."""
+"""Methods whose FAILED_PRECONDITION mostly means a geometry that is not the model's."""
 
 
 def _trouble(daemon: Served) -> str:
-    """What its page of health says is wrong; empty where nothing is."""
+    """The trouble that its health page reports; empty where there is none."""
     return daemon.health.text.strip().removeprefix("ok").removeprefix(", but ")
 
 

@@ -1,4 +1,4 @@
-"""What was seen of a deployment: all that checks look at."""
+"""What was seen of a deployment: all that the checks judge."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ from eldr_service.cli.standing import Standing
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """The two pages of something that serves HTTP, a daemon or a proxy.
+    """The two pages of a daemon or a proxy.
 
     Attributes
     ----------
     url : str
-        Of the whole.
+        Where it serves HTTP.
     health, metrics : Page
     samples : Samples or None
-        What the page of metrics shows; None where it is none.
+        What `metrics` shows; None if that is not a page of metrics.
     """
 
     url: str
@@ -33,31 +33,31 @@ class Served:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was seen of a deployment; what could not be seen says why.
+    """What was seen of a deployment, or why it could not be seen.
 
     Attributes
     ----------
     server : str
     uses_tls : bool
-        We do.
+        This `eldr` does.
     listeners : mapping of HOST:PORT to Listener
-        Of each replica that is named; none of a name that gRPC resolves by itself.
+        Of each replica in `server`; empty for a name that only gRPC resolves.
     ready : bool or CommandError
-        What the health service says.
+        Whether the health service says SERVING.
     standings : sequence of Standing, or CommandError
-        The models, as the daemon told them at `listed_at`, by our clock.
+        The models, as the daemon listed them at `listed_at` by our clock.
     policies : mapping of model to ActivePolicy
     daemons : sequence of Served
         The HTTP of each replica.
     http_given : bool
-        Where that is was said, not guessed.
+        Their address was given, not guessed.
     metrics : Samples or None
-        The sum over the replicas; None where none shows any.
+        The sum over the replicas; None if none shows metrics.
     workers : mapping of URL to Page
-        What is at each worker's /health.
+        Each worker's /health.
     proxies : sequence of Served
     watched : float
-        Seconds that counters are of; 0 for all since the start of what counts.
+        Seconds that the counters cover; 0 for all since each program's start.
     """
 
     server: str
@@ -76,5 +76,5 @@ class Evidence:
 
     @property
     def period(self) -> str:
-        """What time the daemon's counters are of, in words."""
+        """The time that the daemon's counters cover, in words."""
         return f"in the {self.watched:g} s watched" if self.watched else "since the daemon's start"

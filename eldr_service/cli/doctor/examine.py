@@ -1,4 +1,4 @@
-"""All checks in order: what others rest on comes first."""
+"""All checks in order: those that others depend on come first."""
 
 from collections.abc import Callable, Iterator
 
@@ -53,7 +53,7 @@ OF_A_PROXY = {
 
 
 def examine(seen: Evidence) -> Iterator[Finding]:
-    """Everything that the checks find."""
+    """Run all checks, and yield what they find."""
     for name, check in OF_THE_DAEMON.items():
         yield _found(name, "daemon", "", check, seen)
     known = seen.standings

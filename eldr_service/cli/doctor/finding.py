@@ -18,7 +18,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One check's.
+    """The finding of one check.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class Finding:
     words : str
         What was found, in one or two sentences.
     fix : str
-        What to type or do about it; empty where there is nothing to mend.
+        What to type or do about it; empty if there is nothing to fix.
     kind : {"daemon", "model", "proxy"}
-        What was looked at.
+        What was checked.
     subject : str
         The model's name, or the proxy's URL; empty for the daemon.
     """
@@ -53,7 +53,7 @@ def ok(words: str) -> Result:
 
 
 def warning(words: str, fix: str) -> Result:
-    """Requests are served, though not as well as they could be."""
+    """Requests are served, but not as well as they could be."""
     return Outcome.WARNING, words, fix
 
 
@@ -63,7 +63,7 @@ def fault(words: str, fix: str) -> Result:
 
 
 def unknown(words: str, fix: str = "") -> Result:
-    """It could not be looked at."""
+    """It could not be checked."""
     return Outcome.UNKNOWN, words, fix
 
 
@@ -75,6 +75,6 @@ def few(names: Collection[str]) -> str:
 
 
 NO_METRICS = unknown(
-    "the daemon's metrics were not read", "--http HOST:PORT, as eldr-server has it"
+    "the daemon's metrics were not read", "--http HOST:PORT, as given to eldr-server"
 )
-"""Where a check rests on them."""
+"""For checks that need them."""

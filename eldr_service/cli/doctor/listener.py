@@ -1,4 +1,4 @@
-"""What stands behind an address: nothing, something plain, or TLS, and why the two do not agree."""
+"""What listens at an address: nothing, plain text or TLS, and why a TLS handshake fails."""
 
 import socket
 import ssl
@@ -9,19 +9,19 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """What one address is like.
+    """What one connection to an address found.
 
     Attributes
     ----------
     error : str
-        Why no connection came about, in words; empty where one did.
+        Why there was no connection, in words; empty if there was one.
     speaks_tls : bool
     distrust : str
-        Why the certificate is not believed; empty where it is, or none was asked to be checked.
+        Why the certificate is not trusted; empty if it is, or was not checked.
     wants_certificate : bool
-        It refuses callers without a certificate of their own.
+        Callers without a certificate of their own are refused.
     expires_in : float or None
-        Seconds that its certificate is still good for; None where it was not checked.
+        Seconds until the certificate ends; None if it was not checked.
     """
 
     error: str = ""
@@ -60,7 +60,7 @@ def _shake_hands(
     context = ssl.create_default_context(cafile=ca)
     if ca is None:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])  # gRPC hangs up on those who do not offer it
+    context.set_alpn_protocols(["h2"])  # gRPC hangs up on clients that do not offer it
     if own:
         context.load_cert_chain(*own)
     try:
@@ -69,12 +69,12 @@ def _shake_hands(
         return Listener(speaks_tls=True, distrust=error.verify_message)
     except ssl.SSLError as error:
         return Listener(speaks_tls="CERTIFICATE" in (error.reason or "").upper())
-    except OSError:  # it hung up on what is no plain gRPC
+    except OSError:  # a server of plain gRPC hung up
         return Listener()
     with speaking:
         told = speaking.getpeercert() if ca else None
         expires = ssl.cert_time_to_seconds(str(told["notAfter"])) - time.time() if told else None
-        try:  # with TLS 1.3 a missing certificate is complained of after the handshake
+        try:  # with TLS 1.3 a missing certificate is refused only after the handshake
             refuses = not speaking.recv(1)
         except TimeoutError:
             refuses = False

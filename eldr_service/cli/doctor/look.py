@@ -1,4 +1,4 @@
-"""Looks at a deployment once: calls, pages, listeners, each within its time."""
+"""Looks at a deployment once: calls, pages and listeners, each with a time limit."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -79,12 +79,12 @@ def look(
 
 
 def has_http(url: str) -> bool:
-    """There is something to ask at a worker's address."""
+    """A worker's address can be asked over HTTP."""
     return url.startswith(("http://", "https://"))
 
 
 def health_url(url: str) -> str:
-    """Where a worker says whether it is well."""
+    """The address of a worker's health page."""
     return f"{url.rstrip('/')}/health"
 
 
@@ -105,7 +105,7 @@ def _ready(session: Session, seconds: float) -> bool | CommandError:
 def _listeners(
     session: Session, named: Sequence[Address], ready: bool | CommandError, seconds: float
 ) -> dict[str, Listener]:
-    """Handshakes where we speak TLS, and where we should perhaps."""
+    """Connect to each address; shake hands if we speak TLS, or may have to."""
     ca, key, certificate = session.tls
 
     def listener(at: Address) -> Listener:

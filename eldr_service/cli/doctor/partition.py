@@ -1,4 +1,4 @@
-"""One model's partition: there, for its shape, bound to its workers, and of its traffic."""
+"""One model's partition: there is one, its workers are bound to it, and it fits the traffic."""
 
 import time
 
@@ -13,7 +13,7 @@ from eldr_service.core.words import counted
 
 MUCH_DRIFT = 1.3
 FEW = 64
-"""Signatures by which drift says nothing yet."""
+"""Drift over fewer signatures than this proves nothing."""
 OLD_SECONDS = 30 * 86_400.0
 
 
@@ -32,7 +32,7 @@ def fitted(seen: Evidence, of: Standing) -> Result:
     kept = refit.window_signatures if refit else 0
     if refit and refit.mode == pb.REFIT_MODE_AUTO:
         why = (
-            f"{counted(kept, 'signature')} so far, some 32 per worker are needed"
+            f"{counted(kept, 'signature')} so far, about 32 per worker are needed"
             if kept
             else "no signature has come to fit on"
         )
@@ -41,24 +41,24 @@ def fitted(seen: Evidence, of: Standing) -> Result:
             return ok("none, and with one decode worker there is nothing to choose")
         fix = f"wait, or eldr fit FILE.npz --import --activate {of.option}"
         if not kept and seen.metrics and seen.metrics.total(PLACEMENTS, model=of.model):
-            return fault(words, "signatures above come first")
+            return fault(words, "see signatures above first")
         return warning(words, fix)
     return fault(
-        "none, and none is fitted by itself: requests go by load",
+        "none, and none will be fitted automatically: requests go by load",
         f"eldr partition refit auto {of.option}, or eldr fit --activate {of.option}",
     )
 
 
 def bound(seen: Evidence, of: Standing) -> Result:
-    """Each slot has a worker; each worker has a slot as soon as there are any."""
+    """Each slot has a worker."""
     if of.partition is None:
         return unknown("no partition")
     bindings = of.partition.bindings
     vacant = [str(b.slot) for b in bindings if not b.worker_ids]
     if vacant:
         return warning(
-            f"no worker has slot {few(vacant)}: requests like it go elsewhere",
-            "bring the missing worker back, or for those there are:"
+            f"no worker has slot {few(vacant)}: its requests go to workers of other slots",
+            "bring the missing worker back, or fit for the workers that are left:"
             f" eldr fit --activate {of.option} --slots {max(1, len(of.ready))}",
         )
     workers = sum(len(b.worker_ids) for b in bindings)
@@ -66,7 +66,7 @@ def bound(seen: Evidence, of: Standing) -> Result:
 
 
 def fresh(seen: Evidence, of: Standing) -> Result:
-    """It is of the traffic that there is now."""
+    """It fits the current traffic."""
     partition, refit = of.partition, of.refit
     if partition is None or refit is None:
         return unknown("no partition")
@@ -80,15 +80,15 @@ def fresh(seen: Evidence, of: Standing) -> Result:
         held = refit.held.ToNanoseconds() / 1e9
         later = f"; refits begin again in {span(held)}" if automatic and held else ""
         alone = automatic and not held
-        return warning(words + later, "wait: it is refitted by itself" if alone else by_hand)
+        return warning(words + later, "wait: the daemon refits it" if alone else by_hand)
     if age > OLD_SECONDS and not automatic:
-        return warning(f"it is {span(age)} old, and none is fitted by itself", by_hand)
+        return warning(f"it is {span(age)} old, and is not refitted automatically", by_hand)
     drift = f", drift {refit.drift:.2f}" if refit.drift else ""
     return ok(f"fitted {span(max(0.0, age))} ago{drift}")
 
 
 def refits(seen: Evidence, of: Standing) -> Result:
-    """Refits work out."""
+    """Refits succeed."""
     if seen.metrics is None or of.refit is None:
         return NO_METRICS
     outcomes = seen.metrics.by("outcome", REFITS, model=of.model)
@@ -97,13 +97,13 @@ def refits(seen: Evidence, of: Standing) -> Result:
     if last.endswith(": failed"):
         return warning(
             f"the last one failed, so no partition follows the traffic; {seen.period}: {done}",
-            "the daemon's log has why: refit failed; is its memory or disk short? It is tried"
-            f" again by itself, and at once by eldr fit --activate {of.option}",
+            "the daemon's log says why (refit failed); does it lack memory or disk space? It tries"
+            f" again later, or at once with eldr fit --activate {of.option}",
         )
     if last.startswith("rolled back"):
         return warning(
             f"the last one was {last}; {seen.period}: {done}",
-            "nothing, the partition before is in force; where it happens again and again:"
+            "nothing: the partition before is in force; if it happens repeatedly:"
             f" eldr partition refit manual {of.option}",
         )
     mode = pb.RefitMode.Name(of.refit.mode).removeprefix("REFIT_MODE_").lower()

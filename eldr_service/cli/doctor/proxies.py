@@ -1,4 +1,4 @@
-"""One proxy: whether it serves, and whether it is ELDR that places its decodes."""
+"""One proxy: whether it serves, and whether ELDR places its decodes."""
 
 import json
 from typing import Any
@@ -8,37 +8,37 @@ from eldr_service.cli.doctor.finding import Result, fault, ok, unknown, warning
 from eldr_service.core.words import counted
 
 NOTED, MUCH = 0.01, 0.5
-"""Shares of placements that the daemon did not make."""
+"""Shares of decodes that the daemon did not place."""
 FALLBACK = "CLIENT_FALLBACK"
 
 
 def serves(seen: Evidence, proxy: Served) -> Result:
-    """It answers, and knows engines."""
+    """The proxy answers, and knows engines."""
     page = proxy.health
     if not page.status:
         return fault(page.error, "start eldr-proxy, or --proxy with its URL")
     said = _said(proxy)
     if not said:
-        return fault(f"what answers (HTTP {page.status}) is no eldr-proxy", "--proxy with its URL")
+        return fault(f"what answers (HTTP {page.status}) is not eldr-proxy", "--proxy with its URL")
     known = ", ".join(f"{number} {role}" for role, number in said["workers"].items())
     if page.status != 200:
         return fault(
-            f"it serves nothing: of the engines it needs it knows {known}",
-            "eldr workers list: are they registered, and is the proxy's --router this daemon,"
-            " its token of the role admin?",
+            f"it cannot serve: of the engines it needs it knows {known}",
+            "does eldr workers list show the engines? Is the proxy's --router this daemon, and has"
+            " its token the role admin?",
         )
     return ok(f"serves; engines: {known}")
 
 
 def asks(seen: Evidence, proxy: Served) -> Result:
-    """It reaches the daemon."""
+    """The proxy reaches the daemon."""
     router = _said(proxy).get("router")
     if router is None:
         return unknown("it was not reached")
     if router == "down":
         return fault(
-            "it does not reach the daemon: decodes go in turn, without ELDR",
-            "its --router, token and TLS; eldr-proxy's log",
+            "it does not reach the daemon: decodes go round robin, without ELDR",
+            "check its --router, token and TLS; eldr-proxy's log says more",
         )
     if router == "none":
         return warning("it asks no daemon (--router none)", f"eldr-proxy --router {seen.server}")
@@ -59,8 +59,9 @@ def falls_back(seen: Evidence, proxy: Served) -> Result:
     share = reasons.get(FALLBACK, 0) / placed
     words = f"{share:.0%} of {counted(int(placed), 'decode')} {period} went without ELDR"
     fix = (
-        "is the daemon slow (eldr_rpc_seconds), or was it away? eldr-proxy --route-timeout is how"
-        " long it waits; --watch 30 tells whether it goes on"
+        "did the daemon take longer than eldr-proxy's --route-timeout (eldr_rpc_seconds), or was it"
+        " away? Else eldr-proxy's log names workers it does not know, and calls the daemon refused;"
+        " --watch 30 shows whether it goes on"
     )
     if share >= MUCH:
         return fault(words, fix)
@@ -68,7 +69,7 @@ def falls_back(seen: Evidence, proxy: Served) -> Result:
 
 
 def _said(proxy: Served) -> dict[str, Any]:
-    """Its page of health; empty where that is none."""
+    """What its health page says; empty if that is not an eldr-proxy's."""
     try:
         said = json.loads(proxy.health.text)
         known = {str(role): int(number) for role, number in said["workers"].items()}

@@ -1,4 +1,4 @@
-"""Signatures of one model's requests: captured by engines, whole, and there when placed."""
+"""Signatures of one model's requests: captured by engines, complete, and there in time."""
 
 from eldr.v1 import fleet_pb2 as pb
 
@@ -12,17 +12,18 @@ MOST_UNKNOWN = 0.3
 NOTED, MUCH = 0.05, 0.5
 """Shares of placements by load alone."""
 FEW = 20
-"""Placements that say nothing yet."""
+"""Fewer placements than this prove nothing."""
 FAILED = "LEAST_LOADED_POLICY_ERROR"
 LESSER = {
     "LEAST_LOADED_NO_SIGNATURE": (
         "had no signature",
-        "capture above; else the proxy's --signature-wait (wait_for_signature), and the same"
-        " request ids and model name at both",
+        "see capture above; else raise the proxy's --signature-wait (wait_for_signature), and check"
+        " that engine and proxy use the same request ids and model name",
     ),
     "LEAST_LOADED_LOW_COVERAGE": (
         "had a signature of less than half of the prompt",
-        "prompts come from an offloaded or remote cache; locality-band:min_coverage sets the least",
+        "prompts come from an offloaded or remote cache; locality-band:min_coverage sets the share"
+        " that is needed",
     ),
     FAILED: (
         "met an error in the policy",
@@ -32,45 +33,50 @@ LESSER = {
 
 
 def capture(seen: Evidence, of: Standing) -> Result:
-    """Engines tell which experts their prompts used, or why not."""
+    """Engines report which experts their prompts used."""
     told = [w for w in of.workers if w.HasField("capture")]
     said = [w for w in told if w.role == pb.WORKER_ROLE_PREFILL] or told
     stopped = [w for w in said if w.capture.state == pb.CAPTURE_STATE_STOPPED]
     probing = [w.worker_id for w in said if w.capture.state == pb.CAPTURE_STATE_PROBING]
     if not said:
-        return ok("no engine says; signatures come from elsewhere, if they do")
+        return ok("no engine reports capture: signatures, if any, come from elsewhere")
     if stopped:
         causes: dict[str, list[str]] = {}
         for worker in stopped:
             reason = " ".join(worker.capture.reason.split()) or "no reason was given"
             causes.setdefault(reason, []).append(worker.worker_id)
-        words = "; ".join(f"nothing on {few(w)}: {why}" for why, w in causes.items())
-        fix = "mend that and restart the engine; clients/vllm/README.md has what is never captured"
+        words = "; ".join(f"no capture on {few(w)}: {why}" for why, w in causes.items())
+        fix = "fix that and restart the engine; clients/vllm/README.md lists what is never captured"
         none = len(stopped) == len(said)
-        return fault(f"{words}; all go by load", fix) if none else warning(words, fix)
+        return fault(f"{words}; all requests go by load", fix) if none else warning(words, fix)
     if probing:
-        return warning(f"{few(probing)} still probe whether they can", "wait a minute, look again")
+        return warning(
+            f"{few(probing)} still {'probes' if len(probing) == 1 else 'probe'} whether capture"
+            " works: no signatures from there yet",
+            "wait a minute and look again; if it stays so, does the engine answer at its own"
+            " /health? The probe begins only then",
+        )
     return ok(f"{counted(len(said), 'engine')} capture" + ("s" if len(said) == 1 else ""))
 
 
 def coverage(seen: Evidence, of: Standing) -> Result:
-    """Of most prompt tokens the experts are known."""
+    """The experts of most prompt tokens are known."""
     known = sum(w.capture.known_tokens for w in of.workers)
     tokens = known + sum(w.capture.unknown_tokens for w in of.workers)
     if not tokens:
-        return unknown("no engine has told of a prompt yet")
+        return unknown("no engine has reported a prompt yet")
     words = f"the experts of {100 * known // tokens}% of prompt tokens are known"
     if 1 - known / tokens > MOST_UNKNOWN:
         return warning(
             words,
-            "the rest comes from where experts are not known, such as an offloaded cache:"
+            "the others come from a source that does not know them, such as an offloaded cache:"
             " eldr workers list shows which engine",
         )
     return ok(words)
 
 
 def arriving(seen: Evidence, of: Standing) -> Result:
-    """Placements had a signature, and the policy no error."""
+    """Placements had a signature, and the policy met no error."""
     if seen.metrics is None:
         return NO_METRICS
     reasons = seen.metrics.by("reason", PLACEMENTS, model=of.model)
@@ -85,7 +91,7 @@ def arriving(seen: Evidence, of: Standing) -> Result:
     what = f"of {counted(int(placed), 'placement')} {seen.period}"
     share = lesser[worst] / placed
     why, fix = LESSER[worst]
-    words = f"{share:.0%} {what} {why}: by load alone"
+    words = f"{share:.0%} {what} {why}: placed by load alone"
     if share >= MUCH and placed >= FEW:
         return fault(words, fix)
     if share >= NOTED:

@@ -1,4 +1,4 @@
-"""Versions of the parts: those of one major version understand each other."""
+"""Versions of the parts; parts of one major version understand each other."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -9,33 +9,33 @@ from eldr_service.cli.standing import Standing
 
 
 def of_the_daemon(seen: Evidence) -> Result:
-    """It is of ours."""
+    """The daemon has our version."""
     shown = {d.url: d.samples.version("eldr_build_info") for d in seen.daemons if d.samples}
     return _compared(shown, "eldr-server")
 
 
 def of_engines(seen: Evidence, of: Standing) -> Result:
-    """What captures in them is of ours."""
+    """The connectors in engines have our version."""
     said = {w.worker_id: w.capture.software.rpartition(" ")[2] for w in of.workers}
-    return _compared(said, "what captures")
+    return _compared(said, "the connector")
 
 
 def of_a_proxy(seen: Evidence, proxy: Served) -> Result:
-    """It is of ours."""
+    """The proxy has our version."""
     samples = proxy.samples
     shown = samples.version("eldr_proxy_build_info") if samples else ""
     return _compared({proxy.url: shown}, "eldr-proxy")
 
 
 def _compared(told: Mapping[str, str], program: str) -> Result:
-    """By where they are; empty where none is told."""
+    """Versions by where they were seen; an empty one was not reported."""
     ours = version("eldr-service")
     where: dict[str, list[str]] = {}
     for at, theirs in told.items():
         if theirs:
             where.setdefault(theirs, []).append(at)
     if not where:
-        return unknown("no version was told")
+        return unknown("no version was reported")
     others = where.keys() - {ours}
     if not others:
         return ok(f"{ours} here and there")

@@ -1,4 +1,4 @@
-"""The workers of one model: there, accepting, well, and reachable from here."""
+"""The workers of one model: known, READY, healthy, and reachable from here."""
 
 import shlex
 import time
@@ -17,7 +17,7 @@ from eldr_service.core.words import counted
 
 
 def accepting(seen: Evidence, of: Standing) -> Result:
-    """Some decode worker takes requests."""
+    """At least one decode worker takes requests."""
     if not of.decode:
         return fault(
             "no decode worker is known: requests get UNAVAILABLE",
@@ -29,7 +29,8 @@ def accepting(seen: Evidence, of: Standing) -> Result:
         fix = (
             f"restart the engines, or eldr workers add ID {of.option} --url URL --again"
             if states["DRAINING"]
-            else "an engine is READY by its first report: look at the engines' logs"
+            else "an engine is READY by its first report, after its /health answers and its probe"
+            " is over: look at the engines' logs"
         )
         return fault(f"no decode worker takes requests: {told}; they get UNAVAILABLE", fix)
     if len(of.ready) < len(of.decode):
@@ -43,7 +44,7 @@ STATE = "WORKER_STATE_"
 
 
 def expired(seen: Evidence, of: Standing) -> Result:
-    """None was forgotten for its silence."""
+    """No worker was forgotten for being silent."""
     if seen.metrics is None:
         return NO_METRICS
     silent = {
@@ -53,10 +54,10 @@ def expired(seen: Evidence, of: Standing) -> Result:
         for series, _ in daemon.samples.of(EXPIRED, model=of.model)
     }
     if not silent:
-        return ok("none was forgotten as it was silent")
+        return ok("none was forgotten for being silent")
     latest = span(max(0.0, time.time() - max(silent.values())))
     return warning(
-        f"{few(silent)} fell silent and {_is(silent)} forgotten, the last {latest} ago",
+        f"{few(silent)} fell silent and {_was(silent)} forgotten, the last {latest} ago",
         "look at the engine and its host: it registers again by itself once it is back",
     )
 
@@ -65,26 +66,26 @@ EXPIRED = "eldr_worker_expired_timestamp_seconds"
 
 
 def reports(seen: Evidence, of: Standing) -> Result:
-    """They say in time what they run."""
+    """Workers report what they run, and in time."""
     late = [w.worker_id for w in of.decode if w.stale]
     never = [w.worker_id for w in of.ready if not w.HasField("report_age")]
     if late:
         return warning(
-            f"the reports of {few(late)} are late: bookings alone are their load",
-            "is the engine stuck, or cut off from the daemon? its log",
+            f"reports of {few(late)} are late: only bookings count as load there",
+            "is the engine stuck, or cut off from the daemon? Look at its log",
         )
     if never and len(never) < len(of.ready):
         return warning(
-            f"{few(never)} never reported, and others do",
-            "its connector is not set up as the others': compare kv-transfer-config",
+            f"{few(never)} never reported, while others do",
+            "its connector may be configured differently: compare its kv-transfer-config",
         )
     if never:
-        return ok("no worker reports, so bookings alone are their load")
+        return ok("no worker reports, so only bookings count as load")
     return ok("all report in time")
 
 
 def standing(seen: Evidence, of: Standing) -> Result:
-    """None flaps, lags or is silent."""
+    """No worker flaps, lags or is silent."""
     held = [w.worker_id for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_HELD_DOWN]
     suspect = [w for w in of.workers if w.avoidance == pb.WORKER_AVOIDANCE_SUSPECT]
     failing = [w.worker_id for w in suspect if w.HasField("report_age") and not w.stale]
@@ -93,44 +94,44 @@ def standing(seen: Evidence, of: Standing) -> Result:
     slow += [w.worker_id for w in of.workers if w.relief > 1 and w.worker_id not in slow]
     said, fixes = [], []
     if held:
-        said.append(f"{few(held)} left and came back again and again, and {_is(held)} held down")
-        fixes.append("look at the engine's log; eldr workers remove ID ends a hold-down")
+        said.append(f"{few(held)} left and came back repeatedly, and {_is(held)} held down")
+        fixes.append("look at the engine's log; eldr workers remove ID ends the hold-down")
     if silent:
-        said.append(f"{few(silent)} {_is(silent)} silent, and given nothing others can take")
+        said.append(f"{few(silent)} {_is(silent)} silent: {LAST_CHOICE}")
         fixes.append("look at the host and the network to it")
     if failing:
         own = "its" if len(failing) == 1 else "their"
-        said.append(
-            f"{few(failing)} failed {own} last requests, and {_is(failing)} given nothing others"
-            " can take"
-        )
-        fixes.append(f"look at {own} log: callers said that the worker failed")
+        said.append(f"{few(failing)} failed {own} last requests: {LAST_CHOICE}")
+        fixes.append(f"look at {own} log: callers released requests as failed there")
     if slow:
         said.append(f"{few(slow)} {_is(slow)} slower than the others")
         fixes.append(
-            "a throttled GPU, a neighbour? mend it, or eldr workers drain ID;"
-            " where its hardware is another, label it hardware=NAME"
+            "a throttled GPU, a busy neighbour? Fix it, or eldr workers drain ID;"
+            " if its hardware differs from the others', label it hardware=NAME"
         )
     return (
         warning("; ".join(said), "; ".join(fixes)) if said else ok("none flaps, lags or is silent")
     )
 
 
+LAST_CHOICE = "requests go there only if no other worker can take them"
+
+
 def room(seen: Evidence, of: Standing) -> Result:
-    """They have room."""
+    """The workers have room."""
     full = [w.worker_id for w in of.ready if w.load >= 1]
     if not of.ready or len(full) < len(of.ready):
         more = f"{few(full)} {_is(full)} full, others are not" if full else f"load {of.load:.2f}"
         return ok(more)
     return fault(
         "all are full: requests wait or get RESOURCE_EXHAUSTED",
-        "add engines; is --capacity what they take (--max-num-seqs)? are requests released?",
+        "add engines; does --capacity match their --max-num-seqs? Are requests released?",
     )
 
 
 def urls(seen: Evidence, of: Standing) -> Result:
-    """What is handed out answers, from here at least."""
-    there = [w for w in of.workers if w.state != pb.WORKER_STATE_JOINING]  # gets nothing yet
+    """The engines that requests are sent to answer, at least from here."""
+    there = [w for w in of.workers if w.state != pb.WORKER_STATE_JOINING]  # gets none yet
     asked = {w.worker_id: seen.workers[health_url(w.url)] for w in there if has_http(w.url)}
     if not asked:
         return unknown("no worker has an http URL")
@@ -147,12 +148,12 @@ def urls(seen: Evidence, of: Standing) -> Result:
     if len(away) == len(asked):
         return unknown(
             f"no worker answers from here: {_told(away)}",
-            "run eldr doctor where the proxies run; there it must answer",
+            "run eldr doctor where the proxies run: workers must answer there",
         )
     if away:
         return fault(
             f"{_told(away)}; others answer",
-            "is the engine there, and its url the one that others can reach? eldr workers list",
+            "is the engine running, and can others reach its url? eldr workers list shows it",
         )
     return ok(f"{counted(len(asked), 'worker')} of {len(of.workers)} answer at /health")
 
@@ -161,5 +162,9 @@ def _told(pages: dict[str, Page]) -> str:
     return few([f"{w} ({p.url}: {p.error or p.status})" for w, p in pages.items()])
 
 
-def _is(several: Sequence[str] | dict[str, float]) -> str:
+def _is(several: Sequence[str]) -> str:
     return "is" if len(several) == 1 else "are"
+
+
+def _was(several: dict[str, float]) -> str:
+    return "was" if len(several) == 1 else "were"

@@ -22,9 +22,12 @@ from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.journal import Journal
 
 MOST_PLACEMENTS = 60
-"""Kept of each model, and told at a time; there are at most `--max-models` models."""
+"""Kept per model, and shown at a time; there are at most `--max-models` models."""
 SAMPLE_SECONDS = 0.1
-"""Mean time, over all models, between lookups of a placement's cluster; one takes up to 0.1 ms."""
+"""Mean time between lookups of a placement's cluster, at least; models have equal shares of them.
+
+A lookup takes up to 0.1 ms.
+"""
 _KEPT = 0.995  # of the weights of earlier ones, at each of these
 _RECENT = 0.1  # weight of the newest request in a worker's TPOT
 _RATE_SECONDS = 10
@@ -98,7 +101,7 @@ class Following(Journal):
         return self._models.setdefault(model, Followed())
 
     def newest(self, models: Iterable[str]) -> list[Placement]:
-        """The newest placements of these models together, newest first: `MOST_PLACEMENTS`."""
+        """The newest placements of these models together, at most `MOST_PLACEMENTS`, newest first."""
         kept = [reversed(self._models[name].placements) for name in models if name in self._models]
         together = merge(*kept, key=lambda placement: placement.at, reverse=True)
         return list(islice(together, MOST_PLACEMENTS))
@@ -110,7 +113,7 @@ class Following(Journal):
     def placed(
         self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
     ) -> None:
-        """Remember it among the model's last."""
+        """Remember it among the model's newest."""
         followed = self.of(model)
         followed.placements.append(
             Placement(

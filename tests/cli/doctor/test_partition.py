@@ -28,7 +28,7 @@ def unfitted(url):
 def test_no_partition_and_none_to_come(unfitted, examined):
     daemon, _ = unfitted("--refit", "off")
     found = examined(daemon, code=1)["partition", "m"]
-    assert "none is fitted by itself" in found["words"]
+    assert "none will be fitted automatically" in found["words"]
     assert "eldr partition refit auto --model m" in found["fix"]
 
 
@@ -39,7 +39,7 @@ def test_no_partition_yet(unfitted, examined):
     assert "no signature has come" in found["words"]
     serve(client, 3)
     found = examined(daemon, code=0)["partition", "m"]
-    assert "3 signatures so far, some 32 per worker are needed" in found["words"]
+    assert "3 signatures so far, about 32 per worker are needed" in found["words"]
     assert "--import --activate --model m" in found["fix"]
 
 
@@ -55,7 +55,7 @@ def test_a_slot_without_a_worker(deployment, becomes):
     assert becomes("ok", "slots", daemon, "m")["words"] == "2 slots, 2 workers: none is vacant"
     client.fleet.RemoveWorker(fleet_pb2.RemoveWorkerRequest(model="m", worker_id="w1"))
     found = becomes("warning", "slots", daemon, "m")
-    assert found["words"] == "no worker has slot 1: requests like it go elsewhere"
+    assert found["words"] == "no worker has slot 1: its requests go to workers of other slots"
     assert "eldr fit --activate --model m --slots 1" in found["fix"]
 
 
@@ -77,5 +77,5 @@ def test_a_partition_that_is_old(unfitted, examined, becomes, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: right() + 31 * 86_400)
     found = examined(daemon, code=1)["drift", "m"]  # the clock is a fault, too
     assert found["outcome"] == "warning"
-    assert found["words"] == "it is 31 d old, and none is fitted by itself"
+    assert found["words"] == "it is 31 d old, and is not refitted automatically"
     assert "eldr partition refit auto --model m" in found["fix"]

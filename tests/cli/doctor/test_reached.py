@@ -1,11 +1,15 @@
-"""`eldr doctor`: daemons that are away, trust nobody here, or are not trusted."""
+"""`eldr doctor`: daemons that are away, refuse this caller, or are not trusted; and strangers."""
 
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 from daemon import running_daemon
 from deployment import bad
+from grpc_health.v1 import health, health_pb2_grpc
+from otlp_receiver import running_receiver
 from wire import Client, eventually
 
 
@@ -15,7 +19,7 @@ def test_no_daemon(examined, eldr_at):
     assert found["reached", ""]["words"] == "127.0.0.1:1: nothing listens there"
     assert found["credentials", ""]["outcome"] == "unknown"
     said = eldr_at("127.0.0.1:1")
-    assert "begin with reached" in said("doctor", code=1, on_stdout=True)
+    assert "start with reached" in said("doctor", code=1, on_stdout=True)
 
 
 def test_a_daemon_that_says_nothing(examined):
@@ -63,7 +67,7 @@ def test_tls_that_does_not_agree(secured_alone, certificate, as_role, examined, 
     found = examined(
         secured_alone.grpc.replace("127.0.0.1", "localhost"), code=1, own=("--tls-ca", cert)
     )
-    assert "is not believed" in found["reached", ""]["words"]
+    assert "is not trusted" in found["reached", ""]["words"]
     found = examined(secured_alone, code=0, own=as_role("admin").options)
     assert "ends in" in found["certificate", ""]["words"]  # the test's is good for an hour
 
@@ -85,9 +89,42 @@ def test_a_daemon_that_shuts_down(examined, url):
 def test_the_port_of_http_is_no_port_of_grpc(deployment, examined):
     daemon, _ = deployment
     found = examined(daemon.http, code=1, http=daemon.grpc)
-    assert "is no eldr-server" in found["reached", ""]["words"]
+    assert "not eldr-server's gRPC" in found["reached", ""]["words"]
     assert "gRPC port, not its HTTP" in found["reached", ""]["fix"]
     assert found["http", ""]["outcome"] == "fault"
+
+
+def is_a_stranger(found):
+    assert bad(found) == {"reached"}
+    assert found["reached", ""]["words"] == "a gRPC server answers, but it is not eldr-server"
+    assert "eldr-server's --listen" in found["reached", ""]["fix"]
+    assert {found[name, ""]["outcome"] for name in ("credentials", "models")} == {"unknown"}
+
+
+def test_a_grpc_server_of_another_kind(examined):
+    """A collector of traces: to a call that it does not know it answers UNIMPLEMENTED."""
+    with running_receiver() as collector:
+        is_a_stranger(examined(collector.endpoint.removeprefix("http://"), code=1))
+
+
+def test_a_grpc_server_of_another_kind_that_tells_its_health(examined):
+    server = grpc.server(ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(health.HealthServicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        is_a_stranger(examined(f"127.0.0.1:{port}", code=1))
+    finally:
+        server.stop(0).wait()
+
+
+def test_the_port_without_administration(examined):
+    with running_daemon("--admin-listen", "127.0.0.1:0") as daemon:
+        found = examined(daemon, code=1)
+        assert bad(found) == {"credentials", "state"}  # which is in memory
+        assert "does not serve partitions and policies" in found["credentials", ""]["words"]
+        assert "--admin-listen" in found["credentials", ""]["fix"]
+        assert examined(daemon.admin, code=0)["credentials", ""]["outcome"] == "ok"
 
 
 def test_metrics_that_cannot_be_read(deployment, examined):

@@ -12,7 +12,7 @@ def test_releases_that_do_not_come(deployment, examined):
     eventually(lambda: not client.booked("m"))
     found = examined(daemon, code=1)
     assert bad(found) == {"releases"}
-    told = "100% of 12 bookings that ended since the daemon's start did so by their lease"
+    told = "100% of 12 bookings that ended since the daemon's start expired: no caller"
     assert found["releases", "m"]["words"].startswith(told)
 
 
@@ -26,4 +26,4 @@ def test_bookings_that_workers_end(deployment, examined):
     eventually(lambda: not client.booked("m"))
     found = examined(daemon, code=0)
     assert bad(found) == {"releases"}
-    assert "did so by a worker's report: no caller released" in found["releases", "m"]["words"]
+    assert "were ended by a worker's report: no caller released" in found["releases", "m"]["words"]

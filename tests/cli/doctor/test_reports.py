@@ -5,21 +5,23 @@ from deployment import report, worker
 from google.protobuf.duration_pb2 import Duration
 from wire import Client
 
+LAST_CHOICE = "requests go there only if no other worker can take them"
+
 
 def test_reports_that_come_late(url, becomes):
     flags = "--report-interval", "0.1", "--report-limit", "0.2", "--suspect-after", "600"
     with running_daemon(*flags) as daemon, Client(daemon.grpc) as client:
         worker(client, "w0", url)
         found = becomes("warning", "reports", daemon, "m")
-    assert found["words"] == "the reports of w0 are late: bookings alone are their load"
-    assert "its log" in found["fix"]
+    assert found["words"] == "reports of w0 are late: only bookings count as load there"
+    assert "Look at its log" in found["fix"]
 
 
 def test_a_worker_that_never_reported(deployment, becomes, url):
     daemon, client = deployment
     client.register("m", "w2", url=url)
     found = becomes("warning", "reports", daemon, "m")
-    assert found["words"] == "w2 never reported, and others do"
+    assert found["words"] == "w2 never reported, while others do"
     assert "kv-transfer-config" in found["fix"]
 
 
@@ -28,7 +30,7 @@ def test_a_worker_that_is_silent(url, becomes):
     with running_daemon(*flags) as daemon, Client(daemon.grpc) as client:
         worker(client, "w0", url, time_to_live=Duration(seconds=600))
         found = becomes("warning", "standing", daemon, "m")
-    assert found["words"] == "w0 is silent, and given nothing others can take"
+    assert found["words"] == f"w0 is silent: {LAST_CHOICE}"
     assert "the network to it" in found["fix"]
 
 
@@ -39,7 +41,7 @@ def test_a_worker_that_fails_its_requests(deployment, becomes):
         client.route("m", f"r{number}", pinned_worker="w1")
         client.release("m", f"r{number}", outcome="RELEASE_OUTCOME_FAILED")
     found = becomes("warning", "standing", daemon, "m")
-    assert found["words"] == "w1 failed its last requests, and is given nothing others can take"
+    assert found["words"] == f"w1 failed its last requests: {LAST_CHOICE}"
     assert "look at its log" in found["fix"]
 
 

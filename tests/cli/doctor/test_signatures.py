@@ -15,10 +15,22 @@ def test_an_engine_that_does_not_capture(deployment, examined, url):
     stopped = fleet_pb2.CaptureStatus(state="CAPTURE_STATE_STOPPED", reason=reason)
     worker(client, "w1", url, stopped)
     found = examined(daemon, code=0)["capture", "m"]
-    assert (found["outcome"], found["words"]) == ("warning", f"nothing on w1: {reason}")
+    assert (found["outcome"], found["words"]) == ("warning", f"no capture on w1: {reason}")
     worker(client, "w0", url, stopped)
     found = examined(daemon, code=1)["capture", "m"]
-    assert found["words"] == f"nothing on w0, w1: {reason}; all go by load"
+    assert found["words"] == f"no capture on w0, w1: {reason}; all requests go by load"
+
+
+def test_an_engine_that_probes_whether_it_can(deployment, becomes, url):
+    daemon, client = deployment
+    probing = fleet_pb2.CaptureStatus(state="CAPTURE_STATE_PROBING")
+    worker(client, "w1", url, probing)
+    found = becomes("warning", "capture", daemon, "m")
+    told = "w1 still probes whether capture works: no signatures from there yet"
+    assert found["words"] == told
+    assert found["fix"].startswith("wait a minute and look again")
+    worker(client, "w1", url)
+    assert becomes("ok", "capture", daemon, "m")["words"] == "2 engines capture"
 
 
 def test_signatures_that_do_not_come(deployment, examined):
@@ -26,7 +38,7 @@ def test_signatures_that_do_not_come(deployment, examined):
     serve(client, 30, signatures=False)
     found = examined(daemon, code=1)
     assert bad(found) == {"signatures"}
-    told = "100% of 30 placements since the daemon's start had no signature: by load alone"
+    told = "100% of 30 placements since the daemon's start had no signature: placed by load alone"
     assert found["signatures", "m"]["words"] == told
     found = examined(daemon, "--watch", "0.2", code=0)["signatures", "m"]
     assert found["words"] == "nothing was placed in the 0.2 s watched"
@@ -40,7 +52,7 @@ def test_an_engine_of_another_version(deployment, examined, url):
     worker(client, "w1", url, other)
     found = examined(daemon, code=0)["versions", "m"]
     assert found["outcome"] == "warning"
-    assert found["words"] == f"what captures is 0.0.9 at w1; this eldr is {OURS}"
+    assert found["words"] == f"the connector is 0.0.9 at w1; this eldr is {OURS}"
 
 
 def test_prompts_whose_experts_are_unknown(deployment, becomes, url):
@@ -73,7 +85,7 @@ def test_signatures_of_another_shape(deployment, examined):
             router_pb2.RegisterSignatureRequest(model="m", request_id="r", counts=other)
         )
     found = examined(daemon, code=0)["refusals", ""]
-    assert "for what was in them: 1 RegisterSignature" in found["words"]
+    assert "for their content: 1 RegisterSignature" in found["words"]
     assert "the daemon's log" in found["fix"]
 
 

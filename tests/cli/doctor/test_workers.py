@@ -38,7 +38,7 @@ def test_a_worker_that_flaps(deployment, examined, url):
         worker(client, "w1", url)
     found = examined(daemon, code=0)["standing", "m"]
     assert found["outcome"] == "warning"
-    assert "w1 left and came back again and again" in found["words"]
+    assert "w1 left and came back repeatedly" in found["words"]
 
 
 def test_all_drain(deployment, examined):

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import urllib.request
 
 import pytest
+from busy_and_quiet import LAST, ONLY, QUIET, busy_and_quiet
 from daemon import running_daemon
 from eldr.v1 import fleet_pb2
 from live_fleet import LiveFleet
@@ -117,6 +119,22 @@ def test_paused_placements_stand_still(page):
     eventually(lambda: first.inner_text() != before)
 
 
+def test_a_quiet_model_has_its_placements_beside_a_busy_one(browser):
+    with busy_and_quiet() as (daemon, _):
+        page = browser.new_page()
+        page.goto(f"http://{daemon.http}/")
+        page.get_by_role("rowheader", name=LAST, exact=True).wait_for()
+        assert page.locator("#placements tbody tr").count() == 60
+        page.get_by_role("button", name="Pause").click()
+        page.locator("#model").select_option(QUIET)
+        page.get_by_role("rowheader", name=ONLY, exact=True).wait_for()
+        page.wait_for_timeout(2_500)
+        assert page.locator("#placements tbody th").all_inner_texts() == [ONLY]
+        page.locator("#model").select_option("busy")
+        page.get_by_role("rowheader", name=LAST, exact=True).wait_for()
+        page.close()
+
+
 def test_focus_stays_while_the_table_changes(page):
     button = page.get_by_role("button", name="Drain w2")
     button.focus()
@@ -132,6 +150,19 @@ def test_a_daemon_that_is_gone_is_said(browser):
         page.locator("#link[data-state=live]").wait_for()
     page.locator("#link[data-state=lost]").wait_for()
     page.close()
+
+
+def test_a_page_that_was_one_too_many_is_live_later(browser):
+    with running_daemon() as daemon:
+        events = f"http://{daemon.http}/page/events"
+        opened = [urllib.request.urlopen(events, timeout=60) for _ in range(64)]
+        page = browser.new_page()
+        page.goto(f"http://{daemon.http}/")
+        page.locator("#link[data-state=lost]").wait_for()
+        for each in opened:
+            each.close()
+        page.locator("#link[data-state=live]").wait_for()
+        page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

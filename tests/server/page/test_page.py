@@ -5,14 +5,16 @@ import json
 import re
 import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
+from busy_and_quiet import BUSY, LAST, ONLY, QUIET, busy_and_quiet
 from certificates import issue
 from daemon import running_daemon
-from eldr.v1 import fleet_pb2
+from eldr.v1 import fleet_pb2, router_pb2
 from live_fleet import LiveFleet
-from wire import Client, eventually
+from wire import Client, counts, drawn, eventually
 
 from eldr_service.core.decision import Reason
 from eldr_service.server.page.view import WHY
@@ -47,7 +49,7 @@ def asked(http, path, *, body=None, host=None, authorization=None, kind="applica
     request = urllib.request.Request(f"http://{http}{path}", data, headers)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
-            if path == "/page/events":
+            if path.startswith("/page/events"):
                 return answer.status, answer.readline().decode().removeprefix("data: ")
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
@@ -96,6 +98,31 @@ def test_the_fleet_and_its_placements(live):
     assert newest["worker"] in {"w0", "w1", "w2", "w3"}
     assert newest["request"].startswith("request-")
     assert (newest["why"], newest["signature"]) == ("by the policy", "CALLER")
+
+
+@pytest.mark.parametrize("path", ["/page/state", "/page/events"])
+def test_each_model_has_its_own_newest_placements(path):
+    with busy_and_quiet() as (daemon, _):
+
+        def placed(*of):
+            query = "?" + urllib.parse.urlencode({"model": of[0]}) if of else ""
+            return [p["request"] for p in json.loads(asked(daemon.http, path + query)[1])["placements"]]
+
+        newest = [f"r{number}" for number in range(299, 239, -1)]
+        assert newest[0] == LAST
+        assert placed() == placed(BUSY) == newest
+        assert placed(QUIET) == [ONLY]
+        assert placed("unknown") == []
+
+
+def test_a_quiet_model_has_its_own_picture_beside_a_busy_one():
+    """Although the busy model's placement came a moment before."""
+    with busy_and_quiet() as (daemon, client):
+        client.fit(QUIET)
+        for model in BUSY, QUIET:
+            client.route(model, "with-a-signature", counts=counts(drawn(0)))
+        _, quiet = state(daemon)["models"]
+        assert quiet["partition"]["traffic"] == {"w0": [1.0, 0.0]}
 
 
 def test_every_reason_has_words():
@@ -223,6 +250,21 @@ def test_a_browser_is_told_to_ask_for_the_token(guarded):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"http://{guarded.http}/", timeout=10)
     assert refused.value.headers["WWW-Authenticate"].startswith("Basic realm=")
+
+
+def test_a_token_for_some_models_sees_their_newest_placements(guarded):
+    metadata = [("authorization", f"Bearer {ADMIN}")]
+    with Client(guarded.grpc) as client:
+        for model, number in ("m", 1), ("n", 70):
+            for each in range(number):
+                request = router_pb2.RouteRequest(model=model, request_id=f"of-{model}-{each}")
+                client.router.Route(request, metadata=metadata)
+    for query in "", "?model=m":
+        path = f"/page/state{query}"
+        shown = json.loads(asked(guarded.http, path, authorization=basic(OF_M))[1])
+        assert [placement["request"] for placement in shown["placements"]] == ["of-m-0"]
+    path = "/page/state?model=n"
+    assert not json.loads(asked(guarded.http, path, authorization=basic(OF_M))[1])["placements"]
 
 
 def test_a_token_for_some_models_sees_and_touches_those_alone(guarded):
