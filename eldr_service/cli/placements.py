@@ -1,4 +1,4 @@
-"""The last placements and the gain against load alone, as the daemon's page tells them."""
+"""The newest placements and the gain against load alone, from the daemon's page."""
 
 import json
 import time
@@ -12,14 +12,14 @@ from eldr_service.cli.session import Session
 from eldr_service.server.address import Address
 
 SECONDS = 2.0
-"""For the page, unless --timeout says so: all else on the screen waits for it."""
+"""Timeout for the page, unless --timeout is given: the rest of the screen waits for it."""
 MOST_SAID = 300
 """Characters of a refusal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """One that was made; `at` in Unix seconds, the rest as the page words it."""
+    """One placement; `at` in Unix seconds, the rest as the page words it."""
 
     at: float
     clock: str
@@ -33,16 +33,16 @@ class Placement:
 
 @dataclass(frozen=True)
 class Told:
-    """By one replica's page, or why it tells nothing.
+    """What one replica's page says, or why it says nothing.
 
     Attributes
     ----------
     placements : sequence of Placement
         Newest first.
     gains : mapping of model to str
-        What the same requests would have used had load alone placed them.
+        The difference to what the same requests would have used if placed by load alone.
     silence : str
-        Empty where it tells.
+        Why the page says nothing; empty if it does.
     """
 
     placements: Sequence[Placement] = ()
@@ -53,8 +53,8 @@ class Told:
 def told(session: Session, listeners: Sequence[Address], model: str | None) -> dict[str, Told]:
     """Ask each replica's page once for the newest placements of this model, or of all.
 
-    Each page tells those that its own daemon made. A token goes out in the clear only to this
-    machine, or where gRPC sends it so too.
+    Each page has the placements that its own daemon made. A token goes out in the clear only to
+    this machine, or if gRPC sends it in the clear too.
     """
     token = dict(session.credentials())
     shut = [at for at in listeners if token and session.uses_tls and not at.loopback]
@@ -74,7 +74,7 @@ def _read(page: Page) -> Told:
             {model["name"]: _gain(model) for model in document["models"]},
         )
     except (ValueError, KeyError, TypeError, ArithmeticError, OSError, RecursionError):
-        return Told(silence="what answers there is no eldr-server of this version")
+        return Told(silence="what answers there is not eldr-server of this version")
 
 
 def _refusal(page: Page) -> str:
@@ -82,13 +82,13 @@ def _refusal(page: Page) -> str:
         return f"{page.error}; --http HOST:PORT"
     if page.status in (401, 403, 503) and (said := page.text[:MOST_SAID].split()):
         return " ".join(said)
-    return "what answers there is no eldr-server; --http HOST:PORT"
+    return "what answers there is not eldr-server; --http HOST:PORT"
 
 
 def _withheld(at: Address) -> Told:
     local = f"127.0.0.1:{at.port}"
     way = f"ssh -L {at.port}:{local} {at.host}, and --http {local}"
-    return Told(silence=f"the token does not go there in the clear; {way}")
+    return Told(silence=f"the token is not sent there in the clear; {way}")
 
 
 def _placement(told: Any) -> Placement:

@@ -1,4 +1,4 @@
-"""`eldr top`: models, workers and placements as they are, again and again."""
+"""`eldr top`: models, workers and placements, refreshed until it is interrupted."""
 
 import time
 from typing import Annotated
@@ -26,10 +26,10 @@ def register(app: typer.Typer) -> None:
         http: Http = None,
         every: Annotated[
             float,
-            typer.Option(metavar="SECONDS", min=0.1, max=3_600, help="How often to look."),
+            typer.Option(metavar="SECONDS", min=0.1, max=3_600, help="Time between refreshes."),
         ] = 1.0,
     ) -> None:
-        """Models, workers, the fullest first, and the last placements, until Ctrl-C.
+        """Show models, workers (the fullest first) and the newest placements, until Ctrl-C.
 
         Placements come from the page that eldr-server serves over HTTP.
         """
@@ -51,5 +51,5 @@ def register(app: typer.Typer) -> None:
                 time.sleep(every)
                 try:
                     found, lost = standings(session, model), ""
-                except CommandError as error:  # it may come back
+                except CommandError as error:  # the daemon may come back
                     lost = str(error)

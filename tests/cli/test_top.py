@@ -248,10 +248,10 @@ def test_a_daemon_that_was_never_there_is_an_error():
 @pytest.mark.parametrize(
     ("document", "told"),
     [
-        ("<html>", "no eldr-server of this version"),
-        ("[" * 100_000, "no eldr-server of this version"),
-        ({"placements": [{"at": 1e300}], "models": []}, "no eldr-server of this version"),
-        ({"placements": [], "models": [{"name": "m"}]}, "no eldr-server of this version"),
+        ("<html>", "not eldr-server of this version"),
+        ("[" * 100_000, "not eldr-server of this version"),
+        ({"placements": [{"at": 1e300}], "models": []}, "not eldr-server of this version"),
+        ({"placements": [], "models": [{"name": "m"}]}, "not eldr-server of this version"),
     ],
 )
 def test_what_is_no_page_leaves_the_fleet(document, told):
@@ -295,7 +295,7 @@ def test_credentials_are_those_of_the_calls(secured, as_role):
     with stranger(200, "") as (port, asked):
         # It leads to this machine here, which its name does not say.
         with top(admin.server, *options, "--http", f"0.0.0.0:{port}") as shown:
-            shown.until(shows("w0", "the token does not go there in the clear; ssh -L"))
+            shown.until(shows("w0", "the token is not sent there in the clear; ssh -L"))
         assert not asked
 
 

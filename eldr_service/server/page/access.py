@@ -1,10 +1,10 @@
 """Who may see the page, and act on it.
 
-Without tokens: programs on this machine, which may do as much by gRPC on loopback; a browser that
-a stranger's site has led here says another host. With tokens: the role `admin`, by
-``Authorization: Bearer TOKEN``, or as the password that a browser asks for, whatever the user name.
-From other machines, where credentials would cross the network in the clear, only with `--insecure`:
-`ssh -L` and `kubectl port-forward` make them this one.
+Without tokens: any program on this machine, which can do the same by gRPC on loopback. A browser
+that another site has led here names another host in `Host`, and is refused. With tokens: callers
+with the role `admin`, by ``Authorization: Bearer TOKEN``, or by the password that the browser asks
+for, with any user name. Other machines, whose credentials would cross the network in the clear:
+only with `--insecure`; through `ssh -L` and `kubectl port-forward` they connect from this machine.
 """
 
 import base64
@@ -19,21 +19,21 @@ from eldr_service.server.rpc.caller import ANYONE, Caller
 from eldr_service.server.rpc.errors import PermissionDeniedError, UnauthenticatedError
 
 CallerOf = Callable[[str], Awaitable[Caller]]
-"""Whom a token stands for; raises UnauthenticatedError."""
+"""Returns the caller that a token names; raises UnauthenticatedError."""
 _LOCAL_NAMES = ("localhost",)
 
 
 class Access:
-    """Lets requests through, or refuses them in words.
+    """Lets requests through, or refuses them and says why.
 
     Parameters
     ----------
     caller_of : callable, or None
-        None where there are no tokens.
+        None if the daemon has no tokens.
     insecure : bool
-        Other machines may come too.
+        Other machines may see the page too.
     closed : bool
-        Callers say who they are by certificates, which are not asked for here.
+        Callers identify themselves by certificates alone, which this listener does not ask for.
     """
 
     def __init__(self, caller_of: CallerOf | None, insecure: bool, closed: bool = False) -> None:
@@ -42,7 +42,7 @@ class Access:
         self._closed = closed and not insecure
 
     async def caller(self, request: web.Request) -> Caller:
-        """Whose request it is.
+        """The caller of a request.
 
         Raises
         ------
@@ -50,12 +50,12 @@ class Access:
         """
         if self._closed:
             raise web.HTTPForbidden(
-                text="With client certificates alone a browser cannot say who it is: start"
+                text="With client certificates alone a browser cannot identify itself: start"
                 " eldr-server with --tokens too, or with --insecure.\n"
             )
         if not (self._insecure or _is_local(request.remote)):
             raise web.HTTPForbidden(
-                text="The page is shown on the daemon's own machine: come by ssh -L or kubectl"
+                text="The page is shown on the daemon's own machine only: use ssh -L or kubectl"
                 " port-forward, or start eldr-server with --insecure.\n"
             )
         if self._caller_of is None:
@@ -94,7 +94,7 @@ def _is_local(remote: str | None) -> bool:
 
 
 def _names_this_machine(host: str) -> bool:
-    """Without its port, a Host header is a name or an address of loopback."""
+    """Whether a Host header, without its port, names loopback."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return name in _LOCAL_NAMES or _is_loopback(name)
 

@@ -1,4 +1,4 @@
-"""What the page can do: switch a policy, drain a worker. The same as the calls of the services."""
+"""What the page can do: switch a policy, drain a worker; as the services' own calls do."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class Actions:
-    """Done for a caller who may; raises what the services' calls answer with."""
+    """Acts for callers that may; raises the errors that the services' calls answer with."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Actions:
         log.info("policy set on the page", model=model, policy=policy, caller=caller.name)
 
     async def drain(self, caller: Caller, model: str, worker: str) -> None:
-        """Place nothing new on a worker."""
+        """Place no new requests on a worker."""
         _own(caller, model)
         self._workers.drain(model, worker, until=math.inf)
         if written := self._written():

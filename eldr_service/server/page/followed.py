@@ -1,4 +1,4 @@
-"""What the page tells of the last minutes: placements, TPOT, and which requests went where."""
+"""What the page shows about the last minutes: placements, TPOT, and which requests went where."""
 
 import time
 from collections import deque
@@ -34,9 +34,9 @@ _RATE_SECONDS = 10
 
 
 class Placement(NamedTuple):
-    """What is told of a placement, as it was decided; `at` in Unix seconds.
+    """What the page shows about a placement, as it was decided; `at` in Unix seconds.
 
-    It does not hold the booking, whose counts take many times the memory.
+    It does not refer to the booking, whose counts take many times the memory.
     """
 
     at: float
@@ -54,20 +54,20 @@ class Placement(NamedTuple):
 
 @dataclass(slots=True)
 class Followed:
-    """Of one model.
+    """What is known about one model.
 
     Attributes
     ----------
     tpot : dict of worker id to float
-        Seconds, mean of the last requests that were released with their times.
+        Seconds, the mean over recent requests that were released with their times.
     version : int
-        Of the partition whose clusters are counted.
+        The version of the partition whose clusters are counted.
     shares : dict of worker id to ndarray of float64, shape [K]
-        Weights of the last placements on a worker, by the slot whose centroid is nearest.
+        Weights of recent placements on a worker, by the slot whose centroid is nearest.
     next_sample : float
         When the next placement's slot is looked up, at the earliest.
     placements : deque of Placement
-        The newest, which come last.
+        The newest, oldest first.
     """
 
     tpot: dict[str, float] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Following(Journal):
     Parameters
     ----------
     partition_of : callable (model) -> Partition or None
-        That is in force.
+        Returns the partition in force.
     """
 
     def __init__(self, partition_of: Callable[[str], Partition | None]) -> None:
@@ -97,17 +97,17 @@ class Following(Journal):
         self._models: dict[str, Followed] = {}
 
     def of(self, model: str) -> Followed:
-        """What is known of a model."""
+        """What is known about a model."""
         return self._models.setdefault(model, Followed())
 
     def newest(self, models: Iterable[str]) -> list[Placement]:
-        """The newest placements of these models together, at most `MOST_PLACEMENTS`, newest first."""
+        """The `MOST_PLACEMENTS` newest placements of these models together, newest first."""
         kept = [reversed(self._models[name].placements) for name in models if name in self._models]
         together = merge(*kept, key=lambda placement: placement.at, reverse=True)
         return list(islice(together, MOST_PLACEMENTS))
 
     def forgotten(self, model: str) -> None:
-        """Forget it too."""
+        """Forget the model."""
         self._models.pop(model, None)
 
     def placed(
@@ -140,7 +140,7 @@ class Following(Journal):
             self._sample(followed, model, known, booking)
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
-        """Learn how fast its worker wrote."""
+        """Learn the worker's TPOT."""
         if how is Ended.RELEASED and booking.output_tokens > 1 and booking.decode_seconds > 0:
             tpot = booking.decode_seconds / (booking.output_tokens - 1)
             of_workers, worker = self.of(model).tpot, booking.worker_id
@@ -151,11 +151,11 @@ class Following(Journal):
         self, model: str, row: int, spec: WorkerSpec, state: WorkerState, incarnation: int,
         now: float,
     ) -> None:  # fmt: skip
-        """What a worker of this name did in an earlier life says nothing of it."""
+        """Forget what a worker of this name did in an earlier life."""
         self._forget(model, spec.worker_id)
 
     def keep_only(self, model: str, workers: Mapping[str, object]) -> None:
-        """Forget those that are gone."""
+        """Forget workers that are gone."""
         for worker in [w for w in self.of(model).tpot if w not in workers]:
             self._forget(model, worker)
 

@@ -1,4 +1,4 @@
-"""The page's paths: `/`, what it is made of below `/page/`, and what it asks for."""
+"""The page's paths: `/`, its files below `/page/`, and the calls that it makes."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Page:
-    """Answers for the page; `paths` are to be added to an application."""
+    """Serves the page; add its `paths` to an application."""
 
     def __init__(self, access: Access, watch: Watch, actions: Actions) -> None:
         self._access = access
@@ -90,7 +90,7 @@ class Page:
             async for each in documents:
                 await response.write(b"data: " + each + b"\n\n")
         except (ConnectionError, asyncio.CancelledError):
-            pass  # the viewer has gone, or the daemon stops
+            pass  # the viewer has gone, or the daemon is stopping
         finally:
             await documents.aclose()  # type: ignore[attr-defined]
         return response

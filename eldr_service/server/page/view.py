@@ -1,4 +1,4 @@
-"""What the page shows, as one document of plain values: NaN and unknown are None."""
+"""What the page shows, as documents of plain values; NaN and unknown are None."""
 
 import math
 import time
@@ -42,7 +42,7 @@ def document(
     troubles: str,
     serving: bool,
 ) -> Document:
-    """All of it but the placements. With `compares` there are comparisons, or will be."""
+    """All that the page shows but placements; `compares`: there are comparisons, or will be."""
     now = time.monotonic()
     return {
         "at": time.time(),
@@ -146,7 +146,7 @@ def _partition(model: Model, followed: Followed) -> Document | None:
 
 @lru_cache(maxsize=8)
 def _cosines(partition: Partition) -> list[list[float]]:
-    """Of each two centroids that are shown."""
+    """The cosine of each pair of centroids that is shown."""
     centroids = partition.centroids[:MOST_SHOWN_SLOTS]
     cosines: list[list[float]] = np.round((centroids @ centroids.T).astype(np.float64), 3).tolist()
     return cosines
@@ -163,7 +163,7 @@ def _refits(model: Model, refits: Refits) -> Document:
 
 
 def of_placement(placement: Placement) -> Document:
-    """One of the placements."""
+    """What the page shows of a placement."""
     return {
         "at": placement.at,
         "model": placement.model,

@@ -1,4 +1,4 @@
-"""The page's state, composed once a second for all who look at it, and not at all for none."""
+"""The page's state, composed once per second for all viewers, and not at all without viewers."""
 
 import asyncio
 import json
@@ -19,11 +19,11 @@ MOST_VIEWERS = 64
 
 
 class TooManyViewersError(Exception):
-    """As many look at the page as may."""
+    """The page has as many viewers as it may have."""
 
 
 class Shown:
-    """What is shown at one moment, each part written once for all who see the same of it.
+    """What is shown at one moment; each part is written once for all viewers that see the same.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Shown:
         self._placements: dict[tuple[str, ...], bytes] = {}
 
     def to(self, caller: Caller, chosen: str | None) -> bytes:
-        """What a caller may see, as JSON; its placements are the chosen model's, or of all."""
+        """What a caller may see, as JSON, with placements of the chosen model, or of all models."""
         if caller.models not in self._models:
             self._models[caller.models] = self._models_of(caller)
         names, document = self._models[caller.models]
@@ -59,19 +59,19 @@ class Shown:
 
 
 class Watch(Following):
-    """Follows what is decided, and tells viewers.
+    """Follows decisions, and sends viewers what they see.
 
-    `watch` says what; until then nothing happens.
+    Call `watch` before anything else.
 
     Parameters
     ----------
     waiting : callable (model) -> int
-        Calls that wait for a place.
+        Returns how many calls wait for a place.
     troubles : callable () -> str
-        What is wrong, in words; empty for nothing.
+        Says what is wrong; empty if nothing is.
     serving : callable () -> bool
     comparisons : Comparisons
-        With load alone.
+        Comparisons with load alone.
     """
 
     def __init__(
@@ -92,18 +92,18 @@ class Watch(Following):
         self._task: asyncio.Task[None] | None = None
 
     def watch(self, router: Router, refits: Refits) -> None:
-        """Show these from now on; they are only read."""
+        """Show these from now on; they are never changed."""
         self._router, self._refits = router, refits
 
     async def documents(self, caller: Caller, chosen: str | None) -> AsyncIterator[bytes]:
-        """What the caller may see, as JSON, now and each second; placements of the chosen model.
+        """Yield what the caller may see, as JSON, now and every second, as `Shown.to` has it.
 
         Raises
         ------
         TooManyViewersError
         """
         if len(self._viewers) >= MOST_VIEWERS:
-            raise TooManyViewersError(f"{MOST_VIEWERS} look at the page already")
+            raise TooManyViewersError(f"the page has {MOST_VIEWERS} viewers already")
         told: asyncio.Queue[Shown | None] = asyncio.Queue(1)
         self._viewers.add(told)
         try:
@@ -116,7 +116,7 @@ class Watch(Following):
             self._viewers.discard(told)
 
     def now(self) -> Shown:
-        """What is to be shown of this moment."""
+        """What to show at this moment."""
         models = self._router.models
         for model in models.values():
             self.keep_only(
@@ -137,7 +137,7 @@ class Watch(Following):
         return Shown(shown, self.newest)
 
     def close(self) -> None:
-        """Tell no more: the viewers' documents end."""
+        """End the streams of all viewers."""
         if self._task:
             self._task.cancel()
         self._tell_viewers(None)
@@ -147,7 +147,7 @@ class Watch(Following):
         return found.partition if found else None
 
     async def _tell(self) -> None:
-        """Compose a document each second for as long as there are viewers."""
+        """Compose a document every second while there are viewers."""
         await asyncio.sleep(SECONDS)
         while self._viewers:
             self._tell_viewers(self.now())
@@ -155,6 +155,6 @@ class Watch(Following):
 
     def _tell_viewers(self, shown: Shown | None) -> None:
         for viewer in self._viewers:
-            with suppress(asyncio.QueueEmpty):  # it is slow: it gets the newest
+            with suppress(asyncio.QueueEmpty):  # a slow viewer gets only the newest
                 viewer.get_nowait()
             viewer.put_nowait(shown)

@@ -1,5 +1,5 @@
 // Shows the documents that /page/events sends, one per second. Text is only ever set as text, so
-// that no name of a worker or a request can become markup.
+// that the name of a worker or a request never becomes markup.
 
 const $ = (id) => document.getElementById(id);
 const UNKNOWN = "—";
@@ -110,7 +110,7 @@ function showLoad(cell, worker) {
 
 function showCapture(cell, worker) {
   const states = { CAPTURING: "good", PROBING: "warn", STOPPED: "bad" };
-  if (worker.capture === null) return toned(cell, "not told", "");
+  if (worker.capture === null) return toned(cell, "not reported", "");
   const coverage = worker.coverage === null ? "" : `, ${percent(worker.coverage)} of tokens`;
   const reason = worker.capture_reason ? `: ${worker.capture_reason}` : "";
   toned(cell, worker.capture.toLowerCase() + (reason || coverage), states[worker.capture]);
@@ -154,7 +154,7 @@ const showPlacements = table($("placements"), [
   { name: "Coverage", number: true, show: text((p) => percent(p.coverage)) },
 ]);
 
-// A heat map is a table: whoever cannot see the colours has the numbers.
+// A heat map is a table, so that its numbers can be read without its colours.
 function map(element, names, columns, rows, least, most, write) {
   const head = make("thead");
   const top = make("tr");
@@ -186,15 +186,15 @@ function showNow(model) {
   }
   const by = model.by_load;
   const facts = [
-    ["Placements per second", number(model.placements_per_s), "mean of 10 s"],
-    ["In flight", String(model.leases), model.waiting ? `${model.waiting} wait for a place` : "none waits"],
+    ["Placements per second", number(model.placements_per_s), "mean over 10 s"],
+    ["In flight", String(model.leases), model.waiting ? `${model.waiting} waiting for a place` : "none waiting"],
     ["Decode workers ready", `${ready} of ${decode.length}`, ""],
     ["Active experts, reported", tokens ? number(experts / tokens) : UNKNOWN,
       model.geometry ? `of ${model.geometry.experts} per layer` : ""],
     ["Active experts against load alone",
       by ? signed(by.active_experts / by.active_experts_by_load - 1) : model.compares ? "measuring" : "off",
       by ? `predicted: ${number(by.active_experts)} against ${number(by.active_experts_by_load)}`
-        : model.compares ? "once requests have come and gone" : "--load-comparison"],
+        : model.compares ? "until requests have come and gone" : "--load-comparison"],
     ["Step time against load alone", by && by.step_change !== null ? signed(by.step_change) : UNKNOWN,
       by ? `predicted, ${by.requests} requests` : ""],
   ];
@@ -225,11 +225,11 @@ function showPartition(model) {
   const partition = model.partition;
   $("maps").hidden = partition === null;
   const refits = model.refits;
-  const held = refits.held_s > 0 ? `, a choice made by hand is kept for ${number(refits.held_s, 0)} s` : "";
+  const held = refits.held_s > 0 ? `, a partition chosen by hand stays for ${number(refits.held_s, 0)} s` : "";
   const last = refits.running ? "one is running" : refits.last ? `the last: ${refits.last}` : "none yet";
   const about = ` Refits: ${refits.mode.toLowerCase()}, ${last}${held}.`;
   if (partition === null) {
-    say($("partition-text"), "None is active: policies that need one place by load." + about);
+    say($("partition-text"), "None is active: policies that need one place requests by load." + about);
     return;
   }
   const drift = partition.drift === null ? "not known yet" : number(partition.drift, 2);
@@ -267,7 +267,7 @@ function showPolicy(model) {
 function show(state) {
   shown = state;
   say($("version"), `eldr-service ${state.version}`);
-  const trouble = state.serving ? state.troubles : "The daemon drains: it takes no new requests.";
+  const trouble = state.serving ? state.troubles : "The daemon is shutting down: it takes no new requests.";
   $("trouble").hidden = !trouble;
   say($("trouble"), trouble);
   const names = state.models.map((model) => model.name);
@@ -325,7 +325,7 @@ function ask(title, what, yes, path, body) {
 }
 
 function askToDrain(worker) {
-  ask("Drain a worker", `Nothing new will be placed on ${worker}; what runs there goes on to its end.`,
+  ask("Drain a worker", `No new requests will be placed on ${worker}; those that run there will finish.`,
     "Drain", "/page/drain", { model: chosen, worker });
 }
 
@@ -340,7 +340,7 @@ $("policy").addEventListener("submit", (event) => {
   event.preventDefault();
   const parameters = $("policy-parameters").value.trim();
   const policy = $("policy-name").value + (parameters ? `:${parameters}` : "");
-  ask("Switch the policy", `Requests of ${chosen} will be placed by ${policy} from the next one on.`,
+  ask("Switch the policy", `From the next request on, ${policy} will place those of ${chosen}.`,
     "Switch", "/page/policy", { model: chosen, policy });
 });
 $("policy-name").addEventListener("change", aboutPolicy);
@@ -356,7 +356,7 @@ async function fillPolicies() {
   $("policy-name").replaceChildren(
     ...policies.map((p) => make("option", p.name, { "data-about": p.description })));
   aboutPolicy();
-  if (shown) show(shown); // at once: later it would undo what the operator has chosen by then
+  if (shown) show(shown); // now: later it would undo a choice that the operator has made by then
 }
 
 function link(state, words) {
@@ -376,7 +376,7 @@ function listen(model) {
     show(JSON.parse(event.data));
   };
   source.onerror = () => {
-    link("lost", "Not connected: what is shown may be old");
+    link("lost", "Not connected: the page may be out of date");
     if (source.readyState === EventSource.CLOSED) setTimeout(again, 5000, source); // it was refused
   };
 }
