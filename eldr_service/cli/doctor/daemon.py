@@ -42,7 +42,7 @@ def _not_reached(seen: Evidence, error: CommandError, closed: dict[str, str]) ->
         if listener.distrust:
             return fault(
                 f"the certificate of {at} is not trusted: {listener.distrust}",
-                "--tls-ca with the authority that signed it, and --server with a name it holds",
+                "--tls-ca with the authority that signed it, and --server with a name listed in it",
             )
         if listener.speaks_tls and not seen.uses_tls:
             return fault(

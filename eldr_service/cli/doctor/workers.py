@@ -29,8 +29,8 @@ def accepting(seen: Evidence, of: Standing) -> Result:
         fix = (
             f"restart the engines, or eldr workers add ID {of.option} --url URL --again"
             if states["DRAINING"]
-            else "an engine is READY by its first report, after its /health answers and its probe"
-            " is over: look at the engines' logs"
+            else "an engine reports READY once its /health answers and its probe is over: look at"
+            " the engines' logs"
         )
         return fault(f"no decode worker takes requests: {told}; they get UNAVAILABLE", fix)
     if len(of.ready) < len(of.decode):

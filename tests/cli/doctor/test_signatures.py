@@ -4,7 +4,7 @@ import os
 
 import pytest
 from daemon import running_daemon
-from deployment import OURS, PATIENT, bad, serve, worker
+from deployment import CAPTURING, OURS, PATIENT, bad, report, serve, worker
 from eldr.v1 import fleet_pb2, router_pb2
 from wire import Client, Refused, counts, drawn
 
@@ -24,12 +24,14 @@ def test_an_engine_that_does_not_capture(deployment, examined, url):
 def test_an_engine_that_probes_whether_it_can(deployment, becomes, url):
     daemon, client = deployment
     probing = fleet_pb2.CaptureStatus(state="CAPTURE_STATE_PROBING")
-    worker(client, "w1", url, probing)
+    joining = {"state": fleet_pb2.WORKER_STATE_JOINING, "capture": probing}
+    life = client.register("m", "w1", url=url, **joining)
+    report(client, "w1", life, **joining)
     found = becomes("warning", "capture", daemon, "m")
     told = "w1 still probes whether capture works: no signatures from there yet"
     assert found["words"] == told
     assert found["fix"].startswith("wait a minute and look again")
-    worker(client, "w1", url)
+    report(client, "w1", life, 2, capture=CAPTURING)
     assert becomes("ok", "capture", daemon, "m")["words"] == "2 engines capture"
 
 

@@ -68,13 +68,13 @@ def test_an_engine_whose_name_is_not_known_here(deployment, becomes):
     assert "run eldr doctor where the proxies run" in found["fix"]
 
 
-def test_workers_that_wait_for_their_first_report(examined, url):
+def test_workers_that_have_not_reported_yet(examined, url):
     with running_daemon(*PATIENT) as daemon, Client(daemon.grpc) as client:
         for worker_id in ("w0", "w1"):
             client.register("m", worker_id, url=url, state=fleet_pb2.WORKER_STATE_JOINING)
         found = examined(daemon, code=1)["accepting", "m"]
         assert "2 JOINING" in found["words"]
-        assert "first report" in found["fix"]
+        assert "an engine reports READY once" in found["fix"]
         worker(client, "w0", url)
         found = examined(daemon, code=0)["accepting", "m"]
     assert found["words"] == "of 2 decode workers 1 JOINING, 1 READY"
