@@ -14,13 +14,16 @@ from vllm import envs
 class Booking:
     """The placement that a decode request comes from.
 
-    `num_sequences` requests of the engine (n of the OpenAI API) make it up.
+    `num_sequences` requests of the engine (n of the OpenAI API) make it up. Of an answer that moved
+    here, `output_tokens` were written by other engines, and its first `decode_seconds` ago.
     """
 
     request_id: str
     attempt: int
     lease_id: str
     num_sequences: int
+    output_tokens: int = field(default=0, compare=False)
+    decode_seconds: float = field(default=0.0, compare=False)
     # The span of the caller.
     context: dict[str, str] = field(default_factory=dict, compare=False)
 
@@ -65,6 +68,8 @@ def booking(request: Any) -> Booking | None:
         _number(said, "attempt"),
         str(said["lease_id"]),
         max(_number(said, "num_sequences"), 1),
+        _number(said, "output_tokens"),
+        _seconds(said, "decode_seconds"),
         trace_context(request),
     )
 
@@ -126,6 +131,12 @@ def _number(said: dict[str, Any], key: str) -> int:
     """What a caller says there, if it is a number that the contract can carry; else 0."""
     value = said.get(key)
     return value if isinstance(value, int) and 0 <= value < 1 << 24 else 0
+
+
+def _seconds(said: dict[str, Any], key: str) -> float:
+    """The same of a duration."""
+    value = said.get(key)
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1 << 24 else 0.0
 
 
 def _said(request: Any) -> dict[str, Any]:
