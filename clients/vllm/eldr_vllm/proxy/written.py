@@ -82,9 +82,11 @@ class Written:
     def compare(self, text: str | None) -> None:
         """A chat's tokens stand for this text, None if that is unknown.
 
-        White space proves nothing: it may come before what an engine takes for reasoning.
+        White space proves nothing: it may come before what an engine takes for reasoning. Some
+        tokenizers drop the space before a first word.
         """
-        self.is_plain = bool(text and text.strip()) and text == "".join(self._content)
+        said = "".join(self._content)
+        self.is_plain = bool(text and text.strip()) and said in (text, f" {text}")
 
     def go_on(self) -> None:
         """The engine has stopped, and another one is to be asked."""
