@@ -9,7 +9,6 @@ from scripted_engine import MODEL, Rig, eventually
 from test_proxy_daemon import routed_rig
 from text_engine import TextEngine
 
-
 GREEDY = {"model": MODEL, "prompt": "Hello", "max_tokens": 60, "temperature": 0, "stream": True}
 
 

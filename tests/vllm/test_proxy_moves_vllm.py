@@ -1,4 +1,4 @@
-"""Streams that move between real vLLM engines are those of one engine: greedy ones token for token."""
+"""Streams that move between real vLLM engines: greedy ones say what one engine says."""
 
 import asyncio
 import itertools

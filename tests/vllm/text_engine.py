@@ -70,7 +70,8 @@ class TextEngine(Engine):
         options = body.get("stream_options") or {}
         returns = bool(body.get("return_token_ids"))
         if is_chat:
-            choice = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+            delta = {"role": "assistant", "content": ""}
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
             opening = {"choices": [choice], "prompt_token_ids": prompt if returns else None}
             await response.write(b"data: " + _dump({**shared, **opening}) + b"\n\n")
         turns, start = itertools.cycle(self.at_once), 0

@@ -145,7 +145,7 @@ class Decode:
         return moved
 
     def _transfer(self, booking: Booking, prefilled: Prefilled) -> dict[str, Any] | None:
-        """The KV's whereabouts, and for the shim whose request this is and what is written of it."""
+        """The KV's whereabouts; for the shim, whose request this is and what is written of it."""
         kv_transfer_params = prefilled.answer.kv_transfer_params
         if kv_transfer_params is None and not (prefilled.follows and booking.lease_id):
             return None
@@ -163,5 +163,3 @@ class Decode:
     def _count_move(self, outcome: str) -> None:
         self._metrics.moves.labels(outcome).inc()
         self._stopped_at = None
-
-
