@@ -119,7 +119,7 @@ class Written:
         ids, prompt = (_take_ids(choice, name) for name in ("token_ids", "prompt_token_ids"))
         holder, name = choice, "text"
         if self._is_chat:
-            holder, name = choice.get("delta", choice.get("message")), "content"
+            holder, name = choice["message" if "message" in choice else "delta"], "content"
         text = holder.get(name) or ""
         if self._is_chat and "role" in holder and not (ids or text):
             return False  # it opens the answer
