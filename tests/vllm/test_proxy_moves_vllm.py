@@ -86,22 +86,22 @@ async def stream(session: ClientSession, url: str, **said) -> tuple[str, dict]:
     return "".join(choice["delta"]["content"] for choice in choices), last["usage"]
 
 
-async def events_until(done: asyncio.Future, daemon) -> None:
+async def events_until(done: asyncio.Future, daemon, model: str) -> None:
     """Bookings and ends, after which moves are looked for."""
     events = uuid.uuid4()
     async with RouterClient(daemon.grpc) as client:
         for number in itertools.count():
             if done.done():
                 return
-            await client.route(MODEL, f"{events}-{number}")
-            await client.release(MODEL, f"{events}-{number}")
+            await client.route(model, f"{events}-{number}")
+            await client.release(model, f"{events}-{number}")
             await asyncio.sleep(0.2)
 
 
-async def moved(rig: Rig, daemon, asked: list[dict]) -> list[tuple[str, dict]]:
+async def moved(rig: Rig, daemon, asked: list[dict], model: str = MODEL) -> list[tuple[str, dict]]:
     """The answers to requests that move while they run."""
-    asking = asyncio.gather(*(stream(rig.session, rig.url, **body) for body in asked))
-    await events_until(asking, daemon)
+    asking = asyncio.gather(*(stream(rig.session, rig.url, **body, model=model) for body in asked))
+    await events_until(asking, daemon, model)
     return await asking
 
 
