@@ -1,4 +1,4 @@
-"""Running answers that go on at another engine: nobody can tell from what they say."""
+"""Running answers that go on at another engine: what they say does not tell."""
 
 import asyncio
 import itertools

@@ -86,7 +86,7 @@ class Leg:
 
     @property
     def asked(self) -> Endpoint:
-        """What its next engine is asked for; what is written is gone on with as a completion."""
+        """What its next engine is asked for: what is written is continued as a completion."""
         return ENDPOINTS["/v1/completions"] if self.goes_on else self.endpoint
 
     @property

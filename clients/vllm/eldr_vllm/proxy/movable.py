@@ -1,11 +1,11 @@
-"""Which answers another engine can go on with, by the options of their requests.
+"""Which answers another engine can continue, by the options of their requests.
 
-A token depends on those before it, be they of the prompt or of the answer. So an engine whose
-prompt is the old one and all tokens so far goes on as the engine before would have, if no option
+A token depends on those before it, whether they are the prompt's or the answer's. So an engine whose
+prompt is the old one and all tokens so far continues as the engine before would have, if no option
 tells the two apart, and if nothing is held back between tokens and text. Greedy tokens are then the
-same, sampled ones are of the same distribution; those of a `seed` are one engine's alone.
+same, and sampled ones have the same distribution. With a `seed` only one engine repeats itself.
 
-What a chat's messages have become is a prompt like any other, so a chat goes on as a completion.
+Once a template has made a prompt of its messages, a chat continues as a completion.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ _REST = frozenset(
         "prompt_cache_key",
     )
 )
-# Options that are spent once the prompt is made, and the limit, of which the rest is told anew.
+# Options that are spent once the prompt is made, and limits, of which the next engine gets the rest.
 _DONE = {
     COMPLETIONS: frozenset(("prompt", "add_special_tokens", "max_tokens")),
     CHATS: frozenset(
@@ -54,7 +54,7 @@ _OFF_IN_CHATS: dict[str, tuple[Any, ...]] = {
 
 
 def can_go_on(path: str, body: dict[str, Any], limit: int) -> bool:
-    """Whether another engine can go on with an answer of at most `limit` tokens; 0: unlimited."""
+    """Whether another engine can continue an answer of at most `limit` tokens; 0 for no limit."""
     if path not in _DONE or body.get("stream") is not True or not limit:
         return False
     if not is_greedy(body) and body.get("seed") is not None:

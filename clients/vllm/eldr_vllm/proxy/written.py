@@ -21,8 +21,8 @@ class Written:
     them; what comes after the last such token is written again by the next engine, and cut from
     what the caller gets. A sampled token is not written again, since it would be another one.
 
-    A chat's engine may parse what it writes, unknown to us. So it stays until its tokens are known
-    to stand for its content, and for nothing else; the next engine writes a completion.
+    A chat's engine may parse what it writes, which is not seen from here. So a chat stays until its
+    tokens are known to stand for its content and nothing else; its next engine writes a completion.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
 
 from eldr.v1.activation_pb2 import ActivationCounts
@@ -15,13 +15,14 @@ class Booking:
     """The placement that a decode request comes from.
 
     `num_sequences` requests of the engine (n of the OpenAI API) make it up. Of an answer that moved
-    here, `output_tokens` were written by other engines, and its first `decode_seconds` ago.
+    here, other engines wrote `output_tokens`, the first of them `decode_seconds` ago.
     """
 
     request_id: str
     attempt: int
     lease_id: str
     num_sequences: int
+    _: KW_ONLY
     output_tokens: int = field(default=0, compare=False)
     decode_seconds: float = field(default=0.0, compare=False)
     # The span of the caller.
@@ -68,9 +69,9 @@ def booking(request: Any) -> Booking | None:
         _number(said, "attempt"),
         str(said["lease_id"]),
         max(_number(said, "num_sequences"), 1),
-        _number(said, "output_tokens"),
-        _seconds(said, "decode_seconds"),
-        trace_context(request),
+        output_tokens=_number(said, "output_tokens"),
+        decode_seconds=_seconds(said, "decode_seconds"),
+        context=trace_context(request),
     )
 
 
