@@ -1,4 +1,4 @@
-"""Running answers that go on at another engine: what they say does not tell."""
+"""Running answers that go on at another engine: nobody can tell from what they say."""
 
 import asyncio
 import itertools

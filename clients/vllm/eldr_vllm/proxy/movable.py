@@ -1,9 +1,10 @@
 """Which answers another engine can continue, by the options of their requests.
 
-A token depends on those before it, whether they are the prompt's or the answer's. So an engine whose
-prompt is the old one and all tokens so far continues as the engine before would have, if no option
-tells the two apart, and if nothing is held back between tokens and text. Greedy tokens are then the
-same, and sampled ones have the same distribution. With a `seed` only one engine repeats itself.
+A token depends on those before it, whether they are the prompt's or the answer's. So an engine
+whose prompt is the old one and all tokens so far continues as the engine before would have, if no
+option tells the two apart, and if nothing is held back between tokens and text. Greedy tokens are
+then the same, and sampled ones have the same distribution. With a `seed` only one engine repeats
+itself.
 
 Once a template has made a prompt of its messages, a chat continues as a completion.
 """
@@ -21,7 +22,7 @@ _REST = frozenset(
         "prompt_cache_key",
     )
 )
-# Options that are spent once the prompt is made, and limits, of which the next engine gets the rest.
+# Options that are spent once the prompt is made, and limits: the next engine gets what is left.
 _DONE = {
     COMPLETIONS: frozenset(("prompt", "add_special_tokens", "max_tokens")),
     CHATS: frozenset(
