@@ -32,7 +32,7 @@ class Restless(RoundRobin):
 
 
 @contextmanager
-def restless_daemon() -> Iterator[Daemon]:
+def restless_daemon(*flags: str) -> Iterator[Daemon]:
     """Started with the policy, as if that had been installed."""
     with tempfile.TemporaryDirectory() as folder:
         info = Path(folder) / "restless-1.0.dist-info"
@@ -41,5 +41,5 @@ def restless_daemon() -> Iterator[Daemon]:
         (info / "entry_points.txt").write_text("[eldr.policies]\nrestless = restless:Restless\n")
         paths = [folder, str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         env = {"PYTHONPATH": os.pathsep.join(paths)}
-        with running_daemon("--policy", "restless", env=env) as daemon:
+        with running_daemon("--policy", "restless", *flags, env=env) as daemon:
             yield daemon

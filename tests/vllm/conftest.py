@@ -48,3 +48,14 @@ def router():
     router = ScriptedRouter().start()
     yield router
     router.stop()
+
+
+@pytest.fixture
+def proposals(monkeypatch):
+    """The moves that every proxy hears of."""
+    from eldr_client.aio import RouterClient
+    from moving_rig import Proposals
+
+    proposals = Proposals()
+    monkeypatch.setattr(RouterClient, "watch_moves", lambda _client, _model: proposals.watch())
+    return proposals

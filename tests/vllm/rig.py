@@ -266,11 +266,15 @@ class Apart:
 
 
 @contextlib.contextmanager
-def running_apart(model, directory, settings=(), **options):
-    """Once all serve and each pair has met; `settings` are the shim's, `options` the engines'."""
+def running_apart(model, directory, settings=(), daemon=None, **options):
+    """Once all serve and each pair has met; `settings` are the shim's, `options` the engines'.
+
+    `daemon` is one that runs already.
+    """
     with contextlib.ExitStack() as ending:
-        rig = Apart(directory, Daemon(directory))
-        ending.callback(lambda: rig.daemon.kill())
+        rig = Apart(directory, daemon or Daemon(directory))
+        if daemon is None:
+            ending.callback(lambda: rig.daemon.kill())
         eldr = {"router": rig.daemon.target, "group": "here", "timeout": 5.0}  # on a busy machine
         eldr.update(settings)
         for name in ("prefill", "decode", "other"):

@@ -2,64 +2,20 @@
 
 import asyncio
 import itertools
-import json
-from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-from eldr_client import EldrError, Move, WorkerTarget
+from eldr_client import EldrError
 from eldr_client.aio import RouterClient
 from eldr_vllm.proxy.cli import read_settings
-from eldr_vllm.proxy.written import can_go_on
+from eldr_vllm.proxy.legs import Leg
+from eldr_vllm.proxy.movable import can_go_on
+from moving_rig import GREEDY, ask, moves, moving_rig, running, writes
 from restless import restless_daemon
-from scripted_engine import MODEL, Rig, eventually
+from scripted_engine import MODEL, eventually
 from test_proxy_daemon import booked, routed_rig
 from test_proxy_disconnect import settled
 from text_engine import TextEngine, answer_to
-
-GREEDY = {"model": MODEL, "prompt": "Hello", "max_tokens": 60, "temperature": 0, "stream": True}
-
-
-class Proposals:
-    """What the daemon is made to propose, to every watcher."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Move] = asyncio.Queue()
-
-    async def watch(self):
-        while True:
-            yield await self._queue.get()
-
-    def propose(self, rig: Rig, worker: int, request: int = -1, attempt: int = 0) -> None:
-        """Where a request that has been prefilled should go, a number of a decode engine."""
-        request_id = rig.prefill[0].decodes[request]["kv_transfer_params"]["eldr"]["request_id"]
-        target = WorkerTarget(f"DECODE-{worker}", rig.decode[worker].url, 0)
-        self._queue.put_nowait(Move(MODEL, request_id, attempt, "", target, 1.0))
-
-
-@pytest.fixture
-def proposals(monkeypatch):
-    proposals = Proposals()
-    monkeypatch.setattr(RouterClient, "watch_moves", lambda _client, _model: proposals.watch())
-    return proposals
-
-
-@asynccontextmanager
-async def moving_rig(daemon, **settings):
-    async with routed_rig(daemon, kind=TextEngine, moves=True, **settings) as rig:
-        for engine in rig.decode:
-            engine.pause = 0.02
-        yield rig
-
-
-def ask(rig: Rig, **body) -> asyncio.Task:
-    async def answer():
-        async with rig.session.post(rig.url + "/v1/completions", json={**GREEDY, **body}) as said:
-            *events, done, _ = (await said.text()).split("\n\n")
-            assert (said.status, done) == (200, "data: [DONE]")
-            return [json.loads(event.removeprefix("data: ")) for event in events]
-
-    return asyncio.create_task(answer())
 
 
 def check(events: list[dict], prompt="Hello", length: int = 60) -> None:
@@ -71,19 +27,14 @@ def check(events: list[dict], prompt="Hello", length: int = 60) -> None:
     assert not any(choice["token_ids"] or choice["prompt_token_ids"] for choice in choices)
 
 
-def running(rig: Rig) -> list[int]:
-    return [number for number, engine in enumerate(rig.decode) if engine.running]
-
-
-async def writes(rig: Rig) -> int:
-    """The only engine that decodes, and has for some tokens."""
-    await eventually(lambda: len(running(rig)) == 1)
-    await asyncio.sleep(0.3)
-    return running(rig)[0]
-
-
-async def moves(rig: Rig, outcome: str) -> float:
-    return await rig.metric(f'eldr_proxy_moves_total{{outcome="{outcome}"}}')
+def check_told(bodies: list[dict], prompt: int) -> None:
+    """What the connectors of engines that go on are told of those before, and when it began."""
+    told = [(len(body["prompt"]) - prompt, body["kv_transfer_params"]["eldr"]) for body in bodies]
+    first, *others = sorted(told, key=lambda each: each[0])
+    assert not first[1].keys() & {"output_tokens", "decode_seconds"}
+    for written, eldr in others:
+        assert eldr["output_tokens"] == written
+        assert 0.1 < eldr["decode_seconds"] < 30
 
 
 @pytest.mark.parametrize("at_once", [(1,), (1, 2), (3, 1, 1, 5)])
@@ -108,6 +59,7 @@ async def test_an_answer_moves_twice(shared_daemon, proposals, at_once, prompt):
         bodies = [body for engine in rig.decode for body in engine.decodes]
         assert all(body["kv_transfer_params"]["do_remote_prefill"] for body in bodies)
         assert {len(body["prompt"]) + body["max_tokens"] for body in bodies} == {60 + len(prompt)}
+        check_told(bodies, len(prompt))
         await settled(shared_daemon, rig)
 
 
@@ -276,8 +228,10 @@ async def test_an_older_daemon_is_noted_once(shared_daemon, monkeypatch, caplog)
         ({}, True),
         ({"seed": 3, "top_p": 0.9, "n": 2, "ignore_eos": True, "stop_token_ids": [3]}, True),
         ({"repetition_penalty": 1.1, "presence_penalty": 0.0, "stop": []}, True),
-        ({"temperature": 0.1}, False),
-        ({"temperature": None}, False),
+        ({"temperature": 0.1, "top_p": 0.9, "top_k": 20, "min_p": 0.1}, True),
+        ({"temperature": None}, True),
+        ({"temperature": 0.1, "seed": 3}, False),
+        ({"temperature": None, "seed": 3}, False),
         ({"stream": False}, False),
         ({"max_tokens": None}, False),
         ({"presence_penalty": 0.1}, False),
@@ -295,11 +249,13 @@ async def test_an_older_daemon_is_noted_once(shared_daemon, monkeypatch, caplog)
     ],
 )
 def test_what_can_go_on(options, goes_on):
-    assert can_go_on("/v1/completions", {**GREEDY, **options}) is goes_on
+    leg = Leg("r", "/v1/completions", {**GREEDY, **options})
+    assert can_go_on(leg.path, leg.body, leg.output_limit) is goes_on
 
 
 def test_other_endpoints_stay():
-    assert not can_go_on("/v1/chat/completions", GREEDY)
+    for path in ("/v1/responses", "/v1/messages"):
+        assert not can_go_on(path, GREEDY, 60)
 
 
 async def test_nothing_is_asked_for_without_moves(shared_daemon):

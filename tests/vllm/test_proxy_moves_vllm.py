@@ -1,9 +1,10 @@
-"""Streams that move between real vLLM engines say, token for token, what one engine says."""
+"""Streams that move between real vLLM engines: greedy ones say what one engine says."""
 
 import asyncio
 import itertools
 import json
 import uuid
+from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession
@@ -23,6 +24,9 @@ PROMPTS = [
     list(range(10, 200)),
     "short",
 ]
+TOKENS = 150
+PRINTABLE = list(range(94))
+"""Tokens that are a character each, so that random weights write text."""
 
 
 @pytest.fixture(scope="module")
@@ -39,52 +43,90 @@ def daemon(engines):
         yield daemon
 
 
-async def stream(session: ClientSession, url: str, prompt: str | list[int]) -> tuple[str, dict]:
-    """The text and the usage of a greedy answer."""
-    body = {"model": MODEL, "prompt": prompt, "max_tokens": 150, "temperature": 0}
-    body.update(ignore_eos=True, stream=True, stream_options={"include_usage": True})
-    async with session.post(url + "/v1/completions", json=body) as answer:
+@asynccontextmanager
+async def moving_proxy(engines, daemon, **settings):
+    """A proxy as a rig; in the end nothing is booked, nothing runs, and no move has failed."""
+    waits = {"route_timeout": 1.0, "connect_timeout": 10.0}
+    given = Settings(router=daemon.grpc, moves=True, **waits, **settings)
+    runner, url = await serve(Proxy(given).app())
+    async with ClientSession() as session:
+        rig = Rig(prefill=[], decode=[], pinned=set(), url=url, session=session)
+        yield rig
+        done, failed = [
+            await rig.metric(f'eldr_proxy_moves_total{{outcome="{outcome}"}}')
+            for outcome in ("done", "failed")
+        ]
+        assert (done >= 1, failed) == (True, 0)
+        pause = await rig.metric("eldr_proxy_move_pause_seconds_sum") / done
+        tpot, answers = [
+            await rig.metric(f"eldr_proxy_time_per_output_token_seconds_{name}")
+            for name in ("sum", "count")
+        ]
+        print(f"{done:.0f} moves, a pause of {pause:.3f} s each; {tpot / answers:.3f} s per token")
+    await runner.cleanup()
+    await eventually(lambda: booked(daemon) == 0)
+    await eventually(lambda: all(engine.is_idle for engine in engines))
+
+
+async def stream(session: ClientSession, url: str, **said) -> tuple[str, dict]:
+    """The text and the usage of an answer, greedy if nothing else is said."""
+    body = {"model": MODEL, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, **said}
+    body.update(stream=True, stream_options={"include_usage": True})
+    path = "/v1/chat/completions" if "messages" in said else "/v1/completions"
+    async with session.post(url + path, json=body) as answer:
         *events, done, _ = (await answer.text()).split("\n\n")
         assert (answer.status, done) == (200, "data: [DONE]")
     *events, last = [json.loads(event[6:]) for event in events]
-    assert len({event["id"] for event in events}) == 1
-    return "".join(event["choices"][0]["text"] for event in events), last["usage"]
+    assert len({(event["id"], event["object"], event["created"]) for event in events}) == 1
+    choices = [event["choices"][0] for event in events]
+    assert [c["finish_reason"] for c in choices if c["finish_reason"]] == ["length"]
+    if "messages" not in said:
+        return "".join(choice["text"] for choice in choices), last["usage"]
+    assert [choice["delta"].get("role") for choice in choices[:2]] == ["assistant", None]
+    return "".join(choice["delta"]["content"] for choice in choices), last["usage"]
 
 
-async def events_until(done: asyncio.Future, daemon) -> None:
+async def events_until(done: asyncio.Future, daemon, model: str) -> None:
     """Bookings and ends, after which moves are looked for."""
     events = uuid.uuid4()
     async with RouterClient(daemon.grpc) as client:
         for number in itertools.count():
             if done.done():
                 return
-            await client.route(MODEL, f"{events}-{number}")
-            await client.release(MODEL, f"{events}-{number}")
+            await client.route(model, f"{events}-{number}")
+            await client.release(model, f"{events}-{number}")
             await asyncio.sleep(0.2)
+
+
+async def moved(rig: Rig, daemon, asked: list[dict], model: str = MODEL) -> list[tuple[str, dict]]:
+    """The answers to requests that move while they run."""
+    asking = asyncio.gather(*(stream(rig.session, rig.url, **body, model=model) for body in asked))
+    await events_until(asking, daemon, model)
+    return await asking
 
 
 @pytest.mark.parametrize("without", [False, True], ids=["apart", "without prefill workers"])
 async def test_moved_streams_are_those_of_one_engine(engines, daemon, without):
-    settings = Settings(
-        router=daemon.grpc,
-        route_timeout=1.0,
-        connect_timeout=10.0,
-        moves=True,
-        without_prefill_workers=without,
-    )
-    runner, url = await serve(Proxy(settings).app())
-    async with ClientSession() as session:
-        rig = Rig(prefill=[], decode=[], pinned=set(), url=url, session=session)
-        alone = [await stream(session, engines[1].url, prompt) for prompt in PROMPTS]
-        asking = asyncio.gather(*(stream(session, url, prompt) for prompt in PROMPTS))
-        await events_until(asking, daemon)
-        assert await asking == alone
-        done = await rig.metric('eldr_proxy_moves_total{outcome="done"}')
-        failed = await rig.metric('eldr_proxy_moves_total{outcome="failed"}')
-        pause = await rig.metric("eldr_proxy_move_pause_seconds_sum") / max(done, 1)
-        assert (done >= 1, failed) == (True, 0)
-        tpot = await rig.metric("eldr_proxy_time_per_output_token_seconds_sum") / len(PROMPTS)
-        print(f"{done:.0f} moves, a pause of {pause:.3f} s each; {tpot:.3f} s per token")
-    await runner.cleanup()
-    await eventually(lambda: booked(daemon) == 0)
-    await eventually(lambda: all(engine.is_idle for engine in engines))
+    asked = [{"prompt": prompt} for prompt in PROMPTS]
+    async with moving_proxy(engines, daemon, without_prefill_workers=without) as rig:
+        alone = [await stream(rig.session, engines[1].url, **body) for body in asked]
+        assert await moved(rig, daemon, asked) == alone
+
+
+async def test_moved_chats_are_those_of_one_engine(engines, daemon):
+    asked = [
+        {"messages": [{"role": "user", "content": text}], "allowed_token_ids": PRINTABLE}
+        for text in ("Tell me of the sea.", "And of mountains, at more length than before!")
+    ]
+    async with moving_proxy(engines, daemon) as rig:
+        alone = [await stream(rig.session, engines[1].url, **body) for body in asked]
+        assert await moved(rig, daemon, asked) == alone
+
+
+async def test_moved_samples_are_whole(engines, daemon):
+    sampled = {"temperature": 1.0, "top_p": 0.95, "allowed_token_ids": PRINTABLE}
+    asked = [{"prompt": text, **sampled} for text in PROMPTS if isinstance(text, str)]
+    async with moving_proxy(engines, daemon) as rig:
+        for body, (text, usage) in zip(asked, await moved(rig, daemon, asked), strict=True):
+            assert (len(text), usage["completion_tokens"]) == (TOKENS, TOKENS)
+            assert usage["prompt_tokens"] == len(body["prompt"].encode())

@@ -130,8 +130,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add(
         "--moves",
         False,
-        "carry out the moves of running requests that the daemon proposes: greedy streams of"
-        " /v1/completions go on at another engine",
+        "carry out the moves of running requests that the daemon proposes: streams of"
+        " /v1/completions and /v1/chat/completions go on at another engine",
         action="store_true",
     )
     tenant = "header that names a request's tenant, by which its experts may be predicted"

@@ -71,7 +71,7 @@ class Decode:
             return moved
 
     async def _run(self, booking: Booking, prefilled: Prefilled, span: Span) -> Booking | None:
-        transfer = _transfer(booking, prefilled)
+        transfer = self._transfer(booking, prefilled)
         if transfer is not None:
             transfer["eldr"].update(self._traces.context())
         body = self._leg.decode_body(transfer)
@@ -131,29 +131,35 @@ class Decode:
 
     async def _move(self, booking: Booking) -> Booking | None:
         """The booking where the answer should go on now, if it should and may."""
-        move = self._leg.written.due_move(booking.attempt) if self._leg.written else None
-        if move is None:
+        written = self._leg.written
+        move = written.due_move(booking.attempt) if written else None
+        if written is None or move is None:
             return None
-        moved = await self._follow(move)
+        if not written.is_plain:
+            written.compare(await self._engines.text_of(booking.engine, self._leg, written.ids))
+        moved = await self._follow(move) if written.is_plain else None
         if moved is None:
             self._metrics.moves.labels("refused").inc()
         else:
             booking.lease_id = ""  # it has ended with that
         return moved
 
+    def _transfer(self, booking: Booking, prefilled: Prefilled) -> dict[str, Any] | None:
+        """The KV's whereabouts; for the shim, whose request this is and what is written of it."""
+        kv_transfer_params = prefilled.answer.kv_transfer_params
+        if kv_transfer_params is None and not (prefilled.follows and booking.lease_id):
+            return None
+        said: dict[str, Any] = {
+            "request_id": booking.request_id,
+            "attempt": booking.attempt,
+            "lease_id": booking.lease_id,
+        }
+        written = self._leg.written
+        if written and written.given and self._first_time is not None:
+            said["output_tokens"] = written.given
+            said["decode_seconds"] = time.perf_counter() - self._first_time
+        return {**(kv_transfer_params or {}), "eldr": said}
+
     def _count_move(self, outcome: str) -> None:
         self._metrics.moves.labels(outcome).inc()
         self._stopped_at = None
-
-
-def _transfer(booking: Booking, prefilled: Prefilled) -> dict[str, Any] | None:
-    """The KV's whereabouts, and for the shim whose request this is."""
-    kv_transfer_params = prefilled.answer.kv_transfer_params
-    if kv_transfer_params is None and not (prefilled.follows and booking.lease_id):
-        return None
-    identity = {
-        "request_id": booking.request_id,
-        "attempt": booking.attempt,
-        "lease_id": booking.lease_id,
-    }
-    return {**(kv_transfer_params or {}), "eldr": identity}

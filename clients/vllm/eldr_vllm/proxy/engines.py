@@ -1,6 +1,7 @@
 """HTTP with the engines."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import aiohttp
 from eldr_client.traces import Traces
 
 from eldr_vllm.proxy import said, sse
-from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed
+from eldr_vllm.proxy.errors import EngineBusy, EngineErred, EngineFailed, ProxyError
 from eldr_vllm.proxy.fleet import Engine
 from eldr_vllm.proxy.headers import CREDENTIALS
 from eldr_vllm.proxy.json_body import JsonBody
@@ -21,6 +22,7 @@ from eldr_vllm.proxy.reach import CheckedResolver, check_url
 logger = logging.getLogger("eldr_proxy")
 
 PAGE_TIMEOUT = aiohttp.ClientTimeout(total=2)  # for what takes an engine no time
+TEXT_SECONDS = 0.5  # for the text of tokens, while an answer waits
 # vLLM's front end closes a connection that was idle for 5 s; ours must be gone before.
 KEEP_ALIVE = 3.0
 MAX_ANSWER_BYTES = 256 << 20
@@ -99,6 +101,17 @@ class Engines:
                 await _check(engine, answer)
                 return await _read(answer, MAX_PAGE_BYTES)
 
+    async def text_of(self, engine: Engine, leg: Leg, tokens: list[int]) -> str | None:
+        """The text that these tokens stand for; None where the engine does not say in time."""
+        model = {"model": leg.model} if leg.model else {}
+        body = json.dumps({**model, "tokens": tokens}).encode()
+        try:
+            async with asyncio.timeout(TEXT_SECONDS):
+                page = await self.page(engine, "/detokenize", leg.headers, body)
+            return said.text(page)
+        except (EngineFailed, ProxyError, TimeoutError):
+            return None
+
     async def ask(
         self,
         engine: Engine,
@@ -120,7 +133,7 @@ class Engines:
             async with self._post(engine, leg, body, sent) as answer:
                 await _check(engine, answer)
                 data = await _read(answer, MAX_ANSWER_BYTES)
-            return said.answer(data, leg.endpoint, choices)
+            return said.answer(data, leg.asked, choices)
 
     async def stream(
         self, engine: Engine, leg: Leg, body: dict[str, Any], sent: Sent
@@ -136,10 +149,10 @@ class Engines:
                 async with self._post(engine, leg, body, sent) as answer:
                     await _check(engine, answer)
                     if answer.content_type == "application/json":
-                        said.answer(await _read(answer, MAX_PAGE_BYTES), leg.endpoint)
+                        said.answer(await _read(answer, MAX_PAGE_BYTES), leg.asked)
                         raise EngineFailed("expected a stream, found a whole answer")
                     async for raw in sse.events(answer.content.iter_any()):
-                        event = said.event(raw, leg.endpoint, choices)
+                        event = said.event(raw, leg.asked, choices)
                         if event.is_done:
                             break
                         left -= event.ends
@@ -209,7 +222,7 @@ class Engines:
     ) -> Any:
         data = JsonBody(body, leg.encoded)
         return self._session.post(
-            engine.url + leg.path,
+            engine.url + leg.asked.path,
             data=data.pieces(),
             headers={
                 **self._forwarded(engine, leg.headers),

@@ -82,7 +82,12 @@ class Leg:
     @property
     def goes_on(self) -> bool:
         """Some of its answer is part of the prompt by now."""
-        return self.written is not None and bool(self.written.instead)
+        return self.written is not None and bool(self.written.request)
+
+    @property
+    def asked(self) -> Endpoint:
+        """What its next engine is asked for: what is written is continued as a completion."""
+        return ENDPOINTS["/v1/completions"] if self.goes_on else self.endpoint
 
     @property
     def wants_usage(self) -> bool:
@@ -117,9 +122,9 @@ class Leg:
         and vLLM's CPU engines (0.32) die of a seed when a prefill takes several steps.
         """
         body = {k: v for k, v in self._asked().items() if k not in _NOT_FOR_PREFILL}
-        body.update(dict.fromkeys(self.endpoint.limits, 1), stream=False)
+        body.update(dict.fromkeys(self.asked.limits, 1), stream=False)
         if not keeps_token:
-            for name in ("seed", *self.endpoint.stops):
+            for name in ("seed", *self.asked.stops):
                 body.pop(name, None)
             body.update(temperature=0, ignore_eos=True)
         if self.path == "/v1/responses":
@@ -147,7 +152,7 @@ class Leg:
         return body
 
     def _asked(self) -> dict[str, Any]:
-        return {**self.body, **self.written.instead} if self.written else dict(self.body)
+        return dict(self.written.request if self.written and self.goes_on else self.body)
 
 
 def split(

@@ -10,7 +10,8 @@ from eldr_client import EldrError
 from eldr_client.aio import RouterClient
 
 from eldr_vllm.proxy.legs import Leg
-from eldr_vllm.proxy.written import Written, can_go_on
+from eldr_vllm.proxy.movable import can_go_on
+from eldr_vllm.proxy.written import Written
 
 logger = logging.getLogger("eldr_proxy")
 
@@ -29,10 +30,11 @@ class Moves:
     @contextmanager
     def follow(self, leg: Leg) -> Iterator[None]:
         """Within the block, a leg that can go on elsewhere learns when it should."""
-        if not self._is_on or leg.why_whole or not can_go_on(leg.path, leg.body):
+        said = leg.path, leg.body, leg.output_limit
+        if not self._is_on or leg.why_whole or not can_go_on(*said):
             yield
             return
-        leg.written = self._written[leg.request_id] = Written(leg.output_limit)
+        leg.written = self._written[leg.request_id] = Written(*said)
         try:
             yield
         finally:

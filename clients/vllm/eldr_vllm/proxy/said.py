@@ -158,6 +158,14 @@ def page(data: bytes) -> bytes:
     return data
 
 
+def text(data: bytes) -> str:
+    """What tokens stand for, as /detokenize says it."""
+    said = _object(data).get("prompt")
+    if not isinstance(said, str):
+        _refuse("text", said)
+    return said
+
+
 def models(data: bytes) -> list[dict[str, Any]]:
     """The models that an engine serves, each with an id."""
     said = _object(data).get("data")

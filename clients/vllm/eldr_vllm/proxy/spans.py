@@ -55,5 +55,5 @@ def of_engine(leg: Leg, model: str, engine: Engine) -> Attributes:
         "http.request.method": "POST",
         "server.address": address.hostname,
         "server.port": address.port,
-        "url.path": leg.path,
+        "url.path": leg.asked.path,
     }

@@ -119,17 +119,18 @@ class DecodeSide:
         with self._lock:
             self._counts, self._top_k = counts, top_k
 
-    def begin(self, request: Any) -> None:
+    def begin(self, request: Any, now: float) -> None:
         """A request has come."""
         booked = booking(request)
+        sequence = _Sequence(None, self._new_tokens(request.num_prompt_tokens))
         with self._lock:
-            held = None
             if booked is not None:
-                held = self._held.setdefault(booked, _Held(booked))
-                held.running += 1
-            self._sequences[request.request_id] = _Sequence(
-                held, self._new_tokens(request.num_prompt_tokens)
-            )
+                new = _Held(booked, output_tokens=booked.output_tokens)
+                sequence.held = self._held.setdefault(booked, new)
+                sequence.held.running += 1
+                if booked.decode_seconds:
+                    sequence.first_token = now - booked.decode_seconds
+            self._sequences[request.request_id] = sequence
 
     def plan(self, writing: Iterable[str], now: float, scheduled: int) -> None:
         """A step is scheduled; `writing` are the requests that have written a token before it."""

@@ -183,7 +183,7 @@ class SchedulerSide:
         is_prefill = transfer_params.is_prefill(request, self._settings.role)
         is_decode = self._settings.role == "replica" or not is_prefill
         if self._decode is not None and is_decode and not is_probe:
-            self._booking.run(self._decode.begin, request)
+            self._booking.run(self._decode.begin, request, time.monotonic())
         self._capturing.run(self._begin, request, is_probe, is_prefill)
 
     def _begin(self, request: Any, is_probe: bool, is_prefill: bool) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any
 
 from eldr.v1.activation_pb2 import ActivationCounts
@@ -14,13 +14,17 @@ from vllm import envs
 class Booking:
     """The placement that a decode request comes from.
 
-    `num_sequences` requests of the engine (n of the OpenAI API) make it up.
+    `num_sequences` requests of the engine (n of the OpenAI API) make it up. Of an answer that moved
+    here, other engines wrote `output_tokens`, the first of them `decode_seconds` ago.
     """
 
     request_id: str
     attempt: int
     lease_id: str
     num_sequences: int
+    _: KW_ONLY
+    output_tokens: int = field(default=0, compare=False)
+    decode_seconds: float = field(default=0.0, compare=False)
     # The span of the caller.
     context: dict[str, str] = field(default_factory=dict, compare=False)
 
@@ -65,7 +69,9 @@ def booking(request: Any) -> Booking | None:
         _number(said, "attempt"),
         str(said["lease_id"]),
         max(_number(said, "num_sequences"), 1),
-        trace_context(request),
+        output_tokens=_number(said, "output_tokens"),
+        decode_seconds=_seconds(said, "decode_seconds"),
+        context=trace_context(request),
     )
 
 
@@ -126,6 +132,12 @@ def _number(said: dict[str, Any], key: str) -> int:
     """What a caller says there, if it is a number that the contract can carry; else 0."""
     value = said.get(key)
     return value if isinstance(value, int) and 0 <= value < 1 << 24 else 0
+
+
+def _seconds(said: dict[str, Any], key: str) -> float:
+    """The same of a duration."""
+    value = said.get(key)
+    return float(value) if isinstance(value, int | float) and 0 <= value < 1 << 24 else 0.0
 
 
 def _said(request: Any) -> dict[str, Any]:
