@@ -1,4 +1,4 @@
-"""`eldr`: looks at and steers a running daemon. One file a group of commands."""
+"""`eldr`: inspects and steers a running daemon. One file per group of commands."""
 
 from eldr_service.cli.app import main
 

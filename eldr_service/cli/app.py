@@ -1,4 +1,4 @@
-"""The root of `eldr`: its groups, and the options that hold for all of them."""
+"""The root of `eldr`: its command groups, and the options that all of them share."""
 
 import sys
 from importlib.metadata import version
@@ -28,8 +28,8 @@ from eldr_service.cli.parameters import Group
 app = typer.Typer(
     name="eldr",
     cls=Group,
-    help="Looks at and steers an eldr-server: workers, policies, partitions, placements.",
-    epilog="Exit status: 0 done, 1 failed, 2 wrong use. Options of the connection may stand before"
+    help="Inspect and steer an eldr-server: workers, policies, partitions, placements.",
+    epilog="Exit status: 0 success, 1 failure, 2 wrong usage. Connection options may come before"
     " or after the command.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -56,7 +56,7 @@ def _root(
     common: Common,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     context.obj = common
@@ -66,7 +66,7 @@ def main() -> None:
     """Run `eldr`."""
     try:
         app(prog_name="eldr")
-    except KeyboardInterrupt:  # before a command had begun
+    except KeyboardInterrupt:  # before any command began
         sys.exit(130)
     except OSError as error:  # not even the failure could be written to stdout
         sys.exit(f"eldr: {error}")

@@ -1,4 +1,4 @@
-"""What `eldr workers list` says of workers' capture of routed experts."""
+"""How `eldr workers list` shows workers' capture of routed experts."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,9 +7,9 @@ from rich.text import Text
 
 
 def cell(status: pb.CaptureStatus) -> str | Text:
-    """One word, and the share of the prompts' tokens whose experts were known.
+    """The state in one word, and the share of prompt tokens whose experts were known.
 
-    A share is rounded down: 100% says that not one token was unknown.
+    The share is rounded down: 100% means that no token was unknown.
     """
     if status.state == pb.CAPTURE_STATE_PROBING:
         return Text("probing", "cyan")
@@ -22,11 +22,11 @@ def cell(status: pb.CaptureStatus) -> str | Text:
 
 
 def remarks(workers: Iterable[pb.Worker]) -> Iterator[Text]:
-    """Why workers do not capture, or what could not be verified; those with one cause together."""
+    """Why workers do not capture, or what could not be verified, grouped by cause."""
     causes: dict[tuple[str, bool, str], list[str]] = {}
     for worker in workers:
         stopped = worker.capture.state == pb.CAPTURE_STATE_STOPPED
-        reason = " ".join(worker.capture.reason.split())  # one line, whatever was sent
+        reason = " ".join(worker.capture.reason.split())  # one line, even if more were sent
         if stopped or reason:
             causes.setdefault((worker.model, stopped, reason), []).append(worker.worker_id)
     if causes:

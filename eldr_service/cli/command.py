@@ -1,4 +1,4 @@
-"""What all commands have in common: options, a session with the daemon, and how they fail."""
+"""What all commands share: options, a session with the daemon, and error handling."""
 
 import dataclasses
 import functools
@@ -16,14 +16,14 @@ from eldr_service.core.errors import EldrError
 from eldr_service.server.address import Address
 
 PANEL = "Connection and output"
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 def _address(text: str) -> str:
     try:
         return str(Address.parse(text))
     except ValueError:
-        from eldr_client.addresses import Addresses  # late: it brings gRPC
+        from eldr_client.addresses import Addresses  # late: it imports gRPC
 
         try:
             return Addresses(text).text
@@ -46,7 +46,7 @@ def _file_option(*names: str, variable: str, description: str) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Common:
-    """Options of every command; before it or after it, which wins."""
+    """Options of every command, before or after it; those after it win."""
 
     server: Annotated[
         str,
@@ -54,7 +54,7 @@ class Common:
             envvar="ELDR_SERVER",
             metavar="HOST:PORT",
             callback=_address,
-            help="Where eldr-server serves gRPC; replicas with commas between them, or dns:///NAME.",
+            help="Where eldr-server serves gRPC; replicas separated by commas, or dns:///NAME.",
             rich_help_panel=PANEL,
         ),
     ] = "127.0.0.1:50051"
@@ -62,21 +62,21 @@ class Common:
         str | None,
         typer.Option(
             envvar="ELDR_TOKEN",
-            help="Bearer token; visible to others on this machine, unlike a variable or a file.",
+            help="Bearer token; others on this machine can see it, unlike a variable or a file.",
             rich_help_panel=PANEL,
         ),
     ] = None
     token_file: Annotated[
         Path | None,
         _file_option(
-            variable="ELDR_TOKEN_FILE", description="Holds the bearer token; beats --token."
+            variable="ELDR_TOKEN_FILE", description="File with the bearer token; overrides --token."
         ),
     ] = None
     tls_ca: Annotated[
         Path | None,
         _file_option(
             variable="ELDR_TLS_CA",
-            description="Speak TLS; authorities (PEM) that the server's certificate is checked by.",
+            description="Use TLS; authorities (PEM) that verify the server's certificate.",
         ),
     ] = None
     # The variables ELDR_TLS_CERT and ELDR_TLS_KEY are the daemon's own.
@@ -84,7 +84,7 @@ class Common:
         Path | None,
         _file_option(
             variable="ELDR_CLIENT_TLS_CERT",
-            description="Own certificate (PEM), where the server asks for one.",
+            description="Client certificate (PEM), if the server requires one.",
         ),
     ] = None
     tls_key: Annotated[
@@ -98,7 +98,7 @@ class Common:
             metavar="SECONDS",
             min=0.001,
             max=86_400,
-            help="How long one call to the server may take; by default 10, a fit 600.",
+            help="Timeout of one call to the server; by default 10, for a fit 600.",
             rich_help_panel=PANEL,
         ),
     ] = None
@@ -109,7 +109,7 @@ class Common:
 
 
 def bundled(function: Callable[..., None]) -> Callable[..., None]:
-    """Let a parameter that is a dataclass stand for one option a field."""
+    """Expand a parameter that is a dataclass into one option per field."""
     own = inspect.signature(function, eval_str=True).parameters.values()
     bundles: dict[str, Any] = {
         p.name: p.annotation for p in own if dataclasses.is_dataclass(p.annotation)
@@ -138,7 +138,7 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make `function(session, …)` a command, with the common options after its own.
 
-    What fails ends as one line on stderr, or as the one document on stdout under --json.
+    A failure becomes one line on stderr, or with --json the one document on stdout.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -154,11 +154,11 @@ def command(
                 raise typer.Exit(INTERRUPTED) from None
             except CommandError as failure:
                 session.fail(failure)
-            except UnicodeEncodeError:  # of words that the shell handed over as raw bytes
-                session.fail(CommandError("what is written must be UTF-8"))
+            except UnicodeEncodeError:  # from arguments that are not UTF-8
+                session.fail(CommandError("expected arguments in UTF-8"))
             except EldrError as error:
                 session.fail(CommandError(str(error)))
-            except BrokenPipeError:  # the reader has read enough; typer ends it quietly
+            except BrokenPipeError:  # the reader closed the pipe; typer exits quietly
                 raise
             except OSError as error:
                 where = f"{error.filename}: " if error.filename else ""
@@ -176,7 +176,7 @@ def command(
 
 
 def _merged(context: typer.Context, after: Common) -> Common:
-    """The options before the command, replaced by those that are written after it."""
+    """The options before the command, overridden by those after it."""
     written = {
         field.name: getattr(after, field.name)
         for field in dataclasses.fields(Common)

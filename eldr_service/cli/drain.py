@@ -1,4 +1,4 @@
-"""`eldr workers drain`: one worker, or all of a label or group, until they are empty."""
+"""`eldr workers drain`: one worker, or all with a label or in a group, until they are empty."""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Role(Enum):
     prefill = "prefill"
 
     def of(self, worker: pb.Worker) -> bool:
-        """It is the worker's role."""
+        """Whether the worker has this role."""
         return bool(pb.WorkerRole.Name(worker.role) == f"WORKER_ROLE_{self.name.upper()}")
 
 
@@ -38,13 +38,13 @@ def drain(
     model: Model = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Instead of WORKER: all that have it; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="Instead of WORKER: all with it; repeatable."),
     ] = None,
     group: Annotated[
-        str | None, typer.Option(metavar="GROUP", help="Instead of WORKER: all of this group.")
+        str | None, typer.Option(metavar="GROUP", help="Instead of WORKER: all in this group.")
     ] = None,
     role: Annotated[
-        Role | None, typer.Option(help="With --label or --group: only those of this role.")
+        Role | None, typer.Option(help="With --label or --group: only this role.")
     ] = None,
     deadline: Annotated[
         float | None,
@@ -52,8 +52,8 @@ def drain(
             metavar="SECONDS",
             min=0,
             max=86_400,
-            help="When bookings that are left end, for their callers to ask for a higher attempt;"
-            " without it they take as long as they need.",
+            help="When the remaining bookings end, so that their callers route a higher attempt;"
+            " by default they may take as long as they need.",
         ),
     ] = None,
     remove: Annotated[
@@ -67,9 +67,9 @@ def drain(
         ),
     ] = False,
 ) -> None:
-    """Place nothing new on a worker; what it has goes on."""
+    """Stop placing requests on a worker; those that it has go on."""
     if (worker is None) == (label is None and group is None):
-        raise typer.BadParameter("say one WORKER, or --label or --group", param_hint="WORKER")
+        raise typer.BadParameter("expected one WORKER, or --label or --group", param_hint="WORKER")
     chosen = (
         [(model_of(session, worker, model), worker)]
         if worker is not None
@@ -111,7 +111,7 @@ def _matching(
     group: str | None,
     role: Role | None,
 ) -> list[tuple[str, str]]:
-    """Model and id of all workers that have the labels and are of the group and role."""
+    """Model and id of all workers with these labels, group and role."""
     known = session.call(pb.ListWorkersRequest(model=model or "")).workers
     found = [
         (one.model, one.worker_id)
@@ -129,9 +129,9 @@ def _matching(
 
 
 def _wait(session: Session, chosen: Sequence[tuple[str, str]], gone: bool) -> None:
-    """Poll until nothing is booked on any of them, and say on stderr how many are left.
+    """Poll until nothing is booked on any of them, and print on stderr what is left.
 
-    With `gone` until the daemon has forgotten them, too.
+    With `gone`, also until the daemon has forgotten them.
     """
     said = ""
     while True:
@@ -143,7 +143,7 @@ def _wait(session: Session, chosen: Sequence[tuple[str, str]], gone: bool) -> No
         back = [one.worker_id for one in left if one.state != pb.WORKER_STATE_DRAINING]
         if back:
             raise CommandError(
-                f"{', '.join(back)} registered again as a new life, and does not drain",
+                f"{', '.join(back)} registered again, and its new incarnation is not draining",
                 "drain it again, or stop its engine",
             )
         sequences = counted(sum(one.booked_sequences for one in left), "sequence")

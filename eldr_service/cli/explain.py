@@ -15,9 +15,9 @@ from eldr_service.cli.route import Request, source
 from eldr_service.cli.session import Session
 from eldr_service.cli.tables import facts, span, table
 
-OF_BOTH = {"model", "attempt"}  # options of a request that was placed, and of one that is to be
+OF_BOTH = {"model", "attempt"}  # options for a placed request and for a hypothetical one
 HINTS = {
-    pb.PLACEMENT_REASON_LEAST_LOADED_NO_SIGNATURE: "--counts gives a signature, or the"
+    pb.PLACEMENT_REASON_LEAST_LOADED_NO_SIGNATURE: "--counts gives a signature, as does the"
     " --request-id of one that the daemon holds; --conversation and --label tenant=NAME predict it",
     pb.PLACEMENT_REASON_LEAST_LOADED_NO_PARTITION: "eldr fit --import --activate makes a partition",
 }
@@ -37,14 +37,14 @@ def explain(
     session: Session,
     placed: Annotated[
         str | None,
-        typer.Argument(metavar="REQUEST", help="One that was placed, live or lately ended."),
+        typer.Argument(metavar="REQUEST", help="A placed request, live or recently ended."),
     ] = None,
     *,
     request: Request,
 ) -> None:
-    """Say why REQUEST was placed as it was; without REQUEST, where one would go now.
+    """Explain why REQUEST was placed as it was; without REQUEST, where one would go now.
 
-    The daemon keeps what the latest decisions saw; nothing is booked.
+    The daemon keeps the inputs of its latest decisions. Nothing is booked.
     """
     if placed is None:
         _would_go(session, request)
@@ -57,7 +57,7 @@ def _went(session: Session, placed: str, request: Request) -> None:
         if field.name not in OF_BOTH and getattr(request, field.name) != field.default:
             option = f"--{field.name.replace('_', '-')}"
             raise typer.BadParameter(
-                f"is for a request that is to be placed, and {placed} has been", param_hint=option
+                f"applies only to a request to be placed; {placed} has been", param_hint=option
             )
     message = pb.ExplainRequest(
         model=the_model(session, request.model), request_id=placed, attempt=request.attempt
@@ -125,13 +125,13 @@ def _known(response: pb.ExplainResponse) -> str:
 def _why(placement: pb.Placement) -> Iterator[tuple[str, str]]:
     yield "why", placement.rule
     if placement.early:
-        yield "early", "it rests on a part of the signature, as the rest had not come"
+        yield "early", "it used part of the signature, as the rest had not arrived"
     if placement.stale:
-        yield "stale", "reports were too old: those loads rest on the daemon's own bookings"
+        yield "stale", "reports were too old: those loads are from the daemon's own bookings"
 
 
 def _table(placement: pb.Placement) -> RenderableType:
-    """All workers; columns of which nothing is known are left out."""
+    """All workers; columns without any value are left out."""
     least = min((s.cost for s in placement.scores if s.HasField("cost")), default=0.0)
     rows = [
         _row(score, score.worker_id == placement.worker_id, least) for score in placement.scores
@@ -149,7 +149,7 @@ def _table(placement: pb.Placement) -> RenderableType:
 
 
 def _row(score: pb.WorkerScore, chosen: bool, least: float) -> list[str | Text]:
-    """Cells of one worker; empty where nothing is known. Costs are relative to the least."""
+    """Cells of one worker, empty where a value is unknown. Costs are relative to the least."""
     known = score.HasField
     return [
         Text("→", "bold green") if chosen else "",

@@ -1,9 +1,9 @@
-"""What went wrong, in one line that says what to mend."""
+"""What went wrong, in one line that says how to fix it."""
 
 from typing import Any
 
 WORKER_METHODS = ("RegisterWorker", "ReportLoad")
-# Fields of messages -> what a user of the command line wrote for them.
+# Message field -> what it is called on the command line.
 OPTIONS = {
     "model": "--model",
     "worker_id": "WORKER",
@@ -38,7 +38,7 @@ class CommandError(Exception):
     code : str
         The gRPC status, or FAILED where no call was made.
     **details
-        For programs: field, expected, found, and the like.
+        For programs: field, expected, found and so on.
     """
 
     def __init__(self, message: str, hint: str = "", code: str = "FAILED", **details: Any) -> None:
@@ -52,7 +52,7 @@ class CommandError(Exception):
 
 
 def of_call(error: Any, method: str, server: str, timeout: float) -> CommandError:
-    """Turn a `grpc.RpcError` of a call to `/package.Service/Method` into what to mend."""
+    """Turn a `grpc.RpcError` from `/package.Service/Method` into an error with a hint."""
     code, message = error.code().name, error.details() or ""
     details = _details(error)
     field = details.get("field", "")
@@ -63,17 +63,17 @@ def of_call(error: Any, method: str, server: str, timeout: float) -> CommandErro
         case "UNAVAILABLE" if not details:  # gRPC's own, not the daemon's
             if message.endswith("Connection refused"):
                 message = f"nothing listens at {server}"
-                hint = "is eldr-server running, and there (--server)?"
+                hint = "is eldr-server running, and at that address (--server)?"
             else:
                 reason = message.removeprefix("failed to connect to all addresses; last error: ")
                 message = f"no eldr-server answers at {server} ({reason})"
-                hint = "is it there (--server), and does it speak TLS (--tls-ca) or not?"
+                hint = "is the address right (--server), and does it use TLS (--tls-ca)?"
         case "UNAVAILABLE" if method.endswith("/Route"):
             hint = "eldr workers list shows the workers"
         case "DEADLINE_EXCEEDED":
             message, hint = f"{server} gave no answer within {timeout:g} s", "--timeout sets it"
         case "UNAUTHENTICATED":
-            hint = "--token-file, --token or ELDR_TOKEN says who you are"
+            hint = "give a token with --token-file, --token or ELDR_TOKEN"
         case "PERMISSION_DENIED" if message.endswith("lacks the role for this call"):
             hint = f"{method.rpartition('/')[2]} needs {_role(method)}"
         case "UNIMPLEMENTED":
@@ -87,7 +87,7 @@ def of_call(error: Any, method: str, server: str, timeout: float) -> CommandErro
 
 
 def _option(field: str) -> str:
-    """The option that sets a message's field, and what within it is meant."""
+    """The option that sets a message's field, and the part of it that is meant."""
     for path, option in OPTIONS.items():
         if field == path or field.startswith(f"{path}."):
             return f"{option}{field.removeprefix(path).replace('.', ' ', 1)}".strip()
@@ -102,7 +102,7 @@ def _role(method: str) -> str:
 
 
 def _details(error: Any) -> dict[str, Any]:
-    """What the daemon says for programs, from the call's google.rpc.Status."""
+    """The machine-readable details in the call's google.rpc.Status."""
     from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
     from google.rpc.status_pb2 import Status
 

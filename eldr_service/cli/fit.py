@@ -1,4 +1,4 @@
-"""`eldr fit`: a partition from recorded routing, or from what the daemon has seen."""
+"""`eldr fit`: fits a partition on recorded routing, or on the daemon's recent signatures."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ from eldr_service.cli.tables import facts, table
 if TYPE_CHECKING:
     from eldr_service.core.partition import Partition
 
-HELD_OUT = "held_out_experts["  # begins the metadata of each transform that "auto" tried
-FIT_SECONDS = 600.0  # that the daemon may take for a fit; it gives way to placements
+HELD_OUT = "held_out_experts["  # prefix of the metadata of each transform that "auto" tried
+FIT_SECONDS = 600.0  # timeout of a fit in the daemon, where placements go first
 
 
 class Transform(Enum):
@@ -51,7 +51,7 @@ def fit(
             metavar="[FILE.npz|DIR]",
             exists=True,
             readable=True,
-            help="Recorded routing: each token's experts, or counts alone; or a folder of engines'"
+            help="Recorded routing: each token's experts, or just counts; or a folder of engines'"
             " recordings.",
         ),
     ] = None,
@@ -60,14 +60,14 @@ def fit(
         typer.Option(
             metavar="K",
             min=1,
-            help="Centroids; needed with a file, else by default one for each decode worker.",
+            help="Centroids; required with a file, else by default one per decode worker.",
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="By the name under which its workers register; with --import by default the"
-            " only one that the daemon knows."
+            help="The name that its workers register; with --import, by default the only model"
+            " that the daemon knows."
         ),
     ] = None,
     out: Annotated[
@@ -87,14 +87,14 @@ def fit(
     layers: Annotated[
         str | None,
         typer.Option(
-            metavar="0-11,20", help="Layers that count; by default all, or as auto finds."
+            metavar="0-11,20", help="Layers to use; by default all, or those that auto chooses."
         ),
     ] = None,
-    max_iter: Annotated[int, typer.Option(metavar="N", min=1, help="Iterations at most.")] = 50,
+    max_iter: Annotated[int, typer.Option(metavar="N", min=1, help="Most iterations.")] = 50,
     n_init: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Starts, of which the best is kept.")
+        int, typer.Option(metavar="N", min=1, help="Restarts; the best one is kept.")
     ] = 1,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The same: the same fit.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the fit.")] = 0,
     top_k: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Experts per token; for files of counts alone."),
@@ -102,13 +102,13 @@ def fit(
 ) -> None:
     """Fit a partition on the prefills of a recording, or on recent requests.
 
-    With a file it is fitted here: give --out to write the partition to a file, --import to hand it
-    to the daemon, or both. Without one, the daemon fits and keeps it, on its window of recent
-    signatures.
+    With a file, the fit runs here: give --out to write the partition to a file, --import to hand it
+    to the daemon, or both. Without a file, the daemon fits on its window of recent signatures and
+    keeps the partition.
     """
     if file is None:
         if out or import_ or top_k:
-            raise typer.BadParameter("--out, --import and --top-k are of use only with a file")
+            raise typer.BadParameter("--out, --import and --top-k need a file")
         request = pb.FitPartitionRequest(
             model=the_model(session, model),
             num_slots=slots or 0,
@@ -123,13 +123,13 @@ def fit(
         session.answer(response, *described(response.partition), "", kept(response.partition))
         return
     if slots is None:
-        raise typer.BadParameter("needed with a file", param_hint="--slots")
+        raise typer.BadParameter("required with a file", param_hint="--slots")
     if activate and not import_:
-        raise typer.BadParameter("--activate is of use only together with --import")
-    if out and not out.parent.is_dir():  # said now, not after a long fit
+        raise typer.BadParameter("--activate needs --import")
+    if out and not out.parent.is_dir():  # fail now, not after a long fit
         raise typer.BadParameter(f"no directory {out.parent}", param_hint="--out")
     if out and not (model or import_):
-        raise typer.BadParameter("needed, as the file names it", param_hint="--model")
+        raise typer.BadParameter("required, as it is written to the file", param_hint="--model")
     name = the_model(session, model) if import_ else model or file.stem
 
     partition, sizes, warned = _fit(
@@ -160,7 +160,7 @@ def fit(
             info = session.call(request).partition
             lines.append(kept(info))
     else:
-        lines.append("nothing is kept: --out FILE writes it, --import hands it to the daemon")
+        lines.append("nothing was kept: --out FILE writes it, --import hands it to the daemon")
     document = {
         "partition": as_dict(info),
         "slot_sizes": sizes,
@@ -174,7 +174,7 @@ def fit(
 def _fit(
     session: Session, file: Path, top_k: int | None, model: str, **how: Any
 ) -> tuple["Partition", list[int], list[str]]:
-    """Fit; returns the partition, how many requests are nearest to each slot, and warnings."""
+    """Fit; return the partition, the number of requests nearest to each slot, and warnings."""
     from eldr_service.fitting import fit_partition  # numba: half a second
     from eldr_service.lab.recordings import Recording
 
@@ -204,7 +204,7 @@ def _fit(
 def _followed(
     session: Session,
 ) -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int, float], None]]]:
-    """A bar for the choice and then the fit."""
+    """A progress bar for the choice of the transform, then for the fit."""
     with progress(session, TimeElapsedColumn()) as bar:
         task = bar.add_task("preparing", total=None)
 
@@ -244,7 +244,7 @@ def _described(info: pb.PartitionInfo, sizes: list[int]) -> list[RenderableType]
     }
     widest = max(map(len, scores), default=0)
     chosen = [
-        f"{info.transform}; experts that a step on held-out requests would touch, a layer:",
+        f"{info.transform}; experts per layer that a step on held-out requests would touch:",
         *(
             f"  {name:<{widest}} {score:.2f}"
             for name, score in sorted(scores.items(), key=itemgetter(1))

@@ -1,4 +1,4 @@
-"""Rows as a terminal has room for: whole lines, and as many as so many lines hold."""
+"""Fits rows to a terminal: whole lines only, and as many as there is room for."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +14,9 @@ from eldr_service.cli.tables import RIGHT, table
 from eldr_service.core.escaping import escaped
 
 LEAST_WIDTH = 16
-"""Of a column that is cut for lack of room; the last that do not fit so are left out."""
+"""Least width of a column that is cut to fit; last columns that still do not fit are left out."""
 WHOLE = {"WORKER": 40}
-"""Columns that are not cut up to such a width: ids of a fleet differ in their ends."""
+"""Columns up to this width are not cut: ids of one fleet differ at the end."""
 MORE = "and {} more"
 
 Row = Sequence[str | Text]
@@ -24,7 +24,7 @@ Lines = list[list[Segment]]
 
 
 class Fit:
-    """Renders as many rows as so many lines hold."""
+    """Renders as many rows as fit in a number of lines."""
 
     def __init__(self, console: Console, options: ConsoleOptions) -> None:
         self._console, self._options = console, options
@@ -36,7 +36,7 @@ class Fit:
     def table(
         self, columns: Sequence[str], rows: Sequence[Row], most: int, more: str = MORE
     ) -> Lines:
-        """One line per row, below a blank one: its columns are cut, and the last left out."""
+        """One line per row, after a blank one: columns are cut to fit, and the last left out."""
         names = [column.removeprefix(RIGHT) for column in columns]
         widths = [max(map(cell_len, map(str, each))) for each in zip(names, *rows, strict=True)]
         least = [WHOLE.get(name, LEAST_WIDTH) for name in names]
@@ -55,7 +55,7 @@ class Fit:
         self, make: Callable[[Sequence[Any]], RenderableType], rows: Sequence[Any], most: int,
         more: str,
     ) -> Lines:  # fmt: skip
-        """The lines of what is made of the first rows; `more` says how many are left out."""
+        """The lines of the first rows that fit; `more` says how many rows are left out."""
 
         def rendered(number: int) -> Lines:
             parts = [make(rows[:number])]
@@ -69,12 +69,12 @@ class Fit:
 
 
 def cut(cell: str | Text) -> Text:
-    """The cell on one line: what does not fit is cut off."""
+    """The cell on one line, cut where it does not fit."""
     text = cell.copy() if isinstance(cell, Text) else Text(cell)
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
 
 
 def line(text: str, style: str = "") -> Text:
-    """One line, whatever is in the text."""
+    """The text as one line, even if it has line breaks."""
     return cut(Text(escaped(text), style))

@@ -1,4 +1,4 @@
-"""Where eldr-server serves HTTP: as it is said, or beside its gRPC."""
+"""Where eldr-server serves HTTP: as given, or derived from its gRPC address."""
 
 from typing import Annotated
 
@@ -23,14 +23,14 @@ Http = Annotated[
         envvar="ELDR_HTTP",
         metavar="HOST:PORT",
         callback=_addresses,
-        help="Where eldr-server serves HTTP, of replicas with commas between them; by"
-        f" default port {PORT} where it serves gRPC.",
+        help="Where eldr-server serves HTTP, replicas separated by commas; by default"
+        f" port {PORT} of the gRPC host.",
     ),
 ]
 
 
 def replicas(server: str) -> list[Address]:
-    """HOST:PORT of each replica; none of what gRPC resolves by itself."""
+    """HOST:PORT of each replica; empty for names that gRPC resolves itself."""
     try:
         return [Address.parse(each.strip()) for each in server.split(",")]
     except ValueError:
@@ -38,5 +38,5 @@ def replicas(server: str) -> list[Address]:
 
 
 def listeners(server: str, http: str | None) -> list[Address]:
-    """Where each replica serves HTTP; none where that cannot be told."""
+    """Where each replica serves HTTP; empty if unknown."""
     return replicas(http) if http else [Address(a.host, PORT) for a in replicas(server)]

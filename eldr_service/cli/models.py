@@ -1,4 +1,4 @@
-"""Which model is meant where none is said."""
+"""Which model a command means when none is given."""
 
 from typing import Annotated
 
@@ -13,21 +13,21 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="MODEL",
-        help="By the name under which its workers registered; needed only where the daemon knows"
-        " several.",
+        help="The name that its workers registered; required only if the daemon knows several"
+        " models.",
     ),
 ]
 
 
 def the_model(session: Session, said: str | None) -> str:
-    """Return the model that was said, or the only one that the daemon knows.
+    """Return the given model, or the only one that the daemon knows.
 
     Raises
     ------
     typer.BadParameter
-        It knows several, or the token is not of the role that may ask.
+        The daemon knows several, or the token's role may not list them.
     CommandError
-        It knows none.
+        The daemon knows none.
     """
     if said:
         return said
@@ -36,12 +36,12 @@ def the_model(session: Session, said: str | None) -> str:
     except CommandError as error:
         if error.code != "PERMISSION_DENIED":
             raise
-        hint = "needed, as the token may not ask which models there are"
+        hint = "required, as the token may not list models"
         raise typer.BadParameter(hint, param_hint="--model") from error
     if not known:
         raise CommandError(
             f"{session.server} knows no model yet",
-            "it learns of one by its first worker: eldr workers add",
+            "a model becomes known with its first worker: eldr workers add",
         )
     return one_of(known)
 
@@ -49,5 +49,5 @@ def the_model(session: Session, said: str | None) -> str:
 def one_of(models: list[str]) -> str:
     """Return the only one of the models; typer.BadParameter when there are more."""
     if len(models) > 1:
-        raise typer.BadParameter(f"say which one: {', '.join(models)}", param_hint="--model")
+        raise typer.BadParameter(f"expected one of {', '.join(models)}", param_hint="--model")
     return models[0]

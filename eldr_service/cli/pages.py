@@ -1,4 +1,4 @@
-"""Pages of HTTP, all fetched at once, each within its time."""
+"""HTTP pages, fetched concurrently, each within a timeout."""
 
 import asyncio
 import socket
@@ -13,20 +13,20 @@ MOST_AT_ONCE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """What came of one GET.
+    """The result of one GET.
 
     Attributes
     ----------
     url : str
     status : int
-        0 where there was no answer.
+        0 if there was no answer.
     text : str
     error : str
-        Why there was no answer, in words.
+        Why there was no answer.
     refused : bool
-        The host is there and nothing listens at that port.
+        The host is up, and nothing listens on that port.
     ahead : float or None
-        Seconds that the clock there is ahead of ours, to half a second; None where it is not told.
+        Seconds by which its clock is ahead of ours, to half a second; None if unknown.
     """
 
     url: str
@@ -40,7 +40,7 @@ class Page:
 def fetch(
     urls: Iterable[str], seconds: float, headers: Mapping[str, str] | None = None
 ) -> dict[str, Page]:
-    """GET each URL once, and return the pages by URL. No redirect is followed."""
+    """GET each URL once, and return the pages by URL. Redirects are not followed."""
     return asyncio.run(_fetch(list(dict.fromkeys(urls)), seconds, headers))
 
 
@@ -85,4 +85,4 @@ def _ahead(date: str) -> float | None:
         there = parsedate_to_datetime(date).timestamp()
     except ValueError:
         return None
-    return there + 0.5 - time.time()  # the header's second has begun already
+    return there + 0.5 - time.time()  # the header is truncated to whole seconds

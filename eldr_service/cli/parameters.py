@@ -1,4 +1,4 @@
-"""How options look in help, and what is said where some are missing."""
+"""How options look in help, and the error when some are missing."""
 
 from typing import Any, Never
 
@@ -9,14 +9,14 @@ from eldr_service.cli.parsing import MAX_UINT32
 
 
 class Command(TyperCommand):
-    """Names all that is missing at once, and no types that say nothing."""
+    """Reports all missing parameters at once, and leaves uninformative types out of the help."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """With words for values: WORKER rather than <str>, and nothing beside a switch."""
+        """Parameters, with names for values: WORKER rather than <str>, nothing after a switch."""
         return [_plain(parameter) for parameter in super().get_params(ctx)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments; several that are missing are one mistake."""
+        """Parse the arguments; report all that are missing in one error."""
         given = list(args)
         try:
             return super().parse_args(ctx, args)
@@ -38,7 +38,7 @@ class Group(TyperGroup):
     """The same for the options of a group."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """As of a command."""
+        """As for a command."""
         return [_plain(parameter) for parameter in super().get_params(ctx)]
 
 
@@ -51,11 +51,11 @@ def _name(parameter: Any) -> str:
 def _plain(parameter: Any) -> Any:
     kind = getattr(parameter, "type_descriptor", None)
     if parameter.param_type_name == "argument":
-        parameter.display_type_rich = lambda ctx: ""  # its name says it
+        parameter.display_type_rich = lambda ctx: ""  # its name is enough
     elif parameter.metavar is None and getattr(parameter, "is_flag", False):
         parameter.metavar = ""
     elif parameter.metavar is None and not getattr(kind, "is_choice", False):
         parameter.metavar = parameter.name.rpartition("_")[2].upper()
-    if (getattr(parameter, "max", None) or 0) >= MAX_UINT32:  # what the contract can hold
+    if (getattr(parameter, "max", None) or 0) >= MAX_UINT32:  # the contract's limit
         parameter._get_number_range_help_str = lambda: None
     return parameter

@@ -1,4 +1,4 @@
-"""What options hold besides plain words: pairs, shapes, ranges."""
+"""Parses option values that are not plain words: pairs, shapes, ranges."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import typer
 from eldr.v1 import activation_pb2
 
-# What the contract's numbers hold.
+# Limits of the contract's numbers.
 MAX_UINT32 = 2**32 - 1
 MAX_INT64 = 2**63 - 1
 

@@ -1,4 +1,4 @@
-"""`eldr partition`: the versions that are kept, and which one decisions use."""
+"""`eldr partition`: the versions kept, and which one is in force."""
 
 from enum import Enum
 from pathlib import Path
@@ -17,7 +17,7 @@ from eldr_service.cli.session import Session, as_dict
 from eldr_service.cli.tables import facts, moment, span, table
 
 app = typer.Typer(
-    help="What signatures are compared with, which version is in force, and refits.",
+    help="Partitions: list, show, import, export, activate, roll back, refit.",
     no_args_is_help=True,
 )
 
@@ -30,7 +30,7 @@ REFIT_COLUMNS = ("MODEL", "REFIT", ">WINDOW", ">DRIFT", "LAST OUTCOME", "NOW")
 
 
 class Mode(Enum):
-    """Whether partitions follow the traffic by themselves."""
+    """Whether partitions follow the traffic automatically."""
 
     off = "off"
     manual = "manual"
@@ -39,14 +39,15 @@ class Mode(Enum):
 
 
 Version = Annotated[
-    int, typer.Argument(metavar="VERSION", min=1, max=parsing.MAX_INT64, help="Its number.")
+    int,
+    typer.Argument(metavar="VERSION", min=1, max=parsing.MAX_INT64, help="The version's number."),
 ]
-Activate = Annotated[bool, typer.Option("--activate", help="Let decisions use it at once.")]
+Activate = Annotated[bool, typer.Option("--activate", help="Put it in force at once.")]
 
 
 @command(app, "list")
 def list_partitions(session: Session, model: Model = None) -> None:
-    """The partitions that are kept."""
+    """List the partitions that are kept."""
     response = session.call(pb.ListPartitionsRequest(model=model or ""))
     lines: list[RenderableType] = ["no partitions yet; eldr fit makes one"]
     if response.partitions:
@@ -65,18 +66,20 @@ def show(
             metavar="VERSION",
             min=1,
             max=parsing.MAX_INT64,
-            help="Its number; the active one by default.",
+            help="The version's number; by default the active one.",
         ),
     ] = None,
     model: Model = None,
 ) -> None:
-    """One partition: how it was fitted, and which workers are bound to its slots."""
+    """Show how a partition was fitted, and which workers are bound to its slots."""
     name = the_model(session, model)
     kept = session.call(pb.ListPartitionsRequest(model=name)).partitions
     found = [one for one in kept if (one.version == version if version else one.active)]
     if not found:
-        wanted = f"no partition {version} of {name}" if version else f"{name} has none in force"
-        raise CommandError(wanted, "eldr partition list shows what there is", "NOT_FOUND")
+        wanted = (
+            f"no partition {version} of {name}" if version else f"{name} has no active partition"
+        )
+        raise CommandError(wanted, "eldr partition list shows all", "NOT_FOUND")
     session.answer(found[0], *described(found[0]))
 
 
@@ -88,11 +91,11 @@ def import_partition(
         typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True),
     ],
     model: Annotated[
-        str | None, typer.Option(help="The model; by default the one that the file names.")
+        str | None, typer.Option(help="The model; by default the one named in the file.")
     ] = None,
     activate: Activate = False,
 ) -> None:
-    """Keep a partition from a file, under a new version."""
+    """Import a partition from a file, as a new version."""
     request = pb.ImportPartitionRequest(
         model=model or "", data=file.read_bytes(), activate=activate
     )
@@ -104,7 +107,7 @@ def import_partition(
 def export(
     session: Session,
     version: Version,
-    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="Is replaced.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="Overwritten.")],
     model: Model = None,
 ) -> None:
     """Write a partition to a safetensors file."""
@@ -119,7 +122,7 @@ def export(
 
 @command(app, "activate")
 def activate(session: Session, version: Version, model: Model = None) -> None:
-    """Let decisions use a version, from the next one on."""
+    """Put a version in force, from the next decision on."""
     name = the_model(session, model)
     response = session.call(pb.ActivatePartitionRequest(model=name, version=version))
     session.answer(response, f"{name} uses version {response.partition.version}")
@@ -127,7 +130,7 @@ def activate(session: Session, version: Version, model: Model = None) -> None:
 
 @command(app, "rollback")
 def rollback(session: Session, model: Model = None) -> None:
-    """Go back to the version that was active before."""
+    """Go back to the previously active version."""
     name = the_model(session, model)
     response = session.call(pb.RollbackPartitionRequest(model=name))
     session.answer(response, f"{name} uses version {response.partition.version} again")
@@ -140,12 +143,12 @@ def refit(
         Mode,
         typer.Argument(
             metavar="off|manual|auto|default",
-            help="Keep no signatures; keep them for eldr fit; refit by itself; as the daemon says.",
+            help="Keep no signatures; keep them for eldr fit; refit by itself; the daemon's mode.",
         ),
     ],
     model: Model = None,
 ) -> None:
-    """Let a model's partition follow the traffic by itself, or not."""
+    """Set whether a model's partition follows the traffic automatically."""
     name = the_model(session, model)
     number = pb.RefitMode.Value(
         f"REFIT_MODE_{'UNSPECIFIED' if mode is Mode.default else mode.name.upper()}"
@@ -155,15 +158,15 @@ def refit(
 
 
 def kept(partition: pb.PartitionInfo) -> str:
-    """That a partition is kept, and what is left to do with it."""
+    """A line that says that a partition is kept, and how to put it in force."""
     where = f"kept as version {partition.version} of {partition.model}"
     if partition.active:
         return f"{where}, and active"
-    return f"{where}; eldr partition activate {partition.version} lets decisions use it"
+    return f"{where}; eldr partition activate {partition.version} puts it in force"
 
 
 def described(partition: pb.PartitionInfo) -> list[RenderableType]:
-    """All that is known of a partition."""
+    """All that is known about a partition."""
     shape = partition.geometry
     lines: list[RenderableType] = [
         facts(

@@ -1,4 +1,4 @@
-"""`eldr policy`: what is installed, and what decides for which model."""
+"""`eldr policy`: installed policies, and the one in force for each model."""
 
 from typing import Annotated
 
@@ -13,17 +13,17 @@ from eldr_service.cli.session import Session
 from eldr_service.cli.tables import table
 from eldr_service.core.errors import InvalidArgumentError
 
-app = typer.Typer(help="What picks a worker: list, set.", no_args_is_help=True)
+app = typer.Typer(help="Policies, which pick the workers: list, set.", no_args_is_help=True)
 
 
 @command(app, "list")
 def list_policies(
     session: Session,
     offline: Annotated[
-        bool, typer.Option("--offline", help="What is installed here, without a daemon.")
+        bool, typer.Option("--offline", help="List those installed here, without a daemon.")
     ] = False,
 ) -> None:
-    """The installed policies with their parameters, and the one in force for each model."""
+    """List installed policies with their parameters, and the one in force for each model."""
     response = _installed_here() if offline else session.call(pb.ListPoliciesRequest())
     installed = [
         (
@@ -33,7 +33,7 @@ def list_policies(
         )
         for policy in response.policies
     ]
-    # Most policies share theirs, so each is described once.
+    # Most policies share parameters, so each parameter is described once.
     parameters = {p.name: p.description for policy in response.policies for p in policy.parameters}
     answer: list[RenderableType] = [
         table(("POLICY", "PARAMETERS", "WHAT"), installed),
@@ -56,11 +56,11 @@ def set_policy(
     session: Session,
     policy: Annotated[
         str,
-        typer.Argument(metavar="NAME:KEY=VALUE,…", help="Parameters left out have their defaults."),
+        typer.Argument(metavar="NAME:KEY=VALUE,…", help="Omitted parameters have their defaults."),
     ],
     model: Model = None,
 ) -> None:
-    """Put a policy in force from the next decision on; bookings stay as they are."""
+    """Put a policy in force from the next decision on; existing bookings stay."""
     from eldr_service.policies.registry import parse
 
     try:

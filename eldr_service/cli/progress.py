@@ -17,7 +17,7 @@ from eldr_service.cli.session import Session
 
 @contextmanager
 def progress(session: Session, *columns: ProgressColumn) -> Iterator[Progress]:
-    """Bars with a description before them and these columns behind."""
+    """Progress bars with a description in front and these columns behind."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -33,7 +33,7 @@ def progress(session: Session, *columns: ProgressColumn) -> Iterator[Progress]:
 def simulating(
     session: Session, steps: int, *columns: ProgressColumn
 ) -> Iterator[Callable[[], None]]:
-    """A bar of so many steps; what it gives is called after each."""
+    """A bar of `steps` steps; call the function that it yields after each."""
     with progress(session, MofNCompleteColumn(), TimeElapsedColumn(), *columns) as bars:
         task = bars.add_task("simulating", total=steps)
         yield lambda: bars.advance(task)

@@ -1,4 +1,4 @@
-"""`eldr recording`: recordings of what engines return, with no shim installed."""
+"""`eldr recording`: makes recordings from what engines return, without the shim."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from eldr_service.cli.tables import facts
 if TYPE_CHECKING:
     from eldr_service.lab.recordings.imported import Imported
 
-app = typer.Typer(help="Recorded routing: from engines' answers to a file.", no_args_is_help=True)
+app = typer.Typer(help="Recorded routing from engines' answers.", no_args_is_help=True)
 
 NAMED = 10  # malformed lines on stderr; --json has all
 
@@ -38,26 +38,26 @@ def import_answers(
         typer.Option(metavar="N", min=1, max=65_536, help="Routed experts per layer of the model."),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="FILE.npz", dir_okay=False, help="The recording; is replaced.")
+        Path, typer.Option(metavar="FILE.npz", dir_okay=False, help="The recording; overwritten.")
     ],
     hidden_layers: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Of the model, dense ones too; SGLang alone."),
+        typer.Option(metavar="N", min=1, help="All layers, dense ones too; SGLang only."),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Experts per token; SGLang alone.")
+        int | None, typer.Option(metavar="K", min=1, help="Experts per token; SGLang only.")
     ] = None,
     layers: Annotated[
         str | None,
         typer.Option(
             metavar="0-11,20,…",
-            help="The hidden layers that are MoE; by default those whose picks are not all 0.",
+            help="Which hidden layers are MoE; by default those whose picks are not all 0.",
         ),
     ] = None,
     domain_field: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH", help="Where a line has the request's domain, such as metadata.tenant."
+            metavar="PATH", help="Field with the request's domain, such as metadata.tenant."
         ),
     ] = None,
     arrivals: Annotated[
@@ -65,15 +65,15 @@ def import_answers(
         typer.Option(
             metavar="FILE.jsonl",
             dir_okay=False,
-            help="Write when requests came and their lengths too, for --arrivals of eldr report.",
+            help="Also write arrival times and lengths, for eldr report --arrivals.",
         ),
     ] = None,
     time_field: Annotated[
         str,
-        typer.Option(metavar="PATH", help="Where a line has that time, Unix seconds or ISO 8601."),
+        typer.Option(metavar="PATH", help="Field with the arrival time, Unix seconds or ISO 8601."),
     ] = "created",
 ) -> None:
-    """Make a recording of answers with the experts that vLLM or SGLang returned.
+    """Make a recording from answers with the experts that vLLM or SGLang returned.
 
     vLLM returns them with --enable-return-routed-experts, SGLang with that flag and
     return_routed_experts in the request.
@@ -81,12 +81,12 @@ def import_answers(
     from eldr_service.lab.recordings.imported import import_answers
 
     if (hidden_layers is None) != (top_k is None):
-        raise typer.BadParameter("--hidden-layers and --top-k need each other")
+        raise typer.BadParameter("--hidden-layers and --top-k go together")
     shape = (hidden_layers, top_k) if hidden_layers and top_k else None
     kept = parsing.layers(layers)
     for path in filter(None, (out, arrivals)):
         if not path.parent.is_dir():
-            raise CommandError(f"{path}: there is no folder {path.parent}")
+            raise CommandError(f"{path}: no folder {path.parent}")
     try:
         found = import_answers(
             answers, experts, shape, kept, domain_field, time_field if arrivals else None
@@ -106,8 +106,8 @@ def import_answers(
 
 def _hint(why: str) -> str:
     if "carries no shape" in why:
-        return "--hidden-layers and --top-k say it"
-    return "--layers says them" if "MoE layers must be said" in why else ""
+        return "give --hidden-layers and --top-k"
+    return "give --layers" if "MoE layers must be said" in why else ""
 
 
 def _line(arrival: tuple[float, int, int]) -> str:

@@ -1,4 +1,4 @@
-"""`eldr replay`: a decision log decided again, by the same or by another policy."""
+"""`eldr replay`: decides a decision log again, by the same policy or another."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,21 +33,21 @@ def replay(
             metavar="LOG",
             exists=True,
             readable=True,
-            help="The folder of eldr-server --decision-log, or one of its files.",
+            help="The folder of eldr-server --decision-log, or one file of it.",
         ),
     ],
     policy: Annotated[
         str | None,
         typer.Option(
             metavar="NAME[:KEY=VALUE,…]",
-            help="Decides from the beginning to the end; by default the policies of the log, which"
-            " must come to the same.",
+            help="Decides the whole log; by default the logged policies do, which must place every"
+            " request as logged.",
         ),
     ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE", help="A parameter of --policy, or of the log's. Several times."
+            metavar="KEY=VALUE", help="A parameter of --policy, or of the logged ones; repeatable."
         ),
     ] = None,
     partition: Annotated[
@@ -66,8 +66,8 @@ def replay(
 ) -> None:
     """Decide again what a daemon decided, on this machine.
 
-    In two ways: as logged, where each decision sees what the daemon's own did, and followed
-    through, where it sees what came of the decisions before it. docs/replay.md says more.
+    There are two ways: as logged, where each decision sees what the daemon saw, and followed
+    through, where it sees the results of the replayed decisions before it. See docs/replay.md.
     """
     from eldr_service.cli.replay_summary import Summary  # numba: half a second
     from eldr_service.decision_log.reader import LogError, LogReader
@@ -120,12 +120,12 @@ def _partition(path: Path, model: str | None) -> "Partition":
 
 
 def _check_found(again: "Replay", instead: "Instead", model: str | None) -> None:
-    """Say so where nothing was decided again, or not as was asked."""
+    """Raise if nothing was decided again, or not as asked."""
     known = ", ".join(sorted(again.models)) or "none"
     if model and model not in again.models:
         raise CommandError(f"the log has no model {model}", f"it has {known}")
     if instead.partition and instead.partition.model not in again.models:
         raise CommandError(
-            f"the partition is of model {instead.partition.model}, of which the log has nothing",
-            f"--model says which of {known} it is for",
+            f"the partition is for model {instead.partition.model}, which is not in the log",
+            f"--model with one of {known} says which it is for",
         )

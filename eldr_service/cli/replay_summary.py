@@ -1,4 +1,4 @@
-"""What `eldr replay` answers: a document for programs, tables for people."""
+"""The output of `eldr replay`: a document for programs, tables for people."""
 
 import math
 from collections.abc import Iterator
@@ -13,18 +13,18 @@ from eldr_service.decision_log.reader import LogReader
 from eldr_service.lab.replay.figures import Figures, Mean, Side, Way
 from eldr_service.lab.replay.instead import Instead
 
-MOST_COLUMNS = 10  # of the matrix
+MOST_COLUMNS = 10  # of the matrix of moves
 NO_ROOM = "no room"
 
 
 class Summary:
-    """The answer.
+    """The output.
 
     Parameters
     ----------
     log : Path
     reader : LogReader
-        Of it, read to the end.
+        The log's reader, at the end.
     instead : Instead
     figures : dict of model to Figures
     """
@@ -129,7 +129,7 @@ def _means(worker: str, figures: Figures) -> tuple[str, ...]:
 
 
 def _matrix(way: Way, workers: list[str]) -> Iterator[RenderableType]:
-    """Where each worker's logged requests went; only where it fits a page."""
+    """Where each worker's logged requests went, unless there are too many workers for a page."""
     if len(workers) > MOST_COLUMNS:
         return
     columns: list[str | None] = [*workers, *([None] if way.refused else ())]
@@ -146,7 +146,7 @@ def _moved(way: Way, old: str, new: str | None) -> Text:
 
 
 def _workers(figures: Figures) -> list[str]:
-    """Those that had or got a request, in the order in which they were seen."""
+    """Workers that had or got a request, in the order of their first one."""
     moved = {w for old_new in figures.followed_through.moves for w in old_new}
     moved |= {w for old_new in figures.as_logged.moves for w in old_new}
     return [worker for worker in figures.logged.by_worker if worker in moved]
@@ -208,5 +208,5 @@ def _side(side: Side) -> dict[str, Any]:
 
 
 def _known(mean: Mean) -> float | None:
-    """A number, or null for NaN, which JSON has not."""
+    """The value, or null for NaN, which JSON lacks."""
     return None if math.isnan(mean.value) else mean.value

@@ -1,4 +1,4 @@
-"""`eldr report`: what ELDR would gain on some traffic, as a page and a PDF."""
+"""`eldr report`: what ELDR would gain on given traffic, as a page and a PDF."""
 
 import importlib.util
 import os
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from eldr_service.lab.reports.plan import Plan
 
 NEEDED = ("jinja2",)
-RESIDENCES = 10  # requests that come in the default duration, for each that is in flight
+RESIDENCES = 10  # default duration, in mean residence times of a request
 QUICK_RESIDENCES = 4
 
 
@@ -52,7 +52,7 @@ def report(
             metavar="FILE.npz|DIR",
             exists=True,
             readable=True,
-            help="Recorded routing of your traffic, a file or engines' recordings; by default the"
+            help="Recorded routing of your traffic, a file or engines' recordings; by default a"
             " sample that comes with ELDR.",
         ),
     ] = None,
@@ -61,12 +61,12 @@ def report(
         typer.Option(
             metavar="N",
             min=1,
-            help="Decode workers; by default 16, fewer where the recording is too small for them.",
+            help="Decode workers; by default 16, or fewer for a small recording.",
         ),
     ] = None,
     cost: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME|FILE|DIR", help="As of eldr simulate."),
+        typer.Option(metavar="NAME|FILE|DIR", help="As for eldr simulate."),
     ] = None,
     policy: Annotated[
         list[str] | None,
@@ -79,7 +79,7 @@ def report(
         float | None,
         typer.Option(
             metavar="S",
-            help="Seconds for which requests arrive; by default about ten times as long as one"
+            help="Seconds during which requests arrive; by default about ten times what one request"
             " takes.",
         ),
     ] = None,
@@ -88,7 +88,7 @@ def report(
         typer.Option(
             metavar="N",
             min=1,
-            help="So many from --seed on; by default 5, which it takes to decide, quick 3.",
+            help="Number of seeds, from --seed on; by default 5, the fewest that decide, quick 3.",
         ),
     ] = None,
     target: Annotated[
@@ -96,8 +96,8 @@ def report(
         typer.Option(
             metavar="MS",
             min=0.000001,
-            help="Median TPOT for which workers are counted; by default what the best policy that"
-            " sees load alone reaches.",
+            help="Median TPOT to size the fleet for; by default that of the best policy that sees"
+            " load alone.",
         ),
     ] = None,
     out: Annotated[
@@ -106,18 +106,18 @@ def report(
     pdf: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.pdf", help="Print the page by Chromium or Chrome.", dir_okay=False
+            metavar="FILE.pdf", help="Print the page with Chromium or Chrome.", dir_okay=False
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Processes; by default the cores.")
+        int | None, typer.Option(metavar="N", min=1, help="Processes; by default one per core.")
     ] = None,
 ) -> None:
-    """Tell what ELDR would gain on your traffic: one HTML page that needs no network, and a PDF.
+    """Report what ELDR would gain on your traffic: one self-contained HTML page, and a PDF.
 
-    Recorded requests are simulated under every policy, along sweeps of rate, workers and settings.
-    With too few seeds or requests, as with --quick, it is undecided and says what would decide.
-    Without --out, --pdf and --json it writes eldr-report.html.
+    Recorded requests are simulated under every policy, in sweeps over rate, workers and settings.
+    With too few seeds or requests, as with --quick, the report is undecided and says what would
+    decide. Without --out, --pdf and --json it writes eldr-report.html.
     """
     _check_extra()
     from eldr_service.lab.reports.findings import find
@@ -131,14 +131,14 @@ def report(
     program = browser()
     if pdf and program is None:
         raise CommandError(
-            "a PDF needs Chromium or Chrome, and none is on the PATH",
-            "write the page with --out and print it from any browser",
+            "a PDF needs Chromium or Chrome on the PATH, and neither is there",
+            "write the page with --out and print it from a browser",
         )
     if out is None and pdf is None and not session.json:
         out = Path("eldr-report.html")
     for path in filter(None, (out, pdf)):
         if not path.parent.is_dir():
-            raise CommandError(f"{path}: there is no folder {path.parent}")
+            raise CommandError(f"{path}: no folder {path.parent}")
     policies = tuple(dict.fromkeys(policy or BY_DEFAULT))
     check_policies(policies)
     costs = cost or [COST]
@@ -171,7 +171,7 @@ def report(
         raise typer.BadParameter(str(error)) from error
 
     def again(seeds: int, times: float, workers: int, whole: bool = False) -> str:
-        same = workers == load.deployment.workers  # another number has a rate of its own
+        same = workers == load.deployment.workers  # another number of workers has another rate
         rate = load.rate_per_s if same else None
         words = [
             *(("--activations", _file(activations)) if activations else ()),
@@ -216,12 +216,12 @@ def report(
 
 
 def _file(name: str | Path) -> str:
-    """A name of a built-in cost, or what a file is called in its folder."""
+    """The name of a built-in cost, or a file's name without its folder."""
     return Path(name).resolve().name if Path(name).exists() else str(name)
 
 
 def _name(activations: Path | None) -> str:
-    """What a reader of the report knows the recording by."""
+    """What the report calls the recording."""
     from eldr_service.lab.recordings import read_engine_files
 
     if activations is None:
@@ -247,7 +247,7 @@ def _load(
     duration: float | None,
     quick: bool,
 ) -> "Load":
-    """What was asked for, or a load that tells more."""
+    """The load that was asked for, or one that tells more."""
     from eldr_service.lab.reports.load import WORKERS, Asked, pick_load
 
     share = 1.0 if options.drive_all else 1 - options.calibration_fraction
@@ -266,20 +266,20 @@ def _load(
 
 
 def _estimate(plan: "Plan", processes: int) -> str:
-    """About how long the runs take, by one of them."""
+    """About how long the runs take, extrapolated from one."""
     from eldr_service.lab.simulation.study import run_study
 
     base = plan.base
     once = replace(base, seeds=base.seeds[:1], policies=base.policies[-1:])
-    run_study(once)  # not shorter: a trace may have no arrival in a part of the duration
-    start = time.perf_counter()  # its kernels are compiled
+    run_study(once)  # no shorter: part of a trace may have no arrival
+    start = time.perf_counter()  # with compiled kernels
     run_study(once)
     seconds = (time.perf_counter() - start) * plan.runs() / processes
     return f"about {span(max(1.0, seconds))}"
 
 
 def _written(options: SimulationOptions) -> list[str]:
-    """The options that are not at their defaults, but for the rate, as they are written."""
+    """The options that differ from their defaults, except the rate, as written."""
     words: list[str] = []
     for option in fields(options):
         value = getattr(options, option.name)

@@ -1,4 +1,4 @@
-"""Where the sweeps of `eldr report` look, as options."""
+"""The points of `eldr report`'s sweeps, as options."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ POINTS = "Points"
 
 @dataclass(frozen=True, kw_only=True)
 class PointOptions:
-    """Where the sweeps look."""
+    """The points of the sweeps."""
 
     figure: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"Only these sweeps, several times: {', '.join(SWEEPS)}; none: no sweep.",
+            help=f"Only these sweeps, repeatable: {', '.join(SWEEPS)}, or none.",
             rich_help_panel=POINTS,
         ),
     ] = None
@@ -31,7 +31,7 @@ class PointOptions:
         bool,
         typer.Option(
             "--quick",
-            help="Fewer points, seeds and requests: under a minute, and undecided.",
+            help="Fewer points, seeds and requests: under a minute, but undecided.",
             rich_help_panel=POINTS,
         ),
     ] = False
@@ -71,7 +71,7 @@ class PointOptions:
     ] = None
 
     def points(self) -> "Points":
-        """What they say, or the defaults."""
+        """The points given, or the defaults."""
         from eldr_service.lab.reports.plan import QUICK, Points
 
         given = {
@@ -85,7 +85,7 @@ class PointOptions:
         return replace(chosen, **{name: one for name, one in given.items() if one is not None})
 
     def wanted(self) -> list[str] | None:
-        """Names of sweeps; None: all."""
+        """Names of the sweeps to run; None for all."""
         for name in self.figure or ():
             if name not in (*SWEEPS, "none"):
                 raise typer.BadParameter(
@@ -96,7 +96,7 @@ class PointOptions:
         return self.figure
 
     def words(self, quick: bool) -> list[str]:
-        """What was given, as it is written, but for --figure, and for --quick unless `quick`."""
+        """The options given, as written, except --figure, and --quick unless `quick`."""
         words = ["--quick"] if self.quick and quick else []
         for name in ("rates", "fleets", "outputs", "taus", "tails"):
             if getattr(self, name) is not None:

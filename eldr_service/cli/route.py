@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 _SOURCES = {
     pb.SIGNATURE_SOURCE_CALLER: "the call's own counts",
     pb.SIGNATURE_SOURCE_REGISTERED: "registered by the prefill",
-    pb.SIGNATURE_SOURCE_SESSION: "predicted by the conversation's turns before",
+    pb.SIGNATURE_SOURCE_SESSION: "predicted by the conversation's earlier turns",
     pb.SIGNATURE_SOURCE_PREFIX: "predicted by requests whose prompts begin alike",
     pb.SIGNATURE_SOURCE_TENANT: "predicted by the tenant's requests",
 }
@@ -46,14 +46,14 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be placed, and within which limits."""
+    """The request to place, and the workers that may take it."""
 
     model: Model = None
     request_id: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help="By default a new one. One whose signature the daemon holds needs no --counts.",
+            help="By default a new id. If the daemon holds its signature, --counts is not needed.",
         ),
     ] = None
     attempt: Annotated[
@@ -62,7 +62,7 @@ class Request:
             metavar="N",
             min=0,
             max=parsing.MAX_UINT32,
-            help="One try of the decode; a higher supersedes.",
+            help="The try of the decode; a higher one supersedes.",
         ),
     ] = None
     counts: Annotated[
@@ -72,7 +72,7 @@ class Request:
             exists=True,
             dir_okay=False,
             readable=True,
-            help="Recorded routing, one of whose requests gives the signature.",
+            help="Recorded routing, whose request --request gives the signature.",
         ),
     ] = None
     request: Annotated[
@@ -80,36 +80,36 @@ class Request:
     ] = 0
     top_k: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Experts per token, where --counts holds no tokens."),
+        typer.Option(metavar="N", min=1, help="Experts per token, if --counts has no tokens."),
     ] = None
     candidate: Annotated[
-        list[str] | None, typer.Option(metavar="WORKER", help="Only these; repeatable.")
+        list[str] | None, typer.Option(metavar="WORKER", help="Only these workers; repeatable.")
     ] = None
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="WORKER", help="Not these; repeatable.")
+        list[str] | None, typer.Option(metavar="WORKER", help="Not these workers; repeatable.")
     ] = None
     selector: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Only workers with this label; repeatable."),
     ] = None
     pin: Annotated[
-        str | None, typer.Option(metavar="WORKER", help="This one, whatever the policy says.")
+        str | None, typer.Option(metavar="WORKER", help="This worker, not the policy's pick.")
     ] = None
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="What is known of the request; repeatable."),
+        typer.Option(metavar="KEY=VALUE", help="A label of the request; repeatable."),
     ] = None
     conversation: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The session that it is a turn of: without counts its experts are predicted by"
-            " the turns before, else by --label tenant=NAME.",
+            help="The conversation of which it is a turn: without counts, its experts are predicted"
+            " by earlier turns, else by --label tenant=NAME.",
         ),
     ] = None
 
     def message(self, session: Session) -> pb.RouteRequest:
-        """As the daemon takes it."""
+        """The message to the daemon."""
         return pb.RouteRequest(
             model=the_model(session, self.model),
             request_id=self.request_id or f"cli-{secrets.token_hex(4)}",
@@ -143,17 +143,17 @@ def route(
             metavar="SECONDS",
             min=0,
             max=60,
-            help="How long to wait for a place where all workers are full; by default not at all.",
+            help="How long to wait for a place if all workers are full; by default not at all.",
         ),
     ] = None,
     priority: Annotated[
-        int, typer.Option(metavar="N", min=-10, max=10, help="Higher ones have a place first.")
+        int, typer.Option(metavar="N", min=-10, max=10, help="In --max-wait, higher ones go first.")
     ] = 0,
 ) -> None:
     """Place a request as a scheduler would: choose a worker and book it.
 
-    The booking counts as load until `eldr release` or the end of its lease. To look only, use
-    --dry-run, or `eldr explain`, which says why as well.
+    The booking counts as load until `eldr release` or the end of its lease. To book nothing, use
+    --dry-run, or `eldr explain`, which also says why.
     """
     message = request.message(session)
     message.dry_run, message.priority = dry_run, priority
@@ -168,14 +168,14 @@ def route(
 
 def release(
     session: Session,
-    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As it was routed.")],
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="The request's id.")],
     model: Model = None,
     attempt: Annotated[
         int, typer.Option(metavar="N", min=0, max=parsing.MAX_UINT32, help="The attempt that ends.")
     ] = 0,
     outcome: Annotated[Outcome, typer.Option(help="How its decode ended.")] = Outcome.completed,
 ) -> None:
-    """End a booking. Twice is fine; what was never booked cannot be booked for 10 minutes then."""
+    """End a booking. Twice is fine; an attempt never booked then cannot be for 10 minutes."""
     message = pb.ReleaseRequest(
         model=the_model(session, model),
         request_id=request_id,
@@ -186,7 +186,7 @@ def release(
     result = pb.ReleaseResult.Name(response.result).removeprefix("RELEASE_RESULT_")
     said = {
         "RELEASED": f"released {request_id}",
-        "ALREADY_RELEASED": f"{request_id} was released before",
+        "ALREADY_RELEASED": f"{request_id} had been released already",
         "UNKNOWN": f"{message.model} has no booking {request_id} (attempt {attempt})",
     }
     session.answer(response, said[result])
@@ -237,7 +237,7 @@ def _booked(message: pb.RouteRequest, placement: pb.Placement) -> list[str]:
         return ["\ndry run: nothing is booked"]
     attempt = f" --attempt {message.attempt}" if message.attempt else ""
     name = shlex.quote(message.request_id), shlex.quote(message.model)
-    again = " (the booking was there already)" if placement.repeated else ""
+    again = " (it was booked already)" if placement.repeated else ""
     return [
         f"\nbooked for {span(placement.lease_remaining.ToNanoseconds() / 1e9)}{again}, or until",
         f"  eldr release {name[0]} --model {name[1]}{attempt}",

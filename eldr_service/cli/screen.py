@@ -1,4 +1,4 @@
-"""What `eldr top` shows: as much of each part as the terminal has lines for."""
+"""What `eldr top` shows: as much of each part as fits in the terminal."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,21 +26,21 @@ PLACEMENTS = ("AT", "REQUEST", "WORKER", "WHY", "POLICY", ">SIMILARITY")
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
-    """One look at the fleet, as a renderable that never needs more lines than there are.
+    """A snapshot of the fleet, as a renderable that never takes more lines than the terminal has.
 
-    Models and remarks take a quarter of them each at most; of the rest, workers and placements
-    have half each, and what one does not need is the other's.
+    Models and remarks take at most a quarter of the lines each. Workers and placements share the
+    rest equally, and either may use what the other does not need.
 
     Attributes
     ----------
     server : str
     model : str or None
-        The only one that is looked at; None for all.
+        The only model shown; None for all.
     found : sequence of Standing
     told : mapping of HOST:PORT to Told
-        What the pages tell; empty where none is known.
+        What the HTTP ports say; empty if none is known.
     lost : str
-        Why `found` is of an earlier moment; empty where it is of now.
+        Why `found` is out of date; empty if it is current.
     """
 
     server: str
@@ -75,13 +75,15 @@ class Screen:
     def _head(self) -> list[Text]:
         now = time.strftime("%H:%M:%S")
         head = Text.assemble(("eldr top", "bold"), f"  {self.server}  {now}  Ctrl-C ends it")
-        return [cut(head), *([line(f"not now: {self.lost}", "red")] if self.lost else [])]
+        return [cut(head), *([line(f"out of date: {self.lost}", "red")] if self.lost else [])]
 
     def _remarks(self) -> Iterator[Text]:
         if not self.found:
             yield line("no model is known yet")
         if not self.told:
-            yield Text("no placements: where eldr-server serves HTTP is not told; --http HOST:PORT")
+            yield Text(
+                "no placements: unknown where eldr-server serves HTTP; give --http HOST:PORT"
+            )
         for at, told in self.told.items():
             if told.silence:
                 yield Text(escaped(f"no placements from {at}: {told.silence}"), "yellow")

@@ -1,4 +1,4 @@
-"""One command's conversation: calls to the daemon, and the command's answer."""
+"""A command's session: calls to the daemon, and the command's output."""
 
 import json as json_module
 import os
@@ -23,7 +23,7 @@ MAX_MESSAGE_BYTES = 64 << 20  # the daemon's own limit; partitions are the large
 
 
 class Session:
-    """Parameters are the common options; the connection is made by the first call."""
+    """The parameters are the common options; the first call connects."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Session:
         json: bool,
     ) -> None:
         if (tls_cert is None) != (tls_key is None):
-            raise typer.BadParameter("--tls-cert and --tls-key need each other")
+            raise typer.BadParameter("--tls-cert and --tls-key go together")
         self.server, self.timeout, self.json = server, timeout, json
         self._token, self._token_file = token, token_file
         self.tls = tls_ca, tls_key, tls_cert
@@ -59,31 +59,31 @@ class Session:
 
     @property
     def uses_tls(self) -> bool:
-        """Any of its files is given."""
+        """Whether any TLS file is given."""
         return any(self.tls)
 
     def credentials(self) -> tuple[tuple[str, str], ...]:
-        """Who we are, as a header: none without a token. Files are read anew."""
+        """The authorization header, empty without a token. The token file is read each time."""
         token = self._token or ""
         if self._token_file:
             token = self._token_file.read_text("utf-8", "replace").strip()
         if not (token.isascii() and token.isprintable()):
-            raise typer.BadParameter("a token is printable ASCII characters")
+            raise typer.BadParameter("expected a token of printable ASCII characters")
         return (("authorization", f"Bearer {token}"),) if token else ()
 
     def call(self, request: Message, timeout: float = 10.0) -> Any:
-        """Make the call that takes this kind of request, and return its response.
+        """Call the method that takes this type of request, and return its response.
 
         Parameters
         ----------
         request : Message
         timeout : float
-            Seconds that it may take, unless --timeout says so.
+            Seconds, unless --timeout says otherwise.
 
         Raises
         ------
         CommandError
-            The daemon cannot be reached, or refuses.
+            The daemon cannot be reached, or refuses the call.
         """
         grpc = _grpc()
         method, response = _method_taking(request)
@@ -97,7 +97,7 @@ class Session:
             raise of_call(error, method, self.server, timeout) from error
 
     def answer(self, document: Message | dict[str, Any], *lines: RenderableType) -> None:
-        """Give the command's one answer: the document to programs, the lines to people."""
+        """Print the command's output: the document with --json, else the lines."""
         if self.json:
             print(json_module.dumps(as_dict(document), indent=2), flush=True)
             return
@@ -105,11 +105,11 @@ class Session:
             self.out.print(line, soft_wrap=isinstance(line, str))
 
     def note(self, text: str, style: str = "") -> None:
-        """Say something beside the answer, on stderr."""
+        """Print a remark on stderr."""
         self.err.print(text, style=style, soft_wrap=True)
 
     def fail(self, failure: CommandError) -> NoReturn:
-        """Say what went wrong and end the command."""
+        """Report the failure and exit."""
         if self.json:
             self.answer(failure.document())
         else:
@@ -126,8 +126,11 @@ class Session:
                 *addresses.options(),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_reconnect_backoff_ms", 1_000),  # not two minutes: eldr top goes on
-                ("grpc.enable_http_proxy", 0),  # a router is near; proxies are for the web
+                (
+                    "grpc.max_reconnect_backoff_ms",
+                    1_000,
+                ),  # not the default two minutes: eldr top keeps going
+                ("grpc.enable_http_proxy", 0),  # the router is nearby; proxies are for the web
             ]
             if self.uses_tls:
                 pem = [path and path.read_bytes() for path in self.tls]
@@ -139,15 +142,15 @@ class Session:
 
 
 def _grpc() -> Any:
-    """Import gRPC late: it takes a tenth of a second that --help has no use for."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the call's own error says it once
+    """Import gRPC late: it takes a tenth of a second, which --help need not."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the call's own error is enough
     import grpc
 
     return grpc
 
 
 def as_dict(document: Message | dict[str, Any]) -> dict[str, Any]:
-    """The contract's own JSON of a message, with its names and with what is empty."""
+    """A message as protobuf JSON, with the contract's names and empty fields."""
     if isinstance(document, dict):
         return document
     written: dict[str, Any] = MessageToDict(
@@ -157,7 +160,7 @@ def as_dict(document: Message | dict[str, Any]) -> dict[str, Any]:
 
 
 def _method_taking(request: Message) -> tuple[str, Any]:
-    """The full name of the method that takes such a request, and its response's class.
+    """The full name of the method that takes this type of request, and its response's class.
 
     No two methods of the contract share a request message.
     """
@@ -165,16 +168,16 @@ def _method_taking(request: Message) -> tuple[str, Any]:
         for method in service.methods:
             if method.input_type.full_name == request.DESCRIPTOR.full_name:
                 return f"/{service.full_name}/{method.name}", GetMessageClass(method.output_type)
-    raise AssertionError(f"{request.DESCRIPTOR.full_name} is no request")
+    raise AssertionError(f"{request.DESCRIPTOR.full_name} is not a request")
 
 
 class _Console(Console):
-    """Writes out controls in what it prints: ids and errors from elsewhere could hold them."""
+    """Escapes control characters in its output: foreign ids and errors may contain them."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Yield the segments, their texts escaped."""
+        """Yield the segments with their texts escaped."""
         for segment in super().render(renderable, options):
             yield (
                 segment
@@ -184,7 +187,7 @@ class _Console(Console):
 
 
 def _console(stream: Any) -> Console:
-    """A console that prints what it is given as it is: ids are no markup."""
+    """A console that prints text verbatim: ids are not markup."""
     terminal = stream.isatty()
     return _Console(
         file=stream,

@@ -1,4 +1,4 @@
-"""`eldr simulate`: policies over recorded routing, in virtual time, on this machine."""
+"""`eldr simulate`: runs policies over recorded routing, in virtual time, on this machine."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def simulate(
             help=f"What a decode step costs: {COST} (the default), gpt-oss-120b-h200,"
             " gemma-4-26b-a4b-h200 (each with -moe-layers too: the MoE layers alone),"
             " qwen3-30b-a3b-rtxpro6000, a TOML file, or engines' recordings, to whose steps it is"
-            " fitted. Several times: the engines take them in turn.",
+            " fitted. Repeatable: the engines take them in turn.",
         ),
     ] = None,
     policy: Annotated[
@@ -55,19 +55,19 @@ def simulate(
         ),
     ] = None,
     duration: Annotated[
-        float, typer.Option(metavar="S", help="Seconds for which requests arrive.")
+        float, typer.Option(metavar="S", help="Seconds during which requests arrive.")
     ] = 30.0,
     seeds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="So many from --seed on, for intervals.")
+        int, typer.Option(metavar="N", min=1, help="Number of seeds from --seed on, for intervals.")
     ] = 1,
     jobs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Processes; by default the cores.")
+        int | None, typer.Option(metavar="N", min=1, help="Processes; by default one per core.")
     ] = None,
 ) -> None:
-    """Drive recorded requests through the router's own code to simulated decode engines.
+    """Send recorded requests through the router's own code to simulated decode engines.
 
-    Policies see the same requests. A change is against the best of the given policies that see load
-    alone, below zero is better.
+    All policies see the same requests. Changes are relative to the best of the given policies that
+    see load alone; negative is better.
     """
     from eldr_service.cli.simulate_summary import Summary  # numba: half a second
     from eldr_service.lab.simulation.contender import BY_DEFAULT

@@ -1,4 +1,4 @@
-"""What `eldr simulate` answers: a document for programs, tables for people, words of caution."""
+"""The output of `eldr simulate`: a document for programs, tables for people, cautions."""
 
 import math
 from collections import Counter
@@ -28,14 +28,14 @@ COLUMNS = {
 
 
 class Summary:
-    """The answer; see `cautions` too.
+    """The output; see also `cautions`.
 
     Parameters
     ----------
     study : Study
     arrivals, output_tokens : str
-        As they were asked for.
-    runs : dict of policy to list of Run, a seed each
+        As given on the command line.
+    runs : dict of policy to list of Run, one per seed
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Summary:
         copies = max(each["copies"] / each["requests"] for each in self._figures.values())
         if copies > 0.01:
             yield (
-                f"warning: {copies:.0%} of the requests came when every recording was in flight,"
-                " and repeat one that was; that flatters policies that see signatures. A lower"
+                f"warning: {copies:.0%} of the requests came while every recorded one was in"
+                " flight, and repeat one; that flatters policies that see signatures. A lower"
                 " --rate, a larger recording or --drive-all avoids it."
             )
         if not self._changes:
-            yield "nothing to compare with: no policy that sees load alone, or no other"
+            yield "nothing to compare: it takes a policy that sees load alone, and another one"
         elif len(self._study.seeds) == 1:
-            yield "one seed tells nothing of chance: --seeds 5 gives intervals"
+            yield "one seed says nothing about chance: --seeds 5 gives intervals"
 
     def document(self) -> dict[str, Any]:
         """For programs."""
@@ -90,7 +90,7 @@ class Summary:
         }
 
     def tables(self) -> list[RenderableType]:
-        """Figures, then how the other policies change them against the best load-only one."""
+        """Figures, then the other policies' changes relative to the best load-only one."""
         study = self._study
         driven = "the whole recording" if study.drive_all else "the rest"
         shift = ""
@@ -120,7 +120,7 @@ class Summary:
         return answer
 
     def _widths(self) -> Iterator[tuple[str, ...]]:
-        """How wide each band was, over the seeds."""
+        """The width of each band, over the seeds."""
         for policy, of_seed in self._runs.items():
             if wide := in_words([run.band for run in of_seed]):
                 yield self._names[policy], *wide, policy
@@ -132,7 +132,7 @@ class Summary:
 
 
 def _of_seed(run: Run) -> dict[str, Any]:
-    """One seed's figures; of a band its width too, and what it was chosen from."""
+    """One seed's figures; for a band also its width, and what it was chosen from."""
     more: dict[str, Any] = {}
     if run.band:
         known = None if math.isnan(run.band.width) else run.band.width
@@ -149,7 +149,7 @@ def _of_seed(run: Run) -> dict[str, Any]:
 
 
 def _nested(figures: dict[str, float]) -> dict[str, Any]:
-    """{"tpot_ms.p50": x, …} as {"tpot_ms": {"p50": x}, …}; null for NaN, which JSON has not."""
+    """{"tpot_ms.p50": x, …} as {"tpot_ms": {"p50": x}, …}; null for NaN, which JSON lacks."""
     nested: dict[str, Any] = {}
     for name, value in figures.items():
         group, _, part = name.partition(".")

@@ -1,4 +1,4 @@
-"""What `eldr simulate` and `eldr report` are both told: traffic, split, engines."""
+"""Options that `eldr simulate` and `eldr report` share: traffic, split, engines."""
 
 import math
 from collections.abc import Sequence
@@ -20,24 +20,24 @@ ENGINES = "Engines"
 POISSON = "poisson"
 COST = "qwen3-30b-a3b-h200"
 POLICY_HELP = (
-    "Several times; by default the four that see load alone, the paper's band"
-    " (locality-band:transform=counts-idf,tau=0.1), the band tuned (locality-band:width=tuned),"
+    "Repeatable; by default the four that see load alone, the paper's band"
+    " (locality-band:transform=counts-idf,tau=0.1), the tuned band (locality-band:width=tuned),"
     " locality-band and marginal-cost. transform=NAME is that of the policy's partition."
-    " width=tuned chooses transform and width inside the fitted part: 21 pairs, which take as long"
+    " width=tuned chooses transform and width within the fitted part: 21 pairs, which take as long"
     " as 21 more policies."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationOptions:
-    """Options of both; what makes no sense ends as wrong use."""
+    """Options of both; combinations without meaning are usage errors."""
 
     rate: Annotated[
         float | None,
         typer.Option(
             metavar="R",
-            help="Arrivals per second; a trace is stretched to it, or left as it is without, a"
-            " recording so that a worker gets as many as a recorded decode engine did.",
+            help="Arrivals per second, to which a trace is stretched; by default a trace's own, or"
+            " as many per worker as a recorded decode engine got.",
         ),
     ] = None
     arrivals: Annotated[
@@ -51,36 +51,38 @@ class SimulationOptions:
         float,
         typer.Option(
             metavar="X",
-            help="Of the gaps between arrivals, without a trace: their standard deviation over"
-            " their mean, 1 for Poisson, 10 for requests in bursts.",
+            help="Without a trace: standard deviation of the gaps between arrivals over their mean,"
+            " 1 for Poisson, 10 for bursts.",
         ),
     ] = 1.0
     output_tokens: Annotated[
         str | None,
         typer.Option(
             metavar="N|FILE|DIR",
-            help="Of each request, or drawn from a trace; by default as the arrivals' trace says,"
-            " else as recorded. Longer outputs go through the recorded tokens again.",
+            help="Per request, or drawn from a trace; by default as in the arrivals' trace, else as"
+            " recorded. Longer outputs repeat the recorded tokens.",
         ),
     ] = None
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The same: the same result.")] = 0
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="The same seed: the same result.")
+    ] = 0
     calibration_fraction: Annotated[
         float,
         typer.Option(
             metavar="F",
-            help="The share of the recording on which the partition is fitted; the rest is driven.",
+            help="Share of the recording to fit the partition on; the rest is driven.",
         ),
     ] = 0.5
     drive_all: Annotated[
         bool,
-        typer.Option("--drive-all", help="Drive the fitted part too, where the rest is too small."),
+        typer.Option("--drive-all", help="Drive the fitted part too, if the rest is too small."),
     ] = False
     shift_at: Annotated[
         float,
         typer.Option(
             metavar="S",
-            help="Requests before that second are of one half of the domains, on which the"
-            " partition is fitted, later ones of the other; by default there is no such shift.",
+            help="Requests before this second are from one half of the domains, on which the"
+            " partition is fitted, later ones from the other; by default there is no shift.",
             show_default=False,
         ),
     ] = math.inf
@@ -120,7 +122,7 @@ class SimulationOptions:
         str,
         typer.Option(
             metavar="MS[:US]",
-            help="Milliseconds from arrival to placement, and microseconds more a prompt token.",
+            help="Milliseconds from arrival to placement, plus microseconds per prompt token.",
             rich_help_panel=ENGINES,
         ),
     ] = "0"
@@ -128,7 +130,7 @@ class SimulationOptions:
         str,
         typer.Option(
             metavar="MS[:US]",
-            help="The same from placement until the KV cache is on the worker.",
+            help="The same, from placement until the KV cache is on the worker.",
             rich_help_panel=ENGINES,
         ),
     ] = "0"
@@ -137,14 +139,14 @@ class SimulationOptions:
         bool,
         typer.Option(
             "--without-prefill-workers",
-            help="The engines prefill what they decode, beside the decodes: a request is placed as"
-            " it comes, by what others of its domain used before. --prefill follows.",
+            help="The engines prefill what they decode, beside the decodes: a request is placed on"
+            " arrival, by what others of its domain used before; --prefill applies afterwards.",
             rich_help_panel=ENGINES,
         ),
     ] = False
 
     def kinds(self, costs: list[str]) -> tuple["Engine", ...]:
-        """Engines, one a cost model."""
+        """Engines, one per cost model."""
         from eldr_service.lab.simulation.cost import load_cost
         from eldr_service.lab.simulation.engine import Engine
 
@@ -163,12 +165,12 @@ class SimulationOptions:
             raise typer.BadParameter(str(error), param_hint="--cost") from error
 
     def deployment(self, costs: list[str], workers: int) -> "Deployment":
-        """So many workers, whose engines take the cost models in turn."""
+        """A deployment of `workers` workers, whose engines take the cost models in turn."""
         from eldr_service.lab.simulation.deployment import Delay, Deployment
 
         if workers % self.ranks:
             raise typer.BadParameter(
-                f"{workers} workers are no multiple of {self.ranks} ranks", param_hint="--ranks"
+                f"{workers} workers are not a multiple of {self.ranks} ranks", param_hint="--ranks"
             )
         transfer = _delay(self.transfer, "--transfer")
         if self.without_prefill_workers and transfer != Delay():
@@ -183,7 +185,7 @@ class SimulationOptions:
         )
 
     def output(self) -> "int | Trace | None":
-        """What --output-tokens says."""
+        """The value of --output-tokens."""
         if self.output_tokens is None:
             return None
         if self.output_tokens.lstrip("-").isdecimal():
@@ -191,11 +193,11 @@ class SimulationOptions:
         return _trace(self.output_tokens, "--output-tokens")
 
     def trace(self) -> "Trace | None":
-        """What --arrivals says."""
+        """The value of --arrivals."""
         return None if self.arrivals == POISSON else _trace(self.arrivals, "--arrivals")
 
     def offered(self, workers: int) -> float | None:
-        """Arrivals per second; None: a trace's own, or nothing said."""
+        """Arrivals per second; None for a trace's own, or if not given."""
         trace = self.trace() if self.rate is None else None
         if trace is None or not trace.decode_engines:
             return self.rate
@@ -206,7 +208,7 @@ class SimulationOptions:
         from eldr_service.lab.simulation.traffic import Traffic
 
         if self.gap_cv != 1 and self.arrivals != POISSON:
-            raise typer.BadParameter("a trace has gaps of its own", param_hint="--gap-cv")
+            raise typer.BadParameter("a trace has its own gaps", param_hint="--gap-cv")
         try:
             return Traffic(duration, rate, self.trace(), self.output(), self.gap_cv)
         except ValueError as error:
@@ -214,7 +216,7 @@ class SimulationOptions:
 
 
 def check_policies(policies: tuple[str, ...]) -> None:
-    """Wrong use, unless all of them can be made."""
+    """Raise a usage error unless all of them can be created."""
     from eldr_service.lab.simulation.contender import Contender
 
     for policy in policies:
@@ -235,7 +237,7 @@ def _trace(path: str, option: str) -> "Trace":
 
 
 def recording_notes(requests: Sequence[Path | str | None], costs: Sequence[str]) -> list[str]:
-    """What was joined, lost and fitted, of those that are folders of engines' recordings."""
+    """What was joined, lost and fitted in the folders of engines' recordings."""
     from eldr_service.lab.recordings import join, read_engine_files
     from eldr_service.lab.simulation.cost import load_cost
 

@@ -1,4 +1,4 @@
-"""How a deployment stands: what `eldr status` and `eldr top` show of each model."""
+"""The state of a deployment: what `eldr status` and `eldr top` show about each model."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ class Standing:
 
     @property
     def option(self) -> str:
-        """How a command is told that this model is meant."""
+        """The option that names this model to a command."""
         return f"--model {shlex.quote(self.model)}"
 
     @property
@@ -39,34 +39,34 @@ class Standing:
 
     @property
     def ready(self) -> list[fleet_pb2.Worker]:
-        """Those of them that take requests."""
+        """The decode workers that take requests."""
         return [w for w in self.decode if w.state == fleet_pb2.WORKER_STATE_READY]
 
     @property
     def booked(self) -> int:
-        """Sequences booked on them."""
+        """Sequences booked on the decode workers."""
         return sum(worker.booked_sequences for worker in self.decode)
 
     @property
     def load(self) -> float:
-        """Of all that are READY: booked and foreign sequences / capacity."""
+        """Booked and foreign sequences / capacity, over all READY decode workers."""
         capacity = sum(worker.capacity.sequences for worker in self.ready)
         held = sum(w.booked_sequences + w.foreign_sequences for w in self.ready)
         return held / capacity if capacity else 0.0
 
     @property
     def active_experts(self) -> float:
-        """Per layer, as reported, in the mean over sequences; 0 where none reports it."""
+        """Reported active experts per layer, mean over sequences; 0 if none are reported."""
         return self._mean(lambda worker: worker.active_experts)
 
     @property
     def step_seconds(self) -> float:
-        """As reported, in the mean over sequences; 0 where none reports it."""
+        """Reported seconds per step, mean over sequences; 0 if none are reported."""
         return self._mean(lambda worker: worker.step_time.ToNanoseconds() / 1e9)
 
     @property
     def capturing(self) -> tuple[int, int]:
-        """Workers that capture, of those that say whether."""
+        """Number of workers that capture, and of those that say whether they do."""
         said = [w for w in self.workers if w.HasField("capture")]
         capturing = fleet_pb2.CAPTURE_STATE_CAPTURING
         return sum(w.capture.state == capturing for w in said), len(said)
@@ -76,7 +76,7 @@ class Standing:
         if not self.decode:
             yield "no decode worker is known; eldr workers add makes one known"
         elif not self.ready:
-            yield "no decode worker is READY, so requests get UNAVAILABLE"
+            yield "no decode worker is READY, so Route returns UNAVAILABLE"
         stale = [w.worker_id for w in self.decode if w.stale]
         if stale:
             yield f"reports are late from {', '.join(stale)}"
@@ -85,7 +85,7 @@ class Standing:
             yield f"full: {', '.join(full)}"
         avoided = [w.worker_id for w in self.workers if w.avoidance or w.relief > 1]
         if avoided:
-            yield f"others are preferred to {', '.join(avoided)}; eldr workers list says why"
+            yield f"avoided: {', '.join(avoided)}; eldr workers list says why"
         capturing, said = self.capturing
         if capturing < said:
             yield (
@@ -93,7 +93,7 @@ class Standing:
                 " eldr workers list says why"
             )
         if self.partition is None:
-            yield "no partition is active: requests go to the least loaded where one is needed"
+            yield "no partition is active: policies that need one take the least loaded worker"
         elif vacant := [b.slot for b in self.partition.bindings if not b.worker_ids]:
             yield f"slots without a worker: {', '.join(map(str, vacant))}"
 
@@ -140,7 +140,7 @@ class Standing:
 
 
 def standings(session: Session, model: str | None, timeout: float = 10.0) -> list[Standing]:
-    """Of this model, or of all; each call has so many seconds, unless --timeout says so."""
+    """The standing of one model or all; each call may take `timeout` s, unless --timeout is given."""
     workers = session.call(fleet_pb2.ListWorkersRequest(model=model or ""), timeout).workers
     kept = session.call(partition_pb2.ListPartitionsRequest(model=model or ""), timeout)
     active = session.call(policy_pb2.ListPoliciesRequest(), timeout).active

@@ -1,4 +1,4 @@
-"""`eldr status`: how all stands, in one screen."""
+"""`eldr status`: the state of all models, on one screen."""
 
 import typer
 from rich.console import RenderableType
@@ -16,17 +16,17 @@ def register(app: typer.Typer) -> None:
 
     @command(app, "status")
     def status(session: Session, model: Model = None) -> None:
-        """How each model stands, and what is wrong."""
+        """Show the state of each model, and what is wrong."""
         found = standings(session, model)
         document = {"server": session.server, "models": [each.document() for each in found]}
         if not found:
-            session.answer(document, f"{session.server} serves, and knows no model yet")
+            session.answer(document, f"{session.server} is running, and knows no model yet")
         else:
             session.answer(document, *shown(found))
 
 
 def shown(found: list[Standing]) -> list[RenderableType]:
-    """The table, and the troubles below it."""
+    """The table, and below it what is wrong."""
     troubles: list[RenderableType] = [
         Text.assemble(Text(each.model, "yellow"), f": {trouble}")
         for each in found

@@ -1,4 +1,4 @@
-"""How answers look to people."""
+"""Formats output for people."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 RIGHT = ">"
-UNBOUNDED = 10_000  # columns, where no terminal ends the line
+UNBOUNDED = 10_000  # columns, if no terminal limits the line
 
 
 class _Columns(Table):
-    """Two spaces apart, or one where there is no room for two."""
+    """Columns two spaces apart, or one if two do not fit."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.padding = (0, 2, 0, 0)
@@ -24,9 +24,9 @@ class _Columns(Table):
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Columns without lines, wide as their content; a heading that begins with > is of numbers.
+    """Columns without lines, as wide as their content; `>` before a heading right-aligns it.
 
-    What does not fit is folded and never cut, so that every id can be copied.
+    What does not fit is wrapped, never cut, so that every id can be copied.
     """
     shown = _Columns(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -40,7 +40,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> Table:
-    """Names and values, one a line."""
+    """Names and values, one per line."""
     shown = Table.grid(padding=(0, 2, 0, 0))
     shown.add_column(style="bold")
     shown.add_column(overflow="fold")
@@ -50,7 +50,7 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> Table:
 
 
 def span(seconds: float) -> str:
-    """A span of time in its largest fitting unit."""
+    """A duration in its largest fitting unit."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -58,5 +58,5 @@ def span(seconds: float) -> str:
 
 
 def moment(unix_seconds: float) -> str:
-    """A moment in the reader's time zone."""
+    """A time in the reader's time zone."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_seconds))

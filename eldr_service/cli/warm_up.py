@@ -1,4 +1,4 @@
-"""`eldr warm-up`: compiles all kernels beforehand, for a container that starts often."""
+"""`eldr warm-up`: compiles all kernels ahead of time, for containers that start often."""
 
 import time
 
@@ -16,17 +16,17 @@ def register(app: typer.Typer) -> None:
 
 
 def run(session: Session) -> None:
-    """Compile what eldr-server needs, now rather than at its first start.
+    """Compile what eldr-server needs now, rather than at its first start.
 
-    Kernels are kept in NUMBA_CACHE_DIR, or beside the installed package where that is not set. They
-    serve this processor, Python and Numba; where one differs, a start compiles what it needs.
+    Kernels are kept in NUMBA_CACHE_DIR, or beside the installed package if that is not set. They
+    are valid for this processor, Python and Numba; if one differs, a start compiles again.
     """
     from eldr_service.kernels import cache_troubles, warm_up  # these load NumPy and Numba
     from eldr_service.policies.registry import create_prepared, installed
 
     began = time.monotonic()
     folders = warm_up()
-    for name in installed():  # those of other distributions may have kernels of their own
+    for name in installed():  # policies of other packages may have kernels
         try:
             create_prepared(name, {})
         except EldrError as error:

@@ -1,4 +1,4 @@
-"""The model of a worker that is named by its id alone."""
+"""Finds the model of a worker that is named by its id alone."""
 
 from eldr.v1 import fleet_pb2 as pb
 
@@ -9,7 +9,7 @@ from eldr_service.core.errors import did_you_mean
 
 
 def model_of(session: Session, worker: str, said: str | None) -> str:
-    """The model of a worker, of which there may be one under that id in several models."""
+    """The model of a worker; several models may have a worker of this id."""
     if said:
         return said
     known = session.call(pb.ListWorkersRequest()).workers

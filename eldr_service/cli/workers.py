@@ -15,7 +15,7 @@ from eldr_service.cli.tables import span, table
 from eldr_service.cli.worker_model import model_of
 from eldr_service.core.words import counted
 
-app = typer.Typer(help="Engines: list, add, drain, remove.", no_args_is_help=True)
+app = typer.Typer(help="Workers: list, add, drain, remove.", no_args_is_help=True)
 
 STATE_STYLES = {"READY": "green", "JOINING": "cyan", "DRAINING": "yellow", "GONE": "dim"}
 COLUMNS = (
@@ -28,13 +28,13 @@ WorkerId = Annotated[str, typer.Argument(metavar="WORKER", help="The worker's id
 
 @command(app, "list")
 def list_workers(session: Session, model: Model = None) -> None:
-    """The workers as they are now."""
+    """List the workers."""
     response = session.call(pb.ListWorkersRequest(model=model or ""))
     if response.workers:
         rows = map(_row, response.workers)
         session.answer(response, table(COLUMNS, rows), *capture.remarks(response.workers))
     else:
-        session.answer(response, "no workers yet; eldr workers add makes one known")
+        session.answer(response, "no workers yet; eldr workers add adds one")
 
 
 @command(app, "add")
@@ -42,7 +42,7 @@ def add(
     session: Session,
     worker: WorkerId,
     model: Annotated[str, typer.Option(help="The model that it serves.")],
-    url: Annotated[str, typer.Option(help="Where it serves; handed out as it is.")],
+    url: Annotated[str, typer.Option(help="Where it serves; handed to callers unchanged.")],
     role: Annotated[Role, typer.Option(help="What it does.")] = Role.decode,
     capacity: Annotated[
         int,
@@ -50,7 +50,7 @@ def add(
             metavar="N",
             min=0,
             max=parsing.MAX_UINT32,
-            help="Sequences at most; 0: the daemon's default.",
+            help="Most sequences; 0: the daemon's default.",
         ),
     ] = 0,
     kv_tokens: Annotated[
@@ -61,7 +61,7 @@ def add(
     ] = 0,
     group: Annotated[str, typer.Option(help="Workers that can pass KV to each other.")] = "",
     label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="For selectors; repeatable.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label for selectors; repeatable.")
     ] = None,
     geometry: Annotated[
         str | None,
@@ -77,11 +77,11 @@ def add(
         bool,
         typer.Option(
             "--again",
-            help="Begin a new life of a worker that is there already, and end its bookings.",
+            help="Begin a new incarnation of a worker that exists, and end its bookings.",
         ),
     ] = False,
 ) -> None:
-    """Make a worker known that does not register by itself; it takes requests at once."""
+    """Add a worker that does not register by itself; it takes requests at once."""
     response = session.call(
         pb.RegisterWorkerRequest(
             worker_id=worker,
@@ -104,7 +104,7 @@ command(app, "drain")(drain)
 
 @command(app, "remove")
 def remove(session: Session, worker: WorkerId, model: Model = None) -> None:
-    """Forget a worker at once and end its bookings; drain it first if it still answers."""
+    """Remove a worker at once and end its bookings; drain it first if it still answers."""
     request = pb.RemoveWorkerRequest(model=model_of(session, worker, model), worker_id=worker)
     response = session.call(request)
     ended = counted(response.ended_bookings, "booking")
@@ -128,7 +128,7 @@ def _row(worker: pb.Worker) -> list[str | Text]:
 
 
 def state(worker: pb.Worker) -> Text:
-    """Where it is in its life, and why others are preferred to it, or how far its drain is."""
+    """Its state, with why it is avoided or how far its drain is."""
     name = pb.WorkerState.Name(worker.state).removeprefix("WORKER_STATE_")
     more = ""
     if worker.state == pb.WORKER_STATE_DRAINING:
@@ -148,7 +148,7 @@ def state(worker: pb.Worker) -> Text:
 
 
 def report_age(worker: pb.Worker) -> str | Text:
-    """How long ago it reported."""
+    """The age of its last report."""
     if not worker.HasField("report_age"):
         return "never"
     age = span(worker.report_age.ToNanoseconds() / 1e9)

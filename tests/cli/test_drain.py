@@ -76,12 +76,12 @@ def test_a_wait_says_when_its_worker_begins_a_new_life(fleet, channel):
     add = "workers", "add", "w0", "--model", "m", "--url", "u", "--again"
     later = threading.Timer(0.6, fleet, add)
     later.start()
-    assert "w0 registered again as a new life" in fleet("workers", "drain", "w0", "--wait", code=1)
+    assert "w0 registered again, and its new incarnation is not draining" in fleet("workers", "drain", "w0", "--wait", code=1)
     later.join()
 
 
 def test_drains_that_make_no_sense_are_refused(fleet):
-    assert "say one WORKER, or --label or --group" in fleet("workers", "drain", code=2)
+    assert "expected one WORKER, or --label or --group" in fleet("workers", "drain", code=2)
     both = "workers", "drain", "w0", "--group", "g"
     assert "say one WORKER" in fleet(*both, code=2)
     none = fleet("workers", "drain", "--label", "zone=x", code=1)

@@ -102,7 +102,7 @@ def test_live_running_released_and_expired(fleet):
         time.sleep(0.25)  # longer than the limit of reports
         fleet("route", "--request-id", "two")
         facts, table = told(fleet("explain", "two"))
-        assert "rest on the daemon's own bookings" in facts["stale"]
+        assert "are from the daemon's own bookings" in facts["stale"]
         (reported,) = [line for line in table.splitlines() if f" {worker} " in line]
         assert re.search(r"0\.\d s, stale", reported)
         assert "never" in table
@@ -183,7 +183,7 @@ def test_early_placements_say_what_was_known_then(fleet, recording):
         first.sequence, first.last = 1, True
         client.router.RegisterSignature(first)
     facts, _ = told(fleet("explain", "early"))
-    assert "the rest had not come" in facts["early"]
+    assert "the rest had not arrived" in facts["early"]
     assert facts["known"].startswith("experts of 10 of 10 prompt tokens")
 
 

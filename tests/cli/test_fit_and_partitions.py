@@ -18,8 +18,8 @@ def test_without_a_place_to_keep_it_a_fit_only_shows(fleet, recording):
     before = fleet.json("partition", "list")["partitions"]
     shown = fleet("fit", recording, "--slots", 3)
     assert "3 layers x 16 experts, top-2" in shown
-    assert "experts that a step on held-out requests would touch" in shown
-    assert "nothing is kept: --out FILE writes it" in shown
+    assert "experts per layer that a step on held-out requests would touch" in shown
+    assert "nothing was kept: --out FILE writes it" in shown
     sizes = [line.split() for line in shown.splitlines() if line[:4].strip().isdigit()]
     assert sizes == [["0", "8"], ["1", "8"], ["2", "8"]]
     assert fleet.json("partition", "list")["partitions"] == before
@@ -63,8 +63,8 @@ def test_counts_alone_need_top_k(eldr, aggregate):
 def test_wrong_fits_are_refused(eldr, recording, tmp_path):
     fit = "fit", recording, "--slots", 3
     assert "--slots" in eldr("fit", recording, code=2)
-    assert "only with a file" in eldr("fit", "--out", tmp_path / "p", code=2)
-    assert "only together with --import" in eldr(*fit, "--activate", code=2)
+    assert "--top-k need a file" in eldr("fit", "--out", tmp_path / "p", code=2)
+    assert "--activate needs --import" in eldr(*fit, "--activate", code=2)
     assert "--model: needed" in eldr(*fit, "--out", tmp_path / "p", code=2)
     assert "--out: no directory" in eldr(*fit, "--model", "q", "--out", tmp_path / "a/p", code=2)
     assert "found '5-2'" in eldr(*fit, "--layers", "5-2", code=2)

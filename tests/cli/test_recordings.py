@@ -74,8 +74,8 @@ def test_malformed_lines_are_named(tmp_path):
     ("options", "code", "said"),
     [
         ((), 2, "--experts"),
-        (("--experts=16", "--top-k=2"), 2, "need each other"),
-        (("--experts=16",), 1, "--hidden-layers and --top-k say it"),
+        (("--experts=16", "--top-k=2"), 2, "go together"),
+        (("--experts=16",), 1, "give --hidden-layers and --top-k"),
         (("--experts=8", "--hidden-layers=4", "--top-k=2"), 1, "experts from 0 to 7"),
         (("--experts=16", "--hidden-layers=4", "--top-k=2", "--layers=9"), 1, "from 0 to 3"),
     ],

@@ -171,7 +171,7 @@ def test_a_pdf_without_a_browser_is_refused_before_anything_runs(eldr, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path))
     document = eldr.json("report", f"--pdf={tmp_path / 'report.pdf'}", code=1)
     assert "Chromium" in document["error"]["message"]
-    assert "print it from any browser" in document["error"]["hint"]
+    assert "print it from a browser" in document["error"]["hint"]
 
 
 def test_a_browser_that_prints_nothing_is_said():

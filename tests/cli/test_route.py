@@ -22,7 +22,7 @@ def test_route_books_until_released(fleet):
     assert release[:2] == ["eldr", "release"]
     assert fleet(*release[1:]) == f"released {release[2]}\n"
     assert booked(fleet) == 0
-    assert "was released before" in fleet(*release[1:])
+    assert "had been released already" in fleet(*release[1:])
     assert "no booking never" in fleet("release", "never")
     assert "lost" in fleet("release", "never", "--outcome", "lost", code=2)
 
@@ -46,7 +46,7 @@ def test_a_wait_for_a_place(fleet):
 
 def test_attempts_and_repeats(fleet):
     first = fleet.json("route", "--request-id", "a b")["placement"]
-    assert "(the booking was there already)" in fleet("route", "--request-id", "a b")
+    assert "(it was booked already)" in fleet("route", "--request-id", "a b")
     said = fleet("route", "--request-id", "a b", "--attempt", 1)
     assert "eldr release 'a b' --model m --attempt 1" in said
     second = fleet.json("route", "--request-id", "a b", "--attempt", 1)["placement"]

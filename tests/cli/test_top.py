@@ -311,4 +311,4 @@ def test_where_http_is_served_may_not_be_known():
     with running_daemon() as daemon:
         name = f"ipv4:{daemon.grpc}"
         with top(name) as shown:
-            shown.until(shows("where eldr-server serves HTTP is not told; --http HOST:PORT"))
+            shown.until(shows("unknown where eldr-server serves HTTP; give --http HOST:PORT"))
