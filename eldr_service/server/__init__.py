@@ -1,12 +1,12 @@
-"""`eldr-server`, the daemon: settings, messages in and out, what people and programs see of it."""
+"""`eldr-server`, the daemon: settings, RPC, and what people and programs see of it."""
 
 import gc
 
 
 def main() -> None:
     """Run `eldr-server`."""
-    gc.disable()  # nothing of what is imported is ever garbage
-    from eldr_service.server.program import main as run  # `eldr` uses parts of this room without it
+    gc.disable()  # nothing imported ever becomes garbage
+    from eldr_service.server.program import main as run  # late: `eldr` does not need it
 
     gc.freeze()
     gc.enable()

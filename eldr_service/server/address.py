@@ -1,4 +1,4 @@
-"""HOST:PORT, as the daemon opens it and its clients dial it."""
+"""HOST:PORT, as the daemon opens it and clients dial it."""
 
 import ipaddress
 import re
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a port is opened. Port 0 stands for any free one."""
+    """Where a port is opened. Port 0 means any free one."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: object) -> "Address":
-        """Read `HOST:PORT`, IPv6 hosts in brackets; ValueError when it is none."""
+        """Read `HOST:PORT`, IPv6 hosts in brackets; ValueError if malformed."""
         if isinstance(text, Address):
             return text
         found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})", str(text))
@@ -24,7 +24,7 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Only programs of this machine can reach it."""
+        """Whether only programs on this machine can reach it."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

@@ -1,4 +1,4 @@
-"""The daemon's settings: flags over environment over file over defaults, all from one model."""
+"""The daemon's settings: flags override environment, which overrides file and defaults."""
 
 import os
 import re
@@ -26,17 +26,17 @@ __all__ = ["Address", "ModelDeclaration", "Settings", "load_settings"]
 
 
 class _File(TomlConfigSettingsSource):
-    """The TOML file; its keys may be written like flags."""
+    """The TOML file; its keys may be spelled like flags."""
 
     def _read_file(self, file_path: Any) -> dict[str, Any]:
         table = super()._read_file(file_path)
         if "config" in table:
-            raise ValueError("config in a file: no file can name another one")
+            raise ValueError("config: a file cannot name another file")
         return {key.replace("-", "_"): value for key, value in table.items()}
 
 
 class Settings(Options):
-    """What the daemon is told at its start. `load_settings` gives it the flags."""
+    """The daemon's settings at its start; `load_settings` supplies the flags."""
 
     @classmethod
     def settings_customise_sources(
@@ -55,44 +55,42 @@ class Settings(Options):
 
     @property
     def tls(self) -> bool:
-        """The gRPC port speaks TLS."""
+        """Whether the gRPC port uses TLS."""
         return self.tls_cert is not None
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
         if (self.tls_cert is None) != (self.tls_key is None):
             there, missing = ("tls-cert", "tls-key") if self.tls else ("tls-key", "tls-cert")
-            raise ValueError(f"--{there} is of use only together with --{missing}")
+            raise ValueError(f"--{there} needs --{missing}")
         if self.tls_client_ca and not self.tls:
-            raise ValueError(
-                "--tls-client-ca is of use only together with --tls-cert and --tls-key"
-            )
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
         if self.jwks and not (self.jwt_issuer and self.jwt_audience):
             raise ValueError(
-                "--jwks needs --jwt-issuer and --jwt-audience: without them tokens that were made"
-                " for others would be taken"
+                "--jwks needs --jwt-issuer and --jwt-audience: without them it would accept tokens"
+                " issued for others"
             )
         if not self.jwks and (self.jwt_issuer or self.jwt_audience):
-            raise ValueError("--jwt-issuer and --jwt-audience are of use only together with --jwks")
+            raise ValueError("--jwt-issuer and --jwt-audience need --jwks")
         for name in ("kubernetes_api", "kubernetes_token", "kubernetes_ca"):
             if getattr(self, name) and not self.kubernetes:
-                raise ValueError(f"{flag(name)} is of use only together with --kubernetes")
+                raise ValueError(f"{flag(name)} needs --kubernetes")
         if self.dns_server and not self.dns:
-            raise ValueError("--dns-server is of use only together with --dns")
+            raise ValueError("--dns-server needs --dns")
         if self.report_limit < self.report_interval:
             raise ValueError("--report-limit must not be shorter than --report-interval")
         if self.decision_log and isinstance(self.state, StateAddress):
             raise ValueError(
-                "--decision-log goes with a --state of this daemon's own: what other replicas did"
-                " is in no log yet, and a replay without it would decide otherwise"
+                "--decision-log needs a --state of this daemon alone: what other replicas did is"
+                " not in the log, and a replay without it would differ"
             )
         if self.state_password and not isinstance(self.state, StateAddress):
-            raise ValueError("--state-password is of use only together with a --state URL")
+            raise ValueError("--state-password needs a --state URL")
         if self.suspect_after < self.report_interval:
             raise ValueError("--suspect-after must not be shorter than --report-interval")
         names = [model.name for model in self.models]
         if len(set(names)) < len(names):
-            raise ValueError("models: each model may be declared once")
+            raise ValueError("models: a model is declared twice")
         for name, address in (("--listen", self.listen), ("--admin-listen", self.admin_listen)):
             if address and not address.loopback and not self.insecure:
                 self._refuse_strangers(name, address)
@@ -102,13 +100,13 @@ class Settings(Options):
         where = f"{name} {address} is not a loopback address"
         if (self.tokens or self.jwks) and not self.tls:
             raise ValueError(
-                f"{where}, and without TLS the tokens could be read on the way: give --tls-cert and"
-                " --tls-key, or say --insecure"
+                f"{where}, and without TLS tokens could be intercepted: give --tls-cert and"
+                " --tls-key, or --insecure"
             )
         if not (self.tokens or self.jwks or self.tls_client_ca):
             raise ValueError(
-                f"{where}, and without credentials anyone who reaches it could call: give"
-                " --tls-cert and --tls-key with --tokens, --jwks or --tls-client-ca, or say"
+                f"{where}, and without credentials anyone who reaches it may call: give"
+                " --tls-cert and --tls-key with --tokens, --jwks or --tls-client-ca, or"
                 " --insecure"
             )
 
@@ -119,7 +117,7 @@ def load_settings(argv: list[str]) -> Settings:
     Raises
     ------
     SystemExit
-        0 after --help or --version; 2 after a message on stderr that names what is wrong and what
+         0 after --help or --version; 2 after a message on stderr that says what is wrong and what
         was expected.
     """
     options = {name: field for name, field in Settings.model_fields.items() if name != "models"}
@@ -128,7 +126,7 @@ def load_settings(argv: list[str]) -> Settings:
         return Settings(**flags)
     except ValidationError as error:
         refuse(*(_explain(details, flags) for details in error.errors(include_url=False)))
-    except ValueError as error:  # of the file: its path, its UTF-8 or its TOML
+    except ValueError as error:  # the file: its path, encoding or TOML
         refuse(f"configuration {_config_path(flags)}: {error}")
 
 
@@ -142,7 +140,7 @@ def _variable(field: str) -> str:
 
 
 def _explain(error: ErrorDetails, flags: Mapping[str, Any]) -> str:
-    """Say what is wrong where: at the flag, the variable or the place in the file."""
+    """Describe an error, with the flag, variable or place in the file where it is."""
     if not error["loc"]:
         return error["msg"].removeprefix("Value error, ")
     field, *path = error["loc"]
@@ -166,6 +164,6 @@ def _explain(error: ErrorDetails, flags: Mapping[str, Any]) -> str:
     else:
         expected = error["msg"].removeprefix("Value error, ").partition(", unable")[0]
         expected = re.sub("Input should be (a valid )?", "expected ", expected)
-    if isinstance(found, Mapping):  # a whole [[models]] table; the message says what came
+    if isinstance(found, Mapping):  # a whole [[models]] table; the message quotes it
         return f"{origin}: {expected}"
     return f"{origin}: {expected}, found {found!r}"

@@ -1,4 +1,4 @@
-"""Certificates and tokens by the settings: who may call, and how the daemon proves itself."""
+"""Certificates and tokens from the settings: who may call, and how the daemon proves itself."""
 
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class CredentialsError(Exception):
-    """What the settings ask for is not installed; says what is missing."""
+    """A package that the settings need is not installed; says which."""
 
 
 class Credentials:
-    """Read from their files when made, and again by `reload`.
+    """Credentials read from their files on creation, and again by `reload`.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Credentials:
     certificates : Certificates or None
         None without TLS.
     guard : TokenInterceptor
-        Knows whom a token stands for.
+        Finds a token's caller.
 
     Raises
     ------
@@ -50,16 +50,16 @@ class Credentials:
 
     @property
     def has_tokens(self) -> bool:
-        """Callers need one."""
+        """Whether callers need a token."""
         return bool(self._tokens or self._signed)
 
     def watching(self) -> list[Coroutine[Any, Any, None]]:
-        """What keeps certificates and keys up to date, to be run for as long as the daemon does."""
+        """Coroutines that keep certificates and keys current; run them as long as the daemon."""
         certificates = [self.certificates.watch()] if self.certificates else []
         return [*certificates, *([self._keys.keep_reading()] if self._keys else [])]
 
     def reload(self) -> None:
-        """Read tokens and certificates again; where one is wrong, what was read stays in force."""
+        """Reread tokens and certificates; if one is wrong, the old one stays in force."""
         if self._tokens:
             self._tokens.reload()
         if self.certificates:
@@ -67,7 +67,7 @@ class Credentials:
 
 
 def _signed_tokens(settings: Settings) -> tuple["KeySet | None", "SignedTokens | None"]:
-    """What verifies JWTs, where the settings ask for it; its library is an extra."""
+    """The verifier of JWTs, if the settings ask for one; its library is an extra."""
     if not (settings.jwks and settings.jwt_issuer and settings.jwt_audience):
         return None, None
     try:

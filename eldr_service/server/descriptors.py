@@ -1,11 +1,11 @@
-"""How many files and sockets the process may have open."""
+"""How many file descriptors the process may use."""
 
-# For the state, logs, metrics, fits and what libraries open.
+# For state, logs, metrics, fits and libraries.
 OWN_DESCRIPTORS = 128
 
 
 def spare_descriptors(wanted: int) -> int:
-    """Of so many descriptors, those that there may be; the limit is raised as far as is allowed."""
+    """Raise the limit as far as allowed; return how many of the wanted descriptors fit."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit

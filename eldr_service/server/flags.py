@@ -1,4 +1,4 @@
-"""Flags from the fields of settings, and refusals that name what is wrong in one line."""
+"""Flags made from the settings' fields, and one-line refusals that say what is wrong."""
 
 import argparse
 import sys
@@ -19,14 +19,14 @@ def flag(field: str) -> str:
 
 
 def refuse(*messages: str) -> NoReturn:
-    """Say what is wrong and exit as for wrong use."""
+    """Print what is wrong and exit with the status of wrong usage."""
     for message in messages:
         print(f"{PROGRAM}: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage of twenty options before it."""
+    """Reports errors in one line, without the usage of all options."""
 
     def error(self, message: str) -> NoReturn:
         refuse(message.removeprefix("argument "))
@@ -45,9 +45,9 @@ def read_flags(argv: list[str], fields: Mapping[str, FieldInfo]) -> dict[str, st
         usage=f"{PROGRAM} [OPTION]...",
         description="Places prefilled requests on decode workers by the experts that they use.",
         epilog="Every option can also be given as a variable (ELDR_LOG_FORMAT=json) and in the"
-        ' --config file (log_format = "json"). A flag beats the variable, the variable beats the'
-        " file. The file can also declare the geometry of models: [[models]] with name, num_layers,"
-        " num_experts and top_k.",
+        ' --config file (log_format = "json"). Flags override variables, and variables override'
+        " the file. The file can also declare the geometry of models: [[models]] with name,"
+        " num_layers, num_experts and top_k.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

@@ -1,6 +1,6 @@
-"""Where workers are looked for, as an option says it: `WHERE[:key=value,…][;WHERE…]`.
+"""Where to look for workers, as written in an option: `WHERE[:key=value,…][;WHERE…]`.
 
-The keys tell what a source cannot know of its workers: model, role, group, capacity, geometry.
+The keys supply what a source cannot know about its workers: model, role, group, capacity, geometry.
 """
 
 import re
@@ -17,19 +17,19 @@ MAX_NUMBER = (1 << 32) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What workers have in common.
+    """What the workers of one origin have in common.
 
     Attributes
     ----------
     model : str
-        Empty where nothing says it.
+        Empty if not given.
     role : WorkerRole
     group : str
     sequences, kv_tokens : int
-        Capacity of each; 0 where nothing says it.
+        Capacity of each worker; 0 if not given.
     geometry : ModelGeometry or None
     port : str
-        A port's name or number; empty for the only one, or the one called http.
+        A port's name or number; empty for the only one, or the one named http.
     scheme : str
         Of their URLs.
     """
@@ -48,14 +48,14 @@ KEYS = ("model", "role", "group", "sequences", "kv-tokens", "geometry", "port", 
 
 
 class Origin(NamedTuple):
-    """One place to look for workers, and what holds for those that are found there."""
+    """One place to look for workers, and the traits of those found there."""
 
     where: str
     texts: Mapping[str, str]
 
 
 def read_traits(texts: Mapping[str, str]) -> Traits:
-    """Read what is written for each of `KEYS`; other keys are not looked at.
+    """Read the values of `KEYS`; other keys are ignored.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def read_traits(texts: Mapping[str, str]) -> Traits:
 
 
 def _parse(text: str, form: str, keys: Collection[str] = KEYS) -> tuple[Origin, ...]:
-    """Read an option; `form` says what a place looks like.
+    """Parse an option; `form` says what a place looks like.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def _parse(text: str, form: str, keys: Collection[str] = KEYS) -> tuple[Origin, 
         where, _, rest = each.strip().partition(":")
         pairs = [pair.partition("=") for pair in rest.split(",")] if rest else []
         if not where or any(not (key and value) for key, _, value in pairs):
-            raise ValueError(f"expected {form} or {form}:key=value,key=value, with ; between them")
+            raise ValueError(f"expected {form} or {form}:key=value,key=value, separated by ;")
         for key, _, _ in pairs:
             if key not in keys:
                 known = f"one of the keys {', '.join(keys)}"
@@ -110,7 +110,7 @@ def _parse(text: str, form: str, keys: Collection[str] = KEYS) -> tuple[Origin, 
 
 
 def kubernetes_origins(text: object) -> tuple[Origin, ...]:
-    """Read --kubernetes; ValueError says what was expected."""
+    """Parse --kubernetes; ValueError says what was expected."""
     form = "NAMESPACE/SERVICE or NAMESPACE/LABEL=VALUE"
     origins = _parse(str(text), form)
     for origin in origins:
@@ -120,17 +120,17 @@ def kubernetes_origins(text: object) -> tuple[Origin, ...]:
 
 
 def dns_origins(text: object) -> tuple[Origin, ...]:
-    """Read --dns; ValueError says what was expected."""
+    """Parse --dns; ValueError says what was expected."""
     origins = _parse(str(text), "NAME")
     for where, texts in origins:
         if "model" not in texts:
-            raise ValueError("expected model=NAME among the keys: DNS does not say it")
+            raise ValueError("expected the key model=NAME, which DNS cannot tell")
         port = texts.get("port", "")
         if where.startswith("_"):
             if port:
-                raise ValueError("expected no port for a name of SRV records: they have it")
+                raise ValueError("expected no port for a name of SRV records, which contain it")
         elif not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
-            raise ValueError("expected port=1 to 65535 for a name that stands for addresses")
+            raise ValueError("expected port=1 to 65535 for a name without SRV records")
     return origins
 
 

@@ -1,4 +1,4 @@
-"""What a setting may be: each kind reads its text, and says what was expected."""
+"""Types of settings: each parses its text, or says what was expected."""
 
 import os
 import re
@@ -18,7 +18,7 @@ MEMORY = ":memory:"
 
 
 def readable_file(path: Path) -> Path:
-    """Check a file that is to be read; gives it without `~`."""
+    """Check that a file is readable; return its path with `~` expanded."""
     path = path.expanduser()
     if not path.is_file() or not os.access(path, os.R_OK):
         raise ValueError("expected a file that exists and can be read")
@@ -26,22 +26,22 @@ def readable_file(path: Path) -> Path:
 
 
 def _key_source(text: str) -> str:
-    """Check a file's or a URL's form."""
+    """Check the form of a file or URL."""
     if "://" not in text:
         return str(readable_file(Path(text)))
     return _safe_url(text, "a file, ")
 
 
 def _safe_url(text: str, or_else: str = "") -> str:
-    """Check a URL's form; over plain HTTP anyone on the way could read along and answer."""
+    """Check the form of a URL; over plain HTTP anyone on the way could read and answer."""
     scheme, _, rest = text.partition("://")
     host = re.split("[/?#]", rest)[0]
-    if scheme == "https" and host and "@" not in host:  # no secret in a setting that is logged
+    if scheme == "https" and host and "@" not in host:  # settings are logged: no secret in them
         return text
     if scheme == "http" and re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", host):
         return text
     raise ValueError(
-        f"expected {or_else}an https:// URL without a password, or an http:// one of this machine"
+        f"expected {or_else}an https:// URL without a password, or an http:// URL on this machine"
     )
 
 
@@ -75,12 +75,12 @@ def _state(text: object) -> Path | StateAddress | None:
 
 
 def default_state() -> Path:
-    """Where state is kept if nothing says otherwise."""
+    """Where state is kept by default."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "eldr"
 
 
 def _policy(text: str) -> str:
-    """Check syntax and name; what the parameters may be is the policy's own to say."""
+    """Check syntax and name; the policy checks its own parameters."""
     name, *parameters = re.split("[:,]", text)
     if not re.fullmatch(r"[^:,=\s]+(:[^:,=\s]+=[^:,]+(,[^:,=\s]+=[^:,]+)*)?", text):
         raise ValueError("expected NAME or NAME:key=value,key=value")

@@ -55,7 +55,7 @@ def test_wrong_connections_are_wrong_use(eldr, certificate):
         (("--timeout", "0"), "--timeout"),
         (("--timeout", "nan"), "--timeout"),
         (("--token", "ä" * 20), "printable ASCII"),
-        (("--tls-key", certificate[1]), "need each other"),
+        (("--tls-key", certificate[1]), "go together"),
         (("--tls-ca", "missing.pem"), "does not exist"),
     ):
         eldr.options = options
@@ -83,7 +83,9 @@ def test_tls_with_certificates_and_a_token(as_role, certificate, tmp_path):
 def test_tokens_say_who_may_do_what(as_role):
     stranger, router, worker = as_role("route"), as_role("route"), as_role("worker")
     stranger.options = stranger.options[:-2]
-    assert "give a token with --token-file, --token or ELDR_TOKEN" in stranger("workers", "list", code=1)
+    assert "give a token with --token-file, --token or ELDR_TOKEN" in stranger(
+        "workers", "list", code=1
+    )
     stranger.options += ("--token", "of-nobody-0123456789")
     assert "unknown token" in stranger("workers", "list", code=1)
     told = router("workers", "list", code=1)

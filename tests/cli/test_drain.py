@@ -76,7 +76,9 @@ def test_a_wait_says_when_its_worker_begins_a_new_life(fleet, channel):
     add = "workers", "add", "w0", "--model", "m", "--url", "u", "--again"
     later = threading.Timer(0.6, fleet, add)
     later.start()
-    assert "w0 registered again, and its new incarnation is not draining" in fleet("workers", "drain", "w0", "--wait", code=1)
+    assert "w0 registered again, and its new incarnation is not draining" in fleet(
+        "workers", "drain", "w0", "--wait", code=1
+    )
     later.join()
 
 

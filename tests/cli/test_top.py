@@ -228,13 +228,13 @@ def test_a_daemon_that_goes_away_and_comes_back():
             client.route("m", "before")
             shown = stack.enter_context(top(daemon.grpc, "--http", daemon.http))
             shown.until(shows("first", "before"))
-        screen = shown.until(shows("not now: nothing listens", "no placements from"))
+        screen = shown.until(shows("out of date: nothing listens", "no placements from"))
         assert "first" in screen  # as it was
         ports = "--listen", daemon.grpc, "--http", daemon.http
         with running_daemon(*ports) as daemon, Client(daemon.grpc) as client:
             client.register("m", "second")
             client.route("m", "after")
-            screen = shown.until(lambda screen: "after" in screen and "not now" not in screen)
+            screen = shown.until(lambda screen: "after" in screen and "out of date" not in screen)
             assert re.search(r"^second +READY", screen, re.MULTILINE)
             assert "first" not in screen
             assert "no placements" not in screen

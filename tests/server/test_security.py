@@ -180,7 +180,7 @@ def test_strangers_are_not_listened_to_without_credentials():
     arguments = command("--listen", "0.0.0.0:0", "--state", ":memory:")
     ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
-    assert "without credentials anyone who reaches it could call" in ended.stderr
+    assert "without credentials anyone who reaches it may call" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
