@@ -1,6 +1,6 @@
-"""Policies: what picks a worker. One file a policy; see README.md for the table of all.
+"""Policies pick a worker. One file per policy; README.md has a table of all.
 
-What an added policy needs is here; which policies are installed is `registry`'s business.
+Everything that a new policy needs is here; `registry` finds the installed ones.
 """
 
 from eldr_service.core.booking import Booking

@@ -1,4 +1,4 @@
-"""The experts that each worker's batch is expected to use, kept as requests come and go."""
+"""The experts that each worker's batch is expected to use, updated as requests come and go."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,9 @@ _ROWS = ("sums", "unused", "unused_at_mean", "active", "requests")
 
 
 class Batches:
-    """One row per worker; what a request adds is kept with its booking, and taken out exactly.
+    """One row per worker. What a request adds is kept with its booking, and subtracted exactly.
 
-    A row's batch is also kept as if it were of the mean size, of the rows that have any, as of the
+    Each row is also kept as if its batch had the mean size of all rows with requests, as of the
     row's last change.
 
     Parameters
@@ -34,7 +34,7 @@ class Batches:
         return len(self._active)
 
     def reach(self, rows: int) -> None:
-        """Have so many rows at least."""
+        """Grow to at least `rows` rows."""
         if rows > len(self):
             more = max(rows, 2 * len(self)) - len(self)
             size = self._sums.shape[1]
@@ -46,7 +46,7 @@ class Batches:
             self._requests = np.concatenate([self._requests, np.zeros(more, np.int64)])
 
     def add(self, row: int, use: PackedUse, times: int) -> None:
-        """Put so many like requests into a row's batch, or (`times` below 0) take them out."""
+        """Add `times` identical requests to a row's batch; remove them if `times` is negative."""
         self.reach(row + 1)
         self._requests[row] += times
         own = self._requests[row]
@@ -65,31 +65,31 @@ class Batches:
         return {name: getattr(self, f"_{name}").copy() for name in _ROWS}
 
     def restore(self, state: PolicyState) -> None:
-        """Take over the rows that `state` gave."""
+        """Restore the rows from `state`."""
         for name in _ROWS:
             setattr(self, f"_{name}", state[name].copy())
 
     def rows(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int8],
                                          NDArray[np.int64]]:  # fmt: skip
-        """Sums, what is unused, the same at the mean size, and requests, of so many rows or more.
+        """Sums, unused, unused at the mean size, and requests, of at least `number` rows.
 
-        They are the batches' own: not to be written to.
+        The arrays are the batches' own: do not write to them.
         """
         self.reach(number)
         return self._sums, self._unused, self._unused_at_mean, self._requests
 
     def active(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Distinct experts that a step is expected to use, over all layers."""
+        """Distinct experts, over all layers, that a step is expected to use."""
         return self._active[rows]
 
     def growth(
         self, rows: NDArray[np.int64], probabilities: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """How many more it would be with one more request."""
+        """Distinct experts that one more request would add to each row."""
         return growth(self._unused, rows, probabilities)
 
     def growth_at_mean(
         self, rows: NDArray[np.int64], probabilities: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """The same, were every batch of the mean size."""
+        """The same, if every batch had the mean size."""
         return growth(self._unused_at_mean, rows, probabilities)

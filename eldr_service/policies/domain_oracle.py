@@ -1,10 +1,11 @@
-"""`domain-oracle`: what routing could gain if it were told each request's domain.
+"""`domain-oracle`: what routing could gain if it knew each request's domain.
 
-For evaluation only: in service the domain is unknown, which is what signatures stand in for.
+For evaluation only: in service the domain is unknown, and signatures stand in for it.
 
-Rule: the candidates are the eligible workers whose label `domain`, a comma-separated list, holds
-the request's label `domain`; the least loaded of them is taken, of equals the one that registered
-first. Without such a label on the request, or such a worker, all eligible workers are candidates.
+Rule: the candidates are the eligible workers whose label `domain`, a comma-separated list, contains
+the request's label `domain`. The least loaded candidate is taken; of equals, the one that
+registered first. If the request has no such label, or no worker matches, all eligible workers are
+candidates.
 """
 
 import numpy as np
@@ -16,7 +17,7 @@ from eldr_service.policies.words import least_loaded_of
 
 
 class DomainOracle(Policy):
-    """The least loaded eligible worker of the request's own domain."""
+    """Picks the least loaded eligible worker of the request's own domain."""
 
     name = "domain-oracle"
     description = "for evaluation: the least loaded worker labelled with the request's domain"
@@ -30,7 +31,7 @@ class DomainOracle(Policy):
         return Decision(worker, in_band=candidates)
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
-        """Say who serves the request's domain."""
+        """Say which workers serve the request's domain."""
         candidates, domain = _candidates(request, fleet), request.labels.get("domain")
         if candidates.any():
             said = f"labelled with the request's domain {domain!r}"

@@ -1,24 +1,24 @@
-"""Chance without state: a draw is a function of the seed and of the decision's number.
+"""Stateless randomness: a draw is a function of the seed and the decision's number.
 
-So a dry run changes nothing, and the same seed and bookings give the same placements anywhere.
+Dry runs therefore change nothing, and equal seeds and bookings give equal placements anywhere.
 """
 
 _64_BITS = (1 << 64) - 1
 
 
 def uniform_index(seed: int, number: int, n: int, stream: int = 0) -> int:
-    """Draw one of 0 to n - 1, each as likely (to within n / 2**64).
+    """Draw one of 0 to n - 1, uniformly (to within n / 2**64).
 
     Parameters
     ----------
     seed : int
-        Taken modulo 2**64, as `number` and `stream` are.
+        Taken modulo 2**64, like `number` and `stream`.
     number : int
-        Of the decision, `RequestView.number`.
+        The decision's number, `RequestView.number`.
     n : int
         At least 1.
     stream : int
-        Draws of one decision that differ in this are independent.
+        Draws of one decision with different streams are independent.
     """
     bits = 0
     for word in (seed, stream, number):

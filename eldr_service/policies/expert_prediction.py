@@ -1,13 +1,13 @@
-"""Which experts a decode will use: the prefill's, corrected by what finished decodes have taught.
+"""Predicts which experts a decode will use, from its prefill and from finished decodes.
 
     p = mean of prefills + drift + reliability[layer] x departure + residuals of similar requests
 
-`departure` is the prefill's from the mean of prefills, which counts as 16 tokens. The other terms
-are learned from the `decode_counts` that releases bring: `drift` is how decodes differ from
-prefills on the whole, `reliability` how much of a departure lasts (per layer, by least squares),
-and the residuals are what the 8 most similar of the 128 requests that finished last did beyond
-that (see `kernels.policies.expert_prediction`). A prior of 4 requests pulls drift to 0 and
-reliability to 1, so that without any decode counts this is the shrunken prefill.
+`departure` is the prefill's difference from the mean of prefills, which is weighted like 16 tokens.
+The other terms are learned from the `decode_counts` of releases: `drift` is how decodes differ from
+prefills on average, `reliability` how much of a departure persists (per layer, by least squares),
+and the residuals are what the 8 most similar of the last 128 finished requests did beyond that (see
+`kernels.policies.expert_prediction`). A prior of 4 requests pulls drift to 0 and reliability to 1,
+so that without decode counts the prediction is the shrunken prefill.
 """
 
 import numpy as np
@@ -20,8 +20,8 @@ TOKENS_OF_MEAN = 16.0
 PRIOR_REQUESTS = 4.0
 REMEMBERED = 128
 SKETCH = 256
-_MOST_BYTES = 64 << 20  # of residuals, whatever the geometry
-_WINDOW = 1_000  # requests over which means forget
+_MOST_BYTES = 64 << 20  # of residuals, for any geometry
+_WINDOW = 1_000  # requests over which means decay
 _LEARNED = ("mean", "drift", "sums", "reliability", "sketches", "residuals", "scales")
 
 
@@ -55,7 +55,7 @@ class ExpertPrediction:
     def predict(self, counts: NDArray[np.integer] | None) -> NDArray[np.float32]:
         """Probability that a token of the decode uses each expert, shape [layers * experts].
 
-        Of a request without counts, that of the mean request.
+        Without counts, the prediction is for the mean request.
         """
         if counts is None:
             return np.clip(self._mean + self._known * self._drift, 0, 1).ravel()
@@ -75,13 +75,13 @@ class ExpertPrediction:
         )
 
     def saw_prefill(self, counts: NDArray[np.integer]) -> None:
-        """Take a prefill into the mean, beside which even use counts as one."""
+        """Add a prefill to the mean, which starts as uniform use, weighted as one prefill."""
         self._prefills += 1
         rate = 1 / min(self._prefills + 1, _WINDOW)
         follow_counts(self._mean, counts.astype(np.float32), self.top_k, rate)
 
     def saw_decode(self, prefill: NDArray[np.integer], decode: NDArray[np.integer]) -> None:
-        """Learn from a request that finished: counts [layers, experts] of both its parts."""
+        """Learn from a finished request's prefill and decode counts [layers, experts]."""
         place = self._decodes % len(self._residuals)
         self._decodes += 1
         self._scales[place] = learn_decode(
@@ -107,7 +107,7 @@ class ExpertPrediction:
         return {"seen": seen, **{name: getattr(self, f"_{name}").copy() for name in _LEARNED}}
 
     def restore(self, state: PolicyState) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         self._prefills, self._decodes = state["seen"].tolist()
         for name in _LEARNED:
             if state[name].shape != getattr(self, f"_{name}").shape:  # of another version
@@ -116,6 +116,6 @@ class ExpertPrediction:
 
     @property
     def _known(self) -> float:
-        """How much of what was learned to believe, 0 to 1."""
+        """Weight of what was learned against the prior, 0 to 1."""
         n = min(self._decodes, _WINDOW)
         return n / (n + PRIOR_REQUESTS)

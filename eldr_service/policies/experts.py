@@ -1,4 +1,4 @@
-"""What workers' batches are predicted to use of experts, by the bookings that they hold."""
+"""Predicts the experts that workers' batches use, from the bookings that they hold."""
 
 from dataclasses import dataclass, field
 
@@ -13,15 +13,15 @@ from eldr_service.policies.packed_use import PackedUse
 from eldr_service.policies.state import PolicyState, inside, pack_texts, unpack_texts, within
 
 LEARNING_BYTES = 8 << 20
-"""Of prefills of living bookings, kept as they came; what finishes beside them teaches nothing."""
+"""For raw prefills of living bookings; beyond it, bookings that finish teach nothing."""
 
 
 @dataclass(slots=True)
 class Experts:
-    """What is known of experts: all for one geometry.
+    """What is known about experts, for one geometry.
 
     `held` has what each living booking added to its worker's batch: 3 bits per expert of a layer.
-    `learning` counts those whose prefill is kept as it came, to learn from when they end.
+    `learning` counts the bookings whose raw prefill is kept, to learn from when they end.
     """
 
     prediction: ExpertPrediction
@@ -31,12 +31,12 @@ class Experts:
 
     @classmethod
     def of(cls, counts: Counts, top_k: int) -> "Experts":
-        """Nothing is known yet."""
+        """The state before anything is known."""
         return cls(ExpertPrediction(counts.shape, top_k), Batches(counts.size))
 
     def state(self) -> PolicyState:
         """All of it, for `restored`."""
-        # What bookings hold is never written to: no copies of the most there is.
+        # What bookings hold is never written to, so it, the bulk, is not copied.
         held = {str(i): use.data for i, use in enumerate(self.held.values())}
         return {
             **self.learned(),
@@ -54,7 +54,7 @@ class Experts:
 
     @classmethod
     def restored(cls, state: PolicyState) -> "Experts":
-        """What `state` gave."""
+        """The inverse of `state`."""
         made = cls.relearned(state)
         made.batches.restore(inside(state, "batches"))
         held = inside(state, "held")
@@ -67,29 +67,29 @@ class Experts:
 
     @classmethod
     def relearned(cls, learned: PolicyState) -> "Experts":
-        """What `learned` gave, without bookings."""
+        """The inverse of `learned`, without bookings."""
         layers, experts, top_k = learned["geometry"].tolist()
         made = cls(ExpertPrediction((layers, experts), top_k), Batches(layers * experts))
         made.prediction.restore(inside(learned, "prediction"))
         return made
 
     def fits(self, counts: Counts, top_k: int) -> bool:
-        """It is for the geometry of these counts."""
+        """Whether it is for the geometry of these counts."""
         return self.prediction.shape == counts.shape and self.prediction.top_k == top_k
 
     def active(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Distinct experts per layer of a step of each row's batch."""
+        """Distinct experts per layer that a step of each row's batch uses."""
         self.batches.reach(int(rows.max(initial=-1)) + 1)
         return self.batches.active(rows) / self.prediction.shape[0]
 
 
 class ExpertsInUse:
-    """Follows the bookings of a model; starts over when counts come in another geometry.
+    """Follows a model's bookings; starts over when counts have another geometry.
 
     Parameters
     ----------
     min_coverage : float
-        A booking whose counts cover less of its prompt, or that has none, is the mean request.
+        A booking with less coverage, or without counts, is treated as the mean request.
 
     Attributes
     ----------
@@ -103,18 +103,18 @@ class ExpertsInUse:
         self._predicted: tuple[Counts, NDArray[np.float32]] | None = None
 
     def predict(self, counts: Counts, top_k: int) -> tuple[Experts, NDArray[np.float32]]:
-        """What a request with these counts would use, and beside what; takes nothing in."""
+        """The experts known, and what a request with these counts would use; changes nothing."""
         experts = self._known_for(counts, top_k)
         probabilities = experts.prediction.predict(counts)
-        self._predicted = counts, probabilities  # which the booking needs again
+        self._predicted = counts, probabilities  # the booking needs it again
         return experts, probabilities
 
     def used_by(self, booking: Booking) -> PackedUse | None:
-        """What a living booking is predicted to use; None where nothing is."""
+        """What a living booking is predicted to use; None if there is no prediction."""
         return self.known.held.get(booking.key) if self.known else None
 
     def put_in(self, booking: Booking) -> None:
-        """Put a request into its worker's batch, and its prefill into the mean."""
+        """Add a request to its worker's batch, and its prefill to the mean."""
         counts = booking.counts
         if counts is not None and booking.coverage >= self._min_coverage:
             self.known = self._known_for(counts, booking.top_k)
@@ -123,11 +123,11 @@ class ExpertsInUse:
         if self.known is not None:
             self._hold(booking, self._prediction_of(counts), learns=counts is not None)
             if counts is not None and not booking.awaits_signature:
-                self.known.prediction.saw_prefill(counts)  # a part would count as a whole
+                self.known.prediction.saw_prefill(counts)  # a partial one would count as a whole
             self._predicted = None
 
     def _hold(self, booking: Booking, probabilities: NDArray[np.float32], learns: bool) -> None:
-        """Add the request to its worker's batch, and keep no more of it than is needed."""
+        """Add the request to its worker's batch, and keep no more than is needed."""
         experts, counts = self.known, booking.counts
         assert experts is not None
         if counts is not None and not experts.fits(counts, booking.top_k):
@@ -142,12 +142,12 @@ class ExpertsInUse:
                 booking.kept = use
 
     def put_in_again(self, booking: Booking) -> None:
-        """Predict a request's experts again, from its whole prefill."""
+        """Predict a request's experts again, from its complete prefill."""
         self._take_out(booking)
         self.put_in(booking)
 
     def take_out(self, booking: Booking) -> None:
-        """Take a request out of its worker's batch, and learn from what its decode used."""
+        """Remove a request from its worker's batch, and learn from what its decode used."""
         use = self._take_out(booking)
         experts, decode = self.known, booking.decode_counts
         if not (use and use.learns and experts and decode is not None):
@@ -167,11 +167,11 @@ class ExpertsInUse:
         if experts and use:
             experts.batches.add(booking.row, use, -booking.num_sequences)
             experts.learning -= use.learns
-            self._predicted = None  # it would be another now
+            self._predicted = None  # it is out of date now
         return use
 
     def _prediction_of(self, counts: Counts | None) -> NDArray[np.float32]:
-        """What `predict` has just said of them, else a new prediction."""
+        """The last result of `predict` if it was for these counts, else a new prediction."""
         assert self.known is not None
         if counts is not None and self._predicted is not None:
             asked, probabilities = self._predicted
@@ -180,7 +180,7 @@ class ExpertsInUse:
         return self.known.prediction.predict(counts)
 
     def _known_for(self, counts: Counts, top_k: int) -> Experts:
-        """What is known for the counts' geometry: nothing yet, where it is another than before."""
+        """What is known for the counts' geometry; starts over if the geometry changed."""
         if self.known is None or not self.known.fits(counts, top_k):
             return Experts.of(counts, top_k)
         return self.known

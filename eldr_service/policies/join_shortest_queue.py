@@ -1,9 +1,9 @@
 """`join-shortest-queue`: the least loaded worker.
 
-Rule: of the eligible workers with the least load, any, each as likely. Load is in flight relative
-to capacity, in the unit of the parameter `load`; ties are exact.
+Rule: of the eligible workers with the least load, one at random. Load is in flight relative to
+capacity, in the unit of the parameter `load`; ties are exact.
 
-A worker whose reports are stale counts by ELDR's own bookings. Parameters: `load`, `seed`.
+A worker with stale reports counts by ELDR's own bookings. Parameters: `load`, `seed`.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from eldr_service.policies.words import at_load, names
 
 
 class JoinShortestQueue(Policy):
-    """The eligible worker with the least load; of equals, a uniform draw."""
+    """Picks the eligible worker with the least load; ties are broken uniformly at random."""
 
     name = "join-shortest-queue"
     description = "the least loaded eligible worker, ties at random"
@@ -31,13 +31,13 @@ class JoinShortestQueue(Policy):
         return Decision(int(least[drawn]))
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
-        """Say who was the least loaded, and how a tie was broken."""
+        """Say which worker was the least loaded, and how a tie was broken."""
         taken = at_load(fleet, decision.worker)
         equal = fleet.eligible & (fleet.load == fleet.load[decision.worker])
         of = counted(int(fleet.eligible.sum()), "eligible worker")
         if equal.sum() == 1:
             return f"least loaded of {of}: {taken}"
         return (
-            f"least loaded of {of}, all alike: {names(fleet, equal)}; drawn of them: {taken}"
+            f"least loaded of {of}, all equal: {names(fleet, equal)}; drawn of them: {taken}"
             f" (seed {self.parameters.seed}, decision {request.number})"
         )

@@ -10,14 +10,14 @@ Rule, over the eligible workers:
                  if tau > 0 and those are fewer than min_band, the next best join
     choice     = the least loaded of the band; of equals the one that registered first
 
-`tau` is the similarity that balance may cost, in units of cosine. At 0 the most similar worker is
-taken (see `locality`); at 2 every worker is in the band, and only load decides. What a tau means
-depends on the partition's transform: the cosines of `sqrt` are all close, so that 0.1 lets nearly
-every worker in. `width` means the same under every transform: tau as a share of the spread, 1 less
-the mean cosine of two centroids, which is about how much less similar a request is to another
-slot's centroid than to its own. `min_band` is 2 in the paper: of two workers the less loaded is
-taken then, whatever the similarities. At 1 the most similar worker may be alone in its band. Load
-is in flight relative to capacity, in the unit of the parameter `load`.
+`tau` is how much similarity balance may cost, in units of cosine. At 0 the most similar worker is
+taken (see `locality`); at 2 every worker is in the band, and load alone decides. What a tau means
+depends on the partition's transform: the cosines of `sqrt` are close together, so 0.1 admits nearly
+every worker. `width` means the same under every transform: it is tau as a share of the spread, 1
+less the mean cosine of two centroids, which is about how much less similar a request is to another
+slot's centroid than to its own. `min_band` is 2 in the paper: with two workers the less loaded one
+is then taken, whatever the similarities. With 1 the most similar worker may be alone in its band.
+Load is in flight relative to capacity, in the unit of the parameter `load`.
 
 When a signal is missing:
 
@@ -40,7 +40,7 @@ from eldr_service.policies.words import at_load, names
 
 
 class LocalityBandParameters(SignatureParameters):
-    """What `locality-band` can be told."""
+    """Parameters of `locality-band`."""
 
     exclusive = (("tau", "width"),)
 
@@ -54,30 +54,30 @@ class LocalityBandParameters(SignatureParameters):
         default=None,
         ge=0,
         le=10,
-        description="the same as a share of the partition's spread, 1 less the mean cosine of two"
+        description="tau as a share of the partition's spread, 1 less the mean cosine of two"
         " centroids; in place of tau",
     )
     min_band: int = Field(
         default=2,
         ge=1,
         le=64,
-        description="workers in the band at least, the next best beyond tau; with 2 load alone "
-        "decides between two workers",
+        description="fewest workers in the band, the next best beyond tau included; with 2, load"
+        " alone decides between two workers",
     )
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
-        """With a width there is no tau, so that parameters can be written and read again."""
+        """Unset tau when there is a width, so that parameters can be written and read again."""
         if self.width is None:
             return self
         if "tau" in self.model_fields_set and self.tau is not None:
             raise PydanticCustomError("two_widths", "either tau or width, not both")
-        self.__dict__["tau"] = None  # it is frozen
+        self.__dict__["tau"] = None  # the model is frozen
         return self
 
 
 class LocalityBand(Policy):
-    """The least loaded of the eligible workers within tau of the most similar."""
+    """Picks the least loaded of the eligible workers within tau of the most similar."""
 
     name = "locality-band"
     description = "the least loaded of the eligible workers within tau of the most similar"
@@ -86,14 +86,14 @@ class LocalityBand(Policy):
     needs_signature = True
 
     def prepare(self) -> None:
-        """Compile the choice."""
+        """Compile the kernel of the choice."""
         compile_ahead(choose_in_band)
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
         """Take the least loaded of the band."""
         tau, min_band = self.tau(fleet.spread), self.parameters.min_band
         assert fleet.quantised is not None
-        assert request.signature is not None  # as needs_signature asks
+        assert request.signature is not None  # because of needs_signature
         worker, similarity, in_band, about = choose_in_band(
             *fleet.quantised,
             request.signature,
@@ -116,14 +116,14 @@ class LocalityBand(Policy):
         """The band's width in units of cosine, for a partition's spread."""
         if self.parameters.width is not None:
             return self.parameters.width * spread
-        assert self.parameters.tau is not None  # as the parameters are checked
+        assert self.parameters.tau is not None  # the parameters' validator sees to it
         return self.parameters.tau
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
-        """Say who was in the band, why, and who was the least loaded there."""
+        """Say which workers were in the band and why, and which was the least loaded."""
         similarity, in_band = decision.best_known_similarity, decision.in_band
         assert similarity is not None
-        assert in_band is not None  # as `pick` gave them
+        assert in_band is not None  # `pick` sets them
         (tau, spread), bound = decision.grounds, fleet.slots >= 0
         best = similarity[fleet.eligible & bound].max(initial=-np.inf)
         similar = in_band & bound & (similarity >= best - tau)

@@ -1,8 +1,8 @@
-"""`marginal-cost`: the worker where a request makes decode steps least longer, its own and others'.
+"""`marginal-cost`: the worker where a request adds least to decode steps, its own and others'.
 
-Rule, over the eligible workers. With worker w's batch a step is predicted to use A distinct experts
-a layer, and D more with the request; it holds n sequences, which have R lives left to generate,
-half of one each on average:
+Rule, over the eligible workers. With worker w's batch, a step is predicted to use A distinct
+experts per layer, and D more with the request. The batch has n sequences, which together have R
+lives left to generate, half a life each on average:
 
     step     = speed x (fixed + expert x (A + D) + sequence x (n + 1))     what the request will pay
     others   = speed x expert x D x R                                      what those held will
@@ -10,27 +10,27 @@ half of one each on average:
     choice   = the least step + others + later among the workers whose step is at most
                (1 + tail) x the mean of all; of equals the one that registered first
 
-While the request runs, about as many come to its worker as a worker holds. `later` takes them for
-such as the worker holds now: D' is D beside a batch like the worker's, but of the mean size, so
-that the fuller worker does not look the more alike. It keeps each worker to its kind of requests;
-without it each request is priced beside those that it happens to meet, and kinds mix. What a
-sequence adds whatever its experts is in `step` alone: those that come later even loads out.
+While the request runs, about as many requests come to its worker as the worker holds. `later`
+assumes that they are like those it holds now: D' is D beside a batch like the worker's, but of the
+mean size, so that a fuller worker does not look more similar. It keeps each worker to its kind of
+requests; without it, each request is priced beside those that it happens to meet, and kinds mix.
+What a sequence adds besides experts is in `step` alone: requests that come later even out loads.
 
-Where workers hold part of the prompt's KV from earlier requests, and the cost is in seconds, what
-that saves comes off the cost, spread over the tokens that the request is to generate:
+If workers hold part of the prompt's KV from earlier requests, and the cost is in seconds, what that
+saves is subtracted from the cost, spread over the tokens that the request is to generate:
 
     saved    = cached tokens x transfer / output tokens
 
-`transfer` (`token_transfer_us`) is what moving a token's KV takes, KV bytes per token / bandwidth;
-where a worker without the prefix prefills it itself, what prefilling a token takes. Output tokens
-are those expected by the call, else the mean of requests that ended, else 256.
+`transfer` (`token_transfer_us`) is the time to move one token's KV, KV bytes per token / bandwidth;
+where a worker without the prefix prefills it itself, it is the time to prefill a token. Output
+tokens are those that the call expects, else the mean of requests that ended, else 256.
 
 `tail` bounds what the choice may cost the slowest: at 0 no worker is chosen whose step would be
-longer than the fleet's mean, at large values the least sum decides alone.
+longer than the fleet's mean; at large values the least sum alone decides.
 
-A and D follow from what each request is predicted to use (`expert_prediction`), kept for each
-worker as requests come and go (`experts`, `batches`); R weighs a request by how much it has yet to
-generate (`remaining`); fixed, expert, sequence and speed are learned from reports (`step_cost`).
+A and D follow from what each request is predicted to use (`expert_prediction`), kept per worker as
+requests come and go (`experts`, `batches`); R weights a request by how much it has yet to generate
+(`remaining`); fixed, expert, sequence and speed are learned from reports (`step_cost`).
 
 When a signal is missing:
 
@@ -76,46 +76,46 @@ from eldr_service.policies.step_cost import LearnedStepCost
 from eldr_service.policies.words import names
 
 OUTPUT_TOKENS = 256
-"""Of a request, until a call expects or a release says any."""
+"""Output tokens of a request, until a call or a release states any."""
 _NOTHING = np.zeros(0)
 
 
 class MarginalCostParameters(SignatureParameters):
-    """What `marginal-cost` can be told."""
+    """Parameters of `marginal-cost`."""
 
     tail: float = Field(
         default=0.05,
         ge=0,
         le=10,
         description="how much longer than the fleet's mean the chosen worker's decode step may be,"
-        " as a share of it",
+        " as a share of the mean",
     )
     token_transfer_us: float = Field(
         default=2.0,
         ge=0,
         le=1e6,
-        description="microseconds that a prompt token saves whose KV a worker holds already, by"
+        description="microseconds saved per prompt token whose KV a worker already holds, by"
         " `cached_tokens` or `prefix_hashes` of the call: KV bytes per token / bandwidth",
     )
     moves: bool = Field(
         default=False,
-        description="whether it chooses running requests that should go on at another worker",
+        description="whether to propose running requests that should move to another worker",
     )
     move_seconds: float = Field(
         default=0.005,
         gt=0,
         le=60,
-        description="what a move costs its request; one is chosen where it saves five times"
+        description="what a move costs its request; a move is proposed if it saves five times"
         " that, over all requests, or more where workers hold fewer than 8",
     )
 
 
 class MarginalCost(Policy):
-    """The eligible worker where the request costs least, in predicted step time of all."""
+    """Picks the eligible worker where the request adds least to the predicted step time of all."""
 
     name = "marginal-cost"
     description = (
-        "the worker where the request makes decode steps least longer, by predicted experts"
+        "the worker where the request adds least to decode step times, by predicted experts"
     )
     Parameters = MarginalCostParameters
     parameters: MarginalCostParameters
@@ -129,7 +129,7 @@ class MarginalCost(Policy):
         self.experts = ExpertsInUse(self.parameters.min_coverage)
 
     def prepare(self) -> None:
-        """Compile all that a decision and the hooks run."""
+        """Compile all that decisions and hooks run."""
         compile_ahead(least_marginal_cost, nearness, remaining_by_row)
         compile_ahead(predict_use, follow_counts, learn_decode)
         compile_ahead(add_use, growth, pack_use, unpack_counts)
@@ -137,11 +137,11 @@ class MarginalCost(Policy):
             compile_ahead(best_move)
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
-        """Take the least costly."""
+        """Take the cheapest worker."""
         counts, top_k, rows = request.counts, request.top_k, fleet.rows
-        assert counts is not None  # as needs_counts asks
+        assert counts is not None  # because of needs_counts
         experts, probabilities = self.experts.predict(counts, top_k)
-        if request.num_sequences > 1:  # used by one of them at least
+        if request.num_sequences > 1:  # used by at least one of them
             probabilities = 1 - (1 - probabilities) ** np.float32(request.num_sequences)
         active = experts.active(rows)
         grown = experts.batches.growth(rows, probabilities) / len(counts)
@@ -149,7 +149,7 @@ class MarginalCost(Policy):
         grown_at_mean = experts.batches.growth_at_mean(rows, probabilities) / len(counts)
         if (
             fleet.quantised is not None and request.signature is not None
-        ):  # to be told, not to choose
+        ):  # for the explanation, not the choice
             _, mean, codes, scale, _, _ = fleet.quantised
             similar = nearness(mean, codes, scale, request.signature, fleet.slots)
         else:
@@ -181,7 +181,7 @@ class MarginalCost(Policy):
         )
 
     def _saved(self, request: RequestView, fleet: FleetSnapshot) -> NDArray[np.float64]:
-        """Seconds per generated token that each worker spares the request; empty for none."""
+        """Seconds per generated token that each worker saves the request; empty if none does."""
         seconds = 1e-6 * self.parameters.token_transfer_us
         if fleet.cached_tokens is None or not (seconds and self.cost.learned):
             return _NOTHING
@@ -203,35 +203,35 @@ class MarginalCost(Policy):
         )
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
-        """Say whose step was too long, and what the choice was predicted to cost."""
+        """Say which steps were too long, and what the choice was predicted to cost."""
         step, learned, saved = decision.grounds
         costs, allowed, chosen = decision.cost, decision.in_band, decision.worker
         assert costs is not None
-        assert allowed is not None  # as `pick` gave them
+        assert allowed is not None  # `pick` sets them
         mean = _written(step[fleet.eligible].mean(), learned)
         less = ""
         if saved:
             assert fleet.cached_tokens is not None  # or nothing was saved
             held = counted(int(fleet.cached_tokens[chosen]), "prompt token")
-            less = f", less {_written(saved, learned)} for {held} that it holds"
+            less = f", less {_written(saved, learned)} for {held} it already holds"
         return (
             f"predicted decode step within 1 + tail {self.parameters.tail:g} times the mean of"
             f" {mean}: {names(fleet, allowed)}; least cost of them: {fleet.worker_ids[chosen]} at"
             f" {_written(costs[chosen], learned)} (its step {_written(step[chosen], learned)}, the"
-            f" rest what others will wait for it{less})"
+            f" rest what it adds for others{less})"
         )
 
     def on_booked(self, booking: Booking) -> None:
-        """Put the request into its worker's batch, and its prefill into the mean."""
+        """Add the request to its worker's batch, and its prefill to the mean."""
         self.remaining.add(booking)
         self.experts.put_in(booking)
 
     def on_signature_completed(self, booking: Booking) -> None:
-        """Predict the request's experts again, from its whole prefill."""
+        """Predict the request's experts again, from its complete prefill."""
         self.experts.put_in_again(booking)
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:
-        """Take the request out, and learn from what its decode used."""
+        """Remove the request, and learn from what its decode used."""
         self.remaining.remove(
             booking,
             finished=ended is Ended.RELEASED,
@@ -247,21 +247,21 @@ class MarginalCost(Policy):
         return parts | within("experts", self.experts.known.state())
 
     def restore(self, state: PolicyState) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         self.cost.restore(inside(state, "cost"))
         self.remaining.restore(inside(state, "remaining"))
         if experts := inside(state, "experts"):
             self.experts.known = Experts.restored(experts)
 
     def learned(self) -> PolicyState:
-        """Costs, lives of requests, and how decodes differ from prefills."""
+        """Step costs, lives of requests, and how decodes differ from prefills."""
         parts = within("cost", self.cost.state()) | {"remaining": self.remaining.means}
         if self.experts.known is None:
             return parts
         return parts | within("experts", self.experts.known.learned())
 
     def relearn(self, learned: PolicyState) -> None:
-        """Take over what `learned` gave."""
+        """Restore what `learned` returned."""
         self.cost.restore(inside(learned, "cost"))
         self.remaining.means = learned["remaining"]
         if experts := inside(learned, "experts"):
@@ -273,5 +273,5 @@ class MarginalCost(Policy):
 
 
 def _written(cost: float, learned: bool) -> str:
-    """In milliseconds, or before any report in reads of an expert by every layer."""
+    """A cost in milliseconds, or before any report in expert reads by every layer."""
     return f"{1e3 * cost:.3g} ms" if learned else f"{cost:.3g} expert reads"

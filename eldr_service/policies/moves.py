@@ -1,7 +1,7 @@
-"""Which running request should go on at another worker, by predicted step time of all.
+"""Which running request should move to another worker, by the predicted step time of all.
 
-Of each candidate with l tokens yet to generate (`remaining`), at worker a with n_a sequences, and
-each eligible worker b, with steps as `marginal_cost` predicts them, ' after the move:
+For each candidate with l tokens yet to generate (`remaining`) on worker a with n_a sequences, and
+each eligible worker b, with steps as `marginal_cost` predicts them and ' for after the move:
 
     saved  = l x (1/2 x (step_a x n_a + step_b x n_b - step_a' x (n_a - 1) - step_b' x (n_b + 1))
                   + later_a - later_b)
@@ -9,12 +9,12 @@ each eligible worker b, with steps as `marginal_cost` predicts them, ' after the
     choice = the most saved among the moves with step_b' at most (1 + tail) x the mean step,
              if min(1, mean n / `FULL`) of it is at least `MARGIN` times what a move costs
 
-Half, as those that run beside it now end, and others come, while it lives: else requests move for
-neighbours that are soon gone. Less still counts where workers hold few: there it is mostly how many
-each holds that makes a move look good, and the next arrivals even that out for nothing. D is what
-the request adds beside a batch like the worker's others, but of the mean size. Nothing is proposed
-until steps are learned in seconds, and until a request has ended that said how many tokens it
-generated. Requests of several sequences stay.
+The factor 1/2 is there because, while the request lives, those beside it end and others come;
+without it requests would move for neighbours that are soon gone. A saving counts less where workers
+hold few: there a move looks good mostly for how many each holds, which the next arrivals even out
+for free. D is what the request adds beside a batch like the worker's others, but of the mean size.
+Nothing is proposed until steps are learned in seconds, and until a request has ended that stated
+its number of tokens. Requests of several sequences stay.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ from eldr_service.policies.remaining import Remaining
 from eldr_service.policies.step_cost import LearnedStepCost
 
 MARGIN = 5.0
-"""Predictions err, and the best of many is the one that errs most."""
+"""Predictions err, and the best of many is likely one that errs much."""
 FULL = 8.0
-"""Sequences a worker, on average, from which on a saving counts in full."""
+"""Mean sequences per worker from which on a saving counts in full."""
 
 
 def find_move(
@@ -45,7 +45,7 @@ def find_move(
     tail: float,
     move_seconds: float,
 ) -> Move | None:
-    """Choose by the rule of this module; None where every request should stay."""
+    """Choose by the rule of this module; None if every request should stay."""
     place = {row: i for i, row in enumerate(fleet.rows.tolist())}
     single = [
         b for b in candidates if b.num_sequences == 1 and b.key in experts.held and b.row in place

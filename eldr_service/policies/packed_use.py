@@ -1,4 +1,4 @@
-"""A booking's experts in three bits each: what it adds to a batch, and about its counts."""
+"""A booking's experts in three bits each: what it adds to a batch, and its approximate counts."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ class PackedUse:
     shape : (int, int)
         Layers and experts.
     learns : bool
-        The booking keeps its counts as they came, to learn from when it ends.
+        Whether the booking keeps its raw counts, to learn from when it ends.
     """
 
     __slots__ = ("data", "learns", "shape")
@@ -30,12 +30,12 @@ class PackedUse:
     def of(
         cls, probabilities: NDArray[np.float32], counts: Counts | None, shape: tuple[int, int]
     ) -> "PackedUse":
-        """Of the predicted use, shape [layers * experts], and counts, where they are known."""
+        """Pack the predicted use, shape [layers * experts], with the counts if known."""
         known = probabilities if counts is None else counts.astype(np.float32).ravel()
         return cls(pack_use(probabilities, known), shape)
 
     def counts(self) -> Counts:
-        """About the prefill's counts: of each expert the mean of its range."""
+        """The prefill's approximate counts: for each expert the mean of its range."""
         layers, experts = self.shape
         counts = unpack_counts(self.data, layers * experts).reshape(self.shape)
         fits = counts.max(initial=0) <= np.iinfo(np.uint16).max

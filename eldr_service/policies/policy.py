@@ -1,4 +1,4 @@
-"""The interface of a policy, and the parameters that all policies take."""
+"""The interface of a policy, and the parameters that policies share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,10 +18,12 @@ LoadUnit = Literal["sequences", "tokens", "kv"]
 
 
 class PolicyParameters(BaseModel):
-    """What every policy can be told. Subclass it to add parameters."""
+    """Parameters of every policy. Subclass it to add more."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()  # names of which one may be given
+    exclusive: ClassVar[
+        tuple[tuple[str, ...], ...]
+    ] = ()  # groups of names, of which one each may be given
 
     load: LoadUnit = Field(
         default="sequences",
@@ -31,7 +33,7 @@ class PolicyParameters(BaseModel):
 
 
 class SignatureParameters(PolicyParameters):
-    """What every policy that reads signatures can be told."""
+    """Parameters of every policy that reads signatures."""
 
     min_coverage: float = Field(
         default=0.5,
@@ -43,17 +45,17 @@ class SignatureParameters(PolicyParameters):
 
 
 class SeededParameters(PolicyParameters):
-    """What every policy that draws by chance can be told.
+    """Parameters of every policy that draws at random.
 
-    Daemons that serve the same workers side by side should have different seeds: equal ones draw
-    alike, and pick the same worker at the same time.
+    Daemons that serve the same workers side by side need different seeds: with equal seeds they
+    draw alike, and pick the same worker at the same time.
     """
 
     seed: int = Field(default=0, ge=0, description="seed of the draws")
 
 
 class Move(NamedTuple):
-    """A running request that should go on elsewhere.
+    """A running request that should move to another worker.
 
     Attributes
     ----------
@@ -61,7 +63,7 @@ class Move(NamedTuple):
     worker : int
         Index into the snapshot.
     gain_seconds : float
-        Predicted, for all requests together, less what the move costs.
+        Predicted, over all requests, less what the move costs.
     """
 
     booking: Booking
@@ -72,15 +74,15 @@ class Move(NamedTuple):
 class Policy(ABC):
     """Picks a decode worker from a request and a snapshot of the fleet.
 
-    Subclasses set `name`, `description` (one line) and, where they take more than `load`,
+    Subclasses set `name`, `description` (one line) and, if they take more than `load`,
     `Parameters`; they are found by the entry-point group `eldr.policies`, under the same name.
 
-    `pick` must be pure: it is called for dry runs too, and its answer may be thrown away. The same
-    request, snapshot and bookings so far give the same decision; chance comes from `request.number`
-    and the seed alone (see `draw`).
+    `pick` must be pure: it is called for dry runs too, and its result may be discarded. The same
+    request, snapshot and earlier bookings give the same decision; randomness comes only from
+    `request.number` and the seed (see `draw`).
 
-    State belongs into the hooks. Those of bookings are called exactly once for each, in the order
-    in which bookings begin and end; they see every booking, those that `pick` did not decide too:
+    State belongs in the hooks. Those for bookings are called exactly once each, in the order in
+    which bookings begin and end. They see every booking, also those that `pick` did not decide:
     pinned ones, and those of requests without a signature. When a policy is put in force while
     requests flow, `on_booked` is first called for each living booking.
 
@@ -91,13 +93,13 @@ class Policy(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
     Parameters: ClassVar[type[PolicyParameters]] = PolicyParameters
-    # Asks for a signature and a partition: without them `pick` is not called, and the least loaded
+    # Needs a signature and a partition: without them `pick` is not called, and the least loaded
     # worker is taken.
     needs_signature: ClassVar[bool] = False
-    # Asks for counts of enough coverage: without them `pick` is not called either. There is a
-    # signature too where there is a partition.
+    # Needs counts of enough coverage: without them `pick` is not called either. With a partition
+    # there is a signature too.
     needs_counts: ClassVar[bool] = False
-    # Wants Booking.counts, which costs the memory of one signature per booking, unless a hook puts
+    # Needs Booking.counts, which costs the memory of one signature per booking, unless a hook puts
     # something smaller into Booking.kept.
     keeps_counts: ClassVar[bool] = False
 
@@ -109,18 +111,18 @@ class Policy(ABC):
         """Choose one of the eligible workers; the snapshot has at least one."""
 
     def prepare(self) -> None:  # noqa: B027
-        """Do ahead what would hold up the first decisions, such as compiling.
+        """Do ahead of time what would delay the first decisions, such as compiling.
 
-        Called once on a new policy, in a thread, before it is put in force; requests go on by the
-        earlier one.
+        Called once on a new policy, in a thread, before it is put in force; meanwhile the earlier
+        policy decides.
         """
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
-        """Say in words, with the rule's numbers, why `pick` gave this decision.
+        """Explain, with the rule's numbers, why `pick` gave this decision.
 
-        Called later, on a policy with the same parameters and nothing gathered: whatever else it
-        needs of the moment is in `decision.grounds`. `request` has no signature or counts any more,
-        `fleet` no centroids.
+        Called later, on a policy with the same parameters and no state: whatever else it needs is
+        in `decision.grounds`. `request` no longer has a signature or counts, and `fleet` no
+        centroids.
         """
         of = counted(int(fleet.eligible.sum()), "eligible worker")
         said = f"chosen by {self.name} from {of}: {at_load(fleet, decision.worker)}"
@@ -129,50 +131,50 @@ class Policy(ABC):
         return f"{said}; considered: {names(fleet, decision.in_band)}"
 
     def move(self, candidates: Sequence[Booking], fleet: FleetSnapshot) -> Move | None:
-        """Choose one of these running requests that should go on at another eligible worker.
+        """Choose one of these running requests that should move to another eligible worker.
 
-        Asked after a booking or an end, where moves are carried out, with a few requests by turns.
-        Pure, like `pick`: what is chosen may not be done. A request that does move is told of as a
+        Called after a booking or an end, if moves are carried out, with a few requests in turn.
+        Pure, like `pick`: the choice may not be carried out. A request that does move is seen as a
         booking that ended, `SUPERSEDED`, and one of a higher attempt, `PINNED`.
         """
         return None
 
     def on_booked(self, booking: Booking) -> None:  # noqa: B027
-        """A request is booked on a worker."""
+        """A request was booked on a worker."""
 
     def on_signature_completed(self, booking: Booking) -> None:  # noqa: B027
-        """The whole signature of a living booking has come, whose `counts` were a part or none.
+        """The whole signature of a living booking has come; before, `counts` was partial or None.
 
-        Called once at most for each booking that had `awaits_signature` when it was made.
+        Called at most once for each booking that had `awaits_signature` when it was made.
         """
 
     def on_ended(self, booking: Booking, ended: Ended) -> None:  # noqa: B027
-        """A booking ended; `ended` says how, its worker being gone included."""
+        """A booking ended; `ended` says how, also if its worker is gone."""
 
     def state(self) -> PolicyState:
-        """What the hooks have gathered, as arrays that later calls leave as they are.
+        """What the hooks have gathered, as arrays that later calls do not modify.
 
-        Each file of a decision log begins with it. A replay that begins with a file and finds none
-        has only the living bookings to go by.
+        Each file of a decision log begins with it. A replay of a file without it has only the
+        living bookings to go by.
         """
         return {}
 
     def restore(self, state: PolicyState) -> None:  # noqa: B027
-        """Take over what `state` gave of a policy of this name; called once, on a new one."""
+        """Restore the `state` of a policy of this name; called once, on a new policy."""
 
     def learned(self) -> PolicyState:
-        """What it has learned that outlives bookings, as arrays that later calls leave as they are.
+        """What it has learned that outlives bookings, as arrays that later calls do not modify.
 
-        Kept every half minute for the next start of the daemon, and when another policy is put in
-        force. A millisecond at most.
+        Saved every half minute for the daemon's next start, and when another policy is put in
+        force. Must take at most a millisecond.
         """
         return {}
 
     def relearn(self, learned: PolicyState) -> None:  # noqa: B027
-        """Take over what `learned` gave of a policy of this name; called once, before the hooks."""
+        """Restore what `learned` gave for a policy of this name; called once, before the hooks."""
 
     def on_reported(self, worker_id: str, report: LoadReport) -> None:  # noqa: B027
-        """A worker reported its load; called for reports that count, in their order.
+        """A worker reported its load; called for accepted reports, in order.
 
-        Which requests it holds is not among it (`held` is empty): their bookings say it.
+        The requests that it holds are not included (`held` is empty): the bookings have them.
         """

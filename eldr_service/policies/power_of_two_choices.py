@@ -1,11 +1,12 @@
 """`power-of-two-choices`: the less loaded of two drawn at random.
 
-Rule: draw two distinct eligible workers, every ordered pair as likely, and take the less loaded; on
-a tie the first drawn. A single eligible worker is taken as it is. Load is in flight relative to
-capacity, in the unit of the parameter `load`. The most loaded worker is never taken, and daemons
-with different seeds that see the same old loads do not all pick the same worker.
+Rule: draw two distinct eligible workers, every ordered pair equally likely, and take the less
+loaded; on a tie, the first drawn. A single eligible worker is taken without a draw. Load is in
+flight relative to capacity, in the unit of the parameter `load`. The most loaded worker is never
+taken, and daemons with different seeds that see the same stale loads do not all pick the same
+worker.
 
-A worker whose reports are stale counts by ELDR's own bookings. Parameters: `load`, `seed`.
+A worker with stale reports counts by ELDR's own bookings. Parameters: `load`, `seed`.
 """
 
 import numpy as np
@@ -18,7 +19,7 @@ from eldr_service.policies.words import at_load
 
 
 class PowerOfTwoChoices(Policy):
-    """The less loaded of two distinct eligible workers."""
+    """Picks the less loaded of two distinct eligible workers."""
 
     name = "power-of-two-choices"
     description = "the less loaded of two eligible workers drawn at random"
@@ -26,7 +27,7 @@ class PowerOfTwoChoices(Policy):
     parameters: SeededParameters
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
-        """Draw two, take one."""
+        """Draw two workers, take one."""
         first, second = self._drawn(request, fleet)
         return Decision(second if fleet.load[second] < fleet.load[first] else first)
 
@@ -52,5 +53,5 @@ class PowerOfTwoChoices(Policy):
         seed = self.parameters.seed
         i = uniform_index(seed, request.number, eligible.size)
         j = uniform_index(seed, request.number, eligible.size - 1, stream=1)
-        j += j >= i  # of the others: step over the first drawn
+        j += j >= i  # of the others: skip the first drawn
         return int(eligible[i]), int(eligible[j])

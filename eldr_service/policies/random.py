@@ -1,4 +1,4 @@
-"""`random`: any eligible worker, each as likely.
+"""`random`: any eligible worker, all equally likely.
 
 Reads no signal. Parameter: `seed`.
 """
@@ -12,10 +12,10 @@ from eldr_service.policies.policy import Policy, SeededParameters
 
 
 class Random(Policy):
-    """A uniform draw from the eligible workers."""
+    """Picks an eligible worker uniformly at random."""
 
     name = "random"
-    description = "any eligible worker, each as likely"
+    description = "any eligible worker, all equally likely"
     Parameters = SeededParameters
     parameters: SeededParameters
 
@@ -26,9 +26,9 @@ class Random(Policy):
         return Decision(int(eligible[drawn]))
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
-        """Say of how many it was drawn."""
+        """Say from how many workers it was drawn."""
         of = counted(int(fleet.eligible.sum()), "eligible worker")
         return (
-            f"drawn from {of}, each as likely: {fleet.worker_ids[decision.worker]}"
+            f"drawn from {of}, all equally likely: {fleet.worker_ids[decision.worker]}"
             f" (seed {self.parameters.seed}, decision {request.number})"
         )

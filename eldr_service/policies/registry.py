@@ -1,7 +1,7 @@
-"""Which policies are installed, and how one is made from what people write.
+"""Finds the installed policies, and creates one from its name and parameters.
 
-A policy is an entry point of the group `eldr.policies`. Nothing is imported before it is asked for,
-and a plugin that cannot be imported is listed as broken without taking the others down.
+A policy is an entry point of the group `eldr.policies`. Nothing is imported before it is needed,
+and a plugin that cannot be imported is listed as broken without affecting the others.
 """
 
 import json
@@ -29,13 +29,13 @@ OWN_DISTRIBUTION = "eldr-service"
 
 @dataclass(frozen=True, slots=True)
 class ParameterInfo:
-    """A parameter of a policy, in words.
+    """A description of a policy's parameter.
 
     Attributes
     ----------
     name, description : str
     default : str
-        As it would be written; empty when there is none.
+        As it would be written; empty if there is none.
     allowed : str
         What may be written, such as "a number, 0 to 2".
     """
@@ -48,7 +48,7 @@ class ParameterInfo:
 
 @dataclass(frozen=True)
 class InstalledPolicy:
-    """A policy that some distribution brings; imported when more than its name is asked for."""
+    """A policy that a distribution provides; imported when more than its name is needed."""
 
     name: str
     distribution: str
@@ -56,26 +56,26 @@ class InstalledPolicy:
 
     @property
     def error(self) -> str | None:
-        """Why it cannot be used; None when it can."""
+        """Why it cannot be used; None if it can."""
         return self._loaded if isinstance(self._loaded, str) else None
 
     @property
     def description(self) -> str:
-        """What it does, in one line; empty when it is broken."""
+        """What it does, in one line; empty if it is broken."""
         return "" if isinstance(self._loaded, str) else self._loaded[0].description
 
     @property
     def parameters(self) -> tuple[ParameterInfo, ...]:
-        """What it can be told; empty when it is broken."""
+        """Its parameters; empty if it is broken."""
         return () if isinstance(self._loaded, str) else self._loaded[1]
 
     def load(self) -> type[Policy]:
-        """Import its class.
+        """Import the policy's class.
 
         Raises
         ------
         FailedPreconditionError
-            When it is broken.
+            The policy is broken.
         """
         if isinstance(self._loaded, str):
             raise FailedPreconditionError(
@@ -85,7 +85,7 @@ class InstalledPolicy:
 
     @cached_property
     def _loaded(self) -> tuple[type[Policy], tuple[ParameterInfo, ...]] | str:
-        """Its class and what that can be told, or what is wrong with it."""
+        """Its class and parameters, or what is wrong with it."""
         try:
             policy = _checked(self.name, self.entry_point.load())
             return policy, _described(policy.Parameters)
@@ -96,8 +96,8 @@ class InstalledPolicy:
 def installed() -> dict[str, InstalledPolicy]:
     """All policies by name, in order of their names.
 
-    Of several distributions that bring the same name, this project's own wins, then the first in
-    order of the alphabet; the others are named in a warning.
+    If several distributions provide a name, this project's own wins, else the alphabetically
+    first; a warning names the others.
     """
     found: dict[str, InstalledPolicy] = {}
     every = [InstalledPolicy(e.name, _distribution(e), e) for e in entry_points(group=GROUP)]
@@ -107,22 +107,22 @@ def installed() -> dict[str, InstalledPolicy]:
         if winner is not policy:
             warnings.warn(
                 f"policy {policy.name} of distribution {policy.distribution} is ignored:"
-                f" {winner.distribution} brings one of that name",
+                f" {winner.distribution} provides one of that name",
                 stacklevel=2,
             )
     return found
 
 
 def create(name: str, parameters: Mapping[str, str]) -> Policy:
-    """Make a policy; parameters left out have their defaults.
+    """Create a policy; omitted parameters have their defaults.
 
     Raises
     ------
     InvalidArgumentError
-        Field ``name`` when no such policy is installed, ``parameters.<key>`` when it takes no such
-        parameter or not that value.
+        Field ``name`` if no such policy is installed, ``parameters.<key>`` if it has no such
+        parameter or does not take that value.
     FailedPreconditionError
-        When the policy is installed but broken, or its constructor raises.
+        The policy is installed but broken, or its constructor raises.
     """
     policies = installed()
     if name not in policies:
@@ -136,32 +136,32 @@ def create(name: str, parameters: Mapping[str, str]) -> Policy:
     try:
         return policy(validated)
     except Exception as error:
-        raise FailedPreconditionError(f"policy {name} cannot be made: {error}") from error
+        raise FailedPreconditionError(f"policy {name} cannot be created: {error}") from error
 
 
 def create_prepared(name: str, parameters: Mapping[str, str]) -> Policy:
-    """As `create`, and ready to be put in force; may take seconds, where kernels are compiled.
+    """Like `create`, but ready to be put in force; may take seconds to compile kernels.
 
     Raises
     ------
     InvalidArgumentError, FailedPreconditionError
-        As `create` does; the latter when the policy cannot be made ready either.
+        As for `create`; the latter also if the policy's `prepare` raises.
     """
     policy = create(name, parameters)
     try:
         policy.prepare()
     except Exception as error:
-        raise FailedPreconditionError(f"policy {name} cannot be made ready: {error}") from error
+        raise FailedPreconditionError(f"policy {name} cannot be prepared: {error}") from error
     return policy
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """Take ``NAME[:key=value,…]`` apart; whether they exist is for `create` to say.
+    """Split ``NAME[:key=value,…]``; `create` checks that they exist.
 
     Raises
     ------
     InvalidArgumentError
-        Field ``name`` or ``parameters``, or ``parameters.<key>`` for a key that is there twice.
+        Field ``name`` or ``parameters``, or ``parameters.<key>`` for a key given twice.
     """
     name, colon, rest = text.partition(":")
     name = name.strip()
@@ -181,7 +181,7 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 def changed(name: str, parameters: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
     """Parameters with some replaced, and without those that a replaced one excludes.
 
-    Whether any of them exists is for `create` to say.
+    `create` checks that they exist.
     """
     policy = installed().get(name)
     groups = policy.load().Parameters.exclusive if policy and not policy.error else ()
@@ -190,7 +190,7 @@ def changed(name: str, parameters: Mapping[str, str], changes: Mapping[str, str]
 
 
 def parameters_of(policy: Policy) -> dict[str, str]:
-    """All parameters of a policy as they would be written: `create` makes the same from them."""
+    """All parameters of a policy as written: `create` makes an equal policy from them."""
     return {key: _written(value) for key, value in policy.parameters if value is not None}
 
 
@@ -213,9 +213,9 @@ def _checked(name: str, loaded: object) -> type[Policy]:
 def _invalid(
     policy: type[Policy], parameters: Mapping[str, str], error: ValidationError
 ) -> InvalidArgumentError:
-    """Say what pydantic found first in the words of the contract."""
+    """Turn pydantic's first error into an error of the contract."""
     first = error.errors()[0]
-    if not first["loc"]:  # a check of several parameters together
+    if not first["loc"]:  # a check across several parameters
         return InvalidArgumentError("parameters", first["msg"], dict(parameters))
     key = str(first["loc"][0])
     if key not in policy.Parameters.model_fields:
@@ -243,9 +243,9 @@ def _written(value: Any) -> str:
 
 
 def _allowed(parameters: type[PolicyParameters], name: str) -> str:
-    """Put a parameter's JSON schema into words."""
+    """Describe the allowed values of a parameter, from its JSON schema."""
     schema = parameters.model_json_schema()["properties"][name]
-    schema = next(iter(schema.get("anyOf", ())), schema)  # None is what is left out
+    schema = next(iter(schema.get("anyOf", ())), schema)  # None stands for omitted
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     kinds = {"number": "a number", "integer": "an integer", "boolean": "true or false"}

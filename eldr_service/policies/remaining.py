@@ -1,9 +1,9 @@
-"""How much of what each worker holds is still to be generated, told without a clock.
+"""How much of what each worker holds is still to be generated, estimated without a clock.
 
-Time is counted in bookings of the whole fleet: a request's age is how many came after it, its
-expected life how many came in the lives of those that ended before, longer where it is expected to
-generate more than they did. In half lives a request weighs 2 when it begins, and less as it ages,
-so that of a steady stream each weighs 1 on average; at least 0.3, as lives differ.
+Time is counted in bookings of the whole fleet. A request's age is the number that came after it;
+its expected life is the mean number that came during the lives of requests that ended, more if it
+is expected to generate more than they did. In half lives, a request weighs 2 when it begins, and
+less as it ages, so that in a steady stream each weighs 1 on average; at least 0.3, as lives differ.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,14 @@ class Remaining:
     def __init__(self) -> None:
         self._keys: list[tuple[str, int]] = []
         self._place: dict[tuple[str, int], int] = {}
-        # An entry for each of them: row, sequences, expected life, when it began.
+        # One entry for each: row, sequences, expected life, when it began.
         self._table = (np.zeros(64, np.int64), np.zeros(64), np.zeros(64), np.zeros(64))
         self._now = 0.0
-        self._leaving: tuple[str, float] | None = None  # who was superseded last, and its beginning
-        self._life = 0.0  # 0: none has ended
-        self._tokens = 0.0  # generated in it; 0: none said
+        self._leaving: tuple[str, float] | None = (
+            None  # the booking superseded last, and its beginning
+        )
+        self._life = 0.0  # 0: no booking has ended
+        self._tokens = 0.0  # generated in a life; 0: unknown
 
     def add(self, booking: Booking) -> None:
         """A booking begins."""
@@ -56,9 +58,9 @@ class Remaining:
             array[place] = value
 
     def remove(self, booking: Booking, finished: bool, superseded: bool = False) -> None:
-        """A booking ends; only of one that `finished` anything is learned.
+        """A booking ends; only one that `finished` is learned from.
 
-        Of one that is `superseded` the next attempt goes on, if it was pinned: the request moves.
+        The next attempt of a `superseded` one continues it, if it was pinned: the request moves.
         """
         place = self._place.pop(booking.key)
         self._leaving = (booking.request_id, float(self._table[3][place])) if superseded else None
@@ -68,24 +70,24 @@ class Remaining:
             if booking.output_tokens:
                 self._tokens = _moved(self._tokens, booking.output_tokens)
         last = self._keys.pop()
-        if last != booking.key:  # it moves to the free place
+        if last != booking.key:  # it moves into the gap
             self._keys[place] = last
             self._place[last] = place
             for array in self._table:
                 array[place] = array[len(self._keys)]
 
     def by_row(self, num_rows: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Booked sequences of each of the first `num_rows` rows, plainly and by weight."""
+        """Booked sequences of each of the first `num_rows` rows, unweighted and weighted."""
         living = len(self._keys)
         return remaining_by_row(*self._table, living, self._now + 1, LEAST, num_rows)
 
     @property
     def knows_tokens(self) -> bool:
-        """A request has ended that said how many tokens it generated."""
+        """Whether a request has ended that stated how many tokens it generated."""
         return bool(self._life and self._tokens)
 
     def tokens_left(self, bookings: Sequence[Booking]) -> NDArray[np.float64]:
-        """Tokens that each of these has yet to generate; nothing is meant where none are known."""
+        """Tokens that each of these has yet to generate; meaningless if none are known."""
         places = [self._place[booking.key] for booking in bookings]
         _, _, lives, began = self._table
         life = np.where(np.isinf(lives[places]), self._life, lives[places])
@@ -93,7 +95,7 @@ class Remaining:
         return self._tokens * life / self._life * np.maximum(left, LEAST / 2)
 
     def state(self) -> PolicyState:
-        """All of it, for `restore`."""
+        """All state, for `restore`."""
         rows, sequences, lives, began = (array[: len(self._keys)].copy() for array in self._table)
         return {
             "requests": pack_texts(request for request, _ in self._keys),
@@ -108,7 +110,7 @@ class Remaining:
         }
 
     def restore(self, state: PolicyState) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         requests = unpack_texts(state["requests"])
         self._keys = list(zip(requests, state["attempts"].tolist(), strict=True))
         self._place = {key: place for place, key in enumerate(self._keys)}
@@ -118,18 +120,18 @@ class Remaining:
         for array, name in zip(self._table, ("rows", "sequences", "lives", "began"), strict=True):
             array[: len(self._keys)] = state[name]
         self.means = state["means"]
-        if "leaving" in state:  # an earlier version's has none
+        if "leaving" in state:  # earlier versions lack it
             leaving = zip(unpack_texts(state["leaving"]), state["left_since"].tolist(), strict=True)
             self._leaving = next(leaving, None)
 
     @property
     def mean_tokens(self) -> float:
-        """Generated by requests that ended; 0 where none has said."""
+        """Mean tokens generated by requests that ended; 0 if unknown."""
         return self._tokens
 
     @property
     def means(self) -> NDArray[np.float64]:
-        """The time in bookings, and the mean life and tokens of those that ended."""
+        """The time in bookings, and the mean life and tokens of requests that ended."""
         return np.array([self._now, self._life, self._tokens])
 
     @means.setter
@@ -148,7 +150,7 @@ Entries = TypeVar("Entries", bound=NDArray[Any])
 
 
 def _twice(array: Entries) -> Entries:
-    """The same with as much room again."""
+    """The array, doubled in length with zeros."""
     return np.concatenate([array, np.zeros_like(array)])  # type: ignore[return-value]
 
 

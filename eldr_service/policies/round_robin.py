@@ -1,11 +1,10 @@
 """`round-robin`: each worker in turn.
 
-Rule: the first eligible worker after the one booked last, in order of registration; after the last
-one comes the first. A worker that is not eligible is passed over and waits for its next turn. If
-the worker booked last is gone, the turn goes on from the one booked before it, so nobody's turn is
-lost.
+Rule: the first eligible worker after the one booked last, in order of registration, wrapping
+around. A worker that is not eligible is skipped until its next turn. If the worker booked last is
+gone, the turn continues from the one booked before it, so that no worker loses its turn.
 
-Reads no signal. The turn advances with bookings alone (pinned ones too), never with `pick`.
+Reads no signal. The turn advances only with bookings (pinned ones too), never with `pick`.
 """
 
 import numpy as np
@@ -18,26 +17,26 @@ from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
 
 class RoundRobin(Policy):
-    """The next eligible worker after the one booked last."""
+    """Picks the next eligible worker after the one booked last."""
 
     name = "round-robin"
     description = "each eligible worker in turn, in order of registration"
 
     def __init__(self, parameters: PolicyParameters | None = None) -> None:
         super().__init__(parameters)
-        # Row -> worker id, booked last at the end. By row it stays as small as the fleet; with the
-        # id, a row's next tenant does not inherit the turn.
+        # Row -> worker id, booked last at the end. Keyed by row it stays as small as the fleet; the
+        # id keeps the row's next worker from inheriting the turn.
         self._turns: dict[int, str] = {}
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
-        """Take the next in turn."""
+        """Take the next worker in turn."""
         eligible = np.flatnonzero(fleet.eligible)
         last = self._booked_last(fleet)
         later = eligible[eligible > last]
         return Decision(int(later[0] if later.size else eligible[0]), grounds=(last,))
 
     def explain(self, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
-        """Say whose turn it was."""
+        """Say which worker had the turn."""
         taken = fleet.worker_ids[decision.worker]
         of = counted(int(fleet.eligible.sum()), "eligible worker")
         (last,) = decision.grounds
@@ -46,7 +45,7 @@ class RoundRobin(Policy):
         return f"next of {of} after {fleet.worker_ids[last]}, which was booked last: {taken}"
 
     def on_booked(self, booking: Booking) -> None:
-        """Pass the turn on."""
+        """Advance the turn."""
         self._turns.pop(booking.row, None)
         self._turns[booking.row] = booking.worker_id
 
@@ -56,7 +55,7 @@ class RoundRobin(Policy):
         return {"rows": np.array(rows, np.int64), "worker_ids": pack_texts(ids)}
 
     def restore(self, state: PolicyState) -> None:
-        """Go on with the turns."""
+        """Continue with the turns."""
         rows, ids = state["rows"].tolist(), unpack_texts(state["worker_ids"])
         self._turns = dict(zip(rows, ids, strict=True))
 

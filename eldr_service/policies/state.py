@@ -1,4 +1,4 @@
-"""What a policy has gathered, as arrays: for a decision log, from which a replay goes on."""
+"""A policy's state as arrays, stored in a decision log so that a replay can continue from it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ PolicyState = Mapping[str, NDArray[Any]]
 
 
 def pack_texts(texts: Iterable[str]) -> NDArray[np.uint8]:
-    """Texts of any length as one array of bytes; NumPy's own would pad all to the longest."""
+    """Pack texts of any length into one byte array; NumPy's own would pad all to the longest."""
     return np.frombuffer(json.dumps(list(texts)).encode(), np.uint8)
 
 
@@ -22,11 +22,11 @@ def unpack_texts(packed: NDArray[np.uint8]) -> list[str]:
 
 
 def inside(state: PolicyState, part: str) -> PolicyState:
-    """Those of a part: its name and a slash begin their names, and are taken off."""
+    """The arrays of a part: those named `part/…`, without that prefix."""
     prefix = f"{part}/"
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def within(part: str, state: PolicyState) -> dict[str, NDArray[Any]]:
-    """The same with the part's name before theirs."""
+    """The arrays, with `part/` before each name."""
     return {f"{part}/{name}": array for name, array in state.items()}

@@ -1,13 +1,13 @@
-"""What a decode step costs, learned from the workers' own reports by recursive least squares.
+"""Learns what a decode step costs from workers' own reports, by recursive least squares.
 
     step seconds = speed[worker] x (fixed + expert x experts per layer + sequence x batch size)
 
-The three coefficients are the fleet's, from all reports, older ones forgotten by 0.2% a report.
-They lean on a prior: a step without experts costs as much as 8 experts (6 to 9 on the GPUs that
-were measured), a sequence as a tenth of one. Until the first report the unit is the expert, which
-ranks workers by experts and load. `speed` is by how much a worker has reported longer steps than
-the fleet's coefficients say, so that unlike hardware can be compared: the mean logarithm of the
-ratio, less that of all workers, as far as it is beyond chance. A step is flat in what a batch
+The three coefficients are the fleet's, from all reports; older ones are forgotten by 0.2% per
+report. They lean on a prior: a step without experts costs as much as 8 experts (6 to 9 on the GPUs
+measured), a sequence a tenth of one. Until the first report the unit is the expert, which ranks
+workers by experts and load. `speed` is how much longer a worker's reported steps are than the
+fleet's coefficients say, so that unlike hardware can be compared: the mean logarithm of the ratio,
+less that of all workers, as far as it exceeds chance. A step's time varies little with what a batch
 holds, so an error of 5% in a speed would move a third of a worker's requests; and speeds and
 coefficients can explain each other.
 
@@ -28,25 +28,25 @@ from eldr_service.policies.state import PolicyState, pack_texts, unpack_texts
 
 PRIOR = np.array([8.0, 1.0, 0.1])
 _KEEP = 0.998
-# Of the prior, beside the reports. Experts and sequences grow together: without a lasting prior any
-# error would be shared out between the two at will. Where a worker reports its experts as a mean
-# over tokens alone, they agree with the other means, over steps, to about a tenth.
+# Of the prior, relative to the reports. Experts and sequences grow together: without a lasting
+# prior any error would be split between the two arbitrarily. If a worker reports its experts only
+# as a mean over tokens, they agree with the other means, over steps, to about a tenth.
 _TRUST = 0.01
-_RECENT = 0.05  # weight of a worker's newest report in its speed; the first ones weigh more
-_LEAST_LOG_SPEED = 0.1  # smaller ones are no matter of hardware
-_ERRORS = 3.0  # standard errors: every report of every worker is another occasion for chance
-_FEWEST_REPORTS = 3  # of a worker, so that it is known what reports differ by
-_LOG_NOISE = 0.2  # of a report, before any; it counts as 4 reports
-_NOISE_REPORTS = 300  # over which the noise and the mean of all forget
+_RECENT = 0.05  # weight of a worker's latest report in its speed; the first ones weigh more
+_LEAST_LOG_SPEED = 0.1  # smaller ones are not due to hardware
+_ERRORS = 3.0  # standard errors: with every report of every worker, chance gets another try
+_FEWEST_REPORTS = 3  # of a worker, so that the noise between reports is known
+_LOG_NOISE = 0.2  # of a report, a prior that counts as 4 reports
+_NOISE_REPORTS = 300  # over which the noise and the overall mean decay
 _MOST_WORKERS = 4_096
-_LEAST_SEQUENCE = 0.01  # of an expert: so that load decides where all experts are in use
-# Of experts, sequences and seconds: no step has less of any.
+_LEAST_SEQUENCE = 0.01  # of an expert: load decides once all experts are in use
+# Least experts, sequences and seconds of any step.
 _LEAST_MEASURED = np.array([1e-3, 1e-3, 1e-9])
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """Seconds of a step, for one more expert a layer, and for one more sequence."""
+    """Seconds of a step without experts or sequences, per expert of a layer, and per sequence."""
 
     fixed: float
     expert: float
@@ -55,16 +55,16 @@ class Coefficients:
 
 @dataclass(frozen=True, slots=True)
 class _Pace:
-    """Of one life of a worker: the mean of its logarithms, and what is needed to go on."""
+    """One life of a worker: the mean of its logarithms, and what is needed to update it."""
 
     incarnation: int
     reports: int = 0
     mean: float = 0.0
-    error: float = 0.0  # variance of the mean, in that of a report
+    error: float = 0.0  # variance of the mean, relative to that of a report
     last: float = 0.0
 
     def following(self, value: float) -> "_Pace":
-        """After another report. The first weighs half, the other half stays with no difference."""
+        """The pace after another report. The first weighs half, against no difference."""
         weight = max(_RECENT, 1 / (self.reports + 2))
         return _Pace(
             self.incarnation,
@@ -76,23 +76,25 @@ class _Pace:
 
 
 class LearnedStepCost:
-    """Coefficients of a model's fleet, and how slow each worker is beside it."""
+    """Coefficients of a model's fleet, and how slow each worker is relative to it."""
 
     def __init__(self) -> None:
         self._information = np.zeros((3, 3))
         self._products = np.zeros(3)
-        self._sums = np.zeros(5)  # of the weights, the three inputs and the seconds
-        self._noise = np.array([_LOG_NOISE**2, 4.0])  # variance of a report, and of how many
-        self._centre = np.zeros(2)  # mean logarithm of all, and of how many
+        self._sums = np.zeros(5)  # of weights, the three inputs, seconds
+        self._noise = np.array(
+            [_LOG_NOISE**2, 4.0]
+        )  # variance of a report, and how many reports it is from
+        self._centre = np.zeros(2)  # mean logarithm of all, and how many reports it is from
         self._paces: dict[str, _Pace] = {}
-        """Who reported last comes last."""
+        """The worker that reported last comes last."""
         self._asked: tuple[Sequence[str], NDArray[np.float64]] = (), np.zeros(0)
         self.coefficients = Coefficients(*PRIOR.tolist())
 
     def learn(self, worker_id: str, report: LoadReport) -> None:
-        """Take in a report; one without active experts, batch size or step time says nothing.
+        """Learn from a report; one without active experts, batch size or step time is ignored.
 
-        Nor does one with less of them than any step can have.
+        So is one whose values are below those of any possible step.
         """
         active = report.step_active_experts or report.active_experts
         self.learn_step(worker_id, report.incarnation, active, report)
@@ -100,7 +102,7 @@ class LearnedStepCost:
     def learn_step(
         self, worker_id: str, incarnation: int, active: float, report: LoadReport
     ) -> None:
-        """The same, with the active experts said apart."""
+        """The same, with the active experts given separately."""
         measured = np.array([active, report.batch_size, report.step_seconds])
         if not ((measured >= _LEAST_MEASURED) & np.isfinite(measured)).all():
             return
@@ -118,7 +120,7 @@ class LearnedStepCost:
         self._centre = _followed(self._centre, value)
         value -= float(self._centre[0])
         if pace.reports:
-            # Half the squared difference of two in a row: whatever the worker's speed is.
+            # Half the squared difference of two in a row: independent of the worker's speed.
             self._noise = _followed(self._noise, (value - pace.last) ** 2 / 2)
         self._paces[worker_id] = pace.following(value)
         self._asked = (), np.zeros(0)
@@ -127,7 +129,7 @@ class LearnedStepCost:
         self.coefficients = Coefficients(*fitted.tolist())
 
     def speeds(self, worker_ids: Sequence[str]) -> NDArray[np.float64]:
-        """Of each of these workers; 1 where nothing is known."""
+        """Speed of each of these workers; 1 if unknown."""
         if self._asked[0] is not worker_ids:
             paces = map(self._paces.get, worker_ids)
             self._asked = worker_ids, np.array([self._speed(p) if p else 1.0 for p in paces])
@@ -142,7 +144,7 @@ class LearnedStepCost:
 
     @property
     def learned(self) -> bool:
-        """The coefficients are seconds, from reports; else the prior, in experts."""
+        """Whether the coefficients are seconds, from reports; else the prior, in experts."""
         return bool(self._sums[0])
 
     def state(self) -> PolicyState:
@@ -161,7 +163,7 @@ class LearnedStepCost:
         }
 
     def restore(self, state: PolicyState) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         self._information, self._products = state["information"].copy(), state["products"].copy()
         self._sums = state["sums"].copy()
         self._noise, self._centre = state["noise"].copy(), state["centre"].copy()
@@ -173,10 +175,10 @@ class LearnedStepCost:
         }
 
     def _solve(self) -> NDArray[np.float64]:
-        """Ridge regression towards the prior, scaled to what was measured.
+        """Ridge regression towards the prior, scaled to the measurements.
 
-        In multiples of the means the ridge is the same for all three, so that no reports, however
-        far apart, make the system singular.
+        In multiples of the means the ridge is equal for all three, so that the system is never
+        singular, however far apart the reports are.
         """
         mean = self._sums[1:] / self._sums[0]
         scale = mean[:3]
@@ -192,6 +194,6 @@ class LearnedStepCost:
 
 
 def _followed(mean: NDArray[np.float64], value: float) -> NDArray[np.float64]:
-    """A mean, and of how many values, after another one."""
+    """The mean, and its number of values, after another value."""
     number = min(mean[1] + 1, _NOISE_REPORTS)
     return np.array([mean[0] + (value - mean[0]) / number, number])

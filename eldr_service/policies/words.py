@@ -1,4 +1,4 @@
-"""Workers and loads in the sentences that `Policy.explain` gives."""
+"""Words for workers and loads in what `Policy.explain` returns."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ MOST_NAMED = 8
 
 
 def names(fleet: FleetSnapshot, among: NDArray[np.bool_]) -> str:
-    """The workers of a mask, in order of registration; of many the first ones."""
+    """The workers of a mask, in order of registration; only the first of many."""
     found = np.flatnonzero(among)
     named = ", ".join(fleet.worker_ids[i] for i in found[:MOST_NAMED])
     more = found.size - MOST_NAMED
@@ -22,7 +22,7 @@ def at_load(fleet: FleetSnapshot, worker: int) -> str:
 
 
 def least_loaded_of(fleet: FleetSnapshot, among: NDArray[np.bool_], worker: int) -> str:
-    """The workers of a mask, and the least loaded of them, which was taken."""
+    """The workers of a mask, and the least loaded one, which was taken."""
     if np.count_nonzero(among) == 1:
         return f"{fleet.worker_ids[worker]} alone, at load {fleet.load[worker]:.2f}"
     return f"{names(fleet, among)}; least loaded of them: {at_load(fleet, worker)}"

@@ -259,8 +259,8 @@ class Options(BaseSettings):
     )
     groups: Literal["only", "prefer"] = _option(
         "only|prefer",
-        "whether a request may go only to decode workers of its prefill worker's group, or to any"
-        " others if none of them can take it; only, where groups cannot pass KV to each other",
+        "whether a request may go only to decode workers of its prefill worker's group, or also"
+        " to others if none of them can take it; only, where groups cannot pass KV to each other",
         default="only",
     )
     lease_ttl: float = _option(

@@ -29,12 +29,12 @@ WORDS = {
     "locality-band": r"within tau 0\.1 of the best similarity 0\.9\d\d \(tau is 0\.\d+ of the"
     r" partition's spread\): (w\d); min_band 2 adds the next best: w\d \(0\.\d{3}\);"
     r" least loaded of them: (?P<worker>w\d) at 0\.00",
-    "locality": r"of the best similarity 0\.9\d\d: (?P<worker>w\d) alone, at load 0\.\d\d",
+    "locality": r"with the best similarity 0\.9\d\d: (?P<worker>w\d) alone, at load 0\.\d\d",
     "marginal-cost": r"predicted decode step within 1 \+ tail 0\.05 times the mean of 10\.\d expert"
     r" reads: w0, w1, w2; least cost of them: (?P<worker>w\d) at 10\.\d expert reads \(its step.*",
     "round-robin": r"next of 3 eligible workers after w0, which was booked last: (?P<worker>w1)",
-    "random": r"drawn from 3 eligible workers, each as likely: (?P<worker>w\d) \(seed 0, .*1\)",
-    "join-shortest-queue": r"least loaded of 3 eligible workers, all alike: w1, w2; drawn of them:"
+    "random": r"drawn from 3 eligible workers, all equally likely: (?P<worker>w\d) \(seed 0, .*1\)",
+    "join-shortest-queue": r"least loaded of 3 eligible workers, all equal: w1, w2; drawn of them:"
     r" (?P<worker>w[12]) at 0\.00 \(seed 0, decision 1\)",
     "power-of-two-choices": r"drawn of 3 eligible workers: w\d at 0\.\d\d, then w\d at 0\.\d\d"
     r" \(seed 0, decision 1\); (the less loaded of them|equally loaded, so the first drawn):"

@@ -284,7 +284,7 @@ def test_of_workers_alike_the_one_that_holds_more_of_the_prompt_is_taken():
     # 256 output tokens, as nothing said how many there are
     np.testing.assert_allclose(plain.cost - decision.cost, [2e-4 / 256, 2e-3 / 256])
     why = policy.explain(request, fleet, decision)
-    assert why.endswith("for 1,000 prompt tokens that it holds)")
+    assert why.endswith("for 1,000 prompt tokens it already holds)")
 
 
 @pytest.mark.parametrize("how", [{"transfer_us": 0.0}, {"reported": False}])
@@ -292,7 +292,7 @@ def test_what_workers_hold_counts_for_nothing_without_its_price_or_unit(how):
     policy, fleet, request = holding([100, 1_000], **how)
     decision = policy.pick(request, fleet)
     assert decision.worker == 0
-    assert "that it holds" not in policy.explain(request, fleet, decision)
+    assert "it already holds" not in policy.explain(request, fleet, decision)
 
 
 def test_what_a_worker_holds_does_not_lengthen_steps_beyond_the_tail():

@@ -224,7 +224,7 @@ def test_nobody_takes_over_a_name_of_the_projects_own(plugin):
 def test_of_two_plugins_with_one_name_the_first_by_name_wins_with_a_warning(plugin):
     for distribution in ("zeta", "alpha", "mu"):  # the last one is first on the path
         plugin(distribution, "plugged", "class Plugged(Base): pass")
-    with pytest.warns(UserWarning, match="is ignored: alpha brings one") as caught:
+    with pytest.warns(UserWarning, match="is ignored: alpha provides one") as caught:
         assert registry.installed()["plugged"].distribution == "alpha"
     assert len(caught) == 2
 
@@ -280,7 +280,7 @@ class Plugged(Base):
 def test_a_plugin_that_cannot_be_made_says_so(plugin):
     code = "class Plugged(Base):\n    def __init__(self, parameters): raise OSError('no such file')"
     plugin("stubborn", "plugged", code)
-    with pytest.raises(FailedPreconditionError, match="plugged cannot be made: no such file"):
+    with pytest.raises(FailedPreconditionError, match="plugged cannot be created: no such file"):
         registry.create("plugged", {})
 
 

@@ -80,7 +80,7 @@ def test_a_session_stays_with_the_worker_that_holds_it(daemon):
     for turn in range(1, 6):
         found = go(f"{turn}", prompt("x", 64 + 16 * turn))
         assert found.booking.worker_id == "c"
-        assert "prompt tokens that it holds" in found.rule
+        assert "prompt tokens it already holds" in found.rule
         assert go(f"beside {turn}", prompt(f"{turn}", 64)).booking.worker_id == "a"
     later = daemon.router.explain(MODEL, "5", None, daemon.now)
     assert (later.rule, later.scores) == (found.rule, found.scores)

@@ -40,7 +40,7 @@ def test_what_the_caller_says_decides_and_is_explained(client, priced):
     placement = place("r", cached_tokens=said, prompt_tokens=8_000, expected_output_tokens=100)
     assert placement.worker_id == "w2"
     assert cached(placement.scores) == {"w0": 0, "w1": 400, "w2": 8_000}
-    assert placement.rule.endswith("less 4 ms for 8,000 prompt tokens that it holds)")
+    assert placement.rule.endswith("less 4 ms for 8,000 prompt tokens it already holds)")
     again = place("r", cached_tokens={"w1": 9}, prompt_tokens=8_000, expected_output_tokens=100)
     assert (again.worker_id, again.repeated) == ("w2", True)
     asked = router_pb2.ExplainRequest(model=priced, request_id="r")
