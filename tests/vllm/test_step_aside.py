@@ -88,7 +88,7 @@ def assert_serves(connector):
 @pytest.mark.parametrize(
     ("eldr", "says"),
     [
-        ({"rooter": "x"}, "no setting is called rooter"),
+        ({"rooter": "x"}, "unknown settings: rooter"),
         ({"role": "both sides"}, "role: expected one of"),
         ({"capacity": "many"}, "capacity: expected int"),
         ({"record_share": 3}, "record_share: expected 0 to 1, found 3"),
@@ -151,7 +151,7 @@ def test_without_full_attention(config, kv_cache, warnings):
     kv_cache.kv_cache_groups = [KVCacheGroupSpec(["a"], sliding)]
     assert_serves(scheduler_side(config, kv_cache))
     assert len(warnings) == 1
-    assert "keeps a whole prompt's tokens" in warnings[0]
+    assert "keeps all of a prompt's tokens" in warnings[0]
     assert "SlidingWindowSpec" in warnings[0]
 
 

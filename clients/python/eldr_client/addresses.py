@@ -1,4 +1,4 @@
-"""The one way to write where the router is, and what gRPC is told for it."""
+"""The router's address: its one notation, and the gRPC options for it."""
 
 import ipaddress
 import json
@@ -14,11 +14,11 @@ EXPECTED = (
     "or dns:///NAME:PORT"
 )
 
-# gRPC's own names of what follows; a host may be called so too.
+# gRPC's own schemes; a host may have such a name too.
 _SCHEME = re.compile(r"(?P<scheme>dns|unix|unix-abstract|ipv4|ipv6|vsock|xds):(?!\d{1,5}(?:,|$))")
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^\[\]:,/\s]+)):(?P<port>\d{1,5})")
 
-# Calls take turns among the replicas; one that says NOT_SERVING (it drains) gets no new ones.
+# Calls rotate over the replicas; one that is NOT_SERVING (it drains) gets no new ones.
 _IN_TURN = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": ""},
@@ -28,32 +28,32 @@ _IN_TURN = {
 _STICKY = {"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}]}
 
 _OPTIONS = (
-    # A replica that is frozen or cut off is noticed in two to four seconds, by pings under calls.
-    # While gRPC's own ping (it measures bandwidth) is unanswered no other goes out, so that one may
-    # be late by as little; gRPC's patience with it is a minute.
+    # A replica that is frozen or cut off is detected in two to four seconds, by pings during calls.
+    # While gRPC's own ping (it measures bandwidth) is unanswered no other is sent, so this one may
+    # be late by as much; gRPC waits a minute for its own.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 2_000),
     ("grpc.http2.ping_timeout_ms", 2_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # The least time between two resolutions of a DNS name; they are due when a connection is lost.
+    # Least time between two resolutions of a DNS name, which a lost connection triggers.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """What was written as the router's address.
+    """A router's address, as written.
 
     Parameters
     ----------
     text : str
-        `HOST:PORT`, a list of them with commas between them, `dns:///NAME:PORT` for all addresses
-        of a name, `unix:PATH`, or any other target of gRPC.
+        `HOST:PORT`, a comma-separated list of these, `dns:///NAME:PORT` for all addresses of a
+        name, `unix:PATH`, or any other gRPC target.
 
     Raises
     ------
     ValueError
-        It is none of these.
+        The text is none of these.
     """
 
     text: str
@@ -68,17 +68,17 @@ class Addresses:
 
     @property
     def are_several(self) -> bool:
-        """There may be more than one replica behind it."""
+        """Whether there may be more than one replica behind it."""
         scheme = _SCHEME.match(self.text)
         if scheme is None or scheme["scheme"] in ("ipv4", "ipv6"):
             return "," in self.text
         return scheme["scheme"] in ("dns", "xds")
 
     def target(self) -> str:
-        """What gRPC resolves. Host names in a list are resolved here and now.
+        """The gRPC target. Host names in a list are resolved now.
 
         A name that does not resolve is left out; if none does, the first is left to gRPC, which
-        tries again for as long as it must.
+        retries as long as necessary.
         """
         if self._is_target:
             return self.text
@@ -101,9 +101,9 @@ class Addresses:
         )
 
     def options(self, sticky: bool = False) -> tuple[tuple[str, int | str], ...]:
-        """Channel options for several replicas, after which others may come; none for one.
+        """Channel options for several replicas; empty for a single address.
 
-        `sticky` keeps to one replica while it lives, for a peer that says who it is.
+        `sticky` keeps to one replica while it lives, for peers that identify themselves.
         """
         if not self.are_several:
             return ()
@@ -120,7 +120,7 @@ class Addresses:
 
 def _host_and_port(each: str) -> tuple[str, str]:
     found = _HOST_PORT.fullmatch(each)
-    assert found is not None  # checked when it was made
+    assert found is not None  # checked in the constructor
     return found["v6"] or found["host"], found["port"]
 
 

@@ -1,4 +1,4 @@
-"""The client for asyncio."""
+"""The asyncio client."""
 
 import asyncio
 import time
@@ -34,9 +34,9 @@ P = TypeVar("P", bound=Placement)
 class RouterClient(BaseClient):
     """A connection to the router, for one event loop; options as in `BaseClient`.
 
-    It may be made before the loop runs, connects on first use and reconnects by itself. Close it,
-    or use it with `async with`, so that releases which are still unsaid are said. Methods mean
-    what those of `eldr_client.RouterClient` mean.
+    It may be created before the loop runs, connects on first use and reconnects by itself. Close
+    it, or use it with `async with`, so that pending releases are sent. Methods are those of
+    `eldr_client.RouterClient`.
     """
 
     def _begin(self) -> None:
@@ -66,7 +66,7 @@ class RouterClient(BaseClient):
         top_k: int | None = None,
         timeout: float | None = None,
     ) -> RegisterSignatureResponse:
-        """Add one chunk of a request's counts to what the router holds of it."""
+        """Add one chunk of a request's counts to the signature that the router holds."""
         request = self._signature_request(
             model,
             request_id,
@@ -95,7 +95,7 @@ class RouterClient(BaseClient):
         timeout: float | None = None,
         **fields: Unpack[ChunkFields],
     ) -> Placement | None:
-        """`register_signature` by one stream that stays open; with `route`, the placement too."""
+        """`register_signature` over one open stream; with `route`, returns the placement."""
         request = self._chunk_request(
             model, request_id, counts, top_k, unknown_tokens, last, route, fields
         )
@@ -103,7 +103,7 @@ class RouterClient(BaseClient):
             return await self._run(self._conversation.signature(request, timeout))
         except EldrError:
             raise
-        except BaseException:  # given up; the request may be booked
+        except BaseException:  # abandoned; the request may be booked
             if route is not None:
                 self._conversation.disown(request.route)
                 self._begin_chores()
@@ -133,9 +133,9 @@ class RouterClient(BaseClient):
         timeout: float | None = None,
         **fields: Unpack[RouteFields],
     ) -> AbstractAsyncContextManager[HeldPlacement]:
-        """`route` for the length of an `async with`, with the release on every way out of it.
+        """`route` for an `async with` block, with a release however the block ends.
 
-        Its lease is renewed in the background for as long as the block lasts.
+        Its lease is renewed in the background while the block runs.
         """
         request = self._route_request(model, request_id, counts, top_k, fields)
         return _Placing(self, request, timeout)
@@ -153,7 +153,7 @@ class RouterClient(BaseClient):
         decode_counts: AnyCounts | None = None,
         timeout: float | None = None,
     ) -> ReleaseResult | None:
-        """End a booking; None when the router did not answer and is told once it does."""
+        """End a booking; None if the router did not answer and will be told later."""
         request = release_request(
             model,
             request_id,
@@ -170,7 +170,7 @@ class RouterClient(BaseClient):
     async def renew(
         self, model: str, leases: Iterable[Lease], *, timeout: float | None = None
     ) -> list[LeaseReference]:
-        """Keep bookings alive; `leases` are (request_id, attempt[, lease_id]). Returns the dead."""
+        """Keep bookings alive; `leases` are (request_id, attempt[, lease_id]). Returns the ended."""
         request = self._renew_request(model, leases)
         answer = await self._run(self._conversation.call("RenewLeases", request, timeout))
         return list(answer.unknown)
@@ -191,7 +191,7 @@ class RouterClient(BaseClient):
             await asyncio.sleep(WATCH_PAUSE)
 
     async def close(self) -> None:
-        """Say what is still unsaid, unless the router is down, for a second at most; disconnect."""
+        """Send pending releases, for at most a second and if the router is up; disconnect."""
         if self._channel is not None:
             self._begin_chores()
         self._conversation.closing = True
@@ -202,7 +202,7 @@ class RouterClient(BaseClient):
         self._closed = True
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)  # what they met is in the log
+        await asyncio.gather(*tasks, return_exceptions=True)  # their errors are logged
         self._conversation.abandon()
         if self._channel is not None:
             self._signatures.close()
@@ -216,7 +216,7 @@ class RouterClient(BaseClient):
         await self.close()
 
     def _connect(self) -> None:
-        # A channel of grpc.aio belongs to the loop that runs when it is made.
+        # A grpc.aio channel belongs to the loop that is running at its creation.
         if self._channel is None:
             self._channel = self._endpoint.open_aio()
             self._stub = RouterServiceStub(self._channel)
@@ -231,7 +231,7 @@ class RouterClient(BaseClient):
             return await self._run(self._conversation.route(request, timeout, kind))
         except EldrError:
             raise
-        except BaseException:  # given up, at whatever line; the request may be booked
+        except BaseException:  # abandoned, at any line; the request may be booked
             self._conversation.disown(request)
             self._begin_chores()
             raise
@@ -251,7 +251,7 @@ class RouterClient(BaseClient):
             result: T = end.value
             return result
         finally:
-            procedure.close()  # after a cancellation it learns so that it was given up
+            procedure.close()  # tells it, after a cancellation, that it was abandoned
             self._begin_chores()
 
     async def _perform(self, step: Call | Pause) -> Any:
@@ -274,7 +274,7 @@ class RouterClient(BaseClient):
             await self._run(self._conversation.chores())
 
     async def _say(self, farewell: Procedure[None]) -> None:
-        """Carry a farewell out even if the task that says it is cancelled again meanwhile."""
+        """Carry a farewell out even if its task is cancelled again meanwhile."""
         task = asyncio.create_task(self._run(farewell))
         self._farewells.add(task)
         task.add_done_callback(self._farewells.discard)
@@ -290,7 +290,7 @@ class RouterClient(BaseClient):
             self._sooner.set()
 
     async def _renew_held(self) -> None:
-        """Ends by itself once no lease is held."""
+        """Renew held leases; ends when none is held."""
         while (due := self._conversation.renewals.next_due()) is not None:
             self._renews_at = due
             try:

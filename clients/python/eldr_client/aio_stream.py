@@ -1,4 +1,4 @@
-"""One StreamSignatures call for the messages of many requests, for asyncio."""
+"""One StreamSignatures call that carries the messages of many requests, for asyncio."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ class SignatureStream:
     Parameters
     ----------
     begin : callable
-        To a call with `write` and `read`.
+        Starts the call, which has `write` and `read`.
     """
 
     def __init__(self, begin: Callable[[], Any]) -> None:
@@ -27,12 +27,12 @@ class SignatureStream:
     async def exchange(
         self, request: StreamSignaturesRequest, timeout: float
     ) -> StreamSignaturesResponse:
-        """The answer to `request`.
+        """Send `request` and return its answer.
 
         Raises
         ------
         grpc.RpcError
-            DEADLINE_EXCEEDED after `timeout` seconds, or what the stream ended with.
+            DEADLINE_EXCEEDED after `timeout` seconds, or the error that ended the stream.
         """
         try:
             async with asyncio.timeout(timeout), self._turn:
@@ -55,7 +55,7 @@ class SignatureStream:
             await self._call.write(request)
             answer = await self._call.read()
         except BaseException:
-            self.close()  # a late answer would be taken for that of the next message
+            self.close()  # a late answer would be mistaken for the next message's
             raise
         if answer is grpc.aio.EOF:
             code, details = await self._call.code(), await self._call.details()

@@ -1,4 +1,4 @@
-"""Types of argparse for the options that say how the daemon is reached."""
+"""argparse types for the options that say how to reach the daemon."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from eldr_client.addresses import Addresses
 
 
 def address(text: str) -> str:
-    """Where the router is, as `Addresses` are written."""
+    """The router's address, in the notation of `Addresses`."""
     try:
         return Addresses(text).text
     except ValueError as error:
@@ -15,7 +15,7 @@ def address(text: str) -> str:
 
 
 def contents(path: str) -> bytes:
-    """What a file holds."""
+    """The contents of a file."""
     try:
         return Path(path).read_bytes()
     except OSError as error:

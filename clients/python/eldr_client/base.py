@@ -1,4 +1,4 @@
-"""What the sync and the asyncio client have in common: their options, and their requests."""
+"""What the sync and the asyncio client share: options and requests."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -23,11 +23,11 @@ from eldr_client.messages import ChunkFields, RouteFields, logger, route_request
 
 Lease = tuple[str, int] | tuple[str, int, str]
 
-# Seconds until a broken watch is tried again.
+# Seconds before a broken watch is retried.
 WATCH_PAUSE = 1.0
-# Seconds that closing waits for releases under way.
+# Seconds that closing waits for releases in flight.
 FAREWELL = 1.0
-# Seconds after the last lease for which what renews leases waits for another.
+# Seconds that the renewal of leases waits for another lease after the last.
 LINGER = 10.0
 
 
@@ -37,23 +37,23 @@ class BaseClient(ABC):
     Parameters
     ----------
     target : str
-        HOST:PORT of the router, several with commas between them for replicas, `dns:///NAME:PORT`
-        for all addresses of a name, or any other gRPC target that names its kind (`unix:PATH`).
+        HOST:PORT of the router, several separated by commas for replicas, `dns:///NAME:PORT` for
+        all addresses of a name, or any other gRPC target with a scheme (`unix:PATH`).
     timeout : float
-        Deadline of each call in seconds, all its tries together.
+        Deadline of each call in seconds, over all its tries.
     top_k : int, optional
-        Experts each token picks in each layer, for counts that are bare arrays.
+        Experts that each token picks per layer, for counts given as bare arrays.
     token : str, optional
         Bearer token. Use it with TLS.
     root_certificates, client_key, client_certificate : bytes, optional
-        PEM. Any of them turns TLS on; `tls` alone does with the system's roots.
+        PEM. Any of them turns on TLS; `tls` alone does so with the system's roots.
     fallback_workers : iterable of (worker_id, url[, dp_rank]), or a mapping of model to such
-        Workers known before the first placement, for the time when the router does not answer.
+        Workers known before the first placement, for when the router does not answer.
     watch : bool
-        Learn all workers from FleetService.WatchWorkers; the token needs the role admin.
+        Learn all workers from FleetService.WatchWorkers; this needs the role admin.
     trace_context : callable (), optional
-        To the W3C Trace Context of the current span, `traceparent` and `tracestate`, which goes out
-        with every call: what OpenTelemetry's `TraceContextTextMapPropagator` injects.
+        Returns the current span's W3C Trace Context, `traceparent` and `tracestate`, to send with
+        every call, as OpenTelemetry's `TraceContextTextMapPropagator` injects it.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class BaseClient(ABC):
 
     @abstractmethod
     def _begin(self) -> None:
-        """Set up what belongs to threads, or to an event loop."""
+        """Set up what belongs to threads or to an event loop."""
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with a call of one request."""
+        """Metadata of a call about one request."""
         if self._trace_context is None:
             return self._endpoint.metadata
         return (*self._endpoint.metadata, *self._trace_context().items())
@@ -161,7 +161,7 @@ class BaseClient(ABC):
 
     @staticmethod
     def _watch_is_refused(error: grpc.RpcError) -> bool:
-        """The watch will not be served to this token, or by this router, however often it asks."""
+        """Whether the watch will never be served to this token, or by this router."""
         refused = error.code() in (
             grpc.StatusCode.PERMISSION_DENIED,
             grpc.StatusCode.UNAUTHENTICATED,

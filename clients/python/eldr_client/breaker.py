@@ -1,4 +1,4 @@
-"""Whether to ask the router at all."""
+"""A circuit breaker: whether to ask the router at all."""
 
 import itertools
 import logging
@@ -16,20 +16,20 @@ _LAST_PROBE = 0.25
 
 
 class Breaker:
-    """Open from the first call without an answer until a probe is answered.
+    """Opens at the first call without an answer; closes when a probe is answered.
 
-    One failure is enough, as it costs little: a router that is well answers the first probe, a
-    tenth of a second later. The probe is a dry run of Route, the very path that calls take, so
-    that whatever hangs there keeps the breaker open.
+    One failure is enough, as it costs little: a healthy router answers the first probe, a tenth of
+    a second later. The probe is a dry run of Route, the path that calls take, so that whatever
+    hangs there keeps the breaker open.
     """
 
     def __init__(self) -> None:
-        self._model: str | None = None  # of the call that tripped it; None while closed
+        self._model: str | None = None  # the model of the call that tripped it; None while closed
         self._lock = threading.Lock()
 
     @property
     def is_open(self) -> bool:
-        """Calls are not to be tried."""
+        """Whether calls are not to be tried."""
         return self._model is not None
 
     def trip(self, model: str, error: RouterUnavailableError) -> None:
@@ -47,7 +47,7 @@ class Breaker:
                 self._model = None
 
     def probe(self) -> RouteRequest:
-        """What to ask; any answer will do, an error too. It books nothing."""
+        """A request that books nothing; any answer to it will do, even an error."""
         return RouteRequest(model=self._model or "", request_id="eldr-client-probe", dry_run=True)
 
     @staticmethod

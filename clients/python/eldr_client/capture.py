@@ -1,11 +1,11 @@
-"""Whether a worker tells which experts its tokens used."""
+"""Whether a worker captures the experts that its tokens used."""
 
 from dataclasses import dataclass
 
 from eldr.v1 import fleet_pb2
 
 MAX_REASON_BYTES = 1_024
-"""Of UTF-8; the router refuses a longer reason."""
+"""Bytes of UTF-8; the router refuses a longer reason."""
 
 _STATES = ("PROBING", "CAPTURING", "STOPPED")
 _CUT = " …"
@@ -13,23 +13,23 @@ _CUT = " …"
 
 @dataclass(frozen=True, slots=True)
 class CaptureStatus:
-    """How a worker's capture of routed experts stands.
+    """The state of a worker's capture of routed experts.
 
     Parameters
     ----------
     state : {"PROBING", "CAPTURING", "STOPPED"}
     reason : str
-        Why it stopped, or what could not be verified: the same words for as long as the cause is
-        the same, as each change is logged. It is cut at 1,024 bytes.
+        Why it stopped, or what could not be verified. Use the same words while the cause is the
+        same, as each change is logged. It is cut at 1,024 bytes.
     known_tokens, unknown_tokens : int
-        Prompt tokens whose experts were known, and were not, since the worker started.
+        Prompt tokens whose experts were known or unknown, since the worker started.
     software : str
-        What captures, with its version, such as "eldr-vllm 0.1.0".
+        The capturing software and its version, such as "eldr-vllm 0.1.0".
 
     Raises
     ------
     ValueError
-        For another state, or a negative number.
+        An unknown state, or a negative number.
     """
 
     state: str
@@ -57,7 +57,7 @@ class CaptureStatus:
 
 
 def _cut(reason: str) -> str:
-    """As much of it as may be sent, in whole characters; what is no character becomes a `?`."""
+    """As many whole characters as may be sent; what is not a character becomes a `?`."""
     encoded = reason.encode(errors="replace")
     if len(encoded) > MAX_REASON_BYTES:
         room = MAX_REASON_BYTES - len(_CUT.encode())

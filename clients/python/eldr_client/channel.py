@@ -1,4 +1,4 @@
-"""How the router is reached: one channel, its reconnecting, its credentials."""
+"""How the router is reached: one channel, its reconnection, its credentials."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
@@ -11,27 +11,27 @@ from eldr_client.addresses import Addresses
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 _OPTIONS = (
-    # A router that came back is found again within a quarter of a second or so.
+    # A router that is back is found again within about a quarter of a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 250),
-    # In truth the least time for one attempt to connect. gRPC's 20 s would hold a channel back that
-    # long after a host which swallows packets has returned.
+    # Effectively the least time for one attempt to connect. With gRPC's 20 s, a channel would stay
+    # disconnected that long after a host which drops packets has returned.
     ("grpc.min_reconnect_backoff_ms", 1_000),
-    # A peer that vanished without a word is noticed by unacknowledged bytes (gRPC sets
-    # TCP_USER_TIMEOUT from these). Pings go out only under calls, as servers expect.
+    # A peer that vanished is detected by unacknowledged bytes (gRPC sets TCP_USER_TIMEOUT from
+    # these). Pings are sent only during calls, as servers expect.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # The client retries by itself, with one deadline over all tries.
+    # The client itself retries, with one deadline over all tries.
     ("grpc.enable_retries", 0),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the router is, as `Addresses` are written, and the credentials to call it with.
+    """Where the router is, in the notation of `Addresses`, and the credentials to call it with.
 
-    TLS is used when any certificate is given, or with `tls` alone by the system's roots. A token
-    goes out with every call; without TLS it does so in the clear.
+    TLS is used if any certificate is given, or with `tls` alone with the system's roots. A token
+    is sent with every call; without TLS, in the clear.
     """
 
     target: str = DEFAULT_TARGET
@@ -47,7 +47,7 @@ class Endpoint:
 
     @property
     def has_replicas(self) -> bool:
-        """A call that one address leaves unanswered may be answered by another."""
+        """Whether a call that one address leaves unanswered may be answered by another."""
         return Addresses(self.target).are_several
 
     def open(self, *, sticky: bool = False) -> grpc.Channel:
@@ -60,12 +60,12 @@ class Endpoint:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call."""
+        """Metadata of every call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def _open(self, insecure: Callable[..., Any], secure: Callable[..., Any], sticky: bool) -> Any:
         addresses = Addresses(self.target)
-        # Of an option given twice, gRPC takes one or the other: each goes out once.
+        # Of an option given twice, gRPC takes either: pass each once.
         options = tuple(dict((*_OPTIONS, *addresses.options(sticky))).items())
         certificates = self.root_certificates, self.client_key, self.client_certificate
         if not self.tls and not any(certificates):

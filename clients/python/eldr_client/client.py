@@ -42,8 +42,8 @@ class RouterClient(BaseClient):
     """A connection to the router, for any number of threads; options as in `BaseClient`.
 
     It connects on first use and reconnects by itself. Close it, or use it as a context manager, so
-    that releases which are still unsaid are said. Methods raise the errors of
-    `eldr_client.errors`; `timeout` is the call's own deadline in seconds.
+    that pending releases are sent. Methods raise the errors of `eldr_client.errors`; `timeout` is
+    the call's own deadline in seconds.
     """
 
     def _begin(self) -> None:
@@ -78,7 +78,7 @@ class RouterClient(BaseClient):
         top_k: int | None = None,
         timeout: float | None = None,
     ) -> RegisterSignatureResponse:
-        """Add one chunk of a request's counts to what the router holds of it."""
+        """Add one chunk of a request's counts to the signature that the router holds."""
         request = self._signature_request(
             model,
             request_id,
@@ -110,10 +110,10 @@ class RouterClient(BaseClient):
         timeout: float | None = None,
         **fields: Unpack[ChunkFields],
     ) -> Placement | None:
-        """`register_signature` as a message of one stream that stays open.
+        """`register_signature` as a message on one stream that stays open.
 
         With `route` (the fields of a Route; `{}` for none) the request is placed once the chunk is
-        added, and this is the placement. Never a fallback: without an answer it raises.
+        added, and the placement is returned. There is no fallback: without an answer it raises.
         """
         request = self._chunk_request(
             model, request_id, counts, top_k, unknown_tokens, last, route, fields
@@ -122,7 +122,7 @@ class RouterClient(BaseClient):
             return self._run(self._conversation.signature(request, timeout))
         except EldrError:
             raise
-        except BaseException:  # given up; the request may be booked
+        except BaseException:  # abandoned; the request may be booked
             if route is not None:
                 self._conversation.disown(request.route)
                 self._begin_chores()
@@ -138,10 +138,10 @@ class RouterClient(BaseClient):
         timeout: float | None = None,
         **fields: Unpack[RouteFields],
     ) -> Placement:
-        """Pick a worker and book it. Release it when the answer has ended; or use `place`.
+        """Pick a worker and book it. Release it when the answer has ended, or use `place`.
 
-        When the router does not answer within the deadline (and the wait for the signature), the
-        placement is this client's own, `is_fallback`, and books nothing.
+        If the router does not answer within the deadline (plus the wait for the signature), the
+        placement is this client's own: it has `is_fallback`, and nothing is booked.
         """
         request = self._route_request(model, request_id, counts, top_k, fields)
         return self._route(request, timeout, Placement)
@@ -156,9 +156,9 @@ class RouterClient(BaseClient):
         timeout: float | None = None,
         **fields: Unpack[RouteFields],
     ) -> AbstractContextManager[HeldPlacement]:
-        """`route` for the length of a block, with the release on every way out of it.
+        """`route` for a `with` block, with a release however the block ends.
 
-        Its lease is renewed in the background for as long as the block lasts.
+        Its lease is renewed in the background while the block runs.
         """
         request = self._route_request(model, request_id, counts, top_k, fields)
         return _Placing(self, request, timeout)
@@ -178,7 +178,7 @@ class RouterClient(BaseClient):
     ) -> ReleaseResult | None:
         """End a booking; twice is fine.
 
-        None: the router did not answer. The release is kept and sent once it does.
+        Returns None if the router did not answer: the release is kept, and sent once it does.
         """
         request = release_request(
             model,
@@ -196,15 +196,15 @@ class RouterClient(BaseClient):
     def renew(
         self, model: str, leases: Iterable[Lease], *, timeout: float | None = None
     ) -> list[LeaseReference]:
-        """Keep bookings alive; `leases` are (request_id, attempt[, lease_id]). Returns the dead."""
+        """Keep bookings alive; `leases` are (request_id, attempt[, lease_id]). Returns the ended."""
         request = self._renew_request(model, leases)
         return list(self._run(self._conversation.call("RenewLeases", request, timeout)).unknown)
 
     def watch_moves(self, model: str) -> Iterator[Move]:
         """Moves of requests that were routed `movable`, as they are proposed.
 
-        It blocks until there is one, calls again where the call was lost, and ends when the client
-        is closed. Raises the daemon's error where it refuses.
+        Blocks until there is one, reconnects after a lost call, and ends when the client is closed.
+        Raises the daemon's error if the daemon refuses.
         """
         stub = RouterServiceStub(self._channel)
         while not self._closing.is_set():
@@ -219,7 +219,7 @@ class RouterClient(BaseClient):
             self._closing.wait(WATCH_PAUSE)
 
     def close(self) -> None:
-        """Say what is still unsaid, unless the router is down, for a second at most; disconnect."""
+        """Send pending releases, for at most a second and if the router is up; disconnect."""
         self._begin_chores()
         self._conversation.closing = True
         with self._lock:
@@ -229,7 +229,7 @@ class RouterClient(BaseClient):
         if chores is not None:
             chores.join(FAREWELL)
             self._conversation.abandon()
-            chores.join()  # the call under way, which has its deadline
+            chores.join()  # the call in flight, which has a deadline
         _open_clients.discard(self)
         self._signatures.close()
         self._channel.close()
@@ -245,7 +245,7 @@ class RouterClient(BaseClient):
             return self._run(self._conversation.route(request, timeout, kind))
         except EldrError:
             raise
-        except BaseException:  # given up, at whatever line; the request may be booked
+        except BaseException:  # abandoned, at any line; the request may be booked
             self._conversation.disown(request)
             self._begin_chores()
             raise
@@ -264,7 +264,7 @@ class RouterClient(BaseClient):
             result: T = end.value
             return result
         finally:
-            procedure.close()  # after an interrupt it learns so that it was given up
+            procedure.close()  # tells it, after an interrupt, that it was abandoned
             self._begin_chores()
 
     def _perform(self, step: Call | Pause) -> Any:
@@ -309,7 +309,7 @@ class RouterClient(BaseClient):
                 self._renewing.start()
 
     def _renew_held(self) -> None:
-        """Ends by itself once no lease is held."""
+        """Renew held leases; ends when none is held."""
         while True:
             with self._lock:
                 due = self._conversation.renewals.next_due()
@@ -366,14 +366,14 @@ class _Placing(AbstractContextManager[HeldPlacement]):
             release = farewell(self._request, held, raised, client._top_k)
             if release is not None:
                 client._run(client._conversation.farewell(release))
-        except BaseException:  # interrupted on the way out; one release too many does no harm
+        except BaseException:  # interrupted while leaving; an extra release does no harm
             client._conversation.disown(self._request)
             client._begin_chores()
             raise
 
     def __del__(self) -> None:
-        # An interrupt can keep `__exit__` from beginning. The client's next call, or its closing,
-        # says this release: a finalizer runs anywhere, so it must not take the client's lock.
+        # An interrupt can keep `__exit__` from starting. The client's next call, or its closing,
+        # then sends this release: a finalizer runs anywhere, so it must not take the client's lock.
         if self._held is not None and not self._held.is_fallback:
             self._client._conversation.renewals.let_go(self._request)
             self._client._conversation.disown(self._request)
@@ -384,6 +384,6 @@ _open_clients: weakref.WeakSet[RouterClient] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """A program that ends, by Ctrl-C too, still says its releases."""
+    """Send pending releases when the program ends, by Ctrl-C too."""
     for client in list(_open_clients):
         client.close()

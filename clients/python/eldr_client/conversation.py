@@ -1,8 +1,8 @@
-"""What a client says to the router and makes of its answers, without doing any I/O.
+"""The client's protocol logic, without I/O: what it asks the router, and how it reads answers.
 
-Each procedure is a generator that yields the next `Call` or `Pause`, gets the call's response (or
-the gRPC error thrown in) and returns its result. The sync and the asyncio client only carry the
-steps out. Closing a procedure half way means that its caller gave up.
+Each procedure is a generator that yields the next `Call` or `Pause`, is sent the call's response
+(or thrown its gRPC error), and returns its result. The sync and asyncio clients only carry out the
+steps. Closing a procedure half way means that its caller gave up.
 """
 
 import logging
@@ -42,10 +42,10 @@ logger = logging.getLogger("eldr_client")
 T = TypeVar("T")
 P = TypeVar("P", bound=Placement)
 
-# Seconds before the second and third try. The second helps when a connection broke under the call,
-# the third when the router is back: gRPC refuses for 100 ms after a failed attempt to connect.
+# Seconds before the second and third try. The second helps if a connection broke during the call,
+# the third if the router is back: gRPC refuses for 100 ms after a failed attempt to connect.
 _RETRY_PAUSES = (0.025, 0.1)
-# Releases that wait for the router to return; the oldest are left to the expiry of their leases.
+# Most releases kept until the router returns; older ones are left to expire with their leases.
 _MAX_UNSENT = 10_000
 
 
@@ -60,7 +60,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nothing, for so many seconds."""
+    """A pause of so many seconds."""
 
     seconds: float
 
@@ -69,7 +69,7 @@ Procedure = Generator[Call | Pause, Any, T]
 
 
 class Conversation:
-    """One client's state: whether the router answers, who else could serve, what is unsaid."""
+    """One client's state: whether the router answers, fallback workers, pending releases."""
 
     def __init__(self, pool: FallbackPool, timeout: float, has_replicas: bool) -> None:
         self.pool = pool
@@ -82,29 +82,29 @@ class Conversation:
 
     @property
     def router_is_down(self) -> bool:
-        """The last call got no answer, and no probe has since."""
+        """Whether the last call got no answer, and no probe has since."""
         return self._breaker.is_open
 
     @property
     def has_chores(self) -> bool:
-        """`chores` has something to do."""
+        """Whether `chores` has something to do."""
         if self.closing and self._breaker.is_open:
             return False
         return self._breaker.is_open or bool(self._unsent)
 
     def call(self, method: str, request: Any, timeout: float | None = None) -> Procedure[Any]:
-        """One RPC, sent again (it is idempotent) while no answer comes and time is left.
+        """One RPC, retried (it is idempotent) while there is no answer and time is left.
 
-        The waits that the request asks for are added to the timeout; another try asks for what is
-        left of them. Where there are replicas, a try takes its waits and at most half of the rest,
-        so that a frozen one leaves time to ask another.
+        The waits that the request asks for are added to the timeout; a retry asks for what is left
+        of them. With replicas, a try takes its waits and at most half of the rest, so that a frozen
+        replica leaves time to ask another.
 
         Raises
         ------
         RouterUnavailableError
-            No answer came, or none did a moment ago.
+            There was no answer, or the breaker is open.
         EldrError
-            The router's answer.
+            The router's answer is an error.
         """
         began = time.monotonic()
         wait = waits(request)
@@ -113,7 +113,7 @@ class Conversation:
         attempt = request
         while True:
             if self._breaker.is_open:
-                yield Pause(0)  # lets an event loop go on to its probes, should nothing else do
+                yield Pause(0)  # lets an event loop get to its probes
                 raise RouterUnavailableError(
                     "the router does not answer", grpc.StatusCode.UNAVAILABLE
                 )
@@ -139,14 +139,14 @@ class Conversation:
                 attempt = having_waited(request, time.monotonic() - began)
 
     def route(self, request: RouteRequest, timeout: float | None, kind: type[P]) -> Procedure[P]:
-        """Place a request: by the router, or by the pool when the router does not answer.
+        """Place a request by the router, or by the fallback pool when the router does not answer.
 
-        Whoever gives up before the placement is in hand must `disown` the request.
+        A caller that gives up before it has the placement must `disown` the request.
 
         Raises
         ------
         RouterUnavailableError
-            The router does not answer, and no worker is known that the request allows.
+            The router does not answer, and no known worker may serve the request.
         """
         asked = not self._breaker.is_open
         try:
@@ -169,9 +169,9 @@ class Conversation:
     def signature(
         self, request: StreamSignaturesRequest, timeout: float | None
     ) -> Procedure[Placement | None]:
-        """Add a chunk by the stream; the placement, where `request` has a `route`.
+        """Add a chunk over the stream; returns the placement if `request` has a `route`.
 
-        Whoever gives up before a placement is in hand must `disown` the route.
+        A caller that gives up before it has the placement must `disown` the route.
         """
         places = request.HasField("route")
         asked = not self._breaker.is_open
@@ -194,29 +194,29 @@ class Conversation:
     def release(
         self, request: ReleaseRequest, timeout: float | None = None
     ) -> Procedure[ReleaseResult | None]:
-        """End a booking. None: the router does not answer, and is told when it does again."""
+        """End a booking. Returns None if the router does not answer; it is told when it does."""
         try:
             response: ReleaseResponse = yield from self.call("Release", request, timeout)
         except RouterUnavailableError:
             self._unsent.append(request)
             return None
         except EldrError:
-            raise  # the router has heard it
-        except BaseException:  # given up, by an interrupt perhaps; the booking must end anyway
+            raise  # the router has received it
+        except BaseException:  # abandoned, perhaps by an interrupt; the booking must still end
             self._unsent.append(request)
             raise
         name = ReleaseResultNumber.Name(response.result).removeprefix("RELEASE_RESULT_")
         return ReleaseResult(name)
 
     def farewell(self, request: ReleaseRequest) -> Procedure[None]:
-        """`release` on the way out of a block, where an error would hide the block's own."""
+        """`release` when leaving a block, where an error would hide the block's own."""
         try:
             yield from self.release(request)
         except EldrError as error:
             logger.warning("the release of %s was refused: %s", request.request_id, error)
 
     def renew(self) -> Procedure[None]:
-        """Renew the held leases that are due. One that could not be renewed is due again later."""
+        """Renew the held leases that are due. A failed renewal is due again later."""
         for request in self.renewals.take_due():
             try:
                 response = yield from self.call("RenewLeases", request)
@@ -227,7 +227,7 @@ class Conversation:
                 logger.warning("the booking of %s ended before its block", request_id)
 
     def chores(self) -> Procedure[None]:
-        """What goes on in the background: find the router again, then say what is unsaid."""
+        """Background work: probe for the router, then send pending releases."""
         pauses = self._breaker.probe_pauses()
         while self.has_chores:
             if self._breaker.is_open:
@@ -238,11 +238,11 @@ class Conversation:
             try:
                 request = self._unsent.popleft()
             except IndexError:
-                return  # abandoned just now
+                return  # abandoned meanwhile
             yield from self.farewell(request)
 
     def abandon(self) -> None:
-        """Leave what is still unsaid to the expiry of its leases."""
+        """Leave pending releases to the expiry of their leases."""
         if self._unsent:
             logger.warning("%d releases are left to expire", len(self._unsent))
             self._unsent.clear()
@@ -256,7 +256,7 @@ class Conversation:
         self._breaker.close()
 
     def disown(self, request: RouteRequest) -> None:
-        """The request may be booked without our knowing the lease: end it by its identity."""
+        """End a booking that may exist without a known lease, by the request's identity."""
         if not request.dry_run:
             self._unsent.append(
                 release_request(

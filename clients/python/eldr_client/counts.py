@@ -1,4 +1,4 @@
-"""Activation counts from NumPy arrays, in the smallest encoding of the contract that holds them."""
+"""Activation counts from NumPy arrays, in the smallest encoding of the contract that fits."""
 
 from dataclasses import dataclass
 from typing import Self, TypeAlias
@@ -20,20 +20,20 @@ class Counts:
     array : ndarray of integers, shape [layers_present, num_experts]
         MoE layers only, logical routed experts only. Each row sums to ``num_tokens * top_k``.
     top_k : int
-        Experts that each token picks in each layer.
+        Experts that each token picks per layer.
     num_tokens : int, optional
         Tokens in every row. Derived from the rows when not given.
     unknown_tokens : int
         Prompt tokens whose experts could not be known; they are in no row.
     layer_offset : int
-        The first layer present, for a pipeline rank that sends its own.
+        The first layer present, for a pipeline rank that sends only its own layers.
     num_layers : int, optional
-        MoE layers of the whole model. Without it the last row is the model's last layer.
+        MoE layers of the whole model. By default the last row is the model's last layer.
 
     Raises
     ------
     ValueError
-        The rows do not fit together, or not with what is said of them.
+        The rows are inconsistent with each other or with the other attributes.
     """
 
     array: NDArray[np.integer]
@@ -80,11 +80,11 @@ class Counts:
         flat = self.array.reshape(-1)
         index = np.flatnonzero(flat)
         if index.size == 0:
-            return message  # no tokens: the contract lets the encoding unset
+            return message  # no tokens: the encoding stays unset
         count = flat[index]
         width = 2 if count.max() <= _U16_MAX else 4
         dense_size = flat.size * width
-        # A pair takes two bytes at least; most often that settles it.
+        # A pair takes at least two bytes, which usually settles it.
         if 2 * index.size < dense_size and _packed_size(index) + _packed_size(count) < dense_size:
             message.sparse.CopyFrom(SparseCounts(index=index.tolist(), count=count.tolist()))
         elif width == 2:
@@ -95,12 +95,12 @@ class Counts:
 
     @classmethod
     def from_proto(cls, message: ActivationCounts) -> Self:
-        """What a message says.
+        """Read a message.
 
         Raises
         ------
         ValueError
-            Its parts do not fit together.
+            Its parts are inconsistent.
         """
         shape = message.layers_present or message.num_layers, message.num_experts
         encoding = message.WhichOneof("encoding")
@@ -132,14 +132,14 @@ AnyCounts: TypeAlias = Counts | ActivationCounts | NDArray[np.integer]
 def as_message(
     counts: AnyCounts | None, top_k: int | None = None, unknown_tokens: int = 0
 ) -> ActivationCounts | None:
-    """Any form of counts as the contract's message.
+    """Convert counts of any accepted form to the contract's message.
 
-    `top_k` and `unknown_tokens` complete a bare array, and are not for the forms that carry them.
+    `top_k` and `unknown_tokens` are for bare arrays only; other forms carry them.
 
     Raises
     ------
     ValueError
-        A bare array came without top_k, or the counts contradict themselves.
+        A bare array without top_k, or inconsistent counts.
     """
     if isinstance(counts, np.ndarray):
         if top_k is None:

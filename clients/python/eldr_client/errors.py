@@ -1,4 +1,4 @@
-"""What can go wrong, one class a status, with the details that the router sent."""
+"""Errors, one class per gRPC status, with the details that the router sent."""
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -15,7 +15,7 @@ class EldrError(Exception):
     ----------
     code : grpc.StatusCode
     reason : str
-        The router's own word for the cause (ErrorInfo.reason); empty where it gave none.
+        The router's code for the cause (ErrorInfo.reason); empty if it gave none.
     """
 
     def __init__(self, message: str, code: grpc.StatusCode, reason: str = "") -> None:
@@ -25,12 +25,12 @@ class EldrError(Exception):
 
 
 class InvalidArgumentError(EldrError):
-    """A field is wrong by itself.
+    """A field is invalid by itself.
 
     Attributes
     ----------
     field, expected, found : str
-        The first violation; empty where the router did not say.
+        The first violation; empty if the router did not say.
     violations : tuple of (field, description)
         All of them.
     """
@@ -44,17 +44,17 @@ class NotFoundError(EldrError):
 
 
 class FailedPreconditionError(EldrError):
-    """The call does not fit what is already so."""
+    """The call does not fit the current state."""
 
 
 class ResourceExhaustedError(EldrError):
-    """There is no room now. `retry_after`: seconds to wait; None where the router did not say."""
+    """There is no room now. `retry_after`: seconds to wait; None if the router did not say."""
 
     retry_after: float | None = None
 
 
 class UnavailableError(EldrError):
-    """The router's own word: the model has no worker that may serve this."""
+    """The router's answer: the model has no worker that may serve this."""
 
 
 class UnauthenticatedError(EldrError):
@@ -70,7 +70,7 @@ class RouterUnavailableError(EldrError):
 
 
 class RouterFaultError(EldrError):
-    """What came is no answer of the contract: a fault of the router, or of something before it."""
+    """The answer violates the contract: a fault of the router, or of something in between."""
 
 
 _CLASSES: dict[grpc.StatusCode, type[EldrError]] = {
@@ -84,7 +84,7 @@ _CLASSES: dict[grpc.StatusCode, type[EldrError]] = {
 }
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # Statuses that gRPC itself gives when no server answered; only the router adds its ErrorInfo. A
-# router that stops cancels what is under way.
+# router that stops cancels calls in flight.
 _SILENT = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -93,18 +93,18 @@ _SILENT = {
 
 
 def from_rpc_error(error: grpc.RpcError) -> EldrError:
-    """The typed error behind a failed call, sync or asyncio."""
+    """The typed error for a failed call, sync or asyncio."""
     status = status_pb2.Status()
     try:
         metadata = error.trailing_metadata() or ()
         status.ParseFromString(next((v for k, v in metadata if k == _DETAILS_KEY), b""))
     except DecodeError:
-        pass  # something between us and the router wrote them; the code still counts
+        pass  # written by something in between; the code still counts
     return _typed(error.code(), error.details() or error.code().name, _Details(status))
 
 
 def from_status(status: status_pb2.Status) -> EldrError:
-    """The typed error behind the answer to one message of a stream."""
+    """The typed error for the answer to one message of a stream."""
     return _typed(_CODES[status.code], status.message, _Details(status))
 
 
@@ -117,7 +117,7 @@ def _typed(code: grpc.StatusCode, message: str, details: "_Details") -> EldrErro
         failure.violations = tuple((each.field, each.description) for each in violations)
         field, text = failure.violations[0] if failure.violations else ("", "")
         expected, _, found = text.removeprefix("expected ").partition(", found ")
-        # The metadata says it without the ambiguity of a sentence.
+        # The metadata is unambiguous, the sentence is not.
         metadata = details.info.metadata
         failure.field = field or metadata.get("field", "")
         failure.expected = metadata.get("expected", expected)
@@ -128,7 +128,7 @@ def _typed(code: grpc.StatusCode, message: str, details: "_Details") -> EldrErro
 
 
 class _Details:
-    """The google.rpc details of one error, as far as they are known here."""
+    """The google.rpc details of one error, as far as this client knows them."""
 
     def __init__(self, status: status_pb2.Status) -> None:
         self.info = error_details_pb2.ErrorInfo()

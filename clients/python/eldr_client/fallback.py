@@ -1,4 +1,4 @@
-"""The workers that a client knows of, for the time when the router does not answer."""
+"""The workers that a client falls back on when the router does not answer."""
 
 import itertools
 import random
@@ -13,7 +13,7 @@ from eldr.v1.router_pb2 import RouteRequest
 
 from eldr_client.placement import Placement, PlacementReason, WorkerTarget
 
-# A worker that no placement has named for so long, while others were named, is taken as gone.
+# A worker that no placement named for so long, while others were named, is taken as gone.
 _FORGET_AFTER = 600.0
 
 Target = tuple[str, str, int] | tuple[str, str]
@@ -24,18 +24,18 @@ GivenWorkers = Iterable[Target] | Mapping[str, Iterable[Target]]
 class _Known:
     target: WorkerTarget
     seen: float
-    # The watch's word; None where only placements have named the worker.
+    # From the watch; None if only placements have named the worker.
     watched: Worker | None = None
     generation: int = 0
 
 
 class FallbackPool:
-    """Last known workers of each model, and the round robin over them.
+    """The last known workers of each model, taken round robin.
 
     Parameters
     ----------
     given : iterable of (worker_id, url[, dp_rank]), or a mapping of model to such
-        Known from the start; the iterable alone stands for every model.
+        Known from the start; a bare iterable is for every model.
     """
 
     def __init__(self, given: GivenWorkers = ()) -> None:
@@ -46,13 +46,13 @@ class FallbackPool:
         }
         self._known: defaultdict[str, dict[str, _Known]] = defaultdict(dict)
         self._answered: dict[str, float] = {}
-        # Each client begins elsewhere, so that many of them do not fall on one worker together.
+        # Each client starts elsewhere, so that many clients do not all pick one worker.
         self._turn = itertools.count(random.randrange(1 << 16))
         self._generation = 0
         self._lock = threading.Lock()
 
     def learn(self, model: str, placement: Placement) -> None:
-        """Remember the workers that the router's placement names."""
+        """Remember the workers named in a placement of the router."""
         now = time.monotonic()
         with self._lock:
             self._answered[model] = now
@@ -62,12 +62,12 @@ class FallbackPool:
                 entry.target, entry.seen = target, now
 
     def begin_watch(self) -> None:
-        """A new WatchWorkers stream begins; what it does not name before it is level is gone."""
+        """A new WatchWorkers stream begins; what it does not name in its first state is gone."""
         with self._lock:
             self._generation += 1
 
     def observe(self, update: WatchWorkersResponse) -> None:
-        """Take in one message of WatchWorkers."""
+        """Apply one WatchWorkers message."""
         with self._lock:
             if update.HasField("worker"):
                 worker = update.worker
@@ -82,9 +82,9 @@ class FallbackPool:
                             entry.watched.state = WorkerState.WORKER_STATE_GONE
 
     def place(self, request: RouteRequest) -> Placement | None:
-        """The next worker that the request allows, as far as is known; None when there is none.
+        """The next worker that the request allows, as far as known; None if there is none.
 
-        Labels and groups are known by the watch alone: a worker that only placements have named
+        Labels and groups are known only from the watch: a worker that only placements have named
         passes every selector.
         """
         targets = self._allowed(request)

@@ -1,4 +1,4 @@
-"""What ELDR's connector says of a prefill: `eldr` in the answer's `kv_transfer_params`."""
+"""What ELDR's connector returns from a prefill: `eldr` in the answer's `kv_transfer_params`."""
 
 import base64
 import binascii
@@ -20,18 +20,18 @@ _MAX_RANK = (1 << 31) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handoff:
-    """A prefill's part in the placement of its decode.
+    """A prefill's contribution to the placement of its decode.
 
     Attributes
     ----------
     model, request_id : str
-        As the daemon knows them; empty where that is not said.
+        As the daemon knows them; empty if not given.
     counts : ActivationCounts or None
-        None where they are not said: the daemon may have them under the request's id.
+        None if not given: the daemon may have them under the request's id.
     placement : Placement or None
-        Where the prefill engine asked for it itself.
+        The placement, if the prefill engine asked for it.
     is_placed : bool
-        It did so: there is a booking, even if its placement cannot be read.
+        Whether it asked: there is a booking, even if its placement cannot be read.
     """
 
     model: str = ""
@@ -42,7 +42,7 @@ class Handoff:
 
     @classmethod
     def of(cls, said: object) -> Self | None:
-        """Read it; what cannot be read is left out, and logged. None: there is nothing to read."""
+        """Parse it; unreadable parts are left out and logged. None if there is nothing to parse."""
         if not isinstance(said, Mapping) or not said:
             return None
         return cls(
@@ -91,5 +91,5 @@ def _name(said: Any) -> str:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT:
         raise ValueError(f"expected text, found {value!r:.80}")
-    value.encode()  # a surrogate is no text: a UnicodeEncodeError, which is a ValueError
+    value.encode()  # lone surrogates raise UnicodeEncodeError, a ValueError
     return value

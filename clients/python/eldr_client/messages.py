@@ -1,4 +1,4 @@
-"""The contract's messages from plain Python values."""
+"""Builds the contract's messages from plain Python values."""
 
 import datetime
 import logging
@@ -19,7 +19,7 @@ Seconds = float | datetime.timedelta
 
 
 class RouteFields(TypedDict, total=False):
-    """What may be said of a Route beside model, request_id and counts; see RouteRequest."""
+    """Optional fields of a Route beside model, request_id and counts; see RouteRequest."""
 
     attempt: int
     wait_for_signature: Seconds
@@ -49,7 +49,7 @@ _DURATIONS = {*_WAITS, "lease_ttl"}
 
 
 class ChunkFields(TypedDict, total=False):
-    """What may be said of a chunk beside its counts and `last`; see RegisterSignatureRequest."""
+    """Optional fields of a chunk beside its counts and `last`; see RegisterSignatureRequest."""
 
     epoch: int
     sequence: int
@@ -59,7 +59,7 @@ class ChunkFields(TypedDict, total=False):
 
 
 def duration(seconds: Seconds) -> Duration:
-    """Seconds, or a timedelta, as the contract's Duration."""
+    """Convert seconds or a timedelta to the contract's Duration."""
     if isinstance(seconds, datetime.timedelta):
         seconds = seconds.total_seconds()
     message = Duration()
@@ -73,9 +73,9 @@ def route_request(
     counts: ActivationCounts | None,
     **fields: Unpack[RouteFields],
 ) -> RouteRequest:
-    """Build a RouteRequest. TypeError: a keyword that is none of its fields."""
+    """Build a RouteRequest. Raises TypeError for a keyword that is not one of its fields."""
     if unknown := fields.keys() - RouteFields.__annotations__.keys():
-        raise TypeError(f"route has no {', '.join(sorted(unknown))}")
+        raise TypeError(f"route has no keyword {', '.join(sorted(unknown))}")
     values: dict[str, Any] = {
         name: duration(value) if name in _DURATIONS else value  # type: ignore[arg-type]
         for name, value in fields.items()
@@ -84,13 +84,13 @@ def route_request(
 
 
 def waits(request: Any) -> float:
-    """Seconds for which the router may rightly be silent: for the signature, and for a place."""
+    """Seconds that the router may wait before it answers: for the signature, and for a place."""
     route = _route_of(request)
     return sum(_seconds(route, name) for name in _WAITS) if route else 0.0
 
 
 def having_waited(request: Any, passed: float) -> Any:
-    """A copy that asks for what is left of its waits after `passed` seconds."""
+    """A copy with the waits that are left after `passed` seconds."""
     later = type(request)()
     later.CopyFrom(request)
     route = _route_of(later)
@@ -114,7 +114,7 @@ def release_request(
     decode_counts: AnyCounts | None = None,
     top_k: int | None = None,
 ) -> ReleaseRequest:
-    """Build a ReleaseRequest. ValueError: an outcome, or counts, that are none."""
+    """Build a ReleaseRequest. Raises ValueError for an unknown outcome or invalid counts."""
     return ReleaseRequest(
         model=model,
         request_id=request_id,
@@ -133,13 +133,13 @@ def farewell(
     raised: type[BaseException] | None,
     top_k: int | None,
 ) -> ReleaseRequest | None:
-    """The release for a way out of `place`: `raised` is what ended the block, None its normal end.
+    """The release on leaving `place`: `raised` is what ended the block, None for its normal end.
 
-    What is no Exception (CancelledError, KeyboardInterrupt, GeneratorExit, SystemExit) is somebody
-    giving up, not a failure. None where nothing is booked.
+    An exception that is no Exception (CancelledError, KeyboardInterrupt, GeneratorExit, SystemExit)
+    means that the caller gave up, not that the decode failed. None if nothing is booked.
     """
     if placement.is_fallback or route.dry_run:
-        return None  # a fallback was disowned already, if the router was asked at all
+        return None  # a fallback was already disowned if the router was asked
     outcome = ReleaseOutcome.COMPLETED
     if raised is not None:
         outcome = (
@@ -158,7 +158,7 @@ def farewell(
             top_k=top_k,
         )
     except (TypeError, ValueError) as error:
-        # The booking must end, whatever was set on the placement.
+        # The booking must end, even if the values set on the placement are invalid.
         logger.warning("%s is released without its statistics: %s", route.request_id, error)
         return release_request(
             route.model,

@@ -1,4 +1,4 @@
-"""What a placement is, and what a decode says of itself when it ends."""
+"""Placements, and what a release says about its decode."""
 
 import datetime
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from eldr_client.counts import AnyCounts
 
 
 class PlacementReason(StrEnum):
-    """Why a placement is what it is; the contract's PlacementReason without its prefix."""
+    """Why this worker was chosen; the contract's PlacementReason without its prefix."""
 
-    UNSPECIFIED = "UNSPECIFIED"  # also a reason that is newer than this client
+    UNSPECIFIED = "UNSPECIFIED"  # also for a reason newer than this client
     POLICY = "POLICY"
     LOCALITY_BAND = "LOCALITY_BAND"
     LEAST_LOADED_NO_SIGNATURE = "LEAST_LOADED_NO_SIGNATURE"
@@ -27,9 +27,9 @@ class PlacementReason(StrEnum):
 
 
 class SignatureSource(StrEnum):
-    """Where a placement's signature came from; the contract's, without its prefix."""
+    """Where a placement's signature came from; the contract's names without their prefix."""
 
-    UNSPECIFIED = "UNSPECIFIED"  # there was none; also a source that is newer than this client
+    UNSPECIFIED = "UNSPECIFIED"  # no signature; also for a source newer than this client
     CALLER = "CALLER"
     REGISTERED = "REGISTERED"
     SESSION = "SESSION"
@@ -65,16 +65,16 @@ class WorkerTarget:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A running request that should go on at another worker; nothing has moved yet.
+    """A running request that should move to another worker; nothing has moved yet.
 
     Attributes
     ----------
     worker_id : str
-        Where it runs.
+        Where the request runs.
     target : WorkerTarget
-        Where it should go on: to carry the move out, route the next attempt pinned to it.
+        Where it should go: to carry out the move, route the next attempt pinned to it.
     gain : float
-        Seconds that it is predicted to save of all requests' time together.
+        Predicted savings in seconds, over all requests.
     """
 
     model: str
@@ -86,7 +86,7 @@ class Move:
 
     @classmethod
     def of(cls, message: router_pb2.WatchMovesResponse) -> Self:
-        """As the daemon proposed it."""
+        """Read the daemon's proposal."""
         to = message.target
         return cls(
             message.model,
@@ -100,7 +100,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class WorkerScore:
-    """How one worker looked when the decision was made; None where unknown.
+    """How one worker looked at the time of the decision; None where unknown.
 
     `report_age` is in seconds, and `cost` in the policy's unit; see WorkerScore in router.proto.
     """
@@ -127,35 +127,36 @@ class Placement:
     worker_id, url, dp_rank : str, str, int
         The chosen worker. A proxy sends dp_rank as X-data-parallel-rank.
     alternates : tuple of WorkerTarget
-        Who to try next, best first.
+        Which workers to try next, best first.
     reason : PlacementReason
         CLIENT_FALLBACK when the router did not answer and nothing is booked.
     repeated : bool
-        The same (request_id, attempt) was placed before; this is that answer again.
+        Whether this is a repeat: (request_id, attempt) was placed before.
     stale : bool
-        The loads rest on the router's own bookings.
+        Whether the loads are from the router's own bookings, as reports are too old.
     policy : str
     partition_version : int
-        0 where no partition was used.
+        0 if no partition was used.
     lease_id : str
-        Empty for a dry run and a fallback.
+        Empty for a dry run and for a fallback.
     lease_expires_at : datetime or None
-        By this machine's clock, from the time that the router said remained.
+        By this machine's clock, from the remaining time that the router stated.
     similarity : float or None
         Cosine of signature and centroid, -1 to 1.
     coverage : float
         Share of the prompt's tokens whose experts are known, 0 to 1.
     signature_source : SignatureSource
-        SESSION, PREFIX and TENANT are predictions, by earlier requests.
+        SESSION, PREFIX and TENANT are predictions from earlier requests.
     early : bool
-        It rests on a part of the signature, as the rest has not come; `coverage` is that of the
-        tokens seen so far. The booking takes in the whole when it is complete.
+        Whether it used part of the signature, as the rest had not arrived; `coverage` is of the
+        tokens seen so far. The booking takes in the whole signature when it is complete.
     unsaved : bool
-        The router cannot write its state at the moment: a crash of it would forget this booking.
+        Whether the router cannot write its state at the moment: it would lose this booking in a
+        crash.
     rule : str
-        The rule that took this worker, in words; with explain or dry_run.
+        The rule that chose this worker, in words; with explain or dry_run.
     scores : tuple of WorkerScore
-        Of all workers; with explain or dry_run.
+        One per worker; with explain or dry_run.
     """
 
     worker_id: str
@@ -179,25 +180,25 @@ class Placement:
 
     @property
     def is_fallback(self) -> bool:
-        """The client chose by itself, as the router did not answer."""
+        """Whether the client chose by itself, as the router did not answer."""
         return self.reason is PlacementReason.CLIENT_FALLBACK
 
     @property
     def targets(self) -> tuple[WorkerTarget, ...]:
-        """The chosen worker and its alternates, in the order to try them."""
+        """The chosen worker and its alternates, in the order in which to try them."""
         return WorkerTarget(self.worker_id, self.url, self.dp_rank), *self.alternates
 
     @classmethod
     def of(cls, placement: "Placement") -> Self:
-        """The same decision, as an instance of this class."""
+        """Copy a placement into an instance of this class."""
         return cls(**vars(placement))
 
     @classmethod
     def from_proto(cls, message: router_pb2.Placement) -> Self:
-        """From the contract's message, received just now."""
+        """Read the contract's message, received just now."""
         expires = None
         if message.lease_id:
-            # The remaining time, as the two machines' clocks need not agree.
+            # From the remaining time, as the two machines' clocks may differ.
             now = datetime.datetime.now(datetime.UTC)
             expires = now + message.lease_remaining.ToTimedelta()
         return cls(
@@ -245,11 +246,11 @@ class Placement:
 
 
 class HeldPlacement(Placement):
-    """A placement inside `place`: what is set on it here goes into its release.
+    """A placement inside `place`; attributes set on it are sent with its release.
 
-    The decision itself stays frozen. `outcome` overrides what the way out of the block says,
-    `output_tokens` counts all sequences, `decode_duration` (seconds) runs from the first token to
-    the last, `decode_counts` are the experts that the decode really used.
+    The decision itself is frozen. `outcome` overrides what the end of the block implies,
+    `output_tokens` counts all sequences, `decode_duration` (seconds) is from the first token to
+    the last, `decode_counts` are the activation counts of the decode.
     """
 
     outcome: ReleaseOutcome | str | None = None

@@ -1,4 +1,4 @@
-"""Which leases blocks hold, and when each is to be renewed."""
+"""The leases that blocks hold, and when each must be renewed."""
 
 import datetime
 import time
@@ -9,10 +9,10 @@ from eldr.v1.router_pb2 import LeaseReference, RenewLeasesRequest, RouteRequest
 
 from eldr_client.placement import HeldPlacement
 
-# A lease is renewed so often in its life, and at most so often in a second.
+# Renewals per lifetime of a lease, and at most per second.
 _RENEWALS_PER_LIFE = 3
 _LEAST_PERIOD = 0.1
-# Leases this close to their time, as a share of their period, go with those that are due.
+# Leases this close to being due, as a share of their period, are renewed along with due ones.
 _SLACK = 0.1
 _MAX_PER_MESSAGE = 1_000
 
@@ -29,15 +29,15 @@ class _Held:
 class Renewals:
     """The leases held by one client's blocks.
 
-    Any thread may call `hold` and `let_go`: each is one step on a dictionary. Times are seconds of
-    the monotonic clock.
+    Thread-safe: `hold` and `let_go` are one dictionary operation each. Times are in seconds of the
+    monotonic clock.
     """
 
     def __init__(self) -> None:
         self._held: dict[Key, _Held] = {}
 
     def hold(self, request: RouteRequest, placement: HeldPlacement) -> float | None:
-        """Renew this lease from now on. When that is due first; None: nothing is booked."""
+        """Renew this lease from now on. Returns when it is first due; None if nothing is booked."""
         if placement.lease_expires_at is None:
             return None
         life = (placement.lease_expires_at - datetime.datetime.now(datetime.UTC)).total_seconds()
@@ -47,15 +47,15 @@ class Renewals:
         return due
 
     def let_go(self, request: RouteRequest) -> None:
-        """Its block has ended."""
+        """The request's block has ended."""
         self._held.pop(_key(request), None)
 
     def next_due(self) -> float | None:
-        """When the next renewal is due; None: no lease is held."""
+        """When the next renewal is due; None if no lease is held."""
         return min((held.due for held in list(self._held.values())), default=None)
 
     def take_due(self) -> list[RenewLeasesRequest]:
-        """What to send now; each lease in it is due again one period later."""
+        """The requests to send now; each lease in them is due again one period later."""
         now = time.monotonic()
         by_model: dict[str, list[LeaseReference]] = {}
         for (model, request_id, attempt), held in list(self._held.items()):
@@ -71,7 +71,7 @@ class Renewals:
         ]
 
     def ended(self, model: str, leases: Iterable[LeaseReference]) -> list[str]:
-        """The router does not know these any more; the requests whose blocks still held them."""
+        """Forget leases unknown to the router; return the requests whose blocks held them."""
         return [
             lease.request_id
             for lease in leases

@@ -1,4 +1,4 @@
-"""What spans say, by OpenTelemetry's names where it has any; never a prompt or a secret."""
+"""Attributes of spans, with OpenTelemetry's names where it has any; never a prompt or a secret."""
 
 from eldr_client.placement import Placement
 from eldr_client.traces import Value
@@ -7,7 +7,7 @@ Attributes = dict[str, Value | None]
 
 
 def request(model: str, request_id: str, attempt: int | None = None) -> Attributes:
-    """Whose span it is."""
+    """The request that a span is about."""
     return {
         "gen_ai.request.model": model,
         "eldr.request_id": request_id,
@@ -27,7 +27,7 @@ def placement(placed: Placement) -> Attributes:
         "eldr.reason": placed.reason.value,
         "eldr.lease_id": placed.lease_id,
     }
-    if placed.policy:  # else a prefill engine handed it over, which has told the rest in its span
+    if placed.policy:  # else a prefill engine handed it over, whose span has the rest
         attributes |= {
             "eldr.policy": placed.policy,
             "eldr.similarity": placed.similarity,

@@ -1,4 +1,4 @@
-"""One StreamSignatures call for the messages of many requests."""
+"""One StreamSignatures call that carries the messages of many requests."""
 
 import queue
 import threading
@@ -13,14 +13,14 @@ Answers = queue.SimpleQueue[StreamSignaturesResponse | grpc.RpcError]
 
 
 class SignatureStream:
-    """Sends a message and waits for its answer, as a unary call does, on a call that stays open.
+    """Sends a message and waits for its answer, like a unary call, on a call that stays open.
 
-    It opens on first use, and again after it has broken. Messages of several threads take turns.
+    It opens on first use, and again after a failure. Threads take turns.
 
     Parameters
     ----------
     begin : callable
-        From an iterator of requests to a call that iterates over responses.
+        Takes an iterator of requests, and returns a call that iterates over responses.
     """
 
     def __init__(self, begin: Callable[[Iterator[StreamSignaturesRequest]], Any]) -> None:
@@ -33,23 +33,25 @@ class SignatureStream:
     def exchange(
         self, request: StreamSignaturesRequest, timeout: float
     ) -> StreamSignaturesResponse:
-        """The answer to `request`.
+        """Send `request` and return its answer.
 
         Raises
         ------
         grpc.RpcError
-            DEADLINE_EXCEEDED after `timeout` seconds, or what the stream ended with.
+            DEADLINE_EXCEEDED after `timeout` seconds, or the error that ended the stream.
         """
         deadline = time.monotonic() + timeout
         if not self._turn.acquire(timeout=timeout):
-            raise BrokenError(grpc.StatusCode.DEADLINE_EXCEEDED, "others' messages take too long")
+            raise BrokenError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "other threads' messages took too long"
+            )
         try:
             if self._call is None or not self._answers.empty():  # it broke while idle
                 self._open()
             self._requests.put(request)
             answer = self._answers.get(timeout=max(deadline - time.monotonic(), 0.001))
         except queue.Empty:
-            self._end()  # a late answer would be taken for that of the next message
+            self._end()  # a late answer would be mistaken for the next message's
             raise BrokenError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer in {timeout:.3g} s"
             ) from None
@@ -76,7 +78,7 @@ class SignatureStream:
 
     def _end(self) -> None:
         if self._call is not None:
-            self._requests.put(None)  # gRPC's thread waits there for what to send
+            self._requests.put(None)  # ends gRPC's thread, which waits for requests
             self._call.cancel()
             self._call = None
 
@@ -91,7 +93,7 @@ def _read(call: Any, answers: Answers) -> None:
 
 
 class BrokenError(grpc.RpcError):
-    """What gRPC's own errors say, said here."""
+    """Has the interface of gRPC's own errors."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
         self._said = code, details
@@ -102,9 +104,9 @@ class BrokenError(grpc.RpcError):
         return self._said[0]
 
     def details(self) -> str:
-        """What is said with it."""
+        """The error message."""
         return self._said[1]
 
     def trailing_metadata(self) -> tuple[()]:
-        """None is sent."""
+        """There is none."""
         return ()

@@ -1,8 +1,8 @@
-"""Spans for OpenTelemetry: the one place that knows its packages, which only those who ask need.
+"""OpenTelemetry spans: the only module that imports its packages, which are optional.
 
 OpenTelemetry's own variables turn it on: OTEL_TRACES_EXPORTER, or the endpoint of an OTLP receiver.
-A queue of bounded length stands between a span and its receiver, so that one which is slow or away
-costs spans, and no request anything.
+A bounded queue separates spans from their receiver, so that one which is slow or away loses spans
+but delays no request.
 """
 
 import os
@@ -15,10 +15,10 @@ from typing import Any, Literal
 Value = str | bool | int | float
 Kind = Literal["internal", "server", "client"]
 
-# Seconds that closing waits for a receiver.
+# Seconds that closing waits for the receiver.
 FAREWELL = 2.0
-MAX_TEXT = 512  # characters of an attribute, which may be of a caller's making
-MAX_TRACESTATE = 512  # characters; W3C asks for no more
+MAX_TEXT = 512  # characters of an attribute, which a caller may control
+MAX_TRACESTATE = 512  # characters; W3C requires no more
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _OTLP = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
@@ -26,7 +26,7 @@ _NEEDED = "pip install opentelemetry-sdk opentelemetry-exporter-otlp"
 
 
 class Span:
-    """One that is not recorded: what is said of it is lost."""
+    """A span that is not recorded: its methods do nothing."""
 
     is_recording = False
 
@@ -34,17 +34,17 @@ class Span:
         """Add attributes; None and empty texts are left out."""
 
     def happened(self, event: str) -> None:
-        """Note that something happens now."""
+        """Record an event that happens now."""
 
     def failed(self, kind: str, *, by_caller: bool = False) -> None:
-        """Note why it failed, in a word that is no text of others; the first one counts.
+        """Record a failure by a kind that quotes no text of others; the first one counts.
 
-        What a server refuses `by_caller`'s fault is no error of its span.
+        A server's refusal that is the caller's fault (`by_caller`) is not an error of its span.
         """
 
 
 class Traces:
-    """No spans, at no cost: what stands for `Traces` that are off."""
+    """No spans, at no cost: the `Traces` used when they are off."""
 
     is_on = False
 
@@ -56,10 +56,10 @@ class Traces:
         kind: Kind = "internal",
         within: Mapping[str, str] | None = None,
     ) -> AbstractContextManager[Span]:
-        """A span for a block; an exception that leaves the block is why it failed.
+        """A span for a block; an exception that leaves the block marks it as failed.
 
-        Its parent is the current span, or with `within`, the fields of a W3C Trace Context, the
-        span that they name; none where they name none.
+        Its parent is the current span or, with `within` (the fields of a W3C Trace Context), the
+        span named there; none if it names none.
         """
         return _NOTHING
 
@@ -68,7 +68,7 @@ class Traces:
         return {}
 
     def close(self) -> None:
-        """Send what is unsent, for two seconds at most."""
+        """Flush pending spans, for at most two seconds."""
 
 
 _UNRECORDED = Span()
@@ -76,12 +76,12 @@ _NOTHING = nullcontext(_UNRECORDED)
 
 
 def begin(service: str, warn: Callable[[str], object]) -> Traces:
-    """The spans of a program, where the environment asks for them.
+    """Start a program's traces if the environment asks for them.
 
     Parameters
     ----------
     service : str
-        Its name, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES give another.
+        Service name, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES give another.
     warn : callable (text)
         Told why there are none although they were asked for.
     """
@@ -101,16 +101,16 @@ def begin(service: str, warn: Callable[[str], object]) -> Traces:
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter()))
     except ModuleNotFoundError as error:
-        warn(f"traces are asked for, and {error.name} is not installed: {_NEEDED}")
+        warn(f"traces were asked for, but {error.name} is not installed: {_NEEDED}")
     except (LookupError, TypeError, ValueError) as error:
-        warn(f"traces are asked for, and cannot be: {error}")
+        warn(f"traces were asked for, but cannot be exported: {error}")
     else:
         return _Exported(provider)
     return Traces()
 
 
 def _wanted(environ: Mapping[str, str]) -> list[str]:
-    """Names of exporters; a receiver's address alone asks for the one of OTLP."""
+    """Names of exporters; an endpoint alone implies OTLP."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
     said = environ.get("OTEL_TRACES_EXPORTER", "")
@@ -121,12 +121,12 @@ def _wanted(environ: Mapping[str, str]) -> list[str]:
 
 
 def _exporter(name: str) -> Any:
-    """The class of an exporter, from whatever package brings it.
+    """The class of an exporter, from any installed package.
 
     Raises
     ------
     LookupError
-        None does.
+        No package provides it.
     """
     entry = name
     if name == "otlp":
@@ -167,7 +167,7 @@ class _Recorded(Span):
 
 
 class _Exported(Traces):
-    """Spans of one provider; that of the process, which is the application's, is left alone."""
+    """Spans of its own provider; the process's provider is the application's, and left alone."""
 
     is_on = True
 
@@ -229,7 +229,7 @@ def _said(attributes: Mapping[str, Value | None]) -> dict[str, Value]:
 
 
 def _bounded(fields: Mapping[str, str]) -> dict[str, str]:
-    """The two fields, without a state that is longer than anyone has to carry."""
+    """The two fields, without a tracestate longer than W3C requires to propagate."""
     parent, state = fields.get("traceparent", ""), fields.get("tracestate", "")
     kept = state if len(state) <= MAX_TRACESTATE else ""
     return {"traceparent": parent, "tracestate": kept}

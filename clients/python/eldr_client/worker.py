@@ -1,4 +1,4 @@
-"""A worker's side: be registered, say what runs, be forgotten at the end."""
+"""A worker's side: registers it, reports its load, deregisters it at the end."""
 
 import logging
 import secrets
@@ -27,7 +27,7 @@ from eldr_client.messages import duration
 logger = logging.getLogger("eldr_client")
 
 _RETRY_PAUSE = 0.25  # seconds
-_DRAWN = 1 << 48  # lower incarnations are numbers that routers give
+_DRAWN = 1 << 48  # lower incarnations are assigned by routers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,7 @@ class LoadReport:
     `held` are the (request_id, attempt) that it runs or queues. `active_experts` (distinct, per
     layer and step, mean over generated tokens), `batch_size` (sequences, mean over steps),
     `step_time` (seconds, likewise) and `step_active_experts` (likewise) are since the last report;
-    0 means unknown. `capture` says whether the worker tells its tokens' experts; None says nothing
-    new of it.
+    0 means unknown. `capture` is the state of the worker's capture; None means no news.
     """
 
     running_sequences: int = 0
@@ -55,31 +54,31 @@ class LoadReport:
 
 
 class WorkerSession:
-    """Keeps one worker registered, and its load reported, from a thread of its own.
+    """Keeps one worker registered and reports its load, in a thread of its own.
 
-    A router that is away is asked again every quarter of a second; one that has forgotten the
-    worker is told of it with the next report. Of several replicas one hears everything, and another
-    once that one is lost.
+    A router that does not answer is retried every quarter of a second; one that has forgotten the
+    worker learns of it with the next report. Of several replicas one gets everything, and another
+    takes its place if it is lost.
 
     Parameters
     ----------
     worker_id, model, url : str
-        The worker, what it serves, and where.
+        The worker's id, the model it serves, and its URL.
     report : callable without arguments -> LoadReport
-        Called in the session's thread before each report. Before the worker is ready only its
+        Called in the session's thread before each report. Until the worker is ready only its
         `capture` is sent, and it may raise.
     role : {"DECODE", "PREFILL"}
     dp_rank, group, labels : int, str, mapping of str to str
         As in RegisterWorkerRequest.
     max_sequences, max_kv_tokens : int
-        Capacity; 0 is the router's default, or unknown.
+        Capacity; 0 means the router's default, or unknown.
     geometry : (num_layers, num_experts, top_k), optional
     ready : bool
-        False says JOINING: nothing is placed on the worker until `set_ready`.
+        False registers as JOINING: nothing is placed on the worker until `set_ready`.
     time_to_live : float
-        Seconds of silence after which the router takes the worker as gone; 0 means never.
+        Seconds of silence after which the router treats the worker as gone; 0 means never.
     target, token, root_certificates, client_key, client_certificate, tls
-        As in RouterClient; the token needs the role worker.
+        As for RouterClient; the token needs the role worker.
     timeout : float
         Deadline of each call, in seconds.
     """
@@ -133,7 +132,7 @@ class WorkerSession:
         self._channel = self._endpoint.open(sticky=True)
         self._stub = FleetServiceStub(self._channel)
         # Drawn here: a registration whose answer is lost can be repeated, and a router that forgot
-        # the worker is told that it is no new one.
+        # the worker learns that it is not a new one.
         self._registration.incarnation = _DRAWN + secrets.randbelow((1 << 63) - _DRAWN)
         self._incarnation = 0
         self._drained = threading.Event()
@@ -149,12 +148,12 @@ class WorkerSession:
 
     @property
     def incarnation(self) -> int:
-        """The router's number for this life of the worker; 0 while not registered."""
+        """The number of this incarnation of the worker; 0 while not registered."""
         return self._incarnation
 
     @property
     def drained(self) -> bool:
-        """The router drains the worker and has nothing booked on it any more: it may be closed."""
+        """Whether the router drains the worker and has nothing booked on it: it may be closed."""
         return self._drained.is_set()
 
     def set_ready(self) -> None:
@@ -163,7 +162,7 @@ class WorkerSession:
         self._wake.set()
 
     def close(self) -> None:
-        """Stop reporting and say goodbye."""
+        """Stop reporting and deregister."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -200,7 +199,7 @@ class WorkerSession:
             self._wake.wait(min(self._interval, _RETRY_PAUSE) if found else self._interval)
 
     def _step(self) -> str:
-        """Register if need be, then report; returns what is to be complained of."""
+        """Register if need be, then report; returns what went wrong, or empty."""
         ready = self._ready.is_set()
         state = WorkerState.WORKER_STATE_READY if ready else WorkerState.WORKER_STATE_JOINING
         if not self._incarnation:
@@ -208,16 +207,16 @@ class WorkerSession:
         load = self._report() if ready else self._report_of_joining()
         try:
             accepted = self._send(load, state)
-        except NotFoundError:  # the router restarted, or gave us up for gone
+        except NotFoundError:  # the router restarted, or took us for gone
             self._register(state)
             accepted = self._send(load, state)
         return "" if accepted else "reports are ignored; has another process registered this id?"
 
     def _report_of_joining(self) -> LoadReport:
-        """Whether it captures, of a worker that has no load yet and may not be able to say more."""
+        """The capture state of a worker that has no load yet and may not be able to report more."""
         try:
             return LoadReport(capture=self._report().capture)
-        except Exception:  # the engine's code; a worker that joins must not vanish for it
+        except Exception:  # the engine's code; a joining worker must not vanish because of it
             worker = self._registration.worker_id
             logger.debug("worker %s has no report before it is ready", worker, exc_info=True)
             return LoadReport()
@@ -232,7 +231,7 @@ class WorkerSession:
     def _send(self, load: LoadReport, state: WorkerState) -> bool:
         self._number += 1
         values = {name: getattr(load, name) for name in _AS_THEY_ARE}
-        if load.capture:  # kept for the case that a router which has forgotten the worker asks
+        if load.capture:  # kept for a router that has forgotten the worker
             self._registration.capture.CopyFrom(load.capture.to_proto())
             values["capture"] = self._registration.capture
         answer = self._call(

@@ -1,4 +1,4 @@
-"""Which KV cache group signatures go by: scheduler and workers must choose the same."""
+"""The KV cache group that signatures are indexed by: scheduler and workers must agree on it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +11,16 @@ from eldr_vllm.guard import UnsupportedError
 
 @dataclass(frozen=True, slots=True)
 class AttentionGroup:
-    """A group whose blocks hold every token of a request, each in one slot, as long as it lives.
+    """A group whose blocks hold every token of a request, one per slot, for as long as it lives.
 
     Attributes
     ----------
     index : int
-        Its place among the KV cache's groups.
+        Its index among the KV cache's groups.
     block_size : int
-        Tokens per block. Other groups may have other sizes.
+        Tokens per block. Other groups may have other block sizes.
     layer : str
-        One of its attention layers, by name.
+        The name of one of its attention layers.
     """
 
     index: int
@@ -31,22 +31,22 @@ class AttentionGroup:
 def attention_group(config: VllmConfig, kv_cache: KVCacheConfig) -> AttentionGroup:
     """The first group of full attention, MLA included.
 
-    Sliding-window, chunked and Mamba groups give blocks back while a request runs, so a prompt's
-    experts cannot be found by their slots.
+    Sliding-window, chunked and Mamba groups release blocks while a request runs, so their slots
+    cannot identify a prompt's experts.
 
     Raises
     ------
     UnsupportedError
-        There is no such group, or a slot is not one token's.
+        There is no such group, or a slot is not for one token.
     """
     parallel = config.parallel_config
     if parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1:
         raise UnsupportedError(
-            "context parallelism gives each rank a share of every prompt's KV slots, and the "
-            "experts of the others' tokens are not seen here"
+            "context parallelism gives each rank only a share of every prompt's KV slots, and the "
+            "experts of the other tokens are not seen here"
         )
     for index, group in enumerate(kv_cache.kv_cache_groups):
-        # Workers may have the specs of a group layer by layer.
+        # Workers may get a group's specs per layer.
         specs = getattr(group.kv_cache_spec, "kv_cache_specs", None)
         specs = list(specs.values()) if specs else [group.kv_cache_spec]
         drafts = getattr(group, "is_eagle_group", False)
@@ -54,12 +54,12 @@ def attention_group(config: VllmConfig, kv_cache: KVCacheConfig) -> AttentionGro
             return AttentionGroup(index, specs[0].block_size, group.layer_names[0])
     kinds = sorted({type(group.kv_cache_spec).__name__ for group in kv_cache.kv_cache_groups})
     raise UnsupportedError(
-        f"no layer of the model keeps a whole prompt's tokens, each in a KV slot of its own "
+        f"no layer of the model keeps all of a prompt's tokens, each in its own KV slot "
         f"({', '.join(kinds) or 'no KV cache'})"
     )
 
 
 def _is_one_token_per_slot(spec: Any) -> bool:
-    """Full attention whose slots are not compressed from several tokens, as DeepSeek-V4's are."""
+    """Full attention whose slots are not compressed from several tokens, as in DeepSeek-V4."""
     tokens = getattr(spec, "tokens_per_state", getattr(spec, "compress_ratio", 1))
     return isinstance(spec, FullAttentionSpec) and tokens == 1

@@ -1,6 +1,6 @@
-"""How kernels are compiled: for given types, when they are imported, kept on disk where possible.
+"""Compiles kernels for given types at import, and caches them on disk where possible.
 
-A directory that cannot be written, a full disk and damaged files cost the compiling and no more.
+A read-only directory, a full disk or damaged files cost only the time to compile.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
 def readonly(dtype: types.Type, ndim: int) -> types.Array:
-    """C-contiguous array of `dtype` with `ndim` dimensions; fits writable ones too."""
+    """A C-contiguous array type of `dtype` with `ndim` dimensions; accepts writable arrays too."""
     return types.Array(dtype, ndim, "C", readonly=True)
 
 

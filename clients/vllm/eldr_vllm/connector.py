@@ -1,7 +1,7 @@
-"""The KV connector that vLLM loads: the real one, and ELDR beside it.
+"""The KV connector that vLLM loads: it wraps the real one and adds ELDR.
 
-Every method first does what the wrapped connector does; what is ELDR's own runs under a guard. A
-failure there leaves the wrapped connector alone at work, and the scheduler's side is told.
+Every method first does what the wrapped connector does; ELDR's own part runs under a guard. If it
+fails, the wrapped connector works on alone, and the scheduler's side is told.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from eldr_vllm.settings import Settings
 
 
 class EldrConnector(DelegatingConnector):
-    """Loaded by `kv_connector_module_path`; its configuration is in README.md."""
+    """Loaded by `kv_connector_module_path`; README.md describes its configuration."""
 
     def __init__(self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: Any):
         super().__init__(vllm_config, role, kv_cache_config)
@@ -50,7 +50,7 @@ class EldrConnector(DelegatingConnector):
     # The workers' side
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
-        """Also the time to listen to the MoE layers: no CUDA graph has been captured yet."""
+        """Also the time to attach to the MoE layers: no CUDA graph has been captured yet."""
         super().register_kv_caches(kv_caches)
         worker = self._guard.run(self._prepare)
         if self._vllm_config.parallel_config.use_sequence_parallel_moe:
@@ -63,7 +63,7 @@ class EldrConnector(DelegatingConnector):
             self._worker = worker
 
     def _prepare(self) -> Any:
-        # Imported here, as what they take from vLLM is not in every version.
+        # Late: not every vLLM version has what they import from it.
         from eldr_vllm.worker.side import WorkerSide
 
         return WorkerSide(self._vllm_config, self._kv_cache_config, self._settings)
@@ -92,7 +92,7 @@ class EldrConnector(DelegatingConnector):
             self._guard.run(self._worker.see, kwargs)
 
     def build_connector_worker_meta(self) -> KVConnectorWorkerMetadata | None:
-        """The end of a step; it may be of use to the scheduler that there is none of ours."""
+        """The end of a step; even empty metadata of ours may be of use to the scheduler."""
         inner = super().build_connector_worker_meta()
         number = None
         if self._worker is not None:
@@ -100,7 +100,7 @@ class EldrConnector(DelegatingConnector):
         return EldrWorkerMetadata(inner, partial(self._report, number))
 
     def _report(self, number: int | None) -> tuple[dict[int, list[StepReport]], str]:
-        """Called when the step's output is there, on whatever thread sends it."""
+        """Called when the step's output is ready, on the thread that sends it."""
         reports = None
         if number is not None:
             reports = self._guard.run(self._worker.reports, number)
@@ -111,9 +111,9 @@ class EldrConnector(DelegatingConnector):
     def set_xfer_handshake_metadata_pp_aware(
         self, metadata: dict[tuple[int, int], KVConnectorHandshakeMetadata]
     ) -> None:
-        """Forwarded without ours; all workers are there now."""
+        """Forwarded without our metadata; all workers are there now."""
         ours = {rank: item for rank, item in metadata.items() if isinstance(item, EldrHandshake)}
-        # Beside others in a MultiConnector this one is told of theirs.
+        # In a MultiConnector it gets other connectors' metadata too.
         inner = {rank: item.inner for rank, item in ours.items() if item.inner is not None}
         inner |= {rank: item for rank, item in metadata.items() if rank not in ours}
         if inner:
@@ -124,13 +124,13 @@ class EldrConnector(DelegatingConnector):
             self._guard.run(self._scheduler.register, ranks, stopped)
 
     def bind_kv_cache_manager(self, kv_cache_manager: Any) -> None:
-        """Forwarded; its use goes into the reports."""
+        """Forwarded; the cache's usage goes into the reports."""
         super().bind_kv_cache_manager(kv_cache_manager)
         if self._scheduler is not None:
             self._guard.run(self._scheduler.bind, kv_cache_manager)
 
     def on_new_request(self, request: Any) -> None:
-        """A request has come."""
+        """A request has arrived."""
         super().on_new_request(request)
         if self._scheduler is not None:
             self._guard.run(self._scheduler.begin, request)
@@ -138,13 +138,13 @@ class EldrConnector(DelegatingConnector):
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int
     ) -> tuple[int | None, bool]:
-        """Forwarded; where the local hit ends is where a fill from outside begins."""
+        """Forwarded; a fill from outside begins where the local hit ends."""
         if self._scheduler is not None:
             self._guard.run(self._scheduler.match, request, num_computed_tokens)
         return super().get_num_new_matched_tokens(request, num_computed_tokens)
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        """Blocks that are filled from outside are unknown to the signature cache."""
+        """Blocks filled from outside are unknown to the signature cache."""
         super().update_state_after_alloc(request, blocks, num_external_tokens)
         if self._scheduler is not None:
             self._guard.run(self._scheduler.fill, request, blocks, num_external_tokens)
@@ -160,7 +160,7 @@ class EldrConnector(DelegatingConnector):
     def update_connector_output(self, connector_output: Any) -> None:
         """The inner connector sees its own metadata only."""
         ours = connector_output.kv_connector_worker_meta
-        if not isinstance(ours, EldrWorkerMetadata):  # of a worker that ran nothing
+        if not isinstance(ours, EldrWorkerMetadata):  # from a worker that ran nothing
             super().update_connector_output(connector_output)
             return
         connector_output.kv_connector_worker_meta = ours.inner
@@ -174,13 +174,13 @@ class EldrConnector(DelegatingConnector):
     def request_finished(
         self, request: Any, block_ids: list[int]
     ) -> tuple[bool, dict[str, Any] | None]:
-        """The answer's parameters, with `eldr` among them."""
+        """The answer's parameters, including `eldr`."""
         return self._with_eldr(request, *super().request_finished(request, block_ids))
 
     def request_finished_all_groups(
         self, request: Any, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
-        """The answer's parameters, with `eldr` among them."""
+        """The answer's parameters, including `eldr`."""
         return self._with_eldr(request, *super().request_finished_all_groups(request, block_ids))
 
     def _with_eldr(
@@ -194,7 +194,7 @@ class EldrConnector(DelegatingConnector):
     # Both sides
 
     def get_kv_connector_stats(self) -> Any:
-        """The inner connector's, always inside of ours: vLLM adds up those of both sides."""
+        """The inner connector's, always inside ours: vLLM adds up those of both sides."""
         from eldr_vllm.stats import EldrStats
 
         inner = super().get_kv_connector_stats()
@@ -209,7 +209,7 @@ class EldrConnector(DelegatingConnector):
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> Any:
-        """What `get_kv_connector_stats` gave, from its plain values."""
+        """The inverse of `get_kv_connector_stats`, from its plain values."""
         from eldr_vllm.stats import EldrStats
 
         if data is None:
@@ -227,7 +227,7 @@ class EldrConnector(DelegatingConnector):
         labelnames: list[str],
         per_engine_labelvalues: dict[int, list[object]],
     ) -> Any:
-        """The inner connector's metrics, and ours."""
+        """The inner connector's metrics and ours."""
         from eldr_vllm.stats import EldrPromMetrics
 
         given = metric_types, labelnames, per_engine_labelvalues
@@ -241,6 +241,6 @@ class EldrConnector(DelegatingConnector):
             self._scheduler.close()
 
 
-# Beside others in a MultiConnector, vLLM looks it up by its name to read what it tells.
+# In a MultiConnector, vLLM looks a connector up by name to read its stats.
 with contextlib.suppress(ValueError):
     KVConnectorFactory.register_connector("EldrConnector", __name__, "EldrConnector")

@@ -1,8 +1,8 @@
-"""A connector that does what another one does.
+"""A connector that delegates to another one.
 
 vLLM's base class has a working default for most methods, so a method that is not forwarded would
-silently do nothing. What is forwarded therefore follows from the base class of the vLLM that is
-installed, whatever its version has; only what cannot be passed on unchanged is written here.
+silently do nothing. The forwarded methods are therefore derived from the base class of the
+installed vLLM, whatever its version; only what cannot be passed on unchanged is written here.
 """
 
 import abc
@@ -33,10 +33,9 @@ OWN_KEYS = ("eldr", "inner")
 def inner_transfer_config(outer: KVTransferConfig) -> KVTransferConfig:
     """The configuration of the wrapped connector.
 
-    It is what `inner` says, or the only one of `connectors`; several of them are a MultiConnector.
-    A replica, which prefills what it decodes, needs none.
-    What it does not say is as in the outer configuration; the extra configuration without our own
-    keys.
+    It is given by `inner`, or is the only one of `connectors`; several of them are a
+    MultiConnector. A replica, which prefills what it decodes, needs none. What it does not set is
+    as in the outer configuration; the extra configuration lacks our own keys.
     """
     extra = outer.kv_connector_extra_config
     rest = {key: value for key, value in extra.items() if key not in OWN_KEYS}
@@ -66,7 +65,7 @@ def inner_config(vllm_config: VllmConfig) -> VllmConfig:
 def _without_groups(config: VllmConfig, kv_cache_config: Any) -> VllmConfig:
     """`config` for a connector that does not support vLLM's hybrid KV cache manager.
 
-    With one group the manager makes no difference, so it may be said to be off.
+    With one group the manager makes no difference, so it may be reported as off.
 
     Raises
     ------
@@ -77,10 +76,10 @@ def _without_groups(config: VllmConfig, kv_cache_config: Any) -> VllmConfig:
         raise ValueError(
             f"{config.kv_transfer_config.kv_connector} does not support the hybrid KV cache "
             "manager, and this model's KV cache has several groups. vLLM turns the manager off by "
-            "itself where it loads ELDR's plugin (eldr, if VLLM_PLUGINS names any), or where "
+            "itself if it loads ELDR's plugin (eldr, if VLLM_PLUGINS names any), or if "
             '"kv_connector" is "MultiConnector", "kv_connector_module_path" "eldr_vllm.multi", and '
-            '"connectors" is there in place of "inner"; --disable-hybrid-kv-cache-manager does so '
-            "in any case"
+            '"connectors" replaces "inner"; --disable-hybrid-kv-cache-manager turns it off in any '
+            "case"
         )
     config.scheduler_config = copy.copy(config.scheduler_config)
     config.scheduler_config.disable_hybrid_kv_cache_manager = True
@@ -88,10 +87,10 @@ def _without_groups(config: VllmConfig, kv_cache_config: Any) -> VllmConfig:
 
 
 def forwarding(*interfaces: type) -> Callable[[type], type]:
-    """Decorate a class to pass on what the interfaces have and it does not define itself.
+    """Decorate a class to forward what the interfaces have and it does not define itself.
 
-    Methods and properties go to `inner`; classmethods to the class of the wrapped connector, which
-    follows from the configuration among their arguments, or else is the one wrapped last in this
+    Methods and properties go to `inner`. Classmethods go to the class of the wrapped connector,
+    found from the configuration among their arguments, or else the one wrapped last in this
     process.
     """
 
@@ -160,7 +159,7 @@ class DelegatingConnector(KVConnectorBase_V1, SupportsHMA):
         self.inner: KVConnectorBase_V1 = KVConnectorFactory.create_connector(
             config, role, kv_cache_config
         )
-        self._connectors = [self.inner]  # vLLM looks there for connectors inside of others
+        self._connectors = [self.inner]  # where vLLM looks for nested connectors
         DelegatingConnector.wrapped = type(self.inner)
 
     @classmethod
@@ -175,7 +174,7 @@ class DelegatingConnector(KVConnectorBase_V1, SupportsHMA):
     def request_finished_all_groups(
         self, request: Any, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
-        """Forwarded, by the name that the wrapped connector knows."""
+        """Forwarded, under the name that the wrapped connector implements."""
         if isinstance(self.inner, SupportsHMA):
             return self.inner.request_finished_all_groups(request, block_ids)
         return self.inner.request_finished(request, block_ids[0])

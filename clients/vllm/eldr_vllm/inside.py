@@ -1,8 +1,9 @@
-"""vLLM sees the connector inside ours where it decides before it builds one.
+"""Lets vLLM see the inner connector where it decides before it builds one.
 
-Whether its hybrid KV cache manager is on depends on whether the connector supports that, and what
-NIXL or a CPU offload needs is prepared by their names. Both are asked of the configuration alone;
-ours supports it, and has another name, so an engine would start otherwise than without ELDR.
+Whether its hybrid KV cache manager is on depends on the connector's support for it, and what NIXL
+or a CPU offload needs is prepared by their names. Both are decided from the configuration alone.
+Our connector has another name and supports the manager, so without this an engine would start
+differently than without ELDR.
 """
 
 import functools
@@ -10,12 +11,12 @@ from typing import Any
 
 
 def show() -> None:
-    """Let the connector inside answer; once in a process.
+    """Make vLLM ask the inner connector; idempotent.
 
     Raises
     ------
     ImportError, AttributeError
-        This vLLM asks otherwise.
+        This vLLM version asks in another way.
     """
     from vllm.config.kv_transfer import KVTransferConfig
     from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory

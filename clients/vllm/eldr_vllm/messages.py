@@ -1,4 +1,4 @@
-"""What travels with each step between the scheduler's side and the workers' side."""
+"""Messages between the scheduler's side and the workers' side, sent with each step."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
@@ -15,7 +15,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 _NONE = np.empty(0, np.int64)
 Geometry = tuple[int, int, int]  # MoE layers, experts, top_k
 BlockHash = tuple[int, bytes | None]
-"""A KV block and the hash of what it holds, from the beginning of the prompt on, where known."""
+"""A KV block and, if known, the hash of its contents from the beginning of the prompt on."""
 
 _NO_SPANS = np.empty((0, 3), np.int64)
 
@@ -25,7 +25,7 @@ class PromptChunk:
     """A prompt whose counts so far are wanted after this step.
 
     `blocks` are those of its first `num_tokens` tokens, in order. (epoch, sequence) number the
-    chunk; `last` says that the prompt ends here.
+    chunk; `last` means that the prompt ends here.
     """
 
     request_id: str
@@ -38,16 +38,15 @@ class PromptChunk:
 
 @dataclass(slots=True)
 class StepPlan:
-    """What the workers should know of a step.
+    """What the workers need to know about a step.
 
-    `started` is the scheduler's clock. `num_tokens` are computed; `spans` [requests, 3] says where:
-    the first and the last KV slot of each request, in the order of the scheduler's output, and its
-    tokens (0 where only the workers know). `generating` sequences get a token from this step.
-    `filled_blocks` get their content from outside, before the step writes anything;
-    `completed_blocks` are full after it. The experts of
-    the tokens at the KV slots `answer_slots` are wanted, for the row of DecodeCounts that
-    `answer_rows` has beside each; those at `recorded_slots`, for the recording. With `keeps_counts`
-    false no prompt's counts will be asked for any more.
+    `started` is by the scheduler's clock. `num_tokens` are computed; `spans` [requests, 3] says
+    where: the first and the last KV slot of each request, in the order of the scheduler's output,
+    and its tokens (0 if only the workers know). `generating` sequences get a token from this step.
+    `filled_blocks` are filled from outside, before the step writes anything; `completed_blocks` are
+    full after it. The experts of the tokens at the KV slots `answer_slots` are wanted, for the rows
+    of DecodeCounts in `answer_rows`; those at `recorded_slots`, for the recording. If
+    `keeps_counts` is false, no prompt's counts will be asked for any more.
     """
 
     started: float
@@ -79,11 +78,11 @@ class PromptTotal:
 
 @dataclass(slots=True, kw_only=True)
 class StepReport:
-    """What one pipeline rank says of a step.
+    """One pipeline rank's report on a step.
 
-    `distinct` experts were touched over its `layers` MoE layers together, 0 where that is unknown.
+    `distinct` experts were touched, summed over its `layers` MoE layers; 0 if unknown.
     `answer_experts` [n, layers, top_k] belong to the plan's `answer_rows`, `recorded` to its
-    `recorded_slots`; each is None where none were wanted, or the step's experts are unknown.
+    `recorded_slots`; each is None if none were wanted, or if the step's experts are unknown.
     """
 
     started: float
@@ -108,12 +107,10 @@ class EldrWorkerMetadata(KVConnectorWorkerMetadata):
     """The inner connector's metadata and ours.
 
     The reports are made when they are first read, or when vLLM pickles them for the scheduler: by
-    then it has waited for the step, so that nothing waits for the device before.
+    then it has waited for the step, so that nothing has to wait for the device earlier.
 
-    Parameters
-    ----------
-    inner : KVConnectorWorkerMetadata, optional
-    report : callable () -> ({pipeline rank: reports of steps}, why the capture has stopped or "")
+    Parameters ---------- inner : KVConnectorWorkerMetadata, optional report : callable () ->
+    ({pipeline rank: reports of steps}, reason why the capture stopped, or "")
     """
 
     def __init__(
@@ -135,7 +132,7 @@ class EldrWorkerMetadata(KVConnectorWorkerMetadata):
         return _arrived, (self.inner, *self.report())
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "EldrWorkerMetadata":
-        """Both; ranks that share their layers saw the same, so one of them is enough."""
+        """Merge both; ranks that share layers saw the same, so one report of them is enough."""
         assert isinstance(other, EldrWorkerMetadata)
         inner = self.inner or other.inner
         if self.inner is not None and other.inner is not None:
@@ -154,7 +151,7 @@ def _arrived(
 class EldrHandshake(KVConnectorHandshakeMetadata):
     """The inner connector's handshake, and what the rank captures: MoE layers, experts, top_k.
 
-    None where it cannot, and `stopped` says why.
+    None if it cannot capture, and `stopped` says why.
     """
 
     inner: KVConnectorHandshakeMetadata | None

@@ -10,7 +10,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 
 class NoTransfer(KVConnectorBase_V1, SupportsHMA):
-    """vLLM wants a connector where it has one listen; this one does nothing else."""
+    """vLLM needs a connector to which ours can be attached; this one does nothing."""
 
     def get_num_new_matched_tokens(
         self, request: Any, num_computed_tokens: int
@@ -19,7 +19,7 @@ class NoTransfer(KVConnectorBase_V1, SupportsHMA):
         return 0, False
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        """Nothing is loaded into them."""
+        """Nothing is loaded into the blocks."""
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         """Nothing to tell the workers."""
@@ -28,7 +28,7 @@ class NoTransfer(KVConnectorBase_V1, SupportsHMA):
     def request_finished_all_groups(
         self, request: Any, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, dict[str, Any] | None]:
-        """Its blocks are free at once."""
+        """The request's blocks are free at once."""
         return False, None
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:

@@ -1,8 +1,8 @@
-"""What has to happen before vLLM builds a model; vLLM loads it in each of its processes.
+"""What must happen before vLLM builds a model; vLLM loads it in each of its processes.
 
-On a CPU vLLM compiles an MoE layer together with what is around it, and does so before there is a
-connector: afterwards the layer could not be listened to. Elsewhere the layer is an operator of its
-own, which a compiled model calls. This makes it one on a CPU too, for engines with our connector.
+On a CPU vLLM compiles an MoE layer together with the code around it, before there is a connector:
+the layer could then not be captured. On other devices the layer is a separate operator, which a
+compiled model calls. This makes it one on a CPU too, for engines with our connector.
 """
 
 import logging
@@ -10,11 +10,11 @@ from typing import Any
 
 from eldr_vllm import inside
 
-logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+logger = logging.getLogger("vllm.eldr")  # appears in vLLM's log
 
 
 def load() -> None:
-    """Called by vLLM, more than once perhaps."""
+    """Called by vLLM, possibly more than once."""
     try:
         inside.show()
     except (ImportError, AttributeError) as error:
@@ -46,7 +46,7 @@ def _apart_from_the_graph(select: Any) -> Any:
 
 
 def is_ours(transfer: Any) -> bool:
-    """Whether a KVTransferConfig names one of our connectors, or has one among its children."""
+    """Whether a KVTransferConfig names one of our connectors, or one of its children is ours."""
     if transfer is None:
         return False
     children = (transfer.kv_connector_extra_config or {}).get("connectors", ())

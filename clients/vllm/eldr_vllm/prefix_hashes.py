@@ -1,7 +1,7 @@
-"""Hashes of what prompts begin with, by which the daemon knows who holds their KV already.
+"""Hashes of prompt prefixes, by which the daemon knows which workers hold their KV already.
 
-A prompt is cut into blocks, and hash k is of its first k + 1 blocks. Proxy and shim make the same
-of the same token ids.
+A prompt is cut into blocks; hash k is of its first k + 1 blocks. Proxy and shim compute the same
+hashes from the same token ids.
 """
 
 import json
@@ -11,11 +11,11 @@ from itertools import islice
 
 BLOCK_TOKENS = 128
 MOST = 4_096
-"""That the daemon reads."""
+"""The most that the daemon reads."""
 
 
 def prefix_hashes(model: str, salt: str, blocks: Iterable[bytes]) -> list[int]:
-    """The shortest prefix's first; prompts of different models or cache salts share none."""
+    """Hashes, shortest prefix first; prompts of different models or cache salts share none."""
     before = blake2b(f"{model}\0{salt}\0".encode(errors="replace"), digest_size=8)
     hashes = []
     for block in islice(blocks, MOST):
@@ -25,6 +25,6 @@ def prefix_hashes(model: str, salt: str, blocks: Iterable[bytes]) -> list[int]:
 
 
 def token_blocks(ids: Sequence[int]) -> Iterable[bytes]:
-    """The whole blocks of a prompt."""
+    """The full blocks of a prompt."""
     for at in range(0, len(ids) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
         yield json.dumps(ids[at : at + BLOCK_TOKENS]).encode()

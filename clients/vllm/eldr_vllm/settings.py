@@ -1,4 +1,4 @@
-"""What `kv_connector_extra_config.eldr` may say."""
+"""The settings in `kv_connector_extra_config.eldr`."""
 
 import os
 import re
@@ -18,75 +18,75 @@ _RANGES = {
     "probe_every": (0.0, 1e9),
 }
 _BY_KV_ROLE = {"kv_producer": "prefill", "kv_consumer": "decode"}
-_RETIRED = ("force",)  # what is captured is verified by itself now
-# In a url: the data-parallel rank, or a port that follows from it.
+_RETIRED = ("force",)  # the capture is now verified automatically
+# In a url: the data-parallel rank, or a port computed from it.
 URL_RANK = re.compile(r"\{ *(?:(\d+) *\+ *)?dp_rank *(?:% *([1-9]\d*) *)?\}")
 
 UNSAID_ROLE = (
     "ELDR does not register this engine: kv_both does not say whether it is to get prefills, "
-    'decodes or both. Say "role": "prefill", "decode" or "both" in '
-    'kv_connector_extra_config.eldr, or "replica" where no request is prefilled elsewhere'
+    'decodes or both. Set "role": "prefill", "decode" or "both" in '
+    'kv_connector_extra_config.eldr, or "replica" if no request is prefilled elsewhere'
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings, with their defaults; strings may name environment variables (`$POD_IP`).
+    """The settings and their defaults; strings may name environment variables (`$POD_IP`).
 
     Attributes
     ----------
     router : str
         HOST:PORT of the daemon.
     token, token_file, tls, root_certificates, client_key, client_certificate
-        How to reach it: a bearer token, or the file that holds it; TLS by the system's roots; PEM
+        Credentials: a bearer token, or the file that holds it; TLS with the system's roots; PEM
         files.
     timeout : float
-        Deadline of each call to the daemon, in seconds. None of them is waited for by the engine.
+        Deadline of each call to the daemon, in seconds. The engine waits for none of them.
     url : str
-        Where this engine serves, for others; `{dp_rank}` and `{8200 + dp_rank % 8}` stand for its
-        data-parallel rank and a port that follows from it. Without a url the engine is not
+        Where this engine serves, as others reach it; `{dp_rank}` and `{8200 + dp_rank % 8}` stand
+        for its data-parallel rank and a port computed from it. Without a url the engine is not
         registered.
     role : {"", "prefill", "decode", "both", "replica"}
-        What this engine does. By default what `kv_role` says; `kv_both` says neither, and then the
-        engine is not registered: as a decode worker it would get decodes that a prefill engine
-        must not get. Its prompts and bookings are followed all the same, as each request says.
-        A replica prefills what it decodes: it is a decode worker, and tells the signature of each
-        request that it gets under a booking.
+        What this engine does; by default as `kv_role` says. `kv_both` is ambiguous, so the engine
+        is then not registered: as a decode worker, a prefill engine would get decodes that it must
+        not get. Its prompts and bookings are still followed, as each request says. A replica
+        prefills what it decodes: it is a decode worker, and registers the signature of each request
+        that it gets under a booking.
     model : str
         The model's name at the daemon; by default the first served model name.
     worker_id : str
-        By default the host and port of `url`, with the data-parallel rank where there are several.
+        By default the host and port of `url`, with the data-parallel rank if there are several.
     group : str
         Engines that can pass KV to each other; empty means any.
     labels : mapping of str to str
     capacity : int
         Sequences in flight; by default `max_num_seqs`.
     time_to_live : float
-        Seconds of silence after which the daemon takes the engine as gone.
+        Seconds of silence after which the daemon treats the engine as gone.
     health_check : bool
         Register as JOINING until `url`/health answers.
     stream : bool
         Send a long prompt's counts chunk by chunk, while it is prefilled.
     place : {"caller", "daemon"}
-        What asks for the placement: the driver of the request, or this shim with the last chunk.
-        A request may say otherwise.
+        Which side asks for the placement: the caller that drives the request, or this shim with
+        the last chunk. A request may override it.
     decode_counts : bool
         Release a booking with the activation counts of its answer.
     outbox : int
-        Messages to the daemon that may wait; beyond them the oldest are dropped.
+        Messages to the daemon that may be queued; beyond that the oldest are dropped.
     record : str
-        Folder to which the engine's routing and timings are recorded; empty: none.
+        Folder to record the engine's routing and timings to; empty for none.
     record_share : float
-        Share of requests, by their ids, whose experts are recorded. Timings are of all.
+        Share of requests, by id, whose experts are recorded. Timings are recorded for all.
     record_max_mb : float
-        Of this engine's files; the oldest are dropped.
+        Total size of this engine's files; the oldest are deleted.
     probe : bool
-        Ask the engine for a few short completions before it is READY, to see that the same prompt
-        tells the same experts. Needs `url` and `health_check`.
+        Ask the engine for a few short completions before it is READY, to check that equal prompts
+        give equal experts. Needs `url` and `health_check`.
     probe_every : float
-        Seconds between further such completions, one each time, while the engine serves; 0: none.
+        Seconds between further completions, one at a time, while the engine serves; 0 for none.
     api_key : str
-        Of the engine's HTTP server, for the probe; by default VLLM_API_KEY.
+        Key of the engine's HTTP server, for the probe; by default VLLM_API_KEY.
     """
 
     router: str = "127.0.0.1:50051"
@@ -119,18 +119,18 @@ class Settings:
 
     @classmethod
     def read(cls, values: Mapping[str, Any], kv_role: str | None) -> "Settings":
-        """Check and complete what the configuration says.
+        """Check the configuration, and fill in defaults.
 
         Raises
         ------
         UnsupportedError
-            A setting that is none, or has another type or value than it may have.
+            An unknown setting, or one of a wrong type or value.
         """
         values = {name: value for name, value in values.items() if name not in _RETIRED}
         known = {item.name: item for item in fields(cls)}
         if unknown := values.keys() - known.keys():
             raise UnsupportedError(
-                f"no setting is called {', '.join(sorted(unknown))}; there are {', '.join(known)}"
+                f"unknown settings: {', '.join(sorted(unknown))}; there are {', '.join(known)}"
             )
         given = dict(values)
         for name, value in given.items():
@@ -157,21 +157,21 @@ class Settings:
 
     @property
     def registered(self) -> bool:
-        """It is known where this engine serves and what it does."""
+        """Whether it is known where this engine serves and what it does."""
         return bool(self.url and self.role)
 
     @property
     def prefills(self) -> bool:
-        """Prompts are read here, and get signatures."""
+        """Whether prompts are prefilled here, and get signatures."""
         return self.role != "decode"
 
     @property
     def decodes(self) -> bool:
-        """Answers are written here."""
+        """Whether answers are decoded here."""
         return self.role != "prefill"
 
     def endpoint(self) -> dict[str, Any]:
-        """The keywords of eldr_client's clients and sessions that say how to reach the daemon.
+        """The keywords of eldr_client's clients and sessions for reaching the daemon.
 
         Raises
         ------

@@ -1,6 +1,6 @@
-"""What the shim tells vLLM's own /metrics, beside what the wrapped connector tells.
+"""The shim's metrics for vLLM's /metrics, added to the wrapped connector's.
 
-The workers' and the scheduler's side each give an `EldrStats` per step, vLLM adds them up, carries
+The workers' and the scheduler's side each give an `EldrStats` per step. vLLM adds them up, passes
 them to its HTTP server as plain values, and has `EldrPromMetrics` observe them there.
 """
 
@@ -18,7 +18,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
 from eldr_vllm.guard import Guard
 
 STATES = ("PROBING", "CAPTURING", "STOPPED")
-# Name, description, label and the label's values; a count is told as NAME or as NAME_VALUE.
+# Name, description, label, label values; a count is passed as NAME or NAME_VALUE.
 COUNTERS = (
     (
         "prompt_tokens",
@@ -28,7 +28,7 @@ COUNTERS = (
     ),
     (
         "signatures",
-        "Signatures of prompts that the daemon took, or that it was not told in whole",
+        "Signatures that the daemon took, or that it did not get in full",
         "outcome",
         ("sent", "failed"),
     ),
@@ -38,18 +38,18 @@ COUNTERS = (
         "outcome",
         ("received", "fallback"),
     ),
-    ("messages_dropped", "Messages dropped, as the daemon was too slow", "", ("",)),
+    ("messages_dropped", "Messages dropped because the daemon was too slow", "", ("",)),
 )
 
 
 @dataclass
 class EldrStats(KVConnectorStats):
-    """What was new in a step.
+    """What is new since the last step.
 
     Attributes
     ----------
     data : dict
-        Ours: `state` and `layers` as they are, everything else is a count to add.
+        Ours: `state` and `layers` are values, everything else is a count to add.
     inner : KVConnectorStats or None
         The wrapped connector's.
     """
@@ -57,17 +57,17 @@ class EldrStats(KVConnectorStats):
     inner: KVConnectorStats | None = field(default=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, from which `EldrConnector.build_kv_connector_stats` makes it again."""
+        """Plain values, from which `EldrConnector.build_kv_connector_stats` rebuilds it."""
         return {"inner": self.inner.to_dict() if self.inner else None, "eldr": self.data}
 
     def reset(self) -> None:
-        """Nothing is new."""
+        """Start over with nothing new."""
         self.data = {}
         if self.inner:
             self.inner.reset()
 
     def aggregate(self, other: KVConnectorStats) -> "EldrStats":
-        """Both; `other` is the later one, and may be the wrapped connector's alone."""
+        """Merge both; `other` is later, and may be the wrapped connector's alone."""
         theirs = other.inner if isinstance(other, EldrStats) else other
         if self.inner is None or theirs is None:
             self.inner = self.inner or theirs
@@ -85,12 +85,12 @@ class EldrStats(KVConnectorStats):
         return {**inner, **{f"eldr_{name}": value for name, value in self.data.items()}}
 
     def is_empty(self) -> bool:
-        """Nothing is new."""
+        """Whether nothing is new."""
         return not self.data and (self.inner is None or self.inner.is_empty())
 
 
 class EldrPromMetrics(KVConnectorPromMetrics):
-    """The wrapped connector's metrics, and ours; a failure of ours leaves theirs alone.
+    """The wrapped connector's metrics and ours; a failure of ours does not affect theirs.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class EldrPromMetrics(KVConnectorPromMetrics):
         self._guard.run(self._register)
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
-        """Take in what was new in a step, as `EldrStats.to_dict` gives it."""
+        """Add a step's news, as given by `EldrStats.to_dict`."""
         inner = transfer_stats_data["inner"]
         if inner is not None and self._inner is not None:
             self._inner.observe(inner, engine_idx)
@@ -124,7 +124,7 @@ class EldrPromMetrics(KVConnectorPromMetrics):
 
     def _register(self) -> None:
         capture = self._gauge(
-            "capture", "1 for how the capture of routed experts stands", ["state"]
+            "capture", "1 for the state of the capture of routed experts", ["state"]
         )
         layers = self._gauge("captured_layers", "MoE layers whose experts are captured", [])
         counters = [

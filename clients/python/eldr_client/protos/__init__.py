@@ -1,7 +1,7 @@
-"""The contract as files: `python -m eldr_client.protos` prints the folder to compile it from.
+"""The contract as files: `python -m eldr_client.protos` prints the folder to compile from.
 
-Beside `eldr/v1` it has what that imports and what errors carry, `google/rpc`; the other imports,
-`google/protobuf`, come with every protoc. In a checkout `eldr` is a link to the project's `protos`.
+Beside `eldr/v1` it contains `google/rpc`, which the contract and its errors need; the other
+imports, `google/protobuf`, come with every protoc. In a checkout, `eldr` links to `protos`.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The files of a recording: appended to, and the oldest dropped so that they stay bounded."""
+"""The files of a recording: appended to, oldest deleted first to stay within a bound."""
 
 import re
 import uuid
@@ -6,27 +6,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-PARTS = 16  # files that an engine's bound is divided among: so much of it goes at once
+PARTS = 16  # files that share an engine's bound, and so the part deleted at once
 
 
 class RecordingFiles:
-    """One engine's. Those that it left earlier count towards its bound.
+    """One engine's files. Those left by earlier runs count towards its bound.
 
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        Created if missing.
     engine : str
-        Name of the engine; two that share a folder need different ones.
+        The engine's name; engines that share a folder need different ones.
     most_bytes : int
-        Of all its files together.
+        Total size of its files.
 
-    Every method raises OSError when the folder cannot be made or written to.
+    Every method raises OSError if the folder cannot be created or written to.
 
     Attributes
     ----------
     run : str
-        One life of the engine.
+        Identifies one life of the engine.
     """
 
     def __init__(self, folder: Path, engine: str, most_bytes: int) -> None:
@@ -37,10 +37,12 @@ class RecordingFiles:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Begin the next file, and drop the oldest where there is no room for it."""
+        """Begin the next file, and delete the oldest if there is no room for it."""
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
-        written = sorted(self._folder.glob(f"{self._prefix}.*.eldr"))  # by time: runs begin with it
+        written = sorted(
+            self._folder.glob(f"{self._prefix}.*.eldr")
+        )  # by time: run names begin with it
         sizes = {path: path.stat().st_size for path in written}
         total, room = sum(sizes.values()), self._most - self._most // PARTS
         for path in written:
@@ -52,7 +54,7 @@ class RecordingFiles:
         self._number += 1
 
     def append(self, frame: bytes) -> None:
-        """Write a frame, in the next file if this one is full."""
+        """Write a frame, in a new file if this one is full."""
         if self._file is None or self._file.tell() + len(frame) > self._most // PARTS:
             self.open()
         assert self._file is not None
@@ -60,7 +62,7 @@ class RecordingFiles:
         self._file.flush()
 
     def close(self) -> None:
-        """Nothing more is written."""
+        """Close the files; nothing more is written."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,4 +1,4 @@
-"""Writes what is recorded, on a thread that the engine never waits for."""
+"""Writes a recording, on a thread that the engine never waits for."""
 
 import logging
 import threading
@@ -10,17 +10,17 @@ from eldr_vllm.guard import Guard
 from eldr_vllm.recording.files import RecordingFiles
 from eldr_vllm.recording.tables import Row, frame
 
-logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+logger = logging.getLogger("vllm.eldr")  # appears in vLLM's log
 
 MOST_WAITING = 64 << 20  # bytes
-ROW_BYTES = 128  # of a row without arrays, about
+ROW_BYTES = 128  # about, of a row without arrays
 FRAME_BYTES = 4 << 20
-FRAME_SECONDS = 1.0  # what a killed engine loses at most
+FRAME_SECONDS = 1.0  # the most that a killed engine loses
 FAREWELL = 5.0
 
 
 class Recorder:
-    """Rows wait in bounded memory; what finds no room is dropped, counted, and said once.
+    """Queues rows in bounded memory; rows without room are dropped and counted, and logged once.
 
     A folder that cannot be written to ends the recording with one warning, and nothing else.
 
@@ -28,7 +28,7 @@ class Recorder:
     ----------
     files : RecordingFiles
     about : mapping of str to str
-        Of the engine; goes into every frame, with `dropped`, the rows lost since it began.
+        About the engine; written to every frame, with `dropped`, the rows lost so far.
     """
 
     def __init__(self, files: RecordingFiles, about: Mapping[str, str]) -> None:
@@ -44,11 +44,11 @@ class Recorder:
 
     @property
     def active(self) -> bool:
-        """False once it has failed."""
+        """False once writing has failed."""
         return self._guard.active
 
     def put(self, table: str, *row: object) -> None:
-        """Have rows of a table written: a value for each of its columns, see `tables.TABLES`."""
+        """Queue rows of a table: one value per column, see `tables.TABLES`."""
         if not self.active:
             return
         size = ROW_BYTES + sum(getattr(value, "nbytes", 0) for value in row)
@@ -64,7 +64,7 @@ class Recorder:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Write what waits, for a few seconds at most."""
+        """Write what is queued, within a few seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify()

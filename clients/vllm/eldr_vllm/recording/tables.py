@@ -1,6 +1,6 @@
-"""What a recording says, as columns; docs/recording.md describes the same for its readers.
+"""The contents of a recording, as columns; docs/recording.md describes them for readers.
 
-Each table is a list of rows by columns. A frame of a file has the rows of about a second.
+Each table is a list of rows by columns. A frame of a file has the rows of about one second.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from safetensors.numpy import save
 FORMAT = "eldr-recording/1"
 
 Row = Sequence[Any]
-"""A value for each column of a table, with the rows that are put at once along its first axis."""
+"""One value per column of a table, with rows put together along its first axis."""
 
-# Table -> column -> dtype; None: as it comes.
+# Table -> column -> dtype; None: unchanged.
 TABLES: dict[str, dict[str, type | None]] = {
     # times: arrival, first scheduled, prompt read. tokens: of the prompt.
     "prefills": {"request": np.uint64, "times": np.float64, "tokens": np.uint32},
@@ -42,12 +42,12 @@ def request_key(name: str) -> int:
 
 
 def is_sampled(key: int, share: float) -> bool:
-    """Whether a request is of the share whose experts are recorded: the same in every engine."""
+    """Whether this request's experts are recorded, for a share of all: the same in every engine."""
     return key < share * 2**64
 
 
 def frame(rows: Mapping[str, Sequence[Row]], about: Mapping[str, str]) -> bytes:
-    """Rows of each table as one safetensors document, with its length in eight bytes before it."""
+    """The rows of each table as one safetensors document, preceded by its length in eight bytes."""
     tensors = {}
     for table, parts in rows.items():
         for (column, dtype), values in zip(
