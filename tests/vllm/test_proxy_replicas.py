@@ -140,6 +140,6 @@ def test_a_name_that_the_daemon_would_refuse_is_told_from_others_all_the_same(na
 def test_replicas_take_no_prefills_of_others(capsys):
     with pytest.raises(SystemExit):
         read_settings(["--without-prefill-workers", "--accept-prefilled"], {})
-    assert "neither --prefill nor --accept-prefilled" in capsys.readouterr().err
+    assert "excludes --prefill and --accept-prefilled" in capsys.readouterr().err
     settings = read_settings(["--without-prefill-workers", "--tenant-header", "X-Org"], {})
     assert (settings.without_prefill_workers, settings.tenant_header) == (True, "X-Org")

@@ -170,7 +170,7 @@ class RouterClient(BaseClient):
     async def renew(
         self, model: str, leases: Iterable[Lease], *, timeout: float | None = None
     ) -> list[LeaseReference]:
-        """Keep bookings alive; `leases` are (request_id, attempt[, lease_id]). Returns the ended."""
+        """Keep bookings alive; `leases` are (request_id, attempt[, lease_id]). Returns the dead."""
         request = self._renew_request(model, leases)
         answer = await self._run(self._conversation.call("RenewLeases", request, timeout))
         return list(answer.unknown)

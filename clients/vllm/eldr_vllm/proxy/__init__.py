@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Serve until told to stop; says what to install where the extra `proxy` is not."""
+    """Serve until told to stop; names missing packages if the extra `proxy` is not installed."""
     try:
         from eldr_vllm.proxy.cli import main
     except ModuleNotFoundError as error:

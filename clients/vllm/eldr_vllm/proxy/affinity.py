@@ -1,11 +1,10 @@
-"""Which prompts should be prefilled by the same engine: those that go on alike.
+"""Which prompts the same engine should prefill: those that begin alike.
 
-A prompt is cut into pieces, and its key is the way to one of them through the tree of the pieces
-seen lately: the first one, or rather the one behind the last parting of the ways, as long as more
-requests come that way than one engine can serve. Such a way is a system prompt that all share: each
-engine will hold it anyway, and what follows decides. A long document that some questions are asked
-about is none, nor is a long conversation. No state is shared: proxies that see alike traffic choose
-alike.
+A prompt is cut into pieces, and its key is a path through the tree of recently seen pieces: the
+first piece, or rather the one after the last fork, as long as more requests take that path than one
+engine can serve. Such a path is a system prompt that all share: each engine will hold it anyway,
+and what follows decides. A long document that several questions are about is not, nor is a long
+conversation. No state is shared: proxies that see similar traffic choose alike.
 """
 
 import json
@@ -17,26 +16,26 @@ from typing import Any
 
 from eldr_vllm.proxy.legs import Leg
 
-WINDOW = 1024  # requests, after which what was seen counts half
-FAN_OUT = 8  # where so many ways part, and one more, they are taken for different prompts
+WINDOW = 1024  # requests after which earlier ones count half
+FAN_OUT = 8  # with more branches than this, they are taken for different prompts
 
 
 @dataclass(slots=True)
 class _Node:
     requests: int = 0
-    next: set[bytes] = field(default_factory=set)  # FAN_OUT + 1 of them at most
+    next: set[bytes] = field(default_factory=set)  # at most FAN_OUT + 1
 
 
 class Affinity:
-    """The pieces seen lately; `length` is that of a piece, in characters."""
+    """The recently seen pieces; `length` is that of a piece, in characters."""
 
     def __init__(self, length: int) -> None:
         self._length = length
         self._nodes: dict[bytes, _Node] = {}
-        self._requests: Counter[str] = Counter()  # by model, as each has engines of its own
+        self._requests: Counter[str] = Counter()  # by model, as each has its own engines
 
     def key(self, leg: Leg, engines: int) -> bytes:
-        """What the prefill engine is chosen by, among so many."""
+        """The key that chooses a prefill engine, of `engines` engines."""
         self._count(leg.model)
         pieces = self._pieces(leg)
         salt = leg.body.get("cache_salt")
@@ -51,7 +50,7 @@ class Affinity:
             way = _hash(way, piece)
             if len(node.next) <= FAN_OUT:
                 node.next.add(way)
-            # One step further with each request, so that a request leaves one node at most.
+            # One step further per request, so that a request adds at most one node.
             if is_new or node.requests * engines <= self._requests[leg.model]:
                 return key
             if len(node.next) > FAN_OUT:
@@ -66,7 +65,7 @@ class Affinity:
             self._nodes = {key: node for key, node in self._nodes.items() if node.requests}
 
     def _pieces(self, leg: Leg) -> Iterator[str]:
-        """A message begins a piece of its own, so that a conversation's pieces stay as they are."""
+        """Each message begins a piece, so that a conversation's earlier pieces stay the same."""
         for name in leg.endpoint.prompt:
             said = leg.body.get(name)
             is_ids = isinstance(said, list) and said and isinstance(said[0], int)
@@ -76,7 +75,7 @@ class Affinity:
     def _cut(self, said: Any) -> Iterator[str]:
         if said is None:
             return
-        # A token stands for some four characters.
+        # A token is about four characters.
         length = max(self._length // 4, 1) if isinstance(said, list) else self._length
         if not isinstance(said, str | list):
             said = json.dumps(said)

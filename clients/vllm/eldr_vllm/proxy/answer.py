@@ -1,4 +1,4 @@
-"""The legs' answers put together again: as one stream, or as one object."""
+"""Merges the legs' answers: into one stream, or one object."""
 
 import asyncio
 import time
@@ -17,10 +17,10 @@ from eldr_vllm.proxy.spans import FIRST_TOKEN
 
 
 class Stream:
-    """Events as they come. A request of one leg passes as it is, less usage it did not ask for.
+    """Events as they come. The events of a single leg pass unchanged, less usage not asked for.
 
-    Nothing is sent before the first event, so that until then a failure has its own status.
-    vLLM writes its fingerprint on the last event: on the usage, or without it on the last token,
+    Nothing is sent before the first event, so that a failure until then has its own status. vLLM
+    writes its fingerprint on the last event: on the usage, or without usage on the last token,
     which therefore waits for the usage that is not sent on.
     """
 
@@ -41,11 +41,11 @@ class Stream:
 
     @property
     def has_begun(self) -> bool:
-        """The status is out."""
+        """Whether the status has been sent."""
         return self._response is not None
 
     async def send(self, leg: Leg, event: Event) -> None:
-        """One event of a leg."""
+        """Send one event of a leg."""
         if event.is_usage_only:
             if not self._wants_usage:
                 await self._send_last_tokens(leg, event.payload.get("system_fingerprint"))
@@ -74,12 +74,12 @@ class Stream:
             response = await self._open()
             await response.write(data)
         except ConnectionResetError:
-            # The same as aiohttp's own word that the client has gone, a moment before it.
+            # What aiohttp raises when the client has gone, a moment earlier.
             raise asyncio.CancelledError from None
 
     async def finish(self) -> web.StreamResponse:
-        """The sum of the usage, and the end."""
-        for events in self._last_tokens.values():  # of engines that say nothing of usage
+        """Send the total usage, and end the stream."""
+        for events in self._last_tokens.values():  # of engines that do not report usage
             for event in events:
                 await self._write(event.raw)
         if self._usages:
@@ -88,7 +88,7 @@ class Stream:
         return await self._end(sse.DONE if self._endpoint.has_choices else b"")
 
     async def fail(self, error: ProxyError) -> web.StreamResponse:
-        """What went wrong, as vLLM says it after its 200."""
+        """Report a failure as vLLM does after its 200."""
         return await self._end(self._endpoint.failure(error))
 
     async def _end(self, data: bytes) -> web.StreamResponse:
@@ -127,17 +127,17 @@ class Stream:
 
 
 class Whole:
-    """One object, the choices in the order of prompts and samples."""
+    """One object, with the choices in the order of prompts and samples."""
 
     def __init__(self) -> None:
         self._answers: list[tuple[Leg, dict[str, Any]]] = []
 
     async def send(self, leg: Leg, answer: Answer) -> None:
-        """The answer of a leg."""
+        """Take the answer of a leg."""
         self._answers.append((leg, answer.payload))
 
     def finish(self) -> web.Response:
-        """The whole answer."""
+        """Return the complete answer."""
         self._answers.sort(key=lambda each: each[0].index)
         answer = dict(self._answers[0][1])
         if len(self._answers) > 1:
@@ -153,7 +153,7 @@ class Whole:
 
 
 def _sum_usage(usages: list[tuple[Leg, dict[str, Any]]]) -> dict[str, Any]:
-    """Each prompt counts once, each sequence's tokens count."""
+    """Prompts count once, and all sequences' tokens count."""
     prompts = [usage for leg, usage in usages if leg.sample == 0]
     answers = [usage for _, usage in usages]
     summed = {

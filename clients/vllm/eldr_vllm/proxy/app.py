@@ -1,4 +1,4 @@
-"""The HTTP front: OpenAI's endpoints, and what operators look at."""
+"""The HTTP front: OpenAI's endpoints, and endpoints for operators."""
 
 import asyncio
 import itertools
@@ -48,11 +48,11 @@ class Proxy:
         self._settings = settings
         self._traces = traces or Traces()
         self._metrics = Metrics()
-        self._cooldowns = CoolDown(), CoolDown()  # of prefill and decode engines
+        self._cooldowns = CoolDown(), CoolDown()  # of prefill and of decode engines
         self._fleet = Fleet(settings.prefill, settings.decode, self._reborn)
 
     def app(self) -> web.Application:
-        """The application. Without `handler_cancellation` it would not notice clients that go."""
+        """The application. Without `handler_cancellation` it would not notice clients leaving."""
         app = web.Application(client_max_size=self._settings.max_body_bytes, middlewares=[in_words])
         app.cleanup_ctx.append(self._run)
         app.on_response_prepare.append(_give_name_back)
@@ -107,7 +107,7 @@ class Proxy:
             if not self._fleet.is_static:
                 endpoint = Endpoint(settings.router, **settings.credentials)
                 chores.append(asyncio.create_task(self._fleet.watch(endpoint)))
-            # The connection is made before the first request would have to wait for it.
+            # Connect before the first request has to wait for it.
             await self._routing.is_reachable(HELLO_SECONDS)
         yield
         for chore in chores:
@@ -210,14 +210,14 @@ class Proxy:
         return spans.without_context(headers) if self._traces.is_on else headers
 
     async def _models(self, request: web.Request) -> web.Response:
-        """The models of all engines; one that is down hides no other's."""
+        """List the models of all engines; one that is down does not hide the others'."""
         avoided = set(itertools.chain.from_iterable(c.worker_ids for c in self._cooldowns))
         engines = sorted(self._fleet.engines, key=lambda engine: engine.worker_id in avoided)
         found = await pages.models(self._engines, engines, self._forwarded(request))
         return web.json_response({"object": "list", "data": found})
 
     async def _pass(self, request: web.Request) -> web.Response:
-        """What any engine of the model answers at once; nothing is booked for it."""
+        """Pass on what any engine of the model answers at once; nothing is booked."""
         data = await _read(request)
         model = _object(data).get("model")
         model = self._settings.model or (model if isinstance(model, str) else "")
@@ -229,7 +229,7 @@ class Proxy:
         )
 
     async def _health(self, _: web.Request) -> web.Response:
-        """The proxy is healthy when it knows the engines it needs; the daemon may be away."""
+        """The proxy is healthy if it knows the engines it needs, even without the daemon."""
         prefill = sum(engine.prefill for engine in self._fleet.engines)
         decode = len(self._fleet.engines) - prefill
         router = "none"
@@ -255,7 +255,7 @@ class Proxy:
 async def _read(request: web.Request) -> bytes:
     try:
         return await request.read()
-    except web.RequestPayloadError as error:  # it is not encoded as it says, or breaks off
+    except web.RequestPayloadError as error:  # wrongly encoded, or cut off
         raise bad_request("the body is not readable") from error
 
 
@@ -267,5 +267,5 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 async def _give_name_back(request: web.Request, response: web.StreamResponse) -> None:
-    name = REQUEST_NAME.get(None)  # None: aiohttp has refused it before it came to us
+    name = REQUEST_NAME.get(None)  # None: aiohttp refused it before it reached us
     response.headers["X-Request-Id"] = name or request_name(request.headers)

@@ -1,4 +1,4 @@
-"""What is booked at the daemon: kept alive while it is held, and released however that ends."""
+"""Bookings at the daemon: kept alive while held, and always released."""
 
 import asyncio
 import logging
@@ -21,15 +21,15 @@ RENEW_SECONDS = 60.0
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Booking:
-    """A leg's place for one attempt. What is set on it after the lease goes into the release."""
+    """A leg's booking for one attempt. Fields after the lease go into its release."""
 
     engine: Engine
     model: str
     request_id: str
     attempt: int
-    # Empty where the daemon has booked nothing.
+    # Empty if the daemon has booked nothing.
     lease_id: str = ""
-    # The engine's name at the daemon, where a placement gave one.
+    # The engine's name at the daemon, if a placement gave one.
     placed_on: str = ""
     # The prefill engine whose KV it fetches, if any.
     kv_from: str = ""
@@ -41,7 +41,7 @@ class Booking:
     def of(
         cls, placement: Placement, engine: Engine, model: str, request_id: str, attempt: int
     ) -> Self:
-        """As the daemon has placed it."""
+        """The booking of a placement by the daemon."""
         return cls(
             engine=engine,
             model=model,
@@ -53,12 +53,12 @@ class Booking:
 
     @property
     def worker_ids(self) -> set[str]:
-        """The engine's names; one of the configuration is known here by its URL."""
+        """The engine's names; one from the configuration is known by its URL."""
         return {self.engine.worker_id, self.placed_on} - {""}
 
 
 class Bookings:
-    """All that this proxy holds; without a daemon (`client`), nothing has to be said of them."""
+    """All bookings that this proxy holds; without a daemon (`client`) there is nothing to do."""
 
     def __init__(self, client: RouterClient | None) -> None:
         self._client = client
@@ -67,11 +67,11 @@ class Bookings:
 
     @contextmanager
     def hold(self, booking: Booking) -> Iterator[None]:
-        """Keep it alive within the block, and release it with what became of it."""
+        """Keep it alive during the block, and release it with its outcome."""
         self._held.add(booking)
         try:
             yield
-        except Exception:  # whatever it was, it is only noted here, and goes on
+        except Exception:  # only noted here, and raised again
             booking.outcome = ReleaseOutcome.FAILED
             raise
         except BaseException:  # the caller has gone
@@ -83,14 +83,14 @@ class Bookings:
                 self.release(booking)
 
     def release(self, booking: Booking) -> None:
-        """End it, in a task of its own: no request waits for it, and no cancellation stops it."""
+        """End it in its own task: no request waits for it, and no cancellation stops it."""
         if self._client is not None:
             task = asyncio.create_task(self._say(self._client, booking))
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 
     async def renew(self) -> None:
-        """Keep the bookings of long decodes alive, for ever."""
+        """Keep the bookings of long decodes alive, without end."""
         assert self._client is not None
         while True:
             await asyncio.sleep(RENEW_SECONDS)
@@ -105,15 +105,15 @@ class Bookings:
                     logger.warning("bookings are not renewed: %s", error)
 
     async def close(self) -> None:
-        """Wait for the releases under way."""
+        """Wait for the releases in flight."""
         if self._releases:
             await asyncio.wait(self._releases)
 
     @staticmethod
     async def _say(client: RouterClient, booking: Booking) -> None:
-        """Without the lease, which may be a prefill engine's word, and wrong.
+        """Release without the lease, which may come from a prefill engine, and be wrong.
 
-        The request's id is this proxy's own, so it cannot be another caller's booking.
+        The request's id is this proxy's own, so this cannot end another caller's booking.
         """
         release = partial(
             client.release,
@@ -128,8 +128,8 @@ class Bookings:
                     output_tokens=booking.output_tokens, decode_duration=booking.decode_duration
                 )
             except (TypeError, ValueError, OverflowError, errors.InvalidArgumentError) as error:
-                # The booking must end, whatever was written into it.
-                logger.warning("%s is released without figures: %s", booking.request_id, error)
+                # The booking must end, even if its fields are invalid.
+                logger.warning("%s is released without statistics: %s", booking.request_id, error)
                 await release()
         except EldrError as error:
             logger.info("the release of %s was refused: %s", booking.request_id, error)

@@ -1,4 +1,4 @@
-"""The command line of `eldr-proxy`; every option also as ELDR_PROXY_…."""
+"""The command line of `eldr-proxy`; every option is also a variable, ELDR_PROXY_…."""
 
 import argparse
 import logging
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
-    """The settings from flags, else the environment, else their defaults; exits 2 if wrong."""
+    """Read the settings from flags, else the environment, else defaults; exits 2 if wrong."""
     parser = _parser(environ)
     given = vars(parser.parse_args(argv))
     host, _, port = given.pop("listen").rpartition(":")
@@ -42,11 +42,9 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
     decodes_alone = given["accept_prefilled"] or given["without_prefill_workers"]
     needed = given["decode"] and (given["prefill"] or decodes_alone)
     if router is None and not needed:
-        parser.error("without --router, --prefill and --decode are needed")
+        parser.error("without --router, --prefill and --decode are required")
     if given["without_prefill_workers"] and (given["prefill"] or given["accept_prefilled"]):
-        parser.error(
-            "--without-prefill-workers: neither --prefill nor --accept-prefilled is for it"
-        )
+        parser.error("--without-prefill-workers excludes --prefill and --accept-prefilled")
     if given["moves"] and router is None:
         parser.error("--moves: the daemon proposes them, so --router is needed")
     if given["attempts"] < 1:
@@ -56,7 +54,7 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
     if wrong := sorted(name for name in given["forward_headers"] if name.lower() in NOT_FORWARDED):
         parser.error(f"--forward-headers: {', '.join(wrong)} cannot be forwarded")
     if (given["client_key"] is None) != (given["client_certificate"] is None):
-        parser.error("--client-key and --client-certificate need each other")
+        parser.error("--client-key and --client-certificate go together")
     return Settings(
         host=host.strip("[]") or "127.0.0.1",
         port=int(port),
@@ -73,7 +71,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eldr-proxy",
         description="OpenAI-compatible front of prefill-decode disaggregated vLLM",
-        epilog="Every option also as ELDR_PROXY_…, lists separated by commas.",
+        epilog="Every option can also be a variable, ELDR_PROXY_…, with lists separated by commas.",
     )
     parser.add_argument("--version", action="version", version=f"eldr-proxy {version('eldr-vllm')}")
 
@@ -84,13 +82,13 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         elif value is not None and options.get("action"):
             default = value.lower() in ("1", "true", "yes", "on")
         elif value is not None:
-            default = value  # argparse converts it as it would the flag's
+            default = value  # argparse converts it like the flag's value
         parser.add_argument(flag, default=default, help=text, **options)
 
     file = {"metavar": "FILE"}
     where = "HOST:PORT to serve on"
     add("--listen", f"{defaults.host}:{defaults.port}", where, metavar="HOST:PORT")
-    where = "HOST:PORT of the daemon, replicas with commas, dns:///NAME:PORT, or none"
+    where = "HOST:PORT of the daemon, comma-separated replicas, dns:///NAME:PORT, or none"
     add("--router", "127.0.0.1:50051", where, type=_router, metavar="ADDRESS")
     add(
         "--token-file",
@@ -100,20 +98,38 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         dest="token",
         **file,
     )
-    add("--tls", False, "TLS to the daemon, by the system's roots", action="store_true")
-    roots = "PEM; TLS to the daemon, whose certificate is of one of these authorities"
+    add("--tls", False, "TLS to the daemon, verified by the system's roots", action="store_true")
+    roots = "PEM; TLS to the daemon, verified by these authorities"
     add("--root-certificates", None, roots, type=arguments.contents, **file)
     add(
         "--client-key",
         None,
-        "PEM; for a daemon that checks its clients",
+        "PEM; for a daemon that requires client certificates",
         type=arguments.contents,
         **file,
     )
-    add("--client-certificate", None, "PEM; of --client-key", type=arguments.contents, **file)
-    add("--prefill", [], "the only prefill engines; else the fleet's", nargs="+", metavar="URL")
-    add("--decode", [], "the only decode engines; else the fleet's", nargs="+", metavar="URL")
-    add("--model", None, "model's name towards the daemon; else as the request says it")
+    add(
+        "--client-certificate",
+        None,
+        "PEM; the certificate of --client-key",
+        type=arguments.contents,
+        **file,
+    )
+    add(
+        "--prefill",
+        [],
+        "prefill engines; by default those of the daemon's fleet",
+        nargs="+",
+        metavar="URL",
+    )
+    add(
+        "--decode",
+        [],
+        "decode engines; by default those of the daemon's fleet",
+        nargs="+",
+        metavar="URL",
+    )
+    add("--model", None, "the model's name at the daemon; by default the request's")
     add(
         "--first-token-from-prefill",
         False,
@@ -123,8 +139,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add(
         "--without-prefill-workers",
         False,
-        "the engines prefill what they decode, there are no prefill engines: a request is placed as"
-        " it comes, by its conversation (X-Session-Id, prompt_cache_key or user) or its tenant",
+        "the engines prefill what they decode, without prefill engines: a request is placed on"
+        " arrival, by its conversation (X-Session-Id, prompt_cache_key or user) or its tenant",
         action="store_true",
     )
     add(
@@ -139,44 +155,44 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     add(
         "--accept-prefilled",
         False,
-        "stand as a decode engine behind another scheduler: take the KV that its requests name in"
-        " kv_transfer_params; for trusted callers alone",
+        "serve as a decode engine behind another scheduler: use the KV that its requests name in"
+        " kv_transfer_params; only for trusted callers",
         action="store_true",
     )
     seconds = {"type": float, "metavar": "SECONDS"}
-    patience = "what placing may add to a request; then the engines are taken in turn"
+    patience = "most time that placing may add to a request; beyond it, engines are taken in turn"
     add("--route-timeout", defaults.route_timeout, patience, **seconds)
     part = "part of --route-timeout that the daemon may wait for a signature on its way"
     add("--signature-wait", defaults.signature_wait, part, **seconds)
-    full = "how long a request waits for a place where all decode engines are full, before its 429"
+    full = "how long a request waits for a place while all decode engines are full, before its 429"
     add("--max-wait", defaults.max_wait, full, **seconds)
-    add("--connect-timeout", defaults.connect_timeout, "deadline to reach an engine", **seconds)
+    add("--connect-timeout", defaults.connect_timeout, "timeout to connect to an engine", **seconds)
     add("--read-timeout", defaults.read_timeout, "longest silence of an engine", **seconds)
-    add("--attempts", defaults.attempts, "tries of a decode, the first included", type=int)
+    add("--attempts", defaults.attempts, "tries of a decode, including the first", type=int)
     length = (
-        "characters of the piece of a prompt that chooses the prefill engine: its first, or the"
-        " first behind a system prompt that too many share"
+        "characters of the prompt's piece that chooses the prefill engine: the first, or the first"
+        " after a system prompt that too many share"
     )
     add("--prefix-length", defaults.prefix_length, length, type=int)
     names = list(defaults.forward_headers)
     add(
         "--forward-headers",
         names,
-        "the caller's headers that go to the engines",
+        "headers of the caller to pass on to engines",
         nargs="*",
         metavar="NAME",
     )
     add(
         "--credentials-to-fleet",
         False,
-        "send Authorization and x-api-key to engines that registered at the daemon too, not only to"
-        " those of --prefill and --decode; needed where they have vLLM's --api-key",
+        "send Authorization and x-api-key also to engines registered at the daemon, not only to"
+        " those of --prefill and --decode; needed if they have vLLM's --api-key",
         action="store_true",
     )
     add(
         "--allow-link-local",
         False,
-        "engines may be at link-local addresses, where clouds have their metadata services",
+        "allow engines at link-local addresses, where clouds have their metadata services",
         action="store_true",
     )
     return parser

@@ -1,7 +1,7 @@
-"""Engines that failed a moment ago are left alone for a while.
+"""Leaves engines alone for a while after they fail.
 
-A dead engine would otherwise cost every request that is sent to it a try, until the daemon has
-forgotten it. The next request after the pause is the probe: pauses double until one succeeds.
+Otherwise a dead engine would cost each request sent to it a try, until the daemon has forgotten it.
+The next request after the pause is the probe; pauses double until one succeeds.
 """
 
 import logging
@@ -24,7 +24,7 @@ class _Pause:
 
 
 class CoolDown:
-    """Engines that are not to be chosen now, by worker id; `clock` gives seconds."""
+    """Engines that are not to be chosen now, by worker id; `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -32,19 +32,19 @@ class CoolDown:
 
     @property
     def worker_ids(self) -> set[str]:
-        """Those that cool down."""
+        """The engines that cool down."""
         now = self._clock()
         return {worker_id for worker_id, pause in self._pauses.items() if now < pause.end}
 
     def spare(self, engines: list[Engine]) -> list[Engine]:
-        """Those of `engines` that do not cool down; all of them where none is left."""
+        """Those of `engines` that do not cool down; all, if none is left."""
         cooling = self.worker_ids
         return [engine for engine in engines if engine.worker_id not in cooling] or engines
 
     def failed(self, worker_ids: Iterable[str]) -> None:
-        """One engine failed, under these names. What fails during a pause does not prolong it."""
+        """An engine with these names failed. Failures during a pause do not prolong it."""
         now = self._clock()
-        # Engines that are gone for good do not stay here.
+        # Drop engines that are gone for good.
         self._pauses = {k: p for k, p in self._pauses.items() if now < p.end + LAST_SECONDS}
         for worker_id in worker_ids:
             pause = self._pauses.get(worker_id)
@@ -55,6 +55,6 @@ class CoolDown:
             logger.warning("%s failed and is left alone for %g s", worker_id, seconds)
 
     def succeeded(self, worker_ids: Iterable[str]) -> None:
-        """It answered, or it is a new life of it, which inherits nothing."""
+        """It answered, or has a new incarnation, which inherits nothing."""
         for worker_id in worker_ids:
             self._pauses.pop(worker_id, None)

@@ -1,4 +1,4 @@
-"""The decode of one leg: what comes of its engines goes to the caller, and into the booking."""
+"""The decode of one leg: its engines' events go to the caller, its figures to the booking."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from eldr_vllm.proxy.metrics import Metrics
 from eldr_vllm.proxy.prefilled import Prefilled
 from eldr_vllm.proxy.spans import FIRST_TOKEN
 
-# Takes a leg's events one by one, or its whole answer.
+# Takes a leg's events one by one, or its complete answer.
 Send = Callable[[Leg, Any], Awaitable[None]]
 # Books where a move leads, if that is still possible.
 Follow = Callable[[Move], Awaitable[Booking | None]]
@@ -49,7 +49,7 @@ class Decode:
         self.has_begun = self.has_fetched = False
 
     async def send_first(self, prefilled: Prefilled) -> None:
-        """The prefill's own token, once."""
+        """Send the prefill's own token, once."""
         if self._first is None and prefilled.engine:
             self._first = FirstToken(prefilled.answer.payload)
             for event in self._first.events():
@@ -100,7 +100,7 @@ class Decode:
                     continue
                 if event.usage is not None:
                     booking.output_tokens = event.usage.completion
-                if event.is_preamble:  # another engine would send it again
+                if event.is_preamble:  # another engine would repeat it
                     preamble.append(event)
                     continue
                 if event.is_comment or event.is_usage_only:

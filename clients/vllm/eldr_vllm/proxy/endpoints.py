@@ -13,29 +13,29 @@ class Endpoint:
 
     path: str
     _: KW_ONLY
-    # Fields that limit the answer's tokens; the first one given counts.
+    # Fields that limit the answer's tokens; the first one present counts.
     limits: tuple[str, ...] = ("max_tokens",)
-    # Fields of which the prompt is made, in its order.
+    # Fields that make up the prompt, in order.
     prompt: tuple[str, ...] = ("prompt",)
     # Fields of the usage that count the prompt's and the answer's tokens.
     usage: tuple[str, str] = ("prompt_tokens", "completion_tokens")
-    # What stops an answer, and so might stop a prefill before its first token counts as one.
+    # Fields that stop an answer, and so might stop a prefill before its first token counts.
     stops: tuple[str, ...] = ("stop", "stop_token_ids")
-    # Answers are lists of choices; streams end in [DONE] and tell their usage if asked to.
+    # Answers are lists of choices; streams end in [DONE], and include usage if asked to.
     has_choices: bool = True
-    # Else what an answer consists of, and the types of events that come before its first token, and
-    # that end it.
+    # Otherwise: the field with the answer's content, and the event types that precede its first
+    # token, and that end it.
     content: str = ""
     preamble: tuple[str, ...] = ()
     last: tuple[str, ...] = ()
 
     @property
     def is_chat(self) -> bool:
-        """Its choices are messages."""
+        """Whether its choices are messages."""
         return self.path.endswith("/chat/completions")
 
     def failure(self, error: ProxyError) -> bytes:
-        """The event that says, after a 200, that the answer failed; what ends the stream is in."""
+        """The event that reports, after a 200, that the answer failed; it also ends the stream."""
         if self.has_choices:
             return b"data: " + error.body.replace(b"\n", b" ") + b"\n\n" + sse.DONE
         if self.path == "/v1/messages":

@@ -1,4 +1,4 @@
-"""The engines' own TTFT and TPOT, beside those that the client sees."""
+"""The engines' own TTFT and TPOT, beside what the client sees."""
 
 import asyncio
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ _HISTOGRAMS = {
 
 
 async def engine_metrics(engines: Engines, fleet: list[Engine]) -> bytes:
-    """The histograms of every engine that answers, labelled by its url and role, as text."""
+    """The histograms of every engine that answers, as text, labelled by url and role."""
     urls = sorted({(engine.url, engine.prefill) for engine in fleet})
     pages = await asyncio.gather(*(_page(engines, url) for url, _ in urls))
     families = _Families()
@@ -35,7 +35,7 @@ async def _page(engines: Engines, url: str) -> list[Metric]:
     try:
         return said.metrics(await engines.page(Engine(url, url), "/metrics", {}))
     except (EngineFailed, ProxyError):
-        return []  # an engine that is down has no metrics; /health is where it shows
+        return []  # an engine that is down shows in /health
 
 
 class _Families(Collector):

@@ -1,4 +1,4 @@
-"""HTTP with the engines."""
+"""HTTP requests to the engines."""
 
 import asyncio
 import json
@@ -21,9 +21,9 @@ from eldr_vllm.proxy.reach import CheckedResolver, check_url
 
 logger = logging.getLogger("eldr_proxy")
 
-PAGE_TIMEOUT = aiohttp.ClientTimeout(total=2)  # for what takes an engine no time
+PAGE_TIMEOUT = aiohttp.ClientTimeout(total=2)  # for pages that take an engine no time
 TEXT_SECONDS = 0.5  # for the text of tokens, while an answer waits
-# vLLM's front end closes a connection that was idle for 5 s; ours must be gone before.
+# vLLM's front end closes a connection after 5 s of idling; ours must close earlier.
 KEEP_ALIVE = 3.0
 MAX_ANSWER_BYTES = 256 << 20
 MAX_PAGE_BYTES = 16 << 20
@@ -41,7 +41,7 @@ class Sent:
 
 
 class Engines:
-    """One pool of connections to all engines."""
+    """One connection pool to all engines."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Engines:
         self._farewells: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Finish what is to be discarded, then disconnect."""
+        """Finish pending discards, then disconnect."""
         if self._farewells:
             await asyncio.wait(self._farewells)
         await self._session.close()
@@ -79,14 +79,14 @@ class Engines:
     async def page(
         self, engine: Engine, path: str, headers: dict[str, str], body: bytes | None = None
     ) -> bytes:
-        """A small page of an engine, with a body by POST.
+        """Fetch a small page of an engine, by POST if there is a body.
 
         Raises
         ------
         EngineFailed
-            It gives none.
+            There is no page.
         ProxyError
-            It refuses the request.
+            The engine refuses the request.
         """
         with _named(engine):
             async with self._session.request(
@@ -120,12 +120,12 @@ class Engines:
         sent: Sent,
         choices: int | None = None,
     ) -> said.Answer:
-        """A whole answer, with so many choices where that is given.
+        """Return a complete answer, with `choices` choices if given.
 
         Raises
         ------
         EngineFailed
-            There is none.
+            There is no answer.
         ProxyError
             The engine refuses the request.
         """
@@ -140,7 +140,7 @@ class Engines:
     ) -> AsyncGenerator[said.Event, None]:
         """The events of an answer without the closing [DONE]; close it to abort the request.
 
-        It raises as `ask` does; an answer whose last event has come is whole, whatever follows.
+        Raises like `ask`; an answer is complete once its last event has come, whatever follows.
         """
         left = leg.sequences
         choices = None if leg.why_whole else 1
@@ -174,10 +174,10 @@ class Engines:
         kv_transfer_params: dict[str, Any],
         delay: float = 0.0,
     ) -> None:
-        """Have the KV of a finished prefill freed that no decode is going to fetch, in `delay` s.
+        """After `delay` s, free the KV of a finished prefill that no decode will fetch.
 
-        Only a decode engine can tell a prefill engine so. vLLM does it for any request with remote
-        KV that its front end refuses, as it does a model that no engine serves.
+        Only a decode engine can tell a prefill engine to. vLLM's does so for any request with
+        remote KV that its front end refuses, such as one for a model that no engine serves.
         """
         task = asyncio.create_task(self._discard(decoders, leg, kv_transfer_params, delay))
         self._farewells.add(task)
@@ -201,11 +201,11 @@ class Engines:
                         await _read(answer, MAX_PAGE_BYTES)
                         return
             except EngineFailed as failure:
-                logger.info("it does not discard: %s", failure)
+                logger.info("the KV is not discarded: %s", failure)
         logger.warning("the KV of %s stays until its lease ends", leg.request_id)
 
     def _forwarded(self, engine: Engine, headers: dict[str, str]) -> dict[str, str]:
-        """The caller's headers for an engine; its credentials are not for whatever registers."""
+        """The caller's headers for an engine; credentials do not go to whatever registers."""
         if not self._allow_link_local:
             check_url(engine.url)
         if self._credentials_to_fleet or not engine.is_registered:
@@ -234,13 +234,13 @@ class Engines:
             },
             timeout=timeout or self._session.timeout,
             trace_request_ctx=sent,
-            allow_redirects=False,  # a redirect would lead to an unknown place
+            allow_redirects=False,  # a redirect could lead anywhere
         )
 
 
 @contextmanager
 def _named(engine: Engine) -> Iterator[None]:
-    """Whatever goes wrong between us and an engine, as an EngineFailed that names it."""
+    """Turn any failure of a request to an engine into an EngineFailed that names it."""
     try:
         yield
     except EngineBusy:
@@ -248,7 +248,7 @@ def _named(engine: Engine) -> Iterator[None]:
     except EngineFailed as failure:
         raise type(failure)(f"{engine.worker_id}: {failure}") from failure
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        # ValueError: headers that aiohttp cannot read.
+        # ValueError: headers that aiohttp cannot parse.
         words = str(error) or type(error).__name__
         raise EngineFailed(f"{engine.worker_id}: {words}") from error
 
@@ -258,7 +258,7 @@ async def _note_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: obj
 
 
 async def _check(engine: Engine, answer: aiohttp.ClientResponse) -> None:
-    """The caller's fault goes back as the engine put it; anything else is the engine's."""
+    """The caller's fault is passed back as the engine put it; anything else is the engine's."""
     status = answer.status
     if status == 200:
         return

@@ -1,4 +1,4 @@
-"""What can go wrong with an engine, and what a caller is told, in the shape of its endpoint."""
+"""Failures of engines, and error answers in the format of each endpoint."""
 
 import json
 import logging
@@ -13,10 +13,9 @@ logger = logging.getLogger("eldr_proxy")
 
 
 class ProxyError(Exception):
-    """An answer other than the one that was asked for.
+    """An error answer.
 
-    `body` is what an engine said, which goes back as it is; without it the error is put into words
-    here.
+    `body` is an engine's own error, passed back unchanged; without it the error is written here.
     """
 
     def __init__(
@@ -39,14 +38,14 @@ class ProxyError(Exception):
 
     @property
     def body(self) -> bytes:
-        """The error as OpenAI's interface has it."""
+        """The error in OpenAI's format."""
         if self.said is not None:
             return self.said
         error = {"message": str(self), "type": self.kind, "param": None, "code": self.status}
         return json.dumps({"error": error}).encode()
 
     def response(self, path: str = "") -> web.Response:
-        """The error as a whole answer."""
+        """The error as a complete answer."""
         body = self.body
         if self.said is None and path.startswith("/v1/messages"):
             body = json.dumps(self.as_anthropics()).encode()
@@ -55,22 +54,22 @@ class ProxyError(Exception):
         )
 
     def as_anthropics(self) -> dict[str, object]:
-        """The error as /v1/messages has it."""
+        """The error in the format of /v1/messages."""
         return {"type": "error", "error": {"type": self.kind, "message": str(self)}}
 
 
 class EngineFailed(Exception):  # noqa: N818 - a fact about an engine, not about this program
-    """The engine did not do it; another one may."""
+    """The engine failed; another one may succeed."""
 
 
 class EngineErred(EngineFailed):
-    """It answered that it could not. With remote KV, the fault may be that of the KV's engine."""
+    """The engine answered with an error. With remote KV, the KV's engine may be at fault."""
 
 
 class EngineBusy(EngineFailed):
-    """It has no room or no time now, and is none the worse for that.
+    """The engine has no capacity now, which does not count against it.
 
-    `refusal` is what the caller is told where no other engine takes the request.
+    `refusal` is the caller's answer if no other engine takes the request.
     """
 
     def __init__(self, message: str, refusal: ProxyError) -> None:
@@ -79,7 +78,7 @@ class EngineBusy(EngineFailed):
 
 
 def bad_request(message: str) -> ProxyError:
-    """The request is wrong by itself."""
+    """The request is invalid by itself."""
     return ProxyError(400, message, "invalid_request_error")
 
 
@@ -89,14 +88,14 @@ def no_worker(message: str) -> ProxyError:
 
 
 def fault() -> ProxyError:
-    """For an unforeseen exception: it is logged, with its traceback."""
-    logger.exception("a fault of the proxy itself")
-    return ProxyError(500, "a fault of the proxy; its log says more")
+    """Log an unforeseen exception with its traceback; return the answer to it."""
+    logger.exception("unexpected error in the proxy")
+    return ProxyError(500, "unexpected error in the proxy; see its log")
 
 
 @web.middleware
 async def in_words(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Errors as answers, those of aiohttp (no such page, too large a body) among them."""
+    """Turn errors into answers, aiohttp's own (unknown path, body too large) included."""
     REQUEST_NAME.set(request_name(request.headers))
     try:
         return await handler(request)

@@ -1,7 +1,7 @@
-"""Routes whose callers may expect what they like before they send a body.
+"""Routes that accept any Expect header before a request's body.
 
-aiohttp's own reading of Expect fails at bytes that are no text, on any path, those that are not
-served among them.
+aiohttp's own handling of Expect fails on bytes that are not text, on any path, including paths
+that are not served.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ REST = "/{rest:.*}"
 
 
 def add_routes(app: web.Application, routes: Iterable[tuple[str, str, Handler]]) -> None:
-    """Have the application serve these methods and paths, and no others."""
+    """Serve these methods and paths, and no others."""
     add = partial(app.router.add_route, expect_handler=_expect)
     methods: dict[str, list[str]] = {}
     for method, path, handler in routes:

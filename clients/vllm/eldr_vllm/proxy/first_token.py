@@ -1,7 +1,7 @@
-"""Sending the prefill's own first token at once, as the paper does (opt-in).
+"""Sends the prefill's first token at once, as in the paper (opt-in).
 
-The decode engine writes that token again, so its text is cut from the stream. Both engines must
-choose the same token for that: greedy, or with a seed. Where text can be held back, taken back or
+The decode engine generates that token again, so its text is cut from the stream. Both engines must
+therefore choose the same token: greedily, or with a seed. If text can be held back, retracted or
 interpreted (stop strings, log probabilities, tools, structure), the token waits for the decode.
 """
 
@@ -29,7 +29,7 @@ _NOT_WITH = (
 
 
 def may_go_first(leg: Leg) -> bool:
-    """The prefill's token is sure to be the decode's, and nothing but text."""
+    """Whether the prefill's token is certain to be the decode's, and is plain text."""
     body = leg.body
     fixed = body.get("temperature") == 0 or body.get("seed") is not None
     plain = leg.endpoint.has_choices and not any(body.get(name) for name in _NOT_WITH)
@@ -37,19 +37,19 @@ def may_go_first(leg: Leg) -> bool:
 
 
 class FirstToken:
-    """The first token of one sequence: its events, and the cut in what the decode sends."""
+    """The first token of one sequence: its events, and its removal from what the decode sends."""
 
     def __init__(self, answer: dict[str, Any]) -> None:
         self._answer = answer
         choice = answer["choices"][0]
         self._is_chat = "message" in choice
         text = (choice["message"].get("content") if self._is_chat else choice.get("text")) or ""
-        # Ended by itself: there may be a token, but no text of it.
+        # It ended by itself: there may be a token without text.
         self._text = text if choice.get("finish_reason") == "length" else ""
         self._left = len(self._text)
 
     def events(self) -> list[Event]:
-        """What to send at once; nothing if the token has no text yet."""
+        """The events to send at once; none if the token has no text yet."""
         if not self._text:
             return []
         if not self._is_chat:
@@ -60,7 +60,7 @@ class FirstToken:
         ]
 
     def cut(self, event: Event) -> Event | None:
-        """The decode's event without what was sent; None if nothing is left of it."""
+        """The decode's event without what was sent; None if nothing is left."""
         if not self._text or not event.payload.get("choices"):
             return event
         choice = event.payload["choices"][0]

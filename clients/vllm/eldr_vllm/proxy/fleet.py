@@ -1,4 +1,4 @@
-"""The engines that the proxy may talk to: those of its configuration, and those of the daemon."""
+"""The engines that the proxy may use: from its configuration, and from the daemon."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ from eldr_client.channel import Endpoint
 
 logger = logging.getLogger("eldr_proxy")
 
-WATCH_PAUSE = 0.25  # seconds until a broken watch is tried again
-# A daemon that lost its state knows no engine until the engines have registered again.
+WATCH_PAUSE = 0.25  # seconds before a broken watch is retried
+# A daemon that lost its state knows no engines until they register again.
 GRACE = 10.0
 
 
@@ -29,24 +29,24 @@ class Engine:
     model: str = ""
     group: str = ""
     prefill: bool = False
-    # It came by the daemon, which takes in whatever has the role to register.
+    # It came from the daemon, where any holder of the role may register.
     is_registered: bool = False
-    # False for one that was ready in this life and says no more that it is; a last resort.
+    # False if it was ready in this incarnation and no longer is; a last resort.
     is_ready: bool = True
-    # The url serves several ranks, so it must be told which one is meant.
+    # The url serves several ranks, so requests must name the rank.
     ranked: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
-        """What vLLM's front end needs to find the rank."""
+        """The headers by which vLLM's front end finds the rank."""
         return {"X-data-parallel-rank": str(self.dp_rank)} if self.ranked else {}
 
 
 class Fleet:
-    """Static engines, and beside them what WatchWorkers says of the roles that have none.
+    """Static engines, and those that WatchWorkers reports for roles without any.
 
-    The engines outlive the daemon: the last known engines stay until it says
-    otherwise, or has been back for `GRACE` seconds without naming them.
+    The engines outlive the daemon: the last known ones stay until it says otherwise, or until it
+    has been back for `GRACE` seconds without naming them.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Fleet:
         decode: Iterable[str] = (),
         reborn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`reborn` is told the id of each worker that has registered again."""
+        """`reborn` is called with the id of each worker that has registered again."""
         self._reborn = reborn
         self._incarnations: dict[tuple[str, str], int] = {}
         self._static = {
@@ -63,19 +63,19 @@ class Fleet:
             False: [Engine(url, url) for url in decode],
         }
         self._watched: dict[tuple[str, str], Engine] = {}
-        self._named: set[tuple[str, str]] = set()  # in the present watch
-        self._is_level = False  # it has named everyone
+        self._named: set[tuple[str, str]] = set()  # in the current watch
+        self._is_level = False  # the watch has named all workers
         self._engines: list[Engine] = []
         self._collect()
 
     @property
     def is_static(self) -> bool:
-        """Nothing is to be learnt from a daemon."""
+        """Whether nothing is to be learnt from a daemon."""
         return all(self._static.values())
 
     @property
     def engines(self) -> list[Engine]:
-        """Everyone that serves now."""
+        """All engines that serve now."""
         return self._engines
 
     def prefill(self, model: str, group: str = "") -> list[Engine]:
@@ -88,7 +88,7 @@ class Fleet:
         return _ready([e for e in self._decoders(model) if not group or e.group in ("", group)])
 
     def decoder_at(self, model: str, url: str, dp_rank: int) -> Engine | None:
-        """The decode engine that a placement names, if it is one of ours."""
+        """The decode engine that a placement names, if the proxy may use it."""
         return next(
             (
                 engine
@@ -103,7 +103,7 @@ class Fleet:
         return [e for e in self._engines if not e.prefill and e.model in ("", model)]
 
     async def watch(self, endpoint: Endpoint) -> None:
-        """Follow the daemon's fleet, for ever."""
+        """Follow the daemon's fleet, without end."""
         async with endpoint.open_aio() as channel:
             stub = FleetServiceStub(channel)
             trouble = ""
@@ -131,7 +131,7 @@ class Fleet:
                 self._reborn(worker.worker_id)
                 served = False
             self._incarnations[key] = worker.incarnation
-            # A daemon that lost its state has each engine join again until that has reported.
+            # After a loss of the daemon's state, each engine is JOINING until it has reported.
             joins_again = served and worker.state == WorkerState.WORKER_STATE_JOINING
             if worker.state == WorkerState.WORKER_STATE_READY or joins_again:
                 self._watched[key] = Engine(
@@ -175,5 +175,5 @@ class Fleet:
 
 
 def _ready(engines: list[Engine]) -> list[Engine]:
-    """Those that are; all, if none is."""
+    """The ready ones; all, if none is."""
     return [engine for engine in engines if engine.is_ready] or engines

@@ -1,4 +1,4 @@
-"""Which of a caller's headers go to the engines, and what a request is called."""
+"""Which of a caller's headers go to the engines, and a request's name."""
 
 import uuid
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from multidict import CIMultiDictProxy
 
 MAX_NAME = 256  # characters of a request's id
 
-# The caller, and its trace, tenant or session. Anything else is between client and proxy.
+# The caller's identity, trace, tenant and session. Others are between client and proxy.
 FORWARDED = (
     "Authorization",
     "x-api-key",
@@ -21,9 +21,9 @@ FORWARDED = (
     "X-Tenant-Id",
     "X-Session-Id",
 )
-# Of these, what lets its bearer in: for engines that the proxy was told of.
+# The credentials among them: only for engines in the configuration.
 CREDENTIALS = {"authorization", "x-api-key"}
-# The proxy's own word.
+# Set by the proxy itself.
 NOT_FORWARDED = {
     "x-request-id",
     "x-data-parallel-rank",
@@ -38,16 +38,16 @@ NOT_FORWARDED = {
 }
 
 REQUEST_NAME: ContextVar[str] = ContextVar("REQUEST_NAME")
-"""What the request that is being served is called, in the engines' logs as in its answer."""
+"""The name of the current request, in the engines' logs as in its answer."""
 
 
 def forwarded(headers: CIMultiDictProxy[str], names: Iterable[str]) -> dict[str, str]:
-    """Those of these names; what is given several times is one list, as HTTP has it."""
+    """The headers with these names; repeated ones are joined to a list, as in HTTP."""
     return {name: ",".join(headers.getall(name)) for name in names if name in headers}
 
 
 def request_name(headers: CIMultiDictProxy[str]) -> str:
-    """The caller's X-Request-Id where it can be one, else a new one."""
+    """The caller's X-Request-Id if it is valid, else a new one."""
     said: Any = headers.get("X-Request-Id", "")
     usable = said.isascii() and said.isprintable() and 0 < len(said) <= MAX_NAME
     return said if usable else uuid.uuid4().hex

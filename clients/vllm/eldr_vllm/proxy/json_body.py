@@ -1,22 +1,22 @@
-"""A request's JSON, sent in pieces; its legs share their large values, which are encoded once."""
+"""A request's JSON, sent in pieces; its legs share large values, which are encoded once."""
 
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 LARGE = 1 << 16
-"""Bytes from which a value stays encoded."""
+"""Bytes from which on a value's encoding is kept."""
 PIECE = 1 << 16
 
 
 class JsonBody:
-    """An object's JSON, as fragments that others with the same values share.
+    """An object's JSON, in fragments that objects with the same values share.
 
     Parameters
     ----------
     body : dict
     encoded : dict of id to bytes
-        The large values encoded so far; they must live as long as it.
+        The large values encoded so far; the values must live as long as it.
     """
 
     def __init__(self, body: dict[str, Any], encoded: dict[int, bytes]) -> None:
@@ -34,7 +34,7 @@ class JsonBody:
         return sum(map(len, self._fragments))
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """All of it, small fragments joined; a piece is made when the one before has been sent."""
+        """All of it, small fragments joined; a piece is made when the previous one was sent."""
         small = bytearray()
         for fragment in self._fragments:
             if len(fragment) < LARGE:

@@ -1,24 +1,24 @@
-"""What a request has in common with earlier ones, as its caller says."""
+"""What a request has in common with earlier ones, according to its caller."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MAX_NAME = 256  # bytes, of a label at the daemon; a session may have more
+MAX_NAME = 256  # bytes, of a label at the daemon; a session may be longer
 _SAID_IN_BODY = ("prompt_cache_key", "user")
 
 
 @dataclass(frozen=True, slots=True)
 class Kin:
-    """The conversation that a request is a turn of, and its tenant; empty for unknown."""
+    """The conversation that a request is a turn of, and its tenant; empty if unknown."""
 
     session: str = ""
     tenant: str = ""
 
     @property
     def labels(self) -> dict[str, str]:
-        """The tenant, as the daemon reads it."""
+        """The tenant, as a label for the daemon."""
         return {"tenant": self.tenant} if self.tenant else {}
 
 
@@ -30,7 +30,7 @@ def kin_of(headers: Mapping[str, str], body: Mapping[str, Any], tenant_header: s
 
 
 def _name(said: str) -> str:
-    """As it is, or a digest of what the daemon would not take for a name."""
+    """The text itself, or a digest if the daemon would not accept it as a name."""
     encoded = said.encode(errors="surrogatepass")
     if len(encoded) <= MAX_NAME and said.isprintable():
         return said

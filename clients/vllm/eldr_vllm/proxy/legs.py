@@ -1,9 +1,9 @@
-"""A request as legs: one prompt and one sequence each, prefilled, placed and decoded apart.
+"""Splits a request into legs: one prompt and one sequence each, prefilled and decoded apart.
 
-vLLM hands KV blocks over once: the first decode that has pulled them lets the prefill engine free
+vLLM hands over KV blocks once: the first decode that has pulled them lets the prefill engine free
 them, and of several prompts only the first one's are named in the answer. So several prompts, or
-n > 1, become as many requests to the engines. The further sequences of a prompt wait for its first
-prefill and find their prefix cached. Seeds count up as vLLM counts them for n > 1.
+n > 1, become as many requests to the engines. Further sequences of a prompt wait for its first
+prefill and find their prefix cached. Seeds count up as in vLLM for n > 1.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from eldr_vllm.proxy.written import Written
 
 MAX_LEGS = 256
 
-# They mean the answer, and the prefill's one token is no answer.
+# They apply to the answer, and the prefill's one token is not an answer.
 _NOT_FOR_PREFILL = (
     "stream_options",
     "min_tokens",
@@ -35,7 +35,7 @@ _NOT_FOR_PREFILL = (
 
 @dataclass(slots=True)
 class Leg:
-    """One prompt and one sequence. `path` is that of the endpoint, `index` the choice's."""
+    """One prompt and one sequence. `path` is the endpoint's, `index` the choice's."""
 
     request_id: str
     path: str
@@ -46,14 +46,14 @@ class Leg:
     headers: dict[str, str] = field(default_factory=dict)
     # Set when the first sequence of this prompt has been prefilled, or will not be.
     prefix_cached: asyncio.Event = field(default_factory=asyncio.Event)
-    # The large values of the body as JSON, for all legs of the request.
+    # The body's large values as JSON, shared by all legs of the request.
     encoded: dict[int, bytes] = field(default_factory=dict)
-    # What the engines' logs and the answer's id call it; the daemon knows it by `request_id`.
+    # Its name in the engines' logs and the answer's id; the daemon knows it by `request_id`.
     name: str = ""
-    # Why it is not taken apart, and the sequences that it therefore has.
+    # Why it is not split, and how many sequences it therefore has.
     why_whole: str = ""
     sequences: int = 1
-    # The prefill with which it came, until that is used; and whether a decode can go on from it.
+    # The prefill it came with, until used; and whether a decode can continue from it.
     handed_over: Answer | None = None
     takes_kv: bool = False
     # What it has in common with earlier requests.
@@ -66,17 +66,17 @@ class Leg:
 
     @property
     def endpoint(self) -> Endpoint:
-        """What its path asks for."""
+        """The endpoint of its path."""
         return ENDPOINTS[self.path]
 
     @property
     def model(self) -> str:
-        """The model's name as the caller says it."""
+        """The model's name as the caller gave it."""
         return str(self.body.get("model") or "")
 
     @property
     def is_stream(self) -> bool:
-        """The caller wants events."""
+        """Whether the caller wants events."""
         return bool(self.body.get("stream"))
 
     @property
@@ -91,19 +91,19 @@ class Leg:
 
     @property
     def wants_usage(self) -> bool:
-        """The caller wants the stream to end with the usage."""
+        """Whether the caller wants the stream to end with the usage."""
         options = self.body.get("stream_options")
         return isinstance(options, dict) and bool(options.get("include_usage"))
 
     @property
     def forces_tool(self) -> bool:
-        """The answer has to be a call, which one token is not: engines may fail to read it."""
+        """Whether the answer must be a tool call, which engines may fail to read from one token."""
         choice = self.body.get("tool_choice")
         return isinstance(choice, dict) or choice == "required"
 
     @property
     def output_limit(self) -> int:
-        """Tokens that the answer may have; 0 where the caller leaves it open."""
+        """The most tokens of the answer; 0 if the caller leaves it open."""
         limits = (self.body.get(name) for name in self.endpoint.limits)
         limit = next((limit for limit in limits if limit), 0)
         return min(limit, MAX_TOKENS) if type(limit) is int and limit > 0 else 0
@@ -117,9 +117,9 @@ class Leg:
     def prefill_body(self, epoch: int, *, keeps_token: bool = False) -> dict[str, Any]:
         """The request for the prefill engine: the same prompt, one token.
 
-        It is sampled as the caller wishes only if that token is kept. Else it is any token, so that
-        the prefill ends by its length: some connectors hand no KV over for one that was stopped,
-        and vLLM's CPU engines (0.32) die of a seed when a prefill takes several steps.
+        It is sampled as the caller wishes only if that token is kept. Otherwise it is any token, so
+        that the prefill ends by its length: some connectors hand over no KV for one that was
+        stopped, and vLLM's CPU engines (0.32) crash on a seed when a prefill takes several steps.
         """
         body = {k: v for k, v in self._asked().items() if k not in _NOT_FOR_PREFILL}
         body.update(dict.fromkeys(self.asked.limits, 1), stream=False)
@@ -137,7 +137,7 @@ class Leg:
         return body
 
     def decode_body(self, kv_transfer_params: dict[str, Any] | None) -> dict[str, Any]:
-        """The request for the decode engine: the caller's own, with the KV's whereabouts."""
+        """The request for the decode engine: the caller's own, and where the KV is."""
         body = self._asked()
         if self.written is not None:
             body["return_token_ids"] = True
@@ -145,8 +145,8 @@ class Leg:
             body["kv_transfer_params"] = kv_transfer_params
         options = body.get("stream_options")
         if self.is_stream and self.endpoint.has_choices and isinstance(options, dict | None):
-            # The closing usage says how many tokens there were. Who did not ask won't see it, nor
-            # what depends on having asked.
+            # The closing usage says how many tokens there were. A caller that did not ask for it
+            # sees neither it nor anything that depends on it.
             options = options if self.wants_usage else {}
             body["stream_options"] = {**(options or {}), "include_usage": True}
         return body
@@ -163,14 +163,14 @@ def split(
     name: str = "",
     handed_over: Answer | None = None,
 ) -> list[Leg]:
-    """Take a request apart; what is wrong with it is left to the engines to say.
+    """Split a request; errors in other fields are left for the engines to report.
 
-    One that another scheduler has had prefilled stays in one piece. Its KV is that of one sequence.
+    One prefilled by another scheduler stays in one piece, as its KV is that of one sequence.
 
     Raises
     ------
     ProxyError
-        What decides how it is taken apart is wrong, or asks for what no engine can do.
+        A field that decides the split is wrong, or asks for what no engine can do.
     """
     body = {k: v for k, v in body.items() if k != "kv_transfer_params"}
     _check(path, body)
@@ -217,7 +217,7 @@ def split(
 
 
 def _check(path: str, body: dict[str, Any]) -> None:
-    """vLLM reads "2" as 2 and "false" as false; what this proxy acts upon has to be exact."""
+    """vLLM reads "2" as 2 and "false" as false; fields that this proxy acts on must be exact."""
     if not isinstance(body.get("stream"), bool | None):
         raise bad_request(f"stream: expected true or false, found {body['stream']!a:.60}")
     if not (body.get("n") is None or type(body["n"]) is int):
@@ -229,7 +229,7 @@ def _check(path: str, body: dict[str, Any]) -> None:
         if body.get(name):
             raise bad_request(
                 f"{name}: a response is kept, if at all, by the engine that wrote it, and the next "
-                "request may go to another; send the whole input, without background"
+                "request may go to another; send the complete input, without background"
             )
 
 
@@ -242,7 +242,7 @@ def _is_text(value: str) -> bool:
 
 
 def _prompts(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """A string and a list of token ids are one prompt, a list of such are several."""
+    """A string and a list of token ids are one prompt; a list of either is several."""
     prompt = body.get("prompt")
     if "messages" in body or not isinstance(prompt, list) or not prompt:
         return [{}]

@@ -1,8 +1,8 @@
-"""Whose fault it is that a decode with remote KV failed: the decode engine's, or its link's.
+"""Whether the decode engine or its link is at fault when a decode with remote KV fails.
 
-An engine that was restarted at its address may be well, and yet some prefill engine keep stale
-transfer state of its former life: then the decodes of that one pair fail, and of no other. So one
-failure says something of the pair alone. Who fails with a second partner has failed itself.
+An engine restarted at its address may be well while a prefill engine keeps stale transfer state of
+its former incarnation: then the decodes of that one pair fail, and no others. So one failure only
+counts against the pair. An engine that also fails with a second partner is itself at fault.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from eldr_vllm.proxy.cooldown import CoolDown
 
 
 class Links:
-    """The pairs of prefill and decode engines that failed a moment ago."""
+    """The pairs of prefill and decode engines that failed recently."""
 
     def __init__(self, prefill: CoolDown, decode: CoolDown) -> None:
         self._prefill = prefill
@@ -19,7 +19,7 @@ class Links:
         self._pairs = CoolDown()
 
     def failed(self, prefill_id: str, decode_ids: Iterable[str]) -> None:
-        """A decode engine, known under these names, could not do it with KV from there."""
+        """A decode engine with these names failed with KV from that prefill engine."""
         decode_ids = list(decode_ids)
         self._pairs.failed(f"{prefill_id} -> {decode_id}" for decode_id in decode_ids)
         pairs = self._failing()
@@ -29,11 +29,11 @@ class Links:
             self._prefill.failed([prefill_id])
 
     def succeeded(self, prefill_id: str, decode_ids: Iterable[str]) -> None:
-        """It did it."""
+        """It succeeded."""
         self._pairs.succeeded(f"{prefill_id} -> {decode_id}" for decode_id in decode_ids)
 
     def decoders_to_avoid(self, prefill_id: str) -> set[str]:
-        """The decode engines that had better not fetch KV from there now."""
+        """The decode engines that should not fetch KV from there now."""
         return {decode for prefill, decode in self._failing() if prefill == prefill_id}
 
     def _failing(self) -> list[tuple[str, str]]:

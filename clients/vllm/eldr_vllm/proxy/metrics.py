@@ -1,4 +1,4 @@
-"""What the proxy counts and times."""
+"""The proxy's metrics."""
 
 from importlib.metadata import version
 
@@ -11,7 +11,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-# They would be another series for each counter and histogram, of little use to anyone.
+# They would add a series to each counter and histogram, of little use.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -38,7 +38,7 @@ class Metrics:
         )
         self.placements = Counter(
             "eldr_proxy_placements",
-            "Decodes placed, by the reason that the placement gives",
+            "Decodes placed, by the placement's reason",
             ("reason",),
             registry=self.registry,
         )

@@ -1,4 +1,4 @@
-"""JSON objects of others, a caller's or an engine's: exact, and no deeper than can be passed on."""
+"""Parses JSON objects from callers and engines: exactly, and no deeper than can be passed on."""
 
 import json
 import reprlib
@@ -8,12 +8,12 @@ MAX_DEPTH = 200  # beyond Python's own limit it could not be written out again
 
 
 def read_object(data: bytes) -> dict[str, Any]:
-    """The object in these bytes.
+    """Parse the object in these bytes.
 
     Raises
     ------
     ValueError
-        There is none.
+        They are not a JSON object.
     """
     try:
         value = json.loads(data.decode(), parse_constant=_no_constant)
@@ -27,7 +27,7 @@ def read_object(data: bytes) -> dict[str, Any]:
 
 
 def short(value: Any) -> str:
-    """It in a few words, however large it is."""
+    """A short description of a value, however large it is."""
     return _SHORT.repr(value)
 
 
@@ -46,7 +46,7 @@ def _too_deep() -> ValueError:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _SHORT = reprlib.Repr()

@@ -1,4 +1,4 @@
-"""Pages that any engine can give: asked of one, and of the next if it fails."""
+"""Pages that any engine can give: one is asked, and the next if it fails."""
 
 import asyncio
 from collections import defaultdict
@@ -20,7 +20,7 @@ async def first(
     headers: dict[str, str],
     body: bytes | None = None,
 ) -> bytes:
-    """The page of the first engine that gives it.
+    """The page of the first engine that gives one.
 
     Raises
     ------
@@ -38,15 +38,15 @@ async def first(
 async def models(
     engines: Engines, asked: list[Engine], headers: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """What the engines serve, each model once.
+    """The models that the engines serve, each once.
 
-    Engines of one registered model stand for one another; those of the configuration may each have
-    models of their own.
+    Engines of one registered model are interchangeable; those of the configuration may each have
+    their own models.
 
     Raises
     ------
     ProxyError
-        No engine says what it serves; a refusal of one, if all that answer refuse.
+        No engine says what it serves; or one's refusal, if all that answer refuse.
     """
     alike = defaultdict(list)
     for engine in asked:

@@ -1,4 +1,4 @@
-"""What a prefill leaves behind for the decode."""
+"""The result of a prefill, for the decode."""
 
 from dataclasses import dataclass, field
 
@@ -9,9 +9,9 @@ from eldr_vllm.proxy.said import Answer
 
 @dataclass(slots=True)
 class Prefilled:
-    """The answer of a prefill engine; `engine` is None where none prefilled.
+    """The answer of a prefill engine; `engine` is None if there was no prefill.
 
-    With `follows` the engine that decodes prefills too, and is to tell of both.
+    With `follows` the decode engine prefills too, and reports both.
     """
 
     engine: Engine | None = None
@@ -22,7 +22,7 @@ class Prefilled:
 
     @property
     def has_kv(self) -> bool:
-        """There is KV that a decode engine can fetch."""
+        """Whether there is KV that a decode engine can fetch."""
         return self.answer.kv_transfer_params is not None
 
     @property
@@ -32,5 +32,5 @@ class Prefilled:
 
     @property
     def group(self) -> str:
-        """Where its KV can go; empty means anywhere."""
+        """The group that can fetch its KV; empty means any."""
         return self.engine.group if self.engine else ""

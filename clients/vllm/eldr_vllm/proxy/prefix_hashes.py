@@ -1,7 +1,7 @@
-"""Hashes of what a leg's prompt begins with.
+"""Hashes of the prefixes of a leg's prompt.
 
-Blocks have about 128 tokens, exactly as many where the prompt is given as token ids. A
-conversation's messages come in their order, so that a turn begins as the one before.
+Blocks have about 128 tokens, exactly that if the prompt is given as token ids. A conversation's
+messages are hashed in order, so that a turn begins like the one before.
 """
 
 import json
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from eldr_vllm.prefix_hashes import BLOCK_TOKENS, prefix_hashes, token_blocks
 from eldr_vllm.proxy.legs import Leg
 
-BLOCK_CHARACTERS = 4 * BLOCK_TOKENS  # a token stands for some four
+BLOCK_CHARACTERS = 4 * BLOCK_TOKENS  # a token is about four
 
 
 def of_leg(leg: Leg) -> list[int]:
-    """The shortest prefix's first; none of a prompt that is shorter than a block."""
+    """Hashes, shortest prefix first; empty if the prompt is shorter than a block."""
     salt = leg.body.get("cache_salt")
     return prefix_hashes(leg.model, salt if isinstance(salt, str) else "", _blocks(leg))
 

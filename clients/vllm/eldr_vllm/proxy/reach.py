@@ -1,4 +1,4 @@
-"""Where a request may go: not to addresses at which machines tell their own credentials."""
+"""Keeps requests from addresses at which machines serve their own credentials."""
 
 import ipaddress
 import socket
@@ -7,16 +7,16 @@ from urllib.parse import urlsplit
 from aiohttp import ThreadedResolver
 from aiohttp.abc import ResolveResult
 
-# Beside the link-local 169.254.169.254, where most clouds have it.
+# Beside the link-local 169.254.169.254 of most clouds.
 _METADATA = {ipaddress.ip_address(a) for a in ("fd00:ec2::254", "100.100.100.200")}
 
 
 class ForbiddenAddressError(OSError):
-    """An engine's address is link-local, a cloud's metadata service, or no host's."""
+    """An engine's address is link-local, a metadata service's, or not a host's."""
 
 
 def check_address(address: str) -> None:
-    """Raise ForbiddenAddressError where nothing but a mistake or an attack leads."""
+    """Raise ForbiddenAddressError for an address that only a mistake or an attack would use."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped
@@ -28,7 +28,7 @@ def check_address(address: str) -> None:
 
 
 def check_url(url: str) -> None:
-    """Check the host of a URL where that is an address; names are checked when they resolve."""
+    """Check a URL's host if it is an address; names are checked when they are resolved."""
     host = urlsplit(url).hostname or ""
     try:
         ipaddress.ip_address(host.partition("%")[0])
@@ -38,12 +38,12 @@ def check_url(url: str) -> None:
 
 
 class CheckedResolver(ThreadedResolver):
-    """The system's resolver; a name of a forbidden address is not found."""
+    """The system's resolver, which refuses names of forbidden addresses."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Addresses of a host; ForbiddenAddressError if any is forbidden."""
+        """The addresses of a host; ForbiddenAddressError if any is forbidden."""
         found = await super().resolve(host, port, family)
         for each in found:
             check_address(each["host"])

@@ -1,4 +1,4 @@
-"""Which prefill worker: consistent hashing of the prompt's prefix, with bounded load.
+"""Chooses a prefill worker: consistent hashing of the prompt's prefix, with bounded load.
 
 Equal prefixes go to the same worker, whose KV cache holds them, unless it already has more than
 its share in flight; then the next one on the ring takes the request. A worker that joins or leaves
@@ -15,12 +15,12 @@ from hashlib import blake2b
 
 from eldr_vllm.proxy.fleet import Engine
 
-POINTS = 100  # places of each worker on the ring; more make the shares more even
-SLACK = 1.25  # times the mean load that a worker may have
+POINTS = 100  # points per worker on the ring; more make the shares more even
+SLACK = 1.25  # most load of a worker, relative to the mean
 
 
 class Ring:
-    """The prefill workers' ring, and what each has in flight from here."""
+    """The ring of prefill workers, and what each has in flight from this proxy."""
 
     def __init__(self) -> None:
         self._loads: Counter[str] = Counter()
@@ -29,7 +29,7 @@ class Ring:
 
     @contextmanager
     def hold(self, key: bytes, engines: Sequence[Engine]) -> Iterator[Engine]:
-        """Choose one of `engines` (not empty), and count it as busy within the block."""
+        """Choose one of `engines` (not empty), and count it as busy during the block."""
         by_id = {engine.worker_id: engine for engine in engines}
         self._place(tuple(sorted(by_id)))
         limit = math.ceil(SLACK * (1 + sum(self._loads[each] for each in by_id)) / len(by_id))

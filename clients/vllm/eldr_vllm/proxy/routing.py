@@ -1,4 +1,4 @@
-"""Where a prefilled leg decodes: as the daemon says, or in turn where it says nothing."""
+"""Where a prefilled leg decodes: as the daemon says, or in turn if it does not answer."""
 
 import itertools
 import logging
@@ -39,7 +39,7 @@ MAX_REFUSALS = 8
 
 
 class Routing:
-    """Asks the daemon, if there is one, and else goes round."""
+    """Asks the daemon, if there is one, and otherwise takes engines in turn."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class Routing:
         self._traces = traces
 
     def model(self, leg: Leg) -> str:
-        """The model's name towards the daemon."""
+        """The model's name at the daemon."""
         return self._settings.model or leg.model
 
     async def is_reachable(self, timeout: float = 0.2) -> bool:
-        """The daemon answers."""
+        """Whether the daemon answers."""
         if self._client is None:
             return False
         model = self._settings.model or "eldr-proxy"
@@ -89,7 +89,7 @@ class Routing:
         Raises
         ------
         ProxyError
-            The daemon says that every worker is full, or that there is none.
+            The daemon says that all workers are full, or that there is none.
         """
         start = time.perf_counter()
         said = span_attributes.request(self.model(leg), leg.request_id)
@@ -131,7 +131,7 @@ class Routing:
 
     @contextmanager
     def hold(self, booking: Booking) -> Iterator[None]:
-        """Keep a booking for the length of the block, and learn how its engine did."""
+        """Keep a booking during the block, and learn how its engine did."""
         try:
             with self._bookings.hold(booking):
                 yield
@@ -143,14 +143,14 @@ class Routing:
             raise
 
     def avoided(self, prefilled: Prefilled) -> set[str]:
-        """The decode engines that had better be left alone now, where the KV is there."""
+        """The decode engines to avoid now, given where the KV is."""
         avoided = self.cooldown.worker_ids
         if prefilled.has_kv and prefilled.engine:
             avoided |= self._links.decoders_to_avoid(prefilled.engine.worker_id)
         return avoided
 
     def forget(self, leg: Leg, attempt: int = 0) -> None:
-        """End what may be booked for a leg without the proxy's knowledge, by a prefill engine."""
+        """End a booking that a prefill engine may have made for a leg, unknown to the proxy."""
         booking = Booking(
             engine=Engine("", ""), model=self.model(leg), request_id=leg.request_id, attempt=attempt
         )
@@ -176,7 +176,7 @@ class Routing:
                 if span.is_recording:
                     span.say({"eldr.attempt": attempt, **span_attributes.placement(placement)})
                 return booking
-            logger.warning("%s is no worker that this proxy knows", placement.url)
+            logger.warning("%s is not a worker that this proxy knows", placement.url)
             self._bookings.release(booking)
         if prefilled.answer.handoff:
             self.forget(leg)
@@ -206,7 +206,7 @@ class Routing:
     async def _ask(
         self, leg: Leg, prefilled: Prefilled, attempts: Iterator[int], failed: set[str]
     ) -> tuple[int, Placement | None]:
-        """The daemon's placement; None where it gives none and the leg is served all the same."""
+        """The daemon's placement; None if it gives none and the leg is served anyway."""
         attempt, answer = next(attempts), prefilled.answer
         if self._client is None:
             return attempt, None
@@ -244,7 +244,7 @@ class Routing:
                     **call,
                 )
             except errors.ResourceExhaustedError as error:
-                if excluded > failed:  # one that cools down may be alive, and has room
+                if excluded > failed:  # one that cools down may be alive, and have room
                     excluded = failed
                     continue
                 if leg.goes_on:  # its caller has the beginning: better unbooked than broken off
@@ -254,14 +254,14 @@ class Routing:
                     429, str(error), "rate_limit_error", retry_after=retry_after
                 ) from error
             except errors.UnavailableError:
-                if not excluded:  # it may have restarted a moment ago, and know no engine yet
+                if not excluded:  # it may have just restarted, and know no engine yet
                     return attempt, None
-                # Better one that failed than none, and first one that failed others.
+                # Better a failed one than none, and rather one that failed other requests.
                 excluded = failed if excluded > failed else set()
             except (errors.InvalidArgumentError, errors.FailedPreconditionError) as error:
-                # Counts that do not fit the model; or attempts that are over, of a shim that
-                # did not say so, or of a scheduler that sends a prefilled request anew.
-                logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
+                # Counts that do not fit the model, or attempts that have ended: of a shim that did
+                # not say so, or of a scheduler that sends a prefilled request anew.
+                logger.warning("%s: the daemon refused it: %s", leg.request_id, error)
                 refused += 1
                 does_not_fit = isinstance(error, errors.InvalidArgumentError)
                 if refused > (1 if does_not_fit else MAX_REFUSALS):
@@ -270,15 +270,15 @@ class Routing:
                 counts, attempt = None if does_not_fit else counts, next(attempts)
             except RouterUnavailableError:
                 return attempt, None
-            except EldrError as error:  # a token that is none, say
-                logger.warning("%s: the daemon refuses it: %s", leg.request_id, error)
+            except EldrError as error:  # an invalid token, say
+                logger.warning("%s: the daemon refused it: %s", leg.request_id, error)
                 return attempt, None
             else:
                 return attempt, None if placement.is_fallback else placement
 
 
 def _said_of(leg: Leg) -> RouteFields:
-    """What every call says of a leg."""
+    """The fields of every call about a leg."""
     return {
         "num_sequences": leg.sequences,
         "expected_output_tokens": leg.output_limit,

@@ -1,7 +1,7 @@
-"""What an engine says, checked where it is read: bytes in, values out that nothing else need doubt.
+"""Parses what an engine says: bytes in, values out that no other code needs to check.
 
-What is said in passing (usage, counts, a placement) is dropped where it is wrong, since no request
-should fail for it. What is the answer itself, or its end, raises EngineFailed.
+Secondary parts (usage, counts, a placement) are dropped if they are wrong, since no request should
+fail because of them. A wrong answer, or a wrong end of it, raises EngineFailed.
 """
 
 import logging
@@ -19,12 +19,12 @@ from eldr_vllm.proxy.objects import read_object, short
 
 logger = logging.getLogger("eldr_proxy")
 
-MAX_TOKENS = 2**31 - 1  # what the contract's fields hold, and more than any answer has
+MAX_TOKENS = 2**31 - 1  # the limit of the contract's fields, and more than any answer has
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of the prompt and of the answer; 0 where an engine does not say."""
+    """Tokens of the prompt and of the answer; 0 if an engine does not say."""
 
     prompt: int = 0
     completion: int = 0
@@ -32,13 +32,13 @@ class Usage:
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """A whole answer. `payload` is fit for the caller, once the rest is no longer needed."""
+    """A complete answer. `payload` is fit for the caller once the rest is no longer needed."""
 
     payload: dict[str, Any] = field(default_factory=dict)
     usage: Usage = Usage()
-    # Where the KV is; None where the engine has no connector.
+    # Where the KV is; None if the engine has no connector.
     kv_transfer_params: dict[str, Any] | None = None
-    # What the shim says, if it took part: a signature may be on its way to the daemon.
+    # From the shim, if it took part: a signature may be on its way to the daemon.
     handoff: Handoff | None = None
 
 
@@ -51,21 +51,21 @@ class Event:
     payload: dict[str, Any] = field(default_factory=dict)
     usage: Usage | None = None
     is_done: bool = False
-    # Nothing of the answer is in it: a comment, usage alone, or what comes before the first token.
+    # It has no part of the answer: a comment, only usage, or what precedes the first token.
     is_comment: bool = False
     is_usage_only: bool = False
     is_preamble: bool = False
-    # Sequences of which it says why they ended.
+    # Sequences whose finish reason it gives.
     ends: int = 0
 
 
 def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answer:
-    """A whole answer; if it has choices, so many as `choices`, where that is given.
+    """Parse a complete answer; if it has choices, there must be `choices` of them, if given.
 
     Raises
     ------
     EngineFailed
-        It is no answer, or (EngineErred) says in a 200 that it failed.
+        It is not an answer, or (EngineErred) it says in a 200 that it failed.
     """
     payload = _object(data)
     _check_error(payload)
@@ -80,13 +80,13 @@ def answer(data: bytes, endpoint: Endpoint, choices: int | None = None) -> Answe
     result = Answer(payload=payload, usage=_usage(payload, endpoint) or Usage())
     kv = payload.get("kv_transfer_params")
     if kv is not None:
-        payload["kv_transfer_params"] = None  # internal addresses are not the caller's business
+        payload["kv_transfer_params"] = None  # internal addresses are not for the caller
         _read_kv(result, kv)
     return result
 
 
 def handed_over(said: Any) -> Answer | None:
-    """What a request says of a prefill that is done already; None: it says of none."""
+    """What a request says about a prefill that is already done; None if it says nothing."""
     if not isinstance(said, dict) or said.get("do_remote_prefill") is not True:
         return None
     result = Answer()
@@ -95,12 +95,12 @@ def handed_over(said: Any) -> Answer | None:
 
 
 def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
-    """One event of a stream, of so many choices where that is given.
+    """Parse one event of a stream with `choices` choices, if given.
 
     Raises
     ------
     EngineFailed
-        It is no event of this endpoint, or (EngineErred) says that the request failed.
+        It is not an event of this endpoint, or (EngineErred) it says that the request failed.
     """
     data = sse.data(raw)
     if data is None:
@@ -136,7 +136,7 @@ def event(raw: bytes, endpoint: Endpoint, choices: int | None = None) -> Event:
 
 
 def refusal(worker_id: str, status: int, body: bytes, retry_after: str | None) -> ProxyError:
-    """A 4xx: as the engine puts it if it says an error, else in words of our own."""
+    """The answer to a 4xx: the engine's own error if it has one, else in our words."""
     try:
         is_error = isinstance(_object(body).get("error"), dict)
     except EngineFailed:
@@ -145,7 +145,7 @@ def refusal(worker_id: str, status: int, body: bytes, retry_after: str | None) -
         retry_after = None
     return ProxyError(
         status,
-        f"{worker_id} refuses it with HTTP {status}: {body[:200].decode(errors='replace')}",
+        f"{worker_id} refused it with HTTP {status}: {body[:200].decode(errors='replace')}",
         "invalid_request_error",
         body=body if is_error else None,
         retry_after=retry_after,
@@ -153,7 +153,7 @@ def refusal(worker_id: str, status: int, body: bytes, retry_after: str | None) -
 
 
 def page(data: bytes) -> bytes:
-    """Any page that is a JSON object, as it is."""
+    """Check that a page is a JSON object; returned unchanged."""
     _object(data)
     return data
 
@@ -177,7 +177,7 @@ def models(data: bytes) -> list[dict[str, Any]]:
 
 
 def metrics(data: bytes) -> list[Metric]:
-    """The families of a metrics page; none where the page is none."""
+    """The families of a metrics page; empty if it cannot be parsed."""
     try:
         return list(text_string_to_metric_families(data.decode()))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -193,7 +193,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _check_error(payload: dict[str, Any]) -> None:
-    """vLLM's way to say, after its 200, that the request failed."""
+    """Detect vLLM's way to report, after its 200, that the request failed."""
     error = payload.get("error")
     if error or "error" in (payload.get("object"), payload.get("type")):
         raise EngineErred(f"the engine says: {short(error or payload)}")
@@ -232,7 +232,7 @@ def _check_choice(choice: dict[str, Any], endpoint: Endpoint, count: int) -> Non
 
 
 def _usage(holder: dict[str, Any], endpoint: Endpoint) -> Usage | None:
-    """The usage; what is none is taken out of its holder."""
+    """The usage; an invalid one is removed from its holder."""
     said = holder.get("usage")
     if said is None:
         return None

@@ -1,4 +1,4 @@
-"""One leg's way: prefilled, placed, decoded, and tried again while its caller has seen nothing."""
+"""Serves one leg: prefill, placement, decode, and retries while its caller has seen nothing."""
 
 import asyncio
 import itertools
@@ -29,21 +29,21 @@ from eldr_vllm.proxy.settings import Settings
 
 logger = logging.getLogger("eldr_proxy")
 
-# Within so many seconds an aborted decode has let go of the KV. Were the blocks freed earlier, they
-# could be filled again while it still reads them, into its prefix cache.
+# After so many seconds an aborted decode no longer reads the KV. If the blocks were freed earlier,
+# they could be overwritten while it still reads them, into its prefix cache.
 ABORT_SECONDS = 0.3
 
 
 class BrokenOffError(ProxyError):
-    """The decode failed after its first token; no engine can go on where it stopped."""
+    """The decode failed after its first token; no engine can continue it."""
 
     def __init__(self, failure: EngineFailed) -> None:
-        super().__init__(502, f"the decode broke off: {failure}")
+        super().__init__(502, f"the decode failed after its first token: {failure}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What it takes to serve a leg."""
+    """Everything needed to serve a leg."""
 
     settings: Settings
     fleet: Fleet
@@ -62,14 +62,14 @@ class Serving:
         Raises
         ------
         ProxyError
-            What the caller is to be told instead.
+            The answer for the caller instead.
         """
         way = _Way(self, leg, send, may_send_first)
         try:
             with self.moves.follow(leg) if self.moves else nullcontext():
                 await way.go()
         except asyncio.CancelledError:
-            # vLLM frees the KV of a request that it aborts, but not of one that it never took in.
+            # vLLM frees the KV of a request that it aborts, but not of one that it never accepted.
             if way.prefilled and way.prefilled.sent and not way.decode.has_fetched:
                 way.discard(ABORT_SECONDS)
             raise
@@ -83,7 +83,7 @@ class Serving:
 
 
 class _Way:
-    """What has come about for one leg so far."""
+    """The state of one leg so far."""
 
     def __init__(self, serving: Serving, leg: Leg, send: Send, may_send_first: bool) -> None:
         self._serving = serving
@@ -92,17 +92,17 @@ class _Way:
         self._epochs, self._attempts = itertools.count(), itertools.count()
         self._tries = serving.settings.attempts  # that are left
         self._failed: set[str] = set()  # decode engines
-        self._suspects: set[str] = set()  # prefill engines whose KV none of those could use
+        self._suspects: set[str] = set()  # prefill engines whose KV none of them could use
         self.prefilled: Prefilled | None = None
         engines, metrics, traces = serving.engines, serving.metrics, serving.traces
         self.decode = Decode(engines, metrics, traces, leg, send, self._follow)
-        # A prefill engine may have had the leg placed. Once the proxy has placed it, it knows.
+        # Whether a prefill engine may have placed the leg. Once the proxy has placed it, it knows.
         self.may_be_booked = self.is_placed = False
         # Booked for a move, while the engine before is still to be stopped.
         self.ahead: Booking | None = None
 
     async def go(self) -> None:
-        """To the end of the answer, or a ProxyError."""
+        """Run to the end of the answer, or raise a ProxyError."""
         refusal = ProxyError(502, "no decode worker could serve the request")
         while self._tries > 0:
             self._tries -= 1
@@ -134,7 +134,7 @@ class _Way:
         raise refusal
 
     def discard(self, delay: float = 0.0) -> None:
-        """Have the KV freed, if there is any."""
+        """Free the KV, if there is any."""
         if self.prefilled is None or self.prefilled.answer.kv_transfer_params is None:
             return
         serving, leg = self._serving, self._leg
@@ -165,7 +165,7 @@ class _Way:
         except ProxyError as refusal:
             if not self._leg.goes_on:
                 raise
-            # It took the request elsewhere, so this engine has other limits.
+            # Another engine took the request, so this one has other limits.
             self._failed |= booking.worker_ids
             raise EngineBusy(str(refusal), refusal) from refusal
 
@@ -199,7 +199,7 @@ class _Way:
         return any(engine.worker_id not in self._failed for engine in decoders)
 
     async def _prefill(self, group: str = "") -> Prefilled:
-        """`group`: where its KV has to go; empty: anywhere."""
+        """Prefill; `group` is where the KV must be usable, empty for anywhere."""
         leg = self._leg
         if self._serving.settings.without_prefill_workers:
             return Prefilled(follows=leg.sequences == 1)
@@ -212,13 +212,13 @@ class _Way:
         except ProxyError as error:
             if not leg.goes_on:
                 raise
-            logger.warning("%s goes on without a prefill engine: %s", leg.request_id, error)
+            logger.warning("%s continues without a prefill engine: %s", leg.request_id, error)
             return Prefilled()
         finally:
             leg.prefix_cached.set()
 
     def _handed_over(self) -> Prefilled:
-        """The prefill with which the request came, once; without its KV where that is of no use."""
+        """The prefill that the request came with, once; without its KV if that is of no use."""
         answer, self._leg.handed_over = self._leg.handed_over, None
         if answer is None:
             return Prefilled()
@@ -259,7 +259,7 @@ class _Way:
                 except ProxyError as error:
                     if error.status != 400 or not leg.forces_tool:
                         raise
-                    # The decode engine will say whether it is the request, or the one token.
+                    # The decode engine will tell whether the request is at fault, or the one token.
                     return Prefilled()
         raise refusal
 
@@ -283,7 +283,7 @@ class _Way:
     async def _ask_prefill(self, engine: Engine) -> Answer:
         serving, leg = self._serving, self._leg
         body = leg.prefill_body(next(self._epochs), keeps_token=self._may_send_first)
-        # The shim hears of the span here: vLLM drops the header unless it has traces of its own.
+        # The span for the shim: vLLM drops the header unless it has its own traces.
         body["kv_transfer_params"]["eldr"].update(serving.traces.context())
         choices = 1 if self._may_send_first else None
         return await serving.engines.ask(engine, leg, body, Sent(), choices)

@@ -1,4 +1,4 @@
-"""What the proxy's spans say of a request and of the engines that it goes to."""
+"""The attributes of the proxy's spans for requests and engine calls."""
 
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -17,17 +17,17 @@ _OPERATIONS = {"/v1/completions": "text_completion"}
 
 
 def context(request: web.Request) -> dict[str, str]:
-    """The trace that the caller began."""
+    """The trace context of the caller."""
     return forwarded(request.headers, CONTEXT)
 
 
 def without_context(headers: Mapping[str, str]) -> dict[str, str]:
-    """A caller's headers for the engines, where these hear of the proxy's own span instead."""
+    """A caller's headers for the engines, without its context if the proxy has its own span."""
     return {name: said for name, said in headers.items() if name.lower() not in CONTEXT}
 
 
 def of_http(request: web.Request) -> Attributes:
-    """The call of a client."""
+    """A client's call."""
     return {
         "http.request.method": request.method,
         "http.route": request.path,
@@ -38,7 +38,7 @@ def of_http(request: web.Request) -> Attributes:
 
 
 def of_request(leg: Leg, model: str, request_id: str) -> Attributes:
-    """What it asks for, which every one of its legs does."""
+    """What a request asks for, the same for each of its legs."""
     return {
         **span_attributes.request(model, request_id),
         "gen_ai.request.max_tokens": leg.output_limit or None,
@@ -47,7 +47,7 @@ def of_request(leg: Leg, model: str, request_id: str) -> Attributes:
 
 
 def of_engine(leg: Leg, model: str, engine: Engine) -> Attributes:
-    """A leg at an engine."""
+    """A leg's call to an engine."""
     address = urlsplit(engine.url)
     return {
         **span_attributes.request(model, leg.request_id),

@@ -1,4 +1,4 @@
-"""Server-sent events: out of bytes, and into bytes."""
+"""Server-sent events, to and from bytes."""
 
 import json
 from collections.abc import AsyncIterator
@@ -12,9 +12,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole events, each with its closing blank line, from bytes cut anywhere.
+    """Complete events, each with its closing blank line, from bytes cut anywhere.
 
-    Lines may end in CRLF, LF or CR; here all end in LF. The last event may lack its blank line.
+    Lines may end in CRLF, LF or CR; the result uses LF. The last event may lack its blank line.
 
     Raises
     ------
@@ -36,9 +36,9 @@ async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def data(event: bytes) -> bytes | None:
-    """An event's data, its lines joined; None where there is none."""
+    """An event's data, its lines joined; None if there is none."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
-        return event[6:-2]  # as vLLM writes all but the newer ones
+        return event[6:-2]  # the form of most of vLLM's events
     lines = [
         line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")
     ]
@@ -46,7 +46,7 @@ def data(event: bytes) -> bytes | None:
 
 
 def comment(event: bytes) -> bytes:
-    """What is left of an event without data: its comments, which keep a connection alive."""
+    """The comments of an event without data, which keep a connection alive."""
     lines = [line for line in event.split(b"\n") if line.startswith(b":")]
     return b"\n".join(lines) + b"\n\n" if lines else b""
 

@@ -1,15 +1,21 @@
-"""Requests that one decode engine serves alone, prompt included, and why."""
+"""Which requests one decode engine must serve alone, prompt included, and why."""
 
 from typing import Any
 
 
 def why_whole(path: str, body: dict[str, Any]) -> str:
-    """The reason that prefill and decode cannot be apart; empty where they can."""
+    """Why prefill and decode cannot be separated; empty if they can."""
     for reason, holds in (
         ("beam search starts from the prompt itself and never pulls KV", _has_beams(body)),
-        ("who computes the prompt knows its log probabilities", _wants_prompt_logprobs(path, body)),
-        ("where the prompt is cut depends on the tokens left for the answer", _is_cut(path, body)),
-        ("embeddings may be several prompts", body.get("prompt_embeds") is not None),
+        (
+            "only the engine that computes the prompt knows its log probabilities",
+            _wants_prompt_logprobs(path, body),
+        ),
+        (
+            "the prompt is truncated according to the tokens left for the answer",
+            _is_cut(path, body),
+        ),
+        ("embeddings may hold several prompts", body.get("prompt_embeds") is not None),
         ("the engine's own tools continue with prompts of their own", _has_own_tools(path, body)),
         (
             "vLLM's front end may fail to read one token as a call of that tool",
