@@ -166,7 +166,7 @@ def test_context_parallelism(config, kv_cache, warnings, monkeypatch):
     [
         ({}, "no MoE layer"),  # nothing is loaded in this process
         ({"enable_dbo": True}, "dual batch overlap"),
-        ({"enable_return_routed_experts": True}, "listens to the same layers"),
+        ({"enable_return_routed_experts": True}, "captures the same layers"),
         ({"zero_expert_num": 4}, "as expert 0"),
     ],
 )

@@ -1,1 +1,1 @@
-"""In the engine core: follows the requests, plans each step, speaks to the daemon."""
+"""In the engine core: follows requests, plans each step, talks to the daemon."""

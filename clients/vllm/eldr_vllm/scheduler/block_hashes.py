@@ -1,4 +1,4 @@
-"""Which content a request's KV blocks have, by vLLM's own hashes."""
+"""The contents of a request's KV blocks, by vLLM's own hashes."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from eldr_vllm.messages import BlockHash
 
 
 class BlockHashes:
-    """Hashes of the full blocks of one KV cache group, which may span several of vLLM's.
+    """Hashes of the full blocks of one KV cache group; each may span several of vLLM's blocks.
 
     Parameters
     ----------
     config : VllmConfig
     kv_cache : KVCacheConfig
     block_size : int
-        Of the group.
+        The group's block size.
     """
 
     def __init__(self, config: VllmConfig, kv_cache: KVCacheConfig, block_size: int) -> None:
@@ -26,9 +26,9 @@ class BlockHashes:
         self._stride = 0 if block_size % hashed else block_size // hashed
 
     def between(self, request: Any, blocks: list[int], start: int, end: int) -> list[BlockHash]:
-        """The blocks in which the tokens from `start` to before `end` lie.
+        """The blocks that hold the tokens from `start` to before `end`.
 
-        With them the hashes of those that lie between the two as a whole, where vLLM has one.
+        Blocks entirely within that range come with their hash, if vLLM has one.
         """
         first, last = start // self.block_size, -(-end // self.block_size)
         return [
@@ -38,7 +38,7 @@ class BlockHashes:
     def completed(
         self, request: Any, blocks: list[int], before: int, after: int
     ) -> list[BlockHash]:
-        """The blocks that a step, which computes `before` to below `after`, makes full."""
+        """The blocks that a step fills by computing tokens `before` to below `after`."""
         places = range(before // self.block_size, after // self.block_size)
         return [(blocks[place], self._hash(request, place, 0, after)) for place in places]
 

@@ -5,16 +5,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 from eldr_client import CaptureStatus
 
-logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+logger = logging.getLogger("vllm.eldr")  # appears in vLLM's log
 
 
 class CaptureState:
-    """Read by the worker session's thread, stopped by any.
+    """Read by the worker session's thread, stopped by any thread.
 
     Parameters
     ----------
     probes : bool
-        The engine asks itself first: until `verified` no signature may leave it.
+        Whether the engine probes itself first: until `verified`, no signature may leave it.
     """
 
     def __init__(self, probes: bool) -> None:
@@ -26,16 +26,16 @@ class CaptureState:
 
     @property
     def stopped(self) -> bool:
-        """It has ended, for good."""
+        """Whether the capture has ended, for good."""
         return self._state == "STOPPED"
 
     @property
     def capturing(self) -> bool:
-        """What is captured may be told."""
+        """Whether what is captured may be sent."""
         return self._state == "CAPTURING"
 
     def verified(self, reservation: str = "") -> None:
-        """The probe is over, and found nothing wrong; or it could not be, for that reason."""
+        """The probe is over and found no fault; or it could not be made, for that reason."""
         if not self.stopped:
             self._state, self._reason = "CAPTURING", reservation
             if reservation:
@@ -50,12 +50,12 @@ class CaptureState:
             logger.warning("ELDR captures nothing here: %s", reason)
 
     def add(self, known: int, unknown: int) -> None:
-        """So many tokens of a prompt have been told, and so many of it were unknown."""
+        """Count tokens of a prompt that was sent: those known, and those unknown."""
         self._known_tokens += known
         self._unknown_tokens += unknown
 
     def status(self) -> CaptureStatus:
-        """For a report."""
+        """The status for a report."""
         known, unknown = self._known_tokens, self._unknown_tokens
         return CaptureStatus(self._state, self._reason, known, unknown, self._software)
 
@@ -63,5 +63,5 @@ class CaptureState:
 def _software() -> str:
     try:
         return f"eldr-vllm {version('eldr-vllm')}"
-    except PackageNotFoundError:  # it is on the path, and was not installed
+    except PackageNotFoundError:  # on the path, but not installed
         return ""

@@ -1,4 +1,4 @@
-"""The scheduler's side of a decode: what the engine runs, and the end of each booking."""
+"""The scheduler's side of decodes: what the engine runs, and the end of each booking."""
 
 import threading
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from eldr_vllm.scheduler.step import ScheduledStep
 from eldr_vllm.scheduler.transfer_params import Booking, booking
 from eldr_vllm.settings import Settings
 
-# A stop string ends a request by an abort too; the engine cannot tell the two apart.
+# A stop string also ends a request by an abort; the engine cannot tell them apart.
 _OUTCOMES = {
     RequestStatus.FINISHED_ABORTED: ReleaseOutcome.CANCELLED,
     RequestStatus.FINISHED_ERROR: ReleaseOutcome.FAILED,
@@ -29,11 +29,11 @@ _OUTCOMES = {
 
 @dataclass(slots=True)
 class _Held:
-    """A booking whose sequences are here: how many run, how many have ended, what they wrote.
+    """A booking whose sequences are here: how many run, how many have ended, what they generated.
 
-    Its answer is counted in `row`: None before its first token, _NO_ROW where it is not counted.
-    The experts of `awaited` tokens have not come yet; with `lost` some never will. `ending` is what
-    its release will say.
+    Its answer is counted in `row`: None before its first token, _NO_ROW if it is not counted.
+    The experts of `awaited` tokens have not come yet; with `lost`, some never will. `ending` is
+    what its release will say.
     """
 
     booking: Booking
@@ -53,7 +53,7 @@ _NO_ROW = -1
 
 @dataclass(slots=True)
 class _Sequence:
-    """One request of the engine; `held` is None for one that ELDR did not place."""
+    """One request of the engine; `held` is None if ELDR did not place it."""
 
     held: _Held | None
     tokens: NewTokens | Drafts
@@ -62,12 +62,12 @@ class _Sequence:
 
 @dataclass(slots=True, kw_only=True)
 class _Steps:
-    """Sums over the steps since the last report; `token_experts` weighs each by its tokens."""
+    """Sums over the steps since the last report; `token_experts` weights each by its tokens."""
 
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    expert_steps: int = 0  # whose experts are known
+    expert_steps: int = 0  # with known experts
     expert_tokens: int = 0
     experts: float = 0.0
     token_experts: float = 0.0
@@ -84,7 +84,7 @@ class DecodeSide:
         Tokens that the KV cache holds.
     outbox : Outbox
     drafts : bool
-        vLLM decodes speculatively: of what it computes, some is rejected.
+        Whether vLLM decodes speculatively: some of what it computes is rejected.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class DecodeSide:
         self._top_k = 0
         self._outbox = outbox
         self._new_tokens = Drafts if drafts else NewTokens
-        # Tokens whose experts are held back: (their sequence, position), by what stands for them.
+        # Tokens whose experts are held back: (sequence, position), by the number for them.
         self._awaited: dict[int, tuple[_Sequence, int]] = {}
         self._asked = 0
         self._lock = threading.Lock()
@@ -115,12 +115,12 @@ class DecodeSide:
         self.kv_cache_manager: Any = None
 
     def count_answers(self, counts: DecodeCounts, top_k: int) -> None:
-        """From here on answers are counted."""
+        """Count answers from now on."""
         with self._lock:
             self._counts, self._top_k = counts, top_k
 
     def begin(self, request: Any, now: float) -> None:
-        """A request has come."""
+        """A request has arrived."""
         booked = booking(request)
         sequence = _Sequence(None, self._new_tokens(request.num_prompt_tokens))
         with self._lock:
@@ -133,7 +133,7 @@ class DecodeSide:
             self._sequences[request.request_id] = sequence
 
     def plan(self, writing: Iterable[str], now: float, scheduled: int) -> None:
-        """A step is scheduled; `writing` are the requests that have written a token before it."""
+        """A step is scheduled; `writing` are requests that generated a token before it."""
         with self._lock:
             self._running = scheduled
             for request_id in writing:
@@ -142,10 +142,10 @@ class DecodeSide:
                     sequence.first_token = now
 
     def wanted(self, step: ScheduledStep) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tokens of answers that a step computes for the first time: (rows of counts, KV slots).
+        """Answer tokens that a step computes for the first time: (rows of counts, KV slots).
 
-        What is computed again after a preemption has been counted before. Of tokens that may be
-        rejected there is a number in the place of the row.
+        What is recomputed after a preemption was counted before. For tokens that may be rejected, a
+        placeholder number takes the place of the row.
         """
         rows: list[int] = []
         slots: list[int] = []
@@ -165,7 +165,7 @@ class DecodeSide:
         return np.array(rows, np.int64), np.array(slots, np.int64)
 
     def count(self, rows: NDArray[np.int64], experts: NDArray[np.integer]) -> None:
-        """The experts [n, L, top_k] of the tokens that `wanted` has named."""
+        """Count the experts [n, L, top_k] of the tokens that `wanted` returned."""
         with self._lock:
             if self._counts is None:
                 return
@@ -179,7 +179,7 @@ class DecodeSide:
                 self._end(held)
 
     def lose(self, rows: NDArray[np.int64]) -> None:
-        """The experts of the tokens that `wanted` has named are unknown, so their answers' are."""
+        """The experts of the tokens that `wanted` returned are unknown, so their answers' are."""
         with self._lock:
             for row in rows.tolist():
                 sequence, _ = self._awaited.pop(row, (None, 0))
@@ -190,7 +190,7 @@ class DecodeSide:
                     self._end(held)
 
     def stop_counting(self) -> None:
-        """No experts will come any more; what waits for them is released without."""
+        """No more experts will come; what waits for them is released without."""
         with self._lock:
             self._counts = None
             for held in self._by_row.values():
@@ -200,15 +200,15 @@ class DecodeSide:
             self._awaited.clear()
 
     def take(self, started: float, generating: int, active_experts: float, now: float) -> None:
-        """A step's output has come; `active_experts` is the mean over layers, 0 where unknown."""
+        """A step's output has come; `active_experts` is the mean over layers, 0 if unknown."""
         if not generating:
             return
         with self._lock:
             steps = self._steps
             steps.steps += 1
             steps.tokens += generating
-            # Steps overlap under asynchronous scheduling: each lasts from the later of its own
-            # beginning and the end of the one before.
+            # Steps overlap with asynchronous scheduling: each lasts from its own beginning or the
+            # end of the one before, whichever is later.
             steps.seconds += now - max(started, self._last_output)
             self._last_output = now
             if active_experts:
@@ -225,7 +225,7 @@ class DecodeSide:
                 return
             held = sequence.held
             if isinstance(sequence.tokens, Drafts):
-                # The last token ends the answer before it passes a layer.
+                # The last token ends the answer without passing a layer.
                 sequence.tokens.ends = request.num_prompt_tokens + request.num_output_tokens - 1
                 self._settle(sequence, sequence.tokens.ends)
             held.running -= 1
@@ -262,7 +262,7 @@ class DecodeSide:
             )
 
     def _row(self, held: _Held) -> int:
-        """Where an answer is counted. One that has begun without a row never gets one."""
+        """The row that an answer is counted in. An answer that began without one never gets one."""
         if self._counts is None:
             return _NO_ROW
         if held.row is None:
@@ -273,7 +273,7 @@ class DecodeSide:
         return held.row
 
     def _await(self, sequence: _Sequence, positions: range) -> range:
-        """Numbers that stand for tokens whose experts will be held back."""
+        """Placeholder numbers for tokens whose experts will be held back."""
         first, self._asked = self._asked, self._asked + len(positions)
         numbers = range(first, self._asked)
         self._awaited.update(zip(numbers, ((sequence, p) for p in positions), strict=True))
@@ -297,7 +297,7 @@ class DecodeSide:
     def _end(self, held: _Held) -> None:
         """Release the booking, if it has ended and its last experts have come.
 
-        vLLM tells of a request's end before it hands over what the workers say of its last step.
+        vLLM reports a request's end before it hands over the workers' reports on its last step.
         """
         if held.ending is None or held.awaited:
             return
@@ -328,5 +328,5 @@ class DecodeSide:
 
 
 def _mean(total: float, number: int) -> float:
-    """0 of nothing: unknown."""
+    """0 for no values: unknown."""
     return total / number if number else 0.0

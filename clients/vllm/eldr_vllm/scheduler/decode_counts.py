@@ -1,4 +1,4 @@
-"""Which experts the answers under way have used: activation counts, a row for each booking."""
+"""Activation counts of the answers in progress, one row per booking."""
 
 import numpy as np
 from numba import types
@@ -8,14 +8,14 @@ from eldr_vllm.compiling import kernel, readonly
 
 
 class DecodeCounts:
-    """A fixed number of rows, so that memory is bounded whatever comes; not for several threads.
+    """A fixed number of rows, so that memory is bounded; not thread-safe.
 
     Parameters
     ----------
     num_rows : int
         Bookings that can be counted at the same time.
     num_experts : int
-        Of a layer. The layers are known with the first experts that come.
+        Per layer. The number of layers is known from the first experts.
     """
 
     def __init__(self, num_rows: int, num_experts: int) -> None:
@@ -24,7 +24,7 @@ class DecodeCounts:
         self._counts: NDArray[np.uint32] | None = None
 
     def open(self) -> int | None:
-        """A row of zeros, or None when all are in use."""
+        """A row of zeros, or None if all are in use."""
         return self._free.pop() if self._free else None
 
     def add(self, rows: NDArray[np.int64], experts: NDArray[np.integer]) -> None:
@@ -42,7 +42,7 @@ class DecodeCounts:
         _add_picks(self._counts, rows, experts)
 
     def close(self, row: int) -> NDArray[np.uint32] | None:
-        """The counts [L, E] of a row, which is free from now on; None where nothing was counted."""
+        """The counts [L, E] of a row, which is then free; None if nothing was counted."""
         self._free.append(row)
         if self._counts is None or not self._counts[row].any():
             return None
@@ -62,7 +62,7 @@ def _add_picks(
 ) -> None:
     """Add the picks of each token, `experts` [n, L, k], to its row of `counts` [rows, L, E].
 
-    A token with an expert that is none of the model's is left out, in all layers.
+    A token with an expert that the model does not have is left out, in all layers.
     """
     num_experts = counts.shape[2]
     tokens, layers, picks = experts.shape

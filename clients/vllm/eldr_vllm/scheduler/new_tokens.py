@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class NewTokens:
-    """Follows one sequence; what is computed again after a preemption is not told again.
+    """Follows one sequence; tokens recomputed after a preemption are not reported again.
 
-    Positions before `counted` are the prompt's, or have been told.
+    Positions before `counted` belong to the prompt, or were reported.
     """
 
     counted: int
 
     def advance(self, before: int, after: int) -> range:
-        """Positions of the answer that a step, which computes `before` to below `after`, adds."""
+        """Positions of the answer that a step adds by computing `before` to below `after`."""
         new = range(max(before, self.counted), after)
         self.counted = max(self.counted, after)
         return new

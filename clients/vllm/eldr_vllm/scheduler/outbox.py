@@ -1,4 +1,4 @@
-"""What the engine has to say to the daemon, said by a thread that the engine never waits for."""
+"""Messages to the daemon, sent by a thread that the engine never waits for."""
 
 import logging
 import threading
@@ -11,7 +11,7 @@ from eldr_client.traces import Span, Traces, Value
 
 from eldr_vllm.guard import Guard
 
-logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+logger = logging.getLogger("vllm.eldr")  # appears in vLLM's log
 
 FAREWELL = 1.0
 Message = Callable[[RouterClient], None]
@@ -19,11 +19,11 @@ _UNTRACED = Traces()
 
 
 class Outbox:
-    """Messages in order, `limit` of them at most; the oldest go when there are more.
+    """A queue of at most `limit` messages; when there are more, the oldest are dropped.
 
     The client has the deadline of each call and the circuit breaker: while the daemon is away, a
-    message costs microseconds and is lost, a release is kept by the client. `dropped` is called for
-    each message that goes unsaid for the limit.
+    message costs microseconds and is lost, while the client keeps releases. `dropped` is called
+    for each message dropped because of the limit.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Outbox:
         self._thread.start()
 
     def put(self, message: Message) -> None:
-        """Have `message` called with the client, later."""
+        """Queue `message`, to be called with the client later."""
         with self._arrived:
             if len(self._messages) == self._messages.maxlen:
                 if self._lost == 0:
@@ -61,13 +61,13 @@ class Outbox:
         request: Mapping[str, Value | None],
         within: Mapping[str, str],
     ) -> AbstractContextManager[Span]:
-        """A span for a message that calls `method`; none where its request belongs to no trace."""
+        """A span for a message that calls `method`; none if its request belongs to no trace."""
         traces = self._traces if within else _UNTRACED
         said = {**span_attributes.call(method), **request}
         return traces.span(str(said["rpc.method"]), said, kind="client", within=within)
 
     def close(self) -> None:
-        """Say what is still unsaid, for a second at most."""
+        """Send what is queued, for at most a second."""
         with self._arrived:
             self._closing = True
             self._arrived.notify()
@@ -88,6 +88,6 @@ class Outbox:
         try:
             message(self._client)
         except RouterUnavailableError:
-            pass  # the client has said so, and looks for the daemon
+            pass  # the client has logged it, and probes for the daemon
         except EldrError as error:
-            logger.warning("the daemon refuses: %s", error)
+            logger.warning("the daemon refused a message: %s", error)

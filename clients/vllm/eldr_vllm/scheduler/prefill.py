@@ -1,4 +1,4 @@
-"""The scheduler's side of a prefill: asks for counts, sends them on, puts them in the answer."""
+"""The scheduler's side of prefills: asks for counts, sends them, puts them in the answer."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -30,8 +30,8 @@ from eldr_vllm.scheduler.step import ScheduledStep
 from eldr_vllm.scheduler.tally import Tally
 from eldr_vllm.settings import Settings
 
-# Requests that have finished and whose counts have not come; a worker that has stepped aside sends
-# none, ever.
+# Most finished requests whose counts have not come; a worker that has stepped aside never sends
+# any.
 _MAX_LATE = 1_024
 
 
@@ -39,11 +39,11 @@ _MAX_LATE = 1_024
 class _Prompt:
     """One request, from its arrival until its counts are in its answer.
 
-    `tokens` are those that stand for themselves, from the first on; `of_model` is what the KV
-    depends on beside them. `sent` are the counts of the chunks that the daemon has been sent, and
-    with `failed` it has not taken all of them. `said` is the `eldr` of the answer: a dict that is
-    handed out when the request finishes and filled when the counts come, in the same step: vLLM
-    calls `request_finished` before `update_connector_output`, and serialises after both.
+    `tokens` are those determined by their ids, from the first on; `of_model` is what else the KV
+    depends on. `sent` are the counts of the chunks sent to the daemon; with `failed`, it did not
+    take all of them. `said` is the `eldr` of the answer: a dict that is returned when the request
+    finishes and filled when the counts come, in the same step: vLLM calls `request_finished`
+    before `update_connector_output`, and serialises after both.
     """
 
     name: str
@@ -63,23 +63,23 @@ class _Prompt:
 
 
 class PrefillSide:
-    """Not for several threads, except for what the outbox runs.
+    """Not thread-safe, except for what the outbox runs.
 
     Parameters
     ----------
     settings : Settings
     model, worker_id : str
-        As registered at the daemon; worker_id is empty where the engine is not.
+        As registered at the daemon; worker_id is empty if the engine is not registered.
     outbox : Outbox
     capture : CaptureState
-        Where the share of known tokens is kept.
+        Keeps the share of known tokens.
     tally : Tally
-        Where it is counted what became of signatures and placements.
+        Counts what became of signatures and placements.
 
     Attributes
     ----------
     top_k : int
-        Of the model; known once the workers are there.
+        The model's; known once the workers are there.
     """
 
     top_k = 0
@@ -103,7 +103,7 @@ class PrefillSide:
         self._late: dict[str, _Prompt] = {}
 
     def begin(self, request: Any, is_probe: bool) -> None:
-        """A request has come."""
+        """A request has arrived."""
         name = transfer_params.request_name(request)
         prompt = _Prompt(
             name=name,
@@ -119,13 +119,13 @@ class PrefillSide:
         self._prompts[request.request_id] = prompt
 
     def plan(self, step: ScheduledStep) -> list[PromptChunk]:
-        """What to ask of this step."""
+        """The prompt chunks to ask for in this step."""
         chunks = []
         for request_id, (_, after) in step.computed.items():
             prompt = self._prompts.get(request_id)
             if prompt is None or prompt.asked:
                 continue
-            if request_id in step.resumed:  # its blocks may be others: another try
+            if request_id in step.resumed:  # its blocks may have changed: a new epoch
                 prompt.epoch, prompt.sequence = prompt.epoch + 1, 0
                 prompt.said["epoch"] = prompt.epoch
             prompt.asked = after >= prompt.num_tokens
@@ -136,7 +136,7 @@ class PrefillSide:
             tokens = min(after, prompt.num_tokens)
             blocks = step.slots.blocks(request_id, tokens)
             if prompt.asked and prompt.sequence:
-                self._place(prompt)  # on what the daemon has, so that the answer can carry it
+                self._place(prompt)  # with what the daemon has, so that the answer can carry it
             chunks.append(
                 PromptChunk(
                     request_id=request_id,
@@ -151,7 +151,7 @@ class PrefillSide:
         return chunks
 
     def take(self, totals: list[list[PromptTotal]]) -> None:
-        """The totals of a step: for each prompt, those of the pipeline ranks in order."""
+        """The totals of a step: per prompt, those of the pipeline ranks in order."""
         for ranks in totals:
             first = ranks[0]
             prompt = self._prompts.get(first.request_id) or self._late.get(first.request_id)
@@ -169,7 +169,7 @@ class PrefillSide:
             self._send(prompt, first, counts, whole)
 
     def finish(self, request: Any, aborted: bool) -> dict[str, Any] | None:
-        """The `eldr` of the answer; None for a request whose prompt was not wanted, or not read."""
+        """The `eldr` of the answer; None if the prompt was not wanted, or not computed."""
         prompt = self._prompts.pop(request.request_id, None)
         if prompt is None or not prompt.asked:
             return None
@@ -182,7 +182,7 @@ class PrefillSide:
         return prompt.said
 
     def stop(self) -> None:
-        """No counts will come any more."""
+        """No more counts will come."""
         self._late.clear()
 
     def _counts(self, counts: NDArray[np.uint32], tokens: int, unknown: int) -> ActivationCounts:
@@ -195,12 +195,12 @@ class PrefillSide:
         counts: NDArray[np.uint32],
         whole: ActivationCounts | None,
     ) -> None:
-        """Send what this chunk adds to those before it; `whole` is the message of a last one."""
+        """Send what this chunk adds to earlier ones; `whole` is the message of a last chunk."""
         if total.sequence == 0:
             prompt.sent = 0, 0, 0
         before, tokens, unknown = prompt.sent
         if np.any(counts < before):
-            return  # a failed load took blocks back; the answer has the whole all the same
+            return  # a failed load took blocks back; the answer still has the whole
         prompt.sent = counts, total.num_tokens, total.unknown_tokens
         places = total.last and prompt.to_place and not prompt.placed
         prompt.placed |= places
@@ -249,7 +249,7 @@ class PrefillSide:
                 self._placed(prompt, placement)
 
     def _place(self, prompt: _Prompt) -> None:
-        """Ask for the placement before the last chunk, if that is this side's to do."""
+        """Ask for the placement before the last chunk, if this side places the request."""
         if prompt.to_place and not prompt.placed:
             prompt.placed = True
             self._outbox.put(partial(self._route, prompt))
@@ -265,7 +265,7 @@ class PrefillSide:
             self._placed(prompt, placement)
 
     def _asked(self, prompt: _Prompt) -> RouteFields:
-        """What a call says of a prompt; to hash a long one takes milliseconds."""
+        """The fields of a Route for a prompt; hashing a long one takes milliseconds."""
         return {
             "prefill_worker": self._worker_id,
             "prefix_hashes": prefix_hashes(*prompt.of_model, token_blocks(prompt.tokens)),
@@ -273,7 +273,7 @@ class PrefillSide:
         }
 
     def _placed(self, prompt: _Prompt, placement: Placement | None) -> None:
-        """The daemon has given a placement; or none, and the driver of the request has to ask."""
+        """The daemon has given a placement; or none, and the request's driver must ask."""
         self._tally.add("placements_fallback" if placement is None else "placements_received")
         if placement is not None:
             prompt.said["placement"] = transfer_params.encode_placement(placement)
@@ -290,6 +290,6 @@ class PrefillSide:
 
 
 def _is_alone(request_id: str, step: ScheduledStep) -> bool:
-    """Others compute fewer tokens than it does: mixed up with theirs, most would still be its."""
+    """Others compute fewer tokens than it: if they were mixed up, most would still be its own."""
     computed = {each: after - before for each, (before, after) in step.computed.items()}
     return 2 * computed[request_id] > sum(computed.values())

@@ -1,10 +1,10 @@
-"""The engine asks itself, before it is READY: does the capture tell the same of the same prompt?
+"""The engine probes itself before it is READY: do equal prompts give equal experts?
 
 A few short prompts go through the engine's own HTTP server: one alone, again from the prefix cache,
 and again in a batch with others. Rows that are mixed up between requests, taken from another rank
-or left over from another step give other experts then, and two different prompts the same. While
-the engine serves, the first one is asked now and then again, as batches of other sizes take other
-ways through vLLM.
+or left over from another step would then give other experts, and two different prompts the same.
+While the engine serves, the first prompt is repeated now and then, as batches of other sizes take
+other paths through vLLM.
 """
 
 import base64
@@ -31,16 +31,16 @@ from eldr_vllm.scheduler.capture_state import CaptureState
 from eldr_vllm.scheduler.startup import DIRECTLY
 from eldr_vllm.settings import Settings
 
-logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+logger = logging.getLogger("vllm.eldr")  # appears in vLLM's log
 
 MOST_APART = 0.5
-"""A prompt that is told again differs by less than this share of what another prompt differs by.
+"""A repeated prompt must differ by less than this share of another prompt's difference.
 
-Another batch may round some picks elsewhere, so that they need not be the same."""
+They need not be equal, as another batch may round some picks differently."""
 TRIES_AMONG_OTHERS = 10
-TIMEOUT = 120.0  # seconds; an engine compiles what it has not seen before
+TIMEOUT = 120.0  # seconds; an engine compiles shapes that it has not seen
 
-# So unlike each other that no model takes them to the same experts; less than 500 tokens each.
+# So unlike each other that no model uses the same experts; less than 500 tokens each.
 PROMPTS = (
     "The harbour lay still before sunrise. Two boats came back early, low in the water, and the "
     "women on the quay counted the crates before anyone spoke of prices or of the weather.",
@@ -53,16 +53,16 @@ PROMPTS = (
     "Kreisen. Niemand ging mehr hinüber; nur der Müller wartete noch auf seinen Wagen.",
 )
 
-# Their KV goes where the request's id says, so the probe's own requests have nowhere to go.
+# KV goes where the request's id says, which the probe's own requests cannot name.
 _ADDRESSED_BY_ID = ("P2pNccl", "MoRIIO")
 
 
 class ProbeError(Exception):
-    """The probe could not be made; nothing is known of the capture."""
+    """The probe could not be made; nothing is known about the capture."""
 
 
 def can_probe(settings: Settings, transfer: Any) -> bool:
-    """Whether the engine can ask itself."""
+    """Whether the engine can probe itself."""
     inside = {k: v for k, v in transfer.kv_connector_extra_config.items() if k != "eldr"}
     addressed = any(name in json.dumps(inside, default=str) for name in _ADDRESSED_BY_ID)
     return bool(settings.probe and settings.url and settings.health_check and not addressed)
@@ -70,7 +70,7 @@ def can_probe(settings: Settings, transfer: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """Counts [L, E], tokens known and unknown, whether its last step was for it above all."""
+    """Counts [L, E], known and unknown tokens, and whether its last step was mostly for it."""
 
     counts: NDArray[np.int64]
     known: int
@@ -79,7 +79,7 @@ class _Heard:
 
 
 class Probe:
-    """One engine's; `run` is called once its HTTP server answers.
+    """One engine's probe; `run` is called once its HTTP server answers.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ class Probe:
     address : Address
     config : VllmConfig
     key : str
-        By it the scheduler's side knows these requests.
+        Identifies these requests to the scheduler's side.
     capture : CaptureState
-        Told what came out.
+        Told the result.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Probe:
         self._key = key
         self._capture = capture
         self._alone: _Heard | None = None
-        self._another = 0.0  # what another prompt agrees with it
+        self._another = 0.0  # agreement with another prompt
         self._times = 0
 
     def run(self) -> None:
-        """Ask, compare, and say what that means for the capture."""
+        """Ask, compare, and pass the result on to the capture state."""
         if self._capture.stopped or self._capture.capturing:
             return
         try:
@@ -120,7 +120,7 @@ class Probe:
             self._capture.verified()
 
     def again(self) -> None:
-        """Ask once more, among whatever the engine serves now; `run` has been before."""
+        """Ask once more, among the engine's other requests; only after `run`."""
         if self._alone is None or self._capture.stopped:
             return
         self._times += 1
@@ -129,16 +129,16 @@ class Probe:
             heard = self._ask(PROMPTS[0], salt)
             if heard.unknown or not self._unlike(heard, "now"):
                 return
-            # New weights tell other experts as well, but the same ones each time they are asked.
+            # New weights give other experts too, but the same ones every time.
             fault = self._fault(f"{salt}-whole")
         except ProbeError as error:
-            logger.info("ELDR's probe had no answer while the engine served: %s", error)
+            logger.info("ELDR's probe got no answer while the engine served: %s", error)
             return
         if fault:
             self._capture.stop(f"the probe while the engine served: {fault}")
 
     def _fault(self, salt: str) -> str:
-        """What the answers show to be wrong; empty where they agree."""
+        """What the answers show to be wrong; empty if they agree."""
         alone, again = self._ask(PROMPTS[0], salt), self._ask(PROMPTS[0], salt)
         other = self._ask(PROMPTS[1], salt)
         among = self._among_others(salt)
@@ -147,21 +147,21 @@ class Probe:
             return f"of {alone.known + alone.unknown} tokens {max(h.unknown for h in told)} unknown"
         self._alone, self._another = alone, agreement(alone, other)
         if self._another == 1:
-            return "two different prompts told the same experts"
+            return "two different prompts gave the same experts"
         fault = self._unlike(again, "from the prefix cache")
         if among is not None:
             fault = fault or self._unlike(among, "in a batch with others")
         return fault
 
     def _unlike(self, heard: _Heard, when: str) -> str:
-        """How the first prompt told other experts than alone; empty where it has not."""
+        """How the first prompt's experts differ from when it was alone; empty if they do not."""
         share = agreement(self._alone, heard)
         if 1 - share <= MOST_APART * (1 - self._another):
             return ""
-        return f"a prompt told {share:.1%} of the same experts {when}, another {self._another:.1%}"
+        return f"a prompt gave {share:.1%} of the same experts {when}, another {self._another:.1%}"
 
     def _among_others(self, salt: str) -> _Heard | None:
-        """The first prompt, computed again in a step with as much of others; None if in none."""
+        """The first prompt, recomputed in a step with as many other tokens; None if in none."""
         for turn in range(TRIES_AMONG_OTHERS):
             with ThreadPoolExecutor(len(PROMPTS)) as pool:
                 fresh = f"{salt}-{turn}"
@@ -202,7 +202,7 @@ class Probe:
 
 
 def agreement(one: _Heard, other: _Heard) -> float:
-    """Share of the picks that both have, of prompts of any length, from 0 to 1."""
+    """Share of the picks that both have, for prompts of any length, from 0 to 1."""
     parts = [heard.counts / max(heard.counts.sum(), 1) for heard in (one, other)]
     return float(1 - np.abs(parts[0] - parts[1]).sum() / 2)
 
@@ -215,6 +215,6 @@ def _read(answer: Mapping[str, Any]) -> _Heard:
         message = ActivationCounts.FromString(base64.b64decode(eldr["counts"]))
         counts = Counts.from_proto(message)
     except (binascii.Error, DecodeError, ValueError) as error:
-        raise ProbeError(f"the engine's counts are no ActivationCounts: {error}") from error
+        raise ProbeError(f"the engine's counts are not ActivationCounts: {error}") from error
     known, unknown = message.num_tokens, message.unknown_tokens
     return _Heard(counts.array, known, unknown, bool(eldr.get("alone")))

@@ -1,13 +1,13 @@
-"""What a prompt's KV depends on, as vLLM's request says it."""
+"""What a prompt's KV depends on, from vLLM's request."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 def plain_tokens(request: Any) -> Sequence[int]:
-    """The prompt's tokens before the first image or the like, whose tokens are all the same.
+    """The prompt's tokens before the first image or the like, whose placeholders are all equal.
 
-    Empty where vLLM's request does not say which those are.
+    Empty if vLLM's request does not say which tokens those are.
     """
     ids = getattr(request, "prompt_token_ids", None)
     features = getattr(request, "mm_features", None)
@@ -17,7 +17,7 @@ def plain_tokens(request: Any) -> Sequence[int]:
 
 
 def model_and_salt(request: Any, model: str) -> tuple[str, str]:
-    """The name of the model or its adapter, and the salt that keeps tenants apart."""
+    """The name of the model or its adapter, and the salt that separates tenants."""
     adapter = getattr(request, "lora_request", None)
     name = model if adapter is None else adapter.lora_name
     return name, getattr(request, "cache_salt", None) or ""

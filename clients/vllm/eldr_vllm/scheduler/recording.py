@@ -1,4 +1,4 @@
-"""The scheduler's side of a recording: what is wanted of each step, and what comes of it."""
+"""The scheduler's side of a recording: what it asks of each step, and what it writes."""
 
 import time
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from eldr_vllm.scheduler.transfer_params import is_prefill, request_name
 class _Request:
     """One request of the engine.
 
-    `reads`: its prompt is computed here; `writes`: its answer is. `asks`: nobody else asks for its
-    prompt's counts. `recorded` tokens of its answer were put.
+    `reads`: its prompt is computed here; `writes`: its answer is. `asks`: only the recording asks
+    for its prompt's counts. `recorded` tokens of its answer were written.
     """
 
     key: int
@@ -40,7 +40,7 @@ class _Request:
 
 @dataclass(slots=True)
 class _Step:
-    """A step that is under way: tokens computed, those of context, whose experts will come."""
+    """A step in progress: tokens computed, tokens of context, requests whose experts will come."""
 
     tokens: int
     context: int
@@ -48,31 +48,31 @@ class _Step:
 
 
 class RecordSide:
-    """Called by the scheduler's thread alone. Every time is of the wall clock, in Unix seconds.
+    """Called by the scheduler's thread only. All times are Unix seconds of the wall clock.
 
     Parameters
     ----------
     role : {"prefill", "decode", "both"}
     share : float
-        Of the requests whose experts are recorded.
+        Share of the requests whose experts are recorded.
     recorder : Recorder
     answers : bool
-        The experts of answers are recorded, too.
+        Whether the experts of answers are recorded too.
     """
 
     def __init__(self, role: str, share: float, recorder: Recorder, answers: bool = True) -> None:
         self._role, self._share, self._answers = role, share, answers
         self._recorder = recorder
         self._requests: dict[str, _Request] = {}
-        # Of sampled requests whose counts have not come; vLLM tells of an end before them.
+        # Sampled requests whose counts have not come; vLLM reports their end earlier.
         self._keys: dict[str, int] = {}
-        self._planned: dict[float, _Step] = {}  # by when they were
+        self._planned: dict[float, _Step] = {}  # by time
         self._sequences = 0
         self._last_output = 0.0
         self._wall = time.time() - time.monotonic()
 
     def begin(self, request: Any) -> None:
-        """A request has come."""
+        """A request has arrived."""
         if not self._recorder.active:
             return
         prefill = is_prefill(request, self._role)
@@ -93,7 +93,7 @@ class RecordSide:
         self._sequences += 1
 
     def plan(self, step: ScheduledStep) -> tuple[NDArray[np.int64], list[PromptChunk]]:
-        """What to ask of this step: KV slots whose experts are wanted, prompts' counts."""
+        """KV slots whose experts are wanted from this step, and prompts whose counts are."""
         writing: list[_Request] = []
         slots: list[int] = []
         chunks = []
@@ -106,7 +106,7 @@ class RecordSide:
             if after < request.prompt_tokens:
                 continue
             context += after
-            if after > request.prompt_tokens:  # it has written a token before this step
+            if after > request.prompt_tokens:  # it generated a token before this step
                 request.first_token = request.first_token or step.now
             if not request.sampled:
                 continue
@@ -125,7 +125,7 @@ class RecordSide:
         return np.array(slots, np.int64), chunks
 
     def take(self, step: list[StepReport], now: float) -> None:
-        """The reports of the pipeline ranks on one step, in order."""
+        """The pipeline ranks' reports on one step, in order."""
         first = step[0]
         for parts in zip(*(report.totals for report in step), strict=True):
             total = parts[0]
@@ -136,7 +136,7 @@ class RecordSide:
         if planned is None or not first.generating:
             return
         if self._role != "prefill":
-            # Steps overlap under asynchronous scheduling: see DecodeSide.take.
+            # Steps overlap with asynchronous scheduling: see DecodeSide.take.
             seconds = now - max(first.started, self._last_output)
             self._last_output = now
             distinct = sum(report.distinct for report in step)
@@ -164,12 +164,12 @@ class RecordSide:
             self._recorder.put("decodes", [known.key], [known.sequence], [times], [tokens])
 
     def stop_counting(self) -> None:
-        """No experts will come any more."""
+        """No more experts will come."""
         self._keys.clear()
         self._planned.clear()
 
     def close(self) -> None:
-        """Write what is not written."""
+        """Write what is pending."""
         self._recorder.close()
 
 

@@ -10,7 +10,7 @@ from eldr_vllm.settings import Settings
 
 
 class Registration:
-    """Sessions of the roles that the engine has.
+    """Sessions for the engine's roles.
 
     Parameters
     ----------
@@ -18,9 +18,9 @@ class Registration:
     reports : mapping of role (DECODE, PREFILL) to a callable () -> LoadReport
         An engine with both roles is registered twice, the second time as `ID/prefill`.
     session : mapping
-        What the sessions have in common: keywords of WorkerSession.
+        Keywords of WorkerSession that the sessions share.
     address : Address
-        Of a registered engine.
+        The registered engine's address.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Registration:
         ]
 
     def set_ready(self) -> None:
-        """The engine serves: until then it was JOINING, where its health is asked for."""
+        """The engine serves; until then it is JOINING, if its health is checked."""
         for session in self._sessions:
             session.set_ready()
 

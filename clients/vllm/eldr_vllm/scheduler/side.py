@@ -1,4 +1,4 @@
-"""The scheduler's side: follows the requests, plans each step, hears what the workers say of it."""
+"""The scheduler's side: follows requests, plans each step, takes the workers' reports on it."""
 
 import dataclasses
 import logging
@@ -38,11 +38,11 @@ from eldr_vllm.scheduler.step import KvSlots, ScheduledStep
 from eldr_vllm.scheduler.tally import Tally
 from eldr_vllm.settings import UNSAID_ROLE, Settings
 
-logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+logger = logging.getLogger("vllm.eldr")  # appears in vLLM's log
 
 
 class SchedulerSide:
-    """One engine core's. Its methods never raise: bookings end whatever becomes of the capture.
+    """One engine core's side. Its methods never raise: bookings end even if the capture fails.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class SchedulerSide:
         self._outbox = Outbox(client, settings.outbox, spans, dropped)
         self._wound_up = False
         self._drafts = config.speculative_config is not None
-        # Where a step is scheduled before the last one's drafts are judged, positions are guesses.
+        # If a step is scheduled before the last one's drafts are verified, positions are guesses.
         self._guesses = self._drafts and config.scheduler_config.async_scheduling
         name = self._address.worker_id if settings.registered else ""
         self._prefill = PrefillSide(
@@ -124,7 +124,7 @@ class SchedulerSide:
             self._decode.kv_cache_manager = kv_cache_manager
 
     def register(self, ranks: Sequence[Geometry], stopped: str) -> None:
-        """The engine is complete; each pipeline rank says what it captures, or why none does."""
+        """The engine is complete; each pipeline rank says what it captures, or why it cannot."""
         geometry = (sum(rank[0] for rank in ranks), *ranks[0][1:]) if ranks else None
         if any(rank[1:] != ranks[0][1:] for rank in ranks):
             stopped = stopped or f"the pipeline ranks' MoE layers differ in shape: {ranks}"
@@ -157,7 +157,7 @@ class SchedulerSide:
         self.tally.layers, num_experts, top_k = geometry
         self._prefill.top_k = top_k
         if self._decode is not None and self._settings.decode_counts and not self._guesses:
-            rows = 2 * self._config.scheduler_config.max_num_seqs  # preempted ones keep theirs
+            rows = 2 * self._config.scheduler_config.max_num_seqs  # preempted ones keep their rows
             self._decode.count_answers(DecodeCounts(rows, num_experts), top_k)
 
     def _registered(self, geometry: Geometry | None) -> Registration:
@@ -178,7 +178,7 @@ class SchedulerSide:
         )
 
     def begin(self, request: Any) -> None:
-        """A request has come."""
+        """A request has arrived."""
         is_probe = transfer_params.is_probe(request, self._probe_key)
         is_prefill = transfer_params.is_prefill(request, self._settings.role)
         is_decode = self._settings.role == "replica" or not is_prefill
@@ -194,11 +194,11 @@ class SchedulerSide:
             self._record.begin(request)
 
     def match(self, request: Any, num_computed_tokens: int) -> None:
-        """So many tokens of the request are in the prefix cache; from there on it may be filled."""
+        """A request's tokens in the prefix cache; the ones after may be filled from outside."""
         self._local_tokens[request.request_id] = num_computed_tokens
 
     def fill(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        """`blocks` (KVCacheBlocks) are all of the request's; so many tokens come from outside.
+        """`blocks` (KVCacheBlocks) are all of a request's; `num_external_tokens` are from outside.
 
         Which blocks are filled follows from their positions: vLLM may have hashed them already.
         """
@@ -213,9 +213,9 @@ class SchedulerSide:
         )
 
     def _filled_by_others(self, step: ScheduledStep, begun: set[str]) -> list[BlockHash]:
-        """What is in no prefix cache and computed before a request's first step came from outside.
+        """Blocks computed before a request's first step but in no prefix cache came from outside.
 
-        A connector beside this one may have loaded it, of which this one is not told.
+        A connector beside this one may have loaded them without this one being told.
         """
         filled = []
         for name in begun:
@@ -234,7 +234,7 @@ class SchedulerSide:
         return completed
 
     def plan(self, output: Any) -> StepPlan | None:
-        """What the workers should know of the step that `output` (SchedulerOutput) describes."""
+        """What the workers need to know about the step in `output` (SchedulerOutput)."""
         now = time.monotonic()
         cached = output.scheduled_cached_reqs
         if self._decode is not None:
@@ -244,7 +244,7 @@ class SchedulerSide:
         plan = None
         if not self.capture.stopped:
             plan = self._capturing.run(self._plan, output, now)
-        if plan is None:  # the probe may have stopped it, on a thread of its own
+        if plan is None:  # the probe may have stopped it, on its own thread
             self._stop(self._capturing.reason)
         return plan
 
@@ -293,7 +293,7 @@ class SchedulerSide:
         return spans
 
     def take(self, ranks: dict[int, list[StepReport]], stopped: str) -> None:
-        """The reports of each pipeline rank on a step, or on a few; or why there will be none."""
+        """Each pipeline rank's reports on one or a few steps; or why there will be no more."""
         now = time.monotonic()
         for step in zip(*(ranks[rank] for rank in sorted(ranks)), strict=False):
             self._capturing.run(self._take, list(step), now)
@@ -303,7 +303,7 @@ class SchedulerSide:
     def _take(self, step: list[StepReport], now: float) -> None:
         first = step[0]
         if any(report.started != first.started for report in step):
-            raise UnsupportedError("the pipeline ranks tell of different steps")
+            raise UnsupportedError("the pipeline ranks report different steps")
         totals = [report.totals for report in step]
         self._prefill.take([list(parts) for parts in zip(*totals, strict=True)])
         if self._decode is not None:
@@ -320,7 +320,7 @@ class SchedulerSide:
             self._record.take(step, now)
 
     def finish(self, request: Any) -> dict[str, Any] | None:
-        """A request has ended; what its answer should carry as `eldr`."""
+        """A request has ended; returns the `eldr` of its answer."""
         if self._decode is not None:
             self._booking.run(self._decode.finish, request, time.monotonic())
             if not self._booking.active:
@@ -339,13 +339,13 @@ class SchedulerSide:
         return None if is_last and not transfer_params.is_probe(request, self._probe_key) else said
 
     def _release(self, request: Any) -> None:
-        """End the booking of a request, knowing nothing else of it."""
+        """End the booking of a request, with no other information about it."""
         booked = transfer_params.booking(request)
         if booked is not None:
             self._outbox.put(partial(_release, self._model, booked))
 
     def close(self) -> None:
-        """Deregister, and say what is unsaid."""
+        """Deregister, and send what is pending."""
         for part in (self._startup, self._registration):
             if part is not None:
                 part.close()
@@ -364,7 +364,7 @@ class SchedulerSide:
                 side.stop_counting()
 
     def _report(self) -> LoadReport:
-        """Only that the engine lives, where its bookings are not known any more."""
+        """The load; only that the engine lives, if its bookings are no longer known."""
         assert self._decode is not None
         report = self._decode.report() if self._booking.active else LoadReport()
         return dataclasses.replace(report, capture=self.capture.status())

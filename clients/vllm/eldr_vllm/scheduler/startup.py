@@ -1,4 +1,4 @@
-"""What an engine does once its HTTP server answers, and now and then from there on."""
+"""What an engine does once its HTTP server answers, and periodically from then on."""
 
 import http.client
 import threading
@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 _PAUSE = 0.5
 _TIMEOUT = 2.0
-DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # past any http_proxy
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # ignores http_proxy
 
 
 class Startup:
-    """Waits for `url`/health on a thread of its own, then takes the steps in order.
+    """Waits for `url`/health on its own thread, then runs the steps in order.
 
     Parameters
     ----------
     url : str
     steps : callables ()
     then : callable (), optional
-        Called every so many seconds afterwards.
+        Called every `every` seconds afterwards.
     every : float
         0 for never.
     """
@@ -36,7 +36,7 @@ class Startup:
         threading.Thread(target=self._run, name="eldr-startup", daemon=True).start()
 
     def close(self) -> None:
-        """Take no further step, nor any of those that recur."""
+        """Run no more steps, nor the periodic one."""
         self._closing.set()
 
     def _run(self) -> None:

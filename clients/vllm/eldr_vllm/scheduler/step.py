@@ -1,4 +1,4 @@
-"""What vLLM's scheduler has decided for one step, as the parts of this side need it."""
+"""What vLLM's scheduler has decided for one step, in the form needed here."""
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ BlocksOf = Callable[[str], tuple[list[int], ...]]
 
 
 class KvSlots:
-    """Where the tokens of the requests lie in the KV cache.
+    """Where the requests' tokens lie in the KV cache.
 
-    vLLM copies all of a request's blocks for each caller, so the one that is being written is
+    vLLM copies all of a request's blocks for each caller, so the block being written is
     remembered.
 
     Parameters
@@ -23,10 +23,10 @@ class KvSlots:
     def __init__(self, group: int, block_size: int) -> None:
         self.group, self.block_size = group, block_size
         self._blocks_of: BlocksOf | None = None
-        self._latest: dict[str, tuple[int, int]] = {}  # place in the request, block
+        self._latest: dict[str, tuple[int, int]] = {}  # index in the request, block
 
     def begin(self, blocks_of: BlocksOf, resumed: Set[str]) -> None:
-        """A new step; requests that are resumed have other blocks than before."""
+        """A new step; resumed requests have other blocks than before."""
         self._blocks_of = blocks_of
         for request_id in resumed:
             self._latest.pop(request_id, None)

@@ -1,4 +1,4 @@
-"""What the scheduler's side has done, for vLLM's metrics."""
+"""Counts of what the scheduler's side has done, for vLLM's metrics."""
 
 import threading
 from collections import Counter
@@ -8,7 +8,7 @@ from eldr_vllm.scheduler.capture_state import CaptureState
 
 
 class Tally:
-    """Counted by any thread, taken by the scheduler's.
+    """Added to by any thread, taken by the scheduler's.
 
     Parameters
     ----------
@@ -17,7 +17,7 @@ class Tally:
     Attributes
     ----------
     layers : int
-        MoE layers that are captured; 0 before that is known, and where none are.
+        MoE layers captured; 0 if none are, or if not yet known.
     """
 
     def __init__(self, capture: CaptureState) -> None:
@@ -28,12 +28,12 @@ class Tally:
         self.layers = 0
 
     def add(self, name: str) -> None:
-        """One more of `stats.COUNTERS`."""
+        """Count one more of `stats.COUNTERS`."""
         with self._lock:
             self._counts[name] += 1
 
     def news(self) -> dict[str, Any]:
-        """What has changed since it was asked last: the state, the layers, counts to be added."""
+        """What has changed since the last call: the state, the layers, counts to add."""
         status = self._capture.status()
         with self._lock:
             totals: dict[str, Any] = dict(self._counts)

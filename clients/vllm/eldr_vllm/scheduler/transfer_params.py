@@ -1,4 +1,4 @@
-"""The key `eldr` of kv_transfer_params, both ways."""
+"""The key `eldr` of kv_transfer_params, in both directions."""
 
 import base64
 import re
@@ -12,10 +12,10 @@ from vllm import envs
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """The placement that a decode request comes from.
+    """The placement that a decode request belongs to.
 
-    `num_sequences` requests of the engine (n of the OpenAI API) make it up. Of an answer that moved
-    here, other engines wrote `output_tokens`, the first of them `decode_seconds` ago.
+    It consists of `num_sequences` requests of the engine (n of the OpenAI API). If the answer moved
+    here, other engines generated `output_tokens`, the first of them `decode_seconds` ago.
     """
 
     request_id: str
@@ -25,32 +25,32 @@ class Booking:
     _: KW_ONLY
     output_tokens: int = field(default=0, compare=False)
     decode_seconds: float = field(default=0.0, compare=False)
-    # The span of the caller.
+    # The caller's span.
     context: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 def request_name(request: Any) -> str:
-    """The id under which the caller knows the request: what it says in `eldr`, else vLLM's."""
+    """The id under which the caller knows the request: the one in `eldr`, else vLLM's."""
     said = _said(request).get("request_id")
     return said if isinstance(said, str) and said else external_id(request.request_id)
 
 
 def first_epoch(request: Any) -> int:
-    """The first epoch of a prefill: the caller's tries stay apart by more than preemptions add."""
+    """The first epoch of a prefill; a caller's tries are further apart than preemptions add."""
     return _number(_said(request), "epoch") << 8
 
 
 def places(request: Any, place: str) -> bool:
-    """Whether the shim should ask for the placement; what the caller says goes before `place`."""
+    """Whether the shim should ask for the placement; the caller's choice overrides `place`."""
     said = _said(request).get("place")
     return (said if said in ("caller", "daemon") else place) == "daemon"
 
 
 def is_prefill(request: Any, role: str) -> bool:
-    """Whether the request's prompt is what is wanted of this engine.
+    """Whether this engine is to prefill the request's prompt for a signature.
 
-    An engine that has one role knows; others go by what the request says. A replica's prompts are,
-    where the daemon has placed the request.
+    An engine with one role knows; others go by the request. A replica's prompts are, if the daemon
+    placed the request.
     """
     if role == "replica":
         return booking(request) is not None
@@ -60,7 +60,7 @@ def is_prefill(request: Any, role: str) -> bool:
 
 
 def booking(request: Any) -> Booking | None:
-    """The booking that a decode request names; None for one that ELDR did not place."""
+    """The booking named by a decode request; None if ELDR did not place it."""
     said = _said(request)
     if not said.get("request_id") or not said.get("lease_id"):
         return None
@@ -76,9 +76,9 @@ def booking(request: Any) -> Booking | None:
 
 
 def trace_context(request: Any) -> dict[str, str]:
-    """The caller's W3C Trace Context: as `eldr` says it, else as vLLM read it from the headers.
+    """The caller's W3C Trace Context: from `eldr`, else as vLLM read it from the headers.
 
-    vLLM reads them with --otlp-traces-endpoint alone.
+    vLLM reads them only with --otlp-traces-endpoint.
     """
     said = _said(request)
     fields = said if "traceparent" in said else getattr(request, "trace_headers", None) or {}
@@ -92,7 +92,7 @@ def encode_counts(counts: ActivationCounts) -> str:
 
 
 def encode_placement(placement: Placement) -> dict[str, Any]:
-    """What a proxy needs of a placement, for JSON."""
+    """The fields of a placement that a proxy needs, for JSON."""
     return {
         "worker_id": placement.worker_id,
         "url": placement.url,
@@ -110,7 +110,7 @@ def encode_placement(placement: Placement) -> dict[str, Any]:
 
 
 def is_probe(request: Any, key: str) -> bool:
-    """Whether the engine itself asks; `key` is what only it knows."""
+    """Whether the request is the engine's own probe; only the engine knows `key`."""
     return _said(request).get("probe") == key
 
 
@@ -118,10 +118,10 @@ _SUFFIX = re.compile(r"-[0-9a-f]{8}$")
 
 
 def external_id(request_id: str) -> str:
-    """The request's id as its caller knows it: without the one suffix that vLLM appends.
+    """The request's id as its caller knows it: without the suffix that vLLM appends.
 
-    vLLM (0.30 to 0.33) appends it to every request, whatever its way in and its id; a variable of
-    its environment, read as vLLM reads it, turns that off.
+    vLLM (0.30 to 0.33) appends it to every request, however it came and whatever its id; an
+    environment variable, read as vLLM reads it, turns that off.
     """
     if getattr(envs, "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", False):
         return request_id
@@ -129,7 +129,7 @@ def external_id(request_id: str) -> str:
 
 
 def _number(said: dict[str, Any], key: str) -> int:
-    """What a caller says there, if it is a number that the contract can carry; else 0."""
+    """The caller's value, if it is a number that the contract can hold; else 0."""
     value = said.get(key)
     return value if isinstance(value, int) and 0 <= value < 1 << 24 else 0
 

@@ -1,1 +1,1 @@
-"""In each worker process: listens to the MoE layers and counts."""
+"""In each worker process: captures the MoE layers' experts and counts them."""

@@ -1,13 +1,13 @@
-"""What the tensor-parallel ranks of an engine must do alike."""
+"""What the tensor-parallel ranks of an engine must agree on."""
 
 import torch.distributed
 from vllm.distributed.parallel_state import get_tp_group
 
 
 def all_ranks(can: bool) -> bool:
-    """Whether every tensor-parallel rank can; each of them must ask.
+    """Whether every tensor-parallel rank can; all of them must call this.
 
-    Where the shards of a batch are gathered, a rank that does not listen would hang those that do.
+    Where a batch's shards are gathered, a rank that does not listen would hang those that do.
     """
     group = get_tp_group()
     said = [can] * group.world_size

@@ -1,4 +1,4 @@
-"""The batch of a step, as vLLM's model runners tell it to a connector."""
+"""A step's batch, as vLLM's model runners present it to a connector."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,11 @@ from vllm.forward_context import get_forward_context, is_forward_context_availab
 
 
 class Batch:
-    """What is known of the rows of one forward pass; it grows with each call of the connector.
+    """What is known about the rows of one forward pass; it grows with each call of the connector.
 
-    Runner V1 has the slots in the forward context. V2 has them there too, but for full CUDA graphs,
-    where they come with the attention metadata; it leaves the context before `start_load_kv`, and
-    tells in which order the requests are.
+    Runner V1 has the slots in the forward context. V2 does too, except with full CUDA graphs, where
+    they come with the attention metadata; it leaves the context before `start_load_kv`, and gives
+    the order of the requests.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class Batch:
     slots : Tensor of int64, shape [rows], optional
         The KV slot of each row, negative for padding; on the device.
     order : sequence of int, optional
-        The requests in the order of their rows, by their places in the scheduler's output.
+        The requests in row order, by their indices in the scheduler's output.
     """
 
     def __init__(self, layer: str) -> None:
@@ -33,7 +33,7 @@ class Batch:
         self.order: list[int] | None = None
 
     def look(self, load_kwargs: Mapping[str, Any]) -> None:
-        """Take what is there; `load_kwargs` are those of `start_load_kv`."""
+        """Collect what is there; `load_kwargs` are those of `start_load_kv`."""
         if is_forward_context_available():
             self._take(get_forward_context().slot_mapping, lambda slots: slots)
         self._take(load_kwargs.get("attn_metadata"), lambda metadata: metadata.slot_mapping)
@@ -43,7 +43,7 @@ class Batch:
             self.order = [places[name] for name in load_kwargs["request_ids"]]
 
     def _take(self, by_layer: Any, slots_of: Any) -> None:
-        """Dual batch overlap has one such mapping for each part of the batch."""
+        """Dual batch overlap has one such mapping per part of the batch."""
         parts = by_layer if isinstance(by_layer, list) else [by_layer]
         if self.slots is None and all(part and self._layer in part for part in parts):
             slots = [slots_of(part[self._layer]) for part in parts]

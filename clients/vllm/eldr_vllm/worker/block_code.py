@@ -1,15 +1,15 @@
-"""How a KV block's counts are kept in a quarter of their plain size, exactly, and summed fast.
+"""Stores a KV block's counts exactly in a quarter of their plain size, and sums them fast.
 
 In one layer the picks of a block of T tokens spread over E experts. Written as "stars and bars", a
 one for each pick and a zero to end each expert, they take T * k + E - 1 bits: 255 for 16 tokens,
-top-8 and 128 experts, against 128 plain bytes. Exact for every way to spread the picks.
+top-8 and 128 experts, against 128 plain bytes. It is exact for every distribution of the picks.
 
-Such a code is read a byte at a time: a table gives the counts that the byte's ones and zeros stand
-for, eight of them in one machine word, which is stored where the expert at hand is. Only the last
-expert of a byte may go on in the next one, so its count is carried over. Rows of 16-bit counts
-(more than 255 picks a layer) are read four bits at a time in just the same way.
+Such a code is read one byte at a time: a table gives the counts that the byte's ones and zeros
+stand for, eight of them in one machine word, which is stored at the current expert. Only the last
+expert of a byte may continue in the next one, so its count is carried over. Rows of 16-bit counts
+(more than 255 picks per layer) are read four bits at a time in the same way.
 
-Where plain counts would take no more room than the code, they are kept plain (`words` is 0).
+If plain counts would take no more room than the code, they are kept plain (`words` is 0).
 """
 
 import numpy as np
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from eldr_vllm.compiling import kernel, readonly
 
 BLOCK = np.dtype([("held", np.int32), ("row", np.int32), ("generation", np.uint32)])
-"""What is known of a block.
+"""What is known about a block.
 
-held : tokens it holds, from its offset 0 on; UNKNOWN once they are not to be trusted
-row : where its counts lie plain while it is being written; negative when they are encoded
-generation : differs after each change of what it holds
+held : tokens it holds, from its offset 0 on; UNKNOWN if they are not to be trusted
+row : where its counts lie plain while it is being written; negative once encoded
+generation : changes whenever its contents change
 """
 Counts = NDArray[np.uint8] | NDArray[np.uint16]
 Words = NDArray[np.uint64]
@@ -36,7 +36,7 @@ NO_ROW = -1
 
 
 def _meanings(lanes: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Counts (a lane each, the first one lowest) and number of bars of any `lanes` bits of code."""
+    """Counts (one per lane, the first lowest) and number of bars for any `lanes` bits of code."""
     counts, bars = np.zeros(1 << lanes, np.uint64), np.zeros(1 << lanes, np.uint64)
     for bits in range(1 << lanes):
         for position in range(lanes):
@@ -53,7 +53,7 @@ _COUNTS_4, _BARS_4 = _meanings(4)
 
 @intrinsic
 def _store(types_context, row, lane, word):  # type: ignore[no-untyped-def]
-    """Store a uint64 over `row[lane]` and the counts after it; wherever that is, aligned or not."""
+    """Store a uint64 over `row[lane]` and the counts after it, aligned or not."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -66,7 +66,7 @@ def _store(types_context, row, lane, word):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _load(types_context, row, lane):  # type: ignore[no-untyped-def]
-    """Load the uint64 that lies over `row[lane]` and the counts after it."""
+    """Load the uint64 over `row[lane]` and the counts after it."""
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         start = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -77,7 +77,7 @@ def _load(types_context, row, lane):  # type: ignore[no-untyped-def]
 
 
 def row_lanes(num_layers: int, num_experts: int, words: int) -> int:
-    """Length of a row: its counts, and room for what `decode` writes past them."""
+    """Length of a row: its counts, and room for what `decode` writes beyond them."""
     return num_layers * num_experts + 64 * words + 8
 
 
@@ -122,10 +122,10 @@ def encode(row: Counts, num_layers: int, num_experts: int, words: int, code: Wor
 
 @njit
 def decode(code: Words, num_layers: int, num_experts: int, words: int, row: Counts) -> None:
-    """Write the counts that `encode` made `code` of into `row`; shapes as there.
+    """Write the counts behind `code` into `row`, the inverse of `encode`; shapes as there.
 
-    Zeros after a layer's last bar read as further experts without picks. They land on the next
-    layer, which is written afterwards, or behind the last one, where a row has room for them.
+    Zeros after a layer's last bar read as further experts without picks. They land in the next
+    layer, which is written afterwards, or after the last one, where a row has room for them.
     """
     lanes = uint64(8 // row.itemsize)
     if words == 0:
@@ -159,7 +159,7 @@ def _release(
     if row >= 0:
         owners[row] = -1
         blocks[block].row = NO_ROW
-        hand[0] = row  # the next block to be written takes it, so that no other loses its own
+        hand[0] = row  # the next block to be written takes it, so that no other block loses its row
 
 
 @njit
@@ -174,7 +174,7 @@ def _plain_row(
     hand: NDArray[np.int64],
     blocks: Blocks,
 ) -> int:
-    """Give `block` a row, encoding the block that had it, and return the row's index."""
+    """Give `block` a row, encode the block that had it, and return the row's index."""
     row: int = blocks[block].row
     if row >= 0:
         return row
@@ -194,7 +194,7 @@ def _plain_row(
 def _signatures(
     result: types.Type, *before: types.Type, after: tuple[types.Type, ...]
 ) -> list[types.Type]:
-    """For rows of uint8 and of uint16."""
+    """The signatures for rows of uint8 and of uint16."""
     rows = (types.Array(dtype, 2, "C") for dtype in (uint8, uint16))
     return [result(*before, plain, *after) for plain in rows]
 
@@ -232,7 +232,7 @@ def add_rows(
     Parameters
     ----------
     order : ndarray of int64, shape [n]
-        The rows to count, by rising slot.
+        The rows to count, by ascending slot.
     slots : ndarray of int64, shape [rows]
     experts : ndarray of int32, shape [rows, L, k]
     codes : ndarray of uint64, shape [N, code words]; written
@@ -240,7 +240,7 @@ def add_rows(
     owners : ndarray of int32, shape [R]; written
         The block that each row belongs to; negative for none.
     hand : ndarray of int64, shape [1]; written
-        The row that is given away next.
+        The row to be given away next.
     blocks : ndarray of BLOCK, shape [N]; written
     """
     num_layers, top_k = experts.shape[1], experts.shape[2]
@@ -253,7 +253,7 @@ def add_rows(
         previous = slot
         if restarts:
             blocks[block].held = 0
-        if blocks[block].held != offset:  # a gap, a repetition, or unknown already
+        if blocks[block].held != offset:  # a gap, a repetition, or already unknown
             blocks[block].held = UNKNOWN
             _release(block, blocks, owners, hand)
             continue
@@ -298,9 +298,9 @@ def subtract_rows(
     hand: NDArray[np.int64],
     blocks: Blocks,
 ) -> None:
-    """Take the latest tokens of a block, `experts` [n, L, k], out of its counts.
+    """Subtract a block's latest tokens, `experts` [n, L, k], from its counts.
 
-    The other parameters are those of `add_rows`.
+    The other parameters are as for `add_rows`.
     """
     tokens, num_layers, top_k = experts.shape
     row = rows[_plain_row(block, num_layers, num_experts, words, codes, rows, owners, hand, blocks)]
@@ -332,16 +332,16 @@ def sum_blocks(
     blocks: Blocks,
     total: NDArray[np.uint32],
 ) -> int:
-    """Add the counts of a prompt's successive blocks to `total`, and return the tokens known.
+    """Add the counts of a prompt's successive blocks to `total`; return the number of known tokens.
 
     Parameters
     ----------
     chain : ndarray of int64, shape [n]
         Block ids.
     num_tokens : int
-        Tokens that the blocks should hold; all but the last one are full of them.
+        Tokens that the blocks should hold; all but the last are full.
     codes, rows, blocks
-        As for `add_rows`; only read.
+        As for `add_rows`; read-only.
     total : ndarray of uint32, shape [L, E]; written
     """
     num_layers = len(total)
@@ -351,7 +351,7 @@ def sum_blocks(
     for i in range(len(chain)):
         block = chain[i]
         held = blocks[block].held
-        # What a block holds beyond the prompt, the answer's tokens, cannot be told apart again.
+        # Answer tokens in a block cannot be separated from the prompt's again.
         if held <= 0 or held > num_tokens - i * block_size:
             continue
         known += held
@@ -367,10 +367,10 @@ def sum_blocks(
 
 @kernel(types.Array(uint64, 1, "C")(readonly(int64, 1), _BLOCKS, int64))
 def chain_hashes(chain: NDArray[np.int64], blocks: Blocks, interval: int) -> Words:
-    """Hash what the first `interval`, 2 * `interval`, ... blocks of a chain hold.
+    """Hash the contents of the first `interval`, 2 * `interval`, ... blocks of a chain.
 
-    Each block's id and generation make one number, so two chains of equal hashes are the same
-    blocks with the same contents, but for one pair in 2^64 (the mixing is splitmix64's).
+    Each block's id and generation form one number, so two chains of equal hashes are the same
+    blocks with the same contents, except for one pair in 2^64 (the mixing is splitmix64's).
 
     Returns
     -------

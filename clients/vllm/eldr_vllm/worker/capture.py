@@ -1,9 +1,9 @@
-"""The expert ids of each forward pass, taken while the layers run and copied to the host.
+"""Captures the expert ids of each forward pass while the layers run, and copies them to the host.
 
 Every layer writes its ids into one buffer [rows, layers, top_k] on the device, by a plain copy of
-a fixed shape: nothing of it waits, and a CUDA graph that holds the layers holds the copies too.
-Behind the forward pass, on its stream, the rows and their KV slots are copied to the host. They are
-waited for when they are read, which is when vLLM has waited for the step's own output.
+fixed shape: it never waits, and a CUDA graph of the layers includes the copies. After the forward
+pass, on its stream, the rows and their KV slots are copied to the host. The copies are waited for
+when they are read, by which time vLLM has waited for the step's own output.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from eldr_vllm.worker.checks import FailedStepError
 
-if TYPE_CHECKING:  # PyTorch alone runs what is here: `make gpu-check` relies on that
+if TYPE_CHECKING:  # this module runs with PyTorch alone: `make gpu-check` relies on it
     from vllm.config import VllmConfig
 
     from eldr_vllm.worker.moe_layers import MoeLayers
 
 PADDING_ROWS = 1_024
-"""Rows of a batch beyond the tokens that may be scheduled: what graphs and shards round up to."""
+"""Rows of a batch beyond the tokens that may be scheduled: graphs and shards round up."""
 
 
 @dataclass(slots=True)
 class HostRows:
-    """A step's rows, on their way to the host, in memory that other steps use after it.
+    """A step's rows, on their way to the host, in memory that later steps reuse.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class HostRows:
         The KV slot of each row; negative for padding.
     experts : Tensor of uint8 or int16, shape [rows, layers, top_k]
     copied : torch.Event, optional
-        When both are there; None where the device is the host.
+        When both have arrived; None if the device is the host.
     rows : int
     """
 
@@ -57,7 +57,7 @@ class HostRows:
 
 
 class ExpertRows:
-    """Listens to the MoE layers of this rank.
+    """Captures the MoE layers of this rank.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class ExpertRows:
     Attributes
     ----------
     missing : int
-        Stands in the place of an expert that no layer has told.
+        The value that stands for an expert which no layer gave.
     """
 
     def __init__(self, layers: "MoeLayers", config: "VllmConfig") -> None:
@@ -84,16 +84,16 @@ class ExpertRows:
         layers.listen(self._buffer, config)
 
     def begin(self, tokens: int) -> None:
-        """Before a forward pass of so many tokens: what it does not write will be seen missing."""
+        """Before a forward pass of `tokens` tokens: mark all of it as missing."""
         self._buffer[:tokens].fill_(self.missing)
 
     def take(self, slots: torch.Tensor) -> HostRows:
-        """After a forward pass: its rows, `slots` [rows] being their KV slots.
+        """After a forward pass: its rows, with their KV slots `slots` [rows].
 
         Raises
         ------
         FailedStepError
-            The batch had more rows than any may have.
+            The batch had more rows than allowed.
         """
         if len(slots) > len(self._buffer):
             raise FailedStepError(f"{len(slots)} rows, at most {len(self._buffer)} were expected")
@@ -106,7 +106,7 @@ class ExpertRows:
         return host
 
     def give_back(self, host: HostRows) -> None:
-        """What `take` gave is not needed any more."""
+        """Reuse what `take` returned."""
         self._free.append(host)
 
     def _allocate(self) -> HostRows:

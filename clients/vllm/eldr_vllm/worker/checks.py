@@ -1,4 +1,4 @@
-"""What must hold of every step, so that a wrong count is never sent."""
+"""Invariants of every step, so that a wrong count is never sent."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from eldr_vllm.compiling import kernel, readonly
 
 IN_ORDER, MISSING, OUT_OF_RANGE, REPEATED = range(4)
 _SAYS = {
-    MISSING: "layer {} told no experts of a token that was computed",
-    OUT_OF_RANGE: "layer {} told an expert that the model does not have",
-    REPEATED: "layer {} told an expert twice for one token",
+    MISSING: "layer {} gave no experts for a computed token",
+    OUT_OF_RANGE: "layer {} gave an expert that the model does not have",
+    REPEATED: "layer {} gave an expert twice for one token",
 }
 
 
 class FailedStepError(Exception):
-    """What was captured of a step is not what the step computed.
+    """What was captured is not what the step computed.
 
     Attributes
     ----------
     slots_hold : bool
-        The rows' KV slots are right all the same.
+        Whether the rows' KV slots are still right.
     """
 
     def __init__(self, message: str, slots_hold: bool = False) -> None:
@@ -36,24 +36,24 @@ def check_slots(
     spans: NDArray[np.int64],
     order: Sequence[int] | None,
 ) -> None:
-    """The rows are where the scheduler has put its tokens.
+    """Check that the rows are where the scheduler put its tokens.
 
     Parameters
     ----------
     slots : ndarray of int64, shape [rows]
-        As the model runner says.
+        According to the model runner.
     num_tokens : int
-        Scheduled for the step.
+        Tokens scheduled for the step.
     spans : ndarray of int64, shape [requests, 3]
-        First slot, last slot and tokens of each request, as the scheduler says; tokens 0 where it
+        First slot, last slot and tokens of each request, according to the scheduler; tokens 0 if it
         cannot know.
     order : sequence of int, optional
-        The requests in the order of their rows, where the model runner says it.
+        The requests in row order, if the model runner gives it.
 
     Raises
     ------
     FailedStepError
-        They are not.
+        They are not there.
     """
     if len(slots) != num_tokens:
         raise FailedStepError(f"{len(slots)} rows have a KV slot, {num_tokens} were scheduled")
@@ -63,7 +63,7 @@ def check_slots(
         found = np.searchsorted(slots, spans[:, 0], sorter=by_slot)
         starts = by_slot.take(found, mode="clip")
     elif not known.all():
-        return  # where one request begins rests on all before it
+        return  # where a request begins depends on all before it
     else:
         spans, known = spans[order], known[order]
         starts = np.cumsum(spans[:, 2]) - spans[:, 2]
@@ -75,19 +75,19 @@ def check_slots(
 
 
 def check_experts(experts: NDArray[np.integer], num_experts: int, missing: int) -> None:
-    """Every layer has told `top_k` different experts of every token.
+    """Check that every layer gave `top_k` different experts for every token.
 
     Parameters
     ----------
     experts : ndarray of uint8 or int16, shape [rows, layers, top_k]
     num_experts : int
     missing : int
-        What stands where nothing was told.
+        The value for an expert that was not given.
 
     Raises
     ------
     FailedStepError
-        One has not.
+        A layer did not.
     """
     fault, layer = _first_fault(experts, num_experts, missing)
     if fault != IN_ORDER:
@@ -103,7 +103,7 @@ def check_experts(experts: NDArray[np.integer], num_experts: int, missing: int) 
 def _first_fault(experts: NDArray[np.integer], num_experts: int, missing: int) -> tuple[int, int]:
     """The first fault and its layer."""
     rows, layers, picks = experts.shape
-    last_row = np.full((layers, num_experts), -1, np.int32)  # in which an expert was told
+    last_row = np.full((layers, num_experts), -1, np.int32)  # in which an expert was given
     for row in range(rows):
         for layer in range(layers):
             for pick in range(picks):

@@ -1,4 +1,4 @@
-"""How many experts a step touched."""
+"""Counts how many experts a step touched."""
 
 import numpy as np
 from numba import types
@@ -9,7 +9,7 @@ from eldr_vllm.compiling import kernel, readonly
 
 @kernel(*(types.int64(readonly(ids, 3), types.int64) for ids in (types.uint8, types.int16)))
 def count_distinct(experts: NDArray[np.integer], num_experts: int) -> int:
-    """Distinct experts of each layer, added up over the layers; `experts` is [rows, layers, k]."""
+    """Distinct experts per layer, summed over the layers; `experts` is [rows, layers, k]."""
     rows, layers, picks = experts.shape
     seen = np.zeros((layers, num_experts), np.bool_)
     distinct = 0

@@ -1,4 +1,4 @@
-"""Blocks whose latest tokens may be drafts, which are computed again where vLLM rejects them."""
+"""Blocks whose latest tokens may be drafts, which are recomputed if vLLM rejects them."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -10,16 +10,16 @@ from eldr_vllm.worker.signature_cache import SignatureCache
 
 
 class DraftedBlocks:
-    """Takes rejected drafts out of the signature cache before their slots are written again.
+    """Removes rejected drafts from the signature cache before their slots are rewritten.
 
     Parameters
     ----------
     cache : SignatureCache
     block_size : int
     drafts : int
-        What a sequence may have computed in vain in one step, at most.
+        The most tokens per sequence and step that may be computed in vain.
     num_sequences : int
-        That generate at the same time, at most.
+        The most sequences that generate at the same time.
     """
 
     def __init__(
@@ -27,19 +27,19 @@ class DraftedBlocks:
     ) -> None:
         self._cache, self._block_size = cache, block_size
         self._most = drafts + 1
-        self._limit = 2 * num_sequences  # drafts lie in two blocks of a sequence at most
-        # Their tokens' experts, with the generation of the block that they are of.
+        self._limit = 2 * num_sequences  # a sequence's drafts lie in at most two blocks
+        # Their tokens' experts, with the generation of their block.
         self._latest: OrderedDict[int, tuple[int, NDArray[np.integer]]] = OrderedDict()
         self._behind: tuple[NDArray[np.int64], NDArray[np.integer]] | None = None
 
     def add(
         self, slots: NDArray[np.int64], experts: NDArray[np.integer], ends: Iterable[int] = ()
     ) -> None:
-        """Count a step as `SignatureCache.add` does; what it writes again was rejected before.
+        """Count a step like `SignatureCache.add`; what it rewrites was rejected before.
 
-        `ends` are the slots of the last tokens of prompts whose totals are wanted of this step. A
-        prompt of which one token was left may have drafts behind it in its block: they are counted
-        by `add_behind`, when the totals have been taken.
+        `ends` are the slots of the last tokens of prompts whose totals are wanted from this step. A
+        prompt that had one token left may have drafts after it in its block: `add_behind` counts
+        them once the totals have been taken.
         """
         behind = np.zeros(len(slots), np.bool_)
         for end in ends:
@@ -50,7 +50,7 @@ class DraftedBlocks:
         self._add(slots, experts)
 
     def add_behind(self) -> None:
-        """Count what `add` has left for later, if anything."""
+        """Count what `add` left for later, if anything."""
         behind, self._behind = self._behind, None
         if behind is not None:
             self._add(*behind)
@@ -66,7 +66,7 @@ class DraftedBlocks:
         for block, start, count, generation in zip(
             blocks.tolist(), starts.tolist(), counts, generations, strict=True
         ):
-            if count <= self._most:  # else a prompt's
+            if count <= self._most:  # more are a prompt's
                 rows = experts[order[start : start + count]]
                 if block in latest:
                     rows = np.concatenate((latest[block], rows))[-self._most :]
@@ -77,7 +77,7 @@ class DraftedBlocks:
     def _take_back(
         self, blocks: NDArray[np.int64], offsets: NDArray[np.int64]
     ) -> dict[int, NDArray[np.integer]]:
-        """The latest tokens that stand of blocks which go on from an offset."""
+        """The latest tokens, still counted, of blocks that continue from an offset."""
         latest = {}
         for block, offset, state in zip(
             blocks.tolist(), offsets.tolist(), self._cache.state(blocks), strict=True

@@ -1,4 +1,4 @@
-"""What is known of blocks that left the KV cache, for when their KV comes back from outside."""
+"""Remembers blocks that left the KV cache, for when their KV comes back from outside."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from eldr_vllm.messages import BlockHash
 
 REMEMBERED = 4
-"""Blocks that are remembered at most, in times those of the KV cache."""
+"""The most blocks remembered, as a multiple of the KV cache's blocks."""
 
 
 class KnownBlocks:
-    """Remembers the counts of full blocks by their hash, which vLLM takes over a whole prefix.
+    """Remembers the counts of full blocks by their hash, which vLLM computes over a whole prefix.
 
-    Where a block's KV comes from a host's memory, a disk or another engine of the same weights, its
+    If a block's KV comes from a host's memory, a disk or another engine with the same weights, its
     tokens are those of the hash, and so are the experts that they once picked here. A block whose
-    hash was never seen stays unknown. Not for several threads.
+    hash was never seen stays unknown. Not thread-safe.
 
     Parameters
     ----------
     cache : SignatureCache
     num_blocks : int
-        Of the KV cache.
+        In the KV cache.
     """
 
     def __init__(self, cache: SignatureCache, num_blocks: int) -> None:
@@ -44,7 +44,7 @@ class KnownBlocks:
             self._hashes[block] = content
 
     def begin_anew(self, blocks: Iterable[int]) -> None:
-        """What these blocks hold is about to be overwritten."""
+        """The contents of these blocks are about to be overwritten."""
         for block in blocks:
             content, self._hashes[block] = self._hashes[block], None
             code = self._cache.code(block) if content is not None else None
@@ -55,7 +55,7 @@ class KnownBlocks:
             self._left.popitem(last=False)
 
     def fill(self, blocks: Iterable[BlockHash]) -> None:
-        """These blocks get their KV from outside, all of it where they have a hash."""
+        """These blocks are filled from outside; entirely, if they have a hash."""
         blocks = list(blocks)
         self.begin_anew(block for block, _ in blocks)
         for block, content in blocks:

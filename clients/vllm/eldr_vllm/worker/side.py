@@ -1,4 +1,4 @@
-"""The workers' side: counts the experts of each step, and answers what the scheduler asks."""
+"""The workers' side: counts the experts of each step, and answers the scheduler's requests."""
 
 import logging
 import threading
@@ -26,17 +26,17 @@ from eldr_vllm.worker.known_blocks import KnownBlocks
 from eldr_vllm.worker.moe_layers import moe_layers
 from eldr_vllm.worker.signature_cache import SignatureCache
 
-logger = logging.getLogger("vllm.eldr")  # so that it comes out in vLLM's log
+logger = logging.getLogger("vllm.eldr")  # appears in vLLM's log
 
 MOST_FAILED_STEPS = 3
-"""So many failed steps in a row end the capture."""
+"""Failed steps in a row that end the capture."""
 MOST_UNREAD_STEPS = 16
-"""Steps that may wait to be read; vLLM has far fewer under way."""
+"""Most steps that may wait to be read; vLLM has far fewer in flight."""
 
 
 @dataclass(slots=True)
 class _Step:
-    """A step that has been submitted: its rows, or why there are none."""
+    """A submitted step: its rows, or why there are none."""
 
     number: int
     plan: StepPlan
@@ -45,14 +45,14 @@ class _Step:
 
 
 class WorkerSide:
-    """One pipeline rank's listener. Tensor-parallel ranks see the same, so only the first speaks.
+    """One pipeline rank's side. Tensor-parallel ranks see the same, so only the first one reports.
 
-    `begin`, `see` and `finish` are the model runner's thread's; `reports` may be another's.
+    `begin`, `see` and `finish` are called by the model runner's thread; `reports` maybe by another.
 
     Raises
     ------
     UnsupportedError
-        Model or layout is not one that can be captured.
+        The model or layout cannot be captured.
     """
 
     def __init__(self, config: VllmConfig, kv_cache: KVCacheConfig, settings: Settings) -> None:
@@ -89,8 +89,8 @@ class WorkerSide:
                 )
 
     def listen(self) -> None:
-        """Bind the layers; to be called before a forward pass is captured in a CUDA graph."""
-        # Sequence-parallel shards are gathered from all ranks, so there all of them listen.
+        """Attach to the layers, before a forward pass is captured in a CUDA graph."""
+        # Sequence-parallel shards are gathered from all ranks, so all of them must listen.
         if self._speaks or self._config.parallel_config.use_sequence_parallel_moe:
             self._rows = ExpertRows(self._layers, self._config)
 
@@ -102,12 +102,12 @@ class WorkerSide:
             self._batch.look({})
 
     def see(self, load_kwargs: Mapping[str, Any]) -> None:
-        """More of its batch is known; `load_kwargs` are those of `start_load_kv`."""
+        """More is known about the step's batch; `load_kwargs` are those of `start_load_kv`."""
         if self._rows is not None:
             self._batch.look(load_kwargs)
 
     def finish(self) -> int:
-        """The step has been submitted; its number, for `reports`."""
+        """The step has been submitted; returns its number, for `reports`."""
         plan, self._plan = self._plan, None
         if self._rows is not None and self._speaks and plan is not None:
             rows: HostRows | FailedStepError | None = None
@@ -124,12 +124,12 @@ class WorkerSide:
         return self._number
 
     def reports(self, number: int) -> list[StepReport]:
-        """Of all steps up to that one whose reports were not given yet; waits for the device.
+        """Reports on all steps up to this one that were not returned yet; waits for the device.
 
         Raises
         ------
         UnsupportedError
-            Several steps in a row were not captured rightly.
+            Several steps in a row were captured wrongly.
         """
         with self._lock:
             self._read(number)
@@ -138,7 +138,7 @@ class WorkerSide:
 
     def _take(self) -> HostRows:
         if self._batch.slots is None:
-            raise FailedStepError("the model runner has told no KV slots")
+            raise FailedStepError("the model runner gave no KV slots")
         return self._rows.take(self._batch.slots)
 
     def _read(self, number: int) -> None:
@@ -223,13 +223,13 @@ class WorkerSide:
         return int(chunk.blocks[-1]) * size + (chunk.num_tokens - 1) % size
 
     def _forget(self, error: FailedStepError) -> None:
-        """What a failed step has computed is unknown."""
+        """What a failed step computed is unknown."""
         self._failed += 1
         if self._cache is not None and not error.slots_hold:
-            self._cache.reset()  # which blocks it has written is unknown
+            self._cache.reset()  # it is unknown which blocks it wrote
         if self._failed >= MOST_FAILED_STEPS:
             raise UnsupportedError(f"{self._failed} steps in a row failed: {error}") from error
-        logger.warning("ELDR leaves a step out: %s", error)
+        logger.warning("ELDR leaves out a step: %s", error)
 
     @staticmethod
     def _total(cache: SignatureCache, chunk: PromptChunk) -> PromptTotal:

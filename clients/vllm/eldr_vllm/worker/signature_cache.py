@@ -1,8 +1,8 @@
-"""The signature cache: which experts the tokens of each KV block picked, indexed like the KV cache.
+"""The signature cache: which experts each KV block's tokens picked, indexed like the KV cache.
 
-A prefix hit passes no layer again, so its part of a signature has to be remembered. The counts of
-a block live and die with it: they start from zero when its offset 0 is written, and what cannot be
-known for certain is *unknown*, never an earlier tenant's.
+A prefix hit passes no layer again, so its part of a signature must be remembered. A block's counts
+live and die with it: they start from zero when its offset 0 is written, and what cannot be known
+for certain is *unknown*, never an earlier tenant's.
 """
 
 import math
@@ -24,16 +24,16 @@ from eldr_vllm.worker.block_code import (
 )
 
 MOST_PICKS = 65_535
-"""Tokens of a block times top_k, at most: a plain count has two bytes."""
+"""Most tokens per block times top_k: a plain count has two bytes."""
 BLOCKS_A_SUM = 128
-"""Every so many blocks of a prefix have their sum kept; as many of the cache have room for one."""
+"""Blocks per stretch of a prefix whose sum is kept, and blocks of the cache per such sum."""
 BLOCKS_A_ROW = 64
-"""One block in so many can be written to without its code being read and written each time."""
+"""Blocks per plain row: a block with one is written without decoding and encoding each time."""
 
 
 @dataclass(frozen=True)
 class BlockTotal:
-    """The activation counts of a prompt, as far as they are known.
+    """The activation counts of a prompt, as far as known.
 
     Attributes
     ----------
@@ -53,10 +53,10 @@ class BlockTotal:
 class SignatureCache:
     """Exact activation counts of every KV block, and their sums along prefixes.
 
-    Full blocks are kept encoded (see `block_code`), those being written lie plain in a few rows;
-    a block that loses its row to another is encoded and loses nothing. Sums of the counts are kept
-    for every 128th block of a prefix, the least recently used make room, each under a hash of the
-    blocks it covers and of their generations, so a block that has changed is out of all old sums.
+    Full blocks are kept encoded (see `block_code`); those being written lie plain in a few rows. A
+    block that loses its row to another is encoded and loses nothing. Sums of the counts are kept
+    for every 128th block of a prefix, least recently used ones evicted, each under a hash of the
+    blocks it covers and of their generations, so that a changed block invalidates all old sums.
 
     Memory is allocated at once and never grows. One thread at a time may call it; the work is done
     without the GIL.
@@ -115,7 +115,7 @@ class SignatureCache:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: as if no token had ever been computed."""
+        """Forget everything, as if no token had ever been computed."""
         self._blocks["held"] = 0
         self._blocks["row"] = NO_ROW
         self._owners[:] = -1
@@ -125,22 +125,22 @@ class SignatureCache:
     def add(self, slots: ArrayLike, experts: ArrayLike) -> None:
         """Count the experts of the tokens of one forward pass.
 
-        A row at a block's offset 0 restarts the block before any other row of the pass is
-        counted, whatever their order. A block becomes unknown, until its offset 0 is written
-        again, when the pass leaves a gap in it, writes a token again without what precedes it, or
-        has an expert outside the model's.
+        A row at a block's offset 0 restarts the block before any other row of the pass is counted,
+        whatever their order. A block becomes unknown, until its offset 0 is written again, if the
+        pass leaves a gap in it, rewrites a token without what precedes it, or has an expert outside
+        the model's.
 
         Parameters
         ----------
         slots : integers, shape [rows]
-            Where each token's KV lies: block * block_size + offset. Negative for padding rows.
+            The KV slot of each token: block * block_size + offset. Negative for padding rows.
         experts : integers, shape [rows, num_layers, top_k]
             The logical experts that each token picked.
 
         Raises
         ------
         ValueError
-            If a shape is wrong, or a slot is beyond the cache. Nothing has been counted then.
+            If a shape is wrong, or a slot is beyond the cache. Then nothing has been counted.
         """
         slots = np.ascontiguousarray(slots, np.int64)
         experts = np.ascontiguousarray(experts, np.int32)
@@ -168,11 +168,11 @@ class SignatureCache:
         )
 
     def state(self, blocks: NDArray[np.int64]) -> NDArray[np.void]:
-        """Of each block a BLOCK: the tokens it holds, and a generation that differs by content."""
+        """A BLOCK per block: its number of tokens, and a generation that follows its contents."""
         return self._blocks[blocks]
 
     def take_back(self, block: int, experts: ArrayLike) -> None:
-        """The latest tokens of a block, `experts` [n, L, top_k] of them all, were rejected."""
+        """A block's latest tokens, with their `experts` [n, L, top_k], were rejected."""
         subtract_rows(
             block,
             np.ascontiguousarray(experts, np.int32),
@@ -186,7 +186,7 @@ class SignatureCache:
         )
 
     def mark_unknown(self, blocks: ArrayLike) -> None:
-        """Distrust blocks, because their KV came from outside, until their offset 0 is written.
+        """Distrust blocks until their offset 0 is written, because their KV came from outside.
 
         Raises
         ------
@@ -201,19 +201,19 @@ class SignatureCache:
         self._blocks["generation"][ids] += 1
 
     def code(self, block: int) -> NDArray[np.uint64] | None:
-        """What a full block holds, for `restore`; None where it is not full, or unknown."""
+        """The contents of a full block, for `restore`; None if it is not full, or unknown."""
         if self._blocks["held"][block] != self._block_size:
             return None
         return self._codes[block].copy()
 
     def restore(self, block: int, code: NDArray[np.uint64]) -> None:
-        """A block holds now what a full one held when `code` was taken of it."""
+        """Set a block to the contents of a full one, from `code`."""
         self.mark_unknown([block])
         self._codes[block] = code
         self._blocks["held"][block] = self._block_size
 
     def total(self, blocks: Sequence[int] | NDArray[np.integer], num_tokens: int) -> BlockTotal:
-        """Sum the counts of a prompt's blocks; to be asked for in the step in which it ends.
+        """Sum the counts of a prompt's blocks; call it in the step in which the prompt ends.
 
         A block that holds fewer of the prompt's tokens than it should contributes those, and the
         rest is unknown. One that holds more, because the answer has begun in it, is unknown.
@@ -221,13 +221,13 @@ class SignatureCache:
         Parameters
         ----------
         blocks : integers, shape [ceil(num_tokens / block_size)]
-            Block ids, in the order of the prompt.
+            Block ids, in prompt order.
         num_tokens : int
 
         Raises
         ------
         ValueError
-            If there are more or fewer blocks, or one is not one of the cache's.
+            If the number of blocks is wrong, or one is not in the cache.
         """
         ids = self._ids(blocks)
         if num_tokens < 0 or len(ids) != math.ceil(num_tokens / self._block_size):
@@ -249,7 +249,7 @@ class SignatureCache:
         num_tokens: int,
         counts: NDArray[np.uint32],
     ) -> int:
-        """Add the blocks from the start-th stretch to before the stop-th to `counts`."""
+        """Add the blocks from stretch `start` to before stretch `stop` to `counts`."""
         first = start * BLOCKS_A_SUM
         last = None if stop is None else stop * BLOCKS_A_SUM
         return sum_blocks(
@@ -265,7 +265,7 @@ class SignatureCache:
         )
 
     def _longest_sum(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], int, int]:
-        """Counts, known tokens and stretches of the longest prefix whose sum is kept."""
+        """Counts, known tokens and stretches of the longest prefix with a kept sum."""
         kept = np.flatnonzero(np.isin(hashes, self._sums_hash))
         if not len(kept):
             return np.zeros(self._shape, np.uint32), 0, 0
