@@ -140,7 +140,7 @@ class Standing:
 
 
 def standings(session: Session, model: str | None, timeout: float = 10.0) -> list[Standing]:
-    """The standing of one model or all; each call may take `timeout` s, unless --timeout is given."""
+    """The standing of one model or all; a call may take `timeout` s, unless --timeout is given."""
     workers = session.call(fleet_pb2.ListWorkersRequest(model=model or ""), timeout).workers
     kept = session.call(partition_pb2.ListPartitionsRequest(model=model or ""), timeout)
     active = session.call(policy_pb2.ListPoliciesRequest(), timeout).active

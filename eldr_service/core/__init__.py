@@ -1,1 +1,1 @@
-"""The domain: pure Python and NumPy. No gRPC, no clock of its own, no I/O."""
+"""The domain: pure Python and NumPy, without gRPC, clock or I/O."""

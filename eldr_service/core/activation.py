@@ -13,7 +13,7 @@ Counts = NDArray[np.uint16] | NDArray[np.uint32]
 
 _U16, _U32 = np.dtype("<u2"), np.dtype("<u4")  # on the wire
 
-# Keeps every sum of counts inside 32 bits at top_k <= 64.
+# Keeps every sum of counts within 32 bits for top_k <= 64.
 MAX_TOKENS = 1 << 26
 
 
@@ -24,7 +24,7 @@ class ActivationCounts:
     Attributes
     ----------
     geometry : ModelGeometry
-        Of the whole model.
+        The whole model's.
     layer_offset : int
         The first layer present.
     counts : ndarray of uint16 or uint32, shape [layers_present, num_experts]
@@ -32,7 +32,7 @@ class ActivationCounts:
     num_tokens : int
         Tokens in every row.
     unknown_tokens : int
-        Prompt tokens whose experts could not be known; in no row.
+        Prompt tokens whose experts could not be known; not in any row.
     """
 
     geometry: ModelGeometry
@@ -66,7 +66,7 @@ class ActivationCounts:
 
     @property
     def whole(self) -> bool:
-        """Every layer of the model is present."""
+        """Whether every layer of the model is present."""
         return len(self.counts) == self.geometry.num_layers
 
     @property
@@ -77,7 +77,7 @@ class ActivationCounts:
 
 
 def layers_present(geometry: ModelGeometry, layer_offset: int, declared: int) -> int:
-    """Rows that counts must have: `declared`, or all from `layer_offset` on when it is 0."""
+    """Rows that counts must have: `declared`, or if that is 0, all from `layer_offset` on."""
     if layer_offset >= geometry.num_layers:
         raise InvalidArgumentError("layer_offset", f"below {geometry.num_layers}", layer_offset)
     rest = geometry.num_layers - layer_offset
@@ -87,7 +87,7 @@ def layers_present(geometry: ModelGeometry, layer_offset: int, declared: int) ->
 
 
 def dense_counts(data: bytes, rows: int, geometry: ModelGeometry, width: int) -> Counts:
-    """Read little-endian counts of 2 or 4 bytes each, row-major [rows, num_experts], in place."""
+    """View little-endian counts of 2 or 4 bytes each, row-major [rows, num_experts], in place."""
     expected = rows * geometry.num_experts * width
     if len(data) != expected:
         raise InvalidArgumentError(

@@ -1,15 +1,15 @@
-"""Which workers are bound to which slot of a partition, as workers come and go."""
+"""Which workers are bound to which slots of a partition, as workers come and go."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 
 class Bindings:
-    """Keeps every slot in use for as long as there are workers enough.
+    """Keeps every slot in use as long as there are enough workers.
 
-    A joiner takes a vacant slot, or else shares the one with most traffic a worker (of equals the
-    one with fewest workers, so that no slot is crowded before there is traffic). When a worker
-    leaves a slot vacant, the youngest of a shared slot moves over, so that a rolling restart under
-    new names, in either order, ends with every slot in use.
+    A worker that joins takes a vacant slot, or else shares the slot with the most traffic per
+    worker (on a tie the one with fewest workers, so that no slot is crowded before there is
+    traffic). When a worker leaves a slot vacant, the youngest worker of a shared slot moves there,
+    so that a rolling restart under new names, in either order, ends with every slot in use.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ class Bindings:
     Attributes
     ----------
     version : int
-        Rises with every change of a binding.
+        Increases with every change of a binding.
     """
 
     def __init__(self, num_slots: int) -> None:
@@ -41,7 +41,7 @@ class Bindings:
 
     @classmethod
     def restored(cls, slots: Sequence[tuple[Iterable[int], int]]) -> "Bindings":
-        """Bindings as they were: each slot's rows, the eldest first, and its placements."""
+        """Restore bindings: each slot's rows, eldest first, and its placements."""
         bindings = cls(len(slots))
         for slot, (rows, placements) in enumerate(slots):
             bindings.placements[slot] = placements
@@ -50,11 +50,11 @@ class Bindings:
         return bindings
 
     def workers(self, slot: int) -> tuple[int, ...]:
-        """Rows bound to a slot, the eldest first."""
+        """Rows bound to a slot, eldest first."""
         return tuple(self._workers[slot])
 
     def join(self, row: int) -> int:
-        """Bind a worker that is not bound yet."""
+        """Bind a worker that is not yet bound."""
         vacant = [s for s, workers in enumerate(self._workers) if not workers]
         slot = vacant[0] if vacant else max(range(len(self._workers)), key=self._need)
         self._bind(row, slot)
@@ -82,6 +82,6 @@ class Bindings:
             shared = [s for s, sharing in enumerate(self._workers) if len(sharing) > 1]
             if workers or not shared:
                 continue
-            # The slot with the least traffic a worker can spare one best.
+            # The slot with the least traffic per worker can best spare one.
             row = self._workers[min(shared, key=self._need)].pop()
             self._bind(row, vacant)

@@ -1,7 +1,7 @@
 """Bookings of one model: which worker holds which request, for how long, and how that ended.
 
 A booking's identity is (request_id, attempt). The table decides what a Route, a Release or a
-report means for it; the fleet's counts follow from what it returns. Times are seconds of one
+report means for it; the fleet's counts follow from what it returns. Times are in seconds of a
 monotonic clock that the caller reads.
 """
 
@@ -21,59 +21,60 @@ from eldr_service.core.worker import WorkerSpec
 
 
 class Packed(Protocol):
-    """What a policy has made of a booking's counts to save memory."""
+    """A policy's compact form of a booking's counts, to save memory."""
 
     def counts(self) -> Counts:
-        """About what they were."""
+        """The approximate counts."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Booking:
-    """One request on one worker, and the answer that was given for it.
+    """One request on one worker, and the answer given for it.
 
     Attributes
     ----------
     request_id, attempt : the identity
     lease_id : str
     row, generation : int
-        The worker's place in the fleet, and which of the place's tenants it was.
+        The worker's row in the fleet, and which of the row's successive workers it was.
     worker_id : str
     num_sequences, prompt_tokens, expected_output_tokens : int
     fingerprint : int
-        Of the request's payload; the same identity with another one is refused.
+        Of the request's payload; the same identity with another fingerprint is refused.
     lease_seconds, expires_at : float
     targets : tuple of WorkerSpec
         The chosen worker and the alternates, best first.
     reason, policy, partition_version, similarity, coverage, stale
-        The rest of the answer, repeated as it was.
+        The rest of the answer, repeated unchanged.
     slot : int
         The partition's slot that the placement counts for; -1 for none.
     kept : ndarray of uint16 or uint32, shape [num_layers, num_experts], Packed, or None
-        The activation counts, for policies that keep state; these may pack them.
+        The activation counts, for policies that keep state, which may pack them.
     top_k : int
-        Experts that a token picks per layer, where there are counts.
+        Experts that a token picks per layer, if there are counts.
     awaits_signature : bool
-        The counts did not come inline, and what is registered of the signature is not complete.
+        The counts did not come with the call, and the registered signature is incomplete.
     source : SignatureSource
-        Where the counts of the decision came from.
+        Where the decision's counts came from.
     keys : tuple of Key
-        What the request's own are remembered by.
+        The keys under which the request's own counts are remembered.
     declared : bool
-        The model's geometry was, when the request was placed; else no counts are kept.
+        Whether the model's geometry was declared when the request was placed; else no counts are
+        kept.
     seen_running : bool
-        The worker has reported it.
+        Whether the worker has reported it.
     left_out_by : int or None
-        The number of the last report that left it out, after one that had it.
+        The number of the last report that omitted it, after one that listed it.
     output_tokens, decode_seconds, decode_counts
-        What its release reported; 0 or None where it did not.
+        What its release reported; 0 or None if it did not.
     number : int
-        Under which a store keeps it; 0 where none does.
+        Its number in a store; 0 if it is in none.
     noted_until : float
-        The `expires_at` that the store knows, about.
+        The `expires_at` that the store knows, approximately.
     waiting : int
-        Calls that wait for this answer now.
+        Calls that currently wait for this answer.
     answered : bool
-        One of them had it, as far as the daemon can know.
+        Whether one of them got it, as far as the daemon can know.
     """
 
     request_id: str
@@ -125,27 +126,27 @@ class Booking:
 
     @property
     def early(self) -> bool:
-        """It rests on a part of its signature, and the rest has not come."""
+        """Whether it rests on a part of its signature, and the rest has not come."""
         return self.awaits_signature and self.top_k > 0 and not self.source.is_predicted
 
     @property
     def known_coverage(self) -> float:
-        """Share of the prompt's tokens whose experts are known: none while they are predicted."""
+        """Share of the prompt's tokens whose experts are known; 0 while they are predicted."""
         return 0.0 if self.awaits_signature and self.source.is_predicted else self.coverage
 
     @property
     def tokens(self) -> int:
-        """Tokens it will hold at most, as far as is known."""
+        """The most tokens that it will hold, as far as known."""
         return self.prompt_tokens + self.num_sequences * self.expected_output_tokens
 
 
 class BookingTable:
-    """The living bookings of one model, and for ten minutes those that ended.
+    """The living bookings of one model, and the ends of others for ten minutes.
 
     Parameters
     ----------
     renewed : callable (Booking), optional
-        Told of a booking that lives longer than it last heard by a quarter of its lease.
+        Told of a booking that lives a quarter of its lease longer than was last told.
     """
 
     def __init__(self, renewed: Callable[[Booking], None] = lambda booking: None) -> None:
@@ -157,7 +158,7 @@ class BookingTable:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is alive and nothing remembered."""
+        """Whether nothing is alive or remembered."""
         return not self._live and not len(self._ends)
 
     def __len__(self) -> int:
@@ -167,25 +168,25 @@ class BookingTable:
         return iter(self._live.values())
 
     def live(self, request_id: str) -> Booking | None:
-        """The request's living booking, whatever its attempt."""
+        """The request's living booking, of any attempt."""
         return self._live.get(request_id)
 
     def on_row(self, row: int) -> list[Booking]:
-        """The bookings on a row, in the order in which they were made."""
+        """The bookings on a row, in order of creation."""
         return list(self._of_row.get(row, {}).values())
 
     def any_on_row(self, row: int) -> bool:
-        """Something is booked on a row."""
+        """Whether something is booked on a row."""
         return row in self._of_row
 
     def unbooked(self, row: int, held: Iterable[tuple[str, int]]) -> int:
-        """How much of what a worker holds runs without a booking there, and was not called off."""
+        """How many of a worker's requests run without a booking there, and were not called off."""
         mine = self._of_row.get(row, {})
         ends = (self.how_ended(*key) for key in dict.fromkeys(held) if key not in mine)
         return sum(1 for how in ends if how is None or not how.final)
 
     def earlier_worker(self, request_id: str, attempt: int) -> str:
-        """The worker of the latest attempt before this one; empty when there was none."""
+        """The worker of the latest attempt before this one; empty if there was none."""
         past = self._ends.of(request_id)
         last = past.last if past else None
         if live := self._live.get(request_id):
@@ -193,17 +194,17 @@ class BookingTable:
         return last[1] if last and last[0] < attempt else ""
 
     def ended(self, request_id: str) -> bool:
-        """An attempt of the request was placed, and its end is remembered."""
+        """Whether an attempt of the request was placed, and its end is remembered."""
         past = self._ends.of(request_id)
         return past is not None and past.last is not None
 
     def how_ended(self, request_id: str, attempt: int) -> Ended | None:
-        """How an attempt ended; None where it lives, was never there, or is forgotten."""
+        """How an attempt ended; None if it lives, never existed, or is forgotten."""
         past = self._ends.of(request_id)
         return past.attempts.get(attempt) if past else None
 
     def admit(self, request_id: str, attempt: int, fingerprint: int) -> Booking | None:
-        """Say what a Route means: the booking to repeat, or None when it is to be placed.
+        """Decide what a Route means: the booking to repeat, or None if it is to be placed.
 
         Raises
         ------
@@ -232,14 +233,14 @@ class BookingTable:
         return None
 
     def add(self, booking: Booking) -> None:
-        """Keep a booking whose request has none alive."""
+        """Keep a booking; its request must have none alive."""
         self._put(booking)
         heapq.heappush(self._expiries, _expiry(booking))
-        if len(self._expiries) > 2 * len(self._live) + 1_000:  # mostly entries of ended bookings
+        if len(self._expiries) > 2 * len(self._live) + 1_000:  # mostly of ended bookings
             self._sort_expiries()
 
     def add_all(self, bookings: Iterable[Booking]) -> None:
-        """Keep many at once."""
+        """Keep many bookings at once."""
         for booking in bookings:
             self._put(booking)
         self._sort_expiries()
@@ -255,7 +256,7 @@ class BookingTable:
         heapq.heapify(self._expiries)
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
-        """Take a living booking out."""
+        """Remove a living booking."""
         del self._live[booking.request_id]
         row = self._of_row[booking.row]
         del row[booking.key]
@@ -264,21 +265,21 @@ class BookingTable:
         self._ends.add(booking.request_id, booking.attempt, how, now, booking.worker_id)
 
     def find(self, request_id: str, attempt: int, lease_id: str = "") -> Booking | None:
-        """The living booking of that identity and lease; an empty lease stands for any."""
+        """The living booking of that identity and lease; an empty lease matches any."""
         booking = self._live.get(request_id)
         if booking and booking.attempt == attempt and lease_id in ("", booking.lease_id):
             return booking
         return None
 
     def release_ended(self, request_id: str, attempt: int, now: float) -> tuple[bool, Ended | None]:
-        """Note the release of a booking that is not alive.
+        """Record the release of a booking that is not alive.
 
         Returns
         -------
         known : bool
-            It or its end was known.
+            Whether it or its end was known.
         noted : Ended or None
-            How its end is remembered from now on; None where that is as before.
+            How its end is now remembered; None if that is unchanged.
         """
         past = self._ends.of(request_id)
         before = past.attempts.get(attempt) if past else None
@@ -291,15 +292,15 @@ class BookingTable:
     def remember(
         self, request_id: str, attempt: int, how: Ended, until: float, worker_id: str
     ) -> None:
-        """Take in an end of an earlier run, to be remembered until then."""
+        """Take in an end from an earlier run, to be remembered until then."""
         self._ends.add(request_id, attempt, how, until - REMEMBER_SECONDS, worker_id)
 
     def remembered(self) -> Iterator[list[tuple[str, int, Ended, str, float]]]:
-        """All ends in parts of a thousand or two: request, attempt, how, worker, until when."""
+        """All ends, a thousand or two at a time: request, attempt, how, worker, until when."""
         return self._ends.parts()
 
     def renew(self, booking: Booking, now: float, note: bool = False) -> None:
-        """Let a booking live for another lease from now on; with `note` that is told at once."""
+        """Extend a booking by another lease from now on; with `note`, tell so at once."""
         booking.expires_at = now + booking.lease_seconds
         if note or booking.expires_at - booking.noted_until > booking.lease_seconds / 4:
             booking.noted_until = booking.expires_at
@@ -309,7 +310,7 @@ class BookingTable:
         """The living bookings whose lease has run out; the caller ends them."""
         found = []
         while self._expiries and self._expiries[0][0] <= now:
-            # By its lease: the same attempt may have been placed again, with an entry of its own.
+            # By lease: the same attempt may have been placed again, with its own entry.
             _, request_id, attempt, lease_id = heapq.heappop(self._expiries)
             booking = self.find(request_id, attempt, lease_id)
             if booking is None:
@@ -323,12 +324,12 @@ class BookingTable:
     def listed(
         self, row: int, keys: Iterable[tuple[str, int]], now: float
     ) -> tuple[list[Booking], list[tuple[str, int]]]:
-        """Take a worker's word that it has these requests.
+        """Take in a worker's list of the requests that it has.
 
         Returns
         -------
         started : bookings that it lists for the first time; the caller notes that on them
-        unknown : what it lists without being booked there
+        unknown : requests that it lists without being booked there
         """
         mine = self._of_row.get(row, {})
         started, unknown = [], []
@@ -339,22 +340,24 @@ class BookingTable:
                 continue
             if not booking.seen_running:
                 started.append(booking)
-            if booking.expires_at < now + booking.lease_seconds:  # or a later report was quicker
+            if (
+                booking.expires_at < now + booking.lease_seconds
+            ):  # or a later report overtook this one
                 self.renew(booking, now)
         return started, unknown
 
     def left_out(self, bookings: Iterable[Booking], number: int, before: int) -> list[Booking]:
-        """Note that a worker leaves out what it has listed before.
+        """Record that a worker omits requests that it listed before.
 
         Parameters
         ----------
         number, before : int
-            Of its report, and of the one before.
+            The numbers of its report and of the one before.
 
         Returns
         -------
         list of Booking
-            Those that both left out; the caller ends them.
+            Those that both omitted; the caller ends them.
         """
         finished = []
         for booking in bookings:
@@ -365,14 +368,14 @@ class BookingTable:
         return finished
 
     def left_out_elsewhere(self, row: int, keys: Iterable[tuple[str, int]], number: int) -> None:
-        """Note what a report leaves out that another daemon has heard, and settles."""
+        """Record what a report omitted that another daemon received, which settles it."""
         mine = self._of_row.get(row, {})
         for key in keys:
             if booking := mine.get(key):
                 booking.left_out_by = number
 
     def forget(self, now: float) -> None:
-        """Drop what ended too long ago, a part at each call."""
+        """Drop ends that are too old, some of them per call."""
         self._ends.forget(now)
 
 

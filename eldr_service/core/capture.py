@@ -1,4 +1,4 @@
-"""Whether a worker tells which experts its tokens used."""
+"""Whether a worker captures the experts that its tokens used."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class CaptureState(IntEnum):
-    """How a worker's capture stands; the numbers are the contract's."""
+    """The state of a worker's capture; the numbers are the contract's."""
 
     PROBING = 1
     CAPTURING = 2
@@ -15,10 +15,10 @@ class CaptureState(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class CaptureStatus:
-    """What a worker says of its capture.
+    """What a worker reports about its capture.
 
-    `reason` is why it stopped, or what could not be verified; the tokens are those of prompts,
-    totals since the worker started. `software` is what captures, with its version.
+    `reason` is why it stopped, or what could not be verified; the token counts are of prompts,
+    since the worker started. `software` is the capturing software and its version.
     """
 
     state: CaptureState
@@ -28,5 +28,5 @@ class CaptureStatus:
     software: str = ""
 
     def differs(self, other: Self | None) -> bool:
-        """Something else is the case, not only more tokens."""
+        """Whether more has changed than the token counts."""
         return other is None or (self.state, self.reason) != (other.state, other.reason)

@@ -1,4 +1,4 @@
-"""What a policy sees of a request and of the fleet, and what a decision is."""
+"""What a policy sees of a request and the fleet, and what a decision is."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from eldr_service.core.quantised import QuantisedCentroids
 
 
 class Reason(Enum):
-    """Why a placement is what it is; the names are those of the contract's PlacementReason."""
+    """Why this worker was chosen; the names are those of the contract's PlacementReason."""
 
     POLICY = 1
     LOCALITY_BAND = 2
@@ -34,17 +34,17 @@ class RequestView(NamedTuple):
     request_id : str
     number : int
         Decisions booked before this one under this policy. With the policy's seed it is the only
-        source of chance (see `policies.draw`), so that a dry run changes nothing and the same seed
-        gives the same placements.
+        source of randomness (see `policies.draw`), so that a dry run changes nothing and the same
+        seed gives the same placements.
     signature : ndarray of float32, shape [D], or None
-        Of unit length; None where the policy does not ask for one, or there is no partition.
+        Of unit length; None if the policy does not ask for one, or there is no partition.
     counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
     top_k : int
-        Experts that a token picks per layer: a row of counts sums to tokens x top_k; 0 without.
+        Experts that a token picks per layer: a row of counts sums to tokens x top_k; 0 if unknown.
     coverage : float
         Share of the prompt's tokens whose experts are known.
     num_sequences, prompt_tokens, expected_output_tokens : int
-        Tokens are 0 where unknown.
+        Token counts are 0 if unknown.
     labels : mapping of str to str
     """
 
@@ -61,43 +61,43 @@ class RequestView(NamedTuple):
 
 
 class FleetSnapshot(NamedTuple):
-    """One model's decode workers at the moment of a decision, in order of registration.
+    """One model's decode workers at the time of a decision, in order of registration.
 
-    All arrays have one entry per worker and are not to be written to. At least one is eligible.
+    All arrays have one entry per worker and must not be written to. At least one is eligible.
 
     Attributes
     ----------
     worker_ids : tuple of str
     rows : ndarray of int64
-        The worker's row in the fleet: the same number for as long as it lives, then another's.
+        The worker's row in the fleet: constant while it lives, then reused for another worker.
         State kept by row must be dropped when `on_ended` says so.
     eligible : ndarray of bool
     load : ndarray of float64
         In flight / capacity, in the unit that the policy's `load` parameter names: 1.0 is full.
-        Of a worker slower than its peers: as many times that of one unit more as its relief says,
-        less the unit.
+        For a worker slower than its peers, the load with one more unit times its relief, less that
+        unit.
     sequences : ndarray of int64
         Booked and foreign sequences.
     capacity : ndarray of int64
-        Sequences at most.
+        Most sequences.
     slots : ndarray of int32
         The slot that the worker is bound to; -1 for none.
     quantised : QuantisedCentroids or None
-        Of the active partition.
+        The active partition's.
     stale : ndarray of bool
-        The worker's last report is older than its limit; what it reports is not in the loads.
+        Whether the worker's last report is older than its limit, and so not in the loads.
     active_experts, batch_size, step_seconds : ndarray of float64
-        From the last report; NaN where unknown.
+        From the last report; NaN if unknown.
     labels : tuple of mappings of str to str
     reported_at : ndarray of float64, or None
-        When the last report came, in seconds of the decision's clock; NaN for never.
+        When the last report came, in seconds of the decision's clock; NaN if never.
     avoided : ndarray of int8, or None
-        `Avoidance` of each worker; those eligible have the lowest that there is. None: all are 0.
+        `Avoidance` of each worker; eligible ones have the lowest present. None if all are 0.
     spread : float
-        Of the active partition (`Partition.spread`); NaN without.
+        The active partition's (`Partition.spread`); NaN without one.
     cached_tokens : ndarray of int64, or None
-        Of the request's prompt, whose KV the worker holds already, as far as is known or believed.
-        None: no worker is known to hold any.
+        Tokens of the request's prompt whose KV the worker already holds, as far as known or
+        believed. None if no worker is known to hold any.
     """
 
     worker_ids: tuple[str, ...]
@@ -120,15 +120,15 @@ class FleetSnapshot(NamedTuple):
 
     @property
     def centroids(self) -> NDArray[np.float32] | None:
-        """Of the active partition, shape [K, D]."""
+        """The active partition's centroids, shape [K, D]."""
         return self.quantised.centroids if self.quantised else None
 
     def narrowed(self, eligible: NDArray[np.bool_]) -> "FleetSnapshot":
-        """The same with fewer eligible workers."""
+        """The same snapshot with fewer eligible workers."""
         return self._replace(eligible=eligible)
 
     def least_loaded(self) -> int:
-        """The eligible worker with the least load; of equals the one that registered first."""
+        """The eligible worker with the least load; on a tie the one that registered first."""
         return int(np.argmin(np.where(self.eligible, self.load, np.inf)))
 
 
@@ -142,18 +142,18 @@ class Decision:
         Index into the snapshot.
     reason : Reason
     similarity : ndarray of float64, or None
-        Of each worker's centroid and the signature, rounded to 1e-6; NaN where there is none, or
-        where the decision did not need it.
+        Cosine of each worker's centroid and the signature, rounded to 1e-6; NaN if there is none,
+        or if the decision did not need it.
     near : ndarray of float64, or None
         The same by quantised centroids, to about 1e-3, also where the decision needed no more.
     in_band : ndarray of bool, or None
-        The workers from which the least loaded was taken.
+        The workers among which the least loaded was taken.
     predicted_active_experts : ndarray of float64, or None
         Distinct experts per layer that a step of each worker's batch would touch with this request.
     cost : ndarray of float64, or None
-        What the policy makes least, of each worker; NaN where it was not considered.
+        What the policy minimises, per worker; NaN for those not considered.
     grounds : tuple
-        What else `Policy.explain` needs of the moment; small, and not to be changed later.
+        Anything else that `Policy.explain` needs from the time of the decision; small, immutable.
     """
 
     worker: int
@@ -167,7 +167,7 @@ class Decision:
 
     @property
     def best_known_similarity(self) -> NDArray[np.float64] | None:
-        """`similarity`, and `near` where it is NaN."""
+        """`similarity`, or `near` where that is NaN."""
         if self.similarity is None or self.near is None:
             return self.near if self.similarity is None else self.similarity
         return np.where(np.isnan(self.similarity), self.near, self.similarity)

@@ -1,6 +1,6 @@
-"""What is remembered of bookings that ended, as bytes, which the garbage collector never looks at.
+"""How bookings ended, stored as bytes that the garbage collector never scans.
 
-An entry per request, in shards, so that no step looks through more than a thousand or two:
+One entry per request, in shards, so that no step scans more than a thousand or two:
 
     when to forget it, float64 | the last placed attempt, int64, -1 for none | n, uint16
     | n x (attempt, uint32; how it ended, uint8) | the last attempt's worker, UTF-8
@@ -15,10 +15,10 @@ from typing import NamedTuple
 REMEMBER_SECONDS = 600.0
 MOST_REMEMBERED = 1_000_000
 MOST_ATTEMPTS = 32
-"""Of one request: the lowest are forgotten first, as they are superseded anyway."""
+"""Per request: the lowest attempts are dropped first, as they are superseded anyway."""
 _SHARDS = 1_024
 _WORK = 1_000
-"""Entries that a call of `forget` looks through, about: a millisecond."""
+"""Entries that a call of `forget` scans, about: a millisecond."""
 _HEAD = struct.Struct("<dqH")
 _ATTEMPT = struct.Struct("<IB")
 
@@ -38,7 +38,7 @@ class Ended(Enum):
 
     @property
     def final(self) -> bool:
-        """The same attempt cannot be placed again."""
+        """Whether the same attempt cannot be placed again."""
         return self in (Ended.RELEASED, Ended.RELEASED_EARLY, Ended.SUPERSEDED)
 
 
@@ -47,13 +47,13 @@ _CODE = {how: code for code, how in enumerate(_HOW)}
 
 
 class Past(NamedTuple):
-    """What is remembered of one request.
+    """What is remembered about one request.
 
     Attributes
     ----------
     attempts : mapping of attempt to Ended
     last : (attempt, worker_id), or None
-        The latest that was placed.
+        The latest attempt that was placed.
     """
 
     attempts: Mapping[int, Ended]
@@ -71,20 +71,20 @@ class Ends:
         self._none_due_until = math.inf
 
     def __len__(self) -> int:
-        """Requests of which something is remembered."""
+        """Requests about which something is remembered."""
         return self._requests
 
     def of(self, request_id: str) -> Past | None:
-        """What is remembered of a request."""
+        """What is remembered about a request."""
         packed = self._shard(request_id).get(request_id)
         return _unpacked(packed) if packed else None
 
     def add(
         self, request_id: str, attempt: int, how: Ended, now: float, worker_id: str = ""
     ) -> None:
-        """Remember how an attempt ended; with its worker where it was placed."""
+        """Remember how an attempt ended, and its worker if it was placed."""
         shard = self._shard(request_id)
-        before = shard.pop(request_id, None)  # it goes to the end: shards are in order of time
+        before = shard.pop(request_id, None)  # moved to the end: shards are in order of time
         forget_at = now + REMEMBER_SECONDS
         self._none_due_until = min(self._none_due_until, forget_at)
         if before is None:
@@ -102,7 +102,7 @@ class Ends:
         shard[request_id] = _packed(forget_at, Past(attempts, last))
 
     def forget(self, now: float) -> None:
-        """Drop what ended too long ago; of a large table a part, so call it again."""
+        """Drop ends that are too old; only some of a large table, so call it again."""
         if now < self._none_due_until:
             return
         done = 0
@@ -115,7 +115,7 @@ class Ends:
         self._none_due_until = min(map(_forget_at, oldest), default=math.inf)
 
     def parts(self) -> Iterator[list[tuple[str, int, Ended, str, float]]]:
-        """Request, attempt, how it ended, its worker where known, until when; a shard at a time."""
+        """Request, attempt, how it ended, its worker if known, until when; one shard at a time."""
         for shard in self._shards:
             part = []
             for request_id, packed in shard.items():
@@ -129,7 +129,7 @@ class Ends:
         return self._shards[hash(request_id) % _SHARDS]
 
     def _sweep(self, number: int, now: float) -> int:
-        """Forget what is due in a shard; returns how much work that was, in entries."""
+        """Drop what is due in a shard; return the work done, in entries."""
         shard = self._shards[number]
         if not shard:
             return 0
@@ -141,7 +141,7 @@ class Ends:
         return len(shard)
 
     def _drop_oldest(self, shard: dict[str, bytes]) -> None:
-        """Make room for an eighth more, so that it is not done at each end."""
+        """Make room for an eighth more, so that this is rarely needed."""
         oldest = list(shard)[: max(1, len(shard) // 8)]
         for key in oldest:
             del shard[key]

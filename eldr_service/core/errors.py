@@ -1,11 +1,11 @@
-"""What can be wrong, in the domain's own terms; `rpc` turns these into gRPC statuses."""
+"""The domain's errors; `server/rpc` turns them into gRPC statuses."""
 
 import difflib
 from collections.abc import Hashable, Iterable
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the known one that is much like it, if any."""
+    """The end of a message about an unknown word: a similar known one, if any."""
     close = difflib.get_close_matches(found, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -15,7 +15,7 @@ class EldrError(Exception):
 
 
 class InvalidArgumentError(EldrError):
-    """A field is wrong by itself: says which, what was expected and what came, and a hint."""
+    """A field is invalid by itself: names it, what was expected and found, and a hint."""
 
     def __init__(self, field: str, expected: str, found: object, hint: str = "") -> None:
         self.field = field
@@ -25,23 +25,23 @@ class InvalidArgumentError(EldrError):
         super().__init__(f"{field}: expected {expected}, found {self.found}{hint}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
-        """Travel between processes, which exceptions with arguments of their own cannot else."""
+        """Make it picklable, which exceptions with their own arguments are not."""
         return type(self), (self.field, self.expected, self.found, self.hint)
 
 
 class NotFoundError(EldrError):
-    """What the request names is not known."""
+    """Something named in the request is unknown."""
 
 
 class FailedPreconditionError(EldrError):
-    """The request is well formed, but does not fit what is already so."""
+    """The request is well formed, but does not fit the current state."""
 
 
 class ResourceExhaustedError(EldrError):
     """There is no room now; worth another try after `retry_after` seconds.
 
-    `within` is given where a worker's place is what is missing: the limits of the request, within
-    which all workers are full. The next Release may make one free.
+    `within` is set if what is missing is a place on a worker: the limits of the request, within
+    which all workers are full. The next Release may free one.
     """
 
     def __init__(self, message: str, retry_after: float, within: Hashable = None) -> None:
@@ -51,7 +51,7 @@ class ResourceExhaustedError(EldrError):
 
 
 class UnavailableError(EldrError):
-    """No worker is there to serve the request."""
+    """No worker can serve the request."""
 
 
 def _brief(found: object) -> str:

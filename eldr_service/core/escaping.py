@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit for terminals and logs."""
+"""Makes foreign text safe for terminals and logs."""
 
 import re
 import unicodedata
@@ -23,9 +23,9 @@ def escaped(
     ----------
     text : str
     keep : str
-        Characters that stay as they are, such as a newline.
+        Characters to leave unchanged, such as a newline.
     write : callable, optional
-        Gives what stands for a character.
+        Returns the replacement of a character.
     """
     if text.isprintable():
         return text

@@ -13,7 +13,7 @@ from eldr_service.core.decision import FleetSnapshot
 from eldr_service.core.quantised import QuantisedCentroids
 from eldr_service.core.worker import Avoidance, LoadReport, WorkerRole, WorkerSpec, WorkerState
 
-# One row of the table. A row belongs to one worker after another; `generation` tells them apart.
+# One row of the table. Workers use a row in succession; `generation` tells them apart.
 _ROW = np.dtype(
     [
         ("generation", np.int64),
@@ -24,7 +24,7 @@ _ROW = np.dtype(
         ("capacity_kv", np.int64),
         ("booked_sequences", np.int64),
         ("booked_tokens", np.int64),
-        ("unseen_tokens", np.int64),  # booked, but not yet in a report's KV use
+        ("unseen_tokens", np.int64),  # booked, but not yet in the KV use of a report
         ("report_number", np.int64),  # -1: never reported
         ("reported_at", np.float64),
         ("alive_until", np.float64),
@@ -33,22 +33,22 @@ _ROW = np.dtype(
         ("active_experts", np.float64),
         ("batch_size", np.float64),
         ("step_seconds", np.float64),
-        ("heard_at", np.float64),  # inf: it need not be heard
-        ("counts_unbooked", np.bool_),  # what it holds without a booking is load
+        ("heard_at", np.float64),  # inf: need not be heard
+        ("counts_unbooked", np.bool_),  # its requests without a booking are load
         ("held_down_until", np.float64),
         ("avoidance", np.int8),
-        ("relief", np.float64),  # its load is multiplied by it; below 1 stands for 1
-        ("pace", np.float64),  # its steps' time relative to its peers'; 0: unknown
+        ("relief", np.float64),  # factor on its load; below 1 means 1
+        ("pace", np.float64),  # its step time relative to its peers'; 0: unknown
     ]
 )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Known:
-    """What changes only with membership, states, reports and their age, by decode worker."""
+    """What changes only with membership, states, reports and their age, per decode worker."""
 
     since: float  # seconds; a later change of the fleet replaces it
-    until: float  # then the next report is too old
+    until: float  # when the next report is too old
     eligible: NDArray[np.bool_]
     capacity: NDArray[np.int64]
     divisor: NDArray[np.int64]  # capacity in the load's unit
@@ -60,7 +60,7 @@ class _Known:
     batch_size: NDArray[np.float64]
     step_seconds: NDArray[np.float64]
     reported_at: NDArray[np.float64]  # NaN: never
-    avoided: NDArray[np.int8] | None  # None: none is
+    avoided: NDArray[np.int8] | None  # None: none is avoided
     relief: NDArray[np.float64] | None
 
 
@@ -75,9 +75,9 @@ class Fleet:
     Attributes
     ----------
     version : int
-        Rises whenever a worker joins or leaves.
+        Increases whenever a worker joins or leaves.
     groups : tuple of str
-        Of the decode workers, in order of registration; empty for one that fits any.
+        Of the decode workers, in order of registration; empty for one that fits any group.
     """
 
     def __init__(self, report_limit: float = 5.0) -> None:
@@ -101,25 +101,25 @@ class Fleet:
 
     @property
     def decode_rows(self) -> NDArray[np.int64]:
-        """Rows of the decode workers, in order of registration; not to be written to."""
+        """Rows of the decode workers, in order of registration; do not write to it."""
         return self._decode_rows
 
     def row(self, worker_id: str) -> int | None:
-        """The worker's row, or None when it is not there."""
+        """The worker's row, or None if it is unknown."""
         return self._row_of.get(worker_id)
 
     def spec(self, row: int) -> WorkerSpec:
-        """What the worker of this row said of itself."""
+        """What the worker in this row registered."""
         spec = self._specs[row]
         assert spec is not None
         return spec
 
     def state(self, row: int) -> WorkerState:
-        """Where the worker of this row is in its life."""
+        """The state of the worker in this row."""
         return WorkerState(int(self._table["state"][row]))
 
     def generation(self, row: int) -> int:
-        """Which tenant of the row this is."""
+        """Which of the row's successive workers this is."""
         return int(self._table["generation"][row])
 
     def incarnation(self, row: int) -> int:
@@ -127,7 +127,7 @@ class Fleet:
         return int(self._table["incarnation"][row])
 
     def report_number(self, row: int) -> int:
-        """Of the last report of this life; -1 for none."""
+        """The number of the last report in this life; -1 for none."""
         return int(self._table["report_number"][row])
 
     def booked(self, row: int) -> int:
@@ -135,11 +135,11 @@ class Fleet:
         return int(self._table["booked_sequences"][row])
 
     def capacity_kv(self, row: int) -> int:
-        """Tokens that the worker's KV memory holds; 0 where it has not said."""
+        """Tokens that the worker's KV memory holds; 0 if unknown."""
         return int(self._table["capacity_kv"][row])
 
     def capture(self, row: int) -> CaptureStatus | None:
-        """What this life of the worker said last of its capture, or None before it has."""
+        """The capture status last reported in this life, or None if none was."""
         return self._captures[row]
 
     def record(self, row: int) -> Mapping[str, float]:
@@ -156,7 +156,7 @@ class Fleet:
         now: float,
         counts_unbooked: bool = False,
     ) -> int:
-        """Give the worker a row with nothing booked; one that is there keeps its row number."""
+        """Give the worker a row with nothing booked; a known worker keeps its row number."""
         row = self._row_of.get(spec.worker_id)
         if row is None:
             row = next((i for i, s in enumerate(self._specs) if s is None), len(self._specs))
@@ -183,7 +183,7 @@ class Fleet:
         return row
 
     def update(self, row: int, spec: WorkerSpec, now: float) -> None:
-        """Take in what the worker says of itself now; its life, counts and reports go on."""
+        """Take in the worker's new registration; its life, counts and reports go on."""
         entry = self._table[row : row + 1]
         entry["capacity"] = spec.capacity_sequences
         entry["capacity_kv"] = spec.capacity_kv_tokens or entry["capacity_kv"]
@@ -195,7 +195,7 @@ class Fleet:
         self._members_changed()
 
     def restore(self, row: int, spec: WorkerSpec, numbers: Mapping[str, float]) -> None:
-        """Give the worker a free row with the numbers that `record` once told of it."""
+        """Give the worker a free row with the numbers that `record` returned earlier."""
         self._reach(row)
         for name, value in numbers.items():
             self._table[name][row] = value
@@ -204,7 +204,7 @@ class Fleet:
         self._members_changed()
 
     def _reach(self, row: int) -> None:
-        """Have the row."""
+        """Grow the table to include the row."""
         while row >= len(self._specs):
             size = len(self._specs)
             self._table = np.concatenate([self._table, np.zeros(size, dtype=_ROW)])
@@ -212,7 +212,7 @@ class Fleet:
             self._captures.extend([None] * size)
 
     def set_state(self, row: int, state: WorkerState) -> None:
-        """Move the worker on; GONE frees its row for another."""
+        """Set the worker's state; GONE frees its row."""
         if state is not WorkerState.GONE:
             self._table["state"][row] = state
             self._known.clear()
@@ -224,48 +224,48 @@ class Fleet:
         self._members_changed()
 
     def silent(self, now: float) -> list[int]:
-        """Rows whose worker was silent for longer than its time to live."""
+        """Rows of workers silent for longer than their time to live."""
         rows = np.fromiter(self.rows(), np.int64)
         return rows[self._table["alive_until"][rows] <= now].tolist()  # type: ignore[no-any-return]
 
     def deaf(self, seconds: float) -> None:
-        """Do not hold it against workers that for so long no report could be taken in."""
+        """Do not count the last `seconds` as silence: no report could be taken in."""
         self._table["alive_until"] += seconds
         self._table["heard_at"] += seconds
 
-    # How workers stand beside each other
+    # Standing of workers relative to each other
 
     def column(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """A copy of one number of these rows."""
+        """A copy of one column for these rows."""
         return np.asarray(self._table[name][rows])
 
     def hold_down(self, row: int, until: float) -> None:
-        """Note until when a worker that came back is not to be taken."""
+        """Record until when a worker that came back is held down."""
         self._table["held_down_until"][row] = until
 
     def avoidance(self, row: int) -> Avoidance:
-        """Whether, and why, others are preferred to a worker."""
+        """Whether and why a worker is avoided."""
         return Avoidance(int(self._table["avoidance"][row]))
 
     def standing(self, row: int) -> tuple[Avoidance, float]:
-        """Whether and why others are preferred to a worker, and the factor on its load."""
+        """Whether and why a worker is avoided, and the factor on its load."""
         return self.avoidance(row), max(1.0, float(self._table["relief"][row]))
 
     def set_standing(self, row: int, avoidance: Avoidance, relief: float) -> None:
-        """Prefer others to a worker, or not; and multiply its load."""
+        """Set whether a worker is avoided, and the factor on its load."""
         self._table["avoidance"][row], self._table["relief"][row] = avoidance, relief
         self._known.clear()
 
     def pace(self, row: int) -> float:
-        """A worker's steps' time relative to its peers'; 0 where it is not known."""
+        """A worker's step time relative to its peers'; 0 if unknown."""
         return float(self._table["pace"][row])
 
     def set_pace(self, row: int, pace: float) -> None:
-        """Note how long a worker's steps take relative to its peers'."""
+        """Set a worker's step time relative to its peers'."""
         self._table["pace"][row] = pace
 
     def counts_unbooked(self, row: int) -> bool:
-        """What the worker holds without a booking is load: its life began before it was known."""
+        """Whether requests without a booking are load: its life began before it was known."""
         return bool(self._table["counts_unbooked"][row])
 
     def _members_changed(self) -> None:
@@ -288,7 +288,7 @@ class Fleet:
         self._table["unseen_tokens"][row] += tokens
 
     def unbook(self, row: int, generation: int, sequences: int, tokens: int, seen: bool) -> None:
-        """Take a booking back, unless the row has another tenant by now."""
+        """Take back a booking, unless the row has another worker by now."""
         if self._table["generation"][row] != generation:
             return
         self._table["booked_sequences"][row] -= sequences
@@ -303,7 +303,7 @@ class Fleet:
     # Reports
 
     def accept(self, row: int, report: LoadReport, now: float) -> bool:
-        """Take a report in, unless it is late or of another life of the worker."""
+        """Accept a report, unless it is late or from another life of the worker."""
         entry = self._table[row : row + 1]
         if report.incarnation != entry["incarnation"] or report.number <= entry["report_number"]:
             return False
@@ -324,7 +324,7 @@ class Fleet:
         return True
 
     def fresh(self, row: int, now: float) -> bool:
-        """The worker's last report still counts."""
+        """Whether the worker's last report still counts."""
         return bool(
             self._table["report_number"][row] >= 0
             and now - self._table["reported_at"][row] <= self.report_limit
@@ -347,21 +347,21 @@ class Fleet:
         spread: float = math.nan,
         load: str = "sequences",
     ) -> FleetSnapshot:
-        """The decode workers' state at this moment.
+        """The state of the decode workers at this moment.
 
         Parameters
         ----------
         slots : ndarray of int32, optional
-            Of each decode worker in order of registration; -1 for none, which is the default.
+            Per decode worker in order of registration; -1 for none, the default.
         quantised : QuantisedCentroids, optional
         spread : float, optional
-            Of the active partition.
+            The active partition's.
         load : {"sequences", "tokens", "kv"}
 
         Returns
         -------
         FleetSnapshot
-            Eligible are those that are READY; the caller narrows it further.
+            READY workers are eligible; the caller narrows that further.
         """
         rows = self._decode_rows
         known = self._known.get(load)
@@ -397,16 +397,16 @@ class Fleet:
 
 
 def _relieved(load: NDArray[np.float64], known: _Known) -> NDArray[np.float64]:
-    """Loads with those of slow workers times their relief, the unit to come included.
+    """Loads, with those of slow workers multiplied by their relief, the unit to come included.
 
-    Or a slow worker that is idle would be as good as any other.
+    Without that unit, an idle slow worker would be as good as any other.
     """
     assert known.relief is not None
     return np.asarray(load * known.relief + (known.relief - 1.0) / known.divisor)
 
 
 def _known(table: NDArray[np.void], now: float, report_limit: float, unit: str) -> _Known:
-    """Read the rows of the decode workers; the arrays are handed to policies as they are."""
+    """Read the rows of the decode workers; policies get these arrays directly."""
     reported = table["report_number"] >= 0
     fresh = reported & (now - table["reported_at"] <= report_limit)
     capacity = table["capacity"].copy()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from eldr_service.core.errors import InvalidArgumentError
 
-# Far above any model known; small enough that a wrong number cannot make the daemon allocate much.
+# Far above any known model, but too small for a wrong number to make the daemon allocate much.
 MAX_LAYERS = 1_024
 MAX_EXPERTS = 4_096
 
@@ -16,7 +16,7 @@ class ModelGeometry:
     Raises
     ------
     InvalidArgumentError
-        When a number is outside its range.
+        A number is outside its range.
     """
 
     num_layers: int

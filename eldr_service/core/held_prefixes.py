@@ -1,12 +1,12 @@
-"""Which prompts' prefixes each worker is believed to hold in its KV cache, by hashes of blocks.
+"""Which prompt prefixes each worker is believed to hold in its KV cache, by hashes of blocks.
 
 Hash k of a prompt is of its first k + 1 blocks, so a worker that holds a prefix holds all shorter
-ones. What is booked on a worker it will hold. Where its KV memory is full it forgets, as engines
-do, the prefix that was used longest ago, its end first. What requests generate is not known by
-hashes until a later prompt brings it along: a worker may hold an answer more than is believed.
+ones. A worker is assumed to hold what is booked on it. When its KV memory is full it forgets, as
+engines do, the least recently used prefix, from its end. Generated tokens have no hashes until a
+later prompt includes them: a worker may hold an answer more than is believed.
 
-One hash per `GRAIN` tokens is kept: a lookup takes a few microseconds, whatever the prompt, and
-what is believed is too little by less than that.
+One hash per `GRAIN` tokens is kept: a lookup takes a few microseconds for any prompt, and the
+estimate is low by less than that.
 """
 
 from bisect import bisect_left
@@ -14,46 +14,46 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 GRAIN = 128
-"""Tokens: what a worker holds is known in multiples of it, or of a block where that is larger."""
-DEFAULT_CAPACITY = 512_000  # tokens, of a worker that does not say how many its KV memory holds
+"""Tokens: what a worker holds is known in multiples of it, or of a block if that is larger."""
+DEFAULT_CAPACITY = 512_000  # tokens, for a worker with unknown KV memory
 MAX_HASHES = 131_072  # of all workers; about 20 MB
 
 Prefixes = OrderedDict[int, None]
 
 
 class HeldPrefixes:
-    """Those of one model's workers, by their rows in the fleet.
+    """Prefixes held by one model's workers, by their rows in the fleet.
 
     Parameters
     ----------
     max_hashes : int
-        That are kept of all workers; beyond it the worker that was booked longest ago forgets.
+        Most hashes over all workers; beyond it the least recently booked worker forgets.
     """
 
     def __init__(self, max_hashes: int = MAX_HASHES) -> None:
         self._max_hashes = max_hashes
         self._number = 0
-        # Who was booked last comes last; of one worker the hash that was used last does.
+        # The worker booked last comes last, and so does the hash used last of a worker.
         self._held: OrderedDict[int, Prefixes] = OrderedDict()
 
     def __len__(self) -> int:
-        """Hashes that are kept."""
+        """Number of hashes kept."""
         return self._number
 
     def hold(
         self, row: int, hashes: Sequence[int], block_tokens: int, capacity_tokens: int
     ) -> None:
-        """Believe from now on that a worker holds a prompt's blocks.
+        """Assume from now on that a worker holds a prompt's blocks.
 
         Parameters
         ----------
         row : int
         hashes : sequence of int
-            The shortest prefix's first.
+            Shortest prefix first.
         block_tokens : int
-            Tokens of a block.
+            Tokens per block.
         capacity_tokens : int
-            Of the worker's KV memory; 0 where it is not known.
+            The worker's KV memory; 0 if unknown.
         """
         every = _every(block_tokens)
         kept = hashes[every - 1 :: every]
@@ -62,7 +62,7 @@ class HeldPrefixes:
         held = self._held.setdefault(row, OrderedDict())
         self._held.move_to_end(row)
         before = len(held)
-        for prefix in reversed(kept):  # the shortest last: it is forgotten after all longer ones
+        for prefix in reversed(kept):  # shortest last: it is forgotten after all longer ones
             held[prefix] = None
             held.move_to_end(prefix)
         most = (capacity_tokens or DEFAULT_CAPACITY) // (every * block_tokens)
@@ -72,7 +72,7 @@ class HeldPrefixes:
             self._shrink(next(iter(self._held)), 1)
 
     def of(self, hashes: Sequence[int], block_tokens: int) -> dict[int, int]:
-        """How many of a prompt's tokens workers are believed to hold, by row; none are left out.
+        """How many of a prompt's tokens workers are believed to hold, by row; zeros are omitted.
 
         Parameters are as for `hold`.
         """
@@ -92,7 +92,7 @@ class HeldPrefixes:
         self._number -= len(self._held.pop(row, ()))
 
     def _shrink(self, row: int, number: int) -> None:
-        """Forget so many hashes of a worker, those that were used longest ago."""
+        """Forget `number` hashes of a worker, the least recently used ones."""
         held = self._held[row]
         for _ in range(number):
             held.popitem(last=False)
@@ -102,5 +102,5 @@ class HeldPrefixes:
 
 
 def _every(block_tokens: int) -> int:
-    """One hash in how many blocks is kept."""
+    """One hash is kept per this many blocks."""
     return max(1, GRAIN // block_tokens)

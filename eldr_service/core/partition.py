@@ -1,4 +1,4 @@
-"""A partition: the unit centroids that signatures are compared with. Immutable."""
+"""A partition: unit centroids that signatures are compared with. Immutable."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -22,9 +22,9 @@ class Partition:
     centroids : ndarray of float32, shape [K, transform.size]
         Rows of unit length.
     version : int
-        Given when the partition is kept; 0 before.
+        Assigned when the partition is stored; 0 before.
     bindings : mapping of worker id to slot
-        Wishes that came with the file; `core.bindings.Bindings` has the workers that are bound.
+        Wishes from the file; `core.bindings.Bindings` has the actual bindings.
     metadata : mapping of str to str
         How it was fitted: algorithm, signatures, inertia, iterations, seed.
     created : float
@@ -69,10 +69,10 @@ class Partition:
 
 
 def spread_of(centroids: NDArray[np.float32]) -> float:
-    """1 less the mean cosine of two unit centroids [K, D]; 0 of a single one.
+    """1 less the mean cosine of two unit centroids [K, D]; 0 for a single one.
 
-    About how much less similar a request is to another slot's centroid than to its own, and so the
-    unit in which a width means the same under every transform.
+    It is about how much less similar a request is to another slot's centroid than to its own, and
+    so the unit in which a width means the same under every transform.
     """
     if (k := len(centroids)) == 1:
         return 0.0

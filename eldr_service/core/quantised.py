@@ -1,4 +1,4 @@
-"""Centroids beside a copy of one byte per entry, small enough for a first look at all of them."""
+"""Centroids with a copy of one byte per entry, small enough to compare with all of them first."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ _LARGEST = 127
 
 
 class QuantisedCentroids(NamedTuple):
-    """K centroids, each the mean of all plus a deviation that is quantised.
+    """K centroids, each the mean of all plus a quantised deviation.
 
-    ``centroids[k] = mean + scale[k] * codes[k] + rest``, and the rest is no longer than `error[k]`:
-    so a dot product with the codes is off by ``error[k]`` times the other vector's length at most.
-    Centroids have most in common; what they do not, the codes tell apart.
+    ``centroids[k] = mean + scale[k] * codes[k] + rest``, where the rest is no longer than
+    `error[k]`: a dot product with the codes is off by at most ``error[k]`` times the other vector's
+    length. Most of a centroid is common to all; the codes hold the differences.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A sliding window of the activation counts that were placed lately, to fit partitions on."""
+"""A sliding window of recently placed activation counts, to fit partitions on."""
 
 import math
 import random
@@ -10,14 +10,14 @@ from eldr_service.core.activation import Counts
 
 
 class RecentCounts:
-    """A sample of the whole counts of one geometry that came in the last `span` seconds.
+    """A sample of the complete counts of one geometry that came in the last `span` seconds.
 
-    The memory is fixed, and the window spans its time at any rate of requests: each newcomer is
-    kept with odds of the places over the number that comes in a span, in the place of the oldest.
-    Until that number is known, and after a sudden rush, the window is shorter.
+    The memory is fixed, and the window covers its span at any request rate: each new request is
+    kept with probability capacity / requests per span, in place of the oldest. Until that number is
+    known, and after a sudden rush, the window is shorter.
 
     Counts are kept in 16 bits. A request with a count above 65,535 is halved as a whole until it
-    fits, rounded down: its signature stays as it was, but for experts that it hardly used.
+    fits, rounding down, which changes its signature only for experts that it hardly used.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class RecentCounts:
     Attributes
     ----------
     kept : int
-        How many were ever kept; rises for as long as the window is there.
+        How many were ever kept; never decreases.
     """
 
     def __init__(self, max_bytes: int = 64 << 20, span: float = 1_800.0) -> None:
@@ -40,14 +40,14 @@ class RecentCounts:
         self._rows = np.empty((0, 0, 0), np.uint16)
         self._times = np.empty(0)
         self._next = self._held = 0
-        self._arrivals, self._last_arrival = 0.0, 0.0  # the former decays with the span
+        self._arrivals, self._last_arrival = 0.0, 0.0  # the first decays with the span
 
     def __len__(self) -> int:
         return self._held
 
     @property
     def is_open(self) -> bool:
-        """Counts are taken in; closing forgets all."""
+        """Whether counts are accepted; closing forgets all."""
         return self._is_open
 
     @is_open.setter
@@ -57,7 +57,7 @@ class RecentCounts:
         self._is_open = is_open
 
     def add(self, counts: Counts, now: float) -> None:
-        """Take in counts [num_layers, num_experts]; another shape empties the window first."""
+        """Add counts [num_layers, num_experts]; another shape empties the window first."""
         if not self._is_open:
             return
         if self._rows.shape[1:] != counts.shape:
@@ -80,19 +80,19 @@ class RecentCounts:
         self.kept += 1
 
     def spill(self, now: float) -> None:
-        """Drop what is older than the span."""
+        """Drop counts older than the span."""
         order = self._order()
         self._held -= int(np.searchsorted(self._times[order], now - self.span))
 
     def clear(self) -> None:
-        """Forget all, and give the memory back."""
+        """Forget everything and free the memory."""
         self._rows = np.empty((0, 0, 0), np.uint16)
         self._times = np.empty(0)
         self._next = self._held = 0
         self._arrivals, self._last_arrival = 0.0, 0.0
 
     def runs(self) -> list[NDArray[np.uint16]]:
-        """All that is held as one or two views [n, num_layers, num_experts], the oldest first."""
+        """All counts held, as one or two views [n, num_layers, num_experts], oldest first."""
         begin = self._next - self._held
         if begin >= 0:
             return [self._rows[begin : self._next]]
@@ -100,18 +100,18 @@ class RecentCounts:
 
     @property
     def oldest(self) -> float:
-        """When the oldest that is held came in; infinite where nothing is."""
+        """When the oldest counts held came in; infinite if there are none."""
         return float(self._times[self._next - self._held]) if self._held else math.inf
 
     def after(
         self, kept: int, max_bytes: int
     ) -> tuple[int, NDArray[np.uint16], NDArray[np.float64]]:
-        """A copy of what came in after the first `kept` that ever were kept, the oldest first.
+        """A copy of what came in after the first `kept` counts ever kept, oldest first.
 
         Returns
         -------
         kept : int
-            To go on from; one row at least is given where there is any.
+            To continue from; at least one row is returned if there is any.
         counts : ndarray of uint16, shape [n, num_layers, num_experts]
         times : ndarray of float64, shape [n]
         """
@@ -121,9 +121,9 @@ class RecentCounts:
         return self.kept - new + len(order), self._rows[order], self._times[order]
 
     def newest(self, most: int) -> NDArray[np.uint16]:
-        """A copy of the latest, at most so many, shape [n, num_layers, num_experts]."""
+        """A copy of the latest counts, at most `most`, shape [n, num_layers, num_experts]."""
         latest: NDArray[np.uint16] = self._rows[self._order()[max(0, self._held - most) :]]
         return latest
 
     def _order(self) -> NDArray[np.int64]:
-        return np.arange(self._next - self._held, self._next)  # negative ones count from the end
+        return np.arange(self._next - self._held, self._next)  # negative indices count from the end

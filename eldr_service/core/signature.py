@@ -1,4 +1,4 @@
-"""Signature transforms: from activation counts to the unit vector that has a similarity."""
+"""Signature transforms: from activation counts to unit vectors that can be compared."""
 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -12,7 +12,7 @@ from eldr_service.core.geometry import ModelGeometry
 from eldr_service.kernels import transform_signature
 
 TransformName = Literal["counts", "counts-idf", "sqrt"]
-_ONES = np.empty((0, 0), dtype=np.float32)  # as the kernel knows them
+_ONES = np.empty((0, 0), dtype=np.float32)  # how the kernel represents them
 TRANSFORMS: tuple[str, ...] = get_args(TransformName)
 
 
@@ -24,7 +24,7 @@ class SignatureTransform:
     ----------
     geometry : ModelGeometry
     name : {"counts", "counts-idf", "sqrt"}
-        `counts-idf` is the paper's; `sqrt` makes the cosine a Hellinger affinity.
+        `counts-idf` is the paper's; with `sqrt` the cosine is a Hellinger affinity.
     layers : ndarray of int64, shape [layers kept]
         The layer mask as ascending layer numbers; all layers by default.
     idf : ndarray of float32, shape [num_layers, num_experts], or None
@@ -68,14 +68,14 @@ class SignatureTransform:
         return len(self.layers) * self.geometry.num_experts
 
     def signature(self, counts: Counts) -> NDArray[np.float32] | None:
-        """The signature [size] of one request's counts [L, E]; None for a zero norm."""
+        """The signature [size] of one request's counts [L, E]; None if its norm is zero."""
         assert self.layers is not None
         weights = _ONES if self.idf is None else self.weights
         signature, norm = transform_signature(counts, self.layers, weights, self.name == "sqrt")
         return signature if norm else None
 
     def apply(self, counts: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Transform counts [..., L, E] into signatures [..., size]; zeros for a zero norm."""
+        """Transform counts [..., L, E] into signatures [..., size]; zeros if the norm is zero."""
         kept = counts[..., self.layers, :].astype(np.float64)
         if self.name == "sqrt":
             kept = np.sqrt(kept)
@@ -90,11 +90,11 @@ class SignatureTransform:
 
 
 def inverse_document_frequency(counts: NDArray[np.integer]) -> NDArray[np.float32]:
-    """``ln((N + 1) / (df + 1))`` of counts [N, L, E]; df = requests that used the expert at all."""
+    """``ln((N + 1) / (df + 1))`` of counts [N, L, E]; df = requests that used the expert."""
     return idf_of(np.count_nonzero(counts, axis=0), len(counts))
 
 
 def idf_of(df: NDArray[np.integer], requests: int) -> NDArray[np.float32]:
-    """As `inverse_document_frequency`, from df [L, E] itself and the number of requests N."""
+    """Like `inverse_document_frequency`, from df [L, E] and the number of requests N."""
     idf: NDArray[np.float32] = np.log((requests + 1) / (df + 1)).astype(np.float32)
     return idf

@@ -1,4 +1,4 @@
-"""Signatures on their way: chunks add up here until the request is placed and released."""
+"""Signatures being received: chunks are summed until the request is placed and released."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from eldr_service.core.geometry import ModelGeometry
 
 MAX_CHUNKS = 65_536
 _MAX_SHORT, _MAX_COUNT = np.iinfo(np.uint16).max, np.iinfo(np.uint32).max
-_CHUNK_BYTES = 250  # what one remembered chunk costs, about
-_SIGNATURE_BYTES = 1_500  # and an empty signature
+_CHUNK_BYTES = 250  # approximate cost of a remembered chunk
+_SIGNATURE_BYTES = 1_500  # and of an empty signature
 
 
 class HeldSignature:
@@ -26,7 +26,7 @@ class HeldSignature:
     ----------
     counts : ndarray of uint16, or uint32 where that is too narrow; shape [num_layers, num_experts]
     tokens, unknown : ndarray of int64, shape [num_layers]
-        Tokens counted in each layer, and tokens whose experts are unknown there.
+        Tokens counted in each layer, and tokens with unknown experts there.
     """
 
     def __init__(self, geometry: ModelGeometry, epoch: int) -> None:
@@ -46,12 +46,12 @@ class HeldSignature:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks that it is the sum of."""
+        """Chunks received."""
         return len(self._chunks)
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes, about."""
+        """Approximate memory in bytes."""
         arrays = self.counts.nbytes + self.tokens.nbytes + self.unknown.nbytes
         return _SIGNATURE_BYTES + arrays + _CHUNK_BYTES * len(self._chunks)
 
@@ -62,7 +62,7 @@ class HeldSignature:
 
     @property
     def complete(self) -> bool:
-        """All sequences have come, and every layer has seen as many tokens."""
+        """Whether all sequences have come, and every layer has the same number of tokens."""
         seen = self.tokens + self.unknown
         return len(self._sequences) == self.total_chunks and bool((seen == seen[0]).all())
 
@@ -73,7 +73,7 @@ class HeldSignature:
         return held / prompt if prompt else 0.0
 
     def known_of_prompt(self) -> tuple[int, int]:
-        """Tokens whose experts are known in every layer, and those of the prompt as far as seen."""
+        """Tokens whose experts are known in every layer, and prompt tokens seen so far."""
         held = self.tokens_held
         prompt = held + int(self.unknown.max())
         if not self.complete:
@@ -89,12 +89,12 @@ class HeldSignature:
         prompt_tokens: int,
         fingerprint: int,
     ) -> None:
-        """Add a chunk once. Nothing changes when it is refused.
+        """Add a chunk once. A refused chunk changes nothing.
 
         Raises
         ------
         InvalidArgumentError
-            The sequence came before with other bytes, lies outside what `last` announced, or the
+            The sequence came before with other bytes, is outside what `last` announced, or the
             tokens add up to too many.
         """
         name = (sequence, chunk.layer_offset)
@@ -136,7 +136,7 @@ class HeldSignature:
 
 @dataclass(slots=True)
 class _OfModel:
-    """Signatures of one model, the one that was longest without a chunk first."""
+    """Signatures of one model; the one longest without a chunk comes first."""
 
     held: OrderedDict[str, HeldSignature] = field(default_factory=OrderedDict)
     nbytes: int = 0
@@ -146,7 +146,7 @@ class SignatureBuffer:
     """Held signatures of all models, bounded in time and memory.
 
     When memory is short, the model that holds most loses its oldest, so that no model's signatures,
-    nor those of a name that is none, push out another's.
+    nor those of an unknown name, displace another's.
 
     Parameters
     ----------
@@ -166,11 +166,11 @@ class SignatureBuffer:
 
     @property
     def num_models(self) -> int:
-        """Names of models of which a signature is held."""
+        """Number of model names with a signature."""
         return len(self._models)
 
     def get(self, model: str, request_id: str) -> HeldSignature | None:
-        """What is held of the request."""
+        """What is held for the request."""
         own = self._models.get(model)
         return own.held.get(request_id) if own else None
 
@@ -188,22 +188,22 @@ class SignatureBuffer:
         fingerprint: int,
         now: float,
     ) -> tuple[HeldSignature, int]:
-        """Add a chunk; a higher epoch replaces what a lower one brought.
+        """Add a chunk; a higher epoch replaces a lower one's chunks.
 
         Returns
         -------
         held : HeldSignature
         dropped : int
-            Signatures of other requests that were dropped to free memory.
+            Signatures of other requests dropped to free memory.
 
         Raises
         ------
         InvalidArgumentError
-            See `HeldSignature.add`; or the geometry is not that of the chunks before.
+            As for `HeldSignature.add`; or the geometry differs from that of earlier chunks.
         FailedPreconditionError
-            The epoch is below the one held.
+            The epoch is below the held one.
         ResourceExhaustedError
-            The signature alone is larger than the memory for all.
+            The signature alone exceeds the memory for all.
         """
         if sequence >= MAX_CHUNKS:
             raise InvalidArgumentError("sequence", f"below {MAX_CHUNKS}", sequence)
@@ -247,12 +247,12 @@ class SignatureBuffer:
         return held, dropped
 
     def discard(self, model: str, request_id: str) -> None:
-        """Let go of a signature, if it is held."""
+        """Drop a signature, if it is held."""
         if self.get(model, request_id):
             self._drop(model, request_id)
 
     def expire(self, now: float) -> int:
-        """Drop what was held for too long; returns how many."""
+        """Drop signatures held for too long; returns how many."""
         dropped = 0
         for model in list(self._models):
             while own := self._models.get(model):

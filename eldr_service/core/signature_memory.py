@@ -1,12 +1,13 @@
 """What experts earlier requests used, to predict a request's before its prefill.
 
-A request is known by its conversation, by the prefixes of its prompt, and by its tenant. Of each
-such key the memory has the counts of a typical request, as of 65,535 tokens: the mean over the
-prompts and answers of those that had it, weighted by their tokens, in which the latest count most.
-What a conversation used last says most of its next turn, whose prompt repeats it; a tenant is a
-mean over many requests.
+A request is identified by its conversation, the prefixes of its prompt, and its tenant. For each
+such key the memory has the counts of a typical request, scaled to 65,535 tokens: the mean over
+prompts and answers with that key, weighted by their tokens, with the latest counting most. A
+conversation's last turn says most about the next, whose prompt repeats it; a tenant is a mean over
+many requests.
 
-Prefixes are learned at 1, 2, 4, 8, … blocks and whole, so that a long prompt takes a dozen places.
+Prefixes are learned at 1, 2, 4, 8, … blocks and in full, so that a long prompt takes a dozen
+entries.
 """
 
 from collections import OrderedDict
@@ -34,15 +35,15 @@ class SignatureSource(IntEnum):
 
     @property
     def is_predicted(self) -> bool:
-        """It was others', not the request's own."""
+        """Whether it is from other requests, not the request's own."""
         return self >= SignatureSource.SESSION
 
 
 TOKENS = 65_535
-"""Of which the counts are remembered: the most that 16 bits hold of one expert."""
+"""Tokens to which counts are scaled: the most that 16 bits hold for one expert."""
 LASTS = {SignatureSource.SESSION: 0.5, SignatureSource.PREFIX: 0.9, SignatureSource.TENANT: 0.98}
-"""What earlier requests still weigh after another one."""
-_ENTRY_BYTES = 500  # what one costs beside its counts, about; names are at most as long
+"""The weight of earlier requests after another one."""
+_ENTRY_BYTES = 500  # approximate cost of an entry beside its counts; names are no longer
 
 Name = str | int | tuple[str, str]
 """A tenant, a prefix's hash, or a tenant and its conversation."""
@@ -50,7 +51,7 @@ Key = tuple[SignatureSource, Name]
 
 
 def keys_of(session: str, prefix_hashes: Sequence[int], tenant: str) -> tuple[Key, ...]:
-    """What a request is remembered by; a conversation is its tenant's."""
+    """The keys of a request; a conversation belongs to its tenant."""
     depths = {1 << power for power in range(len(prefix_hashes).bit_length())}
     depths.add(len(prefix_hashes))
     prefixes = [prefix_hashes[depth - 1] for depth in sorted(depths) if prefix_hashes]
@@ -63,20 +64,20 @@ def keys_of(session: str, prefix_hashes: Sequence[int], tenant: str) -> tuple[Ke
 
 @dataclass(slots=True)
 class _Remembered:
-    counts: NDArray[np.uint16]  # never written to: several may share it
+    counts: NDArray[np.uint16]  # never written to: may be shared
     tokens: float
 
 
 class SignatureMemory:
-    """Remembers one model's signatures, of one geometry: another one empties it.
+    """Remembers one model's signatures for one geometry; another one empties it.
 
-    Conversations, prefixes and tenants have a third of the memory each, so that many of one kind
-    push out none of another; of each kind those go first that were not met for longest.
+    Conversations, prefixes and tenants have a third of the memory each, so that many of one kind do
+    not displace another; within each kind the least recently used are dropped first.
 
     Parameters
     ----------
     max_bytes : int
-        Where it is too little for one signature of each kind, nothing is remembered.
+        If too little for one signature of each kind, nothing is remembered.
     """
 
     def __init__(self, max_bytes: int = 96 << 20) -> None:
@@ -92,19 +93,19 @@ class SignatureMemory:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes at most: counts that several share are counted for each."""
+        """Most memory in use: shared counts are counted each time."""
         return len(self) * _bytes_of(self._geometry) if self._geometry else 0
 
     def predict(
         self, geometry: ModelGeometry, session: str, prefix_hashes: Sequence[int], tenant: str
     ) -> tuple[SignatureSource, NDArray[np.uint16]] | None:
-        """What a request will use: by its conversation, else its longest known prefix, else tenant.
+        """Predict a request: by its conversation, else its longest known prefix, else its tenant.
 
         Returns
         -------
         source : SignatureSource
         counts : ndarray of uint16, shape [num_layers, num_experts]
-            Each row sums to 65,535 x top_k; not to be written to.
+            Each row sums to 65,535 x top_k; do not write to it.
         """
         if geometry != self._geometry:
             return None
@@ -123,17 +124,17 @@ class SignatureMemory:
     def learn(
         self, keys: Sequence[Key], counts: Counts, geometry: ModelGeometry, more: bool = False
     ) -> None:
-        """Take in what a request used.
+        """Learn what a request used.
 
         Parameters
         ----------
         keys : sequence of Key
-            As `keys_of` gave them.
+            From `keys_of`.
         counts : ndarray of uint16 or uint32, shape [num_layers, num_experts]
-            Nothing is learned where a layer has none.
+            Nothing is learned if a layer has no counts.
         geometry : ModelGeometry
         more : bool
-            It is the answer of a request whose prompt was taken in.
+            Whether it is the answer of a request whose prompt was learned.
         """
         if geometry != self._geometry:
             for kind in self._kinds.values():

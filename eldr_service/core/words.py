@@ -1,4 +1,4 @@
-"""Numbers of things in messages."""
+"""Counted nouns for messages."""
 
 
 def counted(number: int, what: str) -> str:

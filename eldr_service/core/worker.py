@@ -1,4 +1,4 @@
-"""A worker: what it says of itself, what it reports, where it is in its life."""
+"""A worker: what it registers, what it reports, and its state."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -9,7 +9,7 @@ from eldr_service.core.capture import CaptureStatus
 
 
 class WorkerState(IntEnum):
-    """Where a worker is in its life; the numbers are the contract's."""
+    """The state of a worker; the numbers are the contract's."""
 
     JOINING = 1
     READY = 2
@@ -18,9 +18,9 @@ class WorkerState(IntEnum):
 
 
 class Avoidance(IntEnum):
-    """Why a READY worker is taken only where no better one can be; the numbers are the contract's.
+    """Why a READY worker is taken only if no better one can be; the numbers are the contract's.
 
-    Of several that are avoided, those of the lowest number come first.
+    Among avoided workers, those with the lowest number come first.
     """
 
     NONE = 0
@@ -38,7 +38,7 @@ class WorkerRole(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """What a worker says of itself when it registers. Times in seconds; 0 lives for ever."""
+    """What a worker registers. Times in seconds; a time to live of 0 means forever."""
 
     worker_id: str
     role: WorkerRole = WorkerRole.DECODE
@@ -55,7 +55,7 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """One report of a worker. 0 stands for unknown in the means, None for nothing new."""
+    """One report of a worker. 0 means unknown for means, None means nothing new."""
 
     incarnation: int
     number: int
@@ -75,7 +75,7 @@ class LoadReport:
 
 
 class StepReport(NamedTuple):
-    """How a worker's recent steps were: sequences, experts per layer and token, seconds.
+    """Means over a worker's recent steps: sequences, experts per layer and token, seconds.
 
     A mean that is not known is 0.
     """

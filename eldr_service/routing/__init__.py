@@ -1,1 +1,1 @@
-"""Decides and books: the one place where choosing and counting are one act. No gRPC, no clock."""
+"""Decides and books: the one place where choosing and counting are one step. No gRPC, no clock."""

@@ -1,4 +1,4 @@
-"""A call of Route: what it asks, and what is known of its request."""
+"""A call of Route: what it asks for, and what is known about its request."""
 
 from collections.abc import Collection, Hashable, Mapping
 from types import MappingProxyType
@@ -14,18 +14,18 @@ class RouteCall(NamedTuple):
     Attributes
     ----------
     insists : bool
-        Decided before on a view that was late; this decision stands if it can.
+        Whether it was decided before on a late view; this decision stands if it can.
     session : str
         The conversation that the request is a turn of; empty for none.
     prefix_hashes : tuple of int
-        Of the prompt's first block, its first two, and so on.
+        Hashes of the prompt's first block, its first two, and so on.
     prefix_block_tokens : int
-        Tokens of a block.
+        Tokens per block.
     cached_tokens : mapping of str to int
-        By worker id: how many of the prompt's tokens it holds, as the caller knows; where there are
-        any, they stand instead of what is believed by the hashes.
+        By worker id: how many of the prompt's tokens the worker holds, according to the caller. If
+        given, they replace what is believed from the hashes.
     movable : bool
-        The caller can have a running request go on at another worker.
+        Whether the caller can move a running request to another worker.
     """
 
     model: str
@@ -53,18 +53,18 @@ class RouteCall(NamedTuple):
 
     @property
     def tenant(self) -> str:
-        """Whose request it is, by the label `tenant`; empty where that is not said."""
+        """The request's tenant, from the label `tenant`; empty if not given."""
         return self.labels.get("tenant", "")
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """What its signature is remembered by."""
+        """The keys under which its signature is remembered."""
         return keys_of(self.session, self.prefix_hashes, self.tenant)
 
     movable: bool = False
 
     def limits(self, group: str) -> Hashable:
-        """What calls have in common that may go to the same workers; `group` is the prefill's."""
+        """Equal for calls that may go to the same workers; `group` is the prefill worker's."""
         return (
             group,
             self.pinned_worker,
@@ -75,36 +75,37 @@ class RouteCall(NamedTuple):
 
 
 ANYWHERE = RouteCall("", "").limits("")
-"""The limits of a call that any worker may serve."""
+"""The limits of a call without restrictions."""
 
 
 class Known(NamedTuple):
-    """What the daemon knows of a request, or its call brought along.
+    """What the daemon knows about a request, from its call and from memory.
 
     Attributes
     ----------
     counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
-        None where there are none that fit the model.
+        None if there are none that fit the model.
     top_k : int
-        Theirs; 0 without.
+        For the counts; 0 without.
     coverage : float
-        Share of the prompt's tokens whose experts are known; 1 where they are predicted.
+        Share of the prompt's tokens whose experts are known; 1 if they are predicted.
     source : SignatureSource
         Where the counts came from.
     tokens : (int, int)
-        Those tokens, and the prompt's as far as it was seen; for explanations alone.
+        Known tokens, and the prompt's tokens seen so far; only for explanations.
     group : str
         The prefill worker's; empty does not restrict.
     earlier : str
-        The worker of the attempt before, which is tried last; empty for none.
+        The worker of the previous attempt, which is tried last; empty for none.
     awaits_signature : bool
-        The counts did not come with the call, and what is registered of them is not complete.
+        The counts did not come with the call, and the registered signature is incomplete.
     declared : bool
-        The model's geometry is: counts alone never define it, so policies get none without.
+        Whether the model's geometry is declared: counts alone never define it, and policies get
+        none without it.
     other_groups : bool
-        Workers of other groups than `group` may be taken where none of it can be.
+        Whether workers of other groups than `group` may be taken if none of it can be.
     cached_tokens : mapping of str to int
-        By worker id: prompt tokens whose KV it holds, as far as is known or believed.
+        By worker id: prompt tokens whose KV the worker holds, as far as known or believed.
     """
 
     counts: Counts | None = None

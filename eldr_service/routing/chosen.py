@@ -1,4 +1,4 @@
-"""What is chosen for a model: policy, refit mode, geometry; and all models after a restart."""
+"""An operator's choices for a model: policy, refit mode, geometry; and all models at a restart."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class Chosen:
-    """What was chosen for every model, kept in step with the store."""
+    """The choices for every model, kept in step with the store."""
 
     def __init__(
         self, router: Router, workers: Workers, partitions: Partitions, records: Records
@@ -30,7 +30,7 @@ class Chosen:
         self._records = records
 
     def set_policy(self, model_name: str, policy: Policy) -> None:
-        """Put a policy that has been made ready in force from the next decision on.
+        """Put a prepared policy in force from the next decision on.
 
         Raises
         ------
@@ -46,19 +46,19 @@ class Chosen:
         self._records.save(record)
 
     def refit_mode(self, model: Model) -> str:
-        """The refit mode chosen for the model; empty where none was."""
+        """The refit mode chosen for the model; empty if none was."""
         return self._records.of(model.name).refit
 
     def set_refit_mode(self, model: Model, name: str) -> None:
-        """Keep a mode that was chosen for the model."""
+        """Set and store the refit mode of a model."""
         self._records.save(replace(self._records.of(model.name), refit=name))
 
     def declare(self, model_name: str, geometry: ModelGeometry) -> None:
-        """Make a geometry the model's, by configuration."""
+        """Set a model's geometry, by configuration."""
         self._router.model_or_new(model_name).declare_geometry(geometry, "configuration")
 
     def follow(self, record: ModelRecord) -> None:
-        """Take over what was chosen for a model elsewhere, which the store has already."""
+        """Apply choices that another replica made, which the store already has."""
         model, before = self._router.model_or_new(record.name), self._records.of(record.name)
         self._records.take(record)
         if record.geometry and not model.declares("partition"):
@@ -72,7 +72,7 @@ class Chosen:
             model.activate(partition, partition.bindings)
 
     def restore(self, now: float) -> None:
-        """Take in all that an earlier run left in the store."""
+        """Restore all that an earlier run left in the store."""
         records = self._records.load()
         for record in records:
             model = self._router.model_or_new(record.name)
@@ -94,6 +94,6 @@ class Chosen:
     def _restored_policy(self, record: ModelRecord) -> Policy:
         try:
             return create_prepared(record.policy, record.policy_parameters)
-        except EldrError as error:  # its package is not installed any more, say
+        except EldrError as error:  # its package is no longer installed, say
             log.error("policy not restored", model=record.name, error=str(error))
             return self._router.model(record.name).policy

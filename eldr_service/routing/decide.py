@@ -1,4 +1,4 @@
-"""One decision: the eligible workers, what the policy says, the alternates. Books nothing."""
+"""One decision: the eligible workers, the policy's pick, the alternates. Books nothing."""
 
 from typing import NamedTuple
 
@@ -32,12 +32,11 @@ class Filters(NamedTuple):
     ----------
     eligible : ndarray of bool, one per worker
     steps : tuple of (reason in words, ndarray of bool)
-        The filters in order; a worker is eligible when all let it pass.
+        The filters in order; a worker is eligible if all let it pass.
     last_resort : int
-        The worker of the attempt before, which only comes after all others; -1 for none.
+        The worker of the previous attempt, which comes after all others; -1 for none.
     later : ndarray of int, or None
-        Above 0 for those that could take it too while none is left that is preferred; the lower
-        the better.
+        Above 0 for workers that could take it if no preferred one is left; lower is better.
     """
 
     eligible: NDArray[np.bool_]
@@ -46,7 +45,7 @@ class Filters(NamedTuple):
     later: NDArray[np.int64] | None = None
 
     def why_not(self, worker: int) -> str:
-        """The first filter that stops a worker; empty when it is eligible."""
+        """The first filter that rejects a worker; empty if it is eligible."""
         if worker == self.last_resort:
             return "failed an earlier attempt of this request, so it is tried last"
         return next((reason for reason, passes in self.steps if not passes[worker]), "")
@@ -60,25 +59,25 @@ def apply_filters(
     earlier: str,
     other_groups: bool = False,
 ) -> Filters:
-    """Narrow the READY workers down to those that the request may go to.
+    """Reduce the READY workers to those that the request may go to.
 
     Parameters
     ----------
     groups : tuple of str
         The group of each worker; empty for one that fits any.
     group : str
-        That of the prefill worker; empty does not restrict.
+        The prefill worker's; empty does not restrict.
     earlier : str
-        The worker of the attempt before, which is tried last.
+        The worker of the previous attempt, which is tried last.
     other_groups : bool
-        Workers of other groups are taken where none of the group can be.
+        Whether workers of other groups are taken if none of the group can be.
 
     Raises
     ------
     UnavailableError
         No worker passes.
     ResourceExhaustedError
-        Some do, but all of them are full.
+        Some pass, but all of them are full.
     """
     ids = fleet.worker_ids
     n = len(ids)
@@ -136,9 +135,9 @@ def _preferred(
     avoided: NDArray[np.int8] | None,
     in_group: NDArray[np.bool_] | None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], list[tuple[str, NDArray[np.bool_]]]]:
-    """The best of the eligible workers, the ranks of the others, and the filters that tell them.
+    """The best of the eligible workers, the ranks of the others, and the filters between them.
 
-    Another group is worse than all of this one but suspects, which may be dead.
+    Another group ranks below all of this group except suspects, which may be dead.
     """
     rank = np.zeros(len(eligible), np.int64)
     if avoided is not None:
@@ -166,7 +165,7 @@ def decide(
 ) -> Decision:
     """Ask the policy, or give the fallback that the situation calls for.
 
-    `declared` says whether the model's geometry is.
+    `declared` is whether the model's geometry is declared.
     """
     if pinned:
         return Decision(int(np.argmax(fleet.eligible)), Reason.PINNED)
@@ -175,7 +174,7 @@ def decide(
     try:
         decision = policy.pick(request, fleet)
         _check(decision, fleet)
-    except Exception:  # a policy is anyone's code, and no request may fail because of it
+    except Exception:  # a policy may be foreign code, and no request may fail because of it
         log.exception("policy failed", model=model, policy=policy.name)
         return Decision(fleet.least_loaded(), Reason.LEAST_LOADED_POLICY_ERROR)
     return decision
@@ -213,7 +212,7 @@ def _lesser_reason(
 
 
 def alternates(decision: Decision, fleet: FleetSnapshot, filters: Filters, most: int) -> list[int]:
-    """Who to try next: the rest of the band, the other eligible ones by load, the later ones."""
+    """Workers to try next: the rest of the band, other eligible ones by load, later ones."""
     band = fleet.eligible if decision.in_band is None else decision.in_band
     rest: list[int] = best_first(fleet.eligible, band, fleet.load, decision.worker, most).tolist()
     if filters.later is not None and len(rest) < most:

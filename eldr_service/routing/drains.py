@@ -1,4 +1,4 @@
-"""Drains of one model's workers: when they end, and what is to go then."""
+"""Drains of one model's workers: when they end, and which workers are then removed."""
 
 from dataclasses import dataclass
 from math import inf
@@ -13,13 +13,13 @@ class Drain:
     Attributes
     ----------
     until : float
-        When bookings that are left end; infinite for never.
+        When the remaining bookings end; infinite for never.
     remove : bool
-        The worker is forgotten at the end.
+        Whether the worker is removed at the end.
     wall_until : float
         `until` as Unix time, for other runs and replicas; 0 for never.
     told : bool
-        That nothing is booked on it any more has been said.
+        Whether it was reported that nothing is booked on it any more.
     """
 
     until: float = inf
@@ -40,7 +40,7 @@ class Drains:
     def begin(
         self, row: int, until: float = inf, remove: bool = False, wall_until: float = 0.0
     ) -> None:
-        """A worker drains from now on, or does otherwise than before."""
+        """A worker drains from now on, or its drain changes."""
         self._of_row[row] = Drain(until, remove, wall_until)
 
     def forget(self, row: int) -> None:
@@ -48,16 +48,16 @@ class Drains:
         self._of_row.pop(row, None)
 
     def of(self, row: int) -> Drain | None:
-        """A worker's drain; None where it does not drain."""
+        """A worker's drain; None if it does not drain."""
         return self._of_row.get(row)
 
     def overdue(self, bookings: BookingTable, now: float) -> list[Booking]:
-        """What is booked on workers whose deadline is there; the caller ends it."""
+        """Bookings on workers whose deadline has come; the caller ends them."""
         rows = [row for row, drain in self._of_row.items() if drain.until <= now]
         return [booking for row in rows for booking in bookings.on_row(row)]
 
     def over(self, bookings: BookingTable) -> list[int]:
-        """Rows on which nothing is booked any more, each once."""
+        """Rows on which nothing is booked any more, once each."""
         ended = [
             row
             for row, drain in self._of_row.items()
@@ -68,5 +68,5 @@ class Drains:
         return ended
 
     def to_go(self) -> list[int]:
-        """Rows of drained workers that are to be forgotten, until they are."""
+        """Rows of drained workers to be removed, until they are."""
         return [row for row, drain in self._of_row.items() if drain.told and drain.remove]

@@ -1,7 +1,7 @@
-"""What the latest decisions saw, kept so that they can be explained when asked.
+"""What the latest decisions saw, kept so that they can be explained on request.
 
-A decision pays for a tuple and one copy of its own arrays; the rest is shared with the fleet, and
-never written to. Signatures and centroids are not kept, since they are most of the memory.
+A decision costs a tuple and one copy of its own arrays; the rest is shared with the fleet, and
+never written to. Signatures and centroids are not kept, since they would be most of the memory.
 """
 
 from collections import deque
@@ -21,32 +21,32 @@ from eldr_service.routing.decide import AT_CAPACITY, Filters
 from eldr_service.routing.why import Basis, WorkerScore, in_words, scores
 
 MAX_DECISIONS = 4_096
-MAX_BYTES = 16 << 20  # of each model
+MAX_BYTES = 16 << 20  # per model
 _RECORD_BYTES = 1_500
-_WORKER_BYTES = 64  # as if no two decisions shared what a report replaces
+_WORKER_BYTES = 64  # as if decisions shared nothing that a report replaces
 _BOOL, _FLOAT, _INT = np.dtype(np.bool_), np.dtype(np.float64), np.dtype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One decision, put in words. Times in seconds of the decision's clock.
+    """An explained decision. Times in seconds of the decision's clock.
 
     Attributes
     ----------
     rule : str
-        What took this worker, with its numbers.
+        The rule that chose this worker, with its numbers.
     parameters : mapping of str to str
         The policy's.
     known_tokens, prompt_tokens : int
-        Whose experts were known, of so many; 0 where that is not known.
+        Tokens with known experts, and all tokens; 0 if unknown.
     early : bool
-        The signature was not complete.
+        Whether the signature was incomplete.
     source : SignatureSource
         Where it came from.
     booking : Booking or None
         While it lives.
     ended : str
-        How it ended; empty while it lives, or where that is forgotten.
+        How it ended; empty while it lives, or if that is forgotten.
     decisions_kept : int
     """
 
@@ -71,18 +71,18 @@ class Explanation:
 
 
 class Kept(NamedTuple):
-    """One decision, as it is kept: nothing here is ever written to.
+    """One decision, as stored: nothing here is ever written to.
 
-    `fleet` and `decision` are without the arrays that are in `packed`, and without centroids.
+    `fleet` and `decision` lack the arrays that are in `packed`, and the centroids.
     """
 
     request_id: str
     attempt: int
     decided_at: float
     packed: bytes
-    dtypes: tuple[Any, ...]  # of the decision's arrays in `packed`; False for those not there
+    dtypes: tuple[Any, ...]  # of the decision's arrays in `packed`; False for absent ones
     fleet: tuple[Any, ...]
-    steps: tuple[Any, ...]  # of the filters, but the last
+    steps: tuple[Any, ...]  # of the filters, except the last
     last_resort: int
     decision: tuple[Any, ...]
     policy: type[Policy]
@@ -101,7 +101,7 @@ class Kept(NamedTuple):
     nbytes: int
 
     def basis(self) -> Basis:
-        """What the decision saw and was."""
+        """What the decision saw and what it was."""
         n, at = len(self.fleet[0]), 0
         arrays: list[Any] = []
         for dtype in (_BOOL, _FLOAT, _INT, *self.dtypes):
@@ -134,21 +134,21 @@ class Kept(NamedTuple):
 
 
 class Explanations:
-    """Those of one model, the oldest dropped first.
+    """The explanations of one model, oldest dropped first.
 
     Parameters
     ----------
     most : int
-        Decisions that are kept; 0 keeps none.
+        Most decisions kept; 0 keeps none.
     max_bytes : int
-        That they may take, by an estimate.
+        Most memory, by an estimate.
     """
 
     def __init__(self, most: int = MAX_DECISIONS, max_bytes: int = MAX_BYTES) -> None:
         self.most = most
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._kept: deque[tuple[Any, ...]] = deque()  # Kept, before it is asked for
+        self._kept: deque[tuple[Any, ...]] = deque()  # fields of Kept, which is built on request
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -157,7 +157,7 @@ class Explanations:
         self, call: RouteCall, known: Known, booking: Booking, basis: Basis, policy: Policy,
         number: int, now: float,
     ) -> None:  # fmt: skip
-        """Keep what a decision saw; `number` is the one that the policy knew it by."""
+        """Keep what a decision saw; `number` is its number for the policy."""
         if not self.most:
             return
         fleet, filters, decision = basis
@@ -174,10 +174,10 @@ class Explanations:
             arrays.append(experts)
         if cost is not None:
             arrays.append(cost)
-        # One copy, so that the arrays' memory is used again while the caches have it.
+        # One copy, so that the arrays' memory is reused while it is in the caches.
         try:
             packed = b"".join(arrays)  # type: ignore[arg-type]
-        except BufferError:  # an added policy may give out every second entry of an array
+        except BufferError:  # a foreign policy may return a strided array
             packed = b"".join(array.tobytes() for array in arrays)
         dtypes = (
             similarity is not None and similarity.dtype,
@@ -235,13 +235,13 @@ class Explanations:
             self._bytes -= kept.popleft()[-1]
 
     def attempts(self, request_id: str) -> list[int]:
-        """The attempts of a request that are kept, the highest last."""
+        """The request's attempts that are kept, highest last."""
         return sorted({attempt for name, attempt, *_ in self._kept if name == request_id})
 
     def explain(
         self, request_id: str, attempt: int, booking: Booking | None, ended: str
     ) -> Explanation:
-        """Put a decision that is kept in words; `booking` and `ended` are what came of it."""
+        """Explain a kept decision; `booking` and `ended` are what became of it."""
         wanted = (request_id, attempt)
         kept = Kept._make(next(one for one in reversed(self._kept) if one[:2] == wanted))
         basis = kept.basis()

@@ -1,4 +1,4 @@
-"""What a decision log is told: all that later decisions depend on, in the order in which it was."""
+"""What a decision log records: all that later decisions depend on, in the order of the events."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,37 +15,37 @@ from eldr_service.routing.call import Known, RouteCall
 class Journal:
     """Told of every change of a model right after it, by the model's name. This one keeps nothing.
 
-    What follows from a change by itself is not told again: the slots that workers move to, say.
+    What follows from a change is not told again, such as the slots that workers move to.
     """
 
     def appeared(self, model: str, policy: Policy) -> None:
         """A model became known."""
 
     def forgotten(self, model: str) -> None:
-        """A model is not known any more."""
+        """A model was forgotten."""
 
     def joined(
         self, model: str, row: int, spec: WorkerSpec, state: WorkerState, incarnation: int,
         now: float,
     ) -> None:  # fmt: skip
-        """A worker began a life; what was left of one before has ended with it."""
+        """A worker began a life; all of a previous life has ended."""
 
     def updated(self, model: str, row: int, spec: WorkerSpec, now: float) -> None:
         """A worker registered again in the same life."""
 
     def stood(self, model: str, row: int, avoidance: Avoidance, relief: float) -> None:
-        """Others are preferred to a worker, or its load is multiplied, otherwise than before."""
+        """Whether a worker is avoided, or the factor on its load, has changed."""
 
     def moved(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker became READY or DRAINING, or is GONE; in that case after its bookings' ends."""
+        """A worker became READY, DRAINING or GONE; GONE after the ends of its bookings."""
 
     def reported(
         self, model: str, row: int, report: LoadReport, left_out: Sequence[Booking], now: float
     ) -> None:
-        """A worker's report was accepted; `left_out` is what it has listed before, and does not."""
+        """A worker's report was accepted; `left_out` is what it no longer lists."""
 
     def completed(self, model: str, booking: Booking, counts: Counts) -> None:
-        """A booking has got its whole signature."""
+        """A booking has its complete signature."""
 
     def running(self, model: str, booking: Booking) -> None:
         """A worker has reported a booking for the first time."""
@@ -59,20 +59,20 @@ class Journal:
         """A booking ended."""
 
     def renewed(self, model: str, booking: Booking) -> None:
-        """A booking lives longer than was last told, by a quarter of its lease or more."""
+        """A booking lives at least a quarter of its lease longer than was last told."""
 
     def remembered(self, model: str, request_id: str, attempt: int, how: Ended, now: float) -> None:
-        """The end of an attempt that has no booking is remembered, or otherwise than before."""
+        """The end of an attempt without a booking is remembered, or has changed."""
 
     def activated(self, model: str, partition: Partition, wishes: Mapping[str, int]) -> None:
         """A partition is in force; `wishes` bound workers to slots first."""
 
     def policy_set(self, model: str, policy: Policy, learned: PolicyState) -> None:
-        """A policy is in force, and began with what one of its name had learned."""
+        """A policy is in force, starting with what one of its name had learned."""
 
 
 class Journals(Journal):
-    """Tells several, one after the other."""
+    """Tells several journals, in order."""
 
     def __init__(self, *journals: Journal) -> None:
         for name in vars(Journal):

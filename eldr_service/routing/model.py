@@ -1,4 +1,4 @@
-"""All that the daemon holds of one model; the sums over bookings and workers agree at all times."""
+"""All that the daemon holds of one model; sums over bookings and workers always agree."""
 
 import math
 from collections import deque
@@ -31,7 +31,7 @@ from eldr_service.routing.moves import Movable
 from eldr_service.routing.observer import Observer
 from eldr_service.routing.standing import Standing, StandingLimits
 
-MAX_STEP_REPORTS = 1_024  # several minutes of some workers that report every second
+MAX_STEP_REPORTS = 1_024  # several minutes of a few workers that report every second
 LEAST_FITTED_COVERAGE = 0.5
 MAX_GROUPS_LEFT = 4_096
 
@@ -46,19 +46,19 @@ class Model:
     geometry : ModelGeometry or None
         None until a worker, a partition or the configuration declares it.
     decisions : int
-        Booked since the policy is in force.
+        Decisions booked since the policy was put in force.
     first_number : int
-        Of decisions, for policies that draw by it: other replicas begin elsewhere, or those that do
-        not see each other would draw the same.
+        The first number of decisions, for policies that draw by it. Other replicas start elsewhere,
+        as replicas that do not see each other would otherwise draw the same.
     has_own_policy : bool
-        An operator chose it for this model.
+        Whether an operator chose it for this model.
     step_reports : deque of StepReport
-        The latest, from all workers.
+        The latest reports, from all workers.
     step_reports_seen : int
         How many there ever were.
     drift : float or None
         How much farther recent signatures are from the nearest centroid than those that the
-        partition was fitted on; None where it is not known.
+        partition was fitted on; None if unknown.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Model:
         self.drains = Drains()
         self.bookings = BookingTable(lambda booking: self.journal.renewed(name, booking))
         self.movable = Movable(move_rest_seconds)
-        self.recent = RecentCounts() if recent is None else recent  # an empty one is false
+        self.recent = RecentCounts() if recent is None else recent  # an empty one is falsy
         self.memory = SignatureMemory() if memory is None else memory
         self.explanations = Explanations() if explanations is None else explanations
         self.prefixes = HeldPrefixes()
@@ -91,7 +91,7 @@ class Model:
         self._spread = math.nan
         self._slots: tuple[tuple[object, ...], NDArray[np.int32]] = ((), np.empty(0, np.int32))
         self.policy = policy
-        self._learned: dict[str, PolicyState] = {}  # by policies that were in force before
+        self._learned: dict[str, PolicyState] = {}  # by policies that were in force earlier
         self.decisions = 0
         self.first_number = 0
         self.has_own_policy = False
@@ -101,37 +101,37 @@ class Model:
         self.observer = observer
         self.journal = journal or Journal()
         self._declared_by: set[Hashable] = set()
-        self._groups_left: dict[str, str] = {}  # of workers that left before their requests did
+        self._groups_left: dict[str, str] = {}  # of workers that left before their requests
 
     @property
     def number(self) -> int:
-        """Of the next decision."""
+        """The number of the next decision."""
         return self.first_number + self.decisions
 
     @property
     def is_empty(self) -> bool:
-        """Nothing of the model is here or remembered, so that it can be forgotten."""
+        """Whether nothing of the model is present or remembered, so that it can be forgotten."""
         kept = self._declared_by or self.has_own_policy
         return not (len(self.fleet) or kept) and self.bookings.is_empty
 
     # Geometry
 
     def check_geometry(self, geometry: ModelGeometry, renewed: Hashable = None) -> None:
-        """Raise FailedPreconditionError when the model has another geometry.
+        """Raise FailedPreconditionError if the model has another geometry.
 
-        A source that declares again (`renewed`) may correct what rests on it alone.
+        A source that declares again (`renewed`) may change a geometry that rests on it alone.
         """
         if self.geometry and geometry != self.geometry and self._declared_by != {renewed}:
             raise FailedPreconditionError(f"model {self.name} has {self.geometry}, not {geometry}")
 
     def declare_geometry(self, geometry: ModelGeometry, source: Hashable) -> None:
-        """Make the geometry the model's for as long as one of its sources is there."""
+        """Set the model's geometry for as long as one of its sources is there."""
         self.check_geometry(geometry)
         self.geometry = geometry
         self._declared_by.add(source)
 
     def declares(self, source: Hashable) -> bool:
-        """The geometry rests on this source, among others perhaps."""
+        """Whether the geometry rests on this source, possibly among others."""
         return source in self._declared_by
 
     def _withdraw_geometry(self, source: Hashable) -> None:
@@ -140,19 +140,19 @@ class Model:
             self.geometry = None
 
     def group_of(self, worker_id: str) -> str:
-        """The group of a prefill worker, one that has left included; empty where it has none."""
+        """The group of a prefill worker, even one that has left; empty if it has none."""
         row = self.fleet.row(worker_id)
         return self._groups_left.get(worker_id, "") if row is None else self.fleet.spec(row).group
 
     def lives(self, worker_id: str) -> tuple[int, int] | None:
-        """The row and the incarnation of a worker that is here."""
+        """The row and incarnation of a worker; None if it is unknown."""
         row = self.fleet.row(worker_id)
         return None if row is None else (row, self.fleet.incarnation(row))
 
     # What policies see
 
     def snapshot(self, now: float) -> FleetSnapshot:
-        """The fleet at this moment, as the policy in force wants to see it."""
+        """The fleet at this moment, as the policy in force needs it."""
         return self.fleet.snapshot(
             now,
             slots=self._slots_now(),
@@ -162,7 +162,7 @@ class Model:
         )
 
     def _slots_now(self) -> NDArray[np.int32]:
-        """The slot of each decode worker; computed again only after one has moved."""
+        """The slot of each decode worker; recomputed only after a change."""
         bindings = self.bindings
         state = (self.fleet.version, bindings, bindings and bindings.version)
         if self._slots[0] != state:
@@ -175,7 +175,7 @@ class Model:
     # Prefixes
 
     def hold_prefixes(self, row: int, hashes: Sequence[int], block_tokens: int) -> None:
-        """Believe that a worker holds a prompt that is booked on it; see `HeldPrefixes.hold`."""
+        """Assume that a worker holds a prompt booked on it; see `HeldPrefixes.hold`."""
         self.prefixes.hold(row, hashes, block_tokens, self.fleet.capacity_kv(row))
 
     def cached_tokens(self, hashes: Sequence[int], block_tokens: int) -> dict[str, int]:
@@ -195,9 +195,9 @@ class Model:
         self.decisions += 1
 
     def restore(self, bookings: Sequence[Booking]) -> None:
-        """Count bookings of an earlier run; they were decided and told of then."""
+        """Count bookings of an earlier run, which were decided and journalled then."""
         self.bookings.add_all(bookings)
-        sums: dict[int, list[int]] = {}  # the fleet's own are too slow for each of many
+        sums: dict[int, list[int]] = {}  # the fleet's methods are too slow for many bookings
         for booking in bookings:
             of_row = sums.setdefault(booking.row, [0, 0, 0])
             tokens = booking.tokens
@@ -214,7 +214,7 @@ class Model:
     def complete_signature(
         self, booking: Booking, counts: Counts, top_k: int, coverage: float, now: float
     ) -> None:
-        """Give a booking that awaits it the whole signature."""
+        """Give a booking that awaits it the complete signature."""
         booking.awaits_signature = False
         booking.top_k, booking.coverage = top_k, coverage
         booking.kept = counts.copy() if booking.declared and self.policy.keeps_counts else None
@@ -223,7 +223,7 @@ class Model:
         self.remember(counts, booking, now)
 
     def remember(self, counts: Counts | None, booking: Booking, now: float) -> None:
-        """Keep a booking's counts for fits and for requests like it, unless it awaits the whole."""
+        """Keep a booking's counts for fits and predictions, unless they are still incomplete."""
         enough = booking.coverage >= LEAST_FITTED_COVERAGE and not booking.awaits_signature
         if counts is not None and self.geometry and enough:
             self.recent.add(counts, now)
@@ -231,7 +231,7 @@ class Model:
                 self.memory.learn(booking.keys, counts, self.geometry)
 
     def _remember_decode(self, booking: Booking) -> None:
-        """Keep what a decode used for requests like it, beside its prefill where that is known."""
+        """Keep a decode's counts for predictions, with its prefill's if known."""
         decode, geometry = booking.decode_counts, self.geometry
         if not (booking.keys and geometry) or decode is None:
             return
@@ -240,7 +240,7 @@ class Model:
             self.memory.learn(booking.keys, decode, geometry, more)
 
     def end(self, booking: Booking, how: Ended, now: float) -> None:
-        """Take a booking back everywhere."""
+        """Remove a booking everywhere."""
         self.bookings.end(booking, how, now)
         if self.movable:
             self.movable.remove(booking)
@@ -272,9 +272,9 @@ class Model:
     def take_numbers(
         self, row: int, report: LoadReport, now: float, left_out: Sequence[Booking] = ()
     ) -> bool:
-        """Take in what a report measured, and nothing else of it; False where it is late.
+        """Take in only a report's measurements; False if it is late.
 
-        `left_out` are bookings that the worker listed before, for those who are told of it.
+        `left_out` are bookings that the worker listed before, for the journal.
         """
         if not self.fleet.accept(row, report, now):
             return False
@@ -302,7 +302,7 @@ class Model:
         now: float,
         counts_unbooked: bool = False,
     ) -> int:
-        """Begin a worker's life, after the end of the one before; returns its row."""
+        """Begin a worker's life, after the end of any previous one; returns its row."""
         old = self.fleet.row(spec.worker_id)
         if old is not None:
             self.end_life(old, now)
@@ -325,7 +325,7 @@ class Model:
         geometry: ModelGeometry | None,
         now: float,
     ) -> None:
-        """Take in what a worker says of itself in the same life; bookings, counts and slot stay."""
+        """Update a worker's registration in the same life; bookings, counts and slot stay."""
         before, capture = self.fleet.spec(row), self.fleet.capture(row)
         if spec.role is not before.role:
             raise FailedPreconditionError(
@@ -343,19 +343,19 @@ class Model:
             self.observer.worker_changed(self.name, row, self.fleet.state(row))
 
     def judge(self, booking: Booking, failed: bool, now: float) -> None:
-        """A worker failed a request, or completed it."""
+        """Judge a worker by a request that it failed or completed."""
         if self.standing and self.fleet.generation(booking.row) == booking.generation:
             self._stand(self.standing.ended(booking.row, failed, now))
 
     def _stand(self, rows: Sequence[int], tell: bool = True) -> None:
-        """Say that workers stand otherwise than before."""
+        """Announce a changed standing of workers."""
         for row in rows:
             self.journal.stood(self.name, row, *self.fleet.standing(row))
             if tell:
                 self.observer.worker_changed(self.name, row, self.fleet.state(row))
 
     def pass_time(self, now: float) -> list[int]:
-        """Let silence, hold-downs and drains run; returns rows of workers that are to go."""
+        """Advance silence, hold-downs and drains; returns rows of workers to remove."""
         if self.standing:
             self._stand(self.standing.tick(now))
         for booking in self.drains.overdue(self.bookings, now):
@@ -365,7 +365,7 @@ class Model:
         return self.drains.to_go()
 
     def follow(self, row: int, reported: WorkerState) -> bool:
-        """Let a worker be what it says it is: it may become READY or DRAINING; True if it did."""
+        """Follow the state that a worker reports, READY or DRAINING; True if it changed."""
         before = self.fleet.state(row)
         if reported is WorkerState.DRAINING:
             self.drain(row)
@@ -374,7 +374,7 @@ class Model:
         return self.fleet.state(row) is not before
 
     def drain(self, row: int) -> None:
-        """Place nothing new on a worker; its slot is free for others."""
+        """Place nothing new on a worker; its slot becomes free."""
         if row not in self.drains:
             self.drains.begin(row)
         if self.fleet.state(row) is WorkerState.DRAINING:
@@ -386,7 +386,7 @@ class Model:
         self.observer.worker_changed(self.name, row, WorkerState.DRAINING)
 
     def resume(self, row: int) -> None:
-        """Place on a worker that was joining or draining; its bookings have gone on."""
+        """Place requests on a worker that was joining or draining; its bookings have gone on."""
         if self.fleet.state(row) is WorkerState.READY:
             return
         self.drains.forget(row)
@@ -398,7 +398,7 @@ class Model:
         self.observer.worker_changed(self.name, row, WorkerState.READY)
 
     def is_drained(self, row: int) -> bool:
-        """A worker drains, and nothing is booked on it any more."""
+        """Whether a worker drains, and nothing is booked on it any more."""
         return row in self.drains and not self.bookings.any_on_row(row)
 
     def end_life(self, row: int, now: float) -> int:
@@ -414,7 +414,7 @@ class Model:
         return len(bookings)
 
     def remove(self, row: int, now: float, in_order: bool = False) -> int:
-        """Forget a worker, `in_order` at a command; returns how many bookings ended with it."""
+        """Remove a worker, `in_order` if by command; returns how many bookings ended with it."""
         if self.standing and (in_order or row in self.drains):
             self.standing.left_in_order(row)
         ended = self.end_life(row, now)
@@ -442,7 +442,7 @@ class Model:
         self.journal.activated(self.name, partition, wishes)
 
     def rebind(self, slots: Mapping[str, int]) -> None:
-        """Bind workers, by their ids, to the active partition's slots."""
+        """Bind workers, by id, to the active partition's slots."""
         if self.bindings is None or self.slots_by_worker() == slots:
             return
         rows = {row: slots.get(self.fleet.spec(row).worker_id, -1) for row in self.rows_to_bind()}
@@ -452,7 +452,7 @@ class Model:
         self.bindings.placements = placements
 
     def rows_to_bind(self) -> list[int]:
-        """Rows of the decode workers that are to have a slot, in order of registration."""
+        """Rows of the decode workers that should have a slot, in order of registration."""
         return [
             row
             for row in self.fleet.rows()
@@ -466,9 +466,9 @@ class Model:
         return {self.fleet.spec(row).worker_id: slot for row, slot in slot_of.items()}
 
     def set_policy(self, policy: Policy, learned: PolicyState | None = None) -> None:
-        """Use a policy from the next decision on; it is told of what is booked.
+        """Use a policy from the next decision on; it is told of existing bookings.
 
-        It begins with what one of its name had `learned`: by default when it was in force before.
+        It starts with what one of its name had `learned`: by default when it was last in force.
         """
         self._learned[self.policy.name] = self._learned_by(self.policy)
         learned = self._learned.get(policy.name, {}) if learned is None else learned
@@ -489,7 +489,7 @@ class Model:
             return {}
 
     def _tell(self, policy: Policy, hook: Callable[..., None], *what: object) -> None:
-        """A policy may be a plugin: what it raises must not keep a booking from ending."""
+        """Call a policy's hook. It may be a plugin's: its errors must not keep a booking alive."""
         try:
             hook(*what)
         except Exception:  # a plugin may raise anything; the traceback is logged

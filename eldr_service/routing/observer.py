@@ -1,4 +1,4 @@
-"""What the router tells of that follows from no answer."""
+"""Events of the router that no answer tells."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ from eldr_service.core.worker import WorkerState
 
 
 class Observer(Protocol):
-    """Is told of what follows from no answer: for metrics and watchers."""
+    """Told of events that no answer tells: for metrics and watchers."""
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
         """A booking ended."""
@@ -17,4 +17,4 @@ class Observer(Protocol):
         """Held signatures were dropped."""
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker joined, moved on, stands or captures otherwise; at GONE its row is readable."""
+        """A worker joined, or its state, standing or capture changed; at GONE its row is readable."""

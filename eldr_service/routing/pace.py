@@ -1,14 +1,14 @@
-"""Which decode workers are slower than their peers, by their own reports of steps.
+"""Finds decode workers that are slower than their peers, by their own step reports.
 
-A worker's pace is its steps' time relative to what its peers (the same group and `hardware` label)
-need for the same batch and experts: `step_cost` learns what a step costs them all and each one's
-speed beside it, and the pace is that speed relative to the peers' median. One whose pace stays at
-`SLOW` or above for `PATIENCE` reports is slow until it comes down to `RECOVERED`: policies see its
-load multiplied by the square of its pace, up to a limit. The square, as a step without a batch
-takes its time too: half the sequences do not make a step half as long. One beyond `OUT` is taken
-where no other can be.
+A worker's pace is its step time relative to what its peers (same group and `hardware` label) need
+for the same batch and experts. `step_cost` learns what a step costs them all and each one's speed
+relative to that; the pace is that speed relative to the peers' median. A worker whose pace stays at
+`SLOW` or above for `PATIENCE` reports is slow until it falls to `RECOVERED`: policies see its load
+multiplied by the square of its pace, up to a limit. The square, because a step without a batch
+takes time too: half the sequences do not make a step half as long. Beyond `OUT`, a worker is taken
+only if no other can be.
 
-A worker without steps says nothing of its pace, so what is known of it fades with a half-life of a
+A worker without steps gives no information on its pace, so the estimate fades with a half-life of a
 minute; then it gets requests again, and its first steps tell.
 """
 
@@ -26,21 +26,21 @@ SLOW, RECOVERED = 1.4, 1.2
 OUT, BACK = 4.0, 3.0
 PATIENCE = 20
 MANY = 256
-"""Peers, from which on every other report is taken in, then every third: each costs 80 µs."""
+"""Peers from which on every other report is used, then every third: each costs 80 µs."""
 _FADE_SECONDS = 60.0
 _MEDIAN_SECONDS = 1.0
-_LEAST_CHANGE = 0.25  # of a relief; smaller ones are not worth a line in the decision log
+_LEAST_CHANGE = 0.25  # of a relief; smaller changes are not worth a log record
 
 
 @dataclass(slots=True)
 class _Worker:
-    """What is known of one life of a worker."""
+    """What is known about one life of a worker."""
 
     worker_id: str
     incarnation: int
     peers: Hashable
     reports: int = 0  # with steps
-    above: int = 0  # of them the latest in a row, at SLOW or above
+    above: int = 0  # of them the latest consecutive ones at SLOW or above
     stepped_at: float = 0.0
     pace: float = 1.0
     slow: bool = False
@@ -49,7 +49,7 @@ class _Worker:
 
 
 class _Median(NamedTuple):
-    """Of the speeds of so many workers, as of then."""
+    """The median of `number` workers' speeds at some time."""
 
     since: float
     workers: int
@@ -60,12 +60,12 @@ _NONE = _Median(-np.inf, 0, 1.0)
 
 
 class Pace:
-    """Of one model's workers, by row.
+    """The paces of one model's workers, by row.
 
     Parameters
     ----------
     most_relief : float
-        The largest factor on a load; 1 leaves all loads and workers as they are.
+        The largest factor on a load; 1 leaves all loads and workers unchanged.
     """
 
     def __init__(self, most_relief: float) -> None:
@@ -75,17 +75,17 @@ class Pace:
         self._of_row: dict[int, _Worker] = {}
 
     def of(self, row: int) -> float:
-        """A worker's pace; 0 where it is not known."""
+        """A worker's pace; 0 if unknown."""
         worker = self._of_row.get(row)
         return worker.pace if worker and worker.reports else 0.0
 
     def relief(self, row: int) -> tuple[float, bool]:
-        """The factor on a worker's load, and whether it is taken only as a last resort."""
+        """The factor on a worker's load, and whether it is a last resort."""
         worker = self._of_row.get(row)
         return (worker.relief, worker.out) if worker else (1.0, False)
 
     def forget(self, row: int) -> None:
-        """The worker's life is over; with the last of a kind, what was learned of the kind goes."""
+        """A worker's life is over; with the last of a kind, the kind's learned costs go too."""
         worker = self._of_row.pop(row, None)
         if worker:
             self._leave(worker)
@@ -113,7 +113,7 @@ class Pace:
                 before = replace(worker)
                 worker.peers, worker.reports, worker.above = peers, 0, 0
                 self._leave(before)
-            # Where no experts are known, all have as many: a step then depends on its batch alone.
+            # If no experts are known, assume equal ones: a step then depends on its batch alone.
             costs = self._costs.setdefault(peers, LearnedStepCost())
             costs.learn_step(spec.worker_id, report.incarnation, active or 1.0, report)
             worker.reports += 1
@@ -128,7 +128,7 @@ class Pace:
             worker.above = worker.above + 1 if worker.pace >= SLOW else 0
         if worker.slow:
             worker.slow = worker.pace > RECOVERED
-            worker.above *= worker.slow  # else what made it slow once would do so again
+            worker.above *= worker.slow  # else the same reports would make it slow again
         else:
             worker.slow = worker.above >= PATIENCE and worker.reports >= 2 * PATIENCE
         worker.slow &= self._most_relief > 1
@@ -138,7 +138,7 @@ class Pace:
             worker.relief = relief
 
     def _median(self, peers: Hashable, now: float) -> float:
-        """The lower one of two: of two workers the faster is what the other is measured by."""
+        """The lower median: of two workers, the other is measured by the faster."""
         known = self._medians.get(peers, _NONE)
         if now - known.since >= _MEDIAN_SECONDS:
             ids = tuple(w.worker_id for w in self._of_row.values() if w.peers == peers)

@@ -1,4 +1,4 @@
-"""Partitions of every model: kept under rising versions, activated, rolled back."""
+"""Partitions of every model: kept under increasing versions, activated, rolled back."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ from eldr_service.routing.workers import Workers
 from eldr_service.stores.partition_file import dump_partition, load_partition
 
 MAX_HISTORY = 100
-MAX_AUTOMATIC = 16  # versions of refits that are kept of a model, as new ones come for ever
+MAX_AUTOMATIC = 16  # versions of refits kept per model, as new ones keep coming
 
 
 class Partitions:
@@ -25,7 +25,7 @@ class Partitions:
         self._store = records.store
 
     def add(self, partition: Partition) -> Partition:
-        """Keep a partition under the model's next version; returns it with that.
+        """Keep a partition as the model's next version; returns it with that version.
 
         Raises
         ------
@@ -45,7 +45,7 @@ class Partitions:
         return kept
 
     def get(self, model_name: str, version: int = 0) -> Partition:
-        """A partition; version 0 stands for the active one.
+        """A partition; version 0 means the active one.
 
         Raises
         ------
@@ -62,7 +62,7 @@ class Partitions:
         return load_partition(self._store.partition(model_name, version))
 
     def all(self, model_name: str) -> list[Partition]:
-        """The partitions of a model (of all models when empty), by model and version."""
+        """The partitions of a model (of all models if empty), by model and version."""
         names = [self._router.model(model_name).name] if model_name else sorted(self._router.models)
         return [
             self.get(name, version)
@@ -80,9 +80,9 @@ class Partitions:
         return partition
 
     def install(self, partition: Partition, wishes: Mapping[str, int]) -> Partition:
-        """Keep and activate a partition of a refit; forget the oldest of those.
+        """Keep and activate a refit's partition; drop the oldest refits.
 
-        FailedPreconditionError as from `add`.
+        Raises FailedPreconditionError as `add` does.
         """
         kept = self.add(replace(partition, bindings=wishes))
         model = self._router.model(kept.model)
@@ -99,15 +99,15 @@ class Partitions:
         return kept
 
     def rollback(self, model_name: str, wishes: Mapping[str, int] | None = None) -> Partition:
-        """Go back to the version that was active before.
+        """Go back to the previously active version.
 
-        `wishes` bind workers to slots first, by default as the version itself says; given, it is
-        no choice made by hand.
+        `wishes` bind workers to slots first, by default those of the version itself. If given, the
+        rollback does not count as a choice by hand.
 
         Raises
         ------
         FailedPreconditionError
-            There was none.
+            There is none.
         """
         model = self._router.model(model_name)
         history = self._records.of(model.name).history
@@ -120,7 +120,7 @@ class Partitions:
         return partition
 
     def is_automatic(self, model: Model) -> bool:
-        """The active version came from a refit by itself."""
+        """Whether the active version came from an automatic refit."""
         record = self._records.of(model.name)
         return record.active_version in record.automatic
 

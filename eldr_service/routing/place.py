@@ -1,4 +1,4 @@
-"""One placement: what is known of the request, the decision, and the booking to be made of it."""
+"""One placement: what is known about the request, the decision, and the booking to make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,17 +26,17 @@ class Placed:
     booking : Booking
         Not kept for a dry run.
     repeated : bool
-        The booking was there before.
+        Whether the booking existed before.
     scores : tuple of WorkerScore
-        What `explain` asked for.
+        The explanation's scores, if asked for.
     rule : str
-        In words, with its numbers; where there are scores.
+        In words, with its numbers, if there are scores.
     basis : Basis or None
-        What the decision saw; None where it is repeated.
+        What the decision saw; None if it is repeated.
     counts : ndarray of uint16 or uint32, shape [num_layers, num_experts], or None
-        What the decision rests on.
+        The counts that the decision used.
     seconds : float
-        That it took, where that was measured.
+        How long it took, if measured.
     """
 
     booking: Booking
@@ -63,7 +63,7 @@ def place(
     Raises
     ------
     UnavailableError, ResourceExhaustedError
-        As `apply_filters` does.
+        As for `apply_filters`.
     """
     counts, top_k, coverage = known.counts, known.top_k, known.coverage
     partition, policy = model.partition, model.policy
@@ -101,7 +101,9 @@ def place(
         pinned=bool(call.pinned_worker),
         declared=declared,
     )
-    if explain and signature is not None and partition:  # of all, not only where it mattered
+    if (
+        explain and signature is not None and partition
+    ):  # for all workers, not only where it mattered
         decision = replace(
             decision, similarity=similarity(partition.centroids, signature, fleet.slots)
         )
@@ -147,7 +149,7 @@ def place(
 def known_of(
     model: Model, call: RouteCall, held: HeldSignature | None, other_groups: bool = False
 ) -> Known:
-    """What is known of a request, and of an earlier attempt of it."""
+    """What is known about a request, and about an earlier attempt of it."""
     counts, top_k, coverage, tokens = _known_counts(model, call, held)
     source, geometry = SignatureSource.UNSPECIFIED, model.geometry
     if counts is not None:
@@ -173,7 +175,7 @@ def known_of(
 
 
 def _cached_tokens(model: Model, call: RouteCall) -> Mapping[str, int]:
-    """Prompt tokens that workers hold: as the caller says, else as is believed of its prefixes."""
+    """Prompt tokens that workers hold: according to the caller, else believed from prefixes."""
     if call.cached_tokens:
         cached = {w: tokens for w, tokens in call.cached_tokens.items() if w in model.fleet}
     elif call.prefix_hashes:

@@ -1,4 +1,4 @@
-"""What survives of every model, at hand and in the store."""
+"""What survives a restart of each model, in memory and in the store."""
 
 from eldr_service.stores.records import ModelRecord
 from eldr_service.stores.sqlite import SqliteStore
@@ -17,19 +17,19 @@ class Records:
         self._records: dict[str, ModelRecord] = {}
 
     def load(self) -> list[ModelRecord]:
-        """Take in what an earlier run left, and return it."""
+        """Load and return what an earlier run left."""
         self._records = {record.name: record for record in self.store.models()}
         return list(self._records.values())
 
     def of(self, model_name: str) -> ModelRecord:
-        """The record of a model; an empty one where there is none yet."""
+        """The record of a model; an empty one if there is none yet."""
         return self._records.get(model_name) or ModelRecord(model_name)
 
     def take(self, record: ModelRecord) -> None:
-        """Have what the store has been given already."""
+        """Take over a record that the store already has."""
         self._records[record.name] = record
 
     def save(self, record: ModelRecord) -> None:
-        """Put it in the place of the model's earlier one."""
+        """Replace the model's earlier record."""
         self._records[record.name] = record
         self.store.save_model(record)

@@ -1,4 +1,4 @@
-"""A worker's word on itself is taken in; where it is long, a slice at a time."""
+"""Takes in a worker's report; a long one in slices."""
 
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import replace
@@ -11,21 +11,21 @@ from eldr_service.core.worker import LoadReport, WorkerState
 from eldr_service.routing.model import Model
 
 SLICE = 500
-"""Requests that are looked at in one step, about a millisecond."""
+"""Requests processed in one step, about a millisecond."""
 T = TypeVar("T")
 Steps = Generator[None, None, T]
-"""Stops wherever others may have their turn."""
+"""Yields wherever others may run."""
 
 
 class ReportTaken(NamedTuple):
-    """What a worker's report came to.
+    """The result of a worker's report.
 
     Attributes
     ----------
     moved_to : WorkerState or None
-        None where the worker is what it was.
+        None if the state is unchanged.
     unknown : list of (request_id, attempt)
-        What it holds without being booked on it.
+        What it holds without a booking there.
     """
 
     moved_to: WorkerState | None
@@ -33,7 +33,7 @@ class ReportTaken(NamedTuple):
 
 
 def at_once(steps: Steps[T]) -> T:
-    """Take all steps, with no turn for others."""
+    """Run all steps without a pause."""
     while True:
         try:
             next(steps)
@@ -45,11 +45,11 @@ def at_once(steps: Steps[T]) -> T:
 def take_report(
     model: Model, row: int, report: LoadReport, now: float
 ) -> Steps[ReportTaken | None]:
-    """Take in a worker's word on itself; returns None for one that is late or of another life.
+    """Take in a worker's report; returns None if it is late or from another life.
 
-    What it measured, and what it leaves out, counts from one moment on. Where a later report comes
-    before all steps are taken, bookings that were not reached yet are not taken for left out; where
-    the worker's life ends, the rest counts for nothing.
+    What it measured, and what it omits, counts from one moment on. If a later report comes before
+    all steps are taken, bookings not yet reached do not count as omitted; if the worker's life
+    ends, the rest is ignored.
     """
     fleet, bookings, worker_id = model.fleet, model.bookings, model.fleet.spec(row).worker_id
     held = report.held if isinstance(report.held, dict) else dict.fromkeys(report.held)
@@ -102,7 +102,7 @@ def take_report(
 
 
 def _slices(items: Collection[T]) -> Iterator[tuple[bool, list[T]]]:
-    """Items, so many at a time, and whether others are to have their turn before."""
+    """Items in slices, and whether others may run before each."""
     rest, is_long = iter(items), len(items) > SLICE
     while part := list(islice(rest, SLICE)):
         yield is_long, part

@@ -1,4 +1,4 @@
-"""Bookings of an earlier run come back: on their workers, for the rest of their leases."""
+"""Restores bookings of an earlier run: on their workers, for the rest of their leases."""
 
 from collections.abc import Iterable
 
@@ -15,13 +15,13 @@ from eldr_service.routing.router import Router
 from eldr_service.stores.bookings import End, KeptBooking
 
 GRACE_SECONDS = 30.0
-"""For what could not renew its lease while no daemon was there."""
+"""For requests that could not renew their lease while no daemon was running."""
 
 log = structlog.get_logger(__name__)
 
 
 def restore_ends(router: Router, ends: Iterable[End], clock: float) -> None:
-    """Remember what had ended; `clock` is the Unix time at which the router's was 0."""
+    """Remember earlier ends; `clock` is the Unix time at which the router's clock was 0."""
     for end in ends:
         if model := _model(router, end.model):
             model.bookings.remember(
@@ -34,14 +34,14 @@ def restore_bookings(
 ) -> list[tuple[str, Booking]]:
     """Count the bookings of an earlier run again.
 
-    A lease goes on by the wall clock: for what is left of it, `GRACE_SECONDS` at least and its
-    whole length at most, so that a clock that was set, or a long time without a daemon, neither
-    ends a request that runs nor keeps a dead one.
+    A lease goes on by the wall clock for what is left of it, but at least `GRACE_SECONDS` and at
+    most its whole length. So neither a clock that was set nor a long time without a daemon ends a
+    running request or keeps a dead one.
 
     Returns
     -------
     ended : list of (model, booking)
-        Those whose worker's life is over, which end now; the caller tells the store.
+        Bookings whose worker's life is over, which end now; the caller tells the store.
     """
     ended = []
     models: dict[str, _Again | None] = {}
@@ -75,10 +75,10 @@ class _Again:
             fleet.spec(row).worker_id: (row, fleet.incarnation(row), fleet.generation(row))
             for row in fleet.rows()
         }
-        self._targets: dict[tuple[str, ...], tuple[WorkerSpec, ...]] = {}  # few, each of many
+        self._targets: dict[tuple[str, ...], tuple[WorkerSpec, ...]] = {}  # few, each used by many
 
     def take(self, kept: KeptBooking, now_there: float, now: float) -> None:
-        """Make a booking; `now_there` is `now` in Unix seconds."""
+        """Restore a booking; `now_there` is `now` in Unix seconds."""
         ids = tuple(kept.targets)
         if (targets := self._targets.get(ids)) is None:
             targets = tuple(self._specs[target] for target in ids if target in self._specs)
@@ -99,8 +99,8 @@ def booking_again(
     targets: tuple[WorkerSpec, ...],
     expires_at: float,
 ) -> Booking:
-    """A booking as it was kept, on a row."""
-    # Taken apart at once: looked up one by one, the fields of many would take as long as the rest.
+    """A booking as it was stored, on a row."""
+    # Unpacked at once: looking up the fields one by one would take as long as all the rest.
     (
         number, _, _, _, reason, kept_targets, counts, request_id, attempt, lease_id,
         num_sequences, prompt_tokens, expected_output_tokens, fingerprint, lease_seconds, policy,
@@ -134,7 +134,7 @@ def booking_again(
         source=SignatureSource(source),
         seen_running=bool(seen_running),
         number=number,
-        answered=True,  # or its caller has given up, and the lease sees to it
+        answered=True,  # or its caller has given up, and the lease expires
     )
 
 
@@ -144,6 +144,6 @@ _REASONS = {reason.name: reason for reason in Reason}
 def _model(router: Router, name: str) -> Model | None:
     try:
         return router.model_or_new(name)
-    except ResourceExhaustedError as error:  # fewer may be there than in the earlier run
+    except ResourceExhaustedError as error:  # the limit may be lower than in the earlier run
         log.error("bookings not restored", model=name, error=str(error))
         return None

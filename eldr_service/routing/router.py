@@ -1,4 +1,4 @@
-"""The router: signatures come in, requests are placed and released, leases run out."""
+"""The router: signatures come in, requests are placed and released, leases expire."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ from eldr_service.routing.standing import StandingLimits
 
 
 class ReleaseResult(Enum):
-    """What a Release found; the names are the contract's."""
+    """The result of a Release; the names are the contract's."""
 
     RELEASED = 1
     ALREADY_RELEASED = 2
@@ -53,19 +53,19 @@ class Limits:
     Attributes
     ----------
     alternates : int
-        Alternates in a placement at most.
+        Most alternates in a placement.
     window_seconds, window_bytes
-        Of the recent counts of each model.
+        For the recent counts of each model.
     prediction_bytes : int
-        Of what is remembered of each model, to predict signatures; 0 to predict none.
+        For what each model remembers to predict signatures; 0 to predict none.
     explanations : int
         Decisions of each model that can be explained later.
     standing : StandingLimits
-        When others are preferred to a worker.
+        When workers are avoided.
     move_rest_seconds : float
-        For which a request that was placed, or proposed to be moved, is not proposed.
+        How long a request that was placed, or proposed to be moved, is not proposed.
     other_groups : bool
-        Where no worker of a prefill worker's group can take a request, another group's may.
+        Whether another group's worker may take a request if none of the prefill worker's group can.
     """
 
     lease_seconds: float = 900.0
@@ -85,16 +85,16 @@ class Limits:
 
 
 class Router:
-    """All models. Not for several threads: each call is one step, and nothing in it waits.
+    """All models. Not thread-safe: each call is one step, and nothing in it waits.
 
     Parameters
     ----------
     make_policy : callable () -> Policy
-        The policy of a model that has not been given one.
+        Makes the policy of a model for which none was set.
     limits : Limits
     observer : Observer
     lease_prefix : str
-        Tells this daemon's leases from another's.
+        Distinguishes this daemon's leases from another's.
     journal : Journal, optional
         Told of all that decisions depend on.
 
@@ -103,11 +103,12 @@ class Router:
     first_number : int
         Of each model's decisions, as `Model.first_number`.
     notes_renewals : bool
-        The journal is told of each renewal that a caller asks for, as others may end the booking.
+        Whether the journal is told of each renewal by a caller, as other replicas may end the
+        booking.
 
     Notes
     -----
-    `now` is everywhere the caller's monotonic clock in seconds, so that tests and simulations bring
+    `now` is always the caller's monotonic clock in seconds, so that tests and simulations can use
     their own time.
     """
 
@@ -131,7 +132,7 @@ class Router:
         self.first_number = 0
 
     def model(self, name: str) -> Model:
-        """A model that is known.
+        """A known model.
 
         Raises
         ------
@@ -145,12 +146,12 @@ class Router:
         )
 
     def model_or_new(self, name: str) -> Model:
-        """A model, made known if it is not.
+        """A model, created if unknown.
 
         Raises
         ------
         ResourceExhaustedError
-            There are as many models as there may be.
+            The number of models is at its limit.
         """
         if name not in self.models:
             if len(self.models) >= self.limits.max_models:
@@ -189,10 +190,10 @@ class Router:
         fingerprint: int,
         now: float,
     ) -> HeldSignature:
-        """Add a chunk to what is held of the request; see `SignatureBuffer.add` for the errors.
+        """Add a chunk to the request's signature; see `SignatureBuffer.add` for the errors.
 
-        A booking that was made before the signature was complete takes it in when it is. Of models
-        that are unknown as many names are held as there may be models.
+        A booking made before the signature was complete gets it when it is. Signatures are held for
+        as many unknown model names as there may be models.
         """
         known = self.models.get(model)
         if known:
@@ -232,7 +233,7 @@ class Router:
         Raises
         ------
         FailedPreconditionError, UnavailableError, ResourceExhaustedError
-            As the contract says of Route.
+            As in the contract of Route.
         """
         model = self.models.get(call.model)
         if call.counts is not None:
@@ -267,7 +268,7 @@ class Router:
             now=now,
         )
         if not call.dry_run:
-            assert placed.basis is not None  # it is no repeat
+            assert placed.basis is not None  # not a repeat
             model.explanations.keep(
                 call, known, placed.booking, placed.basis, model.policy, model.number, now
             )
@@ -283,15 +284,15 @@ class Router:
         return placed
 
     def _check_pinned(self, model: Model, call: RouteCall, lower: Booking, now: float) -> None:
-        """Where the pinned worker cannot take it, the attempt that runs goes on."""
+        """If the pinned worker cannot take it, the running attempt goes on."""
         if call.pinned_worker not in ("", lower.worker_id):
             fleet, group = model.snapshot(now), model.group_of(call.prefill_worker)
             apply_filters(call, fleet, model.fleet.groups, group, "", self.limits.other_groups)
 
     def propose_move(self, model: str, now: float) -> Proposal | None:
-        """A move of a running request that the policy would make now; changes nothing.
+        """The move of a running request that the policy would make now; changes nothing.
 
-        The caller who carries it out places the next attempt, pinned to the target.
+        A caller that carries it out places the next attempt, pinned to the target.
         """
         known = self.models.get(model)
         if not (known and known.movable):
@@ -299,9 +300,9 @@ class Router:
         return known.movable.propose(known.policy, known.fleet, known.snapshot, now)
 
     def answered(self, model: str, booking: Booking, reached: bool, now: float) -> None:
-        """Note that a call had its answer, or is gone: a booking that no caller knows of ends.
+        """Record that a call got its answer, or is gone: a booking that no caller knows of ends.
 
-        A repeat of the call that waits for the same booking, or has had it, keeps it.
+        It is kept if a repeat of the call waits for the same booking, or has it.
         """
         booking.waiting -= 1
         booking.answered |= reached
@@ -318,12 +319,12 @@ class Router:
             known.end(booking, Ended.WITHDRAWN, now)
 
     def explain(self, model: str, request_id: str, attempt: int | None, now: float) -> Explanation:
-        """Why a request was placed as it was; without `attempt`, its latest that is kept.
+        """Why a request was placed as it was; without `attempt`, its latest one that is kept.
 
         Raises
         ------
         NotFoundError
-            It was not placed, or what its decision saw is not kept any more; says which.
+            It was not placed, or what its decision saw is no longer kept; the message says which.
         """
         known = self.model(model)
         known.expire(now)
@@ -376,13 +377,13 @@ class Router:
         decode_seconds: float = 0.0,
         decode_counts: ActivationCounts | None = None,
     ) -> tuple[ReleaseResult, Booking | None]:
-        """End a booking; remember the release of one that is not there.
+        """End a booking; remember the release if there is none.
 
         Returns
         -------
         result : ReleaseResult
         booking : Booking or None
-            That which ended now.
+            The booking that ended now.
 
         Raises
         ------
@@ -419,7 +420,7 @@ class Router:
     def renew(
         self, model: str, leases: Iterable[tuple[str, int, str]], now: float
     ) -> list[tuple[str, int, str]]:
-        """Keep bookings alive; returns the (request_id, attempt, lease_id) that are not."""
+        """Keep bookings alive; returns the (request_id, attempt, lease_id) that are not alive."""
         known = self.model(model)
         known.expire(now)
         unknown = []
@@ -431,18 +432,18 @@ class Router:
         return unknown
 
     def deaf(self, seconds: float) -> None:
-        """Nothing could be heard for so long: what was silent meanwhile may have spoken."""
+        """Nothing could be received for `seconds`: silent workers may have reported meanwhile."""
         for model in self.models.values():
             model.fleet.deaf(seconds)
 
     def tick(self, now: float) -> list[tuple[str, int]]:
-        """Let time pass: leases, tombstones and signatures run out.
+        """Advance time: leases, tombstones and signatures expire.
 
         Returns
         -------
         list of (model, row)
-            Workers that were silent for longer than their time to live, or that are drained and are
-            to go; the caller removes them.
+            Workers silent for longer than their time to live, or drained and to be removed; the
+            caller removes them.
         """
         if dropped := self.signatures.expire(now):
             self.observer.signatures_dropped(dropped, "age")

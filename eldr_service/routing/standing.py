@@ -1,7 +1,7 @@
-"""How workers stand beside each other: which are preferred, and whose load is relieved.
+"""Standing of workers relative to each other: which are avoided, and whose load is relieved.
 
-Whatever may change is written into the fleet's rows at moments of its own (a report, a tick), so
-that a decision depends on no clock, and a replay on no estimate.
+Changes are written to the fleet's rows at defined moments (a report, a tick), so that a decision
+depends on no clock, and a replay on no estimate.
 """
 
 import math
@@ -15,20 +15,20 @@ from eldr_service.core.worker import Avoidance, LoadReport, WorkerRole
 from eldr_service.routing.pace import Pace
 
 MOST_FAILURES = 3
-"""Requests in a row: one may be the request's own fault, or its prefill's."""
+"""Failures in a row: one may be the request's own fault, or its prefill's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingLimits:
-    """When others are preferred to a worker.
+    """When workers are avoided.
 
     Attributes
     ----------
     suspect_after : float
         Seconds of silence after which a worker that reports, or has a time to live, is suspect;
-        and for which one is that fails its requests, unless it is heard of before.
+        also how long a worker that fails its requests is, unless it is heard of earlier.
     hold_down : float
-        The longest time in seconds for which a worker that flaps is held down; 0 for never.
+        The longest time in seconds that a flapping worker is held down; 0 for never.
     relief : float
         The largest factor on the load of a worker that is slower than its peers; 1 for none.
     """
@@ -39,9 +39,9 @@ class StandingLimits:
 
 
 class Standing:
-    """Of one model's workers.
+    """The standing of one model's workers.
 
-    Each method returns the rows that stand otherwise than before.
+    Each method returns the rows whose standing changed.
     """
 
     def __init__(self, fleet: Fleet, limits: StandingLimits) -> None:
@@ -49,9 +49,9 @@ class Standing:
         self._limits = limits
         self._flapping = Flapping(limits.hold_down)
         self._pace = Pace(limits.relief)
-        self._failures: dict[int, int] = {}  # of requests in a row, by the worker's row
-        self._failing: dict[int, float] = {}  # until when
-        self._same_until = -math.inf  # unless something happens, or a worker goes
+        self._failures: dict[int, int] = {}  # consecutive failed requests, by the worker's row
+        self._failing: dict[int, float] = {}  # until when, by row
+        self._same_until = -math.inf  # unless something happens, or a worker leaves
         self._workers = 0
 
     def joined(self, row: int, now: float) -> list[int]:
@@ -63,11 +63,11 @@ class Standing:
         return self._judge(np.array([row]), now)
 
     def left_in_order(self, row: int) -> None:
-        """A worker goes as an operator said, or after a drain."""
+        """A worker leaves by an operator's command, or after a drain."""
         self._flapping.forget(self._fleet.spec(row).worker_id)
 
     def heard(self, row: int, now: float) -> list[int]:
-        """A worker gave a sign of life, which may be its return."""
+        """A worker gave a sign of life, possibly its return."""
         if self._fleet.avoidance(row) is Avoidance.SUSPECT:
             self._returned(row, now)
         return self._judge(np.array([row]), now)

@@ -1,4 +1,4 @@
-"""A decision in words and numbers: how each worker looked, and the rule that took this one."""
+"""Explains a decision: how each worker looked, and the rule that chose this one."""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Basis(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerScore:
-    """How one worker looked when the decision was made. None where unknown; ages in seconds."""
+    """How one worker looked at the decision. None if unknown; ages in seconds."""
 
     worker_id: str
     ineligible_reason: str
@@ -42,7 +42,7 @@ class WorkerScore:
 
 
 def scores(basis: Basis, now: float) -> tuple[WorkerScore, ...]:
-    """All workers of a decision made at `now`, in order of registration."""
+    """Scores of all workers for a decision made at `now`, in order of registration."""
     fleet, filters, decision = basis
     reported_at = fleet.reported_at
     similarity = decision.best_known_similarity
@@ -64,15 +64,15 @@ def scores(basis: Basis, now: float) -> tuple[WorkerScore, ...]:
 
 
 def number_at(values: NDArray[np.float64] | None, index: int) -> float | None:
-    """An entry; None for NaN, or where there are none."""
+    """An entry; None if it is NaN, or if there are none."""
     value = math.nan if values is None else float(values[index])
     return None if math.isnan(value) else value
 
 
 def in_words(policy: Policy, request: RequestView, fleet: FleetSnapshot, decision: Decision) -> str:
-    """The rule that took this worker, with its numbers.
+    """The rule that chose this worker, with its numbers.
 
-    `policy` need have no more than its parameters.
+    `policy` needs only its parameters.
     """
     if decision.reason is Reason.PINNED:
         return f"pinned by the caller: {at_load(fleet, decision.worker)}"
@@ -81,7 +81,7 @@ def in_words(policy: Policy, request: RequestView, fleet: FleetSnapshot, decisio
         return f"{lesser}, so the least loaded of {of}: {at_load(fleet, decision.worker)}"
     try:
         return policy.explain(request, fleet, decision)
-    except Exception:  # as for `pick`: it is anyone's code
+    except Exception:  # as for `pick`: it may be foreign code
         log.exception("policy failed", policy=policy.name)
         return Policy.explain(policy, request, fleet, decision)
 
@@ -94,7 +94,7 @@ def _why_lesser(policy: Policy, request: RequestView, reason: Reason) -> str:
             return "the request has no signature"
         case Reason.LEAST_LOADED_LOW_COVERAGE:
             parameters = policy.parameters
-            assert isinstance(parameters, SignatureParameters)  # the others ask for no coverage
+            assert isinstance(parameters, SignatureParameters)  # other policies require no coverage
             return (
                 f"the experts of {request.coverage:.0%} of the prompt are known,"
                 f" below min_coverage {parameters.min_coverage:g}"

@@ -23,7 +23,7 @@ from eldr_service.stores.records import StoreError, WorkerRecord
 from eldr_service.stores.sqlite import SqliteStore
 
 DRAWN = 1 << 48
-"""Incarnations from here on were drawn by workers; the daemon's own are milliseconds of a clock."""
+"""Incarnations from here on were drawn by workers; the daemon's own are a clock's milliseconds."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +36,14 @@ class Workers:
     router : Router
     store : SqliteStore
     first_incarnation : int
-        Above every incarnation of an earlier run; the clock's milliseconds will do.
+        Above every incarnation of an earlier run, such as the clock's milliseconds.
     """
 
     def __init__(self, router: Router, store: SqliteStore, first_incarnation: int) -> None:
         self._router = router
         self._store = store
         self._next_incarnation = first_incarnation
-        self._static: set[tuple[str, str]] = set()  # a file has them, the store need not
+        self._static: set[tuple[str, str]] = set()  # from a file, so not in the store
 
     def register(
         self,
@@ -56,21 +56,21 @@ class Workers:
         only_new: bool = False,
         incarnation: int = 0,
     ) -> int:
-        """Make a worker known; returns its incarnation.
+        """Register a worker; returns its incarnation.
 
-        The life that is there goes on where `incarnation` names it. Else a new one begins, of that
-        number where it is given: such a worker may hold requests from before it was known, so it
-        is JOINING until it has reported.
+        If `incarnation` names the current life, that goes on. Otherwise a new one begins, with that
+        number if given: such a worker may hold requests from before it was known, so it is JOINING
+        until it has reported.
 
-        `static` is for workers that a file names: they are not kept over a restart. With `only_new`
-        no worker's life ends for it.
+        `static` is for workers named by a file: they are not kept over a restart. With `only_new`,
+        no worker's life is ended.
 
         Raises
         ------
         FailedPreconditionError
-            The geometry is not the model's; or a worker of that id is there, with `only_new`.
+            The geometry is not the model's; or, with `only_new`, a worker of that id exists.
         ResourceExhaustedError
-            There are as many models or workers as there may be.
+            The number of models or workers is at its limit.
         """
         known = self._router.models.get(model_name)
         lives = known.lives(spec.worker_id) if known else None
@@ -102,7 +102,7 @@ class Workers:
         life = incarnation or self._next_incarnation
         returning = spec.worker_id in model.fleet
         row = model.join(spec, state, life, geometry, now, counts_unbooked=bool(incarnation))
-        if returning:  # another worker may have moved to the slot that it left
+        if returning:  # another worker may have moved to its former slot
             self.save_all(model)
         else:
             with self._logged():
@@ -110,7 +110,7 @@ class Workers:
         return life
 
     def restore(self, record: WorkerRecord, now: float) -> None:
-        """Take in a worker that an earlier run knew, in its old life; its record stays as it is."""
+        """Restore a worker of an earlier run, in its old life; its record is unchanged."""
         model = self._router.model_or_new(record.model)
         self._static.discard((record.model, record.worker_id))  # another replica registered it
         life, state = record.incarnation, WorkerState[record.state]
@@ -130,7 +130,7 @@ class Workers:
                 model.drains.begin(row, until, *said)
 
     def follow(self, record: WorkerRecord, now: float) -> None:
-        """Have a worker of the same life as another replica has it."""
+        """Update a worker in the same life as another replica has it."""
         model, row = self._find(record.model, record.worker_id)
         spec = record.spec
         if spec != replace(model.fleet.spec(row), capture=None):
@@ -140,9 +140,9 @@ class Workers:
         self._follow_drain(model, record)
 
     def life(self, model: Model, row: int) -> int:
-        """The incarnation that a booking on it is tied to; 0 for a worker that a file names.
+        """The incarnation that a booking on it is tied to; 0 for a worker named by a file.
 
-        Such a worker's life is a new one at each start of the daemon, and its engine goes on.
+        Such a worker has a new life at each start of the daemon, while its engine goes on.
         """
         static = (model.name, model.fleet.spec(row).worker_id) in self._static
         return 0 if static else model.fleet.incarnation(row)
@@ -157,7 +157,8 @@ class Workers:
     ) -> int:
         """Place nothing new on a worker; returns the sequences still booked on it.
 
-        At `until`, bookings that are left end. With `remove` the worker is forgotten when none is.
+        At `until`, remaining bookings end. With `remove`, the worker is removed once there are
+        none.
 
         Raises
         ------
@@ -177,7 +178,7 @@ class Workers:
         now: float,
         in_order: bool = True,
     ) -> int:
-        """Forget a worker, or (incarnation not 0) that life of it; returns the bookings it ended.
+        """Remove a worker, or only the given life of it; returns the number of bookings ended.
 
         Raises
         ------
@@ -192,7 +193,7 @@ class Workers:
         return self._remove(model, row, now, in_order)
 
     def remove_silent(self, silent: list[tuple[str, int]], now: float) -> None:
-        """Forget the workers that `Router.tick` found silent for too long, or drained."""
+        """Remove the workers that `Router.tick` found silent for too long, or drained."""
         for model_name, row in silent:
             self._remove(self._router.model(model_name), row, now)
 
@@ -210,20 +211,20 @@ class Workers:
     def report(
         self, model_name: str, worker_id: str, report: LoadReport, now: float
     ) -> tuple[bool, list[tuple[str, int]]]:
-        """Take in a worker's word on what it runs, at once; see `reporting`."""
+        """Take in a worker's report at once; see `reporting`."""
         return at_once(self.reporting(model_name, worker_id, report, now))
 
     def reporting(
         self, model_name: str, worker_id: str, report: LoadReport, now: float
     ) -> Steps[tuple[bool, list[tuple[str, int]]]]:
-        """Take in a worker's word on what it runs, a slice of its requests at a time.
+        """Take in a worker's report, a slice of its requests at a time.
 
         Returns
         -------
         accepted : bool
-            False for a report that is late or of another life.
+            False for a report that is late or from another life.
         unknown : list of (request_id, attempt)
-            What it holds without being booked on it.
+            What it holds without a booking there.
 
         Raises
         ------
@@ -240,7 +241,7 @@ class Workers:
         return True, taken.unknown
 
     def told(self, model_name: str, worker_id: str) -> tuple[WorkerState, bool]:
-        """What a worker is taken for, and whether it is drained."""
+        """A worker's state, and whether it is drained."""
         model = self._router.models.get(model_name)
         row = model.fleet.row(worker_id) if model else None
         if model is None or row is None:
@@ -248,7 +249,7 @@ class Workers:
         return model.fleet.state(row), model.is_drained(row)
 
     def save_all(self, model: Model) -> None:
-        """Write down a model's workers after several of them may have moved to other slots."""
+        """Store a model's workers after several may have moved to other slots."""
         with self._logged(), self._store.transaction():
             for row in model.fleet.rows():
                 self._save(model, row)
@@ -266,7 +267,7 @@ class Workers:
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
-        """A full disk must not keep a worker from serving: its place is only lost at a restart."""
+        """Log store errors: with a full disk a worker still serves, and is lost at a restart."""
         try:
             yield
         except StoreError as error:
@@ -279,7 +280,7 @@ def _clock() -> float:
 
 
 def record_of(model: Model, row: int) -> WorkerRecord:
-    """What the store keeps of a worker."""
+    """What the store keeps about a worker."""
     drain = model.drains.of(row)
     return WorkerRecord.of(
         model.name,

@@ -108,8 +108,8 @@ def moe_layers(config: VllmConfig) -> MoeLayers:
         raise UnsupportedError("vLLM reports experts that compute nothing as expert 0")
     if parallel.use_ubatching and not hasattr(theirs, "dbo_current_ubatch_token_offset"):
         raise UnsupportedError(
-            "dual batch overlap (--enable-dbo): before 0.33 vLLM does not tell apart the two halves "
-            "of a batch"
+            "dual batch overlap (--enable-dbo): before 0.33 vLLM does not tell apart the two "
+            "halves of a batch"
         )
     modules = config.compilation_config.static_forward_context.values()
     kinds = (MoERunner, theirs.RoutedExpertsCaptureSource)
