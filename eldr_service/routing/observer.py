@@ -17,4 +17,4 @@ class Observer(Protocol):
         """Held signatures were dropped."""
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker joined, or its state, standing or capture changed; at GONE its row is readable."""
+        """A worker joined, or its state, standing or capture changed; a GONE row is readable."""

@@ -1,4 +1,4 @@
-"""The daemon: puts the rooms together, serves, and goes in good order."""
+"""The daemon: assembles its parts, serves, and shuts down in order."""
 
 import asyncio
 import contextlib
@@ -78,11 +78,11 @@ log = structlog.get_logger("eldr")
 
 
 class StartError(Exception):
-    """The daemon cannot start; says why."""
+    """The daemon cannot start; the message says why."""
 
 
 class Daemon:
-    """One daemon, from its settings to its end."""
+    """One daemon, from its settings to its shutdown."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -109,7 +109,9 @@ class Daemon:
             else None
         )
         policy, parameters = parse(settings.policy)
-        create_prepared(policy, parameters)  # wrong parameters must not wait for the first model
+        create_prepared(
+            policy, parameters
+        )  # wrong parameters must fail now, not at the first model
         limits = Limits(
             lease_seconds=settings.lease_ttl,
             report_limit=settings.report_limit,
@@ -195,7 +197,7 @@ class Daemon:
         )
 
     async def run(self) -> None:
-        """Serve until told to stop, and drain.
+        """Serve until told to stop, then drain.
 
         Raises
         ------
@@ -203,7 +205,7 @@ class Daemon:
             An address or a file cannot be used.
         """
         compile_ahead(*FOR_EVERY_POLICY)
-        gc.disable()  # nothing of what is taken in now is ever garbage
+        gc.disable()  # nothing loaded now ever becomes garbage
         if self._replica:
             await self._replica.open()
             if isinstance(self._learned, SharedLearned):
@@ -240,7 +242,7 @@ class Daemon:
         self._listen_to_signals()
         if self._settings.port_file:
             _write_ports(self._settings.port_file, addresses)
-        gc.freeze()  # what is here now stays: no need to look through it again and again
+        gc.freeze()  # what exists now stays: no need to scan it repeatedly
         gc.enable()
         _tell_of_kernels()
         log.info(
@@ -280,7 +282,7 @@ class Daemon:
         log.info("stopped")
 
     async def _follow(self, replica: Replica, now: float) -> int:
-        """Be one of several from now on; returns how many bookings there are."""
+        """Act as one of several replicas from now on; returns how many bookings there are."""
         assert isinstance(self._store, MirroredStore)
         follower = Follower(
             self._router,
@@ -332,7 +334,7 @@ class Daemon:
                 (partition_pb2_grpc.add_PartitionServiceServicer_to_server, partition_service),
                 (policy_pb2_grpc.add_PolicyServiceServicer_to_server, policy_service),
             ],
-            # Every call pays for an interceptor, one without tokens too.
+            # Every call pays for an interceptor, even without tokens.
             [credentials.guard] if credentials.has_tokens else [],
             credentials.certificates,
             Admission(
@@ -365,7 +367,7 @@ class Daemon:
         )
 
     def _most_connections(self) -> int:
-        """As many as the settings say, and fewer where the process may not open so many files."""
+        """The setting, or fewer if the process may not open so many files."""
         wanted = self._settings.max_connections
         most = spare_descriptors(wanted)
         if most < wanted:
@@ -373,7 +375,7 @@ class Daemon:
         return most
 
     def _open_ports(self) -> dict[str, str]:
-        """Open where gRPC is served: by name, the addresses with their ports."""
+        """Open the gRPC listeners; returns their addresses with ports, by name."""
         listen, admin = self._settings.listen, self._settings.admin_listen
         wanted = {"grpc": ("--listen", listen)} | (
             {"admin": ("--admin-listen", admin)} if admin else {}
@@ -394,10 +396,10 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
     def _reload(self) -> None:
-        """Read tokens and certificates again, and check the fleet file; say what is wrong."""
+        """Reread tokens and certificates, and check the fleet file; log what is wrong."""
         try:
             self._credentials.reload()
-            self._sources.check()  # what is new in the fleet file is taken by itself
+            self._sources.check()  # changes in the fleet file are followed anyway
         except (TokensFileError, CertificateError, SourceError) as error:
             log.error("not reloaded", error=str(error))
         else:
@@ -409,7 +411,7 @@ class Daemon:
             due = now + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            if now - due > DEAF_SECONDS:  # stopped, or the machine was: reports wait to be read
+            if now - due > DEAF_SECONDS:  # the process or machine was stopped: reports are queued
                 self._router.deaf(now - due)
             if self._replica is None:
                 self._workers.remove_silent(self._router.tick(now), now)
@@ -431,7 +433,7 @@ class Daemon:
                 self._recorder.tick()
 
     async def _drain(self) -> None:
-        """Say NOT_SERVING, and let bookings go on until they are done or the deadline is there."""
+        """Report NOT_SERVING, and let bookings go on until they end or the deadline comes."""
         self._serving = False
         await self._served.tell(serving=False)
         if self._replica:  # the other replicas have the bookings too
@@ -446,7 +448,7 @@ class Daemon:
 
     @property
     def _leads(self) -> bool:
-        """It does what only one of several replicas should."""
+        """Whether it does what only one of several replicas should do."""
         return self._replica is None or self._replica.leads
 
     def _troubles(self) -> str:
@@ -467,7 +469,7 @@ def _tell_of_kernels() -> None:
 
 
 def _write_ports(path: Path, addresses: Mapping[str, str]) -> None:
-    """Write the port file in one step, so that no reader sees half of it."""
+    """Write the port file atomically, so that no reader sees half of it."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(json.dumps(addresses) + "\n")
     unfinished.replace(path)

@@ -1,7 +1,7 @@
-"""Bookings reach the disk before their answers leave: many at a time, in a thread of its own.
+"""Writes bookings to disk before their answers leave: many at a time, in a separate thread.
 
-The event loop decides and books, and puts what is to be kept in a queue. While the thread commits,
-the next group gathers. An answer waits for the commit that holds its booking, and for nothing else.
+The event loop decides and books, and queues what must be kept. While the thread commits, the next
+group gathers. An answer waits only for the commit that holds its booking.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from eldr_service.stores.records import StoreError
 RETRY_SECONDS = 1.0
 FORGET_SECONDS = 10.0
 STALL_SECONDS = 2.0
-"""After which a disk that does not answer is one that fails: answers cannot wait for it."""
+"""After this long a disk that does not answer counts as failed: answers cannot wait for it."""
 MOST_QUEUED = 1_000_000
 GATHER_SECONDS = 0.002
 GATHER_TURNS = 4
-"""Turns of the loop without another change, microseconds each, after which a group is complete."""
+"""Loop turns, microseconds each, without another change that complete a group."""
 STEP = 500
-"""Bookings that the loop goes through in one step, about half a millisecond."""
+"""Bookings processed in one step of the loop, about half a millisecond."""
 
 log = structlog.get_logger("eldr")
 
@@ -48,21 +48,21 @@ class _Group(NamedTuple):
 
 
 class Durability(Journal):
-    """Keeps a router's bookings and their ends.
+    """Stores a router's bookings and their ends.
 
-    When writing fails, decisions go on and `is_safe` is false: what happens then would not survive
-    a crash. All that is there is written afresh as soon as that can be done.
+    If writing fails, decisions go on and `is_safe` is false: what happens then would not survive a
+    crash. Everything is rewritten as soon as that is possible.
 
     Parameters
     ----------
     store : BookingStore
     tell : callable (bool)
-        Told whether bookings are written, whenever an attempt says so.
+        Told after each attempt whether bookings are written.
 
     Attributes
     ----------
     is_safe : bool
-        What is acknowledged is on the disk.
+        Whether what was acknowledged is on disk.
     trouble : str
         Why it is not.
     """
@@ -75,9 +75,9 @@ class Durability(Journal):
         self._living: list[Living] = []
         self._ends: list[End] = []
         self._waiting: list[asyncio.Future[None]] = []
-        self._in_hand: list[asyncio.Future[None]] = []  # those that wait for the thread
-        self._busy = self._due = False  # the thread writes; the loop is to flush
-        self._listens = False  # what happens now is to be kept
+        self._in_hand: list[asyncio.Future[None]] = []  # answers that wait for the thread
+        self._busy = self._due = False  # the thread is writing; a flush is scheduled
+        self._listens = False  # whether events are to be stored
         self._rewriting: asyncio.Task[None] | None = None
         self._next_try = self._next_forget = self._busy_since = 0.0
         self._number = 0
@@ -85,9 +85,9 @@ class Durability(Journal):
         self._thread = threading.Thread(target=self._write, name="bookings", daemon=True)
 
     def start(self, router: Router, workers: Workers, now: float) -> int:
-        """Take in what an earlier run left, and keep what happens from now on.
+        """Take in what an earlier run left, and store what happens from now on.
 
-        Returns how many bookings are alive.
+        Returns the number of living bookings.
         """
         self._router, self._workers = router, workers
         self._loop = asyncio.get_running_loop()
@@ -112,7 +112,7 @@ class Durability(Journal):
         return future
 
     def tick(self, now: float) -> None:
-        """Let time pass: what has failed is tried again, and what hangs has failed."""
+        """Retry what has failed, and give up on what hangs."""
         queued = len(self._living) + len(self._ends)
         if self.is_safe and self._busy and now - self._busy_since > STALL_SECONDS:
             self._failed(StoreError(f"a write has taken {now - self._busy_since:.0f} s so far"))
@@ -122,7 +122,7 @@ class Durability(Journal):
             self._rewriting = asyncio.create_task(self._rewrite())
 
     async def close(self) -> None:
-        """Write what is there, and end."""
+        """Write what is pending, and stop."""
         if self._rewriting:
             await self._rewriting
         while written := self.written():
@@ -141,7 +141,7 @@ class Durability(Journal):
         self.renewed(model, booking)
 
     def completed(self, model: str, booking: Booking, counts: Counts) -> None:
-        """A booking has got its whole signature."""
+        """A booking has its complete signature."""
         self.renewed(model, booking)
 
     def running(self, model: str, booking: Booking) -> None:
@@ -149,10 +149,10 @@ class Durability(Journal):
         self.renewed(model, booking)
 
     def renewed(self, model: str, booking: Booking) -> None:
-        """A booking is to be kept as it is."""
+        """A booking is to be stored as it is."""
         if self._listens:
             life = self._workers.life(self._router.models[model], booking.row)
-            # The thread reads the booking when it writes: later is only nearer to the truth.
+            # The thread reads the booking when it writes: later is more accurate.
             self._living.append((model, life, booking))
             self._schedule()
 
@@ -174,16 +174,16 @@ class Durability(Journal):
             self._ends.append(End._make(end))
             self._schedule()
 
-    # The loop's side
+    # In the event loop
 
     def _schedule(self) -> None:
-        """Flush when the loop has done all that it has at hand, or soon."""
+        """Flush when the loop has finished its current work, or soon."""
         if not (self._due or self._busy or self._rewriting):
             self._due = True
             self._gather(0, GATHER_TURNS, self._loop.time() + GATHER_SECONDS)
 
     def _gather(self, queued: int, turns: int, until: float) -> None:
-        """Let the loop turn while what is to be written grows: a commit costs as much for one."""
+        """Let the loop turn while more is queued: one commit costs as much for one change."""
         now_queued = len(self._living) + len(self._ends)
         turns = GATHER_TURNS if now_queued > queued else turns - 1
         if turns and self._loop.time() < until:
@@ -219,7 +219,7 @@ class Durability(Journal):
             self._flush()
 
     def _failed(self, error: StoreError) -> None:
-        """Go on without the disk: no answer waits for it, and nothing piles up."""
+        """Go on without the disk: no answer waits for it, and nothing accumulates."""
         if self.is_safe:
             log.error(
                 "bookings are not written, and would not survive a crash; decisions go on",
@@ -255,7 +255,7 @@ class Durability(Journal):
             await asyncio.sleep(0.01)
         self._flush(afresh=True)
 
-    # The thread's side
+    # In the thread
 
     def _write(self) -> None:
         while group := self._groups.get():
@@ -268,7 +268,7 @@ class Durability(Journal):
                     self._store.forget(now + clock)
             except StoreError as failed:
                 error = failed
-            except Exception as failed:  # or every answer would wait for a thread that is gone
+            except Exception as failed:  # else every answer would wait for a dead thread
                 log.exception("bookings not written")
                 error = StoreError(repr(failed))
             self._loop.call_soon_threadsafe(self._wrote, group, error)
@@ -281,5 +281,5 @@ def _release(waiting: list[asyncio.Future[None]]) -> None:
 
 
 def _clock() -> float:
-    """Unix time at which the monotonic clock was 0, as it is set now."""
+    """Unix time at which the monotonic clock was 0, as currently set."""
     return time.time() - time.monotonic()

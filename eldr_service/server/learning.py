@@ -1,4 +1,4 @@
-"""What was learned from traffic survives: a snapshot every half minute, in steps of the loop."""
+"""Saves what was learned from traffic every half minute, in steps of the event loop."""
 
 import asyncio
 import time
@@ -12,15 +12,15 @@ from eldr_service.stores.records import StoreError
 
 SNAPSHOT_SECONDS = 30.0
 PIECE_BYTES = 1 << 20
-"""Of recent counts, copied in one step: a fraction of a millisecond."""
+"""Recent counts copied in one step: a fraction of a millisecond."""
 
 log = structlog.get_logger("eldr")
 
 
 class Learning:
-    """Keeps what policies have learned, and the recent counts that partitions are fitted on.
+    """Saves what policies have learned, and the recent counts that partitions are fitted on.
 
-    All of it can be learned again: what cannot be read is left out with a warning.
+    All of it can be learned again: what cannot be read is skipped with a warning.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ class Learning:
     def __init__(self, router: Router, store: LearnedStore) -> None:
         self._router = router
         self._store = store
-        self._kept: dict[str, int] = {}  # of the recent counts of each model, how many are saved
+        self._kept: dict[str, int] = {}  # by model, how many of its recent counts are saved
         self._next = 0.0
         self._saving: asyncio.Task[None] | None = None
 
     def restore(self, now: float) -> None:
-        """Take in what an earlier run learned, before its bookings are counted."""
+        """Restore what an earlier run learned, before its bookings are counted."""
         self._next = now + SNAPSHOT_SECONDS
         clock = time.time() - now
         for model in self._router.models.values():
@@ -57,12 +57,12 @@ class Learning:
             model.policy.relearn(learned.arrays)
 
     def leave(self) -> None:
-        """What was seen until now another one saves."""
+        """Skip what was seen so far: another replica saves it."""
         for model in self._router.models.values():
             self._kept[model.name] = model.recent.kept
 
     def tick(self, now: float) -> None:
-        """Let time pass."""
+        """Save if it is time."""
         if now >= self._next and (self._saving is None or self._saving.done()):
             self._next = now + SNAPSHOT_SECONDS
             self._saving = asyncio.create_task(self._save_all())

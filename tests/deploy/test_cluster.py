@@ -104,8 +104,8 @@ def test_workers_are_found_with_the_charts_own_rights(server, tmp_path):
             "DELETE", f"apis/discovery.k8s.io/v1/namespaces/{place}/endpointslices/decode-1"
         )
         become(client, {})
-        assert not said(daemon, "source not read, or not in full: what it said last goes on")
+        assert not said(daemon, "source not read, or not in full: its last known workers stay")
     token.write_text("no token")
     with discovering(*flags) as (daemon, client):
         assert states(client) == {}
-        assert said(daemon, "source said nothing yet: what it said in an earlier run goes on")
+        assert said(daemon, "source not read yet: its workers of an earlier run stay")

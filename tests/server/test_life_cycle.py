@@ -127,7 +127,7 @@ def test_a_full_disk_is_said_and_survived(kept):
         client.route("m", "r")
         with Refused("UNAVAILABLE") as refused:
             client.policy.SetPolicy(random)
-        assert "could not be written down" in refused.status.message
+        assert "could not be stored" in refused.status.message
         with Refused("RESOURCE_EXHAUSTED"):
             client.fit("m")  # in a process that cannot be started
         resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, before)

@@ -1,1 +1,1 @@
-"""What load alone would have done with the same requests, in thought."""
+"""Estimates what load alone would have done with the same requests."""

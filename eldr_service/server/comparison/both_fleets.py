@@ -1,4 +1,4 @@
-"""The batches of a fleet as it is, and as it would be by load alone."""
+"""The batches of the actual fleet, and of a hypothetical fleet placed by load alone."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,11 +7,11 @@ from eldr_service.kernels import add_terms, expected_active
 from eldr_service.policies.packed_use import PackedUse
 
 DONE, BY_LOAD = 0, 1
-"""Where requests were placed, and where they would be by load alone."""
+"""Index of the actual placements, and of those by load alone."""
 
 
 class BothFleets:
-    """Sums alone are kept as requests come and go: experts are counted when they are asked for.
+    """Keeps only sums as requests come and go; experts are counted on demand.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class BothFleets:
     Attributes
     ----------
     sequences : ndarray of int64, shape [2, rows]
-        Of `DONE` and `BY_LOAD`; not to be written to, and another one after `reach`.
+        Of `DONE` and `BY_LOAD`; do not write to it; replaced by `reach`.
     """
 
     def __init__(self, size: int) -> None:
@@ -29,7 +29,7 @@ class BothFleets:
         self.sequences = np.zeros((2, 0), np.int64)
 
     def reach(self, rows: int) -> None:
-        """Have so many rows at least."""
+        """Grow to at least `rows` rows."""
         before = self.sequences.shape[1]
         if rows > before:
             more = max(rows, 2 * before) - before
@@ -37,7 +37,7 @@ class BothFleets:
             self.sequences = np.pad(self.sequences, ((0, 0), (0, more)))
 
     def add(self, row: int, row_by_load: int, use: PackedUse, times: int) -> None:
-        """Put so many like requests into both, or (`times` below 0) take them out."""
+        """Add `times` identical requests to both fleets, or remove them if `times` is negative."""
         self.reach(max(row, row_by_load) + 1)
         add_terms(use.data, times, self._sums[DONE, row], self._sums[BY_LOAD, row_by_load])
         self.sequences[DONE, row] += times

@@ -1,7 +1,6 @@
-"""The comparison with load alone of every model, for as long as somebody looks at it.
+"""Compares every model with load alone, while the comparison is being looked at.
 
-To look is to have the page open or to scrape the metrics. Where nobody does, a placement costs
-nothing here.
+That is while the page is open or the metrics are scraped. Otherwise a placement costs nothing here.
 """
 
 import asyncio
@@ -29,19 +28,19 @@ from eldr_service.routing.router import Router
 from eldr_service.server.comparison.load_only import Comparison, LoadOnly
 
 KEPT_SECONDS = 300.0
-"""For how long it goes on when nobody looks."""
+"""How long a comparison continues after the last look."""
 
 
 @dataclass(slots=True)
 class Foretold:
-    """Active experts per layer as predicted of workers' batches, beside what their reports said.
+    """Predicted active experts per layer of workers' batches, beside what their reports said.
 
     Attributes
     ----------
     reports : int
-        Reports that told of the batch which was predicted.
+        Reports on a batch that was predicted.
     predicted, reported : float
-        Sums over these.
+        Sums over these reports.
     """
 
     reports: int = 0
@@ -50,12 +49,12 @@ class Foretold:
 
 
 class Comparisons(Journal):
-    """Follows what is decided, from the first look on.
+    """Follows decisions, from the first look on.
 
     Parameters
     ----------
     on : bool
-        Whether there are any.
+        Whether comparisons are enabled.
     """
 
     def __init__(self, on: bool) -> None:
@@ -68,7 +67,7 @@ class Comparisons(Journal):
         self._prepared = False
 
     def prepare(self) -> None:
-        """Compile what it needs, which may take seconds; until then it compares nothing."""
+        """Compile kernels, which may take seconds; until then nothing is compared."""
         compile_ahead(add_terms, expected_active)
         compile_ahead(pack_use, predict_use, follow_counts, learn_decode)
         self._prepared = True
@@ -78,7 +77,7 @@ class Comparisons(Journal):
         self._router = router
 
     def look(self, now: float) -> None:
-        """Somebody looks: compare from now on."""
+        """Compare from now on, as the comparison is being looked at."""
         if not self.on:
             return
         if not self._prepared:
@@ -92,15 +91,15 @@ class Comparisons(Journal):
                 self._of[name] = LoadOnly(model.fleet, len(model.bookings))
 
     def of(self, model: str) -> Comparison | None:
-        """What there is to say of a model, if anything yet."""
+        """The comparison for a model, if there is one yet."""
         found = self._of.get(model)
         return found.comparison() if found else None
 
     def foretold(self, model: str) -> Foretold | None:
-        """How predictions and reports compare, since the daemon started; None before the first."""
+        """How predictions and reports compare since the daemon's start; None before the first."""
         return self._foretold.get(model)
 
-    # What is decided
+    # Events
 
     def placed(
         self, model: str, call: RouteCall, known: Known, booking: Booking, now: float
@@ -112,7 +111,7 @@ class Comparisons(Journal):
             comparison.placed(known, booking, now, self._predicted(model, booking))
 
     def completed(self, model: str, booking: Booking, counts: Counts) -> None:
-        """A booking has got its whole signature."""
+        """A booking has its complete signature."""
         comparison = self._of.get(model)
         if comparison and (use := self._predicted(model, booking)):
             comparison.completed(booking, use)
@@ -125,7 +124,7 @@ class Comparisons(Journal):
     def reported(
         self, model: str, row: int, report: LoadReport, left_out: object, now: float
     ) -> None:
-        """A worker told of its steps."""
+        """A worker reported its steps."""
         comparison = self._of.get(model)
         if comparison is None:
             return
@@ -139,15 +138,15 @@ class Comparisons(Journal):
             foretold.reported += reported
 
     def moved(self, model: str, row: int, state: WorkerState) -> None:
-        """Where requests would be by load alone was decided with other workers: begin again."""
+        """Workers changed, so the placements by load alone are out of date: start over."""
         self._of.pop(model, None)
 
     def forgotten(self, model: str) -> None:
-        """A model is not known any more."""
+        """A model was forgotten."""
         self._of.pop(model, None)
         self._foretold.pop(model, None)
 
     def _predicted(self, model: str, booking: Booking) -> PackedUse | None:
-        """What `marginal-cost` has predicted of a request, where that is in force."""
+        """What `marginal-cost` has predicted for a request, if that policy is in force."""
         policy = self._router.models[model].policy
         return policy.experts.used_by(booking) if type(policy) is MarginalCost else None

@@ -1,14 +1,14 @@
-"""What a policy that sees load alone would have done with the same requests, beside what was done.
+"""What a policy that sees load alone would have done with the same requests.
 
-Each request that is placed is placed a second time, in thought, on the worker with the least load
-among the sequences placed there in thought; it ends when it truly does. Both fleets' batches are
-predicted to use experts as `marginal-cost` predicts them (where it is in force, its predictions are
-taken), and steps to cost what workers' reports say that they cost (`policies.step_cost`), so that
-the two differ by where requests are, and nothing else. Predicted: a policy that decides by the same
-prediction looks a little better than it is.
+Each placed request is placed a second time, hypothetically, on the worker with the least load of
+sequences placed there hypothetically; it ends when it really does. Both fleets' batches are
+predicted to use experts as `marginal-cost` predicts them (if it is in force, its own predictions
+are used), and steps to cost what workers' reports say (`policies.step_cost`), so that the two
+differ only in where requests are. A caveat: a policy that decides by the same prediction looks
+slightly better than it is.
 
-A placement and an end are on the path of every call, so they do no more than is needed: the sums of
-what batches use. How many experts that makes is counted at a look, for a part of a large fleet.
+A placement and an end are on the path of every call, so they only update sums of what batches use.
+The experts are counted at a look, for a part of a large fleet at a time.
 """
 
 import math
@@ -32,24 +32,24 @@ REMEMBERED_SECONDS = 120.0
 MOST_LEARNING = 64
 """Requests whose prefill is kept, to learn from how their decodes differ."""
 LOOK_SECONDS = 0.5
-"""At least, between two looks at what both fleets hold."""
+"""Least time between two looks at what both fleets hold."""
 MOST_LOOKED_AT = 128
-"""Workers of each fleet at one look, which takes up to 3 µs for each; the next ones at the next."""
+"""Workers of each fleet per look, up to 3 µs each; the next look continues with the next ones."""
 _ENOUGH_LIVES = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Means over generated tokens of the last minutes: what was done, and by load alone.
+    """Means over tokens generated in the last minutes: as placed, and by load alone.
 
     Attributes
     ----------
     requests : int
-        That were compared.
+        Requests compared.
     active_experts, active_experts_by_load : float
         Distinct experts per layer that a token's step used.
     step_change : float
-        By how much its step was longer than by load alone, as a share; NaN before any reports.
+        By how much a step was longer than by load alone, as a share; NaN before any reports.
     """
 
     requests: int
@@ -68,14 +68,14 @@ class _Held:
 
 
 class LoadOnly:
-    """The comparison for one model, from when it is made.
+    """The comparison for one model, from its creation on.
 
     Parameters
     ----------
     fleet : Fleet
-        The model's, which is only read.
+        The model's fleet, which is only read.
     living : int
-        Requests that run already, of which nothing is known.
+        Requests already running, about which nothing is known.
     """
 
     def __init__(self, fleet: Fleet, living: int) -> None:
@@ -84,12 +84,14 @@ class LoadOnly:
         self._prediction: ExpertPrediction | None = None
         self._both = BothFleets(0)
         self._held: dict[tuple[str, int], _Held] = {}
-        self._capacity = np.zeros(0)  # by row; 0 where there is no READY decode worker
-        self._loads = np.zeros(0)  # by load alone, by row; inf where there is none
+        self._capacity = np.zeros(0)  # by row; 0 without a READY decode worker
+        self._loads = np.zeros(0)  # by load alone, by row; inf without a worker
         self._learning = 0
         self._unknown = living
         self._seen = 0
-        self._sums = np.zeros((2, 3))  # of both: sequences, and of them active experts and steps
+        self._sums = np.zeros(
+            (2, 3)
+        )  # per fleet: sequences, and weighted by them active experts and step times
         self._last = -math.inf
         self._next_row = 0
         self._draw = Random(0)
@@ -97,9 +99,9 @@ class LoadOnly:
     def placed(
         self, known: Known, booking: Booking, now: float, use: PackedUse | None = None
     ) -> None:
-        """A request was placed, whose `use` the policy may have predicted.
+        """A request was placed, for which the policy may have predicted a `use`.
 
-        Else it is predicted here; one without counts is taken for the mean request.
+        Otherwise it is predicted here; one without counts is treated as the mean request.
         """
         counts = known.counts if known.declared else None
         if counts is not None and (self._prediction is None or not self._fits(counts, known)):
@@ -112,7 +114,7 @@ class LoadOnly:
         if use is None or use.shape != prediction.shape:
             predicted = known.source.is_predicted
             if known.awaits_signature and not predicted:
-                counts = None  # a part, whose experts are not the whole's
+                counts = None  # partial counts would misrepresent the whole
             use = PackedUse.of(prediction.predict(counts), None, prediction.shape)
             if counts is not None and not predicted:
                 prediction.saw_prefill(counts)
@@ -134,7 +136,7 @@ class LoadOnly:
             self._add(held, 1)
 
     def ended(self, booking: Booking, now: float) -> None:
-        """A request ended, in both."""
+        """A request ended, in both fleets."""
         held = self._held.pop(booking.key, None)
         if held is None:
             self._unknown -= 1
@@ -152,10 +154,10 @@ class LoadOnly:
         self._cost.learn(worker_id, report)
 
     def predicted(self, row: int, report: LoadReport) -> float | None:
-        """Active experts per layer of a worker's batch; None where its report is of another batch.
+        """Active experts per layer of a worker's batch; None if its report is on another batch.
 
-        Batches are taken for the same where their sizes differ by a quarter at most, or by one
-        sequence: of a report they are means, and what is booked may not have begun.
+        Batches are treated as the same if their sizes differ by at most a quarter, or by one
+        sequence: reported sizes are means, and what is booked may not have begun.
         """
         sequences = self._both.sequences[DONE]
         held = int(sequences[row]) if row < len(sequences) else 0
@@ -166,7 +168,7 @@ class LoadOnly:
         return float(self._both.active(DONE, np.array([row]))[0]) / self._prediction.shape[0]
 
     def comparison(self) -> Comparison | None:
-        """None until requests that were there before are gone, or few beside the rest."""
+        """None until earlier requests are gone, or few compared with the rest."""
         if self._seen < _ENOUGH_LIVES * max(self._unknown, len(self._held), 1):
             return None
         weights = self._sums[:, :1]
@@ -189,7 +191,7 @@ class LoadOnly:
         self._last = -math.inf
 
     def _look_at_workers(self) -> None:
-        """Which are there, and what they hold at most."""
+        """Update which workers exist, and their capacities."""
         fleet = self._fleet
         rows = fleet.decode_rows
         rows = rows[fleet.column("state", rows) == WorkerState.READY]
@@ -201,7 +203,7 @@ class LoadOnly:
         self._loads[rows] = by_load[rows] / self._capacity[rows]
 
     def _least_loaded(self, row: int) -> int:
-        """A READY worker's row; ties at random, as traffic may have a rhythm of its own."""
+        """The row of the least loaded READY worker; ties at random, as traffic may be periodic."""
         loads = self._loads
         least = loads.min(initial=np.inf)
         if least == np.inf:
@@ -215,7 +217,7 @@ class LoadOnly:
             self._loads[row] = self._both.sequences[BY_LOAD, row] / self._capacity[row]
 
     def _sum_up(self, now: float) -> None:
-        """Add what both hold, weighted by the time since the last look and by sequences."""
+        """Add what both fleets hold, weighted by the time since the last look and by sequences."""
         elapsed = now - self._last
         if elapsed < LOOK_SECONDS:
             return
@@ -231,7 +233,7 @@ class LoadOnly:
             self._next_row = 0
 
     def _looked_at(self, which: int, layers: int) -> NDArray[np.float64]:
-        """Sequences, and over these the sums of active experts per layer and of a step's time."""
+        """Sequences, and sums over them of active experts per layer and of step time."""
         part = self._both.sequences[which, self._next_row : self._next_row + MOST_LOOKED_AT]
         rows = part.nonzero()[0]
         n = part[rows].astype(np.float64)

@@ -1,7 +1,7 @@
-"""Workers that do not register by themselves: a file, Kubernetes or DNS names them.
+"""Finds workers that do not register by themselves: from a file, Kubernetes or DNS.
 
-A source says which workers there are; a membership lets those that are new join, drains those that
-are there no more, and removes them once their bookings are over.
+A source lists its workers; a membership lets new ones join, drains those that are no longer listed,
+and removes them once their bookings are over.
 """
 
 from eldr_service.server.discovery.discovery import Discovery

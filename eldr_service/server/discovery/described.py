@@ -1,4 +1,4 @@
-"""A worker as its source describes it: checked as one that registers."""
+"""A worker as its source describes it, checked like one that registers."""
 
 from collections.abc import Mapping
 
@@ -18,12 +18,12 @@ def described(
     labels: Mapping[str, str] | None = None,
     state: WorkerState = WorkerState.READY,
 ) -> tuple[Key, Found]:
-    """Make a worker of what its source says; `endpoint` is its HOST:PORT.
+    """Make a worker from its source's description; `endpoint` is its HOST:PORT.
 
     Raises
     ------
     InvalidArgumentError
-        A field is wrong, or no model is said.
+        A field is wrong, or the model is missing.
     """
     request = fleet_pb2.RegisterWorkerRequest(
         worker_id=worker_id,

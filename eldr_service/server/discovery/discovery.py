@@ -1,4 +1,4 @@
-"""Runs the sources: their snapshots go into the fleet, their troubles into the log and metrics."""
+"""Runs the sources: snapshots go to the fleet, errors to the log and metrics."""
 
 import asyncio
 import time
@@ -14,19 +14,19 @@ from eldr_service.server.discovery.source import Key, Snapshot, Source
 from eldr_service.stores.records import StoreError
 
 START_SECONDS = 10.0
-"""For the first word of each source: bookings of an earlier run come back on its workers."""
+"""Most time to wait for each source's first snapshot: earlier bookings return to its workers."""
 RESTART_SECONDS = 5.0
 TICK_SECONDS = 0.25
 SAVE_SECONDS = 2.0
 
 Tell = Callable[[str, bool, int], None]
-"""Told of a source, whether it could be read, and how many workers it has."""
+"""Called with a source, whether it could be read, and how many workers it has."""
 
 log = structlog.get_logger("eldr")
 
 
 class _Followed:
-    """One source, and what became of it."""
+    """One source and its current state."""
 
     def __init__(
         self, source: Source, membership: Membership, remembered: Remembered, tell: Tell
@@ -40,11 +40,11 @@ class _Followed:
         self._unsaved: Snapshot | None = None
 
     async def run(self) -> None:
-        """Follow the source; a fault of ours must not leave the fleet without it for good."""
+        """Follow the source; an unexpected error must not end that for good."""
         while True:
             try:
                 await self.source.follow(self._take, self._fail)
-            except Exception as error:  # whatever it is, the traceback is logged
+            except Exception as error:  # any error: the traceback is logged
                 log.exception("source failed", source=self.source.name)
                 self._fail(f"{type(error).__name__}: {error}")
             await asyncio.sleep(RESTART_SECONDS)
@@ -62,18 +62,18 @@ class _Followed:
         self._tell(self.source.name, True, self._workers)
 
     async def recall(self) -> None:
-        """Go by what the source said in an earlier run, until it says something."""
+        """Use what the source listed in an earlier run, until it lists something."""
         snapshot = self._remembered.of(self.source.name)
         self._workers = len(snapshot)
         log.warning(
-            "source said nothing yet: what it said in an earlier run goes on",
+            "source not read yet: its workers of an earlier run stay",
             source=self.source.name,
             workers=self._workers,
         )
         await self.membership.follow(snapshot, time.monotonic())
 
     def save(self) -> None:
-        """Keep what the source said last, if that is not kept yet."""
+        """Save what the source listed last, unless that is saved already."""
         if self._unsaved is not None:
             self._remembered.keep(self.source.name, self._unsaved)
             self._unsaved = None
@@ -83,7 +83,7 @@ class _Followed:
         if trouble != self._trouble:
             self._trouble = trouble
             log.error(
-                "source not read, or not in full: what it said last goes on",
+                "source not read, or not in full: its last known workers stay",
                 source=self.source.name,
                 workers=self._workers,
                 error=trouble,
@@ -99,11 +99,11 @@ class Discovery:
     router : Router
     workers : Workers
     drain_seconds : float
-        For the bookings of a worker that its source has no more.
+        For bookings on a worker that its source no longer lists.
     tell : callable
-        For the metrics.
+        Reports to the metrics.
     remembered : Remembered
-        What sources said in an earlier run.
+        What sources listed in an earlier run.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Discovery:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Follow the sources; returns when each has said something, or after `START_SECONDS`."""
+        """Follow the sources; returns when each was read, or after `START_SECONDS`."""
         self._tasks = [asyncio.create_task(followed.run()) for followed in self._followed]
         first = [asyncio.create_task(f.has_spoken.wait()) for f in self._followed]
         if first:
@@ -147,7 +147,7 @@ class Discovery:
             self._tasks.append(asyncio.create_task(self._tick()))
 
     def close(self) -> None:
-        """Follow the sources no more."""
+        """Stop following the sources."""
         self._save()
         for task in self._tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Workers by DNS: SRV records, or the addresses of a headless service."""
+"""Finds workers by DNS: SRV records, or the addresses of a headless service."""
 
 import asyncio
 import time
@@ -17,32 +17,32 @@ from eldr_service.server.origins import Origin, read_traits
 
 LOOKUP_SECONDS = 5.0
 SHORTEST_WAIT = 1.0
-"""However short a TTL is."""
+"""The shortest interval, whatever the TTL."""
 EMPTY_ANSWERS = 3
-"""In a row, before it is believed that there are no workers: servers that start know no names."""
-UDP_BYTES = 1_232  # fits every path; longer answers come by TCP
+"""Consecutive empty answers that are believed: a starting server knows no names yet."""
+UDP_BYTES = 1_232  # fits every path; longer answers use TCP
 
 
 class NoRecordsError(Exception):
-    """The name does not exist, or has no records of the kind."""
+    """The name does not exist, or has no records of the wanted kind."""
 
 
 class DnsSource:
     """The workers that a name stands for.
 
-    A name that begins with an underscore has SRV records, each of which is a worker; of another,
-    each address is one: its IPv4 addresses, or where there are none its IPv6 ones.
+    A name that begins with an underscore has SRV records, one per worker. For any other name, each
+    address is a worker: its IPv4 addresses, or if there are none, its IPv6 addresses.
 
     Parameters
     ----------
     origin : Origin
         `where` is the name.
     default_capacity : int
-        Sequences of a worker for which nothing else is said.
+        Sequences of a worker without a stated capacity.
     interval : float
-        Seconds between two looks, unless the records' time to live is shorter.
+        Seconds between two lookups, unless the records' time to live is shorter.
     server : Address, optional
-        Of the name server; by default those of /etc/resolv.conf.
+        The name server; by default those in /etc/resolv.conf.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DnsSource:
         self._server = server
 
     async def follow(self, take: Take, fail: Fail) -> None:
-        """Tell the workers that the name stands for, as often as their records say."""
+        """Report the name's workers, as often as the records' time to live says."""
         empty = failed = 0
         while True:
             wait = self._interval
@@ -73,14 +73,14 @@ class DnsSource:
                     await take({})
             except (DNSException, OSError, InvalidArgumentError) as error:
                 empty, failed = 0, failed + 1
-                late = isinstance(error, Timeout)  # whose own text is another one each time
+                late = isinstance(error, Timeout)  # its own text differs each time
                 why = f"no answer within {LOOKUP_SECONDS:g} s" if late else str(error)
                 fail(f"{self._asked}: {why}")
                 wait = min(SHORTEST_WAIT * 2 ** min(failed - 1, 10), self._interval)
             await asyncio.sleep(wait)
 
     async def _look(self) -> tuple[Snapshot, float]:
-        """The workers, and for how many seconds that holds."""
+        """The workers, and for how many seconds they are valid."""
         resolver = self._resolver()
         kinds = ("SRV",) if self._asked.startswith("_") else ("A", "AAAA")
         for kind in kinds:
@@ -103,14 +103,14 @@ class DnsSource:
         """HOST:PORT of each record."""
         for record in answer:
             if kind == "SRV":
-                if record.target != dns.name.root:  # which says that there is none (RFC 2782)
+                if record.target != dns.name.root:  # the root means no service (RFC 2782)
                     target = record.target.to_text(omit_final_dot=True).lower()
                     yield f"{target}:{record.port}"
             else:
                 yield str(Address(record.address, int(self._traits.port)))
 
     def _resolver(self) -> dns.asyncresolver.Resolver:
-        """Made afresh for each look, so that another /etc/resolv.conf is followed."""
+        """A new resolver per lookup, so that changes of /etc/resolv.conf are followed."""
         resolver = dns.asyncresolver.Resolver(configure=self._server is None)
         if self._server:
             resolver.nameservers = [self._server.host]

@@ -1,4 +1,4 @@
-"""An EndpointSlice and its Service, as workers."""
+"""Turns an EndpointSlice and its Service into workers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ OF_KUBERNETES = ("kubernetes.io", "k8s.io")
 
 
 def service_of(item: Object) -> str:
-    """The name of the Service that a slice belongs to; empty where there is none."""
+    """The name of the Service that a slice belongs to; empty if there is none."""
     return str(_metadata(item, "labels").get(SERVICE_NAME, ""))
 
 
@@ -26,20 +26,20 @@ def workers_of(
 ) -> list[tuple[Key, Found]]:
     """The workers of a slice.
 
-    What holds for them is said, from the weakest to the strongest, by `texts`, by labels `eldr/KEY`
-    and by annotations of that name; those of the slice are stronger than the Service's.
+    Their traits come, in increasing precedence, from `texts`, from labels `eldr/KEY` and from
+    annotations of that name; those of the slice take precedence over the Service's.
 
     Raises
     ------
     InvalidArgumentError
-        Something of it is wrong.
+        Something in it is wrong.
     """
     objects = [service, item] if service else [item]
     said = dict(texts)
     labels: dict[str, str] = {}
     for each in objects:
         labels |= {k: v for k, v in _metadata(each, "labels").items() if _is_a_users(k)}
-    for kind in ("labels", "annotations"):  # a slice has its Service's labels, by Kubernetes
+    for kind in ("labels", "annotations"):  # Kubernetes copies a Service's labels to its slices
         for each in objects:
             found = _metadata(each, kind)
             said |= {key: found[PREFIX + key] for key in KEYS if PREFIX + key in found}
@@ -61,9 +61,9 @@ def workers_of(
 
 
 def state_of(endpoint: Mapping[str, Any]) -> WorkerState | None:
-    """What the conditions of an endpoint make of its worker; None for one that has ended.
+    """The worker state for an endpoint's conditions; None if it has ended.
 
-    What is not said is `ready`, `serving` if it is ready, and not `terminating`.
+    Defaults: `ready`, `serving` if it is ready, and not `terminating`.
     """
     conditions = endpoint.get("conditions") or {}
     ready = conditions.get("ready")
@@ -76,7 +76,7 @@ def state_of(endpoint: Mapping[str, Any]) -> WorkerState | None:
 
 
 def _port(ports: Sequence[Mapping[str, Any]], wanted: str) -> int:
-    """The number of the port that is wanted, by name or number; else of the only one, or `http`."""
+    """The number of the port with this name or number; by default the only one, or `http`."""
     if wanted.isdecimal():
         number = int(wanted)
         if not 0 < number < 1 << 16:
@@ -92,7 +92,7 @@ def _port(ports: Sequence[Mapping[str, Any]], wanted: str) -> int:
 
 
 def _where(item: Object, endpoint: Mapping[str, Any], port: int) -> str:
-    """HOST:PORT of an endpoint; its addresses are one and the same, says the API."""
+    """HOST:PORT of an endpoint; its addresses are interchangeable, according to the API."""
     address = next(iter(endpoint.get("addresses") or []), "")
     if not address:
         raise InvalidArgumentError("endpoints.addresses", "an address", "none")
@@ -110,6 +110,6 @@ def _metadata(item: Object, kind: str) -> dict[str, str]:
 
 
 def _is_a_users(label: str) -> bool:
-    """Labels of Kubernetes' own, and those that are read here, say nothing more of a worker."""
+    """Whether it is neither Kubernetes' own label nor one that is read here."""
     domain, slash, _ = label.partition("/")
     return not slash or not (label.startswith(PREFIX) or domain.endswith(OF_KUBERNETES))

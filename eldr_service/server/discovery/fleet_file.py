@@ -1,4 +1,4 @@
-"""A TOML file that names workers, followed while it changes.
+"""A TOML file that lists workers, followed as it changes.
 
 Each `[[workers]]` table has the fields of a RegisterWorkerRequest:
 
@@ -27,15 +27,15 @@ LOOK_SECONDS = 0.5
 class FleetFile:
     """The workers of a file.
 
-    What is new in it counts when two looks have found the same, so that one that is written in
-    place is not taken half. One that is replaced, by a rename or by a link that points elsewhere,
-    is followed as well.
+    A change takes effect when two looks have found the same content, so that a file written in
+    place is not read half. A file that is replaced, by a rename or a link to another file, is
+    followed too.
 
     Parameters
     ----------
     path : Path
     default_capacity : int
-        Sequences of a worker that does not say.
+        Sequences of a worker without a stated capacity.
     """
 
     def __init__(self, path: Path, default_capacity: int) -> None:
@@ -44,7 +44,7 @@ class FleetFile:
         self._default_capacity = default_capacity
 
     async def follow(self, take: Take, fail: Fail) -> None:
-        """Tell the file's workers, now and whenever it changes."""
+        """Report the file's workers, now and at every change."""
         taken = seen = None
         is_well = False
         while True:
@@ -60,7 +60,7 @@ class FleetFile:
             await asyncio.sleep(LOOK_SECONDS)
 
     def read(self) -> Snapshot:
-        """What the file has now.
+        """Read the file's current workers.
 
         Raises
         ------
@@ -79,7 +79,7 @@ class FleetFile:
         try:
             table = tomllib.loads(data.decode())
         except ValueError as error:
-            raise SourceError(f"{self._path} is no TOML file: {error}") from error
+            raise SourceError(f"{self._path} is not a TOML file: {error}") from error
         entries = table.pop("workers", None)
         if table or not isinstance(entries, list):
             raise SourceError(f"{self._path}: expected [[workers]] tables and nothing else")

@@ -1,4 +1,4 @@
-"""Pods behind Services of Kubernetes, by their EndpointSlices."""
+"""Finds the pods behind Kubernetes Services, by their EndpointSlices."""
 
 import asyncio
 import re
@@ -18,12 +18,12 @@ from eldr_service.server.discovery.kubernetes_watch import KubernetesWatch
 from eldr_service.server.discovery.source import Fail, Found, Key, Snapshot, Take
 from eldr_service.server.origins import Origin
 
-# Of a worker that is in two slices at a time, as an endpoint that moves is, the most alive counts.
+# A moving endpoint is in two slices for a while; its most alive state counts.
 _STATES = (WorkerState.READY, WorkerState.DRAINING, WorkerState.JOINING)
 
 
 class _Read(NamedTuple):
-    """A slice that was read, with its Service; where it has a flaw, `workers` are those before."""
+    """A slice and its Service; if it is faulty, `workers` are the last good ones."""
 
     item: Object
     service: Object | None
@@ -32,7 +32,7 @@ class _Read(NamedTuple):
 
 
 class KubernetesSource:
-    """The pods behind a Service, or behind all Services that a label selector fits.
+    """The pods behind a Service, or behind all Services that match a label selector.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class KubernetesSource:
     origin : Origin
         `where` is NAMESPACE/SERVICE or NAMESPACE/SELECTOR (of labels).
     default_capacity : int
-        Sequences of a worker for which nothing else is said.
+        Sequences of a worker without a stated capacity.
     """
 
     def __init__(self, api: KubernetesApi, origin: Origin, default_capacity: int) -> None:
@@ -59,7 +59,7 @@ class KubernetesSource:
         self._read: dict[str, _Read] = {}  # by slice
 
     async def follow(self, take: Take, fail: Fail) -> None:
-        """Tell the workers of all slices, now and whenever they or their Services change."""
+        """Report the workers of all slices, now and whenever slices or their Services change."""
         changed = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             for watch in (self._slices, self._services):
@@ -75,7 +75,7 @@ class KubernetesSource:
     async def _snapshot(
         self, slices: Mapping[str, Object], services: Mapping[str, Object]
     ) -> tuple[Snapshot, str]:
-        """The workers, and what is wrong with a slice, of which the last good state counts."""
+        """The workers, and any faults in slices, whose last good state is used."""
         best: dict[Key, tuple[tuple[int, int], Found]] = {}
         self._read = {name: read for name, read in self._read.items() if name in slices}
         for name, item in slices.items():
@@ -104,5 +104,5 @@ class KubernetesSource:
 
 
 def is_service(wanted: str) -> bool:
-    """It is a Service's name, not a label selector."""
+    """Whether it is a Service's name rather than a label selector."""
     return re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", wanted) is not None

@@ -1,4 +1,4 @@
-"""The API of Kubernetes over HTTP: lists, and watches, which are a JSON text per line."""
+"""The Kubernetes API over HTTP: lists, and watches with one JSON text per line."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ from eldr_service.server.discovery.source import SourceError
 
 POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LIST_SECONDS = 30.0
-WATCH_SECONDS = 60  # after which a watch begins again: so long may a dead connection go unnoticed
+WATCH_SECONDS = 60  # length of a watch, and so how long a dead connection may go unnoticed
 PAGE = 50
-"""Objects of a list per request: 2 MB, where slices have their usual 100 endpoints."""
+"""Objects of a list per request: 2 MB if slices have the usual 100 endpoints."""
 MAX_BYTES = 64 << 20
-"""Of a page, or of an event: a slice has 1,000 endpoints of about 400 bytes at most."""
+"""Of a page or an event: a slice has at most 1,000 endpoints of about 400 bytes."""
 
 Object = dict[str, Any]
 
@@ -29,7 +29,7 @@ class ApiError(Exception):
     Attributes
     ----------
     is_expired : bool
-        410: the resource version is too old, list again.
+        410: the resource version is too old, so list again.
     """
 
     def __init__(self, message: str, status: int = 0) -> None:
@@ -38,13 +38,13 @@ class ApiError(Exception):
 
 
 class KubernetesAccess(NamedTuple):
-    """Where the API server is, and who asks.
+    """Where the API server is, and the credentials for it.
 
     Attributes
     ----------
     url : str
     token, authorities : Path or None
-        Files, read again for every request: they rotate.
+        Files, read for every request, as they rotate.
     """
 
     url: str
@@ -55,19 +55,19 @@ class KubernetesAccess(NamedTuple):
     def of(
         cls, url: str | None, token: Path | None, authorities: Path | None
     ) -> "KubernetesAccess":
-        """Access as given; without a URL, that of the pod which this is.
+        """Access as given; without a URL, that of the pod in which this process runs.
 
         Raises
         ------
         SourceError
-            This is no pod.
+            This process does not run in a pod.
         """
         if url:
             return cls(url.rstrip("/"), token, authorities)
         host, port = (os.environ.get(f"KUBERNETES_SERVICE_{word}") for word in ("HOST", "PORT"))
         if not host:
             raise SourceError(
-                "--kubernetes: this is no pod (KUBERNETES_SERVICE_HOST is not set): give"
+                "--kubernetes: not in a pod (KUBERNETES_SERVICE_HOST is not set): give"
                 " --kubernetes-api"
             )
         host = f"[{host}]" if ":" in host else host
@@ -76,13 +76,13 @@ class KubernetesAccess(NamedTuple):
 
 
 class KubernetesApi:
-    """Asks the API server. A connection per request: tokens and authorities are read for each."""
+    """Client of the API server. One connection per request: credentials are read for each."""
 
     def __init__(self, access: KubernetesAccess) -> None:
         self._access = access
 
     async def read(self, path: str, selection: Mapping[str, str]) -> tuple[list[Object], str]:
-        """All objects of a path that are selected, and the resource version of them.
+        """All selected objects of a path, and their resource version.
 
         Raises
         ------
@@ -104,10 +104,10 @@ class KubernetesApi:
     async def watch(
         self, path: str, selection: Mapping[str, str], version: str
     ) -> AsyncIterator[list[Object]]:
-        """Events after a resource version, in groups as they come in; first none: it has begun.
+        """Events after a resource version, in groups as they arrive; first an empty group.
 
-        Ends when the server ends it, which it does about every minute. A text that is cut off is
-        left out: the event comes again.
+        Ends when the server ends the watch, about every minute. A truncated text is dropped: the
+        event comes again.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class KubernetesApi:
     async def _chunks(
         self, path: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
     ) -> AsyncIterator[bytes]:
-        """What is answered, as it comes in; first nothing, when the server has agreed."""
+        """The answer in chunks; first an empty one, once the server has accepted."""
         url = self._access.url + path
         size = 0
         try:
@@ -171,7 +171,7 @@ def _object(path: str, text: bytes) -> Object:
 
 
 def _refused(url: str, response: aiohttp.ClientResponse, text: bytes) -> str:
-    """What the server said: a Status with a message, as a rule."""
+    """The server's error: usually a Status with a message."""
     try:
         message = str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):

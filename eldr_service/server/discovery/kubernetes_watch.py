@@ -1,4 +1,4 @@
-"""Objects of one kind as the API server has them: listed once, and watched from there on."""
+"""Objects of one kind as the API server has them: listed once, then watched."""
 
 import asyncio
 import random
@@ -11,15 +11,15 @@ import structlog
 from eldr_service.server.discovery.kubernetes_api import ApiError, KubernetesApi, Object
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Seconds before a request that failed is made again: twice as long each time."""
+"""Seconds before a failed request is retried; doubled each time."""
 SETTLED_SECONDS = 5.0
-"""What lasted so long is followed by the next at once."""
+"""After a watch that lasted this long, the next follows at once."""
 
 log = structlog.get_logger("eldr")
 
 
 class KubernetesWatch:
-    """Keeps up with a path of the API.
+    """Keeps up to date with a path of the API.
 
     Parameters
     ----------
@@ -33,18 +33,18 @@ class KubernetesWatch:
     objects : mapping of str to dict, or None
         By name; None before the first list.
     trouble : str
-        Why they may be out of date; empty where they are not.
+        Why they may be out of date; empty if they are not.
     """
 
     def __init__(self, api: KubernetesApi, path: str, selection: Mapping[str, str]) -> None:
         self.objects: dict[str, Object] | None = None
         self.trouble = ""
         self._api, self._path, self._selection = api, path, selection
-        self._version = ""  # none: list first
+        self._version = ""  # empty: list first
         self._objects: dict[str, Object] = {}
 
     async def follow(self, tell: Callable[[], None]) -> None:
-        """Keep `objects` and `trouble` up to date, and tell of every change, without end."""
+        """Keep `objects` and `trouble` up to date, and call `tell` at every change, without end."""
         wait = 0.0
         while True:
             began, failed = time.monotonic(), False
@@ -73,7 +73,7 @@ class KubernetesWatch:
         self.objects, self.trouble = dict(self._objects), ""
 
     async def _watch(self, tell: Callable[[], None]) -> None:
-        """Take in events until the watch ends, by the server's will as a rule."""
+        """Apply events until the watch ends, usually by the server."""
         async for events in self._api.watch(self._path, self._selection, self._version):
             changed = bool(self.trouble)
             self.trouble = ""
@@ -84,7 +84,7 @@ class KubernetesWatch:
                 tell()
 
     def _take(self, event: Object) -> bool:
-        """Take in an event; returns whether an object has changed."""
+        """Apply an event; returns whether an object has changed."""
         kind, item = event.get("type"), event.get("object") or {}
         if kind == "ERROR":
             message = f"{self._path}: {item.get('code')} {item.get('message')}"

@@ -1,4 +1,4 @@
-"""Keeps the workers that a source found in the fleet, step by step, so that calls go on between."""
+"""Keeps a source's workers in the fleet, step by step so that calls can run in between."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -19,19 +19,19 @@ log = structlog.get_logger("eldr")
 
 @dataclass(slots=True)
 class _Member:
-    """A worker that the source has, or had until lately."""
+    """A worker that the source lists, or listed until recently."""
 
     found: Found
-    drained: int = 0  # the life of it that was drained because of the source
-    until: float | None = None  # when it is removed at the latest; None while the source has it
+    drained: int = 0  # the life that was drained because of the source
+    until: float | None = None  # latest time of its removal; None while the source lists it
 
 
 @dataclass(slots=True, kw_only=True)
 class Membership:
     """The part of the fleet that one source has found.
 
-    A worker that registers itself is its own master: what it says of itself holds, and it is not
-    removed from here. It is drained all the same when the source says that it is about to end.
+    A worker that registers itself keeps its own registration, and is not removed from here. It is
+    still drained when the source says that it is about to end.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Membership:
     router : Router
     workers : Workers
     drain_seconds : float
-        For the bookings of a worker that is found no more.
+        For bookings on a worker that is no longer found.
     owners : dict
         Which source has which worker; shared by all of them.
     """
@@ -50,21 +50,21 @@ class Membership:
     drain_seconds: float
     owners: dict[Key, str]
     refused: dict[Key, str] = field(default_factory=dict)
-    """Workers that could not join, and why; they are tried again."""
+    """Workers that could not join, and why; they are retried."""
     _members: dict[Key, _Member] = field(default_factory=dict)
     _wanted: Snapshot = field(default_factory=dict)
     _busy: asyncio.Lock = field(default_factory=asyncio.Lock)
     _retry_at: float = 0.0
 
     async def follow(self, wanted: Snapshot, now: float) -> None:
-        """Let new and changed workers join, and drain those that the source has no more."""
+        """Let new and changed workers join, and drain those that the source no longer lists."""
         self._wanted = wanted
         async with self._busy:
-            wanted = self._wanted  # the newest, after a wait
+            wanted = self._wanted  # the latest, after a wait
             for key, found in wanted.items():
                 if self._differs(key, found):
                     self._try(key, found, now)
-                    await asyncio.sleep(0)  # each one costs the loop some time
+                    await asyncio.sleep(0)  # each takes some time on the loop
             for key in [k for k, m in self._members.items() if m.until is None]:
                 if key not in wanted:
                     self._leave(key, now)
@@ -73,7 +73,7 @@ class Membership:
                 del self.refused[key]
 
     async def tick(self, now: float) -> None:
-        """Remove those whose bookings are over, and try those again that could not join."""
+        """Remove workers whose bookings are over, and retry those that could not join."""
         for key in [k for k, m in self._members.items() if m.until is not None]:
             self._remove(key, now)
         if self.refused and now >= self._retry_at:
@@ -102,7 +102,7 @@ class Membership:
         there = self._row(key)
         if there and not self._is_discovered(*there):
             if member is None:
-                self._say("worker found", key, why="it has registered itself, which holds")
+                self._say("worker found", key, why="its own registration is kept")
         elif member is None or member.found[:2] != found[:2]:
             starts = found.state if found.state is WorkerState.JOINING else WorkerState.READY
             life = self._life(found, *there) if there else 0
@@ -119,7 +119,7 @@ class Membership:
             self._move(key, member, *there)
 
     def _move(self, key: Key, member: _Member, model: Model, row: int) -> None:
-        """Bring a worker that is there to the state that the source has it in."""
+        """Bring an existing worker to the state that its source gives."""
         life, state = model.fleet.incarnation(row), model.fleet.state(row)
         if member.found.state is WorkerState.READY:
             ours = state is WorkerState.JOINING and self._is_discovered(model, row)
@@ -140,11 +140,11 @@ class Membership:
         member = self._members[key]
         member.until = now + self.drain_seconds
         if (there := self._row(key)) and there[0].fleet.state(there[1]) is not WorkerState.DRAINING:
-            self._drain(key, member, there[0].fleet.incarnation(there[1]), why="found no more")
+            self._drain(key, member, there[0].fleet.incarnation(there[1]), why="no longer found")
         self._remove(key, now)
 
     def _remove(self, key: Key, now: float) -> None:
-        """Remove a worker that the source has no more, if its time has come."""
+        """Remove a worker that the source no longer lists, if it is time."""
         until, there = self._members[key].until, self._row(key)
         assert until is not None
         if there and self._is_discovered(*there):
@@ -153,7 +153,7 @@ class Membership:
             if left and now < until:
                 return
             self.workers.remove(*key, 0, now)
-            why = "drained for as long as it may be" if left else "no bookings are left"
+            why = "its drain took too long" if left else "no bookings are left"
             self._say("worker removed", key, why=why, ended_bookings=left)
         del self._members[key]
         self.owners.pop(key, None)
@@ -164,13 +164,13 @@ class Membership:
         return None if model is None or row is None else (model, row)
 
     def _life(self, found: Found, model: Model, row: int) -> int:
-        """The life that goes on where the same engine is said to be otherwise; 0 for none."""
+        """The life to continue if the source describes the same engine differently; 0 for none."""
         there, spec = model.fleet.spec(row), found.spec
         same = (there.url, there.dp_rank, there.role) == (spec.url, spec.dp_rank, spec.role)
         return model.fleet.incarnation(row) if same else 0
 
     def _is_discovered(self, model: Model, row: int) -> bool:
-        """Bookings on such a worker are tied to none of its lives."""
+        """Whether bookings on such a worker are tied to none of its lives."""
         return self.workers.life(model, row) == 0
 
     def _say(self, event: str, key: Key, level: str = "info", **more: object) -> None:

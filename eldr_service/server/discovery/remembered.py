@@ -1,4 +1,4 @@
-"""What sources said last, over a restart: one that cannot be read then goes on as it was."""
+"""What sources listed last, kept over a restart for sources that cannot be read then."""
 
 import json
 from dataclasses import asdict
@@ -26,13 +26,13 @@ class Remembered:
         self._store = store
 
     def keep(self, source: str, snapshot: Snapshot) -> None:
-        """Keep what a source has, in the place of what it had."""
+        """Replace what is kept for a source."""
         records = [asdict(_record(key, found)) for key, found in snapshot.items()]
         with self._store.transaction() as execute:
             execute("INSERT OR REPLACE INTO found VALUES (?, ?)", (source, json.dumps(records)))
 
     def of(self, source: str) -> Snapshot:
-        """What a source had; nothing, where it was never read."""
+        """What a source listed; empty if it was never read."""
         rows = self._store.read("SELECT workers FROM found WHERE source = ?", (source,))
         return dict(_found(worker_of(record)) for (text,) in rows for record in json.loads(text))
 

@@ -1,4 +1,4 @@
-"""What a source of workers is: something that says, again and again, which workers there are."""
+"""The interface of a source of workers: it reports, again and again, which workers exist."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -12,15 +12,15 @@ class SourceError(Exception):
 
 
 class Found(NamedTuple):
-    """A worker, as a source has it.
+    """A worker, as a source describes it.
 
     Attributes
     ----------
     spec : WorkerSpec
     geometry : ModelGeometry or None
     state : WorkerState
-        READY; JOINING for one that is not ready (yet, or for a while); DRAINING for one that is
-        about to end. One that is gone is not in the snapshot.
+        READY; JOINING if it is not ready (yet, or for a while); DRAINING if it is about to end. A
+        worker that is gone is not in the snapshot.
     """
 
     spec: WorkerSpec
@@ -32,25 +32,25 @@ Key = tuple[str, str]
 """Model and worker id."""
 
 Snapshot = Mapping[Key, Found]
-"""All workers of a source at one moment."""
+"""All workers of a source at one time."""
 
 
 class Take(Protocol):
-    """Gets what a source has, again too when it was read and nothing has changed.
+    """Takes a source's snapshot, also if it was read and nothing has changed.
 
-    `flaw` says what is wrong with a part of it, for which the last good state is in the snapshot.
+    `flaw` says what is wrong with a part of it, whose last good state is in the snapshot.
     """
 
     async def __call__(self, snapshot: Snapshot, flaw: str = "") -> None:
-        """Return when the fleet is as the snapshot has it."""
+        """Return when the fleet matches the snapshot."""
 
 
 Fail = Callable[[str], None]
-"""Gets why a source cannot be read now; its last snapshot goes on."""
+"""Told why a source cannot be read now; its last snapshot stays."""
 
 
 class Source(Protocol):
-    """Where workers are named.
+    """A place where workers are listed.
 
     Attributes
     ----------
@@ -61,4 +61,4 @@ class Source(Protocol):
     name: str
 
     async def follow(self, take: Take, fail: Fail) -> None:
-        """Tell what there is, now and at each change, without end."""
+        """Report the workers, now and at each change, without end."""

@@ -1,4 +1,4 @@
-"""The sources that the settings name."""
+"""The sources in the settings."""
 
 from eldr_service.server.config import Settings
 from eldr_service.server.discovery.fleet_file import FleetFile
@@ -8,7 +8,7 @@ from eldr_service.server.discovery.source import Source, SourceError
 
 
 class Sources:
-    """What the settings name, ready to be followed.
+    """The sources in the settings, ready to be followed.
 
     Attributes
     ----------
@@ -17,7 +17,7 @@ class Sources:
     Raises
     ------
     SourceError
-        Kubernetes is to be asked, and nothing says where it is; or DNS, and its library is missing.
+        Kubernetes is asked for without an address for it, or DNS without its library.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,7 +47,7 @@ class Sources:
 
 
 def _by_dns(settings: Settings) -> list[Source]:
-    """Sources by DNS, where the settings ask for them; their library is an extra."""
+    """DNS sources, if the settings ask for them; their library is an extra."""
     if not settings.dns:
         return []
     try:

@@ -1,6 +1,6 @@
-"""What is estimated of each model, as metrics: the gain against load alone, and whether it is true.
+"""Estimates for each model as metrics: the gain over load alone, and how accurate it is.
 
-A series is absent while there is nothing to say.
+A series is absent while its value is unknown.
 """
 
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """Of one model; None where it is not known.
+    """Estimates for one model; None if unknown.
 
     Attributes
     ----------
     active_experts : (float, float) or None
         Distinct experts per layer that a generated token's step used, as placed and by load alone.
     step_time_ratio : float or None
-        A step's time relative to that by load alone: 1 as long.
+        Step time relative to that by load alone; 1 means equal.
     foretold : (int, float, float) or None
-        Reports; sums over them of the active experts that were predicted, and reported.
+        Number of reports; sums over them of the predicted and of the reported active experts.
     """
 
     active_experts: tuple[float, float] | None = None
@@ -37,15 +37,15 @@ def estimated(models: Iterable[tuple[str, Estimates]]) -> tuple[Metric, ...]:
     )
     ratio = GaugeMetricFamily(
         "eldr_estimated_step_time_ratio",
-        "A token's step time relative to that by load alone: 1 as long",
+        "A token's step time relative to that by load alone; 1 means equal",
         labels=["model"],
     )
     reports, predicted, reported = (
         CounterMetricFamily(f"eldr_active_experts_{name}", text, labels=["model"])
         for name, text in (
-            ("reports", "Reports of workers on a batch whose active experts were predicted"),
-            ("predicted", "Sum over these reports of the active experts per layer predicted"),
-            ("reported", "Sum over these reports of the active experts per layer reported"),
+            ("reports", "Workers' reports on batches whose active experts were predicted"),
+            ("predicted", "Sum over these reports of the predicted active experts per layer"),
+            ("reported", "Sum over these reports of the reported active experts per layer"),
         )
     )
     for model, known in models:

@@ -1,4 +1,4 @@
-"""Metrics as text, a slice at a time: with a thousand workers they take many milliseconds."""
+"""Metrics as text, in slices: with a thousand workers they take many milliseconds."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,7 +6,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 SLICE = 64
-"""Samples that are written in one step, less than half a millisecond."""
+"""Samples written in one step, less than half a millisecond."""
 
 
 class _These(Collector):
@@ -18,16 +18,16 @@ class _These(Collector):
 
 
 def slices(parts: Iterable[Metric | None], encode: Callable[[Collector], bytes]) -> Iterator[bytes]:
-    """What `encode` makes of all metrics at once, in slices; others may have their turn after each.
+    """The output of `encode` for all metrics, in slices; other tasks may run after each.
 
     Parameters
     ----------
     parts
-        The metrics, and None wherever others may have their turn.
+        The metrics, with None wherever other tasks may run.
     encode : callable
         One of prometheus_client's.
     """
-    end = encode(_These())  # OpenMetrics has a last line
+    end = encode(_These())  # OpenMetrics ends with a line of its own
     for metric in parts:
         if metric is None:
             yield b""

@@ -1,4 +1,4 @@
-"""Gauges, made from the state at each scrape, a part at a time: others have their turns between."""
+"""Gauges, made from the state at each scrape, in parts between which other tasks may run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -10,8 +10,8 @@ from eldr_service.server.observability.estimates import Estimates, estimated
 from eldr_service.server.observability.own_series import OTHER
 
 SLICE = 32
-"""Workers that are looked at in one step, less than half a millisecond."""
-# Shown even when no worker is in them, so that an alert on 0 READY workers has something to read.
+"""Workers processed in one step, less than half a millisecond."""
+# Shown even without workers in them, so that an alert on 0 READY workers has a value.
 WORKER_STATES = ("JOINING", "READY", "DRAINING")
 CAPTURE_STATES = (*(state.name for state in CaptureState), "UNSAID")
 
@@ -23,18 +23,18 @@ class WorkerState:
     Attributes
     ----------
     worker_id, state : str
-        The id is `other` for one that has no series of its own.
+        The id is `other` if it has no series of its own.
     load : float
         Booked and foreign sequences / capacity: 1 is full.
     booked_sequences : int
     capture : CaptureStatus or None
-        None where it has said nothing of it.
+        None if it has not reported any.
     avoidance : str
-        Why others are preferred to it, or NONE.
+        Why it is avoided, or NONE.
     relief : float
-        The factor on its load, 1 for none.
+        The factor on its load; 1 for none.
     pace : float
-        Its steps' time relative to its peers'; 0 where it is not known.
+        Its step time relative to its peers'; 0 if unknown.
     """
 
     worker_id: str
@@ -49,10 +49,10 @@ class WorkerState:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One model, as the metrics show it; `partition_version` is 0 where none is active.
+    """One model, as the metrics show it; `partition_version` is 0 without an active one.
 
-    `policy` is its name and its parameters as they are written. `workers` may look at each only
-    when it is its turn. `partition_drift` is None where it is not known.
+    `policy` is its name and its parameters as written. `workers` may read each worker only when it
+    is reached. `partition_drift` is None if unknown.
     """
 
     model: str
@@ -69,7 +69,7 @@ class ModelState:
 
 @dataclass(frozen=True, slots=True)
 class RouterState:
-    """All that gauges show, at one moment."""
+    """All that gauges show, at one time."""
 
     models: Sequence[ModelState] = field(default_factory=tuple)
     signatures_held: int = 0
@@ -77,7 +77,7 @@ class RouterState:
 
 
 def families(state: RouterState) -> Iterator[Metric | None]:
-    """The gauges of a state; None wherever others may have their turn."""
+    """The gauges of a state, with None wherever other tasks may run."""
     load = GaugeMetricFamily(
         "eldr_worker_load",
         "Booked and foreign sequences / capacity: 1 is full",
@@ -88,7 +88,7 @@ def families(state: RouterState) -> Iterator[Metric | None]:
     )
     capture = GaugeMetricFamily(
         "eldr_worker_capture",
-        "1 for how a worker's capture of routed experts stands",
+        "1 for the state of a worker's capture of routed experts",
         labels=["model", "worker", "state"],
     )
     tokens = CounterMetricFamily(
@@ -98,7 +98,7 @@ def families(state: RouterState) -> Iterator[Metric | None]:
     )
     avoided = GaugeMetricFamily(
         "eldr_worker_avoided",
-        "1 where others are preferred to a worker",
+        "1 while a worker is avoided",
         labels=["model", "worker", "why"],
     )
     relief = GaugeMetricFamily(
@@ -106,12 +106,12 @@ def families(state: RouterState) -> Iterator[Metric | None]:
     )
     pace = GaugeMetricFamily(
         "eldr_worker_pace",
-        "Time of a worker's steps relative to its peers': 1 as long",
+        "A worker's step time relative to its peers'; 1 means equal",
         labels=["model", "worker"],
     )
     captures = GaugeMetricFamily(
         "eldr_capture_workers",
-        "Workers by how their capture of routed experts stands",
+        "Workers by the state of their capture of routed experts",
         labels=["model", "state"],
     )
     policy = GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""How long the event loop is held at a time, by a beat that comes late when it is."""
+"""Measures how long the event loop is blocked, by how late a regular beat is."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ BEAT_SECONDS = 0.01
 
 
 async def beat(observe: Callable[[float], None]) -> None:
-    """Tell by how many seconds each beat is late, until cancelled."""
+    """Report by how many seconds each beat is late, until cancelled."""
     while True:
         due = time.monotonic() + BEAT_SECONDS
         await asyncio.sleep(BEAT_SECONDS)

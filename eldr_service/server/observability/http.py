@@ -1,4 +1,4 @@
-"""The HTTP port: metrics, health, and the paths of the page."""
+"""The HTTP port: metrics, health, and the page's paths."""
 
 import asyncio
 import logging
@@ -13,19 +13,19 @@ from eldr_service.server.observability.exposition import slices
 from eldr_service.server.observability.metrics import Metrics
 
 COMPRESSED_AT_ONCE = 16 << 10
-"""Bytes that are compressed in one step, about half a millisecond."""
+"""Bytes compressed in one step, about half a millisecond."""
 STOP_SECONDS = 1.0
-"""How long answers that are under way may go on when the server stops."""
+"""How long answers in progress may continue when the server stops."""
 Paths = Iterable[tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]]
 
 
 def _of_ours(record: logging.LogRecord) -> bool:
-    """Leave bytes that are no HTTP out of the log: anyone can send them; each is a traceback."""
+    """Keep bytes that are not HTTP out of the log: anyone can send them, each with a traceback."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def _no_body_is_wanted(request: web.Request) -> None:
-    """Whatever the caller expects before it sends a body: none is read here."""
+    """Accept any Expect header: no body is read here."""
 
 
 class HttpServer:
@@ -34,13 +34,13 @@ class HttpServer:
     Parameters
     ----------
     metrics : Metrics
-        What `/metrics` shows, in the format that the reader asks for.
+        What `/metrics` shows, in the format that the client asks for.
     healthy : callable
-        Whether the daemon takes requests now.
+        Whether the daemon currently takes requests.
     troubles : callable
         What is wrong although it does, in words; empty for nothing.
     paths : iterable of (method, path, handler)
-        What else is served.
+        Further paths to serve.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class HttpServer:
         self._shown = metrics
         self._healthy = healthy
         self.app = web.Application()
-        # aiohttp's own reading of Expect fails at bytes that are no text, on any path.
+        # aiohttp's own handling of Expect fails on bytes that are not text, on any path.
         add = partial(self.app.router.add_route, expect_handler=_no_body_is_wanted)
         add("GET", "/metrics", self._metrics)
         add("GET", "/healthz", self._health)
@@ -62,16 +62,16 @@ class HttpServer:
             add(method, path, handler)
         add("*", "/{rest:.*}", self._nothing)
         logging.getLogger("aiohttp.server").addFilter(_of_ours)
-        # Scrapes every few seconds are nothing to log.
+        # Scrapes every few seconds need no log lines.
         self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=STOP_SECONDS)
 
     async def start(self, host: str, port: int) -> int:
-        """Listen, and return the port: the one that was free where `port` is 0.
+        """Listen, and return the port, which is a free one if `port` is 0.
 
         Raises
         ------
         OSError
-            When the address cannot be had.
+            The address cannot be used.
         """
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
@@ -79,7 +79,7 @@ class HttpServer:
         return bound
 
     async def stop(self) -> None:
-        """Stop listening, and answer what has been asked. Twice is fine."""
+        """Stop listening, and finish pending answers. Twice is fine."""
         await self._runner.cleanup()
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -88,7 +88,7 @@ class HttpServer:
         for part in slices(self._shown.parts(), encode):
             body += part
             await asyncio.sleep(0)
-        # Compressing takes longer than a step may, but goes on beside the loop.
+        # Compression takes longer than a step may, so it runs in slices.
         response = web.Response(
             body=bytes(body),
             headers={"Content-Type": content_type},

@@ -1,4 +1,4 @@
-"""Logs on stderr: for eyes or as one JSON object a line."""
+"""Logs on stderr: for people, or as one JSON object per line."""
 
 import io
 import json
@@ -15,12 +15,12 @@ from eldr_service.core.escaping import escaped
 
 
 def _as_json_escapes(logger: object, name: str, line: Any) -> str:
-    """Write out, as JSON does, what JSON lets through: C1 controls, bidi and the like."""
+    """Escape, as in JSON, what JSON allows unescaped: C1 controls, bidi and the like."""
     return escaped(line, write=lambda character: json.dumps(character)[1:-1])
 
 
 def _without_controls(logger: object, name: str, event: EventDict) -> EventDict:
-    """Write out what ids and errors of others' making could do to a terminal."""
+    """Escape what foreign ids and errors could do to a terminal."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = escaped(value)
@@ -34,7 +34,7 @@ def _traceback(stream: TextIO, exc_info: ExcInfo) -> None:
 
 
 class _Lossy:
-    """A stream that may lose text: no call must fail for a full disk or a pipe that was closed."""
+    """A stream that may lose text: no call may fail because of a full disk or a closed pipe."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -51,16 +51,16 @@ class _Lossy:
 def configure_logging(
     log_format: Literal["console", "json"], level: str, stream: TextIO | None = None
 ) -> None:
-    """Send the log events of structlog and of the standard library to one stream.
+    """Send the log events of structlog and the standard library to one stream.
 
-    Every line has its time (UTC, ISO 8601), level and event. Colours only for a terminal, and not
-    where NO_COLOR is set.
+    Every line has its time (UTC, ISO 8601), level and event. Colours are used only on a terminal,
+    and not if NO_COLOR is set.
 
     Parameters
     ----------
     log_format : {"console", "json"}
     level : str
-        The least severe that is written: debug, info, warning or error.
+        The least severe level to write: debug, info, warning or error.
     stream : text stream, optional
         stderr by default.
     """
@@ -81,7 +81,7 @@ def configure_logging(
         ]
     else:
         colours = stream.isatty() and not os.environ.get("NO_COLOR")
-        # Plain tracebacks: those with the locals of each frame could show tokens and prompts.
+        # Plain tracebacks: with the locals of each frame they could show tokens and prompts.
         rendering = [
             _without_controls,
             structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=_traceback),

@@ -1,4 +1,4 @@
-"""Prometheus metrics: counters of what happened, and gauges made from the state at each scrape."""
+"""Prometheus metrics: counters of events, and gauges made from the state at each scrape."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from eldr_service.kernels import target
 from eldr_service.server.observability.gauges import RouterState, families
 from eldr_service.server.observability.own_series import OTHER, OwnSeries
 
-# They would be another series for each counter and histogram, of little use to anyone.
+# They would add a series to each counter and histogram, of little use.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # Decisions take tens of microseconds, calls hundreds.
@@ -31,13 +31,13 @@ WAIT_BUCKETS = (1e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 
 
 SLICE = 256
-"""Series that are made in one step, less than half a millisecond."""
+"""Series made in one step, less than half a millisecond."""
 MOST_EXPIRED = 256
-"""Expired workers that are shown, the latest."""
+"""Most expired workers shown, the latest ones."""
 
 
 def _built() -> dict[str, str]:
-    """What runs here, for `eldr_build_info`."""
+    """Versions of what runs here, for `eldr_build_info`."""
     return {
         "version": version("eldr-service"),
         "python": python_version(),
@@ -47,15 +47,15 @@ def _built() -> dict[str, str]:
 
 
 class Metrics(Collector):
-    """The daemon's metrics, in a registry of their own. docs/metrics.md tells what each means.
+    """The daemon's metrics, in a registry of their own. docs/metrics.md describes each.
 
     Parameters
     ----------
     state : callable
-        Called at each scrape. Gauges are made from what it returns then, so they cannot drift from
-        the truth, and those of a worker that is gone are gone with it.
+        Called at each scrape. Gauges are made from its result, so they cannot drift from the
+        truth, and those of a worker that is gone disappear with it.
     most_workers : int
-        Workers that have series of their own.
+        Workers with their own series.
     """
 
     def __init__(self, state: Callable[[], RouterState], most_workers: int = 1_024) -> None:
@@ -77,13 +77,13 @@ class Metrics(Collector):
         )
         self.pause_seconds = Histogram(
             "eldr_loop_pause_seconds",
-            "By how much each beat of the event loop, a hundred per second, was late",
+            "How late each beat of the event loop, a hundred per second, was",
             buckets=PAUSE_BUCKETS,
             registry=registry,
         )
         self.wait_seconds = Histogram(
             "eldr_wait_seconds",
-            "Time that a call waited for a place where every eligible worker was full",
+            "Time that a call waited for a place while all eligible workers were full",
             buckets=WAIT_BUCKETS,
             registry=registry,
         )
@@ -104,7 +104,7 @@ class Metrics(Collector):
         )
         self.placement_signatures = Counter(
             "eldr_placement_signatures",
-            "Requests booked, by where their signature came from, or NONE",
+            "Requests booked, by the source of their signature, or NONE",
             ["model", "signature"],
             registry=registry,
         )
@@ -124,7 +124,7 @@ class Metrics(Collector):
             registry=registry,
         )
         self.decision_log_lost = Counter(
-            "eldr_decision_log_lost", "Events that the decision log misses", registry=registry
+            "eldr_decision_log_lost", "Events missing from the decision log", registry=registry
         )
         self.decision_log_bytes = Counter(
             "eldr_decision_log_bytes", "Bytes written to the decision log", registry=registry
@@ -139,7 +139,7 @@ class Metrics(Collector):
         )
         self.decisions_again = Counter(
             "eldr_decisions_again",
-            "Requests decided again, as another replica was first",
+            "Requests decided again because another replica was first",
             ["why"],
             registry=registry,
         )
@@ -151,7 +151,7 @@ class Metrics(Collector):
         )
         self.discovery_workers = Gauge(
             "eldr_discovery_workers",
-            "Workers that a source named last",
+            "Workers in the latest list of a source",
             ["source"],
             registry=registry,
         )
@@ -161,14 +161,14 @@ class Metrics(Collector):
             ["source"],
             registry=registry,
         )
-        # Of each model and worker, by policy and reason: plain, as there are thousands.
+        # By model, worker, policy and reason: plain counters, as there are thousands.
         self._placements: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
         self._expired: dict[tuple[str, str], float] = {}  # when, by the wall clock
         self._rpc_seconds: dict[str, Histogram] = {}
         built = _built()
-        Gauge("eldr_build_info", "1 for what runs here", list(built), registry=registry).labels(
-            **built
-        ).set(1)
+        Gauge(
+            "eldr_build_info", "1 for the versions that run here", list(built), registry=registry
+        ).labels(**built).set(1)
         ProcessCollector(registry=registry)
 
     def collect(self) -> Iterator[Metric]:
@@ -176,7 +176,7 @@ class Metrics(Collector):
         return (metric for metric in self.parts() if metric)
 
     def parts(self) -> Iterator[Metric | None]:
-        """All metrics; None wherever others may have their turn."""
+        """All metrics, with None wherever other tasks may run."""
         yield from self._registry.collect()
         yield from self._placed()
         yield self._expiries()
@@ -197,7 +197,7 @@ class Metrics(Collector):
     def _expiries(self) -> Metric:
         expired = GaugeMetricFamily(
             "eldr_worker_expired_timestamp_seconds",
-            "When a worker was forgotten as it was silent; until it is there again",
+            "When a worker was removed because it was silent; until it is back",
             labels=["model", "worker"],
         )
         for labels, at in self._expired.items():
@@ -215,7 +215,7 @@ class Metrics(Collector):
         self.decisions_again.labels(why).inc()
 
     def discovered(self, source: str, is_read: bool, workers: int) -> None:
-        """A source of workers was read, or could not be; it named so many workers last."""
+        """A source of workers was read, or could not be; `workers` are in its latest list."""
         self.discovery_up.labels(source).set(is_read)
         self.discovery_workers.labels(source).set(workers)
         failures = self.discovery_failures.labels(source)
@@ -230,31 +230,31 @@ class Metrics(Collector):
         self.placement_signatures.labels(model, signature).inc()
 
     def answered(self, method: str, seconds: float) -> None:
-        """Note the time of a unary call."""
+        """Record the duration of a unary call."""
         series = self._rpc_seconds.get(method)
         if series is None:
             series = self._rpc_seconds[method] = self.rpc_seconds.labels(method)
         series.observe(seconds)
 
     def worker_expired(self, model: str, worker_id: str) -> None:
-        """A worker was silent for longer than its time to live, and is forgotten."""
+        """A worker was silent for longer than its time to live, and was removed."""
         self._expired.pop((model, worker_id), None)
         if len(self._expired) >= MOST_EXPIRED:
             del self._expired[next(iter(self._expired))]
         self._expired[model, worker_id] = time.time()
 
     def worker_is_there(self, model: str, worker_id: str) -> None:
-        """A worker has joined, again perhaps."""
+        """A worker has joined, possibly again."""
         self._expired.pop((model, worker_id), None)
 
     def forget_worker(self, model: str, worker_id: str) -> None:
-        """Drop the series that name a worker, when it has been removed."""
+        """Drop the series that name a worker, which was removed."""
         if worker_id != OTHER:
             self._placements.pop((model, worker_id), None)
         self.own_series.forget(model, worker_id)
 
     def forget_model(self, model: str) -> None:
-        """Drop the series that name a model, when it has been forgotten."""
+        """Drop the series that name a model, which was forgotten."""
         self._placements.pop((model, OTHER), None)
         for counter in (
             self.releases,

@@ -1,14 +1,14 @@
-"""Which workers have series of their own, so that any number of them makes a bounded number."""
+"""Which workers have their own series, so that the number of series is bounded."""
 
 OTHER = "other"
-"""Stands for all workers that have none; one of that name is among them."""
+"""Stands for all workers without their own series; a worker of this name is among them."""
 
 
 class OwnSeries:
-    """The first `most` workers that come have their own, and keep them until they are gone.
+    """The first `most` workers get their own series, and keep them until they are gone.
 
-    One that came when there were too many gets its own once there is room: its counters begin
-    then, and those of `other` never fall.
+    Later ones get theirs once there is room: their counters begin then, and those of `other` never
+    decrease.
     """
 
     def __init__(self, most: int) -> None:
@@ -16,7 +16,7 @@ class OwnSeries:
         self._own: set[tuple[str, str]] = set()
 
     def label(self, model: str, worker_id: str) -> str:
-        """The worker, as its series are to call it."""
+        """The worker's name in its series."""
         key = model, worker_id
         if key in self._own:
             return worker_id
@@ -26,5 +26,5 @@ class OwnSeries:
         return worker_id
 
     def forget(self, model: str, worker_id: str) -> None:
-        """It is gone."""
+        """The worker is gone."""
         self._own.discard((model, worker_id))

@@ -1,1 +1,1 @@
-"""Several daemons as one router: each decides on its view, and commits what it did to one state."""
+"""Several daemons as one router: each decides on its own view, and commits to one shared state."""

@@ -1,4 +1,4 @@
-"""After the shared state was lost, or its latest changes: all is told anew, and all taken in."""
+"""Recovery after the shared state was lost, fully or partly: publish all, adopt all."""
 
 import time
 
@@ -19,7 +19,7 @@ def publish(
     workers: Workers,
     store: MirroredStore,
 ) -> None:
-    """Tell all that this replica knows: the state was lost, or has lost its latest changes."""
+    """Publish all that this replica knows: the state was lost, or has lost its latest changes."""
     telling.commits.clear()
     for model in router.models.values():
         for version in store.partition_versions(model.name):
@@ -34,14 +34,14 @@ def publish(
             telling.tell_of_booking(model.name, booking)
         for part in model.bookings.remembered():
             for request_id, attempt, how, worker_id, _ in part:
-                if how is not Ended.WITHDRAWN:  # that is of this view alone
+                if how is not Ended.WITHDRAWN:  # which concerns only this view
                     lease = "" if how.final else operations.NO_LEASE
                     end = operations.end(model.name, request_id, attempt, lease, how, worker_id)
                     telling.tell(end)
 
 
 async def fetch_partitions(state: SharedState, store: MirroredStore) -> None:
-    """Have all partitions that the shared state has."""
+    """Fetch all partitions in the shared state."""
     for model, version in await state.partition_versions():
         if int(version) not in store.partition_versions(model):
             data = await state.partition(model, int(version))
@@ -56,7 +56,7 @@ async def adopt(
     store: MirroredStore,
     follower: Follower,
 ) -> None:
-    """Have what the shared state has, and nothing else but what was done since."""
+    """Take over the shared state, and nothing else except what was done since."""
     before = {
         booking.lease_id: (model.name, booking)
         for model in router.models.values()

@@ -1,4 +1,4 @@
-"""Operations on their way to the shared state: in order, many at a time."""
+"""Operations queued for the shared state: in order, many at a time."""
 
 import asyncio
 from collections import deque
@@ -12,18 +12,18 @@ from eldr_service.stores.shared.state import SharedState
 
 MOST_PENDING = 1_000_000
 MOST_TOGETHER = 64
-"""Operations in a step of the server, some milliseconds: it does nothing else meanwhile."""
+"""Operations per server step, which takes some milliseconds and blocks the server."""
 
 Make = Callable[[], Operation]
-"""Makes the operation when it leaves: later is only nearer to the truth."""
+"""Makes the operation when it is sent: later is more accurate."""
 Hear = Callable[[Result], None]
 
 
 class Commits:
     """What a replica has done and the others do not know yet.
 
-    An operation stays until the server has answered it: what was on its way when a connection broke
-    is sent again, and means the same a second time.
+    An operation stays queued until the server has answered it: what was in flight when a connection
+    broke is sent again, and has no effect the second time.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Commits:
     Attributes
     ----------
     overflowed : bool
-        There was more than is kept, and all of it was dropped: tell everything anew.
+        Whether the queue was full and was dropped: everything must be published anew.
     """
 
     def __init__(self, state: SharedState) -> None:
@@ -47,7 +47,7 @@ class Commits:
         return len(self._pending)
 
     def add(self, make: Make, hear: Hear | None = None) -> None:
-        """Have an operation committed; `hear` gets its result."""
+        """Queue an operation; `hear` gets its result."""
         if len(self._pending) >= MOST_PENDING:
             self.clear()
             self.overflowed = True
@@ -56,13 +56,13 @@ class Commits:
         self._work.set()
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Drop the queue."""
         self.overflowed = False
         self._done += len(self._pending)
         self._pending.clear()
 
     def through(self) -> asyncio.Future[None] | None:
-        """What to wait for until all that is added now is answered; None for nothing."""
+        """What to wait for until everything now queued is answered; None for nothing."""
         if not self._pending:
             return None
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -70,12 +70,12 @@ class Commits:
         return future
 
     def let_go(self) -> None:
-        """Have nobody wait any longer."""
+        """Release everything that waits."""
         while self._waiting:
             _resolve(self._waiting.popleft()[1])
 
     async def run(self) -> None:
-        """Commit what is there and comes, until the server fails: StoreError."""
+        """Commit what is queued until the server fails, which raises StoreError."""
         while True:
             await self._work.wait()
             if self.overflowed:

@@ -1,4 +1,4 @@
-"""What other replicas did, taken into the view of this one."""
+"""Applies what other replicas did to this replica's view."""
 
 import json
 import time
@@ -24,13 +24,13 @@ from eldr_service.stores.shared import operations
 from eldr_service.stores.shared.operations import Change
 
 MARGIN_SECONDS = 2.0
-"""On leases that others renew, beside the quarter that they may be ahead of what they have told."""
+"""Grace on leases that others renew, beside the quarter by which they may be ahead."""
 
 log = structlog.get_logger("eldr")
 
 
 class Follower:
-    """Applies changes. What this replica did itself means nothing a second time.
+    """Applies changes. This replica's own changes have no effect a second time.
 
     Parameters
     ----------
@@ -42,10 +42,10 @@ class Follower:
     Attributes
     ----------
     applying : bool
-        What happens now was done elsewhere, and is not to be told again.
+        Whether what happens now was done elsewhere, and must not be published again.
     joining : Counter of (model, worker_id)
-        Lives that began here and have not come back as changes: others' word on the worker until
-        then is of a life before.
+        Lives that began here and have not come back as changes: until then, others' changes of the
+        worker concern an earlier life.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Follower:
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
-        """What is done inside was done elsewhere."""
+        """Mark what is done inside as done elsewhere."""
         before, self.applying = self.applying, True
         tell, self._store.tell = self._store.tell, None
         apart, self._store.apart = self._store.apart, False
@@ -78,7 +78,7 @@ class Follower:
             self.applying, self._store.tell, self._store.apart = before, tell, apart
 
     def apply(self, change: Change, own: bool) -> None:
-        """Take in a change, but for those of partitions' files and signatures."""
+        """Apply a change, except to partition files and signatures."""
         if own and change.kind not in ("end", "join", "gone"):
             return
         if change.kind in ("join", "save", "gone") and self._is_of_an_earlier_life(change, own):
@@ -184,14 +184,14 @@ class Follower:
                 booking.top_k, booking.coverage = kept.top_k, kept.coverage
 
     def worker(self, record: WorkerRecord) -> None:
-        """Have a worker as another replica has it."""
+        """Update a worker to match another replica's."""
         now = time.monotonic()
         model = self._router.model_or_new(record.model)
         row = model.fleet.row(record.worker_id)
         if row is None or model.fleet.incarnation(row) != record.incarnation:
             try:
                 self._workers.restore(record, now)
-            except EldrError as error:  # of another geometry, say
+            except EldrError as error:  # another geometry, say
                 log.error("worker of another replica not taken in", error=str(error))
                 return
         else:
@@ -212,7 +212,7 @@ class Follower:
         if not model or row is None:
             return
         report, left_out = operations.reported(change.fields[3])
-        if change.fields[2] == b"0":  # of a worker that a file names: its life is another here
+        if change.fields[2] == b"0":  # a worker named by a file has another life here
             report = replace(report, incarnation=model.fleet.incarnation(row))
         model.take_numbers(row, report, time.monotonic())
         if model.lives(worker_id) == (row, report.incarnation) and (
@@ -221,7 +221,7 @@ class Follower:
             model.bookings.left_out_elsewhere(row, left_out, report.number)
 
     def model(self, text: bytes) -> None:
-        """Have a model's policy, refits and partition as another replica has chosen them."""
+        """Apply another replica's choice of a model's policy, refits and partition."""
         record = self._store.take_model(text)
         try:
             self._chosen.follow(record)

@@ -1,4 +1,4 @@
-"""What was learned, for replicas that start: the one that leads saves it in the shared state."""
+"""Learned state for replicas that start: the leader saves it in the shared state."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from eldr_service.stores.shared.state import SharedState
 
 
 class SharedLearned(LearnedStore):
-    """Holds what was learned until this replica has taken it in; what is saved goes to all.
+    """Holds what was learned until this replica has restored it; what it saves goes to all.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class SharedLearned(LearnedStore):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def fill(self, state: SharedState) -> None:
-        """Take in what the shared state has of the models that the store knows."""
+        """Load what the shared state has for the models in the store."""
         workers = {worker.model for worker in self._mirror.workers()}
         for model in sorted(workers | {model.name for model in self._mirror.models()}):
             if learned := await state.learned(model):
@@ -32,23 +32,23 @@ class SharedLearned(LearnedStore):
         self._loop = asyncio.get_running_loop()
 
     def forget(self) -> None:
-        """Let go of what has been taken in."""
+        """Drop what has been restored."""
         for model in {worker.model for worker in self._mirror.workers()}:
             self.clear_recent(model)
 
     def keep(self, model: str, policy: str, saved: float, data: bytes) -> None:
-        """Have it kept."""
+        """Save learned state."""
         self._tell(("learned", model, policy, repr(saved), data))
 
     def keep_recent(self, model: str, until: float, oldest: float, data: bytes) -> None:
-        """Have a piece kept."""
+        """Save a piece of recent counts."""
         self._tell(("recent", model, repr(until), repr(oldest), data))
 
     def _tell(self, operation: Operation) -> None:
-        """From a thread that waits for no answer."""
+        """Queue an operation from a thread, without waiting for an answer."""
         if self._loop:
             self._loop.call_soon_threadsafe(self._told, operation)
 
     def _told(self, operation: Operation) -> None:
-        if self._mirror.tell and not self._mirror.apart:  # apart, the next half minute will do
+        if self._mirror.tell and not self._mirror.apart:  # if apart, the next half minute will do
             self._mirror.tell(operation, None)

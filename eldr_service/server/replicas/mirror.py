@@ -1,4 +1,4 @@
-"""What the rest of the daemon keeps of models and workers, in memory, and told to the replicas."""
+"""The daemon's store of models and workers in memory, published to the replicas."""
 
 import json
 from collections.abc import Callable
@@ -12,16 +12,16 @@ Tell = Callable[[Operation, Callable[[Result], None] | None], None]
 
 
 class MirroredStore(SqliteStore):
-    """A store of this replica's own, whose changes the shared state is told of.
+    """This replica's own store, which publishes its changes to the shared state.
 
     Attributes
     ----------
     tell : callable (operation, hear), or None
-        None while nothing is to be told: what comes in is from the shared state.
+        None while nothing is to be published: changes come from the shared state.
     conflict : callable (model, record)
-        Told of a record that another replica has changed in the same moment.
+        Told of a record that another replica changed at the same time.
     apart : bool
-        The shared state cannot be reached: changes of models are refused.
+        The shared state is unreachable: changes of models are refused.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class MirroredStore(SqliteStore):
         self._workers: dict[tuple[str, str], WorkerRecord] = {}
 
     def save_model(self, model: ModelRecord) -> None:
-        """Keep a model; StoreError where the others cannot be told."""
+        """Store a model; StoreError if the others cannot be told."""
         self._require()
         super().save_model(model)
         text = json.dumps(asdict(model))
@@ -42,7 +42,7 @@ class MirroredStore(SqliteStore):
             self.tell(("model", model.name, before, text), self._judge(model.name))
 
     def add_partition(self, model: str, version: int, data: bytes) -> None:
-        """Keep a partition; StoreError where the others cannot be told."""
+        """Store a partition; StoreError if the others cannot be told."""
         self._require()
         super().add_partition(model, version, data)
         if self.tell:
@@ -55,7 +55,7 @@ class MirroredStore(SqliteStore):
             self.tell(("forget", model, version), None)
 
     def save_worker(self, worker: WorkerRecord) -> None:
-        """Keep a worker; a life that begins is told of by the journal."""
+        """Store a worker; the journal publishes lives that begin."""
         super().save_worker(worker)
         key = worker.model, worker.worker_id
         before, self._workers[key] = self._workers.get(key), worker
@@ -64,25 +64,25 @@ class MirroredStore(SqliteStore):
             self.tell(("save", *worker_fields(worker), before.state), None)
 
     def delete_worker(self, model: str, worker_id: str) -> None:
-        """Forget a worker, whose life is over."""
+        """Remove a worker whose life is over."""
         super().delete_worker(model, worker_id)
         worker = self._workers.pop((model, worker_id), None)
         if self.tell and worker:
             self.tell(("gone", model, worker_id, worker.incarnation, 0), None)
 
     def keep_partition(self, model: str, version: int, data: bytes) -> None:
-        """Keep what the shared state has under this version."""
+        """Store what the shared state has under this version."""
         super().add_partition(model, version, data)
 
     def take_model(self, text: bytes) -> ModelRecord:
-        """Keep what the shared state has of a model."""
+        """Store what the shared state has for a model."""
         record = model_of(json.loads(text))
         super().save_model(record)
         self._models[record.name] = text.decode()
         return record
 
     def text_of(self, model: str) -> str:
-        """The record of a model as the shared state is to have it."""
+        """A model's record for the shared state."""
         return self._models.get(model, "")
 
     def _judge(self, model: str) -> Callable[[Result], None]:
@@ -104,5 +104,5 @@ def worker_fields(worker: WorkerRecord) -> Operation:
 
 
 def read_worker(text: bytes) -> WorkerRecord:
-    """What `worker_fields` wrote of it."""
+    """The inverse of `worker_fields` for the record."""
     return worker_of(json.loads(text))

@@ -1,9 +1,9 @@
-"""One of several daemons that share a state: what it does is told, what others do is taken in.
+"""One of several daemons that share a state: publishes what it does, applies what others do.
 
 It decides on its own view, in memory, and books at once. A placement is answered after the shared
-state has taken it in; where another replica was first, or the view was too old, it is decided
-again. Where the shared state cannot be reached each replica goes on by its own view, says so, and
-tells all that it did when the state is back.
+state has accepted it; if another replica was first, or the view was too old, it is decided again.
+If the shared state is unreachable, each replica goes on by its own view, says so, and publishes all
+that it did when the state is back.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ from eldr_service.stores.shared.operations import Change, Operation, Result
 from eldr_service.stores.shared.state import SharedState
 
 START_SECONDS = 10.0
-"""How long a start waits for the shared state: afterwards there is nothing to decide on."""
+"""How long a start waits for the shared state: without it there is nothing to decide on."""
 BEAT_SECONDS = 1.0
 LEAD_SECONDS = 4.0
 OLD_SECONDS = 3.0
-"""Without a word from the shared state the view may be that old: nothing ends for its age."""
+"""Without contact to the shared state the view may be this old: then nothing ends for its age."""
 WAKE_SECONDS = 1.0
 CATCH_UP_SECONDS = 0.1
 MOST_SLEEP = 1.0
@@ -46,27 +46,27 @@ log = structlog.get_logger("eldr")
 
 
 class Replica:
-    """Keeps this daemon's view and the shared state in step.
+    """Keeps this daemon's view and the shared state in sync.
 
     Parameters
     ----------
     state : SharedState
     store : MirroredStore
     tell : callable (bool)
-        Told whether what is answered is known to the shared state, whenever that changes.
+        Told, whenever it changes, whether answers are known to the shared state.
     again : callable (str)
         Told why a request is decided again.
 
     Attributes
     ----------
     is_safe : bool
-        The shared state is there, and has all that this replica did.
+        Whether the shared state is reachable, and has all that this replica did.
     journal : Journal
-        What the router is to tell.
+        For the router to report to.
     leads : bool
-        This replica does what only one should: refits, and binding workers to slots.
+        Whether this replica does what only one should: refits, and binding workers to slots.
     on_signature : callable (model, request_id)
-        Told that a message of a request's signature came to another replica.
+        Told that another replica received a message of a request's signature.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Replica:
     # Starting and stopping
 
     async def open(self) -> None:
-        """Connect, and fill the store with what the shared state knows of models and workers."""
+        """Connect, and load models and workers from the shared state into the store."""
         until = time.monotonic() + START_SECONDS
         while not self._identity:
             try:
@@ -115,7 +115,7 @@ class Replica:
             self._store.save_worker(read_worker(record))
 
     async def start(self, router: Router, workers: Workers, follower: Follower, now: float) -> int:
-        """Take in the bookings that there are, and keep in step; returns how many there are."""
+        """Load the existing bookings, and stay in sync; returns how many there are."""
         self._router, self._workers, self._follower = router, workers, follower
         kept = [kept_of(record) async for record in self._state.bookings()]
         with follower.elsewhere():
@@ -128,13 +128,13 @@ class Replica:
         return len(kept) - len(ended)
 
     async def close(self) -> None:
-        """Tell what is still to be told, and go."""
+        """Publish what is pending, and leave."""
         if self.is_safe and (through := self._commits.through()):
             await asyncio.wait([through], timeout=START_SECONDS)
         if self._task:
             await _end(self._task)
         if self.leads:
-            with contextlib.suppress(StoreError):  # then it leads for some seconds more
+            with contextlib.suppress(StoreError):  # then it leads for some seconds longer
                 await self._state.let_lead()
         await self._state.close()
 
@@ -145,9 +145,9 @@ class Replica:
     # Placements
 
     async def decided(self, booking: Booking) -> str:
-        """Wait until the shared state has taken a booking in: empty, or why it has not.
+        """Wait until the shared state has accepted a booking; returns empty, or why it has not.
 
-        Then it is no booking any more, and the view knows what the decision did not.
+        If not, it is no longer a booking, and the view now has what the decision lacked.
         """
         future = self._telling.undecided(booking)
         why = await asyncio.shield(future) if future else ""
@@ -157,7 +157,7 @@ class Replica:
         return why
 
     async def still_lives(self, model: str, booking: Booking) -> bool:
-        """Whether a booking that is to be repeated has not ended elsewhere; if so, here too."""
+        """Whether a booking to be repeated has not ended elsewhere; if it has, it ends here too."""
         if not self.is_safe:
             return True
         result = await self._asked(("renew", model, *booking.key, booking.lease_id))
@@ -169,12 +169,12 @@ class Replica:
         return False
 
     async def look_again(self, model: str, request_id: str) -> bool:
-        """Have what the shared state has of a request that is to be refused, and of all else.
+        """Fetch what the shared state has for a request about to be refused, and everything else.
 
         Returns
         -------
         bool
-            The view may have lacked what the refusal rests on.
+            Whether the view may have lacked what the refusal is based on.
         """
         if not self.is_safe:
             return False
@@ -191,19 +191,19 @@ class Replica:
         return lacked
 
     async def found_released(self, booking: Booking) -> str:
-        """What the shared state found of a booking that was released here; empty when apart."""
+        """What the shared state found for a booking that was released here; empty when apart."""
         future = self._telling.releasing(booking)
         return await asyncio.shield(future) if future else ""
 
     async def released(
         self, model: str, request_id: str, attempt: int, lease: str, told: str
     ) -> str:
-        """Release what this view knows nothing of; `told` is what `operations.told_of` wrote.
+        """Release a booking unknown to this view; `told` is from `operations.told_of`.
 
         Returns
         -------
         str
-            ended, known, noted; gone for one of another lease, or empty when apart.
+            ended, known, noted; gone if it has another lease, or empty when apart.
         """
         if not self.is_safe:
             return ""
@@ -214,7 +214,7 @@ class Replica:
     async def renewed_elsewhere(
         self, model: str, request_id: str, attempt: int, lease: str
     ) -> bool:
-        """Whether a booking that this view does not know is alive; if so it does from now on."""
+        """Whether a booking unknown to this view is alive; if so it is known from now on."""
         if not self.is_safe:
             return False
         result = await self._asked(("renew", model, request_id, attempt, lease))
@@ -239,12 +239,12 @@ class Replica:
     def share_signature(
         self, model: str, request_id: str, seconds: float, message: bytes
     ) -> list[int]:
-        """Let other replicas have a message that brought a part of a signature.
+        """Publish a message with a part of a signature to other replicas.
 
         Returns
         -------
         list of int
-            Has, when that is written, how many such messages all replicas were sent.
+            Filled in, once written, with how many such messages all replicas received.
         """
         sent: list[int] = []
         operation = "chunk", model, request_id, operations.milliseconds(seconds), message
@@ -252,19 +252,19 @@ class Replica:
         return sent
 
     async def signature(self, model: str, request_id: str) -> list[bytes]:
-        """The messages that brought a request's signature to any replica."""
+        """The messages of a request's signature that any replica received."""
         if not self.is_safe:
             return []
         try:
             return await self._state.signature(model, request_id)
-        except StoreError:  # whoever commits will tell
+        except StoreError:  # the commits will report it
             return []
 
-    # Choices of an operator
+    # Operators' choices
 
     @contextlib.asynccontextmanager
     async def agreed(self, model: str) -> AsyncIterator[None]:
-        """What is chosen inside is so for all replicas, or UnavailableError says why not."""
+        """What is chosen inside applies to all replicas, or UnavailableError says why not."""
         if not self.is_safe:
             raise UnavailableError(
                 "the shared state cannot be reached: nothing can be chosen for all replicas"
@@ -287,21 +287,21 @@ class Replica:
     # Time
 
     def is_current(self, now: float) -> bool:
-        """The view is not so old that something may seem over that is not.
+        """Whether the view is recent enough that what seems over is over.
 
-        That is so after this process stood still; without the shared state there is no other view.
+        It is not after this process stood still; without the shared state there is no other view.
         """
         apart = not self.is_safe and now - self._apart_since > WAKE_SECONDS
         return apart or now - self._read_at < OLD_SECONDS
 
     async def current(self) -> None:
-        """Wait, if the view is old, for what was missed."""
+        """If the view is old, wait for what it missed."""
         until = time.monotonic() + WAKE_SECONDS
         while not self.is_current(now := time.monotonic()) and now < until:
             await asyncio.sleep(0.01)
 
     def silent(self, found: list[tuple[str, int]], now: float) -> None:
-        """Have workers end that are drained, or that no replica has heard of for too long."""
+        """End workers that are drained, or that no replica has heard from for too long."""
         if not self.is_safe:
             return
         for name, row in found:
@@ -314,7 +314,7 @@ class Replica:
                 self._telling.tell(("gone", name, spec.worker_id, life or "", silence))
 
     def tick(self, now: float) -> None:
-        """Let time pass: the replica that leads says which slots workers have."""
+        """Do periodic work: the leading replica assigns slots to workers."""
         for key in [key for key, at in self._asked_gone.items() if now - at > OLD_SECONDS]:
             del self._asked_gone[key]
         if not (self.leads and self.is_safe):
@@ -326,7 +326,7 @@ class Replica:
                     self._slots[model.name] = slots
                     self._telling.tell(("slots", model.name, slots))
 
-    # Keeping in step
+    # Staying in sync
 
     async def _run(self) -> None:
         sleep = 0.05
@@ -338,9 +338,9 @@ class Replica:
                 await self._in_step()
             except StoreError as error:
                 self._go_apart(error)
-            except Exception as error:  # or this daemon would be alone without a word
+            except Exception as error:  # else this daemon would silently be alone
                 log.exception("out of step")
-                self._identity = ""  # the view may lack something: take in all there is
+                self._identity = ""  # the view may lack something: load everything
                 self._go_apart(StoreError(repr(error)))
             await asyncio.sleep(sleep)
             sleep = min(2 * sleep, MOST_SLEEP)
@@ -350,7 +350,7 @@ class Replica:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if isinstance(error := done.pop().exception(), StoreError):
-                self._go_apart(error)  # before the others have ended: calls wait
+                self._go_apart(error)  # before the other tasks have ended: calls wait
         finally:
             await _end(*tasks)
         if error:
@@ -393,7 +393,7 @@ class Replica:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def catch_up(self) -> bool:
-        """Wait until the view has all that is committed now, for a while; True if it lacked any."""
+        """Wait for a while until the view has all that is committed now; True if it lacked any."""
         if not self.is_safe:
             return False
         before = self._position
@@ -430,7 +430,7 @@ class Replica:
         self._telling.let_go()
 
     async def _come_back(self) -> None:
-        """Tell what was done meanwhile, and be in step again."""
+        """Publish what was done meanwhile, and return to sync."""
         identity = await self._state.open()
         whole = identity == self._identity and not self._commits.overflowed
         if whole and self._position != "0-0":
@@ -461,7 +461,7 @@ class Replica:
 
 
 async def _end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks until they have ended: a client library may take a cancellation for its own."""
+    """Cancel tasks until they have ended: a client library may swallow a cancellation."""
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What happens here is told to the other replicas: every change of the journal is an operation."""
+"""Publishes to the other replicas: every change in the journal becomes an operation."""
 
 import asyncio
 import time
@@ -24,13 +24,13 @@ from eldr_service.stores.shared.operations import Operation, Result
 from eldr_service.stores.shared.state import SharedState
 
 MOST_LEFT_OUT = 500
-"""Requests in one operation, half a millisecond; a report that leaves out more takes several."""
+"""Requests per operation, half a millisecond; a report that omits more takes several."""
 
 log = structlog.get_logger("eldr")
 
 
 class Telling(Journal):
-    """Makes operations of what the router did, and hears what became of them.
+    """Turns the router's changes into operations, and handles their results.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ class Telling(Journal):
     Attributes
     ----------
     listens : bool
-        What happens now is to be told; not while a view is filled at the start.
+        Whether events are to be published; not while a view is loaded at the start.
     waits : bool
-        Placements wait for the shared state.
+        Whether placements wait for the shared state.
     """
 
     def __init__(self, state: SharedState, commits: Commits) -> None:
@@ -53,12 +53,12 @@ class Telling(Journal):
         self._released: dict[str, asyncio.Future[str]] = {}
 
     def start(self, router: Router, workers: Workers, follower: Follower) -> None:
-        """Tell of all that happens from now on."""
+        """Publish all that happens from now on."""
         self._router, self._workers, self._follower = router, workers, follower
         self.listens = self.waits = True
 
     def let_go(self) -> None:
-        """Have nothing wait any longer: what was decided here stands."""
+        """Release everything that waits: what was decided here stands."""
         self.waits = False
         for waiting in (self._undecided, self._released):
             for future in waiting.values():
@@ -68,15 +68,15 @@ class Telling(Journal):
         self.commits.let_go()
 
     def undecided(self, booking: Booking) -> asyncio.Future[str] | None:
-        """What to wait for until a booking is taken in, with why it was not; None for nothing."""
+        """Resolves to why a booking was not accepted, or empty; None for nothing to wait for."""
         return self._undecided.get(booking.lease_id)
 
     def releasing(self, booking: Booking) -> asyncio.Future[str] | None:
-        """What to wait for until it is known what a release found: the word of `end`."""
+        """Resolves to what a release found, as in `end`; None for nothing to wait for."""
         return self._released.get(booking.lease_id)
 
     def tell(self, operation: Operation, hear: Callable[[Result], None] | None = None) -> None:
-        """Have an operation committed; `hear` gets its result."""
+        """Queue an operation; `hear` gets its result."""
         self.commits.add(lambda: operation, hear)
 
     def placed(
@@ -92,7 +92,7 @@ class Telling(Journal):
         self.tell_of_booking(model, booking, sequences if chosen else None)
 
     def tell_of_booking(self, model: str, booking: Booking, known: int | None = None) -> None:
-        """Have a booking taken in by the shared state; `known` as in `operations.place`."""
+        """Publish a booking to the shared state; `known` as in `operations.place`."""
         told = self._router.models[model]
         life = self._workers.life(told, booking.row)
         capacity = told.fleet.spec(booking.row).capacity_sequences
@@ -132,13 +132,13 @@ class Telling(Journal):
             future.set_result("" if result.word == "ok" else result.word)
 
     def remember(self, name: str, request_id: str, told: tuple[bytes, ...]) -> None:
-        """Know how the attempts of a request ended: each attempt, and how, as they are told."""
+        """Remember how the attempts of a request ended: each attempt, and how, as published."""
         model, until = self._router.models[name], time.monotonic() + REMEMBER_SECONDS
         for attempt, how in zip(told[::2], told[1::2], strict=True):
             model.bookings.remember(request_id, int(attempt), Ended[how.decode()], until, "")
 
     def completed(self, model: str, booking: Booking, counts: Counts) -> None:
-        """A booking has got its whole signature."""
+        """A booking has its complete signature."""
         self.renewed(model, booking)
 
     def running(self, model: str, booking: Booking) -> None:
@@ -146,7 +146,7 @@ class Telling(Journal):
         self.renewed(model, booking)
 
     def renewed(self, model: str, booking: Booking) -> None:
-        """A booking is otherwise than was last told."""
+        """A booking has changed since it was last published."""
         if self._follower.applying:
             return
         life = self._workers.life(self._router.models[model], booking.row)
@@ -158,7 +158,7 @@ class Telling(Journal):
             return "update", model, booking.request_id, booking.lease_id, left, row
 
         def hear(result: Result) -> None:
-            if result.word == "gone":  # ended elsewhere, and the view does not know it yet
+            if result.word == "gone":  # ended elsewhere, not yet known to the view
                 with self._follower.elsewhere():
                     self._router.withdraw(model, booking, time.monotonic())
 
@@ -167,7 +167,7 @@ class Telling(Journal):
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
         """A booking ended."""
         if self._follower.applying or how in (Ended.WORKER_GONE, Ended.WITHDRAWN):
-            return  # where a worker's life ends, all its bookings do
+            return  # when a worker's life ends, all its bookings do
 
         if how is Ended.RELEASED and self.waits:
             self._released[booking.lease_id] = asyncio.get_running_loop().create_future()
@@ -191,7 +191,7 @@ class Telling(Journal):
     def remembered(self, model: str, request_id: str, attempt: int, how: Ended, now: float) -> None:
         """The end of an attempt without a booking is remembered.
 
-        Connected, the release itself asks (`released`), for others may have the booking.
+        When connected, the release itself asks (`released`), as others may have the booking.
         """
         if not self._follower.applying and not self.waits:
             self.tell(operations.end(model, request_id, attempt, "", how, ""))

@@ -1,1 +1,1 @@
-"""Thin: messages to the domain and back, errors, who may call. No decisions here."""
+"""Thin: converts messages and errors, and checks who may call. No decisions here."""

@@ -1,4 +1,4 @@
-"""How many calls are in progress, and whose: no flood takes the room of others."""
+"""Limits calls in progress, per caller and model: no flood takes the room of others."""
 
 import functools
 from collections import Counter
@@ -13,27 +13,27 @@ from eldr_service.core.words import counted
 from eldr_service.server.rpc.caller import ANYONE, CALLER
 from eldr_service.server.rpc.errors import abort
 
-# What ends or corrects load, and what an operator does about it, is let in at all times.
+# Calls that end or correct load, and an operator's, are always admitted.
 ADMITTED = frozenset(
     {"Route", "RegisterSignature", "Explain", "StreamSignatures", "RouteStream", "WatchWorkers"}
 )
 RETRY_AFTER_SECONDS = 0.5
 
 Key = tuple[str, str]
-"""A caller and a model; the model is empty where it is not known."""
+"""A caller and a model; the model is empty if unknown."""
 
 
 class Admission:
     """Counts the calls and streams in progress by caller and model.
 
-    When there are as many as there may be, those who have their share of them are refused. Those
-    who have not are let in all the same, so that there are never more than twice as many.
+    At the limit, callers with their share or more of it are refused. Others are still admitted, so
+    that there are never more than twice as many.
 
     Parameters
     ----------
     most : int
     knows : callable (model) -> bool
-        Models that are known have a share of their own; made-up names have none.
+        Known models have a share of their own; made-up names have none.
     refused : callable (full method name, error)
         Told of each refusal.
     """
@@ -51,7 +51,7 @@ class Admission:
         self._count = 0
 
     def guarding(self, method: str, handler: grpc.RpcMethodHandler) -> Any:
-        """Return a handler like this one that is only called for what is let in."""
+        """Return a handler like this one that is called only for admitted calls."""
         if method.rpartition("/")[2] not in ADMITTED:
             return handler
         if handler.unary_stream:
@@ -103,7 +103,7 @@ class Admission:
             return
         error = TooManyCallsError(
             f"{counted(self._count, 'call')} in progress, {self._of[key]} of them of this caller"
-            f" and model; the most there may be are {self._most}",
+            f" and model; at most {self._most} are allowed",
             RETRY_AFTER_SECONDS,
         )
         self._refused(method, error)

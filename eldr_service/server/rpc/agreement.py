@@ -1,12 +1,12 @@
-"""What an operator chooses is so for every replica when the answer leaves."""
+"""An operator's choice is agreed by every replica before the answer leaves."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
 Agreed = Callable[[str], AbstractAsyncContextManager[None]]
-"""By the model: what is chosen inside is told to all, or UnavailableError says why not."""
+"""By model: what is chosen inside is told to all, or UnavailableError says why not."""
 
 
 def at_once(model: str) -> AbstractAsyncContextManager[None]:
-    """Of a daemon that has no others to agree with."""
+    """For a daemon without replicas to agree with."""
     return nullcontext()

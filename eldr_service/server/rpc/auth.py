@@ -1,4 +1,4 @@
-"""Who may call what: bearer tokens, their roles, and the interceptor that asks for them."""
+"""Who may call what: bearer tokens, their roles, and the interceptor that checks them."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,7 @@ from eldr_service.server.rpc.errors import (
 from eldr_service.server.rpc.expiry import ending_with
 
 MIN_TOKEN_CHARACTERS = 16
-# How long a caller may finish what it says before it is refused.
+# How long a caller may finish sending before it is refused.
 PATIENCE_SECONDS = 0.1
 
 _HEALTH = "/grpc.health.v1.Health/"
@@ -33,20 +33,20 @@ log = structlog.get_logger()
 
 
 class TokensFileError(Exception):
-    """The tokens file cannot be used; says where and why, and never shows a token."""
+    """The tokens file cannot be used; says where and why, but never shows a token."""
 
 
 class Tokens:
-    """The callers of a tokens file. Holds digests only, no token.
+    """The callers in a tokens file. Holds only digests, no tokens.
 
     The file has a table ``[[tokens]]`` for each, with `name`, `token` (at least 16 printable ASCII
     characters without spaces), `roles`, a list of "route", "worker" and "admin", and, for a token
-    that is not for all models, `models`, a list of names in which `*` stands for any characters.
+    that is not for all models, `models`, a list of names in which `*` matches any characters.
 
     Raises
     ------
     TokensFileError
-        When the file cannot be read or anything in it is wrong.
+        The file cannot be read, or anything in it is wrong.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,23 +55,23 @@ class Tokens:
         self.reload()
 
     def reload(self) -> None:
-        """Read the file again; when it is wrong, what was read before stays in force.
+        """Reread the file; if it is wrong, the previous contents stay in force.
 
-        Calls that have begun, streams among them, go on.
+        Calls in progress, including streams, go on.
         """
         try:
             mode = self._path.stat().st_mode
             table = tomllib.loads(self._path.read_text("utf-8"))
         except OSError as error:
             raise TokensFileError(f"{self._path}: {error.strerror}") from error
-        except ValueError as error:  # neither UTF-8 nor TOML; its text may hold what was read
-            raise TokensFileError(f"{self._path} is no TOML file") from error
+        except ValueError as error:  # not UTF-8 or not TOML; the error may quote the file
+            raise TokensFileError(f"{self._path} is not a TOML file") from error
         if mode & 0o004:
             log.warning("anyone on this machine can read the tokens", file=str(self._path))
         self._callers = self._read(table)
 
     def find(self, token: str) -> Caller | None:
-        """Return the caller that the token stands for, in a time that does not depend on it."""
+        """Return the caller that the token stands for, in constant time."""
         digest = _digest(token)
         found = None
         for known, caller in self._callers:
@@ -98,7 +98,7 @@ class Tokens:
 
 
 class Verifier(Protocol):
-    """Knows tokens by their signatures: `signed_tokens.SignedTokens`, whose library is an extra."""
+    """Verifies signed tokens: `signed_tokens.SignedTokens`, whose library is an extra."""
 
     def known(self, token: str) -> Caller | None: ...  # noqa: D102
 
@@ -106,11 +106,11 @@ class Verifier(Protocol):
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Lets a call through only with a token that has the role for it, and says whose call it is.
+    """Admits calls only with a token that has the required role, and sets the caller.
 
-    Refuses before the handler is looked up and without decoding a request, so that the answer says
-    nothing of what there is. Health checks need no token, reflection needs any valid one. Without
-    tokens of either kind everything is allowed. Streams end when their token expires.
+    Refuses before the handler is looked up and without decoding a request, so that the answer
+    reveals nothing. Health checks need no token, reflection needs any valid one. Without tokens of
+    either kind everything is allowed. Streams end when their token expires.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
-        """Answer with the service's handler, or with one that refuses."""
+        """Return the service's handler, or one that refuses."""
         method = handler_call_details.method
         if (self._tokens is None and self._signed is None) or method.startswith(_HEALTH):
             return await continuation(handler_call_details)
@@ -157,7 +157,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         return await self.caller_of(token)
 
     async def caller_of(self, token: str) -> Caller:
-        """Whom a token of either kind stands for.
+        """The caller that a token of either kind stands for.
 
         Raises
         ------
@@ -200,21 +200,21 @@ def _digest(token: str) -> bytes:
 
 def _bearer_token(metadata: Sequence[tuple[str, str | bytes]]) -> str | None:
     values = [value for key, value in metadata if key == "authorization"]
-    if len(values) != 1:  # of two, each reader could take another
+    if len(values) != 1:  # with two, readers could disagree
         return None
     scheme, _, token = str(values[0]).partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
 
 
 def _refuse(error: EldrError) -> grpc.RpcMethodHandler:
-    """Handle a call of any kind by refusing it.
+    """A handler that refuses a call of any kind.
 
-    On the wire all kinds of call are one; a stream's handler without a deserializer serves for all
-    and decodes nothing.
+    On the wire all kinds of call look alike; a stream's handler without a deserializer serves for
+    all and decodes nothing.
     """
 
     async def refuse(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        # grpc.aio's client turns a refusal that overtakes what it still writes into INTERNAL.
+        # grpc.aio's client turns a refusal that overtakes its own writes into INTERNAL.
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_SECONDS):
                 async for _ in requests:

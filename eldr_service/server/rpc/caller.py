@@ -1,4 +1,4 @@
-"""Who calls: the roles and the models of the caller, as the credentials say."""
+"""The caller's roles and models, from its credentials."""
 
 import fnmatch
 import re
@@ -19,19 +19,19 @@ _OF_WORKERS = frozenset(
 
 
 class Models:
-    """Names of models, in which `*` stands for any characters.
+    """Names of models, in which `*` matches any characters.
 
     Raises
     ------
     ValueError
-        When they are no list of names.
+        They are not a list of names.
     """
 
     def __init__(self, names: object) -> None:
         if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
             raise ValueError('expected a list of model names such as ["qwen*"]')
         self._names = frozenset(names)
-        # fnmatch never backtracks over a `*`; its other signs are part of names here.
+        # fnmatch never backtracks over a `*`; its other special characters are literal here.
         patterns = [re.sub(r"[[?]", r"[\g<0>]", name) for name in names if "*" in name]
         self._pattern = re.compile("|".join(map(fnmatch.translate, patterns)) or r"(?!)")
         self._includes = lru_cache(maxsize=1_024)(self._look)
@@ -45,14 +45,14 @@ class Models:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Whom a token stands for.
+    """The caller that a token stands for.
 
     Attributes
     ----------
     models : Models or None
-        Those that the caller may touch; None for all.
+        Those that the caller may access; None for all.
     expires : float
-        Unix seconds until which the token is taken.
+        Unix time at which the token expires.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Caller:
     expires: float = float("inf")
 
     def may_call(self, method: str) -> bool:
-        """Whether the roles allow the full method name, known to the daemon or not."""
+        """Whether the roles allow this full method name, which need not exist."""
         if "admin" in self.roles:
             return True
         if method.startswith((_ROUTER, *_REFLECTION)):
@@ -74,12 +74,12 @@ class Caller:
 
 
 ANYONE = Caller(name="anyone", roles=ROLES)
-# Of the call that is being served.
+# Of the call being served.
 CALLER: ContextVar[Caller] = ContextVar("caller", default=ANYONE)
 
 
 def own(model: str) -> str:
-    """Return a model's name if the caller may touch it, known to the daemon or not.
+    """Return a model's name if the caller may access it, whether or not it exists.
 
     Raises
     ------

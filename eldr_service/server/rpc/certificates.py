@@ -18,21 +18,21 @@ class CertificateError(Exception):
 
 
 class Certificates:
-    """Certificate chain, private key and the authorities of clients, as their files have them.
+    """Certificate chain, private key and client authorities, as in their files.
 
-    Handshakes take what was read last; connections that exist go on with what they began with.
+    New handshakes use what was read last; existing connections keep what they began with.
 
     Parameters
     ----------
     chain, key : Path
         PEM files.
     authorities : Path, optional
-        PEM file; with it a client must present a certificate that one of them has signed.
+        PEM file; if given, clients must present a certificate signed by one of them.
 
     Raises
     ------
     CertificateError
-        When the files cannot be used.
+        The files cannot be used.
     """
 
     def __init__(self, chain: Path, key: Path, authorities: Path | None = None) -> None:
@@ -47,35 +47,35 @@ class Certificates:
         """Return credentials that follow `reload`."""
         return grpc.dynamic_ssl_server_credentials(
             self._current,
-            lambda: self._current,  # asked in a thread of gRPC's, once per handshake
+            lambda: self._current,  # called in a gRPC thread, once per handshake
             require_client_authentication=self._authorities is not None,
         )
 
     def reload(self) -> bool:
-        """Read the files again if they have changed; wrong ones leave the earlier ones in force.
+        """Reread the files if they have changed; if they are wrong, the earlier ones stay in force.
 
         Returns
         -------
         bool
-            Whether other certificates than before are in force.
+            Whether new certificates are in force.
 
         Raises
         ------
         CertificateError
-            When what is there now cannot be used.
+            The current files cannot be used.
         """
         contents = self._contents()
         if contents == self._read:
             return False
         self._check()
-        if self._contents() != contents:  # checked was something else; the next time will tell
+        if self._contents() != contents:  # changed during the check; the next call will see
             return False
         self._read = contents
         self._current = self._configuration()
         return True
 
     async def watch(self) -> None:
-        """Reload whenever the files change, without end; says once what is wrong with them."""
+        """Reload whenever the files change, without end; logs each fault once."""
         said = ""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
@@ -86,7 +86,9 @@ class Certificates:
             except CertificateError as error:
                 if str(error) != said:
                     said = str(error)
-                    log.error("certificates not reloaded, the earlier ones go on", error=said)
+                    log.error(
+                        "certificates not reloaded, the earlier ones stay in force", error=said
+                    )
 
     def _contents(self) -> Sequence[bytes]:
         files = [self._chain, self._key, *([self._authorities] if self._authorities else [])]
@@ -96,7 +98,7 @@ class Certificates:
             raise CertificateError(f"{error.filename}: {error.strerror}") from error
 
     def _check(self) -> None:
-        """Refuse what gRPC would find out in the middle of a handshake."""
+        """Refuse what gRPC would only find out during a handshake."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             context.load_cert_chain(self._chain, self._key, password=lambda: "")

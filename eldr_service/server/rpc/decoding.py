@@ -1,4 +1,4 @@
-"""Bytes that are no message of the contract get INVALID_ARGUMENT, as other wrong input does."""
+"""Bytes that do not decode get INVALID_ARGUMENT, like other wrong input."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -20,14 +20,14 @@ class NotAMessageError(InvalidArgumentError):
 
 
 NOT_A_MESSAGE = object()
-"""Stands for the request of a unary call; `unary` refuses it. Each refusal is an error of its own:
-one that is raised again and again keeps the frames of every time."""
+"""Stands for the request of a unary call; `unary` refuses it. Each refusal is a new error:
+an error raised repeatedly keeps the frames of every time."""
 
 
 def refusing_garbage(handler: grpc.RpcMethodHandler) -> Any:
-    """Return a handler like this one that gets such bytes told apart.
+    """Return a handler like this one that detects undecodable messages.
 
-    gRPC would end the call otherwise, with a traceback in the log. A stream ends with the refusal,
+    gRPC would otherwise end the call with a traceback in the log. A stream ends with the refusal,
     as an answer within it could not say which message it is for.
     """
     deserialize: Deserialize = handler.request_deserializer

@@ -20,19 +20,19 @@ from eldr_service.core.errors import (
 )
 
 DOMAIN = "eldr"
-# A status travels in a trailer, twice, and percent or base64 encoded; clients refuse trailers above
-# 8 KiB. Text in bytes of UTF-8.
+# A status is sent in a trailer, twice, percent or base64 encoded; clients refuse trailers above
+# 8 KiB. Text limits are in bytes of UTF-8.
 MAX_MESSAGE = 1_024
 MAX_DETAIL = 512
-UNKNOWN_TOKEN = "unknown token"  # whatever is wrong with it
+UNKNOWN_TOKEN = "unknown token"  # for any fault of a token
 
 
 class UnauthenticatedError(EldrError):
-    """The caller has not said who it is."""
+    """The caller has not identified itself."""
 
 
 class PermissionDeniedError(EldrError):
-    """The caller is known, and may not do this."""
+    """The caller is known, but may not do this."""
 
 
 class DeadlineExceededError(EldrError):
@@ -47,22 +47,22 @@ _CODES: tuple[tuple[type[EldrError], grpc.StatusCode], ...] = (
     (UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
     (PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    # FailedPreconditionError, and kinds that policies from elsewhere may define.
+    # FailedPreconditionError, and kinds that foreign policies may define.
     (EldrError, grpc.StatusCode.FAILED_PRECONDITION),
 )
 
 
 def status_code(error: EldrError) -> grpc.StatusCode:
-    """Return the gRPC code that stands for a domain error."""
+    """Return the gRPC code for a domain error."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
 def to_status(error: EldrError) -> Status:
     """Turn a domain error into a `google.rpc.Status`.
 
-    Its details are an ErrorInfo always, a BadRequest that names the field of an invalid argument,
-    and a RetryInfo with the delay after which an exhausted resource is worth another try: once to
-    twice the error's, by chance, as all who were refused at once would come back at once.
+    Its details are always an ErrorInfo; a BadRequest that names the field of an invalid argument;
+    and a RetryInfo with the delay after which an exhausted resource is worth another try: randomly
+    once to twice the error's, since all who were refused together would otherwise return together.
     """
     info = ErrorInfo(reason=_reason(error), domain=DOMAIN)
     details: list[Message] = [info]
@@ -88,7 +88,7 @@ def to_status(error: EldrError) -> Status:
 
 
 async def abort(context: grpc.aio.ServicerContext, error: EldrError) -> NoReturn:
-    """End the call with the error's status, the details in `grpc-status-details-bin`."""
+    """End the call with the error's status, with details in `grpc-status-details-bin`."""
     status = to_status(error)
     await context.abort(
         status_code(error),
@@ -104,7 +104,7 @@ def _reason(error: EldrError) -> str:
 
 
 def _clip(text: str, limit: int) -> str:
-    data = text.encode("utf-8", "replace")  # lone surrogates have no place in a message
+    data = text.encode("utf-8", "replace")  # lone surrogates cannot be in a message
     if len(data) <= limit:
         return data.decode()
     return data[: limit - 3].decode("utf-8", "ignore") + "…"

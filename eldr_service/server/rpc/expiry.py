@@ -11,13 +11,13 @@ from eldr_service.server.rpc.caller import Caller
 from eldr_service.server.rpc.errors import UnauthenticatedError, abort
 
 EXPIRED = "the token has expired"
-MAX_SECONDS = 1e8  # three years; timers have an end
+MAX_SECONDS = 1e8  # three years; timers are limited
 
 
 def ending_with(caller: Caller, handler: grpc.RpcMethodHandler | None) -> Any:
-    """Return a handler like this one whose streams the caller loses with the token.
+    """Return a handler like this one whose streams end with the caller's token.
 
-    Unary calls are answered as they were begun.
+    Unary calls are answered once begun.
     """
     if handler is None or not handler.response_streaming or caller.expires == float("inf"):
         return handler

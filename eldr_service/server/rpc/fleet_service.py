@@ -22,20 +22,20 @@ from eldr_service.server.rpc.unary import unary
 
 MAX_BEHIND = 4_096
 SLICE = 16
-"""Workers that the loop writes down in one step, less than half a millisecond."""
+"""Workers listed in one step of the loop, less than half a millisecond."""
 LISTED_SLICE = 1_000
-"""Requests of a report that are read, or answered, in one step, less than a millisecond."""
+"""Requests of a report that are read or answered in one step, less than a millisecond."""
 
 
 class FleetService(fleet_pb2_grpc.FleetServiceServicer):
-    """Reads messages, tells the fleet, writes answers.
+    """Reads messages, updates the fleet, writes answers.
 
     Parameters
     ----------
     report_interval : float
         Seconds between the reports that workers are asked for.
     default_capacity : int
-        Sequences of a worker that does not say.
+        Sequences of a worker without a stated capacity.
     written : callable () -> Awaitable or None
         What to wait for before a change of the fleet is answered.
     """
@@ -61,7 +61,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def RegisterWorker(  # noqa: N802
         self, request: pb.RegisterWorkerRequest, context: grpc.aio.ServicerContext
     ) -> pb.RegisterWorkerResponse:
-        """Make a worker known."""
+        """Register a worker."""
         incarnation = self._workers.register(
             reading.model_name(request),
             reading.worker_spec(request, self._default_capacity),
@@ -96,7 +96,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def RemoveWorker(  # noqa: N802
         self, request: pb.RemoveWorkerRequest, context: grpc.aio.ServicerContext
     ) -> pb.RemoveWorkerResponse:
-        """Forget a worker."""
+        """Remove a worker."""
         ended = self._workers.remove(
             reading.model_name(request),
             reading.worker_id(request),
@@ -139,7 +139,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def ListWorkers(  # noqa: N802
         self, request: pb.ListWorkersRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListWorkersResponse:
-        """Answer with the workers as they are."""
+        """Answer with the workers."""
         model = reading.listed_model(request)
         response = pb.ListWorkersResponse()
         async for worker in self._listed(model):
@@ -149,7 +149,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
     async def WatchWorkers(  # noqa: N802
         self, request: pb.WatchWorkersRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchWorkersResponse]:
-        """Answer with the workers as they are, and then with every change."""
+        """Answer with the workers, and then with every change."""
         try:
             reading.listed_model(request)
         except EldrError as error:
@@ -187,7 +187,7 @@ class FleetService(fleet_pb2_grpc.FleetServiceServicer):
                 self._watchers.discard(changes)
 
     async def _listed(self, model_name: str) -> AsyncIterator[pb.Worker]:
-        """The workers, each as it is when its turn comes: other calls go on between slices."""
+        """The workers, each read when it is reached: other calls run between slices."""
         names = [self._router.model(model_name).name] if model_name else sorted(self._router.models)
         may_touch = CALLER.get().may_touch
         models = [self._router.model(name) for name in names if may_touch(name)]

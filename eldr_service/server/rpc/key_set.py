@@ -1,4 +1,4 @@
-"""The public keys of the issuer of tokens: a JSON Web Key Set (RFC 7517), kept up to date."""
+"""The public keys of a token issuer: a JSON Web Key Set (RFC 7517), kept up to date."""
 
 import asyncio
 import json
@@ -13,15 +13,15 @@ import structlog
 
 from eldr_service.core.errors import UnavailableError
 
-# (kty, crv) of a key -> the one algorithm that it is used for, whatever a token's header says.
+# (kty, crv) of a key -> its only algorithm, whatever a token's header says.
 _ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
 MIN_RSA_BITS = 2_048
 MAX_BYTES = 1 << 20
 MAX_KEYS = 256
 FILE_SECONDS, URL_SECONDS = 5.0, 300.0  # between two reads
-UNKNOWN_KEY_SECONDS = 5.0  # the least between reads for keys that are not there
+UNKNOWN_KEY_SECONDS = 5.0  # least time between reads for missing keys
 FETCH_SECONDS = 5.0
-# How long a call may wait for a key that a read under way may bring.
+# How long a call may wait for a key that a read in progress may bring.
 PATIENCE_SECONDS = 2.0
 
 log = structlog.get_logger("eldr")
@@ -35,14 +35,14 @@ class Key(NamedTuple):
 
 
 class KeySet:
-    """Keys by their ids, from a file or a URL.
+    """Keys by id, from a file or URL.
 
-    Where the source cannot be read, the last good keys go on for `max_age` seconds.
+    If the source cannot be read, the last good keys stay valid for `max_age` seconds.
 
     Attributes
     ----------
     generation : int
-        Grows whenever the keys change.
+        Increases whenever the keys change.
     """
 
     def __init__(self, source: str, max_age: float) -> None:
@@ -57,11 +57,11 @@ class KeySet:
 
     @property
     def usable(self) -> bool:
-        """Whether there are keys that are young enough."""
+        """Whether there are keys that are recent enough."""
         return time.monotonic() - self._read_at <= self._max_age
 
     async def find(self, kid: str | None, algorithm: object) -> Key:
-        """Return the key that a token names; without a name, the only one of its algorithm.
+        """Return the key that a token names; without a name, the only one for its algorithm.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class KeySet:
         return found
 
     async def keep_reading(self) -> None:
-        """Read the keys now and then, without end."""
+        """Read the keys periodically, without end."""
         while True:
             await self._read()
             usual = URL_SECONDS if self._is_url else FILE_SECONDS
@@ -93,7 +93,7 @@ class KeySet:
         return keys[0] if len(keys) == 1 else None
 
     async def _ask_again(self) -> None:
-        """Read the keys out of turn, at a bounded rate, and wait a little for that."""
+        """Read the keys out of turn, at a bounded rate, and wait briefly for that."""
         if self._reading is None:
             if time.monotonic() - self._tried_at < UNKNOWN_KEY_SECONDS:
                 return
@@ -125,7 +125,7 @@ class KeySet:
                 log.error("keys of the token issuer not read", source=self._source, error=said)
                 if self.usable:
                     left = round(self._read_at + self._max_age - time.monotonic())
-                    log.warning("the last good keys go on", seconds=left)
+                    log.warning("the last good keys stay valid", seconds=left)
             return
         self._read_at = time.monotonic()
         if keys != self._keys:
@@ -150,20 +150,20 @@ class KeySet:
             if response.status != 200:
                 raise ValueError(f"expected status 200, found {response.status}")
             data = b""
-            async for chunk in response.content.iter_chunked(1 << 16):  # unpacked, if it is packed
+            async for chunk in response.content.iter_chunked(1 << 16):  # decompressed if need be
                 data = _checked(data + chunk)
             return data
 
 
 def read_keys(data: bytes) -> Mapping[str | None, tuple[Key, ...]]:
-    """Read a key set; keys by id, and under None all of them.
+    """Read a key set; keys by id, and all of them under None.
 
-    Keys for other purposes and algorithms are left out.
+    Keys for other purposes and algorithms are skipped.
 
     Raises
     ------
     ValueError
-        It is no key set, or has no key of use here.
+        It is not a key set, or has no usable key.
     """
     try:
         document = json.loads(data)

@@ -1,4 +1,4 @@
-"""The ports on which gRPC is served, and which services each has."""
+"""The gRPC ports, and which services each serves."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,20 +15,20 @@ from eldr_service.server.rpc.decoding import refusing_garbage
 from eldr_service.server.rpc.spans import CallSpans
 from eldr_service.server.rpc.unread import ending_unread
 
-# A FitPartition with its counts is the largest message; 10 MB ids still get a clear answer.
+# FitPartition with counts is the largest message; even 10 MB ids get a clear answer.
 MAX_MESSAGE_BYTES = 64 << 20
-# A connection that has not said what it wants by then is closed; gRPC's own patience is 120 s.
+# A connection without a completed handshake by then is closed; gRPC's default is 120 s.
 HANDSHAKE_SECONDS = 10
-# How often servers are looked at, and how long the calls of one that failed may go on.
+# How often servers are checked, and how long the calls of a failed one may go on.
 LOOK_SECONDS = 0.05
 LAST_CALLS_SECONDS = 10.0
-# Clients ping every ten seconds at most often, by their languages' rules; gRPC's own patience, one
-# ping in five minutes and none without a call, ends their connections with "too many pings".
+# Clients ping at most every ten seconds, by their languages' rules; gRPC's own limit, one ping in
+# five minutes and none without a call, ends their connections with "too many pings".
 LEAST_PING_SECONDS = 1
-# A peer that vanished without a word loses its streams after both of these.
+# A peer that vanished loses its streams after both of these.
 PEER_PING_SECONDS, PEER_ANSWER_SECONDS = 60, 20
 BEING_REFUSED = 4_096
-# What is left to the listener for administration, where there is one.
+# Left to the administration listener, if there is one.
 ADMINISTRATION = {
     "eldr.v1.FleetService": frozenset({"DrainWorker", "RemoveWorker"}),
     "eldr.v1.PartitionService": None,
@@ -81,15 +81,15 @@ class Listeners:
         self._health = health.aio.HealthServicer()
         self._names: set[str] = {""}
         self._servers: list[grpc.aio.Server] = []
-        self._opened: list[tuple[str, bool]] = []  # the arguments of `open` for each
+        self._opened: list[tuple[str, bool]] = []  # the arguments of each `open`
 
     def open(self, address: str, administration: bool) -> int:
-        """Take HOST:PORT, and return the port; nothing is served before `start`.
+        """Bind HOST:PORT, and return the port; nothing is served before `start`.
 
         Raises
         ------
         RuntimeError
-            It cannot be used.
+            The address cannot be used.
         """
         server, port = self._open(address, administration)
         self._servers.append(server)
@@ -111,8 +111,8 @@ class Listeners:
                 ("grpc.keepalive_timeout_ms", PEER_ANSWER_SECONDS * 1_000),
                 ("grpc.so_reuseport", 0),  # a second daemon on this port must fail, not share it
             ],
-            # Calls whose message has not come are counted by gRPC alone. It refuses without a
-            # RetryInfo, so that those that are just being refused with one must not count here.
+            # Calls whose message has not come are counted only by gRPC, which refuses without a
+            # RetryInfo, so calls that are being refused with one must not count here.
             maximum_concurrent_rpcs=2 * self._limits.in_all + BEING_REFUSED,
         )
         left_out = {} if administration else ADMINISTRATION
@@ -135,10 +135,10 @@ class Listeners:
             await server.start()
 
     async def keep_serving(self) -> None:
-        """Put another server in the place of each that fails, until cancelled.
+        """Replace each server that fails, until cancelled.
 
-        A call whose path is no UTF-8 ends grpc.aio's server, before it is asked who calls. Calls
-        that it had go on for a while, and clients connect to its successor.
+        A call whose path is not UTF-8 ends grpc.aio's server, before authentication. Its calls go
+        on for a while, and clients connect to its successor.
         """
         ending = set()
         while True:
@@ -164,19 +164,19 @@ class Listeners:
                 return server
 
     async def tell(self, serving: bool) -> None:
-        """Say to health checks whether the daemon takes requests."""
+        """Tell health checks whether the daemon takes requests."""
         status = health_pb2.HealthCheckResponse
         for name in sorted(self._names):
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
     async def stop(self, grace: float | None) -> None:
-        """Take no more calls; those that run may go on for `grace` seconds."""
+        """Take no more calls; calls in progress may go on for `grace` seconds."""
         for server in self._servers:
             await server.stop(grace)
 
 
 class _Chosen:
-    """Stands for a server where services are added, and passes on those that it is to have."""
+    """Stands in for a server where services are added, and passes on those it should have."""
 
     def __init__(
         self,
@@ -192,12 +192,12 @@ class _Chosen:
         self.names: set[str] = set()
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Leave it to the other one, which tells the methods' names."""
+        """Ignored: the other method gets the methods' names."""
 
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]
     ) -> None:
-        """Add the methods of a service, all but those that are left out."""
+        """Add the methods of a service, except those left out."""
         left_out = self._left_out.get(service, ())
         if left_out is None:
             return

@@ -1,4 +1,4 @@
-"""Who watches for moves, and what they are told. Without a watcher no move is looked for."""
+"""Watchers of moves. Without a watcher no moves are looked for."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ from eldr_service.core.errors import ResourceExhaustedError
 from eldr_service.routing.moves import Proposal
 
 MAX_BEHIND = 256
-"""Proposals that a watcher has not read; further ones are left out, as they would be old."""
+"""Proposals that a watcher has not read; further ones are dropped, as they would be stale."""
 MAX_WATCHERS = 64
-"""Of a model."""
+"""Watchers per model."""
 RETRY_SECONDS = 10.0
 
 
@@ -29,7 +29,7 @@ class MoveWatchers:
         self._due: set[str] = set()
 
     def changed(self, model: str) -> None:
-        """A request of the model was booked or ended: look for a move once this step is over."""
+        """A request of the model was booked or ended: look for a move after this step."""
         if model in self._watchers and model not in self._due:
             self._due.add(model)
             asyncio.get_running_loop().call_soon(self._look, model)
@@ -40,7 +40,7 @@ class MoveWatchers:
         Raises
         ------
         ResourceExhaustedError
-            As many watch already as may.
+            There are too many watchers.
         """
         watchers = self._watchers.setdefault(model, set())
         if len(watchers) >= MAX_WATCHERS:

@@ -1,4 +1,4 @@
-"""PartitionService: partitions are fitted, kept, activated and rolled back."""
+"""PartitionService: fits, stores, activates and rolls back partitions."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -35,11 +35,11 @@ from eldr_service.stores.partition_file import dump_partition, load_partition
 MAX_SLOTS = 4_096
 MAX_ITERATIONS = 1_000
 MAX_STARTS = 100
-MAX_COUNTS_BYTES = 1 << 30  # of the signatures of one fit, unpacked
+MAX_COUNTS_BYTES = 1 << 30  # of one fit's signatures, unpacked
 
 
 class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
-    """Reads messages, keeps partitions, writes answers. Fits run in a process of their own."""
+    """Reads messages, stores partitions, writes answers. Fits run in a separate process."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     async def ImportPartition(  # noqa: N802
         self, request: pb.ImportPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.ImportPartitionResponse:
-        """Keep a partition from elsewhere."""
+        """Import a partition."""
         reading.listed_model(request)
         partition = load_partition(request.data)
         if request.model:
@@ -121,7 +121,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     async def ExportPartition(  # noqa: N802
         self, request: pb.ExportPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExportPartitionResponse:
-        """Give a partition out."""
+        """Export a partition."""
         partition = self._partitions.get(reading.model_name(request), request.version)
         return pb.ExportPartitionResponse(
             data=dump_partition(partition), partition=self._info(partition)
@@ -131,7 +131,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     async def ListPartitions(  # noqa: N802
         self, request: pb.ListPartitionsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListPartitionsResponse:
-        """Answer with what is kept."""
+        """Answer with the stored partitions."""
         name, may_touch = reading.listed_model(request), CALLER.get().may_touch
         named = [self._router.model(name)] if name else None
         models = named or [m for name, m in sorted(self._router.models.items()) if may_touch(name)]
@@ -157,7 +157,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     async def RollbackPartition(  # noqa: N802
         self, request: pb.RollbackPartitionRequest, context: grpc.aio.ServicerContext
     ) -> pb.RollbackPartitionResponse:
-        """Go back to the version before."""
+        """Go back to the previous version."""
         model = reading.model_name(request)
         async with self._agreed(model):
             partition = self._partitions.rollback(model)
@@ -167,7 +167,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     async def SetRefit(  # noqa: N802
         self, request: pb.SetRefitRequest, context: grpc.aio.ServicerContext
     ) -> pb.SetRefitResponse:
-        """Refit a model by itself, or not."""
+        """Set whether a model is refitted automatically."""
         model = self._router.model(reading.model_name(request))
         mode = reading.choice("mode", RefitMode, request.mode) if request.mode else None
         async with self._agreed(model.name):
@@ -184,7 +184,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
     def _counts(
         self, request: pb.FitPartitionRequest
     ) -> tuple[Callable[[], Sequence[NDArray[np.integer]]], int, ModelGeometry]:
-        """The signatures to fit on, sent along or seen before; their number and geometry."""
+        """The signatures to fit on, sent along or recent; their number and geometry."""
         model = self._router.model(request.model)
         if not request.counts:
             if model.geometry is None or not len(model.recent):
@@ -192,7 +192,9 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             return model.recent.runs, len(model.recent), model.geometry
         with reading.inside("counts[0]"):
             geometry = reading.geometry(request.counts[0])
-        most = MAX_COUNTS_BYTES // (geometry.size * 4)  # sparse ones are a thousand times larger
+        most = MAX_COUNTS_BYTES // (
+            geometry.size * 4
+        )  # sparse ones unpack to a thousand times the size
         if len(request.counts) > most:
             raise InvalidArgumentError(
                 "counts", f"at most {most} signatures of {geometry}", len(request.counts)

@@ -1,4 +1,4 @@
-"""Waiting for a place where every eligible worker is at its capacity."""
+"""Calls that wait for a place while every eligible worker is at capacity."""
 
 import asyncio
 import time
@@ -10,10 +10,10 @@ from eldr_service.core.errors import EldrError, ResourceExhaustedError
 from eldr_service.routing.call import ANYWHERE, RouteCall
 from eldr_service.routing.place import Placed
 
-# What one step of priority is worth: as long having waited.
+# One step of priority is worth this much waiting time.
 STEP_SECONDS = 1.0
 MAX_BYTES = 64 << 20
-# Tries in vain, some 30 µs each, until the event loop may do something else.
+# Failed tries, some 30 µs each, before the event loop may do something else.
 TRIES_AT_ONCE = 32
 
 Key = tuple[str, str]
@@ -36,19 +36,19 @@ class _Waiting:
 class Places:
     """Calls that wait until a worker has a place, their time is over, or others need the room.
 
-    Of each model and caller there is a line, by priority and arrival. Whenever a place is free, the
-    callers of the model take turns. When all lines together are too long or too heavy, the last of
-    the longest has to go, so that no flood takes the room of others. A call that may go to few
-    workers holds up none that may go to more.
+    Each model and caller has a line, ordered by priority and arrival. When a place is free, the
+    callers of the model take turns. When all lines together are too long or too heavy, the longest
+    line loses its last call, so that no flood takes the room of others. A call that may go to few
+    workers does not block one that may go to more.
 
     Parameters
     ----------
     place : callable (RouteCall) -> Placed
-        Books; raises what Route does.
+        Books; raises like Route.
     give_back : callable (model, Placed)
-        Ends a booking whose call was cancelled before it heard of it.
+        Ends a booking whose call was cancelled before it got the answer.
     most : int
-        Calls that wait at most.
+        Most calls that wait.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Places:
         self._place = place
         self._give_back = give_back
         self._most = most
-        # In order of turns: a caller that had one goes to the end. No line is empty.
+        # In order of turns: a caller that had one moves to the end. No line is empty.
         self._lines: dict[str, dict[str, list[_Waiting]]] = {}
         self._freed: dict[str, set[Hashable]] = {}
         self._count = self._bytes = self._number = 0
@@ -70,7 +70,7 @@ class Places:
         return sum(map(len, self._lines.get(model, {}).values()))
 
     def free(self, model: str) -> None:
-        """Note that there may be a place; those that wait are served before the loop goes on."""
+        """Record that there may be a place; waiting calls are served before the loop goes on."""
         if model not in self._lines:
             return
         if not self._freed:
@@ -78,12 +78,12 @@ class Places:
         self._freed[model] = set()
 
     def tick(self) -> None:
-        """Look whether time alone has freed a place: stale reports count no more."""
+        """Check whether time alone has freed a place, by stale reports that no longer count."""
         for model in self._lines:
             self.free(model)
 
     def serve_before(self, model: str) -> None:
-        """Place what waits, so that a new call does not overtake it."""
+        """Serve waiting calls, so that a new call does not overtake them."""
         if model in self._freed:
             self._serve(model)
 
@@ -100,9 +100,9 @@ class Places:
         Raises
         ------
         ResourceExhaustedError
-            There was no place in time, or others have more right to the room; `full` says more.
+            There was no place in time, or others have priority for the room; `full` says more.
         EldrError
-            As Route does.
+            As for Route.
         """
         loop = asyncio.get_running_loop()
         self._number += 1
@@ -167,7 +167,7 @@ class Places:
             self._serve(model, tried)
 
     def _serve(self, model: str, tried: set[Hashable] | None = None) -> None:
-        """Place what can be placed; `tried` are the limits that no free worker is within."""
+        """Place what can be placed; `tried` are limits within which no worker is free."""
         tried = self._freed.pop(model, set()) if tried is None else tried
         most = len(tried) + TRIES_AT_ONCE
         while turn := self._next(model, tried):
@@ -204,7 +204,7 @@ class Places:
 
 
 def _weight(call: RouteCall) -> int:
-    """Bytes that a waiting call holds, roughly."""
+    """Approximate bytes that a waiting call holds."""
     texts = (*call.candidate_workers, *call.exclude_workers, *call.labels, *call.labels.values())
     counts = call.counts.counts.nbytes if call.counts else 0
     return 4_096 + counts + sum(64 + len(text) for text in texts) + 40 * len(call.prefix_hashes)

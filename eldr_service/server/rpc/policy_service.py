@@ -1,4 +1,4 @@
-"""PolicyService: which policies there are, and which is in force."""
+"""PolicyService: which policies are installed, and which is in force."""
 
 import asyncio
 
@@ -48,8 +48,8 @@ class PolicyService(policy_pb2_grpc.PolicyServiceServicer):
     ) -> pb.SetPolicyResponse:
         """Put a policy in force."""
         model = reading.model_name(request)
-        self._router.model(model)  # an unknown one is told of at once
-        # Compiling may take seconds, in which requests go on by the policy that is in force.
+        self._router.model(model)  # an unknown model fails at once
+        # Compiling may take seconds, during which the current policy decides.
         policy = await asyncio.to_thread(create_prepared, request.name, dict(request.parameters))
         async with self._agreed(model):
             self._chosen.set_policy(model, policy)

@@ -1,4 +1,4 @@
-"""Messages to the domain, with every field checked; the errors name field, expected and found."""
+"""Converts messages to the domain and checks every field; errors name field, expected and found."""
 
 import zlib
 from collections.abc import Collection, Mapping
@@ -36,8 +36,8 @@ MAX_LABELS = 64
 MAX_LABEL = 256
 MAX_REASON = 1_024
 MAX_SOFTWARE = 256
-MAX_LISTED = 32_768  # more than any engine runs; to decode as many takes two milliseconds
-MAX_WORKERS = 4_096  # of a list: as many as a daemon may know
+MAX_LISTED = 32_768  # more than any engine runs; decoding so many takes two milliseconds
+MAX_WORKERS = 4_096  # in a list: as many as a daemon may know
 MAX_SEQUENCES = 4_096
 MAX_WAIT_SECONDS = 10.0
 MAX_WAIT_FOR_PLACE_SECONDS = 60.0
@@ -45,13 +45,13 @@ MAX_PRIORITY = 10
 LEASE_SECONDS = (1.0, 86_400.0)
 DEFAULT_BLOCK_TOKENS = 16  # vLLM's
 MAX_BLOCK_TOKENS = 65_536
-MAX_KV_TOKENS = 1 << 48  # leaves room for sums of them in 64 bits
+MAX_KV_TOKENS = 1 << 48  # leaves room for sums in 64 bits
 
 Choice = TypeVar("Choice", bound=IntEnum)
 
 
 def text(field: str, value: str, longest: int, required: bool = False) -> str:
-    """Check a name: its length in bytes of UTF-8, and that nothing in it acts on a terminal."""
+    """Check a name: its length in bytes of UTF-8, and that it has no control characters."""
     prose(field, value, longest, required)
     if not value.isprintable() and (character := unfit(value)):
         raise InvalidArgumentError(
@@ -64,7 +64,7 @@ def prose(field: str, value: str, longest: int, required: bool = False) -> str:
     """Check a text's length in bytes of UTF-8."""
     if not value and not required:
         return value
-    # No character is shorter than a byte: long ones are refused without being encoded.
+    # No character is shorter than a byte: long texts are refused without encoding.
     length = len(value) if len(value) > longest or value.isascii() else len(value.encode())
     if length > longest or (required and not value):
         raise InvalidArgumentError(
@@ -79,7 +79,7 @@ def model_name(request: Any) -> str:
 
 
 def listed_model(request: Any) -> str:
-    """Check the model of a request for which none stands for all of the caller's."""
+    """Check the model of a request in which none stands for all of the caller's."""
     name = text("model", request.model, MAX_MODEL)
     return own(name) if name else name
 
@@ -95,7 +95,7 @@ def request_id(request: Any) -> str:
 
 
 def seconds(field: str, value: Duration, low: float, high: float) -> float:
-    """Check a duration and give it in seconds."""
+    """Check a duration; return it in seconds."""
     amount: float = value.seconds + value.nanos / 1e9
     if not low <= amount <= high:
         raise InvalidArgumentError(field, f"{low:g} to {high:g} s", f"{amount:g} s")
@@ -103,7 +103,7 @@ def seconds(field: str, value: Duration, low: float, high: float) -> float:
 
 
 def choice(field: str, kind: type[Choice], value: int) -> Choice:
-    """Check an enum's number, which in proto3 can be any; 0 stands for the first."""
+    """Check an enum's number, which in proto3 can be any; 0 means the first."""
     if value == 0:
         return next(iter(kind))
     if value not in list(kind):
@@ -119,7 +119,7 @@ def wait_seconds(request: router_pb2.RouteRequest | router_pb2.RouteStreamReques
 def place_in_line(
     request: router_pb2.RouteRequest | router_pb2.RouteStreamRequest,
 ) -> tuple[float, int]:
-    """Check how long a Route may wait for a place, and its priority then."""
+    """Check how long a Route may wait for a place, and its priority."""
     if abs(request.priority) > MAX_PRIORITY:
         raise InvalidArgumentError(
             "priority", f"-{MAX_PRIORITY} to {MAX_PRIORITY}", request.priority
@@ -152,7 +152,7 @@ def worker_ids(field: str, values: Collection[str]) -> frozenset[str]:
 
 
 class inside:  # noqa: N801 (used as a function is)
-    """Name what is wrong within a field by its whole path."""
+    """Prefix the fields of errors inside the block with the field's path."""
 
     def __init__(self, field: str) -> None:
         self._field = field
@@ -181,7 +181,7 @@ def _geometry(num_layers: int, num_experts: int, top_k: int) -> ModelGeometry:
 
 
 def activation_counts(field: str, message: activation_pb2.ActivationCounts) -> ActivationCounts:
-    """Check counts and unpack them."""
+    """Check and unpack counts."""
     with inside(field):
         return _activation_counts(message)
 
@@ -225,12 +225,12 @@ def _sparse_counts(
 
 
 def fingerprint(message: activation_pb2.ActivationCounts) -> int:
-    """Tell these counts from others, in another run too."""
+    """A fingerprint of these counts that is stable across runs."""
     return zlib.crc32(message.SerializeToString())
 
 
 def route_call(request: router_pb2.RouteRequest) -> RouteCall:
-    """Check a RouteRequest or a RouteStreamRequest, which has the same fields."""
+    """Check a RouteRequest, or a RouteStreamRequest, which has the same fields."""
     model = model_name(request)
     sequences = request.num_sequences or 1
     if sequences > MAX_SEQUENCES:
@@ -253,9 +253,9 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
             "prefix_block_tokens", f"at most {MAX_BLOCK_TOKENS}", block_tokens
         )
     of_counts = fingerprint(request.counts) + 1 if inline else 0
-    # Everything that the decision and its booking rest on; how the answer looks is no part of it,
-    # nor is what tells who holds the prompt: it changes while a caller tries again, and a shim
-    # that has asked says it where the caller need not.
+    # Everything that the decision and its booking depend on. Not the answer's format, nor who holds
+    # the prompt: that changes while a caller retries, and a shim that asked may give it where the
+    # caller need not.
     payload: tuple[object, ...] = (
         sequences,
         request.prompt_tokens,
@@ -297,7 +297,7 @@ def route_call(request: router_pb2.RouteRequest) -> RouteCall:
 
 
 def _cached_tokens(value: Mapping[str, int]) -> dict[str, int]:
-    """Check what workers are said to hold of a prompt."""
+    """Check how many tokens of a prompt workers are said to hold."""
     if not value:
         return {}
     worker_ids("cached_tokens", value.keys())
@@ -305,7 +305,7 @@ def _cached_tokens(value: Mapping[str, int]) -> dict[str, int]:
 
 
 def worker_geometry(request: fleet_pb2.RegisterWorkerRequest) -> ModelGeometry | None:
-    """Check the geometry that a worker states, if it does."""
+    """Check the geometry that a worker states, if any."""
     if not request.HasField("geometry"):
         return None
     with inside("geometry"):
@@ -313,7 +313,7 @@ def worker_geometry(request: fleet_pb2.RegisterWorkerRequest) -> ModelGeometry |
 
 
 def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int) -> WorkerSpec:
-    """Check what a worker says of itself."""
+    """Check a worker's registration."""
     return WorkerSpec(
         worker_id=worker_id(request),
         role=choice("role", WorkerRole, request.role),
@@ -329,12 +329,12 @@ def worker_spec(request: fleet_pb2.RegisterWorkerRequest, default_capacity: int)
 
 
 def incarnation(request: fleet_pb2.RegisterWorkerRequest) -> int:
-    """Check the life that a worker says it is in; 0 for a new one."""
+    """Check a worker's stated incarnation; 0 for a new one."""
     return _below("incarnation", request.incarnation, 1 << 63)
 
 
 def drain_seconds(request: fleet_pb2.DrainWorkerRequest) -> float:
-    """Check how long a drain may take; infinite where it does not say."""
+    """Check how long a drain may take; infinite if not given."""
     if not request.HasField("deadline"):
         return inf
     return seconds("deadline", request.deadline, 0.0, LEASE_SECONDS[1])
@@ -343,7 +343,7 @@ def drain_seconds(request: fleet_pb2.DrainWorkerRequest) -> float:
 def capture_status(
     request: fleet_pb2.RegisterWorkerRequest | fleet_pb2.ReportLoadRequest,
 ) -> CaptureStatus | None:
-    """Check what a worker says of its capture; None where it says nothing."""
+    """Check a worker's capture status; None if not given."""
     said = request.capture
     reason = prose("capture.reason", said.reason, MAX_REASON)
     if not said.state:
@@ -354,7 +354,7 @@ def capture_status(
 
 
 def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:
-    """Check the state that a worker registers in."""
+    """Check the state in which a worker registers."""
     state = choice("state", WorkerState, request.state or WorkerState.READY)
     if state not in (WorkerState.JOINING, WorkerState.READY):
         raise InvalidArgumentError("state", "JOINING or READY", state.name)
@@ -362,12 +362,12 @@ def initial_state(request: fleet_pb2.RegisterWorkerRequest) -> WorkerState:
 
 
 def load_report(request: fleet_pb2.ReportLoadRequest) -> LoadReport:
-    """Check a worker's report; the requests that it holds are read apart, as they may be many."""
+    """Check a worker's report; the requests it holds are read separately, as they may be many."""
     if len(request.held) > MAX_LISTED:
         raise InvalidArgumentError("held", f"at most {MAX_LISTED} requests", len(request.held))
     for field in ("active_experts", "batch_size", "step_active_experts"):
         value = getattr(request, field)
-        if not 0 <= value < 1e9:  # no NaN either
+        if not 0 <= value < 1e9:  # rejects NaN too
             raise InvalidArgumentError(field, "0 to 1e9", value)
     return LoadReport(
         incarnation=_below("incarnation", request.incarnation, 1 << 63),

@@ -39,9 +39,9 @@ from eldr_service.server.rpc.waiting import SignatureWaiters
 from eldr_service.stores.shared.operations import told_of
 
 SLICE = 500
-"""Leases that are renewed in one step, about a millisecond."""
+"""Leases renewed in one step, about a millisecond."""
 MOST_DECISIONS = 8
-"""On one request: each one that lost had another replica win, so the fleet goes on."""
+"""Decisions per request: whenever one lost, another replica won, so the fleet progresses."""
 _SIGNATURE_FIELDS = ("model", "request_id", "prefill_worker")
 
 
@@ -51,7 +51,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     Attributes
     ----------
     places : Places
-        Calls that wait for a worker's; at most `max_waiting`.
+        Calls that wait for a place on a worker; at most `max_waiting`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self._replica = replica
         self._spans = spans
         self._written = self._keeper.written if self._keeper else nothing_to_wait_for
-        # A replica's placements are decided when all replicas have them.
+        # A replica's placements are final once all replicas have them.
         self._placed = nothing_to_wait_for if replica else self._written
         self._waiters = SignatureWaiters()
         self._moves = MoveWatchers(router.propose_move)
@@ -108,7 +108,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self, request: pb.RouteRequest, context: grpc.aio.ServicerContext
     ) -> pb.RouteResponse:
         """Place one request."""
-        # A call that was cancelled while it stood in line is told so here, before it is booked.
+        # A call cancelled while it waited in line ends here, before it is booked.
         await asyncio.sleep(0)
         response = pb.RouteResponse()
         settle = await self._route(request, response.placement)
@@ -199,7 +199,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def WatchMoves(  # noqa: N802
         self, request: pb.WatchMovesRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchMovesResponse]:
-        """Answer with every move that is proposed."""
+        """Answer with every proposed move."""
         try:
             model = reading.model_name(request)
             async for proposal in self._moves.watch(model):
@@ -212,7 +212,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def Explain(  # noqa: N802
         self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExplainResponse:
-        """Say why a request was placed as it was."""
+        """Explain why a request was placed as it was."""
         model, request_id = reading.model_name(request), reading.request_id(request)
         attempt = request.attempt if request.HasField("attempt") else None
         now = time.monotonic()
@@ -222,21 +222,21 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def _register_for_all(
         self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest
     ) -> pb.RegisterSignatureResponse:
-        """Add a chunk; it is acknowledged when every replica can have it."""
+        """Add a chunk; it is acknowledged once every replica can have it."""
         response = self._register(request)
         if self._replica:
             sent = self._share(request)
             if written := self._written():
                 await written
             held = self._router.signatures.get(request.model, request.request_id)
-            if held and sent and sent[0] > held.num_chunks:  # to other replicas too
+            if held and sent and sent[0] > held.num_chunks:  # some went to other replicas
                 return await self._registered_by_all(request, held)
         return response
 
     async def _registered_by_all(
         self, request: pb.RegisterSignatureRequest | pb.StreamSignaturesRequest, held: HeldSignature
     ) -> pb.RegisterSignatureResponse:
-        """Answer by the whole of what the replicas were sent."""
+        """Answer by all that the replicas received."""
         await self._fetch_signature(request.model, request.request_id, again=True)
         held = self._router.signatures.get(request.model, request.request_id) or held
         if held.epoch > request.epoch:
@@ -250,7 +250,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> list[int]:
         if self._replica is None:
             return []
-        message = request.SerializeToString()  # a stream's has the same fields, and more
+        message = request.SerializeToString()  # a stream's message has the same fields, and more
         seconds = self._router.limits.signature_ttl
         return self._replica.share_signature(request.model, request.request_id, seconds, message)
 
@@ -282,12 +282,12 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def _route(
         self, request: pb.RouteRequest | pb.RouteStreamRequest, answer: pb.Placement
     ) -> Settle:
-        """Place a request and write the answer; returns what is to be told when it is sent."""
+        """Place a request and write the answer; returns what to call when it is sent."""
         call = reading.route_call(request)
         wait = reading.wait_seconds(request)
         max_wait, priority = reading.place_in_line(request)
         if wait and call.counts is None:
-            if self._replica:  # once it is known here that a call waits
+            if self._replica:  # once this replica knows that a call waits
                 self._fetch_soon(call.model, call.request_id)
             await self._wait_for_signature(call, wait)
         place = partial(self._place, priority=priority, until=time.monotonic() + max_wait)
@@ -299,7 +299,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         return partial(self._settle, call.model, placed.booking)
 
     async def _place(self, call: RouteCall, priority: int, until: float) -> Placed:
-        """Place a request by this view, after a wait for a place where it may wait."""
+        """Place a request by this view, after waiting for a place if it may wait."""
         self.places.serve_before(call.model)
         try:
             return self._decide(call)
@@ -315,7 +315,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         began = time.perf_counter()
         placed = self._router.route(call, time.monotonic())
         seconds = time.perf_counter() - began
-        if self._replica:  # told of once all replicas have it
+        if self._replica:  # reported once all replicas have it
             placed = replace(placed, seconds=seconds)
         else:
             self.telemetry.placed(call, placed, seconds)
@@ -329,7 +329,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def _agree(
         self, call: RouteCall, place: Callable[[RouteCall], Awaitable[Placed]]
     ) -> Placed:
-        """Place a request as all replicas agree, again where another was first."""
+        """Place a request with all replicas' agreement, again if another was first."""
         assert self._replica
         if not self._replica.is_current(time.monotonic()):
             await self._replica.current()
@@ -342,7 +342,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             except (FailedPreconditionError, ResourceExhaustedError, UnavailableError):
                 if refused or not await self._replica.look_again(call.model, call.request_id):
                     raise
-                refused = True  # by a view that was old
+                refused = True  # by an old view
                 continue
             if call.dry_run:
                 return placed
@@ -352,7 +352,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                     not placed.repeated
                     or await self._replica.still_lives(call.model, placed.booking)
                 )
-            finally:  # a call that is cancelled leaves no booking behind
+            finally:  # a cancelled call leaves no booking behind
                 if not agreed:
                     self._settle(call.model, placed.booking, False)
             if agreed:
@@ -364,17 +364,17 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         )
 
     async def _fetch_signature(self, model: str, request_id: str, again: bool = False) -> None:
-        """Have what other replicas were sent of a signature that is not complete here."""
+        """Fetch what other replicas received of a signature that is incomplete here."""
         assert self._replica
         held = self._router.signatures.get(model, request_id)
         if held and held.complete and not again:
             return
         for message in await self._replica.signature(model, request_id):
-            with contextlib.suppress(EldrError):  # its sender was told of it
+            with contextlib.suppress(EldrError):  # its sender got the error
                 self._register(pb.RegisterSignatureRequest.FromString(message))
 
     def _signature_elsewhere(self, model: str, request_id: str) -> None:
-        """Another replica was sent a part of a signature: somebody here may wait for it."""
+        """Another replica received part of a signature: a call here may wait for it."""
         known = self._router.models.get(model)
         booking = known and known.bookings.live(request_id)
         if self._waiters.waits((model, request_id)) or (booking and booking.awaits_signature):
@@ -397,7 +397,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         assert self._replica
         if booking:
             word = await self._replica.found_released(booking)
-        if booking is None or word == "gone":  # unknown here, or placed anew elsewhere
+        if booking is None or word == "gone":  # unknown here, or placed again elsewhere
             word = await self._replica.released(
                 model, request.request_id, request.attempt, request.lease_id, told()
             )
@@ -413,7 +413,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def _unknown_to_all(
         self, model: str, leases: list[tuple[str, int, str]]
     ) -> list[tuple[str, int, str]]:
-        """Leases that are not alive: what this view does not know may be elsewhere."""
+        """The leases that are not alive: those unknown to this view may be elsewhere."""
         assert self._replica
         bookings = self._router.model(model).bookings
         return [
@@ -478,7 +478,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
 
 def nothing_to_wait_for() -> None:
-    """All that an answer rests on is there."""
+    """For an answer that depends on nothing pending."""
 
 
 def _waits(request: pb.RouteRequest | pb.RouteStreamRequest) -> bool:

@@ -1,4 +1,4 @@
-"""Bearer tokens that an issuer has signed: JSON Web Tokens (RFC 7519), checked and remembered."""
+"""Bearer tokens signed by an issuer: JSON Web Tokens (RFC 7519), verified and cached."""
 
 import hashlib
 import time
@@ -16,18 +16,18 @@ from eldr_service.server.rpc.key_set import KeySet
 
 MAX_REMEMBERED = 4_096
 MAX_NAME = 128
-# What PyJWT raises, and what odd JSON makes the code below it raise.
+# What PyJWT raises, and what malformed JSON makes the code below raise.
 _WRONG = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a token must say, and where it says what its bearer may do.
+    """The required claims of a token, and those that say what its bearer may do.
 
     Attributes
     ----------
     leeway : float
-        Seconds by which the issuer's clock and this one may differ.
+        Allowed difference in seconds between the issuer's clock and this one.
     """
 
     issuer: str
@@ -38,19 +38,19 @@ class Expected:
 
 
 class SignedTokens:
-    """Verifies tokens by the keys of their issuer, and remembers them until they expire.
+    """Verifies tokens by their issuer's keys, and caches them until they expire.
 
-    What it remembers of a token is a digest.
+    The cache holds digests of tokens.
     """
 
     def __init__(self, keys: KeySet, expected: Expected) -> None:
         self._keys = keys
         self._expected = expected
         self._remembered: dict[bytes, Caller] = {}
-        self._generation = 0  # of the keys that they were verified by
+        self._generation = 0  # of the keys that verified them
 
     def known(self, token: str) -> Caller | None:
-        """Return the caller of a token that was verified before and is still good."""
+        """Return the caller of a token that was verified earlier and is still valid."""
         if self._generation != self._keys.generation or not self._keys.usable:
             return None
         digest = _digest(token)
@@ -61,15 +61,15 @@ class SignedTokens:
         return None
 
     async def verify(self, token: str) -> Caller:
-        """Return whom the token stands for.
+        """Return the caller that the token stands for.
 
         Raises
         ------
         UnauthenticatedError
-            The cause, for the log alone, says what is wrong; the message does only for a token that
-            was good once.
+            The cause, only for the log, says what is wrong; the message does so only for a token
+            that was valid once.
         UnavailableError
-            There are no keys to check it with.
+            There are no keys to verify it with.
         """
         try:
             header = jwt.get_unverified_header(token)
@@ -86,7 +86,7 @@ class SignedTokens:
                 options={"require": ["exp", "iss", "aud"]},
             )
             caller = self._caller(claims)
-        except jwt.ExpiredSignatureError as error:  # raised for a good signature only
+        except jwt.ExpiredSignatureError as error:  # raised only for a valid signature
             raise UnauthenticatedError(EXPIRED) from error
         except _WRONG as error:
             raise UnauthenticatedError(UNKNOWN_TOKEN) from error

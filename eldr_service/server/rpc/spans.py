@@ -1,4 +1,4 @@
-"""One span for each call about a request, and for each such message of a stream."""
+"""One span per call about a request, and per such message of a stream."""
 
 import asyncio
 import functools
@@ -21,14 +21,14 @@ Response = TypeVar("Response")
 _UNARY = frozenset({"RegisterSignature", "Route", "Release"})
 _FIELDS = ("traceparent", "tracestate")
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-# OpenTelemetry's rule for servers: anything else is the caller's fault.
+# OpenTelemetry's rule for servers: other codes are the caller's fault.
 _OF_SERVER = frozenset(
     {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 )
 
 
 class CallSpans:
-    """Wraps what answers, so that answering without spans costs nothing."""
+    """Wraps handlers, so that serving without spans costs nothing."""
 
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
@@ -36,7 +36,7 @@ class CallSpans:
     def around(self, name: str, handler: grpc.RpcMethodHandler) -> Any:
         """Return a handler like that of /SERVICE/METHOD `name`, with a span for each call.
 
-        Its parent is in the call's metadata.
+        The span's parent is in the call's metadata.
         """
         method = name.rpartition("/")[2]
         if method not in _UNARY:
@@ -47,7 +47,7 @@ class CallSpans:
         async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
             within = _metadata(context)
             if not within and getattr(request, "dry_run", False):
-                return await serve(request, context)  # mostly a client that looks whether we live
+                return await serve(request, context)  # mostly a client's health probe
             with self._span(method, request, within) as span:
                 try:
                     response = await serve(request, context)
@@ -65,9 +65,9 @@ class CallSpans:
         context: grpc.aio.ServicerContext,
         answer: Answer[Request, Response],
     ) -> Answer[Request, Response]:
-        """Return a function like this one of a stream, with a span for each message.
+        """Return a function like this one for a stream, with a span for each message.
 
-        Its parent is in the message, else in the stream's metadata.
+        The span's parent is in the message, else in the stream's metadata.
         """
         of_stream = _metadata(context)
 
@@ -123,7 +123,7 @@ def _say_code(span: Span, code: grpc.StatusCode) -> None:
 
 
 def _code(context: grpc.aio.ServicerContext, error: BaseException) -> grpc.StatusCode:
-    """What a call ends with: `abort` has set it, else gRPC will say UNKNOWN."""
+    """What a call ends with: set by `abort`, else gRPC will send UNKNOWN."""
     if isinstance(error, asyncio.CancelledError):
         return grpc.StatusCode.CANCELLED
     code = context.code()

@@ -1,4 +1,4 @@
-"""What both bidirectional streams have in common: each message is answered once, in any order."""
+"""What both bidirectional streams share: each message is answered once, in any order."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -11,9 +11,9 @@ from eldr_service.server.rpc.unread import Write, while_read
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Settle = Callable[[bool], None]
-"""Told once whether an answer was sent."""
+"""Called once with whether an answer was sent."""
 Answer = Callable[[Request], Awaitable[tuple[Response, Settle]]]
-"""What answers a message, and says what is to be told of the answer's sending."""
+"""Answers a message, and returns what to call about the answer's sending."""
 
 MAX_WAITING = 1_024
 MAX_WAITING_IN_ALL = 16_384
@@ -22,7 +22,7 @@ _in_all: set[asyncio.Task[None]] = set()
 
 
 def unbooked(sent: bool) -> None:
-    """Nothing hangs on an answer that booked nothing."""
+    """For an answer that booked nothing."""
 
 
 async def answer_each(
@@ -31,10 +31,10 @@ async def answer_each(
     waits: Callable[[Request], bool],
     written: Callable[[], Awaitable[None] | None],
 ) -> None:
-    """Answer every message of a stream; `answer` also says what is to be told of its sending.
+    """Answer every message of a stream; `answer` also returns what to call about its sending.
 
     Answers leave after what they say is `written`. Messages that must wait for something (`waits`),
-    and answers that do, are brought beside the others, at most 1,024 at a time, 16,384 over all
+    and answers that do, are handled concurrently, at most 1,024 per stream and 16,384 over all
     streams; then the stream is not read further until one of its own is done. A stream whose
     answers are not read ends.
     """
@@ -67,7 +67,9 @@ async def _answer_each(
         await send(*await answer(request), written())
 
     async def later(job: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(job)  # before any wait, which could end with the job not begun
+        task = asyncio.create_task(
+            job
+        )  # before any wait, during which the job could be cancelled unstarted
         for tasks in (waiting, _in_all):
             tasks.add(task)
             task.add_done_callback(tasks.discard)

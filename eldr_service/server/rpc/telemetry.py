@@ -1,4 +1,4 @@
-"""What the daemon says of itself: a log line a decision, and the metrics."""
+"""The daemon's logs and metrics: one log line per decision, and counters."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ from eldr_service.server.observability.gauges import WorkerState as WorkerGauges
 from eldr_service.server.observability.metrics import Metrics
 from eldr_service.server.rpc.errors import status_code
 
-MAX_LOGGED = 1_024  # characters of an error, which may quote what was sent
+MAX_LOGGED = 1_024  # characters of an error, which may quote input
 
 log = structlog.get_logger("eldr")
 
@@ -39,22 +39,22 @@ class Telemetry:
     Parameters
     ----------
     comparisons : Comparisons
-        With load alone; who scrapes the metrics looks at them.
+        Comparisons with load alone; a scrape of the metrics counts as a look.
     most_workers : int
-        Workers that have series of their own.
+        Workers with their own series.
 
     Attributes
     ----------
     journal : Journal
-        By which it learns what an observer is not told.
+        Reports what an observer is not told.
     on_worker_changed : callable (model, row, state)
-        Told of every change of membership, state and capture, for watchers.
+        Called at every change of membership, state and capture, for watchers.
     is_elsewhere : callable () -> bool
-        What happens now was done by another replica, which counts it.
+        Whether what happens now was done by another replica, which counts it.
     on_room : callable (model)
-        Told whenever a worker of the model may have room that it had not.
+        Called whenever a worker of the model may have new room.
     waiting : callable (model) -> int
-        How many calls wait for that.
+        How many calls wait for room.
     """
 
     def __init__(self, comparisons: Comparisons | None = None, most_workers: int = 1_024) -> None:
@@ -133,7 +133,7 @@ class Telemetry:
         )
 
     def answered(self, servicer: object, method: str, seconds: float) -> None:
-        """A unary call was answered, well or not."""
+        """A unary call was answered, successfully or not."""
         self.metrics.answered(_full_name(servicer, method), seconds)
 
     def refused(
@@ -142,25 +142,25 @@ class Telemetry:
         """A call or a message of a stream was refused."""
         method = _full_name(servicer, method)
         self.metrics.errors.labels(method, code.name).inc()
-        # A line per refusal would take as long as the refusal, just where there is no time.
+        # A log line would take as long as the refusal, just when there is no time.
         say = log.debug if isinstance(error, ResourceExhaustedError) else log.info
         say("refused", method=method, code=code.name, error=str(error)[:MAX_LOGGED])
 
     def refused_call(self, method: str, error: EldrError) -> None:
-        """A call was refused as too many are in progress; a flood makes no flood of lines."""
+        """A call was refused as too many are in progress; a flood must not flood the log."""
         code = status_code(error)
         self.metrics.errors.labels(method.lstrip("/"), code.name).inc()
         log.debug("refused", method=method, code=code.name, error=str(error))
 
     def refused_caller(self, method: str, error: EldrError) -> None:
-        """A call was refused for its token; strangers' method names make no series of their own."""
+        """A call was refused for its token; unauthenticated method names get no series."""
         code = status_code(error)
         self.metrics.errors.labels("any", code.name).inc()
         why = {"why": str(error.__cause__)[:MAX_LOGGED]} if error.__cause__ else {}
         log.info("refused", method=method[:MAX_LOGGED], code=code.name, error=str(error), **why)
 
     def refitted(self, model: str, outcome: str) -> None:
-        """A refit came to its end."""
+        """A refit ended."""
         self.metrics.refits.labels(model, outcome).inc()
 
     # Observer
@@ -186,7 +186,7 @@ class Telemetry:
         self.metrics.signatures_dropped.labels(why).inc(number)
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker joined, moved on, stands or captures otherwise."""
+        """A worker joined, or its state, standing or capture changed."""
         assert self._router
         fleet = self._router.models[model].fleet
         worker, capture = fleet.spec(row).worker_id, fleet.capture(row)
@@ -236,13 +236,13 @@ class Telemetry:
 
 
 class _Forgetting(Journal):
-    """Drops the series of models that are not known any more: made-up names come and go."""
+    """Drops the series of forgotten models: made-up names come and go."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def forgotten(self, model: str) -> None:
-        """A model is not known any more."""
+        """A model was forgotten."""
         self._metrics.forget_model(model)
 
 
@@ -263,7 +263,7 @@ def _estimates(found: Comparison | None, foretold: Foretold | None) -> Estimates
 def _worker_states(
     model: Model, label: Callable[[str, str], str], now: float
 ) -> Iterator[WorkerGauges]:
-    """The workers, each as it is when its turn comes."""
+    """The workers, each read when it is reached."""
     fleet = model.fleet
     for worker_id in [fleet.spec(row).worker_id for row in fleet.rows()]:
         row = fleet.row(worker_id)

@@ -1,4 +1,4 @@
-"""What a long message asks for goes in slices of the event loop: other calls come between."""
+"""Splits the work of long messages into slices of the event loop, between which other calls run."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 async def slices(items: Sequence[T], size: int) -> AsyncIterator[Sequence[T]]:
-    """Items, so many at a time; one slice where there are none.
+    """Items in slices of `size`; a single slice if there are none.
 
-    Where there are several, others have their turns before, between and after.
+    If there are several, other tasks run before, between and after them.
     """
     is_long = len(items) > size
     for start in range(0, max(len(items), 1), size):
@@ -24,7 +24,7 @@ async def slices(items: Sequence[T], size: int) -> AsyncIterator[Sequence[T]]:
 
 
 async def let_go(items: dict[T, None], size: int) -> None:
-    """Empty a dictionary: to free many items at once would hold the loop, too."""
+    """Empty a dictionary in slices: freeing many items at once would also block the loop."""
     while items:
         for _ in range(min(size, len(items))):
             items.popitem()
@@ -33,9 +33,9 @@ async def let_go(items: dict[T, None], size: int) -> None:
 
 
 def in_turns(steps: Steps[T]) -> asyncio.Future[T]:
-    """Take steps, and let others have their turns between.
+    """Run all steps, letting other tasks run in between.
 
-    All are taken, even where the caller is cancelled: what was begun is not left half done.
+    All are run, even if the caller is cancelled: what was begun is not left half done.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()

@@ -1,4 +1,4 @@
-"""What all unary methods have in common: domain errors become statuses, and all are measured."""
+"""What all unary methods share: domain errors become statuses, and durations are measured."""
 
 import functools
 import time
@@ -16,7 +16,7 @@ Method = Callable[[Any, Any, grpc.aio.ServicerContext], Awaitable[Any]]
 
 
 def unary(method: Method) -> Method:
-    """Answer with a status where `method` raises a domain error; the servicer has `telemetry`."""
+    """Answer with a status if `method` raises a domain error; the servicer has `telemetry`."""
 
     @functools.wraps(method)
     async def answer(self: Any, request: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -29,7 +29,7 @@ def unary(method: Method) -> Method:
             self.telemetry.refused(self, method.__name__, status_code(error), error)
             await abort(context, error)
         except StoreError as error:
-            failed = UnavailableError(f"what was asked for could not be written down: {error}")
+            failed = UnavailableError(f"the change could not be stored: {error}")
             self.telemetry.refused(self, method.__name__, status_code(failed), failed)
             await abort(context, failed)
         finally:

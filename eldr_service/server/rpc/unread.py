@@ -1,4 +1,4 @@
-"""Streams whose answers are not read end: a peer holds no more than a window of them."""
+"""Ends streams whose answers are not read: a peer holds at most one window of them."""
 
 import asyncio
 import math
@@ -12,7 +12,7 @@ from eldr_service.core.errors import ResourceExhaustedError
 from eldr_service.server.rpc.errors import abort
 
 PATIENCE_SECONDS = 20.0
-# A status comes after the answers: a peer that begins to read by then gets it, another a reset.
+# A status follows the answers: a peer that starts reading by then gets it, others a reset.
 STATUS_SECONDS = 10.0
 LOOKS = 4
 
@@ -21,7 +21,7 @@ Write = Callable[[Any], Awaitable[None]]
 
 @asynccontextmanager
 async def while_read(context: grpc.aio.ServicerContext) -> AsyncIterator[Write]:
-    """Give what writes answers; the block and the stream end where the peer reads none for 20 s."""
+    """Yield the function that writes answers; block and stream end if none is read for 20 s."""
     loop = asyncio.get_running_loop()
     since = math.inf
     timer: asyncio.TimerHandle
@@ -59,13 +59,13 @@ async def _end(context: grpc.aio.ServicerContext) -> None:
         async with asyncio.timeout(STATUS_SECONDS):
             await abort(context, error)
     except TimeoutError:
-        raise asyncio.CancelledError from None  # ends the stream without a word
+        raise asyncio.CancelledError from None  # ends the stream without a status
 
 
 def ending_unread(handler: grpc.RpcMethodHandler) -> Any:
-    """Return a handler like this one that ends where its answers are not read.
+    """Return a handler like this one that ends if its answers are not read.
 
-    Handlers of two streams write by `while_read` themselves.
+    Handlers of the two bidirectional streams use `while_read` themselves.
     """
     if not handler.unary_stream:
         return handler

@@ -1,4 +1,4 @@
-"""Waiting for a signature that is still on its way."""
+"""Waiting for a signature that has not fully arrived."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ class SignatureWaiters:
         self._waiting: dict[Key, set[asyncio.Future[None]]] = {}
 
     def waits(self, key: Key) -> bool:
-        """A call waits for this request's signature."""
+        """Whether a call waits for this request's signature."""
         return key in self._waiting
 
     def complete(self, key: Key) -> None:
@@ -23,7 +23,7 @@ class SignatureWaiters:
                 future.set_result(None)
 
     async def wait(self, key: Key, timeout: float, is_complete: Callable[[], bool]) -> None:
-        """Return when the signature is complete, `timeout` seconds from now at the latest."""
+        """Return when the signature is complete, or after `timeout` seconds."""
         if timeout <= 0 or is_complete():
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -31,7 +31,7 @@ class SignatureWaiters:
         try:
             await asyncio.wait_for(future, timeout)
         except TimeoutError:
-            pass  # what has come by now is what the decision rests on
+            pass  # the decision uses what has arrived
         finally:
             if waiting := self._waiting.get(key):
                 waiting.discard(future)

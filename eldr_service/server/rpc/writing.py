@@ -1,4 +1,4 @@
-"""The domain to messages."""
+"""Converts the domain to messages."""
 
 import time
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ _REASONS = {
 
 
 def duration(seconds: float) -> Duration:
-    """A span of time."""
+    """A duration."""
     message = Duration()
     _set(message, seconds)
     return message
@@ -97,7 +97,7 @@ def _write_scores(message: router_pb2.Placement, scores: Iterable[WorkerScore]) 
 
 
 def move(model: str, proposal: Proposal) -> router_pb2.WatchMovesResponse:
-    """A move that may be made."""
+    """A proposed move."""
     booking, target = proposal.booking, proposal.target
     return router_pb2.WatchMovesResponse(
         model=model,
@@ -112,7 +112,7 @@ def move(model: str, proposal: Proposal) -> router_pb2.WatchMovesResponse:
 
 
 def explanation(model: str, found: Explanation, now: float) -> router_pb2.ExplainResponse:
-    """A decision that was made, and what came of it."""
+    """A decision that was made, and what became of it."""
     fleet, _, decision = found.basis
     booking = found.booking
     message = router_pb2.ExplainResponse(
@@ -206,7 +206,7 @@ def worker(
 
 
 def partition_info(partition: Partition, model: Model) -> partition_pb2.PartitionInfo:
-    """What a partition is, and where it is active, which workers are bound to its slots."""
+    """A partition, and if it is active, the workers bound to its slots."""
     transform = partition.transform
     assert transform.layers is not None
     active = model.partition is not None and model.partition.version == partition.version
@@ -233,7 +233,7 @@ def partition_info(partition: Partition, model: Model) -> partition_pb2.Partitio
 
 
 def refit_status(model: Model, status: RefitStatus) -> partition_pb2.RefitStatus:
-    """How refits of a model stand."""
+    """The state of a model's refits."""
     return partition_pb2.RefitStatus(
         model=model.name,
         mode=f"REFIT_MODE_{status.mode.name}",

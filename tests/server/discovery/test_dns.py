@@ -10,7 +10,7 @@ from eldr.v1 import fleet_pb2
 from fleet_states import become, discovering, said, states
 from wire import eventually
 
-FAILED = "source not read, or not in full: what it said last goes on"
+FAILED = "source not read, or not in full: its last known workers stay"
 HEADLESS = "decode.test:model=m,port=8000"
 SRV = "_http._tcp.decode.test:model=m"
 TWO = {"10.0.0.1:8000": "READY", "10.0.0.2:8000": "READY"}

@@ -57,7 +57,7 @@ def test_workers_come_and_go_with_the_file(path, served):
     assert client.release("m", "s") == "RELEASED"  # the last booking of b
     become(client, {"a": "READY", "c": "READY"})
     assert [(line["worker"], line["why"]) for line in said(daemon, "worker drained")] == [
-        ("b", "found no more")
+        ("b", "no longer found")
     ]
     (removed,) = said(daemon, "worker removed")
     assert (removed["worker"], removed["source"]) == ("b", "fleet-file")
@@ -106,7 +106,7 @@ def test_the_drain_has_an_end(path):
         become(client, {"a": "READY"})
         (removed,) = said(daemon, "worker removed")
         assert (removed["why"], removed["ended_bookings"]) == (
-            "drained for as long as it may be",
+            "its drain took too long",
             1,
         )
         assert client.release("m", "r") == "ALREADY_RELEASED"
@@ -119,9 +119,9 @@ def test_a_broken_file_leaves_the_last_good_one_in_force(path, served, text):
         path.unlink()
     else:
         path.write_text(text)
-    eventually(lambda: said(daemon, "source not read, or not in full: what it said last goes on"))
+    eventually(lambda: said(daemon, "source not read, or not in full: its last known workers stay"))
     time.sleep(1.2)  # two more looks
-    (line,) = said(daemon, "source not read, or not in full: what it said last goes on")
+    (line,) = said(daemon, "source not read, or not in full: its last known workers stay")
     assert str(path) in line["error"]
     assert line["workers"] == 2
     assert states(client) == {"a": "READY", "b": "READY"}
@@ -202,7 +202,7 @@ def test_one_that_has_registered_before_it_is_found_stays_as_it_is(path, served)
     replace(path, fleet_file("a", "b", "c"))
     eventually(lambda: said(daemon, "worker found"))
     (line,) = said(daemon, "worker found")
-    assert (line["worker"], line["why"]) == ("c", "it has registered itself, which holds")
+    assert (line["worker"], line["why"]) == ("c", "its own registration is kept")
     own = client.workers("m")["c"]
     assert (own.incarnation, own.url) == (life, "http://own")
 
@@ -246,7 +246,7 @@ def test_a_wrong_file_ends_the_start(path):
     ("text", "told"),
     [
         ("", "expected [[workers]] tables"),
-        ("nonsense", "is no TOML file"),
+        ("nonsense", "is not a TOML file"),
         (fleet_file("a") + "[other]", "expected [[workers]] tables"),
         ("[[workers]]\nmodel = 'm'", "worker 1: worker_id: expected 1 to 256 bytes"),
         (fleet_file("a") + "port = 1", 'worker 1: Message type "eldr.v1.RegisterWorkerRequest"'),

@@ -10,7 +10,7 @@ from fleet_states import become, discovering, said, states
 from kubernetes_server import KubernetesServer, endpoint
 from wire import LAYERS, eventually
 
-FAILED = "source not read, or not in full: what it said last goes on"
+FAILED = "source not read, or not in full: its last known workers stay"
 GEOMETRY = f"{LAYERS}x16x2"
 
 
@@ -217,7 +217,7 @@ def test_in_a_cluster_with_an_authority_of_its_own(tmp_path):
 def test_no_cluster_no_start():
     with pytest.raises(RuntimeError) as refused, discovering("--kubernetes", "ns/vllm:model=m"):
         pass
-    assert "eldr-server: --kubernetes: this is no pod" in str(refused.value)
+    assert "eldr-server: --kubernetes: not in a pod" in str(refused.value)
     assert "give --kubernetes-api" in str(refused.value)
 
 
@@ -227,7 +227,7 @@ def test_a_server_that_refuses_is_asked_again_and_the_daemon_serves(server):
     with found_by(server) as (daemon, client):
         assert states(client) == {}
         assert "403 told to" in said(daemon, FAILED)[0]["error"]
-        (line,) = said(daemon, "source said nothing yet: what it said in an earlier run goes on")
+        (line,) = said(daemon, "source not read yet: its workers of an earlier run stay")
         assert line["workers"] == 0
         text = urllib.request.urlopen(f"http://{daemon.http}/metrics", timeout=10).read().decode()
         assert 'eldr_discovery_up{source="kubernetes:ns/vllm"} 0.0' in text
@@ -349,7 +349,7 @@ def test_a_restart_while_the_api_server_is_away_goes_on_with_what_was_known(serv
         daemon.process.wait()
     server.status = 503
     with found_by(server, where, *flags) as (daemon, client):
-        (line,) = said(daemon, "source said nothing yet: what it said in an earlier run goes on")
+        (line,) = said(daemon, "source not read yet: its workers of an earlier run stay")
         assert line["workers"] == 2
         after = client.workers("m")
         for name, worker in after.items():

@@ -253,7 +253,7 @@ async def test_reload_takes_effect_and_keeps_the_old_when_wrong(tokens, tmp_path
         ("", "expected [[tokens]] tables"),
         ("tokens = 3", "expected [[tokens]] tables"),
         (FILE + "[other]\n", "expected [[tokens]] tables"),
-        ("secret-secret-secret", "is no TOML file"),
+        ("secret-secret-secret", "is not a TOML file"),
         (FILE.replace(WORKER, "secret"), "token 2: token: expected at least 16 characters"),
         (FILE.replace(WORKER, "secret " * 4), "token 2: token: expected printable ASCII"),
         (FILE.replace('["worker"]', '["worke"]'), "found 'worke'; did you mean worker?"),
