@@ -1,5 +1,5 @@
-"""The decision log: all that decisions saw and what they were, in files of a bounded size.
+"""The decision log: what decisions saw and what they were, in files of bounded size.
 
-`recorder` is told what happens, `writer` brings it to the disk in a thread of its own, `reader`
-reads it again. protos/eldr/v1/decision_log.proto has the format, docs/replay.md the rest.
+`recorder` is told of events, `writer` writes them to disk in a separate thread, `reader` reads
+them back. protos/eldr/v1/decision_log.proto has the format, docs/replay.md the rest.
 """

@@ -1,4 +1,4 @@
-"""Activation counts as a log keeps them: byte by byte of all, which packs best."""
+"""Activation counts in a log: by byte significance, which compresses best."""
 
 import sys
 from typing import NamedTuple
@@ -17,12 +17,12 @@ class Kept(NamedTuple):
 
 
 def to_record(kept: Kept | None, message: pb.LogCounts) -> None:
-    """Write counts into a message; none leave it unset."""
+    """Write counts into a message; None leaves it unset."""
     if kept is None:
         return
     counts, message.top_k = kept
     message.num_layers, message.num_experts = counts.shape
-    # Not by NumPy, which would hand over to the thread of the decisions at each step and back.
+    # Not with NumPy, which would release the GIL to the decisions' thread and back at each step.
     data, width = counts.tobytes(), counts.itemsize
     planes = [data[place::width] for place in range(width)]
     if sys.byteorder == "big":
@@ -33,7 +33,7 @@ def to_record(kept: Kept | None, message: pb.LogCounts) -> None:
 
 
 def from_record(message: pb.LogCounts) -> tuple[Counts, int]:
-    """Read counts [num_layers, num_experts], as narrow as they fit, and top_k."""
+    """Read counts [num_layers, num_experts] in the narrowest type, and top_k."""
     shape = message.num_layers, message.num_experts
     counts = np.zeros(shape, np.uint32)
     for place, plane in enumerate(message.planes):

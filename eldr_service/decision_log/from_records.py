@@ -1,4 +1,4 @@
-"""From records to the domain."""
+"""Converts records to the domain."""
 
 from eldr.v1 import decision_log_pb2 as pb
 
@@ -10,7 +10,7 @@ from eldr_service.routing.call import Known, RouteCall
 
 
 def worker_spec(message: pb.LogWorker) -> WorkerSpec:
-    """What a worker said of itself, without its address."""
+    """A worker's registration, without its address."""
     return WorkerSpec(
         message.worker_id,
         WorkerRole(message.role),
@@ -51,7 +51,7 @@ def placement(message: pb.LogPlacement, model: str) -> tuple[RouteCall, Known]:
 
 
 def end(message: pb.LogEnd, booking: Booking) -> Ended:
-    """How a booking ended; what its release reported is noted on it."""
+    """How a booking ended; what its release reported is set on it."""
     booking.output_tokens = message.output_tokens
     booking.decode_seconds = message.decode_seconds
     if message.HasField("decode_counts"):

@@ -1,4 +1,4 @@
-"""Reads a decision log: one file, or a folder of them in their order."""
+"""Reads a decision log: one file, or a folder of files in order."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -15,12 +15,12 @@ from eldr_service.decision_log.writer import PATTERN
 
 _CHUNK = 1 << 20
 _SLICE = 1 << 10
-"""Unpacked at once: zstandard makes at most 32 thousand times as much of it."""
+"""Bytes decompressed at once: zstandard expands them at most 32 thousand times."""
 _MOST_FRAME = 256 << 20
 
 
 class LogError(ValueError):
-    """Something is no decision log, or cannot be read here; says which and why."""
+    """Something is not a decision log, or cannot be read here; says which and why."""
 
 
 class _TornError(Exception):
@@ -28,30 +28,30 @@ class _TornError(Exception):
 
 
 class LogReader:
-    """Iterates over the records of a log, each snapshot only where one is needed.
+    """Iterates over the records of a log; includes a snapshot only where one is needed.
 
-    That is at the first file and after a gap: there a header comes, then the snapshot, and all
-    that is known from before is void. Where a file continues the one before, neither comes.
+    That is at the first file and after a gap: a header comes, then the snapshot, and everything
+    earlier is void. If a file continues the previous one, neither comes.
 
     Parameters
     ----------
     path : Path
-        A file, or a folder of files; those may be of several runs of the daemon.
+        A file, or a folder of files, which may be from several runs of the daemon.
 
     Attributes
     ----------
-    files : list of Path
+    In reading order.
         In the order in which they are read.
-    total_bytes, bytes_read : int
+    Size of the files, and bytes read so far.
         Of the files, and of those so far.
-    on_read : callable ()
+    Called after each read.
         Called whenever more was read.
-    notes : list of str
+    What was missing so far, and in which files.
         What was found missing so far, and which files it concerns.
 
     Raises
     ------
-    LogError
+    There is no log; or, while iterating, a file is not one.
         There is no log; while iterating, what is read is none.
     """
 
@@ -62,7 +62,7 @@ class LogReader:
         self.total_bytes, self.bytes_read = sum(_size(path) for path in self.files), 0
         self.on_read: Callable[[], None] = lambda: None
         self.notes: list[str] = []
-        self._last: LogHeader | None = None  # None where nothing can be continued
+        self._last: LogHeader | None = None  # None if nothing can be continued
 
     def __iter__(self) -> Iterator[LogRecord]:
         for path in self.files:
@@ -86,17 +86,17 @@ class LogReader:
         except (_TornError, zstandard.ZstdError, DecodeError) as error:
             if len(self.files) == 1:
                 self._refuse_others(path, error)
-            self._note(f"{path.name} is torn at its end or damaged, and read as far as it is whole")
+            self._note(f"{path.name} is truncated or damaged, and was read as far as it is intact")
             self._last = None
 
     def _refuse_others(self, path: Path, error: Exception) -> None:
-        """Tell a file of another kind from a log of which something is missing."""
+        """Distinguish a file of another kind from an incomplete log."""
         with path.open("rb") as file:
             if file.read(4) != zstandard.FRAME_HEADER:
                 raise LogError(f"{path}: no decision log (nor zstandard at all)") from error
 
     def _continues(self, path: Path, record: LogRecord) -> bool:
-        """Whether a file goes on where the one before ended; notes it where it should."""
+        """Whether a file continues the previous one; adds a note if it should but does not."""
         header, last = record.header, self._last
         if not record.HasField("header"):
             raise LogError(f"{path}: no decision log: it does not begin with a header")
@@ -146,5 +146,5 @@ class LogReader:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file; 0 where it was deleted meanwhile."""
+    """The size of a file; 0 if it was deleted meanwhile."""
     return path.stat().st_size if path.exists() else 0

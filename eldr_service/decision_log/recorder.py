@@ -1,4 +1,4 @@
-"""Takes down what happens, for the writer; a decision only pays for what must be copied."""
+"""Records events for the writer; a decision only pays for what must be copied."""
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from eldr_service.routing.call import Known, RouteCall
 from eldr_service.routing.journal import Journal
 from eldr_service.routing.router import Router
 
-_SIZE = 500  # bytes that an event takes in the queue, beside its counts
+_SIZE = 500  # bytes of an event in the queue, without its counts
 
 log = structlog.get_logger(__name__)
 
@@ -31,14 +31,14 @@ log = structlog.get_logger(__name__)
 class Recorder(Journal):
     """Writes a decision log.
 
-    It is in step from the first snapshot on, which `tick` takes. When the writer cannot keep up,
-    it falls out of step: events are lost until `tick` begins another file, whose header says so.
+    It is in sync from the first snapshot on, which `tick` takes. If the writer falls behind, it
+    loses sync: events are lost until `tick` begins another file, whose header says so.
 
     Parameters
     ----------
     writer : Writer
     lost : callable (int)
-        Told of events that came into no file.
+        Told of events that went to no file.
     """
 
     def __init__(self, writer: Writer, lost: Callable[[int], None]) -> None:
@@ -56,14 +56,14 @@ class Recorder(Journal):
         self._router = router
 
     def tick(self) -> None:
-        """Begin another file where one is due; called several times per second."""
+        """Begin another file if one is due; called several times per second."""
         if self._writer.is_broken:
             self._in_step = False
         if self._writer.is_full if self._in_step else self._writer.may_begin:
             self._begin()
 
     def close(self) -> None:
-        """Write what is there and end."""
+        """Write what is pending, and stop."""
         self._writer.close()
 
     # Journal
@@ -74,7 +74,7 @@ class Recorder(Journal):
         self._tell(to_records.appeared, self._numbers[model], model, policy)
 
     def forgotten(self, model: str) -> None:
-        """A model is not known any more."""
+        """A model was forgotten."""
         self._tell(to_records.forgotten, self._numbers.pop(model))
 
     def joined(
@@ -94,11 +94,11 @@ class Recorder(Journal):
         )  # fmt: skip
 
     def stood(self, model: str, row: int, avoidance: Avoidance, relief: float) -> None:
-        """A worker stands otherwise beside the others."""
+        """A worker's standing changed."""
         self._tell(to_records.standing, self._numbers[model], row, avoidance, relief)
 
     def moved(self, model: str, row: int, state: WorkerState) -> None:
-        """A worker moved on."""
+        """A worker's state changed."""
         self._tell(to_records.move, self._numbers[model], row, state)
 
     def reported(
@@ -117,7 +117,7 @@ class Recorder(Journal):
         """A request was decided and booked."""
         counts = known.counts
         if counts is not None and call.counts is None:
-            counts = counts.copy()  # chunks of a held signature that come late are added in place
+            counts = counts.copy()  # late chunks of a held signature are added in place
         kept = None if counts is None else Kept(counts, known.top_k)
         self._tell(
             to_records.placement, self._numbers[model], now, call, known, kept, booking.row,
@@ -125,8 +125,8 @@ class Recorder(Journal):
         )  # fmt: skip
 
     def completed(self, model: str, booking: Booking, counts: Counts) -> None:
-        """A booking has got its whole signature."""
-        kept = Kept(counts.copy(), booking.top_k)  # what is held of it goes on its own way
+        """A booking has its complete signature."""
+        kept = Kept(counts.copy(), booking.top_k)  # the held signature may still change
         self._tell(
             to_records.completed, self._numbers[model], booking.request_id, booking.coverage, kept,
             size=_size(kept),
@@ -147,13 +147,13 @@ class Recorder(Journal):
         self._tell(to_records.partition, self._numbers[model], partition, dict(wishes), size=size)
 
     def policy_set(self, model: str, policy: Policy, learned: PolicyState) -> None:
-        """A policy is in force, and began with what one of its name had learned."""
+        """A policy is in force, starting with what one of its name had learned."""
         size = _SIZE + sum(array.nbytes for array in learned.values())
         self._tell(to_records.policy, self._numbers[model], policy, learned, size=size)
 
     def _tell(self, make: Callable[..., LogRecord], *of: object, size: int = _SIZE) -> None:
         if not self._in_step:
-            if self._files:  # before the first one there is nothing to be out of step with
+            if self._files:  # before the first file there is no sync to lose
                 self._lost += 1
                 self._tell_lost(1)
         elif not self._writer.offer(size, partial(make, *of)):
@@ -177,7 +177,7 @@ class Recorder(Journal):
         for name, model in self._router.models.items():
             records += snapshot.records_of(self._numbers[name], model)
         records.append(snapshot.end)
-        begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # names in order are files in order
+        begun = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # sorts by time
         self._writer.begin(f"decisions-{begun}-{self._run}-{file:06}.zst", header, records)
         self._lost = 0
         self._in_step = True

@@ -1,4 +1,4 @@
-"""A snapshot: all of a model that decisions depend on, as a file begins with it: written, read."""
+"""A snapshot: everything in a model that decisions depend on, at the start of a file."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 def records_of(number: int, model: Model) -> list[Make]:
-    """All of a model that decisions depend on, as records to be made of what does not change."""
+    """Everything in a model that decisions depend on, as records made from immutable data."""
     bindings, fleet = model.bindings, model.fleet
     slots = (
         [(bindings.workers(slot), placed) for slot, placed in enumerate(bindings.placements)]
@@ -57,7 +57,7 @@ def records_of(number: int, model: Model) -> list[Make]:
 def _state(model: Model) -> PolicyState:
     try:
         return model.policy.state()
-    except Exception:  # a policy is anyone's code; a replay then has the bookings to go by
+    except Exception:  # a policy may be foreign code; a replay then uses the bookings
         log.exception("policy failed", model=model.name, policy=model.policy.name)
         return {}
 
@@ -103,17 +103,17 @@ def restore_partition(model: Model, message: pb.LogModel) -> None:
 
 
 def restore_worker(model: Model, message: pb.LogWorker) -> None:
-    """Take in a worker as it was."""
+    """Restore a worker as it was."""
     model.fleet.restore(message.row, from_records.worker_spec(message), message.numbers)
 
 
 def array(message: pb.LogArray) -> NDArray[np.generic]:
-    """An array of a policy's state; not to be written to."""
+    """An array of a policy's state; read-only."""
     return np.frombuffer(message.data, np.dtype(message.dtype)).reshape(tuple(message.shape))
 
 
 def restore_booking(model: Model, message: pb.LogBooking, policy: str) -> Booking:
-    """Take in a living booking, made under this policy; its lease never ends by itself."""
+    """Restore a living booking made under this policy; its lease never expires by itself."""
     known, top_k = counts.from_record(message.counts) if message.HasField("counts") else (None, 0)
     booking = Booking(
         request_id=message.request_id,
@@ -142,16 +142,16 @@ def restore_booking(model: Model, message: pb.LogBooking, policy: str) -> Bookin
 
 
 def restore_policy(policy: Policy, state: Mapping[str, NDArray[np.generic]]) -> None:
-    """Have a policy go on from what one of its name had gathered.
+    """Restore a policy's state from one of its name.
 
     Raises
     ------
     FailedPreconditionError
-        That is of another version of it.
+        The state is from another version of the policy.
     """
     try:
         policy.restore(state)
     except (KeyError, ValueError, TypeError) as error:
         raise FailedPreconditionError(
-            f"the log has a state of {policy.name} that this version of it cannot take: {error!r}"
+            f"the log has a state of {policy.name} that this version cannot restore: {error!r}"
         ) from error

@@ -1,4 +1,4 @@
-"""From the domain to records. Called in the writer's thread: on nothing that changes meanwhile."""
+"""Converts the domain to records. Called in the writer's thread, on immutable data only."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def appeared(
     partition: Partition | None = None,
     slots: Sequence[tuple[Sequence[int], int]] = (),
 ) -> pb.LogRecord:
-    """A model; of each slot the rows bound to it and its placements."""
+    """A model; for each slot the rows bound to it and its placements."""
     message = pb.LogModel(
         name=name,
         number=number,
@@ -72,7 +72,7 @@ def worker(
     numbers: Mapping[str, float] | None = None,
     same_life: bool = False,
 ) -> pb.LogRecord:
-    """A worker that began a life; with the numbers of its row, or in the same life, one there."""
+    """A worker that began a life, with its row's numbers; or one that changed in the same life."""
     message = pb.LogWorker(
         row=row,
         worker_id=spec.worker_id,
@@ -100,7 +100,7 @@ def placement(
 ) -> pb.LogRecord:
     """A decision; `kept` are the known counts."""
     record = pb.LogRecord(model=model, seconds=seconds)
-    message = record.placement  # filled in place: this is done for every request
+    message = record.placement  # filled in place: this runs for every request
     message.request_id = call.request_id
     message.attempt = call.attempt
     message.num_sequences = call.num_sequences
@@ -140,7 +140,7 @@ def end(
 
 
 def completed(model: int, request_id: str, coverage: float, kept: Kept) -> pb.LogRecord:
-    """A booking that has got its whole signature."""
+    """A booking that has its complete signature."""
     message = pb.LogCompleted(request_id=request_id, coverage=coverage)
     counts.to_record(kept, message.counts)
     return pb.LogRecord(model=model, completed=message)
@@ -171,13 +171,13 @@ def report(model: int, seconds: float, row: int, report: LoadReport) -> pb.LogRe
 
 
 def move(model: int, row: int, state: WorkerState) -> pb.LogRecord:
-    """A worker that moved on."""
+    """A worker's state change."""
     message = pb.LogMove(row=row, state=int(state))  # type: ignore[arg-type]
     return pb.LogRecord(model=model, move=message)
 
 
 def standing(model: int, row: int, avoidance: Avoidance, relief: float) -> pb.LogRecord:
-    """How a worker stands beside the others."""
+    """A worker's standing."""
     message = pb.LogStanding(row=row, avoidance=int(avoidance), relief=relief)  # type: ignore[arg-type]
     return pb.LogRecord(model=model, standing=message)
 
@@ -189,19 +189,19 @@ def partition(model: int, partition: Partition, wishes: Mapping[str, int]) -> pb
 
 
 def policy(model: int, policy: Policy, learned: PolicyState) -> pb.LogRecord:
-    """A policy that was put in force, and what it began with."""
+    """A policy that was put in force, and what it started with."""
     message = _policy(policy)
     message.learned.extend(array(name, of) for name, of in learned.items())
     return pb.LogRecord(model=model, policy=message)
 
 
 def array(name: str, of: NDArray[Any]) -> pb.LogArray:
-    """An array of what a policy has gathered or learned."""
+    """An array of a policy's state or learned data."""
     return pb.LogArray(name=name, dtype=of.dtype.str, shape=of.shape, data=of.tobytes())
 
 
 def forgotten(model: int) -> pb.LogRecord:
-    """A model that is not known any more."""
+    """A model that was forgotten."""
     return pb.LogRecord(model=model, forgotten=pb.LogForgotten())
 
 

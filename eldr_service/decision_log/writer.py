@@ -1,4 +1,4 @@
-"""Brings records to the disk in a thread of its own, in files that never exceed their bound."""
+"""Writes records to disk in a separate thread, in files within a total bound."""
 
 import contextlib
 import errno
@@ -18,11 +18,11 @@ from eldr.v1.decision_log_pb2 import LogRecord
 from google.protobuf.proto import serialize_length_prefixed
 
 PATTERN = "decisions-*.zst"
-FILES = 8  # that the bound is shared out to, snapshots beside: so much of it is lost at once
+FILES = 8  # that share the bound, snapshots aside; one of them is deleted at a time
 QUEUE_BYTES = 32 << 20
 FRAME_BYTES = 4 << 20  # unpacked
-PIECE_BYTES = 64 << 10  # of a frame: some ten decisions
-FLUSH_SECONDS = 0.1  # what a crash loses
+PIECE_BYTES = 64 << 10  # of a frame: about ten decisions
+FLUSH_SECONDS = 0.1  # the most that a crash loses
 RETRY_SECONDS = 10.0
 
 Make = Callable[[], LogRecord]
@@ -33,21 +33,21 @@ log = structlog.get_logger(__name__)
 class Writer:
     """A bounded queue and the thread that empties it.
 
-    Other threads than its own call `offer`, `begin` and `close`, one of them at a time.
+    Other threads may call `offer`, `begin` and `close`, one at a time.
 
     Parameters
     ----------
     folder : Path
-        Made if missing. Logs of earlier runs in it count, and are deleted first.
+        Created if missing. Logs of earlier runs in it count, and are deleted first.
     max_bytes : int
-        Of all files together.
+        Total size of the files.
     lost, wrote : callable (int)
-        Told of events that came into no file, and of bytes written; in the writer's thread.
+        Told of events that went to no file, and of bytes written; in the writer's thread.
 
     Raises
     ------
     OSError
-        The folder cannot be made or read.
+        The folder cannot be created or read.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Writer:
         self._tell_lost, self._tell_wrote = lost, wrote
         self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(PATTERN))}
         self._queue: deque[tuple[int, Make | _Beginning]] = deque()
-        self._put = self._taken = 0  # bytes; each is changed by one thread alone
+        self._put = self._taken = 0  # bytes; each is changed by one thread only
         self._lost = 0
         self._file: BinaryIO | None = None
         self._path = folder
         self._snapshot_bytes = 0
         self._broken = self._full = False
-        self._asked = self._begun = 0  # files; each is changed by one thread alone
+        self._asked = self._begun = 0  # files; each is changed by one thread only
         self._retry_at = 0.0
         self._compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
         self._frame = _Frame(self._compressor)
@@ -79,26 +79,26 @@ class Writer:
 
     @property
     def is_broken(self) -> bool:
-        """Nothing is written until the next `begin`."""
+        """Whether nothing is written until the next `begin`."""
         return self._broken and self._asked == self._begun
 
     @property
     def is_full(self) -> bool:
-        """The file has its share; the next `begin` is awaited."""
+        """Whether the file is full; the next `begin` is awaited."""
         return self._full and self._asked == self._begun
 
     @property
     def pending_bytes(self) -> int:
-        """What waits in the queue."""
+        """Bytes in the queue."""
         return self._put - self._taken
 
     @property
     def may_begin(self) -> bool:
-        """Nothing waits, and the last failure is some time ago."""
+        """Whether the queue is empty, and the last failure some time ago."""
         return not self.pending_bytes and time.monotonic() >= self._retry_at
 
     def offer(self, size: int, make: Make) -> bool:
-        """Queue a record of about so many bytes, made later; False when the queue is full."""
+        """Queue a record of about `size` bytes, made later; False if the queue is full."""
         pending = self._put - self._taken
         if pending >= QUEUE_BYTES:
             return False
@@ -111,13 +111,13 @@ class Writer:
     def begin(
         self, name: str, header: Callable[[int], LogRecord], snapshot: Sequence[Make]
     ) -> None:
-        """Begin a file; `header` takes the number of events that were lost here since the last."""
+        """Begin a file; `header` takes the number of events lost here since the last one."""
         self._asked += 1
         self._queue.append((1, _Beginning(name, header, snapshot)))
         self._put += 1
 
     def close(self) -> None:
-        """Write what is there and end."""
+        """Write what is pending, and stop."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -138,20 +138,20 @@ class Writer:
     def _end_file(self) -> None:
         if self._file is None:
             return
-        with contextlib.suppress(OSError):  # said before, by what could not be written
+        with contextlib.suppress(OSError):  # reported when the write failed
             self._file.close()
         self._file = None
-        if self._path.exists():  # with a piece of what could not be written
+        if self._path.exists():  # with a part of a failed write
             self._sizes[self._path] = self._path.stat().st_size
 
     def _attempt(self, step: Callable[..., None], *arguments: object) -> None:
-        """Nothing that goes wrong here may end the thread: the log is broken off instead."""
+        """Run a step; on any error end the log, but never the thread."""
         try:
             step(*arguments)
         except OSError as error:
             log.error("decision log broken off", path=str(self._path), error=error.strerror)
             self._break_off()
-        except Exception:  # of a policy's parameters that cannot be written, say
+        except Exception:  # such as policy parameters that cannot be encoded
             log.exception("decision log broken off", path=str(self._path))
             self._break_off()
 
@@ -175,7 +175,7 @@ class Writer:
             self._flush()
 
     def _begin(self, beginning: "_Beginning") -> None:
-        self._begun += 1  # first, as the caller must not wait for ever
+        self._begun += 1  # first, as the caller must not wait forever
         self._attempt(self._flush)
         self._end_file()
         self._path = self._folder / beginning.name
@@ -206,7 +206,7 @@ class Writer:
         self._full = self._sizes[self._path] - self._snapshot_bytes >= self._max_bytes // FILES
 
     def _make_room(self, size: int) -> None:
-        """Delete the oldest files until so many bytes fit beside what is left."""
+        """Delete the oldest files until `size` bytes fit beside the rest."""
         excess = sum(self._sizes.values()) + size - self._max_bytes
         for path in [path for path in self._sizes if path != self._path]:
             if excess <= 0:
@@ -216,8 +216,8 @@ class Writer:
         if excess > 0:
             raise OSError(
                 errno.ENOSPC,
-                f"{self._max_bytes:,} bytes do not hold a snapshot of the state and what comes"
-                " before the next",
+                f"{self._max_bytes:,} bytes cannot hold a snapshot of the state and the events"
+                " until the next one",
             )
 
 
@@ -231,10 +231,10 @@ class _Beginning:
 
 
 class _Frame:
-    """A zstandard frame as it grows.
+    """A zstandard frame in progress.
 
-    Packing lets other threads run. It goes by pieces: record by record, threads would spend more
-    time on taking turns than on work; all at once, a decision would wait.
+    Compression lets other threads run. It goes by pieces: record by record, threads would spend
+    more time switching than working; all at once, a decision would wait.
     """
 
     def __init__(self, compressor: zstandard.ZstdCompressor) -> None:
@@ -257,6 +257,6 @@ class _Frame:
         self._piece = io.BytesIO()
 
     def finish(self) -> bytes:
-        """The whole frame."""
+        """The complete frame."""
         self._pack()
         return b"".join((*self._packed, self._packer.flush()))

@@ -26,18 +26,18 @@ def predicted(
 
         sum over e of 1 - ((1 - s[r, l, e]) * (1 - q[l, e])) ** (E / 2)
 
-    averaged over all layers of the model, kept by a mask or not. E picks are 8 to 16 tokens of the
-    usual models (E = 128, top-8: 16), where a step touches some of the experts and not all. Picks
-    are taken as independent, which understates all alike.
+    averaged over all layers of the model, whether a mask keeps them or not. E picks are 8 to 16
+    tokens of common models (E = 128, top-8: 16), where a step touches some of the experts but not
+    all. Picks are treated as independent, which underestimates all alike.
 
     Parameters
     ----------
     own : ndarray of float32, shape [h, L, E]
-        From `shares`, of the held-out requests.
+        From `shares`, for the held-out requests.
     own_labels : ndarray of int32, shape [h]
         Their clusters.
     fitted, fitted_labels
-        The same of the requests that were fitted.
+        The same for the fitted requests.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def predicted(
     experts = np.empty(len(own))
     for label in np.unique(own_labels):
         chosen = own_labels == label
-        # An empty cluster touches nothing of its own: as if the request were alone in its batch.
+        # An empty cluster touches nothing: as if the request were alone in its batch.
         members = fitted[fitted_labels == label]
         mean = members.mean(axis=0) if len(members) else own[chosen]
         with np.errstate(divide="ignore"):  # all picks on one expert: it is never missed

@@ -1,4 +1,4 @@
-"""Which new slot goes on for which old one, so that as few placements as possible move."""
+"""Matches new slots with old ones, so that as few placements as possible move."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,10 @@ def aligned(
     Returns
     -------
     order : ndarray of int64, shape [num_new]
-        The new slots in the order in which they should be numbered: the one that goes on for old
-        slot i is at place i, where there is such a place; the others take the places left.
+        The new slots in the order in which they should be numbered: the successor of old slot i is
+        at place i, if there is such a place; the others take the remaining places.
     carried : ndarray of int64, shape [num_old]
-        The place of the slot that goes on for each old one; -1 for none.
+        The place of each old slot's successor; -1 for none.
     """
     shared = np.zeros((num_new, max(num_new, num_old)))
     np.add.at(shared, (new, old), 1.0)

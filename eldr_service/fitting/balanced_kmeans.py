@@ -26,25 +26,25 @@ class BalancedKMeans:
 
     Balance keeps one popular kind of request from filling a single worker. Each iteration assigns
     requests to centroids exactly, at the least total cosine distance that the capacity allows, and
-    replaces each centroid by the normalised mean of its requests. Many requests are clustered from
-    what a sample of them converged to (`fitting.starts`). There is a thread for each core, or
-    ``NUMBA_NUM_THREADS``; the result is the same, bit for bit, with any number of them.
+    replaces each centroid by the normalised mean of its requests. Large sets are clustered starting
+    from the result for a sample (`fitting.starts`). There is one thread per core, or
+    ``NUMBA_NUM_THREADS``; the result is bitwise equal for any number of them.
 
     Parameters
     ----------
     n_clusters : int
     transform : {"auto", "counts", "counts-idf", "sqrt"}
-        How counts become signatures (`core.signature`). "auto" takes the one under which held-out
-        requests would touch the fewest experts (`fitting.transform_choice`), and "sqrt" when there
+        How counts become signatures (`core.signature`). "auto" takes the one with which held-out
+        requests would touch the fewest experts (`fitting.transform_choice`), and "sqrt" if there
         are fewer than ``2 * n_clusters`` requests.
     layer_mask : array_like of bool, shape [L], or of int, ascending; optional
-        The layers that count. By default all, unless "auto" finds that half of them do better.
+        The layers to use. By default all, unless "auto" finds that half of them do better.
     max_iter : int
     n_init : int
-        Starts from different seeds, of which the least inertia is kept, on the sample if there is
-        one.
+        Starts from different seeds, of which the one with the least inertia is kept; on the sample,
+        if there is one.
     random_state : int
-        The same gives the same fit.
+        Equal values give equal fits.
 
     Attributes
     ----------
@@ -55,10 +55,10 @@ class BalancedKMeans:
     inertia_ : float
         Sum of cosine distances ``1 - signature . centroid``.
     n_iter_ : int
-        Iterations of the best start, those on a sample not counted.
+        Iterations of the best start, without those on a sample.
     transform_ : SignatureTransform
     transform_scores_ : dict of str to float
-        With "auto", the held-out score of each transform, and of each with half of the layers where
+        With "auto", the held-out score of each transform, and of each with half of the layers if
         those were tried, in experts per layer, lower is better; else empty.
     """
 
@@ -92,33 +92,32 @@ class BalancedKMeans:
 
         Parameters
         ----------
-        counts : array_like of int, shape [n, L, E], or sparse, shape [n, L * E]
-            Activation counts of n requests; the all-zero are assigned, but shape nothing. Sparse
-            ones as a CSR matrix of scipy.sparse (others are converted) with column
-            ``layer * E + expert``; they are never made dense, and need `geometry`.
+        Activation counts of n requests; all-zero ones are assigned, but do not affect the fit.
+        Sparse counts are a CSR matrix of scipy.sparse (others are converted) with column
+        ``layer * E + expert``; they are never made dense, and need `geometry`.
         initial_centers : array_like of float, shape [n_clusters, D], optional
-            Where to start from instead of k-means++, once whatever `n_init` is; normalised here.
+            Where to start instead of k-means++, once, whatever `n_init`; normalised here.
         progress : callable of (iteration, iterations at most, inertia), optional
             Called after each iteration, over all starts.
         geometry : ModelGeometry, optional
-            Of the model, for `transform_`. By default that of the counts with top_k 1, which has no
-            part in the fit.
+            The model's, for `transform_`. By default that of the counts with top_k 1, which does
+            not affect the fit.
         decode_counts : as `counts`, optional
-            What the decodes of the same requests picked: "auto" then judges by these, and tries
+            What the decodes of the same requests picked: "auto" then scores by these, and tries
             layer masks.
         choice_progress : callable of (fits done, fits in all), optional
-            Called while "auto" tries transforms, before `progress` is.
+            Called while "auto" tries transforms, before `progress`.
 
         Raises
         ------
         ValueError
-            When a parameter or the counts are malformed, there are fewer requests than clusters, or
-            no request has a signature.
+            A parameter or the counts are malformed, there are fewer requests than clusters, or no
+            request has a signature.
 
         Warns
         -----
         UserWarning
-            When idf is zero for more than half of the entries: requests so long that most of them
+            The idf is zero for more than half of the entries: requests so long that most of them
             touch every expert.
         """
         self._check_parameters()
@@ -155,9 +154,9 @@ class BalancedKMeans:
         return self
 
     def predict(self, counts: ArrayLike | Any) -> NDArray[np.int32]:
-        """Nearest centroid by cosine, whatever the balance; int32 [n].
+        """Nearest centroid by cosine, ignoring balance; int32 [n].
 
-        `counts` as `fit` takes them. -1 where the norm is zero, as for a worker without a slot.
+        `counts` as for `fit`. -1 if the norm is zero, as for a worker without a slot.
         """
         checked = checked_counts(counts, self.transform_.geometry)
         signatures = checked.signatures(self.transform_)
@@ -165,12 +164,12 @@ class BalancedKMeans:
         return np.where(signatures.whole(), nearest, -1).astype(np.int32)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters by name; `deep` is there for scikit-learn and changes nothing."""
+        """Parameters by name; `deep` exists for scikit-learn and has no effect."""
         names = list(inspect.signature(type(self)).parameters)
         return {name: getattr(self, name) for name in names}
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters by name; ValueError for one that does not exist."""
+        """Set parameters by name; ValueError for an unknown one."""
         known = self.get_params()
         for name, value in params.items():
             if name not in known:
@@ -206,7 +205,7 @@ class BalancedKMeans:
         if unused > 0.5:
             warnings.warn(
                 f"idf is zero for {unused:.0%} of the entries: every request touches those experts,"
-                " which drop out then; transform='auto' and 'sqrt' keep them",
+                " which are then ignored; transform='auto' and 'sqrt' keep them",
                 stacklevel=3,
             )
         return transform

@@ -1,4 +1,4 @@
-"""Activation counts of many requests, checked: a dense array, or a sparse matrix of SciPy's."""
+"""Activation counts of many requests, checked: a dense array, or a SciPy sparse matrix."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from eldr_service.fitting.signatures import (
 from eldr_service.kernels.fitting.signature_rows import dense_signatures, sparse_signatures
 from eldr_service.kernels.fitting.sparse_rows import first_malformed_row
 
-_CHUNK = 1 << 24  # entries looked at together, so that no copy of all is made
+_CHUNK = 1 << 24  # entries checked together, so that not all are copied
 
 
 class Counts(Protocol):
@@ -34,7 +34,7 @@ class Counts(Protocol):
         """How many requests used each expert at all, shape [L, E]."""
 
     def signatures(self, transform: SignatureTransform) -> Signatures:
-        """Of every request."""
+        """Signatures of every request."""
 
     def dense(self, requests: NDArray[np.int64]) -> NDArray[np.integer]:
         """Counts of these requests, shape [m, L, E]."""
@@ -43,21 +43,21 @@ class Counts(Protocol):
 def checked_counts(
     counts: ArrayLike | Any, geometry: ModelGeometry | None, name: str = "counts"
 ) -> Counts:
-    """Take counts [n, L, E], or sparse [n, L x E], and check them.
+    """Check counts [n, L, E], or sparse [n, L x E].
 
     Parameters
     ----------
     counts : array_like of int, or a matrix of scipy.sparse
-        Sparse in any format that has ``tocsr``; CSR is not copied where its types fit.
+        Sparse in any format that has ``tocsr``; CSR is not copied if its types fit.
     geometry : ModelGeometry, optional
-        What the counts must be of; sparse ones need it. By default the shape's, with top_k 1.
+        The geometry of the counts, required for sparse ones. By default the shape's, with top_k 1.
     name : str
         For messages.
 
     Raises
     ------
     ValueError
-        Saying what is malformed.
+        Says what is malformed.
     """
     if hasattr(counts, "tocsr"):
         return _checked_sparse(counts.tocsr(), geometry, name)
@@ -145,7 +145,7 @@ class _SparseCounts:
 
 def _checked_sparse(matrix: Any, geometry: ModelGeometry | None, name: str) -> _SparseCounts:
     if geometry is None:
-        raise ValueError(f"{name} are sparse: say the geometry, which their shape does not tell")
+        raise ValueError(f"{name} are sparse: give the geometry, which their shape does not tell")
     if not np.issubdtype(matrix.dtype, np.integer) or matrix.shape[1] != geometry.size:
         raise ValueError(
             f"{name} must be integers of shape [n, {geometry.size}], as they are sparse and of"
@@ -158,7 +158,7 @@ def _checked_sparse(matrix: Any, geometry: ModelGeometry | None, name: str) -> _
     if malformed >= 0:
         raise ValueError(
             f"{name} must have each row's columns once, ascending, below {geometry.size};"
-            f" row {malformed} has not: sum_duplicates() may mend it"
+            f" row {malformed} does not: sum_duplicates() may fix it"
         )
     return _SparseCounts(geometry, np.ascontiguousarray(matrix.data, np.uint32), columns, starts)
 

@@ -1,4 +1,4 @@
-"""What the fitting process runs: jobs from stdin, their answers to stdout."""
+"""The fitting process: reads jobs from stdin, writes their results to stdout."""
 
 import mmap
 import os
@@ -18,10 +18,10 @@ def main(descriptor: int) -> None:
     """Run jobs on the counts in the file behind `descriptor` until stdin ends.
 
     A pickled (job, dtype, shape) comes in, and a pickled (result or error, warnings) goes out; see
-    `fitting.process`. Any other exception than those that a job may raise ends the process.
+    `fitting.process`. Exceptions other than those that a job may raise end the process.
     """
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints must not spoil the answers
+    os.dup2(2, 1)  # prints must not corrupt the answers
     threading.Thread(target=_end_with_the_daemon, daemon=True).start()
     while True:
         try:
@@ -47,7 +47,7 @@ def _answer(job: Any, descriptor: int, dtype: str, shape: tuple[int, ...]) -> An
 
 
 def _end_with_the_daemon() -> None:
-    """In the middle of a job too: the daemon's end of stdin closes with it, whatever ends it."""
+    """End, even in the middle of a job, when the daemon does: that closes its end of stdin."""
     ended = select.poll()
     ended.register(0, 0)
     ended.poll()

@@ -1,4 +1,4 @@
-"""Which layers count: those that a mask names, or those that foretell the decode best."""
+"""Which layers to use: those of a mask, or those that predict the decode best."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,12 +7,12 @@ from numpy.typing import ArrayLike, NDArray
 def most_telling_half(
     prefill: NDArray[np.float32], decode: NDArray[np.float32]
 ) -> NDArray[np.int64]:
-    """Keep the half of the layers in which a prefill foretells its own decode best.
+    """Keep the half of the layers in which a prefill best predicts its own decode.
 
     In each layer, shares of picks are compared by their Hellinger affinity, the sum over experts of
-    ``sqrt(prefill * decode)``. A layer tells as much as the affinity of a request's prefill with
-    its own decode exceeds that with any request's, on average: a layer in which all requests pick
-    alike tells nothing, however alike a request's prefill and decode are.
+    ``sqrt(prefill * decode)``. A layer's score is how much the affinity of a request's prefill with
+    its own decode exceeds that with any request's decode, on average: a layer in which all requests
+    pick alike scores nothing, however similar a request's prefill and decode are.
 
     Parameters
     ----------

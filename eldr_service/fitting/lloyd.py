@@ -3,8 +3,8 @@
 Sources: k-means++ (Arthur and Vassilvitskii, SODA 2007) for the seeding; Lloyd's iterations with an
 exact balanced assignment in place of the nearest centroid (Malinen and Fränti, S+SSPR 2014).
 
-Few signatures move in all iterations but the first ones, so an iteration does again only what they
-change: the sums of their clusters, the similarities with those, and from the last prices on, the
+After the first iterations few signatures move, so an iteration recomputes only what they change:
+the sums of their clusters, the similarities with those, and, starting from the last prices, the
 assignment.
 """
 
@@ -25,7 +25,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clustering:
-    """K centers and who belongs to them.
+    """K centers and their members.
 
     Attributes
     ----------
@@ -50,12 +50,12 @@ def cluster(
     max_iter: int,
     progress: Progress | None = None,
 ) -> Clustering:
-    """Improve `centers` until no label changes, or `max_iter` times.
+    """Iterate from `centers` until no label changes, or `max_iter` times.
 
     Parameters
     ----------
     signatures : Signatures
-        One at least is not zero.
+        At least one is not zero.
     centers : ndarray of float32, shape [K, D]
     max_iter : int
     progress : callable of (iteration, max_iter, inertia), optional
@@ -84,7 +84,7 @@ def cluster(
 
 
 def assign(signatures: Signatures, centers: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
-    """Balanced labels, at most ``ceil(n / K)`` a center, and their inertia."""
+    """Balanced labels, at most ``ceil(n / K)`` per center, and their inertia."""
     similarity = signatures.similarities(centers)
     labels, _ = _assigned(similarity)
     return labels, _inertia(similarity, labels)
@@ -93,10 +93,10 @@ def assign(signatures: Signatures, centers: NDArray[np.float32]) -> tuple[NDArra
 def seed_centers(
     signatures: Signatures, n_clusters: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Draw signatures, each with odds by its cosine distance to the nearest one drawn before.
+    """Draw signatures, with probability by their cosine distance to the nearest one drawn before.
 
-    That distance is half the squared Euclidean one, which k-means++ weighs by. Zero signatures are
-    never drawn; others repeat only when fewer distinct ones exist.
+    That distance is half the squared Euclidean one, by which k-means++ weights. Zero signatures are
+    never drawn; others repeat only if there are too few distinct ones.
     """
     whole = signatures.whole().astype(np.float64)
     distance = whole
@@ -131,13 +131,13 @@ def _replace_centers(
     whole: NDArray[np.bool_],
     changed: NDArray[np.int32],
 ) -> None:
-    """Make the changed clusters' centers normalised means, and compare all signatures with them.
+    """Set the changed clusters' centers to normalised means, and compare all signatures with them.
 
     A cluster without a mean takes the signature farthest from its own mean, each another one.
     """
     members = np.bincount(labels[whole], minlength=len(centers))
     lost = np.flatnonzero(members == 0)
-    sums[lost] = 0.0  # what rounding has left of members that went
+    sums[lost] = 0.0  # rounding errors of members that left
     fresh = changed[members[changed] > 0]
     means = sums[fresh]
     centers[fresh] = means / np.sqrt(np.einsum("kd,kd->k", means, means))[:, None]

@@ -1,4 +1,4 @@
-"""From counts to a partition that can be kept and activated."""
+"""From counts to a partition that can be stored and activated."""
 
 import time
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ def fit_partition(
     decode_counts: NDArray[np.integer] | None = None,
     choice_progress: ChoiceProgress | None = None,
 ) -> Partition:
-    """Fit a partition with a slot a cluster; its metadata says how.
+    """Fit a partition with one slot per cluster; its metadata describes the fit.
 
-    Parameters are those of `BalancedKMeans` and its `fit`; `layers` are the layers kept, ascending,
-    none or no list meaning all. ValueError and UserWarning as from there.
+    Parameters are those of `BalancedKMeans` and its `fit`; `layers` are the layers kept, ascending;
+    an empty list or None means all. Raises and warns like `fit`.
     """
     kmeans = BalancedKMeans(
         n_clusters,

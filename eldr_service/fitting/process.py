@@ -1,4 +1,4 @@
-"""Fits run in a process of their own, so that decisions go on meanwhile."""
+"""Runs fits in a separate process, so that decisions go on meanwhile."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Result = TypeVar("Result")
 
-# Decisions come first: a fit gets only spare processor time, of one core.
+# Decisions come first: a fit gets only the spare time of one core.
 _NICENESS = 19
 _ONE_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -31,15 +31,15 @@ log = structlog.get_logger(__name__)
 
 
 class FittingProcessError(Exception):
-    """The process could not be started or was ended from outside."""
+    """The process could not be started, or was ended from outside."""
 
 
 class FittingProcess:
-    """One process, started when there is a job and ended when there was none for a minute.
+    """One process, started for a job and ended after a minute without jobs.
 
-    A thread speaks with it, so that the event loop waits for neither its start nor its pipes.
-    Counts travel in an anonymous file in memory, which has no name that could be left behind. The
-    process ends with the daemon, however that ends.
+    A thread talks to it, so that the event loop waits for neither its start nor its pipes. Counts
+    are passed in an anonymous memory file, which cannot be left behind. The process ends with the
+    daemon, however that ends.
     """
 
     def __init__(self) -> None:
@@ -47,20 +47,20 @@ class FittingProcess:
         self._idle: asyncio.TimerHandle | None = None
         self._starting = threading.Lock()
         self._started: _Started | None = None
-        self._ends = 0  # rises with each end, so that a start that was overtaken by one is noticed
+        self._ends = 0  # counts ends, so that a start overtaken by one is detected
 
     async def run(
         self, job: Callable[[NDArray[Any]], Result], counts: Callable[[], Sequence[NDArray[Any]]]
     ) -> Result:
-        """Run a job on counts, once those asked for before are done.
+        """Run a job on counts, after those requested earlier.
 
         Parameters
         ----------
         job : callable (counts [n, num_layers, num_experts]) -> result
             Pickled, as is the result.
         counts : callable () -> sequence of C-contiguous ndarrays [n, num_layers, num_experts]
-            Asked for when it is the job's turn; one after another they are what it gets. A row that
-            is overwritten while it is copied arrives as a mixture of both.
+            Called when it is the job's turn; concatenated, they are its input. A row that is
+            overwritten while it is copied arrives as a mixture of both.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class FittingProcess:
             except (OSError, EOFError, pickle.UnpicklingError) as error:
                 self._end()
                 raise FittingProcessError(str(error) or "it was ended from outside") from error
-            except BaseException:  # cancelled, say: its answer would not be what is asked next
+            except BaseException:  # such as a cancellation: a later call would get its answer
                 self._end()
                 raise
             self._idle = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._end)
@@ -89,7 +89,7 @@ class FittingProcess:
     def _answer(
         self, job: object, parts: Sequence[NDArray[Any]], ends: int
     ) -> tuple[Any, list[str]]:
-        """Ask the process; in a thread."""
+        """Ask the process; runs in a thread."""
         with self._starting:
             if self._ends != ends:
                 raise EOFError("it was ended before it had begun")
@@ -109,12 +109,12 @@ class FittingProcess:
         return answer
 
     async def close(self) -> None:
-        """End the process, if there is one, and whatever job it has."""
+        """End the process, if there is one, and its current job."""
         if ended := self._end():
             await asyncio.to_thread(ended.process.wait)
 
     def _end(self) -> "_Started | None":
-        """Kill the process; the thread that waits for its answer reads the end of its output."""
+        """Kill the process; the thread waiting for its answer sees the end of its output."""
         if self._idle:
             self._idle.cancel()
         with self._starting:
@@ -122,7 +122,7 @@ class FittingProcess:
             ended, self._started = self._started, None
         if ended:
             ended.process.kill()
-            # A killed process must be waited for, and that takes a moment.
+            # A killed process must be waited for, which takes a moment.
             threading.Thread(target=ended.process.wait, daemon=True).start()
         return ended
 
@@ -145,7 +145,7 @@ def _start() -> _Started:
 
 
 def _write(descriptor: int, data: memoryview) -> None:
-    """Write all, past the buffer of a pipe: what a dead process left in it could not be flushed."""
+    """Write all data unbuffered: a buffer for a dead process's pipe could not be flushed."""
     while data:
         data = data[os.write(descriptor, data) :]
 

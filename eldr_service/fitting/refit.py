@@ -1,4 +1,4 @@
-"""A new partition for recent traffic, and whether it is worth taking."""
+"""Fits a new partition to recent traffic, and decides whether it is better."""
 
 from dataclasses import dataclass, replace
 
@@ -13,15 +13,15 @@ from eldr_service.fitting.lloyd import assign
 from eldr_service.fitting.partition import fit_partition
 from eldr_service.fitting.signatures import DenseSignatures
 
-# A new partition moves placements, away from workers that hold their like: it has to touch so much
-# fewer experts, and by twice the standard error of the difference.
+# A new partition moves placements away from workers that hold similar requests: it must touch this
+# much fewer experts, and by twice the standard error of the difference.
 MARGIN = 0.01
 ERRORS = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bound:
-    """A partition as workers make use of it.
+    """A partition and the slots that workers are bound to.
 
     Attributes
     ----------
@@ -36,16 +36,16 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refit:
-    """What came of a refit.
+    """The result of a refit.
 
     Attributes
     ----------
     partition : Partition
-        Its slots numbered like those that they go on for; scores are in its metadata.
+        Its slots are numbered like those they succeed; scores are in its metadata.
     carried : tuple of int
-        For each old slot the new one that goes on for it; -1 for none.
+        For each old slot its successor; -1 for none.
     better : bool
-        It is worth taking.
+        Whether it should be taken.
     """
 
     partition: Partition
@@ -63,18 +63,19 @@ def refit(
 ) -> Refit:
     """Fit a partition, and compare it with the current one on requests held out from the fit.
 
-    Held out is every other request of the newer half. Both partitions have the others assigned to
-    them, and then these, under the same balance, and are scored by `active_experts.predicted`. A
-    slot that several workers share counts as often, so that a candidate with a slot for each worker
-    is compared with what the workers really do; requests are shuffled, as such slots tie and ties
-    go by the order. Without a current one, any is better.
+    Every other request of the newer half is held out. Under both partitions the other requests are
+    assigned, and then the held-out ones, with the same balance, and scored by
+    `active_experts.predicted`. A slot shared by several workers counts as many times, so that a
+    candidate with one slot per worker is compared with what the workers really do; requests are
+    shuffled, as such slots tie and ties go by the order. Without a current partition, any is
+    better.
 
     Parameters
     ----------
     counts : ndarray of int, shape [n, L, E]
-        The oldest first.
+        Oldest first.
     model, geometry, num_slots
-        Of the partition to be made.
+        Of the new partition.
     current : Bound or None
     reason : str
         For the metadata.
@@ -82,7 +83,7 @@ def refit(
     Raises
     ------
     ValueError
-        As `fit_partition` does.
+        As for `fit_partition`.
     """
     n = len(counts)
     shuffled = np.random.default_rng(0).permutation(n)

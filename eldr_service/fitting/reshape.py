@@ -1,4 +1,4 @@
-"""A partition made to fit its workers at once, before there is time for a refit."""
+"""Adapts a partition to its workers at once, before there is time for a refit."""
 
 import time
 
@@ -10,15 +10,15 @@ from eldr_service.fitting.lloyd import cluster, seed_centers
 from eldr_service.fitting.refit import Bound, mean_distance
 from eldr_service.fitting.signatures import DenseSignatures
 
-_MAX_ITER = 20  # it is a makeshift
+_MAX_ITER = 20  # only a stopgap
 
 
 def reshaped(counts: NDArray[np.integer], current: Bound) -> Bound:
     """Merge vacant slots into their nearest, and split those that several workers share.
 
-    A merged slot is the mean of both, by the recent requests nearest to each. A shared one is split
-    by balanced k-means of its recent requests into as many as share it; where these are too few, it
-    stays shared.
+    A merged slot is the mean of both, weighted by the recent requests nearest to each. A shared
+    slot is split by balanced k-means of its recent requests into one per worker; if there are too
+    few, it stays shared.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ def reshaped(counts: NDArray[np.integer], current: Bound) -> Bound:
     Returns
     -------
     Bound
-        With no vacant slot, and the new slot of each worker; a worker that was alone in its slot
-        keeps it, but for the number.
+        Without vacant slots, with the new slot of each worker; a worker that was alone in its slot
+        keeps it, except for its number.
     """
     old = current.partition
     signatures = old.transform.apply(counts)
@@ -76,7 +76,7 @@ def _nearest(signatures: NDArray[np.float32], centers: NDArray[np.float32]) -> N
 def _split(
     members: NDArray[np.float32], center: NDArray[np.float32], parts: int
 ) -> NDArray[np.float32]:
-    """Centers [parts, D], the one most like the old center first; that alone if it cannot be."""
+    """Centers [parts, D], the one most like the old center first; only that if it cannot split."""
     if parts == 1 or len(np.unique(members, axis=0)) < parts:
         return center[None]
     signatures = DenseSignatures(members)

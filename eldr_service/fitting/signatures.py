@@ -1,6 +1,6 @@
-"""Signatures of many requests, dense or sparse, as clustering uses them.
+"""Signatures of many requests, dense or sparse, in the form that clustering uses.
 
-Everything is summed by kernels that give the same bits whatever the number of threads.
+All sums are by kernels whose results are bitwise equal for any number of threads.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Signatures(Protocol):
     def move(
         self, sums: NDArray[np.float64], before: NDArray[np.int32], after: NDArray[np.int32]
     ) -> None:
-        """Take rows from the sums [K, D] of their labels `before`, add them to those `after`."""
+        """Move rows in the sums [K, D], from those of labels `before` to those of `after`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ class DenseSignatures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseSignatures:
-    """Rows of which row i has ``values[starts[i]:starts[i + 1]]`` in `columns`, zeros elsewhere."""
+    """Sparse rows: row i has ``values[starts[i]:starts[i + 1]]`` in `columns`, zeros elsewhere."""
 
     values: NDArray[np.float32]
     columns: NDArray[np.int32]
@@ -102,7 +102,7 @@ class SparseSignatures:
 def entries_of(
     starts: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the entries of some sparse rows are, end to end, and where each row starts there."""
+    """The entries of some sparse rows, end to end, and where each row starts among them."""
     lengths = starts[rows + 1] - starts[rows]
     ends = np.cumsum(lengths)
     shift = np.repeat(starts[rows] - (ends - lengths), lengths)

@@ -1,8 +1,8 @@
-"""Where balanced k-means starts from: several seeds, and for many signatures a sample of them.
+"""Starting points of balanced k-means: several seeds, on a sample if there are many signatures.
 
-The first iterations move many signatures and only bring the centers near to where they will stay,
+The first iterations move many signatures and only bring the centers close to their final places,
 which a sample does as well: its means differ from those of all by sampling error, which the
-iterations on all then remove. So starts compete on the sample, and only the best one goes on.
+iterations on all then remove. So starts compete on the sample, and only the best one continues.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from eldr_service.fitting.lloyd import Clustering, Progress, cluster, seed_centers
 from eldr_service.fitting.signatures import Signatures
 
-_SAMPLE = 4_096  # signatures at least
-_SAMPLE_OF_CLUSTER = 64  # for each cluster: a mean is then off by an eighth of the clusters' spread
+_SAMPLE = 4_096  # fewest signatures
+_SAMPLE_OF_CLUSTER = 64  # per cluster: a mean is then off by an eighth of the clusters' spread
 _WORTH_SAMPLING = 2  # times the sample
 
 
@@ -24,11 +24,11 @@ def cluster_from_seeds(
     rng: np.random.Generator,
     progress: Progress | None = None,
 ) -> Clustering:
-    """Cluster from `n_init` draws of k-means++, and keep the one of least inertia.
+    """Cluster from `n_init` draws of k-means++, and keep the result with the least inertia.
 
-    Where there are more than twice 4,096 signatures, and twice 64 a cluster, the draws are made and
-    converge on a random sample of that many. `progress` is told iterations over all of that; of
-    the sample's, the inertia that all would have.
+    If there are more than twice 4,096 signatures, and more than twice 64 per cluster, the draws are
+    made and converge on a random sample of that size. `progress` gets iterations over all of that,
+    and for the sample's, the inertia scaled to all.
     """
     n = len(signatures)
     size = max(_SAMPLE, _SAMPLE_OF_CLUSTER * n_clusters)
@@ -36,7 +36,7 @@ def cluster_from_seeds(
     part = signatures
     if sampled:
         part = signatures.take(np.sort(rng.choice(n, size, replace=False)))
-        if not part.whole().any():  # nearly all are zero
+        if not part.whole().any():  # almost all are zero
             sampled, part = False, signatures
     phases = n_init + sampled
     scale = n / len(part)
@@ -63,7 +63,7 @@ def _as_phase(progress: Progress, phase: int, phases: int, scale: float) -> Prog
 
 
 def unit_centers(centers: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Normalise given centers; ValueError when they are not [K, D], finite and none zero."""
+    """Normalise given centers; ValueError if they are not [K, D], finite and nonzero."""
     if centers.shape != shape:
         raise ValueError(
             f"initial_centers must have shape {list(shape)}, got {list(centers.shape)}"

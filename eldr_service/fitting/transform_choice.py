@@ -1,7 +1,7 @@
-"""Which signature transform fits a model's requests best, judged on requests that it has not seen.
+"""Chooses the signature transform that suits a model's requests best, judged on held-out requests.
 
-Signatures of different transforms cannot be compared with each other: their cosines have different
-scales. What the partition is for can: how many experts a decode step touches.
+Signatures of different transforms cannot be compared: their cosines have different scales. The
+purpose of the partition can: how many experts a decode step touches.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from eldr_service.fitting.lloyd import assign, cluster, seed_centers
 
 ChoiceProgress = Callable[[int, int], None]
 
-# Taken when there are too few requests to hold any back: it needs no calibration data, unlike idf,
-# and long rows of counts do not drown the others, unlike plain counts.
+# Used if there are too few requests to hold any out: it needs no calibration data, unlike idf,
+# and long rows of counts do not dominate, unlike with plain counts.
 WITHOUT_EVIDENCE = "sqrt"
 
-_JUDGED = 2_048  # requests at least, where there are as many; more would not change the choice
-_JUDGED_OF_CLUSTER = 8  # for each cluster: four fitted, four held out
+_JUDGED = 2_048  # fewest requests, if there are as many; more would not change the choice
+_JUDGED_OF_CLUSTER = 8  # per cluster: four fitted, four held out
 
 
 class Candidate(NamedTuple):
@@ -37,7 +37,7 @@ class Candidate(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """Requests of the choice: counts, and shares of each layer's picks [n, L, E]."""
+    """Requests for the choice: counts, and shares of each layer's picks [n, L, E]."""
 
     counts: Counts
     prefill: NDArray[np.float32]
@@ -49,7 +49,7 @@ class _Judged(NamedTuple):
 
 
 def calibrated(name: str, counts: Counts, layers: NDArray[np.int64]) -> SignatureTransform:
-    """Make the transform `name`, its idf, if it has one, taken from `counts`."""
+    """Create the transform `name`; its idf, if it has one, is computed from `counts`."""
     idf = idf_of(counts.used_by(), len(counts)) if name == "counts-idf" else None
     return SignatureTransform(counts.geometry, cast(TransformName, name), layers, idf)
 
@@ -65,14 +65,14 @@ def choose_transform(
 ) -> tuple[str, NDArray[np.int64], dict[str, float]]:
     """Score transforms by the experts that held-out requests would touch in their clusters.
 
-    The requests, or 2,048 of them drawn at random (8 a cluster where that is more), are shuffled
-    and halved. Each half in turn calibrates the transform and is clustered; the other half is
-    assigned to the clusters under the same balance. The score is the mean of
-    `active_experts.predicted` with the shares of their decodes; lower is better.
+    The requests, or 2,048 of them drawn at random (8 per cluster if that is more), are shuffled and
+    halved. Each half in turn calibrates the transform and is clustered; the other half is assigned
+    to the clusters with the same balance. The score is the mean of `active_experts.predicted` with
+    the shares of their decodes; lower is better.
 
-    A mask is taken only when it is the better on both halves: layers left out cost nothing then,
-    and chance alone would favour one of so many candidates. Without decode counts the prefill's
-    stand in for them, and no mask is tried: which layers foretell the decode only decodes can tell.
+    A mask is taken only if it is better on both halves: omitted layers cost nothing in the score,
+    and chance would favour one of so many candidates. Without decode counts the prefills' are used
+    instead, and no mask is tried: only decodes can tell which layers predict the decode.
 
     Parameters
     ----------
@@ -81,19 +81,19 @@ def choose_transform(
     decode_counts : Counts, optional
         Of the same requests' decodes.
     layers : ndarray of int64, optional
-        Those to keep. When None, all, and with decode counts also `most_telling_half`, found again
-        on each half that is fitted.
+        Layers to keep. If None, all, and with decode counts also `most_telling_half`, determined on
+        each fitted half.
     n_clusters, max_iter, random_state : int
     progress : callable of (fits done, fits in all), optional
 
     Returns
     -------
     name : str
-        Of the best transform.
+        The best transform's.
     layers : ndarray of int64
-        To keep with it.
+        The layers to keep with it.
     scores : dict of name to float
-        Experts per layer of every candidate; infinite where a half has no signature at all.
+        Experts per layer for every candidate; infinite if a half has no signature at all.
     """
     geometry = counts.geometry
     most = max(_JUDGED, _JUDGED_OF_CLUSTER * n_clusters)

@@ -1,6 +1,6 @@
 """Numba kernels: arrays in, arrays out. They know nothing of the rest of the project.
 
-They are compiled once, when they are needed; the result is kept on disk for the next process.
+They are compiled once, on demand; the result is kept on disk for the next process.
 """
 
 from importlib import import_module
@@ -63,7 +63,7 @@ FOR_EXPLAIN = (similarity,)
 
 
 def warm_up() -> list[str]:
-    """Compile every kernel there is, or load it; returns the directories where they are kept."""
+    """Compile every kernel, or load it from disk; returns the directories where they are kept."""
     for module in walk_packages(__path__, f"{__name__}."):
         import_module(module.name)
     kernels = waiting()

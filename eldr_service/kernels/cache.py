@@ -1,8 +1,8 @@
-"""Compiled kernels on disk: Numba's cache, but no file or disk can stop a start.
+"""Compiled kernels on disk: Numba's cache, but no file or disk error can prevent a start.
 
-What cannot be read is compiled and written again, what cannot be written is left. A directory that
-was filled beforehand need not be writable. An entry holds for as long as all kernels' sources are
-what they were, since a kernel takes in functions of other files, and whatever their dates say.
+What cannot be read is compiled and written again; what cannot be written is skipped. A directory
+that was filled beforehand need not be writable. An entry is valid as long as the sources of all
+kernels are unchanged, whatever their dates, since a kernel includes functions of other files.
 """
 
 import contextlib
@@ -22,8 +22,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 _ROOT = Path(__file__).parent
 _DIGEST = hashlib.sha256().digest_size
 _WHAT_TO_DO = (
-    "set NUMBA_CACHE_DIR to a directory that can be written,"
-    " or to one that `eldr warm-up` has filled"
+    "set NUMBA_CACHE_DIR to a writable directory, or to one that `eldr warm-up` has filled"
 )
 _PROVIDED = ("UserProvided", "_UserProvided")  # the class of NUMBA_CACHE_DIR, by Numba's version
 _troubles: dict[str, str] = {}
@@ -35,31 +34,31 @@ def target() -> str:
 
 
 def cache_troubles() -> list[str]:
-    """What kept kernels from being read or written: a sentence for each kind, given out once."""
+    """Why kernels could not be read or written: one sentence per kind, each returned once."""
     told = [text for text in _troubles.values() if text]
     _troubles.update(dict.fromkeys(_troubles, ""))
     return told
 
 
 def kept_in(dispatcher: Any) -> str | None:
-    """The directory where a kernel is kept, or would be; None where there is none."""
+    """The directory where a kernel is kept, or would be; None if there is none."""
     path: str | None = dispatcher.stats.cache_path
     return path
 
 
 def keep(dispatcher: Any) -> None:
-    """Have what `dispatcher` compiles kept on disk, where there is a place for it."""
+    """Keep what `dispatcher` compiles on disk, if there is a place for it."""
     try:
         dispatcher._cache = KernelCache(dispatcher.py_func)
-    except RuntimeError:  # a container with nothing to write to
+    except RuntimeError:  # a container without a writable directory
         dispatcher._cache = _Nowhere()
         return
     wanted, found = config.CACHE_DIR, dispatcher._cache.cache_path
     if wanted and not Path(wanted).is_dir():
         _troubles.setdefault(
             "elsewhere",
-            f"NUMBA_CACHE_DIR={wanted} is no directory that can be written; compiled kernels are"
-            f" kept beside their sources or in the user's cache instead, in {found}",
+            f"NUMBA_CACHE_DIR={wanted} is not a writable directory; compiled kernels are kept"
+            f" beside their sources or in the user's cache instead, in {found}",
         )
 
 
@@ -67,14 +66,14 @@ class _Nowhere(NullCache):
     def save_overload(self, sig: Any, cres: Any) -> None:
         _troubles.setdefault(
             "nowhere",
-            "no directory for compiled kernels can be written, so that each start compiles them:"
+            "no directory for compiled kernels is writable, so that each start compiles them:"
             f" {_WHAT_TO_DO}",
         )
 
 
 @functools.cache
 def _sources(file: Path) -> str:
-    """What all kernels' sources are, or those beside a file that lies elsewhere."""
+    """A hash of all kernels' sources, or of those beside a file that lies elsewhere."""
     folder = _ROOT if file.is_relative_to(_ROOT) else file.parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -84,7 +83,7 @@ def _sources(file: Path) -> str:
 
 
 def _or_filled(place: Any) -> type:
-    """As this class of places, and where one cannot be written to, it may have been filled."""
+    """A subclass of this cache locator that also accepts a filled, read-only directory."""
 
     class Place(place):
         @classmethod
@@ -109,7 +108,7 @@ class _Places(CompileResultCacheImpl):
 
 
 class _CheckedFiles(IndexDataCacheFile):
-    """Machine code is loaded only as it was written: a flipped bit would crash the process."""
+    """Verifies machine code before loading it: a flipped bit would crash the process."""
 
     def _save_data(self, name: str, data: object) -> None:
         content = self._dump(data)
@@ -125,7 +124,7 @@ class _CheckedFiles(IndexDataCacheFile):
 
 
 class KernelCache(FunctionCache):
-    """The cache of one kernel; its failures are told by `cache_troubles` alone."""
+    """The cache of one kernel; its failures are reported only by `cache_troubles`."""
 
     _impl_class = _Places
 
@@ -135,21 +134,21 @@ class KernelCache(FunctionCache):
         self._cache_file = _CheckedFiles(self._cache_path, self._impl.filename_base, sources)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load what was compiled for the types `sig`; None where it must be compiled."""
+        """Load what was compiled for the types `sig`; None if it must be compiled."""
         try:
             return super().load_overload(sig, target_context)
         except Exception as error:  # noqa: BLE001 - what unpickling of a damaged file may raise
             _troubles.setdefault(
                 "unreadable",
-                f"a compiled kernel in {self.cache_path} could not be read, so that it is compiled"
-                f" and written again ({_words(error)})",
+                f"a compiled kernel in {self.cache_path} could not be read, so it is compiled and"
+                f" written again ({_words(error)})",
             )
-        with contextlib.suppress(OSError):  # told of when the kernel is written
+        with contextlib.suppress(OSError):  # reported when the kernel is written
             self.flush()
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Write down what was compiled for the types `sig`, if possible."""
+        """Write what was compiled for the types `sig`, if possible."""
         try:
             super().save_overload(sig, data)
         except Exception as error:  # noqa: BLE001 - it is in memory, which is all that matters now

@@ -1,8 +1,8 @@
-"""How kernels are compiled: for the types that they are declared with, when they are needed.
+"""Compiles kernels on demand, for the types that they are declared with.
 
-Left to itself, Numba would compile again for the first array that is not to be written to. A kernel
-is compiled at its first call, which takes up to some seconds. What cannot wait then has it compiled
-ahead, in a thread perhaps. The result is kept on disk (`kernels.cache`).
+By default Numba would compile again for the first read-only array. A kernel is compiled at its
+first call, which takes up to some seconds. Code that cannot wait then compiles it ahead of time,
+possibly in a thread. The result is kept on disk (`kernels.cache`).
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from eldr_service.kernels.cache import keep
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-_waiting: dict[Any, list[types.Type]] = {}  # kernels that are not compiled yet, and their types
+_waiting: dict[Any, list[types.Type]] = {}  # kernels not compiled yet, and their types
 
 
 def readonly(dtype: types.Type, ndim: int) -> types.Array:
-    """C-contiguous array of `dtype` with `ndim` dimensions; fits writable ones too."""
+    """A C-contiguous array type of `dtype` with `ndim` dimensions; accepts writable arrays too."""
     return types.Array(dtype, ndim, "C", readonly=True)
 
 
 def part(**options: Any) -> Callable[[Kernel], Kernel]:
-    """Decorate a function that kernels call and Python does not: compiled with them, and sooner."""
+    """Decorate a function called only by kernels: it is compiled with them, and faster."""
     made: Callable[[Kernel], Kernel] = njit(
         no_cpython_wrapper=True, no_cfunc_wrapper=True, **options
     )
@@ -38,14 +38,14 @@ def kernel(signature: types.Type | list[types.Type], **options: Any) -> Callable
         made: Any = njit(no_cfunc_wrapper=True, **options)(function)
         keep(made)
         _waiting[made] = signature if isinstance(signature, list) else [signature]
-        made._compile_for_args = partial(_first_call, made)  # Numba's, where nothing is compiled
+        made._compile_for_args = partial(_first_call, made)  # Numba's hook for uncompiled types
         return made  # type: ignore[no-any-return]
 
     return declared
 
 
 def _first_call(made: Any, *arguments: Any) -> Any:
-    """Compile, and return to Numba the function to call, as its own method does."""
+    """Compile, and return to Numba the function to call, like the method it replaces."""
     compile_ahead(made)
     given = [typeof(argument) for argument in arguments]
     converts = made.typingctx.can_convert
@@ -57,14 +57,14 @@ def _first_call(made: Any, *arguments: Any) -> Any:
 
 
 def kept(function: Kernel) -> Kernel:
-    """Decorate a function to be compiled for whatever types it is called with, and kept on disk."""
+    """Decorate a function to be compiled for the types that it is called with, and kept on disk."""
     made = njit(function)
     keep(made)
     return made  # type: ignore[no-any-return]
 
 
 def compile_ahead(*kernels: Callable[..., Any]) -> None:
-    """Compile these, or load what was kept of them; nothing where that was done before."""
+    """Compile these kernels, or load them from disk; does nothing if that was done before."""
     for one in kernels:
         for signature in _waiting.get(one, ()):
             one.compile(signature)  # type: ignore[attr-defined]
@@ -73,5 +73,5 @@ def compile_ahead(*kernels: Callable[..., Any]) -> None:
 
 
 def waiting() -> list[Callable[..., Any]]:
-    """The kernels imported so far that are not compiled yet."""
+    """The imported kernels that are not compiled yet."""
     return list(_waiting)

@@ -1,4 +1,4 @@
-"""Dot products of rows that are kept as small integers: read at a quarter of what floats take."""
+"""Dot products of rows stored as small integers, at a quarter of the memory reads of floats."""
 
 import numpy as np
 from numba import float64, int16, int32
@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from eldr_service.kernels.compiling import part
 
-STEPS = 2_047  # of the largest entry of what is multiplied by codes
-_BLOCK = 8_192  # entries whose products with codes, 127 * 2,047 each at most, fit 32 bits
+STEPS = 2_047  # in the largest entry of the vector that codes are multiplied with
+_BLOCK = 8_192  # entries whose products with codes, at most 127 * 2,047 each, fit 32 bits
 
 
 @part()
@@ -27,7 +27,7 @@ def product(codes: NDArray[np.int8], steps: NDArray[np.int16]) -> float:
 def quantise(
     values: NDArray[np.float32], step: float, steps: NDArray[np.int16]
 ) -> tuple[float, float]:
-    """Fill in whole steps; returns the values' squared length and that of what they miss."""
+    """Quantise into whole steps; returns the squared lengths of the values and of their errors."""
     squares = lost = 0.0
     inverse = 1.0 / step
     for i in range(len(values)):

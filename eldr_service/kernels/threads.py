@@ -1,8 +1,8 @@
-"""Compiled loops over rows, shared out among threads that make no difference to the result.
+"""Runs compiled loops over rows on several threads, with results independent of their number.
 
-Kernels release the GIL, so ordinary threads run them side by side; numba's own parallel loops
-would take several times as long to compile, and where OpenMP is missing abort a process that
-enters them from two threads at once.
+Kernels release the GIL, so ordinary threads run them in parallel. Numba's own parallel loops would
+take several times as long to compile, and without OpenMP abort a process that enters them from two
+threads at once.
 """
 
 from collections.abc import Callable
@@ -11,27 +11,27 @@ from itertools import pairwise
 
 from numba import config
 
-_WORTH_A_THREAD = 1 << 20  # multiplications, some 50 us: less is faster on fewer threads
-_RANGES = 4  # for each thread
+_WORTH_A_THREAD = 1 << 20  # multiplications, some 50 us: less work is faster on fewer threads
+_RANGES = 4  # per thread
 
 
 def over_rows(run: Callable[[int, int], object], n: int, *, work: int, align: int = 1) -> None:
     """Call ``run(first, last)`` for ranges that cover rows 0 to n - 1, on several threads.
 
-    Rows must not depend on each other. Each thread takes the next range when it is done with one,
-    so that a core that others use too holds nobody up. There are ``NUMBA_NUM_THREADS`` at most, by
-    default as many as cores.
+    Rows must be independent. Each thread takes the next range when it finishes one, so that a core
+    shared with others does not delay the rest. There are at most ``NUMBA_NUM_THREADS`` threads, by
+    default one per core.
 
     Parameters
     ----------
     run : callable of (int, int)
-        Runs a kernel that releases the GIL; what it raises is raised here.
+        Runs a kernel that releases the GIL; its exceptions are raised here.
     n : int
     work : int
-        About how many multiplications all rows take together.
+        Approximate number of multiplications for all rows.
     align : int
-        Ranges start at multiples of it: for kernels that take so many rows together, which may
-        round another way than a row alone.
+        Ranges start at multiples of it: for kernels that process so many rows together, which may
+        round differently than single rows.
     """
     blocks = -(-n // align)
     threads = max(1, min(config.NUMBA_NUM_THREADS, work // _WORTH_A_THREAD, blocks))

@@ -1,4 +1,4 @@
-"""Partitions follow the traffic: refitted, installed when better, taken back when worse."""
+"""Partitions follow the traffic: refitted, installed if better, rolled back if worse."""
 
 from eldr_service.refits.refits import Refits
 from eldr_service.refits.upkeep import RefitMode, RefitSettings

@@ -1,19 +1,19 @@
-"""How much worse a partition explains recent traffic than what it was fitted on."""
+"""How much worse a partition fits recent traffic than what it was fitted on."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eldr_service.core.partition import Partition
 
-_SIGNATURES = 256  # that the running mean looks back on
+_SIGNATURES = 256  # that the running mean covers
 _ROUNDING = 1e-6  # below this, cosine distance is rounding
 
 
 class Drift:
     """The running mean distance to the nearest centroid, relative to that at the fit.
 
-    At the fit it is that of requests held out from it where the partition comes from a refit, else
-    that of those fitted on, which is a little less.
+    The distance at the fit is that of held-out requests if the partition is from a refit, else that
+    of the fitted requests, which is slightly less.
     """
 
     def __init__(self, partition: Partition) -> None:
@@ -23,7 +23,7 @@ class Drift:
         self._seen = 0
 
     def update(self, counts: NDArray[np.integer]) -> None:
-        """Take in counts [n, num_layers, num_experts]; of another geometry they say nothing."""
+        """Add counts [n, num_layers, num_experts]; those of another geometry are ignored."""
         transform = self._partition.transform
         if counts.shape[1:] != (transform.geometry.num_layers, transform.geometry.num_experts):
             return
@@ -43,7 +43,7 @@ class Drift:
 
 
 def _expected_distance(partition: Partition) -> float:
-    """0 where the metadata do not tell."""
+    """The distance at the fit; 0 if the metadata do not tell."""
     told = partition.metadata
     try:
         if "refit_distance" in told:

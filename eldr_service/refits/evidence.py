@@ -1,4 +1,4 @@
-"""Whether decode steps got worse, at like batch sizes."""
+"""Whether decode steps got worse, at similar batch sizes."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,21 @@ from numpy.typing import NDArray
 
 from eldr_service.core.worker import StepReport
 
-# Worse by so much, as the least that the evidence allows.
+# Least worsening, as the lower bound of the evidence.
 TOLERANCE = 0.02
 _ERRORS = 3.0  # standard errors
 _BLOCKS = 8
 LEAST = 64
-"""Reports before and after, of which some before are at the batch size of each."""
+"""Fewest reports before and after; later ones need earlier ones of their batch size."""
 
 
 def worse(before: Sequence[StepReport], after: Sequence[StepReport]) -> str:
-    """Say what got worse beyond doubt: "active experts", "step time", or nothing ("").
+    """What got significantly worse: "active experts", "step time", or nothing ("").
 
-    Both grow with the batch, so each report after is compared with the mean of those before at its
-    batch size, within a quarter of an octave (19%); where there are none, it does not count. What
-    is compared is the logarithm of the ratio. Reports that follow each other are alike, so its
-    standard error is that of the means of eight blocks of reports in a row, before and after.
+    Both grow with the batch, so each later report is compared with the mean of earlier ones at its
+    batch size, within a quarter of an octave (19%); without any, it does not count. The comparison
+    is of the logarithm of the ratio. Consecutive reports are correlated, so its standard error is
+    that of the means of eight blocks of consecutive reports, before and after.
     """
     if min(len(before), len(after)) < LEAST:
         return ""
@@ -33,7 +33,7 @@ def worse(before: Sequence[StepReport], after: Sequence[StepReport]) -> str:
 
 
 def _least_change(old: NDArray[np.float64], new: NDArray[np.float64], column: int) -> float:
-    """The lower bound of the mean log ratio; minus infinity where there is too little to say."""
+    """The lower bound of the mean log ratio; minus infinity if there is too little data."""
     old, new = (reports[(reports[:, [0, column]] > 0).all(axis=1)] for reports in (old, new))
     old_bin, new_bin = (np.round(4 * np.log2(reports[:, 0])) for reports in (old, new))
     expected = {size: np.log(old[old_bin == size, column]).mean() for size in np.unique(old_bin)}

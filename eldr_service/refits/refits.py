@@ -1,4 +1,4 @@
-"""Refits of all models: beside the decisions, installed when better, taken back when worse."""
+"""Refits of all models: beside the decisions, installed if better, rolled back if worse."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RefitStatus:
-    """How refits of a model stand; `held_seconds` are left of a choice made by hand."""
+    """The state of a model's refits; `held_seconds` remain of a choice made by hand."""
 
     mode: RefitMode
     running: bool
@@ -34,7 +34,7 @@ class RefitStatus:
 
 
 class Refits:
-    """Keeps the partitions of all models fitting their traffic.
+    """Keeps the partitions of all models fitted to their traffic.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Refits:
     settings : RefitSettings
     tell : callable (model, outcome)
         Told of the outcome of each refit, for metrics: installed, kept, reshaped, rolled_back,
-        discarded (things changed meanwhile) or failed.
+        discarded (the model changed meanwhile) or failed.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Refits:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def tick(self, now: float) -> None:
-        """Look after all models; a fit goes on in the background."""
+        """Check all models; a fit runs in the background."""
         for name in self._upkeep.keys() - self._router.models.keys():
             del self._upkeep[name]
         for model in list(self._router.models.values()):
@@ -79,23 +79,23 @@ class Refits:
                 task.add_done_callback(self._tasks.discard)
 
     def set_mode(self, model: Model, mode: RefitMode | None) -> None:
-        """Refit a model or not, from now on and over restarts; None for the daemon's setting."""
+        """Set and store whether to refit a model; None for the daemon's setting."""
         self._chosen.set_refit_mode(model, mode.name if mode else "")
         self._of(model).mode = mode or self._settings.mode
 
     def follow_mode(self, model: Model) -> None:
-        """Take over the mode that was chosen for the model elsewhere."""
+        """Apply a model's mode that another replica chose."""
         name = self._chosen.refit_mode(model)
         self._of(model).mode = RefitMode[name] if name else self._settings.mode
 
     def status(self, model: Model) -> RefitStatus:
-        """How refits of a model stand."""
+        """The state of a model's refits."""
         upkeep = self._of(model)
         held = max(0.0, upkeep.held_until - time.monotonic())
         return RefitStatus(upkeep.mode, upkeep.running, upkeep.last, held)
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Abandon the work in progress."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -168,7 +168,7 @@ class Refits:
         return "installed"
 
     def _still(self, upkeep: Upkeep, partition: Partition | None) -> bool:
-        """The model is there and wants it, and no other partition has been activated meanwhile."""
+        """Whether the model still wants it, and no other partition was activated meanwhile."""
         model = upkeep.model
         return (
             self._router.models.get(model.name) is model

@@ -1,4 +1,4 @@
-"""What one model's partition needs, and when. Decides; `refits.Refits` acts."""
+"""What one model's partition needs, and when. It decides; `refits.Refits` acts."""
 
 import math
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from eldr_service.refits.drift import Drift
 from eldr_service.refits.evidence import LEAST, worse
 from eldr_service.routing.model import Model
 
-# Workers that come or go together are to be one change.
+# Workers that come or go together should be one change.
 QUIET_SECONDS = 2.0
 _MOST_DOUBLINGS = 6
-_DRIFT_SAMPLE = 8  # signatures a tick: some 0.2 ms
+_DRIFT_SAMPLE = 8  # signatures per tick: about 0.2 ms
 _REPORTS_A_LOOK = 16
-_PROVEN = 512  # reports without evidence of anything worse
+_PROVEN = 512  # reports without evidence of worsening
 
 
 class RefitMode(IntEnum):
-    """Whether partitions follow the traffic by themselves; the numbers are the contract's."""
+    """Whether partitions follow the traffic automatically; the numbers are the contract's."""
 
     OFF = 1
     MANUAL = 2
@@ -28,7 +28,7 @@ class RefitMode(IntEnum):
 
 
 class Due(Enum):
-    """What is to be done now, and why."""
+    """What is due, and why."""
 
     RESHAPE = "reshape"
     FIRST = "first"
@@ -43,13 +43,13 @@ class RefitSettings:
     Attributes
     ----------
     mode : RefitMode
-        Of models that were given no other.
+        Of models for which none was set.
     interval : float
-        Seconds between refits at least.
+        Least seconds between refits.
     window : float
         Seconds that a partition activated by hand is left alone; the span of `RecentCounts`.
     signatures : int
-        For each worker: in the window at least, and new ones between refits.
+        Per worker: fewest in the window, and new ones between refits.
     """
 
     mode: RefitMode = RefitMode.AUTO
@@ -66,13 +66,13 @@ class _Watch:
     ----------
     before : list of StepReport
     slots : mapping of worker id to slot
-        How workers were bound before, to go back to.
+        How workers were bound before, to restore on a rollback.
     placements : int
-        So many are to be made before reports are about this partition's.
+        Placements to be made before reports are about this partition.
     until : float
-        A verdict after that is of no use: the traffic is another.
+        No verdict after that: the traffic has changed.
     since, looked : int
-        Reports seen when that was so, and when the evidence was looked at last; -1 for not yet.
+        Reports seen at that point, and when the evidence was last checked; -1 for not yet.
     """
 
     before: list[StepReport]
@@ -84,16 +84,16 @@ class _Watch:
 
 
 class Upkeep:
-    """One model's partition over time.
+    """The upkeep of one model's partition.
 
     Attributes
     ----------
     running : bool
-        A fit is under way.
+        Whether a fit is in progress.
     last : str
-        What came of the last fit, in words; empty before there is any.
+        The outcome of the last fit, in words; empty before the first.
     held_until : float
-        The partition was chosen by hand and is left alone so long.
+        Until when the partition, chosen by hand, is left alone.
     """
 
     def __init__(self, model: Model, settings: RefitSettings, mode: RefitMode) -> None:
@@ -115,10 +115,10 @@ class Upkeep:
         self._changed_at = -math.inf
         self._after_change: Due | None = None
 
-    # What happens to the model
+    # Events of the model
 
     def follow(self, automatic: bool, now: float) -> None:
-        """Notice what has changed since the last tick; `automatic` is not chosen by hand."""
+        """Detect what has changed since the last tick; `automatic` means not chosen by hand."""
         model = self.model
         model.recent.is_open = self.mode is not RefitMode.OFF
         model.recent.spill(now)
@@ -154,7 +154,7 @@ class Upkeep:
         if idle or model.geometry is None or not len(model.recent):
             return None
         workers = self.workers()
-        if workers < 2:  # there is no choice to make
+        if workers < 2:  # nothing to choose from
             return None
         enough = len(model.recent) >= need * workers
         if self._after_change and now - self._changed_at >= QUIET_SECONDS:
@@ -169,21 +169,21 @@ class Upkeep:
         return Due.TRAFFIC if model.partition else Due.FIRST
 
     def workers(self) -> int:
-        """Decode workers that have a slot, or would if there were a partition."""
+        """Number of decode workers that have a slot, or would have one with a partition."""
         bindings = self.model.bindings
         return len(bindings.slot_of) if bindings else len(self.model.rows_to_bind())
 
     def _misfit(self) -> bool:
-        """A slot is vacant or shared."""
+        """Whether a slot is vacant or shared."""
         assert self.model.partition
         assert self.model.bindings
         slots = self.model.bindings.slot_of.values()
         return not len(slots) == len(set(slots)) == self.model.partition.num_slots
 
-    # What is done
+    # Actions
 
     def begin(self, due: Due, now: float) -> None:
-        """A fit begins; after a reshape, whatever comes of it, a refit is to follow."""
+        """A fit begins; after a reshape, whatever its outcome, a refit follows."""
         self.running = True
         if due is Due.RESHAPE:
             self._after_change = Due.MEMBERSHIP
@@ -194,14 +194,14 @@ class Upkeep:
             self._not_before = now + self._settings.interval * 2**self._rollbacks
 
     def installed(self) -> None:
-        """A partition of ours is in force."""
+        """An automatic partition is in force."""
         self._activated()
 
     def probation(self, slots: Mapping[str, int], bookings: int, now: float) -> None:
-        """A refitted partition is in force, in place of one that bound workers to `slots`.
+        """A refitted partition is in force, replacing one that bound workers to `slots`.
 
-        `bookings` were alive then, and their steps are not its doing. No refit to other traffic
-        follows before the verdict, unless there can be none as workers do not report.
+        `bookings` were alive then, and their steps are not due to it. No refit to other traffic
+        follows before the verdict, unless there can be none because workers do not report.
         """
         reports = self._reports_since(self._reports_at_activation)
         self._activated()
@@ -213,7 +213,7 @@ class Upkeep:
     def got_worse(self) -> tuple[str, Mapping[str, int]] | None:
         """What got worse since the last refit, and how workers were bound before it.
 
-        None where nothing did, or it is too early to tell.
+        None if nothing did, or if it is too early to tell.
         """
         watch, seen = self._watch, self.model.step_reports_seen
         if watch is None or not self.model.bindings:
@@ -233,7 +233,7 @@ class Upkeep:
         return None
 
     def rolled_back(self, now: float) -> None:
-        """The partition before is in force again; each time in a row, refits wait twice as long."""
+        """The previous partition is in force again; each rollback in a row doubles refits' wait."""
         self._activated()
         self._rollbacks = min(self._rollbacks + 1, _MOST_DOUBLINGS)
         self._not_before = now + self._settings.interval * 2**self._rollbacks

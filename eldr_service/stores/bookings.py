@@ -1,7 +1,7 @@
-"""Bookings in the store: a row per living one, and their ends as they came.
+"""Bookings in the store: one row per living booking, and ends as they came.
 
-Rows are JSON, and go to SQLite as one text per statement, which it takes apart by itself: so the
-interpreter's lock is free while rows are written, and is taken a few times per commit, not per row.
+Rows are JSON, passed to SQLite as one text per statement, which SQLite splits: the GIL is free
+while rows are written, and taken a few times per commit, not per row.
 """
 
 import base64
@@ -21,27 +21,27 @@ from eldr_service.stores.records import StoreError
 from eldr_service.stores.sqlite import SqliteStore
 
 READ_AT_ONCE = 500
-"""Bookings: a few hundred kilobytes without counts, which the processor's caches hold."""
+"""Bookings per part: a few hundred kilobytes without counts, which fit the processor's caches."""
 _KEEP = (
     "INSERT OR REPLACE INTO bookings (number, record)"
     " SELECT json_extract(value, '$[0]'), value FROM json_each(?)"
 )
 _quoted = encode_basestring_ascii
-_known = lru_cache(8_192)(encode_basestring_ascii)  # models, workers: the same again and again
+_known = lru_cache(8_192)(encode_basestring_ascii)  # model and worker names, which repeat
 _DROP = "DELETE FROM bookings WHERE number IN (SELECT value FROM json_each(?))"
 
 
 Living = tuple[str, int, Booking]
-"""Model, life and a booking to be kept, in the place of what was kept under its number.
+"""Model, life and a booking to store, replacing what was stored under its number.
 
-The life is its worker's incarnation; 0 for any, of a worker that a file names.
+The life is its worker's incarnation; 0 for any, if a file names the worker.
 """
 
 
 class End(NamedTuple):
-    """How an attempt ended; `number` is its booking's, 0 where it had none.
+    """How an attempt ended; `number` is its booking's, 0 if it had none.
 
-    `until` says when to forget it, in seconds of the clock of the one who tells.
+    `until` is when to forget it, in seconds of the caller's clock.
     """
 
     number: int
@@ -54,7 +54,7 @@ class End(NamedTuple):
 
 
 class KeptBooking(NamedTuple):
-    """A booking as it was kept; what has no word here is the booking's own.
+    """A booking as stored; fields not described here are the booking's own.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class KeptBooking(NamedTuple):
 
 
 class BookingStore:
-    """Writes and reads what a router knows of bookings.
+    """Writes and reads what a router knows about bookings.
 
     Parameters
     ----------
@@ -109,20 +109,20 @@ class BookingStore:
     def write(
         self, living: Iterable[Living], ends: Sequence[End], clock: float, afresh: bool = False
     ) -> None:
-        """Write all in one transaction, the living ones first.
+        """Write everything in one transaction, living bookings first.
 
         Parameters
         ----------
         living, ends
         clock : float
-            Unix seconds when the clock of deadlines stood at 0.
+            Unix time at which the clock of deadlines was 0.
         afresh : bool
-            In the place of all that is there.
+            Whether to replace everything stored.
 
         Raises
         ------
         StoreError
-            Nothing of it was written.
+            Nothing was written.
         """
         kept = [row_of(model, life, booking, clock) for model, life, booking in living]
         with self._store.transaction() as execute:
@@ -150,7 +150,7 @@ class BookingStore:
             )
 
     def living(self) -> Iterator[KeptBooking]:
-        """All bookings, in the order in which they were made; a part of them at a time."""
+        """All bookings, in order of creation; loaded in parts."""
         number = -1
         while rows := self._store.read(
             "SELECT number, record FROM bookings WHERE number > ? ORDER BY number LIMIT ?",
@@ -163,12 +163,12 @@ class BookingStore:
             number = rows[-1][0]
 
     def last_number(self) -> int:
-        """The highest number of a living booking; 0 where there is none."""
+        """The highest number of a living booking; 0 if there is none."""
         ((number,),) = self._store.read("SELECT coalesce(max(number), 0) FROM bookings")
         return int(number)
 
     def ends(self, unix_seconds: float) -> Iterator[End]:
-        """The ends to be remembered longer than until then, oldest first; in Unix seconds."""
+        """The ends to be remembered beyond that time, oldest first; in Unix seconds."""
         rows = self._store.read(
             "SELECT records FROM ends WHERE until > ? ORDER BY place", (unix_seconds,)
         )
@@ -180,7 +180,7 @@ class BookingStore:
 
     @contextmanager
     def _damage_said(self) -> Iterator[None]:
-        """A row that cannot be read ends the start: a booking is not dropped in silence."""
+        """Fail the start on a row that cannot be read: bookings are not dropped silently."""
         try:
             yield
         except (ValueError, TypeError) as error:
@@ -188,17 +188,19 @@ class BookingStore:
 
 
 def kept_of(row: str | bytes) -> KeptBooking:
-    """What `row_of` wrote."""
+    """The inverse of `row_of`."""
     return _kept(json.loads(row))
 
 
 def _kept(row: list[Any]) -> KeptBooking:
-    kept = KeptBooking._make((*row, 0)[: len(KeptBooking._fields)])  # once there was no source
+    kept = KeptBooking._make(
+        (*row, 0)[: len(KeptBooking._fields)]
+    )  # earlier versions had no source
     return kept._replace(counts=counts_of(row[6])) if row[6] else kept
 
 
 def row_of(model: str, life: int, b: Booking, clock: float) -> str:
-    """A booking as JSON, for `kept_of`; put together by hand, which takes half the time.
+    """A booking as JSON, for `kept_of`; formatted by hand, which takes half the time.
 
     `clock` is the Unix time at which the clock of its deadlines was 0.
     """
@@ -217,14 +219,14 @@ def row_of(model: str, life: int, b: Booking, clock: float) -> str:
 
 
 def text_of(counts: Counts) -> tuple[int, int, str, str]:
-    """Shape, type and bytes, in the narrowest type that holds them."""
+    """Shape, type and bytes, in the narrowest type that fits."""
     narrow = counts.astype(np.min_scalar_type(counts.max(initial=0)))
     layers, experts = counts.shape
     return layers, experts, narrow.dtype.str, base64.b64encode(narrow.tobytes()).decode()
 
 
 def counts_of(text: tuple[int, int, str, str] | None) -> Counts | None:
-    """What `text_of` wrote; None for nothing."""
+    """The inverse of `text_of`; None for None."""
     if text is None:
         return None
     layers, experts, kind, data = text

@@ -1,4 +1,4 @@
-"""What was learned from traffic, in the store: a policy's arrays, and recent counts in pieces."""
+"""Learned state in the store: a policy's arrays, and recent counts in pieces."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Learned(NamedTuple):
-    """What a policy of that name had learned; `saved` in Unix seconds."""
+    """What a policy of this name had learned; `saved` in Unix seconds."""
 
     policy: str
     saved: float
@@ -23,7 +23,7 @@ class Learned(NamedTuple):
 
 
 class LearnedStore:
-    """Writes and reads what was learned of each model. All of it can be learned again.
+    """Writes and reads what was learned for each model. All of it can be learned again.
 
     Parameters
     ----------
@@ -39,18 +39,18 @@ class LearnedStore:
         self._store = store
 
     def save(self, model: str, learned: Learned) -> None:
-        """Keep it in the place of what was there."""
+        """Save it, replacing what was there."""
         arrays = {name: np.ascontiguousarray(array) for name, array in learned.arrays.items()}
         self.keep(model, learned.policy, learned.saved, save(arrays))
 
     def keep(self, model: str, policy: str, saved: float, data: bytes) -> None:
-        """Keep it as the file that it is."""
+        """Save it as encoded."""
         row = model, policy, saved, data
         with self._store.transaction() as execute:
             execute("INSERT OR REPLACE INTO learned VALUES (?, ?, ?, ?)", row)
 
     def of(self, model: str) -> Learned | None:
-        """What was kept of a model, if anything."""
+        """What was saved for a model, if anything."""
         rows = self._store.read("SELECT policy, saved, data FROM learned WHERE model = ?", (model,))
         for policy, saved, data in rows:
             return Learned(policy, saved, self._arrays(data))
@@ -59,14 +59,14 @@ class LearnedStore:
     def add_recent(
         self, model: str, counts: NDArray[np.uint16], times: NDArray[np.float64], oldest: float
     ) -> None:
-        """Keep more recent counts [n, num_layers, num_experts] with their times, and forget older.
+        """Save more recent counts [n, num_layers, num_experts] and their times; drop older ones.
 
-        Times, and `oldest`, before which nothing is kept, are Unix seconds.
+        Times are Unix seconds; nothing from before `oldest` is kept.
         """
         self.keep_recent(model, float(times[-1]), oldest, save({"counts": counts, "times": times}))
 
     def keep_recent(self, model: str, until: float, oldest: float, data: bytes) -> None:
-        """Keep a piece as the file that it is."""
+        """Save an encoded piece."""
         with self._store.transaction() as execute:
             execute("DELETE FROM recent WHERE model = ? AND until < ?", (model, oldest))
             execute(
@@ -76,7 +76,7 @@ class LearnedStore:
     def recent(
         self, model: str, oldest: float
     ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.float64]]]:
-        """What `add_recent` was given and that is younger, the oldest first."""
+        """What `add_recent` saved since `oldest`, oldest first."""
         rows = self._store.read(
             "SELECT data FROM recent WHERE model = ? AND until >= ? ORDER BY place", (model, oldest)
         )
@@ -85,7 +85,7 @@ class LearnedStore:
             yield arrays["counts"], arrays["times"]
 
     def clear_recent(self, model: str) -> None:
-        """Forget a model's recent counts."""
+        """Delete a model's recent counts."""
         with self._store.transaction() as execute:
             execute("DELETE FROM recent WHERE model = ?", (model,))
 

@@ -1,7 +1,7 @@
-"""A partition as one safetensors file: tensors `centroids` and `idf`, all else string metadata.
+"""A partition as one safetensors file: tensors `centroids` and `idf`, the rest in string metadata.
 
-The same partition always gives the same bytes, so files can be compared. Metadata values other than
-names are JSON.
+Equal partitions always give equal bytes, so files can be compared. Metadata values other than names
+are JSON.
 """
 
 import json
@@ -20,7 +20,7 @@ from eldr_service.core.signature import SignatureTransform
 FORMAT = "eldr-partition/1"
 
 _WHOLE = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
-# What the JSON metadata must be, and how to say so.
+# Types of the JSON metadata, and their descriptions.
 _JSON: dict[str, tuple[TypeAdapter[Any], str]] = {
     "version": (TypeAdapter(_WHOLE), "a whole number"),
     "num_layers": (TypeAdapter(_WHOLE), "a whole number"),
@@ -61,7 +61,7 @@ def dump_partition(partition: Partition) -> bytes:
     tensors = {"centroids": partition.centroids}
     if transform.idf is not None:
         tensors["idf"] = transform.idf
-    # By hand, since the library writes metadata in another order each time.
+    # By hand, since the library's order of metadata varies.
     header: dict[str, Any] = {"__metadata__": metadata}
     body = b""
     for name, tensor in tensors.items():
@@ -78,7 +78,7 @@ def load_partition(data: bytes) -> Partition:
     """Read what `dump_partition` wrote, bit for bit.
 
     InvalidArgumentError names what is wrong with any other file: a metadata key, a tensor, or
-    `data` when it is no safetensors file at all.
+    `data` if it is not a safetensors file at all.
     """
     tensors, metadata = _parts(data)
     if metadata.get("format") != FORMAT:

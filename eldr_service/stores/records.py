@@ -20,20 +20,19 @@ class ModelRecord:
     ----------
     name : str
     geometry : ModelGeometry or None
-        None where no source has declared it.
+        None if no source has declared it.
     policy : str
     policy_parameters : mapping of str to str
     active_version : int
-        Of the partition in force; 0 for none.
+        The version in force; 0 for none.
     history : tuple of int
-        Versions that were active before, the latest last; what a rollback goes back through.
+        Versions active earlier, latest last; what a rollback goes back through.
     next_version : int
-        Of the next partition; never given twice.
+        The next partition's; never reused.
     automatic : tuple of int
-        Versions that came from refits by themselves and that no operator has activated by hand, the
-        latest last.
+        Versions from automatic refits that no operator has activated by hand, latest last.
     refit : str
-        OFF, MANUAL or AUTO; empty for the daemon's own setting.
+        OFF, MANUAL or AUTO; empty for the daemon's setting.
     """
 
     name: str
@@ -50,7 +49,7 @@ class ModelRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRecord:
-    """One worker, as it registered, and what the daemon made of it.
+    """One worker, as registered, and what the daemon adds.
 
     Attributes
     ----------
@@ -59,19 +58,19 @@ class WorkerRecord:
         As in the contract, without the enum's prefix: DECODE, READY.
     url, dp_rank, group, labels : as registered
     capacity_sequences, capacity_kv_tokens : int
-        0 tokens for unknown.
+        0 tokens if unknown.
     incarnation : int
         This life of the worker.
     time_to_live : float
-        Seconds of silence before it is taken as gone; 0 for ever.
+        Seconds of silence before it counts as gone; 0 for never.
     slot : int
-        Of the active partition; -1 for none.
+        In the active partition; -1 for none.
     geometry : ModelGeometry or None
         As registered.
     drain_until : float
         Unix time of the deadline of its drain; 0 for none.
     drain_removes : bool
-        It is forgotten once it is drained.
+        Whether it is removed once drained.
     """
 
     model: str
@@ -93,7 +92,7 @@ class WorkerRecord:
 
     @classmethod
     def of(cls, model: str, spec: WorkerSpec, **rest: Any) -> "WorkerRecord":
-        """The record of a worker as it registered; `rest` is what was made of it."""
+        """The record of a registered worker; `rest` is what the daemon adds."""
         return cls(
             model=model,
             worker_id=spec.worker_id,
@@ -110,7 +109,7 @@ class WorkerRecord:
 
     @property
     def spec(self) -> WorkerSpec:
-        """What the worker said of itself."""
+        """The worker's registration."""
         return WorkerSpec(
             worker_id=self.worker_id,
             role=WorkerRole[self.role],

@@ -1,4 +1,4 @@
-"""The default store: one SQLite file in the state directory, or memory."""
+"""The default store: one SQLite file in the state directory, or in memory."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from eldr_service.stores.volume import network_volume
 log = structlog.get_logger(__name__)
 
 FILE = "eldr.db"
-APPLICATION_ID = int.from_bytes(b"ELDR")  # in the file's header: tells it from other programs'
+APPLICATION_ID = int.from_bytes(b"ELDR")  # in the file's header, to recognise our files
 
 # Models and workers are JSON: read whole, written whole, never searched, and their 64-bit unsigned
 # numbers do not fit SQLite's. Rows keep the order in which they were first saved.
@@ -40,7 +40,7 @@ _BOOKINGS = """
 CREATE TABLE bookings (number INTEGER PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE ends (place INTEGER PRIMARY KEY, until REAL NOT NULL, records TEXT NOT NULL);
 """
-# What can be learned again; `until` is the time of the latest.
+# Can be learned again; `until` is the time of the latest counts.
 _LEARNED = """
 CREATE TABLE learned (
     model TEXT PRIMARY KEY, policy TEXT NOT NULL, saved REAL NOT NULL, data BLOB NOT NULL
@@ -49,34 +49,34 @@ CREATE TABLE recent (
     place INTEGER PRIMARY KEY, model TEXT NOT NULL, until REAL NOT NULL, data BLOB NOT NULL
 );
 """
-# Workers that a source named last, for a start while it cannot be read.
+# Workers that a source listed last, for a start while it cannot be read.
 _FOUND = """
 CREATE TABLE found (source TEXT PRIMARY KEY, workers TEXT NOT NULL);
 """
-# What makes each version of the schema of the one before, the first of nothing. Only added to.
+# Migrations, each from the previous schema version, the first from an empty file. Append only.
 MIGRATIONS = (_FIRST, _BOOKINGS, _LEARNED, _FOUND)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 
 class SqliteStore:
-    """Keeps models, workers and partitions; what it has taken in survives kill -9.
+    """Stores models, workers and partitions; what it has stored survives kill -9.
 
-    Each method is atomic by itself, several are within `transaction`. A power cut never leaves
-    half a change. The file belongs to one daemon at a time, which holds SQLite's own lock on it
-    for as long as it lives. Threads take turns.
+    Each method is atomic, and so are several within `transaction`. A power failure never leaves
+    half a change. The file belongs to one daemon at a time, which holds SQLite's own lock on it as
+    long as it lives. Thread-safe.
 
     Parameters
     ----------
     directory : Path or None
-        Where `eldr.db` lies or is made, with the directory; None keeps everything in memory.
+        Where `eldr.db` is, created with the directory if missing; None keeps everything in memory.
     sync : bool
-        Wait for the disk at each commit, so that a power cut loses nothing either; without, it
-        may lose the last moments before it.
+        Wait for the disk at each commit, so that even a power failure loses nothing; otherwise it
+        may lose the last moments.
 
     Raises
     ------
     StoreError
-        When the file cannot be used; and from every method when reading or writing fails.
+        The file cannot be used; and from every method if reading or writing fails.
     """
 
     def __init__(self, directory: Path | None, sync: bool = False) -> None:
@@ -89,7 +89,9 @@ class SqliteStore:
             except OSError as error:
                 raise StoreError(f"{directory}: {error.strerror}") from error
             file = directory / FILE
-            if file.exists() and not os.access(file, os.W_OK):  # SQLite would speak of its lock
+            if file.exists() and not os.access(
+                file, os.W_OK
+            ):  # SQLite's error would be about its lock
                 raise StoreError(
                     f"{file} cannot be written: it is read-only; give --state a folder that can be"
                 )
@@ -105,8 +107,8 @@ class SqliteStore:
 
     def _open(self) -> None:
         with self._explained():
-            # Before anything is read: a lock that was shared first could never become exclusive
-            # while a second daemon that starts in the same moment shares it too.
+            # Before any read: a shared lock could never become exclusive while a second daemon,
+            # starting at the same time, shares it too.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._db.execute("BEGIN EXCLUSIVE")
             (application,) = self._db.execute("PRAGMA application_id").fetchone()
@@ -124,8 +126,8 @@ class SqliteStore:
             self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             self._db.execute("COMMIT")
-            # WAL is not for files that other machines may open too, and is lost with a client's
-            # cache; a journal that is truncated costs a sync more at each commit.
+            # WAL does not work on files that other machines may open, and is lost with a client's
+            # cache; a truncated journal costs one more sync per commit.
             if volume := network_volume(Path(self._name).parent):
                 log.warning(
                     "state on a network volume: locks may not hold there, and commits are slow; a"
@@ -138,9 +140,9 @@ class SqliteStore:
 
     @contextmanager
     def transaction(self) -> Iterator[Callable[..., object]]:
-        """All that is written inside is kept, or nothing of it when the block raises.
+        """Commit everything written inside, or nothing if the block raises.
 
-        Gives SQLite's `execute`, for tables of others.
+        Yields SQLite's `execute`, for other modules' tables.
         """
         with self._lock, self._explained():
             self._db.execute("BEGIN IMMEDIATE")
@@ -152,12 +154,12 @@ class SqliteStore:
                     self._db.execute("ROLLBACK")
 
     def read(self, query: str, parameters: tuple[object, ...] = ()) -> list[Any]:
-        """All rows of a query, for tables of others."""
+        """All rows of a query, for other modules' tables."""
         with self._explained():
             return self._db.execute(query, parameters).fetchall()
 
     def save_worker(self, worker: WorkerRecord) -> None:
-        """Keep a worker; the one that is there under its identity keeps its place in the order."""
+        """Store a worker; an existing one with its identity keeps its place in the order."""
         with self._explained():
             self._db.execute(
                 "INSERT INTO workers (model, worker_id, record) VALUES (?, ?, ?)"
@@ -166,18 +168,18 @@ class SqliteStore:
             )
 
     def delete_worker(self, model: str, worker_id: str) -> None:
-        """Forget a worker, if it is there."""
+        """Delete a worker, if it exists."""
         with self._explained():
             self._db.execute(
                 "DELETE FROM workers WHERE model = ? AND worker_id = ?", (model, worker_id)
             )
 
     def workers(self) -> list[WorkerRecord]:
-        """Return all workers, in the order in which they were first saved."""
+        """Return all workers, in the order in which they were first stored."""
         return [worker_of(record) for record in self._records("workers")]
 
     def save_model(self, model: ModelRecord) -> None:
-        """Keep a model in the stead of what is there under its name."""
+        """Store a model, replacing the one of its name."""
         with self._explained():
             self._db.execute(
                 "INSERT INTO models (name, record) VALUES (?, ?)"
@@ -186,11 +188,11 @@ class SqliteStore:
             )
 
     def models(self) -> list[ModelRecord]:
-        """Return all models, in the order in which they were first saved."""
+        """Return all models, in the order in which they were first stored."""
         return [model_of(record) for record in self._records("models")]
 
     def add_partition(self, model: str, version: int, data: bytes) -> None:
-        """Keep a partition's file; a version that is there is never replaced."""
+        """Store a partition's file; an existing version is never replaced."""
         with self._explained():
             self._db.execute(
                 "INSERT INTO partitions (model, version, data) VALUES (?, ?, ?)",
@@ -198,7 +200,7 @@ class SqliteStore:
             )
 
     def partition(self, model: str, version: int) -> bytes:
-        """Return a partition's file; NotFoundError when there is none of that version."""
+        """Return a partition's file; NotFoundError if that version does not exist."""
         with self._explained():
             row = self._db.execute(
                 "SELECT data FROM partitions WHERE model = ? AND version = ?", (model, version)
@@ -209,14 +211,14 @@ class SqliteStore:
         return data
 
     def delete_partition(self, model: str, version: int) -> None:
-        """Forget a partition, if it is there; its version is not given again."""
+        """Delete a partition, if it exists; its version is not reused."""
         with self._explained():
             self._db.execute(
                 "DELETE FROM partitions WHERE model = ? AND version = ?", (model, version)
             )
 
     def partition_versions(self, model: str) -> list[int]:
-        """Return the versions that are kept, ascending."""
+        """Return the stored versions, ascending."""
         with self._explained():
             rows = self._db.execute(
                 "SELECT version FROM partitions WHERE model = ? ORDER BY version", (model,)
@@ -224,7 +226,7 @@ class SqliteStore:
         return [version for (version,) in rows]
 
     def close(self) -> None:
-        """Give the file free for the next daemon."""
+        """Release the file for the next daemon."""
         with self._explained():
             self._db.close()
 
@@ -242,18 +244,18 @@ class SqliteStore:
             raise StoreError(self._explanation(error)) from error
 
     def damaged(self) -> str:
-        """What to say, and what to do, where the file is not what was written."""
+        """The message for a damaged file, with what to do."""
         return f"{self._name} is damaged: restore it, or move it away to start afresh"
 
     def _explanation(self, error: sqlite3.Error) -> str:
-        match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the rest says more than is asked
+        match getattr(error, "sqlite_errorcode", 0) & 0xFF:  # the primary code
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 folder = Path(self._name).parent
                 return (
                     f"another eldr-server uses {folder}: stop it, or give this one its own --state"
                 )
             case sqlite3.SQLITE_NOTADB:
-                return f"{self._name} is no SQLite database, left as it is"
+                return f"{self._name} is not a SQLite database, and was left unchanged"
             case sqlite3.SQLITE_CORRUPT:
                 return self.damaged()
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
@@ -265,12 +267,12 @@ class SqliteStore:
 
 
 def worker_of(record: dict[str, Any]) -> WorkerRecord:
-    """A worker's record from what was written of it."""
+    """A worker's record from its stored form."""
     return WorkerRecord(**{**record, "geometry": _geometry(record)})
 
 
 def model_of(record: dict[str, Any]) -> ModelRecord:
-    """A model's record from what was written of it."""
+    """A model's record from its stored form."""
     return ModelRecord(
         **{
             **record,

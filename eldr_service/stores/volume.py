@@ -1,4 +1,4 @@
-"""Which volume a folder lies on, where that is one of the network's."""
+"""Whether a folder is on a network volume."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ NETWORK = re.compile(
 def network_volume(folder: Path, mounts: Path | None = None) -> str:
     """The type of the network volume that a folder lies on, such as nfs4; empty for a local one.
 
-    Empty too where the system does not say.
+    Also empty if the system does not say.
     """
     try:
         lines = (mounts or MOUNTS).read_text(errors="replace").splitlines()
     except OSError:
         return ""
     inside = str(folder.resolve())
-    found = "", ""  # the deepest mount point, and of equals the latest
+    found = "", ""  # the deepest mount point, on ties the latest
     for line in lines:
         left, _, right = line.partition(" - ")
         point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), left.split(" ")[4])

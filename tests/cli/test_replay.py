@@ -95,7 +95,7 @@ def test_a_torn_log_says_so(eldr, log, tmp_path):
     torn = tmp_path / path.name
     torn.write_bytes(path.read_bytes()[:-20])
     document = eldr.json("replay", torn)
-    assert "torn at its end" in document["notes"][0]
+    assert "is truncated or damaged" in document["notes"][0]
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,6 @@ def test_a_frame_that_unpacks_to_gigabytes(tmp_path):
     reader = LogReader(path)
     assert list(reader) == []
     (note,) = reader.notes
-    assert "torn at its end or damaged" in note
+    assert "is truncated or damaged" in note
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown_kib < 1 << 20

@@ -186,7 +186,7 @@ def test_a_bound_below_the_snapshot_is_said(tmp_path, capsys):
         daemon.recorder.tick()
         daemon.serve(5)
     assert size(tmp_path) <= 100
-    assert "100 bytes do not hold a snapshot" in "".join(capsys.readouterr())
+    assert "100 bytes cannot hold a snapshot" in "".join(capsys.readouterr())
 
 
 def test_what_is_no_log_is_refused(tmp_path):

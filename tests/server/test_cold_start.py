@@ -143,7 +143,7 @@ def test_a_cache_directory_that_is_a_file_is_told_of(tmp_path):
     (tmp_path / "file").write_text("")
     (trouble,) = start(tmp_path / "file" / "cache")
     assert "NUMBA_CACHE_DIR" in trouble
-    assert "is no directory that can be written" in trouble
+    assert "is not a writable directory" in trouble
 
 
 def test_without_a_directory_each_start_compiles_and_says_what_to_do():
@@ -195,4 +195,4 @@ def test_warm_up_fails_where_nothing_can_be_written(tmp_path):
     env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "file")}
     failed = subprocess.run(command, env=env, capture_output=True, text=True)
     assert failed.returncode == 1
-    assert "is no directory that can be written" in failed.stderr
+    assert "is not a writable directory" in failed.stderr

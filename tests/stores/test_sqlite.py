@@ -174,7 +174,7 @@ def test_two_daemons_do_not_share(tmp_path):
 def test_leaves_what_is_not_its_own(tmp_path):
     file = tmp_path / FILE
     file.write_bytes(b"letters to my grandmother" * 100)
-    with pytest.raises(StoreError, match="is no SQLite database, left as it is"):
+    with pytest.raises(StoreError, match="is not a SQLite database, and was left unchanged"):
         SqliteStore(tmp_path)
     assert file.read_bytes().startswith(b"letters")
 

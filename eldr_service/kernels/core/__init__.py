@@ -1,1 +1,1 @@
-"""The arithmetic of `eldr_service.core`, and of what the router asks of it."""
+"""The arithmetic of `eldr_service.core`, and of other parts of the router."""

@@ -1,4 +1,4 @@
-"""The next in line: the first few workers of an order, without sorting them all."""
+"""The first few workers in an order, without sorting all of them."""
 
 import numpy as np
 from numba import boolean, float64, int64, types
@@ -19,7 +19,7 @@ def best_first(
     chosen: int,
     most: int,
 ) -> NDArray[np.int64]:
-    """The eligible workers but the chosen, the preferred before the others, each by load.
+    """The eligible workers except the chosen one, preferred ones first, each group by load.
 
     Parameters
     ----------
@@ -27,12 +27,12 @@ def best_first(
     load : ndarray of float64, shape [n]
     chosen : int
     most : int
-        Workers to return at most.
+        Most workers to return.
 
     Returns
     -------
     ndarray of int64
-        Indices; of equals the lowest first.
+        Indices; on ties the lowest first.
     """
     n = len(eligible)
     if len(preferred) != n or len(load) != n:

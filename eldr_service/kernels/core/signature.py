@@ -14,7 +14,7 @@ def _of(counts: types.Type) -> types.Type:
     return result(readonly(counts, 2), readonly(int64, 1), readonly(float32, 2), boolean)
 
 
-# Reordering the sum moves the norm by about 1e-16, and lets it use vector registers.
+# Reordering the sum changes the norm by about 1e-16, and allows vector registers.
 @part(fastmath={"reassoc", "contract"})
 def _norm(
     counts: NDArray[np.uint16] | NDArray[np.uint32],
@@ -42,7 +42,7 @@ def transform_signature(
     weights: NDArray[np.float32],
     square_root: bool,
 ) -> tuple[NDArray[np.float32], float]:
-    """Make the signature of one request; the formula is that of `core.signature`.
+    """Compute the signature of one request; `core.signature` has the formula.
 
     Parameters
     ----------
@@ -57,14 +57,14 @@ def transform_signature(
     Returns
     -------
     signature : ndarray of float32, shape [m * E]
-        Of unit L2 length; all zeros where the norm is zero.
+        Of unit L2 length; all zeros if the norm is zero.
     norm : float
-        Before it was divided by, in float64.
+        The norm that was divided by, in float64.
 
     Raises
     ------
     ValueError
-        When the shapes do not fit, or a layer is outside of the counts.
+        The shapes do not match, or a layer is outside the counts.
     """
     num_layers, num_experts = counts.shape
     kept = len(layers)
@@ -82,7 +82,7 @@ def transform_signature(
         theirs = counts[layer]
         for expert in range(num_experts):
             largest = max(largest, uint32(theirs[expert]))
-    if largest < _TABLE and not weighted:  # the same roots and quotients, each taken once
+    if largest < _TABLE and not weighted:  # the same roots and quotients, each computed once
         table = np.empty(int64(largest) + 1, dtype=np.float32)
         for count in range(len(table)):
             table[count] = (np.sqrt(float64(count)) if square_root else float64(count)) / scale

@@ -31,14 +31,14 @@ def moved_towards(
     counts : ndarray of uint16 or uint32, shape [L, E]
         No row is zero.
     rate : float
-        Share of the request in what is returned, 0 to 1.
+        Weight of the request in the result, 0 to 1.
     total : int
         At most 65,535 x E.
 
     Returns
     -------
     ndarray of uint16, shape [L, E]
-        The sum over a row's first experts is off by a half at most.
+        The sum over a row's first experts is off by at most a half.
     """
     if held.shape != counts.shape:
         raise ValueError("held must have the shape of counts")
@@ -50,7 +50,7 @@ def moved_towards(
         if picks == 0:
             raise ValueError("a layer of counts is zero")
         each, kept = rate * total / picks, 1.0 - rate
-        exact, before = 0.0, int64(0)  # sums so far, as they are and in whole numbers
+        exact, before = 0.0, int64(0)  # sums so far, exact and rounded
         for expert in range(counts.shape[1]):
             exact += kept * held[layer, expert] + each * counts[layer, expert]
             whole = int64(exact + 0.5)

@@ -1,6 +1,6 @@
-"""Similarities of a signature and centroids: exact, and bounded at a quarter of the reading.
+"""Similarities of a signature and centroids: exact, or bounded from a quarter of the memory reads.
 
-Reading the centroids is what they cost. The quantised copy (`core.quantised`) bounds each of them
+Their cost is reading the centroids. The quantised copy (`core.quantised`) bounds each similarity
 from both sides, and the centroids themselves are read only where the bounds leave a question open.
 """
 
@@ -20,11 +20,11 @@ _SIMILARITY = types.Array(float64, 1, "C")(
 _ROUNDING = 1.1e-6  # of similarities, and of the bounds' own arithmetic
 
 
-# Only the sum may be reordered, which is what lets it use vector registers: in float64 that moves
-# the result by about 1e-16, always by the same amount on the same machine.
+# Only the sum may be reordered, so that it can use vector registers: in float64 that changes the
+# result by about 1e-16, always by the same amount on the same machine.
 @part(fastmath={"reassoc", "contract"})
 def dot(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> float:
-    """Summed in float64."""
+    """The dot product, summed in float64."""
     total = 0.0
     for i in range(len(signature)):
         total += float64(centroid[i]) * float64(signature[i])
@@ -40,7 +40,7 @@ def rounded(centroid: NDArray[np.float32], signature: NDArray[np.float32]) -> fl
 
 @part()
 def unknown(size: int) -> NDArray[np.float64]:
-    """So many NaN; `numpy.full` takes longer to compile."""
+    """An array of NaN; `numpy.full` takes longer to compile."""
     result = np.empty(size)
     for i in range(size):
         result[i] = np.nan
@@ -68,7 +68,7 @@ def similarity(
     Raises
     ------
     ValueError
-        When the signature's length is not D, or a slot is not below K.
+        The signature's length is not D, or a slot is not below K.
     """
     if centroids.shape[1] != len(signature):
         raise ValueError("the signature must be as long as a centroid")
@@ -90,8 +90,8 @@ def similarity(
 def quantised(
     signature: NDArray[np.float32],
 ) -> tuple[float, NDArray[np.int16], float, float]:
-    """A step, the signature in whole steps, its squared length and that of what the steps miss."""
-    # Without their sign, floats are ordered as their bits are; integers are compared many at once.
+    """The step size, the signature in steps, its squared length and that of the rounding errors."""
+    # Without the sign, floats sort like their bits; integers are compared many at once.
     bits, most = signature.view(np.int32), int32(0)
     for i in range(len(bits)):
         most = max(most, int32(bits[i] & 0x7FFFFFFF))
@@ -112,7 +112,7 @@ def bounds(
     signature: NDArray[np.float32],
     wanted: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What the rounded similarity of each wanted slot is at least, and at most."""
+    """Lower and upper bounds of the rounded similarity of each wanted slot."""
     step, steps, squares, missed = quantised(signature)
     norm, lost = np.sqrt(squares), np.sqrt(missed)
     common = dot(mean, signature)
@@ -134,7 +134,7 @@ def greatest(
     high: NDArray[np.float64],
     exact: NDArray[np.float64],
 ) -> float:
-    """The greatest similarity among the wanted slots, noting in `exact` what had to be computed."""
+    """The greatest similarity among the wanted slots; stores computed ones in `exact`."""
     at_least = -np.inf
     for slot in range(len(wanted)):
         if wanted[slot]:

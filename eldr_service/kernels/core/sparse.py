@@ -1,4 +1,4 @@
-"""Sparse activation counts, read from the bytes of their message without an object an entry."""
+"""Sparse activation counts, decoded from a message's bytes without an object per entry."""
 
 import numpy as np
 from numba import int64, types, uint8, uint32
@@ -12,7 +12,7 @@ _INDEX, _COUNT = 1 << 3 | 2, 2 << 3 | 2  # tags of packed fields 1 and 2
 
 @part()
 def _varint(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
-    """The number that begins at `at`, and where the next one does."""
+    """The number at `at`, and the position of the next one."""
     value = 0
     shift = 0
     while True:
@@ -32,7 +32,7 @@ def sparse_counts(data: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint32
     ----------
     data : ndarray of uint8
         The message as a protobuf library writes it: well-formed, both fields packed and in order,
-        what it does not know last.
+        unknown fields last.
     size : int
         Entries of the counts.
 
@@ -40,7 +40,7 @@ def sparse_counts(data: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint32
     -------
     counts : ndarray of uint32, shape [size]
     wrong : int
-        0, or NOT_INCREASING or TOO_LARGE for what the indices are.
+        0, or NOT_INCREASING or TOO_LARGE if the indices are wrong.
     """
     counts = np.zeros(size, dtype=np.uint32)
     last = -1

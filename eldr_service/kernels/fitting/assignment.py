@@ -1,18 +1,18 @@
-"""Balanced assignment: who goes where at the least total cost, when places are limited.
+"""Balanced assignment: items to groups with limited places, at the least total cost.
 
 A transportation problem with few groups and many items, solved by successive shortest paths (Ahuja,
-Magnanti and Orlin, *Network Flows*, 1993, ch. 9) on a graph of the groups alone: at given prices of
-the groups everyone goes where it is cheapest, then each item too many moves, by way of other groups
-where that costs less, to one with room. Prices come from the same problem on a sample of the items,
-itself solved from a smaller one. The fewer items are misplaced at first, the fewer paths: about
-sqrt(n K), as the sample's prices are off by its sampling error.
+Magnanti and Orlin, *Network Flows*, 1993, ch. 9) on a graph of only the groups. At given prices of
+the groups, every item first goes where it is cheapest; then each excess item moves, through other
+groups if that costs less, to one with room. Prices come from the same problem on a sample of the
+items, itself solved from a smaller sample. The fewer items are misplaced at first, the fewer paths
+are needed: about sqrt(n K), as the sample's prices have a sampling error.
 
-The answer does not depend on where prices start. Its certificate are the prices it ends with
-(`assignment_with_prices`): every item is in a group that is cheapest for it, price included, and
-only full groups have a price, so no other assignment within the capacities costs less.
+The result does not depend on the initial prices. The final prices (`assignment_with_prices`) are
+its certificate: every item is in a group that is cheapest for it, price included, and only full
+groups have a price, so no other assignment within the capacities costs less.
 
-Time O(n K) to place the items, and for each path O(K^2) at most; memory O(n + K^2) besides the
-costs. One thread, without the GIL.
+Time O(n K) to place the items, and at most O(K^2) per path; memory O(n + K^2) besides the costs.
+One thread, without the GIL.
 """
 
 from math import isqrt
@@ -22,10 +22,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from eldr_service.kernels.fitting.assignment_paths import Costs, assign_cheapest, balance
 
-# These affect speed alone.
-_SAMPLED = 8  # one item in so many
-_LEAST_SAMPLE = 16  # items a group
-_LEAST_MOVES = 16  # kept for a pair of groups
+# These affect only speed.
+_SAMPLED = 8  # one item in this many
+_LEAST_SAMPLE = 16  # items per group
+_LEAST_MOVES = 16  # kept per pair of groups
 
 _HUGE = 2.0**900  # from here on, sums of costs could overflow
 
@@ -35,28 +35,28 @@ def balanced_assignment(
 ) -> NDArray[np.int32]:
     """Assign each of n items to one of K groups, no group above its capacity.
 
-    The least total cost among all assignments that respect the capacities, up to the rounding of
-    float64. The same input gives the same labels.
+    The total cost is the least among all assignments that respect the capacities, up to the
+    rounding of float64. Equal input gives equal labels.
 
     Parameters
     ----------
     cost : array_like of float, shape [n, K]
-        Finite; negative costs are fine. float32 is used as it is, all else becomes float64.
+        Finite; negative costs are allowed. float32 is used as is, other types become float64.
     capacity : int or array_like of int, shape [K]
         Places of every group, or of each.
     start : array_like of float, shape [K], optional
-        Prices of a similar problem (`assignment_with_prices`), which save time and change nothing
-        but the choice among equally good assignments.
+        Prices of a similar problem (`assignment_with_prices`), which save time and only affect the
+        choice among equally good assignments.
 
     Returns
     -------
     ndarray of int32, shape [n]
-        The group of each item; groups may stay below capacity.
+        The group of each item; groups may be below capacity.
 
     Raises
     ------
     ValueError
-        When the capacities cannot hold n items, or an argument is malformed.
+        The capacities cannot hold n items, or an argument is malformed.
     """
     return assignment_with_prices(cost, capacity, start=start)[0]
 
@@ -64,7 +64,7 @@ def balanced_assignment(
 def assignment_with_prices(
     cost: ArrayLike, capacity: ArrayLike, *, start: ArrayLike | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """As `balanced_assignment`, and what one more place in each group would save.
+    """Like `balanced_assignment`, and what one more place in each group would save.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def assignment_with_prices(
     scale = 2.0**-100 if largest > _HUGE else 1.0
     if scale < 1.0:
         costs = costs * scale
-    # No prices that matter are farther apart than a path is long.
+    # Prices that matter differ by no more than the length of a path.
     prices = np.clip((prices - prices.min()) * scale, 0.0, 2.0 * groups * (largest * scale))
     labels = _solve(costs, places, prices)
     with np.errstate(over="ignore"):  # a price beyond float64 is infinite
@@ -94,7 +94,7 @@ def assignment_with_prices(
 def _solve(
     costs: Costs, places: NDArray[np.int64], prices: NDArray[np.float64]
 ) -> NDArray[np.int32]:
-    """Least-cost labels, from `prices` on, which are updated."""
+    """Least-cost labels, starting from `prices`, which are updated."""
     n, groups = costs.shape
     labels, spare, excess = assign_cheapest(costs, places, prices)
     misplaced = int(np.maximum(excess, 0).sum())
@@ -109,7 +109,7 @@ def _solve(
 
 
 def _sample(costs: Costs, size: int) -> Costs:
-    """Draw one row from each of `size` runs of rows: no order of the items can bias it."""
+    """Draw one row from each of `size` runs of rows, so that no order of the items can bias it."""
     edges = np.arange(size + 1) * len(costs) // size
     return costs[np.random.default_rng(0).integers(edges[:-1], edges[1:])]
 

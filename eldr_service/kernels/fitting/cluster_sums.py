@@ -1,7 +1,7 @@
-"""Sums of the signatures in each cluster, kept up to date by what has moved.
+"""Sums of the signatures in each cluster, updated by what has moved.
 
-In float64, where adding and taking away float32 entries of unit vectors leaves next to no error.
-Each cluster is summed by one thread, in the order of the signatures.
+Sums are in float64, where adding and subtracting float32 entries of unit vectors leaves almost no
+error. Each cluster is summed by one thread, in the order of the signatures.
 """
 
 import numpy as np
@@ -21,10 +21,10 @@ def move_dense(
     before: NDArray[np.int32],
     after: NDArray[np.int32],
 ) -> None:
-    """Add each row of `signatures` [n, D] to the sum `after` [n] says; update `sums` [K, D].
+    """Add each row of `signatures` [n, D] to the sum given by `after` [n]; update `sums` [K, D].
 
-    Rows are taken from the sum that `before` [n] says; -1 is none, and without a move nothing is
-    done.
+    Rows are subtracted from the sum given by `before` [n]; -1 is none. Rows that do not move are
+    skipped.
     """
     over_rows(
         lambda first, last: _dense(sums, signatures, before, after, first, last),
@@ -41,7 +41,7 @@ def move_sparse(
     before: NDArray[np.int32],
     after: NDArray[np.int32],
 ) -> None:
-    """As `move_dense`, for sparse rows as `sparse_similarities` takes them."""
+    """Like `move_dense`, for sparse rows in the form of `sparse_similarities`."""
     over_rows(
         lambda first, last: _sparse(sums, values, columns, starts, before, after, first, last),
         len(sums),

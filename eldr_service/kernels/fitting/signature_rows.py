@@ -1,6 +1,6 @@
-"""Signatures of many requests at once, dense or sparse; the formula is that of `core.signature`.
+"""Signatures of many requests, dense or sparse; `core.signature` has the formula.
 
-Dense ones in float32 but for the norm, so they are within 4e-7 of the router's, relatively.
+Dense ones are in float32 except the norm, so they are within 4e-7 of the router's, relatively.
 """
 
 import numpy as np
@@ -83,7 +83,7 @@ def sparse_signatures(
 
 @kernel(types.Array(boolean, 1, "C")(readonly(float32, 2)), nogil=True)
 def nonzero_rows(signatures: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which rows of `signatures` [n, D] are not all zero, read as far as their first entry."""
+    """Which rows of `signatures` [n, D] are not all zero; each is read to its first such entry."""
     result = np.zeros(len(signatures), np.bool_)
     for i in range(len(signatures)):
         for value in signatures[i]:

@@ -1,6 +1,6 @@
-"""Cosines of many signatures with many centers, the same bits whatever the number of threads.
+"""Cosines of many signatures with many centers, bitwise equal for any number of threads.
 
-That is what BLAS does not promise. Entries are summed in float32 a stretch at a time, stretches in
+BLAS does not promise that. Entries are summed in float32 within a stretch, and stretches in
 float64: ten times as accurate as float32 throughout, and as fast.
 """
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from eldr_service.kernels.compiling import kernel, part, readonly
 from eldr_service.kernels.threads import over_rows
 
-_ROWS = 48  # whose sums are kept while a stretch of the centers is in the cache
+_ROWS = 48  # summed together while a stretch of the centers is in the cache
 _STRETCH = 1_024  # entries
-_SPARSE_STRETCH = 256  # entries that are not zero; these are summed one after the other
-_LANES = 16  # float32 of the widest vector register
+_SPARSE_STRETCH = 256  # nonzero entries, summed one after the other
+_LANES = 16  # float32 entries in the widest vector register
 
 
 def dense_similarities(
@@ -53,8 +53,8 @@ def sparse_similarities(
     return result
 
 
-# Reordering is what lets the sums use vector registers. Four rows with four centers at once: eight
-# loads keep sixteen multiplications busy.
+# Reordering allows vector registers. Four rows with four centers at once: eight loads keep sixteen
+# multiplications busy.
 @part(fastmath={"reassoc", "contract", "nsz"})
 def _dots(
     x: NDArray[np.float32],
@@ -108,7 +108,7 @@ def _dense(
         for left in range(0, size, _STRETCH):
             right = min(left + _STRETCH, size)
             for k in range(0, m, 4):
-                # Where fewer than four are left, the last stands in for the missing.
+                # If fewer than four are left, the last is repeated.
                 four = (
                     centers[k, left:right],
                     centers[min(k + 1, m - 1), left:right],
@@ -129,7 +129,7 @@ def _dense(
         result[top:bottom] = sums[: bottom - top]
 
 
-# Four entries at once, so that the sums are loaded and stored a fourth as often.
+# Four entries at once, so that sums are loaded and stored a quarter as often.
 @kernel(
     types.void(
         readonly(float32, 1),

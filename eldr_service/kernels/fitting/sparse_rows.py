@@ -1,4 +1,4 @@
-"""Whether sparse rows are what the other kernels, which do not look, may rely on."""
+"""Checks sparse rows, which the other kernels rely on without checking."""
 
 import numpy as np
 from numba import int32, int64
@@ -9,9 +9,9 @@ from eldr_service.kernels.compiling import kernel, readonly
 
 @kernel(int64(readonly(int32, 1), readonly(int64, 1), int64), nogil=True)
 def first_malformed_row(columns: NDArray[np.int32], starts: NDArray[np.int64], size: int) -> int:
-    """Find the first row whose columns are not ascending, each once, from 0 to ``size - 1``.
+    """Find the first row whose columns are not ascending, unique, and from 0 to ``size - 1``.
 
-    Row i has the columns ``starts[i]`` to ``starts[i + 1] - 1``. -1 when all are as they must be.
+    Row i has the columns ``starts[i]`` to ``starts[i + 1] - 1``. Returns -1 if all rows are valid.
     """
     at = 0
     for i in range(len(starts) - 1):

@@ -1,11 +1,11 @@
-"""Which experts a worker's batch will use: probabilities of not being used, kept as integers.
+"""Which experts a worker's batch will use: probabilities of being unused, kept as integers.
 
-A request uses expert e of a layer for a token with probability p[e]; requests are taken to be
+A request uses expert e of a layer for a token with probability p[e]. Requests are assumed to be
 independent given these, so a batch leaves e unused with probability prod(1 - p[e]). Its logarithm
-is a sum, one term a request. As integers, in steps of 1 / 2048 of a natural logarithm, such sums
-are exact: taking a request out again leaves what was there before it came. For decisions to read,
-the probabilities are kept as a byte each, in 127ths: of the batch as it is, and of one like it of
-another size, whose sums are as many times greater as it has more requests.
+is a sum with one term per request. As integers, in steps of 1 / 2048 of a natural logarithm, such
+sums are exact: removing a request restores what was there before it. For decisions to read, each
+probability is also kept as a byte, in 127ths: for the batch as it is, and for a similar one of
+another size, whose sums are scaled by the ratio of the sizes.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from eldr_service.kernels.compiling import kernel, readonly
 from eldr_service.kernels.integer_products import STEPS, product
 from eldr_service.kernels.policies.packed_use import LOGARITHM, terms_of, unpack_ranges
 
-# Beyond: 1e-7, as good as 0.
+# Beyond: 1e-7, practically 0.
 UNUSED = np.exp(-np.arange(16 * int(LOGARITHM)) / LOGARITHM).astype(np.float32)
 LAST = len(UNUSED) - 1
 WHOLE = 127
@@ -45,22 +45,22 @@ def add_use(
     unused: NDArray[np.int8],
     unused_resized: NDArray[np.int8],
 ) -> float:
-    """Put requests into a worker's batch, or (`times` below 0) take them out. In place.
+    """Add requests to a worker's batch, or remove them if `times` is negative. In place.
 
     Parameters
     ----------
     packed : ndarray of uint8
         One request's use of the experts of all layers, from `pack_use`.
     times : int
-        How many such requests.
+        Number of such requests.
     resized : float
-        How many times as large as this batch the other one is; finite, not negative.
+        Size of the other batch relative to this one; finite, not negative.
     sums : ndarray of int32, shape [n]
-        Of the terms of all that are in the batch.
+        Sums of the terms of all requests in the batch.
     unused : ndarray of int8, shape [n]
         Becomes the probability that a step leaves the expert unused, in 127ths.
     unused_resized : ndarray of int8, shape [n]
-        The same of a batch like it of the other size.
+        The same for a similar batch of the other size.
 
     Returns
     -------
@@ -87,16 +87,16 @@ def add_use(
 def add_terms(
     packed: NDArray[np.uint8], times: int, sums: NDArray[np.int32], others: NDArray[np.int32]
 ) -> None:
-    """Put requests into two batches, or (`times` below 0) take them out: into the sums alone.
+    """Add requests to the sums of two batches, or remove them if `times` is negative.
 
     Parameters
     ----------
     packed : ndarray of uint8
         One request's use of the experts of all layers, from `pack_use`.
     times : int
-        How many such requests.
+        Number of such requests.
     sums, others : ndarray of int32, shape [n]
-        Of the terms of all that are in each batch. In place.
+        Sums of the terms of all requests in each batch. In place.
     """
     if len(others) != len(sums):
         raise ValueError("both sums must be equally long")
@@ -115,7 +115,7 @@ def expected_active(sums: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray
     Parameters
     ----------
     sums : ndarray of int32, shape [m, n]
-        Of the terms of all that are in each batch.
+        Sums of the terms of all requests in each batch.
     rows : ndarray of int64, shape [batches]
         Each batch's row of `sums`.
 
@@ -126,7 +126,7 @@ def expected_active(sums: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray
     Raises
     ------
     ValueError
-        When a row is not there.
+        A row does not exist.
     """
     active = np.empty(len(rows))
     for batch in range(len(rows)):
@@ -144,7 +144,7 @@ def expected_active(sums: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray
 def growth(
     unused: NDArray[np.int8], rows: NDArray[np.int64], probabilities: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """How many more distinct experts each worker's step would use with one more request.
+    """How many more distinct experts one more request would add to each worker's step.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def growth(
     rows : ndarray of int64, shape [workers]
         Each worker's row of `unused`.
     probabilities : ndarray of float32, shape [n]
-        Of the new request; from 0 to 1.
+        The new request's; 0 to 1.
 
     Returns
     -------
@@ -163,7 +163,7 @@ def growth(
     Raises
     ------
     ValueError
-        When the lengths do not fit, or a row is not there.
+        The lengths do not match, or a row does not exist.
     """
     if unused.shape[1] != len(probabilities):
         raise ValueError("probabilities must be as long as a row")

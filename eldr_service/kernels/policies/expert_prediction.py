@@ -1,6 +1,6 @@
-"""Which experts a request's decode will use, from its prefill and what finished requests did.
+"""Which experts a request's decode will use, from its prefill and from finished requests.
 
-Tables are [L, E]: a probability for each expert of each layer that a token uses it, or counts.
+Tables are [L, E]: the probability that a token uses each expert of each layer, or counts.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from eldr_service.kernels.compiling import kernel, part, readonly
 
 NEIGHBOURS = 8
-# Weight exp(SHARPNESS (cosine - 1)) of a finished request; DOUBT is the weight of none of them.
+# Weight exp(SHARPNESS (cosine - 1)) of a finished request; DOUBT is the weight of no request.
 SHARPNESS = 10.0
 DOUBT = 0.01
 _LARGEST = 127
@@ -75,7 +75,7 @@ def _sketch(
     signs: NDArray[np.float32],
     short: NDArray[np.float32],
 ) -> None:
-    """Fill in a vector whose dot products are nearly departures' cosines: a count sketch."""
+    """Compute a vector whose dot products approximate departures' cosines: a count sketch."""
     flat = departs.reshape(departs.size)
     short[:] = 0.0
     for i in range(len(flat)):
@@ -101,7 +101,7 @@ def predict_use(
     scales: NDArray[np.float64],
     finished: int,
 ) -> NDArray[np.float32]:
-    """Predict with what probability a decode's token uses each expert.
+    """Predict the probability that a token of the decode uses each expert.
 
     ``mean + known drift + reliability departure + sum_j w_j scales[j] residuals[j]`` over the
     `NEIGHBOURS` most similar finished requests, ``w_j = exp(SHARPNESS (cosine_j - 1)) / (DOUBT +
@@ -110,29 +110,29 @@ def predict_use(
     Parameters
     ----------
     counts : ndarray of float32, shape [L, E]
-        Of the prefill; a layer of zeros, of which nothing is known, departs by nothing.
+        Of the prefill; a layer of zeros, about which nothing is known, has no departure.
     top_k : float
         Experts of a token: a layer's counts sum to tokens x top_k.
     tokens_of_mean : float
-        m: the mean counts as so many tokens.
+        m: the mean counts as this many tokens.
     mean : ndarray of float32, shape [L, E]
-        Of prefills.
+        Mean of prefills.
     drift : ndarray of float32, shape [L, E]
         Mean of decodes less that of prefills.
     known : float
-        How much of it to believe, 0 to 1.
+        Weight of the drift, 0 to 1.
     reliability : ndarray of float32, shape [L]
-        How much of a prefill's departure lasts in the decode.
+        How much of a prefill's departure persists in the decode.
     buckets : ndarray of int64, shape [L * E]
         Drawn once, each from 0 to below S.
     signs : ndarray of float32, shape [L * E]
         Drawn once, each 1 or -1.
     sketches : ndarray of float32, shape [M, S]
-        Of finished requests' departures: their dot products are nearly the cosines.
+        Of finished requests' departures: their dot products approximate the cosines.
     residuals : ndarray of int8, shape [M, L * E]
-        Their decodes less what the first three terms say, in units of scales [M].
+        What their decodes used beyond the first three terms, in units of scales [M].
     finished : int
-        How many rows of these are filled.
+        Number of filled rows of these.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def predict_use(
         cosines[j] = _dot(own, sketches[j])
     nearest = np.empty(min(NEIGHBOURS, finished), np.int64)
     weights = np.empty(len(nearest), np.float64)
-    for k in range(len(nearest)):  # of equals, the first
+    for k in range(len(nearest)):  # on ties the first
         nearest[k] = np.argmax(cosines)
         weights[k] = np.exp(SHARPNESS * (cosines[nearest[k]] - 1.0))
         cosines[nearest[k]] = -2.0
@@ -180,14 +180,14 @@ def predict_use(
 def follow_counts(
     mean: NDArray[np.float32], counts: NDArray[np.float32], top_k: float, rate: float
 ) -> None:
-    """Move a mean towards one request's frequencies, in place; layers of zeros say nothing.
+    """Move a mean towards one request's frequencies, in place; layers of zeros are ignored.
 
     Parameters
     ----------
     mean, counts : ndarray of float32, shape [L, E]
     top_k : float
     rate : float
-        Share of the way, 0 to 1.
+        Step size, 0 to 1.
     """
     if mean.shape != counts.shape:
         raise ValueError("mean must have the shape of counts")
@@ -218,7 +218,7 @@ def learn_decode(
     sketch: NDArray[np.float32],
     residual: NDArray[np.int8],
 ) -> float:
-    """Learn from a request that finished, in place; layers of zeros say nothing.
+    """Learn from a finished request, in place; layers of zeros are ignored.
 
     Parameters
     ----------
@@ -227,19 +227,19 @@ def learn_decode(
     decode : ndarray of float32, shape [L, E]
         Counts.
     drift : ndarray of float32, shape [L, E]
-        Moved `rate` of the way towards this decode's difference from `mean`.
+        Moved by `rate` towards this decode's difference from `mean`.
     keep : float
-        By how much the sums are multiplied first, to forget.
+        Factor on the sums, to forget older ones.
     known : float
-        How much to believe of what was learned, 0 to 1.
+        Weight of what was learned, 0 to 1.
     sums : ndarray of float64, shape [2, L]
-        Of squared departures, and of their products with what decodes differ by beside the drift.
+        Of squared departures, and of their products with the decodes' differences beyond the drift.
     reliability : ndarray of float32, shape [L]
-        Becomes their quotient, drawn to 1 where little is known.
+        Becomes their quotient, pulled towards 1 while little is known.
     sketch : ndarray of float32, shape [S]
-        Becomes the request's.
+        Becomes the request's sketch.
     residual : ndarray of int8, shape [L * E]
-        Becomes what the decode used beyond what the mean, the drift and the prefill say.
+        Becomes what the decode used beyond mean, drift and prefill.
 
     Returns
     -------

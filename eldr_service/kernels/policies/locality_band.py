@@ -39,12 +39,12 @@ def choose_in_band(
     tau: float,
     min_band: int,
 ) -> tuple[int, NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Take the least loaded of the workers whose centroid is nearly as similar as the best one's.
+    """Take the least loaded of the workers whose centroid is nearly as similar as the best one.
 
-    The band is every eligible worker with ``similarity >= best - tau``. When `tau` is positive and
-    those are fewer than `min_band`, the next best join, so that load has a say. Eligible workers
-    without a slot are in the band whatever the others' similarity, and beside that number. All ties
-    go to the lowest index.
+    The band is every eligible worker with ``similarity >= best - tau``. If `tau` is positive and
+    those are fewer than `min_band`, the next best join, so that load counts. Eligible workers
+    without a slot are in the band whatever the others' similarity, and do not count towards
+    `min_band`. All ties go to the lowest index.
 
     Parameters
     ----------
@@ -58,22 +58,22 @@ def choose_in_band(
     tau : float
         Width of the band, in units of cosine similarity.
     min_band : int
-        Workers with a slot that are in it at least, as far as there are any.
+        Fewest workers with a slot in the band, as far as there are any.
 
     Returns
     -------
     worker : int
-        -1 when none is eligible.
+        -1 if none is eligible.
     similarity : ndarray of float64, shape [n]
-        As from `similarity`; NaN where the decision did not need it. It is there for `worker`.
+        As from `similarity`; NaN if the decision did not need it. Always set for `worker`.
     in_band : ndarray of bool, shape [n]
     about : ndarray of float64, shape [n]
-        The similarity of each eligible worker with a slot as quantised centroids have it.
+        The similarity by quantised centroids, for each eligible worker with a slot.
 
     Raises
     ------
     ValueError
-        When `eligible` or `load` has not one entry per worker, the signature's length is not D, or
+        `eligible` or `load` does not have one entry per worker, the signature's length is not D, or
         a slot is not below K.
     """
     n = len(slots)
@@ -95,7 +95,7 @@ def choose_in_band(
     low, high = bounds(mean, codes, scale, error, length, signature, wanted)
     exact = unknown(slots_in_all)
 
-    # Which one is the best matters only where it moves the edge past another.
+    # Which one is best matters only if it moves the edge past another.
     best_low = best_high = -np.inf
     for slot in range(slots_in_all):
         if wanted[slot]:

@@ -1,4 +1,4 @@
-"""What a request costs on each worker, in predicted step time, and where it costs least."""
+"""The cost of a request on each worker, in predicted step time, and the cheapest worker."""
 
 import numpy as np
 from numba import boolean, float32, float64, int8, int32, int64, types
@@ -28,7 +28,7 @@ def nearness(
     signature: NDArray[np.float32],
     slots: NDArray[np.int32],
 ) -> NDArray[np.float64]:
-    """The similarity to each worker's centroid, from its codes alone and rounded to 1e-3; or NaN.
+    """The similarity to each worker's centroid, from its codes alone, rounded to 1e-3; or NaN.
 
     `mean`, `codes` and `scale` as in `core.quantised`, `signature` and `slots` as for `similarity`.
     """
@@ -73,35 +73,35 @@ def least_marginal_cost(
     ----------
     eligible : ndarray of bool, shape [n]
     sequences : ndarray of int64, shape [n]
-        That each worker holds.
+        Sequences on each worker.
     rows : ndarray of int64, shape [n]
-        Each worker's place in the next two.
+        Each worker's index in the next two arrays.
     booked, weight : ndarray of float64, shape [rows]
-        Sequences whose age is known, plainly and by what they have yet to generate, in half lives;
-        the worker's others weigh 1.
+        Sequences of known age, unweighted and weighted by what they have yet to generate, in half
+        lives; the worker's others weigh 1.
     active, grown : ndarray of float64, shape [n]
         Distinct experts per layer of a step with the request, and how many of them it adds.
     grown_at_mean : ndarray of float64, shape [n]
-        How many it would add were every worker's batch of the mean size.
+        How many it would add if every worker's batch had the mean size.
     speed : ndarray of float64, shape [n]
-        By which the worker's step is longer than the coefficients say.
+        Factor on the worker's step time relative to the coefficients.
     saved : ndarray of float64, shape [n] or [0]
-        Seconds per generated token that the worker spares the request; none spare any where empty.
+        Seconds per generated token that the worker saves the request; empty if none saves any.
     fixed, expert, sequence : float
-        Seconds of a step, for one more active expert a layer, for one more sequence.
+        Seconds of a step without experts or sequences, per active expert of a layer, per sequence.
     tail : float
-        By how much a step may be above the mean of the eligible workers', as a share of it.
+        How far a step may be above the mean of the eligible workers', as a share of the mean.
 
     Returns
     -------
     worker : int
-        -1 when none is eligible; of equals the first.
+        -1 if none is eligible; on ties the first.
     allowed : ndarray of bool, shape [n]
         Eligible, and the step not too long.
     step : ndarray of float64, shape [n]
         Predicted, with the request.
     cost : ndarray of float64, shape [n]
-        What was made least; NaN where it is not allowed.
+        What was minimised; NaN if not allowed.
     """
     n = len(eligible)
     for array in (active, grown, grown_at_mean, speed):
@@ -127,7 +127,7 @@ def least_marginal_cost(
     least = np.inf
     if count == 0:
         return worker, allowed, step, cost
-    # The shortest is not above the mean, and the last digits must not say that it is.
+    # The shortest is not above the mean; rounding must not make it so.
     most = (1.0 + tail) * (mean / count) * (1.0 + 1e-9)
     later = held / count
     for w in range(n):

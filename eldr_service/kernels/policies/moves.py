@@ -1,4 +1,4 @@
-"""Which of some running requests should go on at another worker: what each move would save."""
+"""Which running request should move to another worker: what each move would save."""
 
 import numpy as np
 from numba import boolean, float64, int8, int16, int32, int64, types, uint8
@@ -10,7 +10,7 @@ from eldr_service.kernels.policies.batches import LAST, UNUSED, WHOLE
 from eldr_service.kernels.policies.packed_use import LOGARITHM, terms_of, unpack_ranges
 
 STAYING = 0.5
-"""Of what a move saves beside the sequences of now: others take their places while it lives."""
+"""Share of a saving beside the present sequences: others replace them while the request lives."""
 _VECTOR = readonly(float64, 1)
 _BEST = types.Tuple((int64, int64, float64))(
     *(readonly(uint8, 2), readonly(int64, 1), _VECTOR),
@@ -45,7 +45,7 @@ def best_move(
     Parameters
     ----------
     packed : ndarray of uint8, shape [m, bytes]
-        What each candidate uses, from `pack_use`; each is one sequence.
+        Use of each candidate, from `pack_use`; each is one sequence.
     at : ndarray of int64, shape [m]
         Its worker, below n.
     left : ndarray of float64, shape [m]
@@ -53,13 +53,13 @@ def best_move(
     eligible : ndarray of bool, shape [n]
         Workers that a request may move to.
     sequences : ndarray of int64, shape [n]
-        That each holds.
+        Sequences on each worker.
     rows : ndarray of int64, shape [n]
-        Each worker's row of the next four.
+        Each worker's row in the next four arrays.
     sums, unused, unused_at_mean : ndarray of int32, int8 and int8, shape [rows, experts]
-        Of batches, as `add_use` leaves them.
+        Of batches, as written by `add_use`.
     requests : ndarray of int64, shape [rows]
-        In each batch.
+        Requests in each batch.
     active, speed, fixed, expert, sequence, tail
         As for `least_marginal_cost`, without a new request.
     layers : int
@@ -67,9 +67,9 @@ def best_move(
     Returns
     -------
     candidate, worker : int
-        -1 where no move saves anything.
+        -1 if no move saves anything.
     saved : float
-        Seconds of all sequences together.
+        Seconds over all sequences.
     """
     m, n = len(packed), len(rows)
     if not (len(at) == len(left) == m and len(requests) == len(sums)):

@@ -1,8 +1,8 @@
-"""What a booking keeps of its experts, in three bits each: in which range its predicted use is.
+"""A booking's experts in three bits each: the range of its predicted use.
 
-The experts of a range all stand for its mean, so that what a request is predicted to use is kept
-whole. Packed are, as bytes: a term and a count per range (8 x uint16, 8 x float32), then the range
-of each expert, eight experts in three bytes, the first in the lowest bits.
+All experts of a range are represented by its mean, so that the total predicted use is preserved.
+The packed bytes are: a term and a count per range (8 x uint16, 8 x float32), then the range of
+each expert, eight experts in three bytes, the first in the lowest bits.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ from eldr_service.kernels.compiling import kernel, part, readonly
 RANGES = 8
 LOGARITHM = 2048.0
 _MOST = 1 - 1e-6
-_BLOCK = 1_024  # entries that stay in the nearest cache while all edges are tried
-# Edges, in means: few experts are used much more than the mean, and they say most.
+_BLOCK = 1_024  # entries that stay in the L1 cache while all edges are tried
+# Edges, in means: few experts are used much more than the mean, and they matter most.
 _EDGES = np.array([0.15, 0.4, 0.75, 1.25, 2.0, 3.2, 5.5], np.float32)
 
-_TERMS, _HEAD = 2 * RANGES, 6 * RANGES  # bytes of the terms, and of them and the counts
+_TERMS, _HEAD = 2 * RANGES, 6 * RANGES  # bytes of the terms, and of terms and counts
 
 _PACK = types.Array(uint8, 1, "C")(readonly(float32, 1), readonly(float32, 1))
 _UNPACK = types.Array(uint32, 1, "C")(readonly(uint8, 1), int64)
@@ -36,7 +36,7 @@ def _sum(values: NDArray[np.float32]) -> float:
 def _add_above(
     edge: np.float32, probabilities: NDArray[np.float32], counts: NDArray[np.float32]
 ) -> tuple[np.float32, np.float32, np.float32]:
-    """How many probabilities are above an edge, their sum, and that of their counts."""
+    """The number of probabilities above an edge, their sum, and that of their counts."""
     number = used = counted = np.float32(0.0)
     for i in range(len(probabilities)):
         above = probabilities[i] > edge
@@ -48,19 +48,19 @@ def _add_above(
 
 @kernel(_PACK)
 def pack_use(probabilities: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Sort a request's experts into ranges of their predicted use.
+    """Sort a request's experts into ranges of predicted use.
 
     Parameters
     ----------
     probabilities : ndarray of float32, shape [n]
-        That a token of the decode uses the expert.
+        Probability that a token of the decode uses the expert.
     counts : ndarray of float32, shape [n]
         Of the prefill.
 
     Returns
     -------
     ndarray of uint8, shape [48 + 3 * ceil(n / 8)]
-        Packed. A range's term is -log(1 - p) of its mean p in steps of 1 / 2048, with p kept within
+        Packed. A range's term is -log(1 - p) of its mean p in steps of 1 / 2048, with p clipped to
         0 and 1 - 1e-6; its count is the mean of the counts.
     """
     n = len(probabilities)
@@ -100,7 +100,7 @@ def pack_use(probabilities: NDArray[np.float32], counts: NDArray[np.float32]) ->
 
 @part()
 def unpack_ranges(packed: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
-    """The range of each of n experts, and of some more that fill up a group of eight."""
+    """The range of each of n experts, padded to a multiple of eight."""
     ranges, codes = np.empty((n + 7) // 8 * 8, np.uint8), packed[_HEAD:]
     if len(codes) != len(ranges) // 8 * 3:
         raise ValueError("what is packed must be of as many experts")
@@ -123,7 +123,7 @@ def terms_of(packed: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 @kernel(_UNPACK)
 def unpack_counts(packed: NDArray[np.uint8], n: int) -> NDArray[np.uint32]:
-    """The count of each of n experts, as far as `pack_use` keeps it: the mean of its range."""
+    """The approximate count of each of n experts: the mean of its range."""
     ranges, shares = unpack_ranges(packed, n), packed[_TERMS:_HEAD].view(np.float32)
     counts = np.empty(n, np.uint32)
     for i in range(n):

@@ -30,26 +30,26 @@ def remaining_by_row(
     least: float,
     num_rows: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum up each row's sequences, plainly and by weight: ``max(2 (1 - age / life), least)``.
+    """Sum each row's sequences, unweighted and weighted by ``max(2 (1 - age / life), least)``.
 
     Parameters
     ----------
     rows : ndarray of int64, shape [room]
-        The row of each request; the first `living` are looked at.
+        The row of each request; only the first `living` are used.
     sequences : ndarray of float64, shape [room]
-        Of each request.
+        Sequences of each request.
     lives, began : ndarray of float64, shape [room]
-        Expected life of each, and when it began, in one unit.
+        Each request's expected life and start, in the same unit.
     living : int
     now : float
     least : float
-    num_rows : int
+    Above all rows.
         Above all rows.
 
     Returns
     -------
     booked, weight : ndarray of float64, shape [num_rows]
-        Equal where ages are even.
+        Equal if ages are uniform.
     """
     booked, weight = np.zeros(num_rows), np.zeros(num_rows)
     for i in range(living):

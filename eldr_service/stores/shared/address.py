@@ -23,7 +23,7 @@ FORMS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateAddress:
-    """A URL taken apart; `str` gives it as it was written.
+    """A parsed URL; `str` gives it as written.
 
     Attributes
     ----------
@@ -33,9 +33,9 @@ class StateAddress:
     hosts : tuple of (host, port)
     database : int
     service : str
-        What the Sentinels call the master.
+        The Sentinels' name of the master.
     name : str
-        Begins every key: deployments of different names share nothing.
+        Prefix of every key: deployments with different names share nothing.
     """
 
     text: str
@@ -51,7 +51,7 @@ class StateAddress:
 
     @classmethod
     def parse(cls, text: str) -> "StateAddress":
-        """Read a URL; ValueError says what was expected."""
+        """Parse a URL; ValueError says what was expected."""
         scheme, _, _ = text.partition("://")
         if scheme not in _SCHEMES:
             raise ValueError(f"expected {FORMS}")
@@ -83,11 +83,11 @@ class StateAddress:
 
     @property
     def prefix(self) -> str:
-        """Begins every key. In braces: a Cluster keeps them together, so that a script sees all."""
+        """Prefix of every key. In braces, so that a Cluster keeps them together for the script."""
         return f"{{{self.name}}}:"
 
     def client(self, password_file: Path | None, timeout: float) -> "Redis | RedisCluster":
-        """A client that connects when it is first used; the file is read now.
+        """A client that connects on first use; the file is read now.
 
         It holds the password, or `user:password`. `timeout` is for connecting, in seconds.
         """
@@ -101,7 +101,7 @@ class StateAddress:
         if password_file:
             user, colon, password = password_file.read_text().strip().rpartition(":")
             secret = {"password": password} | ({"username": user} if colon else {})
-        # What failed is tried again by the replica, which knows what it may have left behind.
+        # The replica itself retries, as it knows what a failed call may have done.
         options: dict[str, Any] = {**secret, "ssl": self.tls, "socket_connect_timeout": timeout}
         if self.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in self.hosts]

@@ -1,7 +1,7 @@
-"""What a replica asks of the shared state: an operation is its kind and its fields, in order.
+"""Operations of a replica on the shared state: a kind and its fields, in order.
 
-`commit.lua` says what each means and what it answers; what is taken in comes back to all replicas
-as a change with the same fields.
+`commit.lua` defines what each does and returns; accepted operations come back to all replicas as
+changes with the same fields.
 """
 
 import json
@@ -22,18 +22,18 @@ Key = tuple[str, int]
 """Request and attempt."""
 
 NO_LEASE = "-"
-"""An end with it is remembered, and ends no booking: the attempt may have been placed again."""
+"""An end of this kind is remembered without ending a booking: the attempt may be placed again."""
 
 
 class Result(NamedTuple):
-    """What became of an operation: "ok", or why not; and what is to be known of it."""
+    """The result of an operation: "ok", or why not, and details."""
 
     word: str
     told: tuple[bytes, ...] = ()
 
 
 class Change(NamedTuple):
-    """What a replica did, as all replicas are told of it in the same order."""
+    """What a replica did, as told to all replicas in the same order."""
 
     position: str
     replica: str
@@ -41,7 +41,7 @@ class Change(NamedTuple):
     fields: tuple[bytes, ...]
 
     def texts(self) -> tuple[str, ...]:
-        """The fields, where all are text."""
+        """The fields, if all are text."""
         return tuple(field.decode() for field in self.fields)
 
 
@@ -51,8 +51,8 @@ def place(
 ) -> Operation:  # fmt: skip
     """Book a request.
 
-    `settled` where its caller has had the answer; `known` are the sequences on the worker that the
-    decision knew of, or None if it stands whatever others have booked there.
+    `settled` if its caller has the answer; `known` are the worker's sequences that the decision
+    knew of, or None if it stands whatever others have booked there.
     """
     return (
         "place", model, booking.request_id, booking.attempt, booking.lease_id, booking.worker_id,
@@ -65,21 +65,21 @@ def end(
     model: str, request_id: str, attempt: int, lease_id: str, how: Ended, worker_id: str,
     told: str = "",
 ) -> Operation:  # fmt: skip
-    """End a booking; without a lease, release whatever there is of the attempt.
+    """End a booking; without a lease, release whatever the attempt has.
 
-    `told` is what its release reported, as `told_of` writes it.
+    `told` is what its release reported, from `told_of`.
     """
     return "end", model, request_id, attempt, lease_id, how.name, worker_id, told
 
 
 def told_of(output_tokens: int, decode_seconds: float, counts: Counts | None) -> str:
-    """What a release reports of its request, for the replicas that have the booking."""
+    """What a release reports, for the replicas that have the booking."""
     text = None if counts is None else text_of(counts)
     return json.dumps([output_tokens, decode_seconds, text])
 
 
 def take_reported(booking: Booking, reported: bytes) -> None:
-    """Put what a release reported into its booking."""
+    """Apply a release's report to its booking."""
     if reported:
         booking.output_tokens, booking.decode_seconds, counts = json.loads(reported)
         booking.decode_counts = counts_of(counts)
@@ -88,10 +88,10 @@ def take_reported(booking: Booking, reported: bytes) -> None:
 def report(
     model: str, worker_id: str, life: int, taken: LoadReport, left_out: Sequence[Key]
 ) -> Operation:
-    """Tell what a worker said of itself; the requests it holds are settled by who heard it.
+    """Publish a worker's report; its listed requests are handled by the replica that received it.
 
-    `left_out` are those that it listed before, and does not now; where they are many, the same
-    report is told again with others.
+    `left_out` are those that it listed before, and no longer does; if they are many, the same
+    report is published again with the others.
     """
     said: dict[str, Any] = {**asdict(taken), "held": left_out, "state": taken.state.name}
     if taken.capture:
@@ -100,7 +100,7 @@ def report(
 
 
 def reported(text: bytes) -> tuple[LoadReport, list[Key]]:
-    """Read what `report` wrote: what the worker said, and what it left out."""
+    """Read what `report` wrote: the report, and the requests it no longer lists."""
     said: Mapping[str, Any] = json.loads(text)
     capture = said["capture"]
     if capture:

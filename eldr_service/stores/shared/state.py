@@ -1,4 +1,4 @@
-"""The shared state as a replica sees it: operations are committed, changes are read, or all."""
+"""The shared state as a replica uses it: commits operations, reads changes, or reads everything."""
 
 import asyncio
 import time
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 SCHEMA = "1"
 CONNECT_SECONDS = 1.0
 READ_SECONDS = 10.0
-"""For reading all there is, which is long."""
+"""Timeout for reading everything, which takes long."""
 BLOCK_MILLISECONDS = 1_000
 MOST_READ = 1_000
 
 Key = tuple[str, str]
-"""Model, and what it is of the model's: a worker, a request, a version."""
+"""Model, and which of the model's items: a worker, a request, a version."""
 
 
 class SharedState:
@@ -35,19 +35,19 @@ class SharedState:
     address : StateAddress
     password_file : Path or None
     replica : str
-        The name of this replica, among those that share the state.
+        The name of this replica among those that share the state.
     answer_seconds : float
-        After which a server that does not answer is taken as gone.
+        Timeout after which a server that does not answer counts as gone.
 
     Attributes
     ----------
     clock : float
-        Unix time of the server at which the monotonic clock here was 0. Hosts' clocks may differ.
+        The server's Unix time at which the monotonic clock here was 0. Hosts' clocks may differ.
 
     Raises
     ------
     StoreError
-        From every method: the server cannot be reached, or refuses.
+        From every method: the server is unreachable, or refuses.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class SharedState:
         self._reader: Redis | RedisCluster | None = None
 
     async def open(self) -> str:
-        """Connect anew; returns the state's identity, which another one would not have.
+        """Connect anew; returns the state's identity, which changes if the state is lost.
 
-        A state that was lost, as a server without persistence loses it, comes back as another one.
+        A server without persistence loses it, and comes back with another identity.
         """
         await self.close()
         try:
@@ -97,19 +97,19 @@ class SharedState:
         return str(identity.decode())
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         for client in (self._client, self._reader):
             if client:
                 await client.aclose()
         self._client = self._reader = None
 
     async def commit(self, operations: Sequence[Operation]) -> tuple[str, list[Result]]:
-        """Have operations done, one after the other in one step.
+        """Execute operations in order, in one step.
 
         Returns
         -------
         position : str
-            Of the last change that came of it; empty for none.
+            The last resulting change's; empty for none.
         results : list of Result
             One per operation.
         """
@@ -122,14 +122,14 @@ class SharedState:
         except _UnknownScriptError:
             answer = await self._ask(self._client.eval(self._script, *call))
         now, position, results = answer
-        # The server looked at its clock between asking and the answer.
+        # The server read its clock between the request and the answer.
         offset = int(now) / 1e3 - (began + time.monotonic()) / 2
         far = abs(offset - self.clock) > 0.1
         self.clock += (offset - self.clock) * (1.0 if far else 0.1)
         return position.decode(), [Result(word.decode(), tuple(told)) for word, *told in results]
 
     async def lead(self, seconds: float) -> bool:
-        """Lead the replicas for so long from now on, if no other does."""
+        """Lead the replicas for `seconds` from now on, if no other does."""
         assert self._client
         key, longer = self._prefix + "leader", round(seconds * 1e3)
         if await self._ask(self._client.set(key, self.replica, px=longer, nx=True)):
@@ -139,20 +139,20 @@ class SharedState:
         return bool(await self._ask(self._client.pexpire(key, longer)))
 
     async def let_lead(self) -> None:
-        """Lead no more, so that another can at once."""
+        """Stop leading, so that another can at once."""
         assert self._client
         key = self._prefix + "leader"
         if (await self._ask(self._client.get(key)) or b"").decode() == self.replica:
             await self._ask(self._client.delete(key))
 
     async def last_position(self) -> str:
-        """Of the latest change there is."""
+        """The position of the latest change."""
         assert self._client
         last = await self._ask(self._client.xrevrange(self._prefix + "changes", count=1))
         return last[0][0].decode() if last else "0-0"
 
     async def has(self, position: str) -> bool:
-        """The change of this position is still there, so that none after it was missed."""
+        """Whether the change at this position still exists, so that none after it was missed."""
         assert self._client
         found = await self._ask(
             self._client.xrange(self._prefix + "changes", min=position, max=position)
@@ -160,7 +160,7 @@ class SharedState:
         return bool(found)
 
     async def changes(self, after: str) -> list[Change]:
-        """Wait for changes after a position: empty when there was none for a second."""
+        """Wait for changes after a position; empty if there was none for a second."""
         assert self._reader
         key = self._prefix + "changes"
         answer = await self._ask(
@@ -169,7 +169,7 @@ class SharedState:
         )
         return [_change(place, fields) for _, entries in answer or () for place, fields in entries]
 
-    # All there is
+    # Everything
 
     async def models(self) -> list[bytes]:
         """The record of each model."""
@@ -200,7 +200,7 @@ class SharedState:
         return data
 
     async def signature(self, model: str, request_id: str) -> list[bytes]:
-        """The messages that brought a request's signature, as they came to any replica."""
+        """The messages of a request's signature, as any replica received them."""
         assert self._client
         key = f"{self._prefix}signature:{model}\0{request_id}"
         messages: list[bytes] = await self._ask(self._client.lrange(key, 0, -1))
@@ -225,7 +225,7 @@ class SharedState:
         return pieces
 
     async def _hash(self, name: str) -> AsyncIterator[tuple[bytes, bytes]]:
-        """Fields and values, in parts: what changes meanwhile may or may not be among them."""
+        """Fields and values, in parts: concurrent changes may or may not be included."""
         assert self._client
         cursor = -1
         while cursor:
@@ -251,7 +251,7 @@ class SharedState:
 
 
 class _UnknownScriptError(Exception):
-    """The server was not told the script, or has forgotten it."""
+    """The server does not have the script, or has forgotten it."""
 
 
 def _key(packed: bytes) -> Key:
