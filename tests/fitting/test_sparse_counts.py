@@ -50,7 +50,7 @@ def test_counts_are_not_changed():
 @pytest.mark.parametrize(
     ("matrix", "geometry", "message"),
     [
-        (SPARSE, None, "say the geometry"),
+        (SPARSE, None, "give the geometry"),
         (SPARSE, ModelGeometry(3, 15, 2), r"shape \[n, 45\]"),
         (SPARSE.astype(float), GEOMETRY, "integers"),
         (-SPARSE.astype(np.int64), GEOMETRY, "negative"),
