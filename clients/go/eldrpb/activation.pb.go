@@ -21,12 +21,12 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What identifies the shape of a mixture-of-experts model to the router.
+// The shape of a mixture-of-experts model, as the router needs it.
 type ModelGeometry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// MoE layers, dense layers left out. 1 to 1,024.
+	// MoE layers, without dense layers. 1 to 1,024.
 	NumLayers uint32 `protobuf:"varint,1,opt,name=num_layers,json=numLayers,proto3" json:"num_layers,omitempty"`
-	// Logical routed experts per MoE layer; shared experts and replicas left out. 1 to 4,096.
+	// Logical routed experts per MoE layer, without shared experts and replicas. 1 to 4,096.
 	NumExperts uint32 `protobuf:"varint,2,opt,name=num_experts,json=numExperts,proto3" json:"num_experts,omitempty"`
 	// Experts each token picks in each layer. 1 to num_experts.
 	TopK          uint32 `protobuf:"varint,3,opt,name=top_k,json=topK,proto3" json:"top_k,omitempty"`
@@ -103,9 +103,9 @@ type ActivationCounts struct {
 	TopK uint32 `protobuf:"varint,5,opt,name=top_k,json=topK,proto3" json:"top_k,omitempty"`
 	// Tokens counted in every row present. At most 2^26.
 	NumTokens uint32 `protobuf:"varint,6,opt,name=num_tokens,json=numTokens,proto3" json:"num_tokens,omitempty"`
-	// Prompt tokens whose experts could not be known (KV blocks filled from outside); in no row.
+	// Prompt tokens whose experts could not be known (KV blocks filled from outside); not in any row.
 	UnknownTokens uint32 `protobuf:"varint,7,opt,name=unknown_tokens,json=unknownTokens,proto3" json:"unknown_tokens,omitempty"`
-	// The counts. May be left unset only when num_tokens is 0.
+	// The counts. May be unset only if num_tokens is 0.
 	//
 	// Types that are valid to be assigned to Encoding:
 	//
@@ -246,7 +246,7 @@ type ActivationCounts_DenseU32 struct {
 }
 
 type ActivationCounts_Sparse struct {
-	// Only the counts that are not zero.
+	// Only the nonzero counts.
 	Sparse *SparseCounts `protobuf:"bytes,10,opt,name=sparse,proto3,oneof"`
 }
 

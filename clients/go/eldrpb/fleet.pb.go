@@ -29,9 +29,9 @@ type WorkerRole int32
 const (
 	// DECODE.
 	WorkerRole_WORKER_ROLE_UNSPECIFIED WorkerRole = 0
-	// Writes answers; requests are placed on it.
+	// Decodes; requests are placed on it.
 	WorkerRole_WORKER_ROLE_DECODE WorkerRole = 1
-	// Reads prompts; known for its group.
+	// Prefills; its group restricts placements.
 	WorkerRole_WORKER_ROLE_PREFILL WorkerRole = 2
 )
 
@@ -86,7 +86,7 @@ const (
 	WorkerState_WORKER_STATE_JOINING WorkerState = 1
 	// Serving.
 	WorkerState_WORKER_STATE_READY WorkerState = 2
-	// Finishing what it has.
+	// Finishing its requests.
 	WorkerState_WORKER_STATE_DRAINING WorkerState = 3
 	// Removed, or silent for longer than its time to live.
 	WorkerState_WORKER_STATE_GONE WorkerState = 4
@@ -137,7 +137,7 @@ func (WorkerState) EnumDescriptor() ([]byte, []int) {
 	return file_eldr_v1_fleet_proto_rawDescGZIP(), []int{1}
 }
 
-// Why a worker that is READY is given a request only where no other worker can take it.
+// Why a READY worker gets requests only if no other worker can take them.
 type WorkerAvoidance int32
 
 const (
@@ -145,9 +145,9 @@ const (
 	WorkerAvoidance_WORKER_AVOIDANCE_UNSPECIFIED WorkerAvoidance = 0
 	// Its steps take several times as long as those of its peers.
 	WorkerAvoidance_WORKER_AVOIDANCE_SLOW WorkerAvoidance = 1
-	// It left and came back again and again, and is held down for a time.
+	// It left and came back repeatedly, and is held down for a time.
 	WorkerAvoidance_WORKER_AVOIDANCE_HELD_DOWN WorkerAvoidance = 2
-	// It has been silent for too long, though not yet for its time to live; its next report ends it.
+	// It has been silent for too long, but not yet for its time to live; its next report ends this.
 	WorkerAvoidance_WORKER_AVOIDANCE_SUSPECT WorkerAvoidance = 3
 )
 
@@ -194,17 +194,17 @@ func (WorkerAvoidance) EnumDescriptor() ([]byte, []int) {
 	return file_eldr_v1_fleet_proto_rawDescGZIP(), []int{2}
 }
 
-// Whether a worker tells which experts its tokens used.
+// Whether a worker captures which experts its tokens used.
 type CaptureState int32
 
 const (
-	// Nothing is said.
+	// Not stated.
 	CaptureState_CAPTURE_STATE_UNSPECIFIED CaptureState = 0
-	// It finds out, at its start, whether what it would tell is right.
+	// It is verifying, at its start, whether its capture is correct.
 	CaptureState_CAPTURE_STATE_PROBING CaptureState = 1
-	// It tells.
+	// It captures.
 	CaptureState_CAPTURE_STATE_CAPTURING CaptureState = 2
-	// It does not tell: its prompts have no signatures.
+	// It does not capture: its prompts have no signatures.
 	CaptureState_CAPTURE_STATE_STOPPED CaptureState = 3
 )
 
@@ -251,20 +251,20 @@ func (CaptureState) EnumDescriptor() ([]byte, []int) {
 	return file_eldr_v1_fleet_proto_rawDescGZIP(), []int{3}
 }
 
-// How a worker's capture of routed experts stands.
+// The state of a worker's capture of routed experts.
 type CaptureStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unspecified, the whole message says nothing.
+	// If unspecified, the whole message is ignored.
 	State CaptureState `protobuf:"varint,1,opt,name=state,proto3,enum=eldr.v1.CaptureState" json:"state,omitempty"`
-	// Why it stopped, or what could not be verified, in plain words: the same for as long as the cause
-	// is, for each change is logged. At most 1,024 bytes.
+	// Why it stopped, or what could not be verified, in plain words. The words must stay the same while
+	// the cause does, as each change is logged. At most 1,024 bytes.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Prompt tokens whose experts were known, since the worker started: a running total, which goes on
+	// Prompt tokens whose experts were known, since the worker started: a running total that continues
 	// when it has to register again.
 	KnownTokens uint64 `protobuf:"varint,3,opt,name=known_tokens,json=knownTokens,proto3" json:"known_tokens,omitempty"`
 	// Prompt tokens whose experts were not known, likewise.
 	UnknownTokens uint64 `protobuf:"varint,4,opt,name=unknown_tokens,json=unknownTokens,proto3" json:"unknown_tokens,omitempty"`
-	// What captures, and its version, such as "eldr-vllm 0.1.0"; empty where it does not say. At most
+	// The capturing software and its version, such as "eldr-vllm 0.1.0"; empty if unknown. At most
 	// 256 bytes.
 	Software      string `protobuf:"bytes,5,opt,name=software,proto3" json:"software,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -336,7 +336,7 @@ func (x *CaptureStatus) GetSoftware() string {
 	return ""
 }
 
-// What a worker can hold at most.
+// The most that a worker can hold.
 type WorkerCapacity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Sequences in flight; 0 means the daemon's default (256).
@@ -391,16 +391,16 @@ func (x *WorkerCapacity) GetKvTokens() uint64 {
 	return 0
 }
 
-// A worker that is there.
+// A worker to register.
 type RegisterWorkerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The worker, unique within the model. 1 to 256 bytes.
 	WorkerId string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// The model that it serves (with its revision, where that matters). 1 to 256 bytes.
+	// The model that it serves (with its revision, if that matters). 1 to 256 bytes.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	// What it does.
 	Role WorkerRole `protobuf:"varint,3,opt,name=role,proto3,enum=eldr.v1.WorkerRole" json:"role,omitempty"`
-	// Where it serves; handed out as it is.
+	// Where it serves; handed to callers unchanged.
 	Url string `protobuf:"bytes,4,opt,name=url,proto3" json:"url,omitempty"`
 	// The data-parallel rank at that url.
 	DpRank uint32 `protobuf:"varint,5,opt,name=dp_rank,json=dpRank,proto3" json:"dp_rank,omitempty"`
@@ -414,17 +414,17 @@ type RegisterWorkerRequest struct {
 	Geometry *ModelGeometry `protobuf:"bytes,9,opt,name=geometry,proto3" json:"geometry,omitempty"`
 	// JOINING for a worker that registers before it serves; READY when unspecified.
 	State WorkerState `protobuf:"varint,10,opt,name=state,proto3,enum=eldr.v1.WorkerState" json:"state,omitempty"`
-	// How long the worker may be silent before it is taken as GONE; unset or 0: for ever.
+	// How long the worker may be silent before it counts as GONE; unset or 0: forever.
 	TimeToLive *durationpb.Duration `protobuf:"bytes,11,opt,name=time_to_live,json=timeToLive,proto3" json:"time_to_live,omitempty"`
-	// Whether it captures, where that is known already; unset, nothing is known.
+	// Its capture status, if already known.
 	Capture *CaptureStatus `protobuf:"bytes,12,opt,name=capture,proto3" json:"capture,omitempty"`
-	// Refuse with FAILED_PRECONDITION, and change nothing, when a worker of that id is there already;
-	// otherwise that one's life ends, with its bookings.
+	// If a worker of this id exists, refuse with FAILED_PRECONDITION and change nothing; otherwise that
+	// worker's life ends, with its bookings.
 	OnlyNew bool `protobuf:"varint,13,opt,name=only_new,json=onlyNew,proto3" json:"only_new,omitempty"`
-	// This life of the worker: from an earlier answer, or a number of 2^48 to 2^63 - 1 that the worker
-	// drew at its start, so that a registration can be repeated when its answer was lost, or when the
-	// daemon has forgotten the worker. 0: a new life, which the daemon numbers. A worker of a life that
-	// the daemon does not know is JOINING until its first report, which says what it holds already.
+	// This life of the worker: from an earlier answer, or a number from 2^48 to 2^63 - 1 that the worker
+	// drew at its start, so that a registration can be repeated if its answer was lost, or if the daemon
+	// has forgotten the worker. 0: a new life, which the daemon numbers. A worker in a life unknown to the
+	// daemon is JOINING until its first report, which says what it already holds.
 	Incarnation   uint64 `protobuf:"varint,14,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -561,7 +561,7 @@ func (x *RegisterWorkerRequest) GetIncarnation() uint64 {
 // The answer to RegisterWorker.
 type RegisterWorkerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// This life of the worker; goes into its reports.
+	// This life of the worker, for its reports.
 	Incarnation uint64 `protobuf:"varint,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// How often it should report.
 	ReportInterval *durationpb.Duration `protobuf:"bytes,2,opt,name=report_interval,json=reportInterval,proto3" json:"report_interval,omitempty"`
@@ -620,10 +620,10 @@ type DrainWorkerRequest struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// Its id.
 	WorkerId string `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// How long its bookings may go on; those that are left then end, and their callers can ask for a
-	// higher attempt elsewhere. Unset: as long as they take. At most a day.
+	// How long its bookings may go on; remaining ones then end, and their callers can route a higher
+	// attempt elsewhere. Unset: as long as they take. At most a day.
 	Deadline *durationpb.Duration `protobuf:"bytes,3,opt,name=deadline,proto3" json:"deadline,omitempty"`
-	// Forget the worker as soon as it is drained; else it stays, DRAINING, until it says goodbye.
+	// Remove the worker as soon as it is drained; else it stays, DRAINING, until it deregisters.
 	Remove        bool `protobuf:"varint,4,opt,name=remove,proto3" json:"remove,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -740,7 +740,7 @@ type RemoveWorkerRequest struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// Its id.
 	WorkerId string `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// If not 0: remove only this life of it, so that a late goodbye cannot remove its successor.
+	// If not 0: remove only this life of it, so that a late deregistration cannot remove its successor.
 	Incarnation   uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -907,17 +907,17 @@ type ReportLoadRequest struct {
 	WorkerId string `protobuf:"bytes,2,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
 	// Its life, from RegisterWorker. Reports of another life are ignored.
 	Incarnation uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	// Rises with each report of this life; a report that is not newer than the last is ignored.
+	// Increases with each report of this life; a report that is not newer than the last is ignored.
 	ReportNumber uint64 `protobuf:"varint,4,opt,name=report_number,json=reportNumber,proto3" json:"report_number,omitempty"`
 	// Sequences that it runs.
 	RunningSequences uint32 `protobuf:"varint,5,opt,name=running_sequences,json=runningSequences,proto3" json:"running_sequences,omitempty"`
-	// Sequences that wait in it.
+	// Sequences queued in it.
 	WaitingSequences uint32 `protobuf:"varint,6,opt,name=waiting_sequences,json=waitingSequences,proto3" json:"waiting_sequences,omitempty"`
 	// Tokens in its KV cache.
 	KvTokensUsed uint64 `protobuf:"varint,7,opt,name=kv_tokens_used,json=kvTokensUsed,proto3" json:"kv_tokens_used,omitempty"`
 	// Tokens that its KV cache can hold.
 	KvTokensTotal uint64 `protobuf:"varint,8,opt,name=kv_tokens_total,json=kvTokensTotal,proto3" json:"kv_tokens_total,omitempty"`
-	// Bookings that it runs or queues. A booking once listed here ends by its absence from two later reports.
+	// Bookings that it runs or queues. A booking once listed here ends when two later reports omit it.
 	Held []*HeldRequest `protobuf:"bytes,9,rep,name=held,proto3" json:"held,omitempty"`
 	// Sequences it holds that this daemon did not place; they count as load.
 	ForeignSequences uint32 `protobuf:"varint,10,opt,name=foreign_sequences,json=foreignSequences,proto3" json:"foreign_sequences,omitempty"`
@@ -925,15 +925,15 @@ type ReportLoadRequest struct {
 	ActiveExperts float64 `protobuf:"fixed64,11,opt,name=active_experts,json=activeExperts,proto3" json:"active_experts,omitempty"`
 	// Sequences per step, mean over the steps since the last report; 0 means unknown.
 	BatchSize float64 `protobuf:"fixed64,12,opt,name=batch_size,json=batchSize,proto3" json:"batch_size,omitempty"`
-	// Time per step, mean over the same.
+	// Time per step, mean over the same steps.
 	StepTime *durationpb.Duration `protobuf:"bytes,13,opt,name=step_time,json=stepTime,proto3" json:"step_time,omitempty"`
-	// READY when unspecified, which ends JOINING; JOINING goes on with it. DRAINING asks for nothing
-	// new. GONE is a goodbye, as by RemoveWorker, which needs another role.
+	// READY if unspecified, which ends JOINING; JOINING continues it. DRAINING asks for no new requests.
+	// GONE deregisters, like RemoveWorker, which needs another role.
 	State WorkerState `protobuf:"varint,14,opt,name=state,proto3,enum=eldr.v1.WorkerState" json:"state,omitempty"`
-	// Distinct experts per layer, mean over the steps as step_time is, so that the two can be set against each other;
-	// 0 means unknown.
+	// Distinct experts per layer, mean over the steps like step_time, so that the two can be compared; 0 means
+	// unknown.
 	StepActiveExperts float64 `protobuf:"fixed64,15,opt,name=step_active_experts,json=stepActiveExperts,proto3" json:"step_active_experts,omitempty"`
-	// Whether it captures; unset, what it said last still holds.
+	// Its capture status; if unset, the last one still holds.
 	Capture       *CaptureStatus `protobuf:"bytes,16,opt,name=capture,proto3" json:"capture,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1084,15 +1084,15 @@ func (x *ReportLoadRequest) GetCapture() *CaptureStatus {
 // The answer to ReportLoad.
 type ReportLoadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// False: the report was late or of another life, and nothing followed from it.
+	// False: the report was late or from another life, and was ignored.
 	Accepted bool `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	// How often the worker should report.
 	ReportInterval *durationpb.Duration `protobuf:"bytes,2,opt,name=report_interval,json=reportInterval,proto3" json:"report_interval,omitempty"`
 	// Those of `held` that are not booked on this worker.
 	Unknown []*HeldRequest `protobuf:"bytes,3,rep,name=unknown,proto3" json:"unknown,omitempty"`
-	// What the daemon takes the worker for.
+	// The worker's state in the daemon.
 	State WorkerState `protobuf:"varint,4,opt,name=state,proto3,enum=eldr.v1.WorkerState" json:"state,omitempty"`
-	// It is DRAINING and nothing is booked on it: it may go.
+	// It is DRAINING and nothing is booked on it: it may stop.
 	Drained       bool `protobuf:"varint,5,opt,name=drained,proto3" json:"drained,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1301,12 +1301,12 @@ func (x *WatchWorkersRequest) GetModel() string {
 	return ""
 }
 
-// One worker's present state.
+// One worker's current state.
 type WatchWorkersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The worker; with the state GONE when it is no longer there.
+	// The worker; with the state GONE if it is no longer there.
 	Worker *Worker `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
-	// All workers that were there at the beginning have been sent, this one the last (or there was none, and worker is unset).
+	// All workers that existed at the beginning have been sent, this one last (or there were none, and worker is unset).
 	Synchronized  bool `protobuf:"varint,2,opt,name=synchronized,proto3" json:"synchronized,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1375,7 +1375,7 @@ type Worker struct {
 	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What it can hold.
 	Capacity *WorkerCapacity `protobuf:"bytes,8,opt,name=capacity,proto3" json:"capacity,omitempty"`
-	// Where it is in its life.
+	// Its state.
 	State WorkerState `protobuf:"varint,9,opt,name=state,proto3,enum=eldr.v1.WorkerState" json:"state,omitempty"`
 	// This life of it.
 	Incarnation uint64 `protobuf:"varint,10,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
@@ -1385,7 +1385,7 @@ type Worker struct {
 	ForeignSequences uint32 `protobuf:"varint,12,opt,name=foreign_sequences,json=foreignSequences,proto3" json:"foreign_sequences,omitempty"`
 	// Its load: booked and foreign sequences / capacity; 1 is full. See also `relief`.
 	Load float64 `protobuf:"fixed64,13,opt,name=load,proto3" json:"load,omitempty"`
-	// The slot of the active partition that it is bound to; unset where there is none.
+	// The slot of the active partition that it is bound to; unset if there is none.
 	Slot *uint32 `protobuf:"varint,14,opt,name=slot,proto3,oneof" json:"slot,omitempty"`
 	// When it last reported; unset before the first report.
 	ReportTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=report_time,json=reportTime,proto3" json:"report_time,omitempty"`
@@ -1399,18 +1399,18 @@ type Worker struct {
 	BatchSize float64 `protobuf:"fixed64,19,opt,name=batch_size,json=batchSize,proto3" json:"batch_size,omitempty"`
 	// From the last report.
 	StepTime *durationpb.Duration `protobuf:"bytes,20,opt,name=step_time,json=stepTime,proto3" json:"step_time,omitempty"`
-	// What it said last of its capture, in this life and to this run of the daemon; unset before it has.
+	// The last capture status in this life and this run of the daemon; unset before the first.
 	Capture *CaptureStatus `protobuf:"bytes,21,opt,name=capture,proto3" json:"capture,omitempty"`
-	// Whether, and why, other workers are preferred to it.
+	// Whether and why it is avoided.
 	Avoidance WorkerAvoidance `protobuf:"varint,22,opt,name=avoidance,proto3,enum=eldr.v1.WorkerAvoidance" json:"avoidance,omitempty"`
-	// How long it is still held down; unset where it is not.
+	// How long it is still held down; unset if it is not.
 	HoldDown *durationpb.Duration `protobuf:"bytes,23,opt,name=hold_down,json=holdDown,proto3" json:"hold_down,omitempty"`
-	// How long its steps take relative to its peers' for the same batch: 1 as long; 0 means unknown.
+	// Its step time relative to its peers' for the same batch; 1 means equal, 0 unknown.
 	Pace float64 `protobuf:"fixed64,24,opt,name=pace,proto3" json:"pace,omitempty"`
-	// By what policies see its load multiplied, the request to come included, as it is slow; 1 where
-	// it is not.
+	// The factor by which policies see its load multiplied because it is slow, the request to place
+	// included; 1 if it is not.
 	Relief float64 `protobuf:"fixed64,25,opt,name=relief,proto3" json:"relief,omitempty"`
-	// Until the deadline of its drain; unset where there is none.
+	// Time to the deadline of its drain; unset without one.
 	DrainRemaining *durationpb.Duration `protobuf:"bytes,26,opt,name=drain_remaining,json=drainRemaining,proto3" json:"drain_remaining,omitempty"`
 	// It is DRAINING and nothing is booked on it.
 	Drained       bool `protobuf:"varint,27,opt,name=drained,proto3" json:"drained,omitempty"`

@@ -31,37 +31,36 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Knows the workers.
+// Manages the workers.
 //
-// Every call may answer INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED as RouterService's
-// do. RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
+// Every call may return INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED like RouterService's.
+// RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
 type FleetServiceClient interface {
-	// Makes a worker known. With the incarnation that is there already it is the same life: bookings,
-	// counts and slot stay, and what it says of itself now holds. With another, or without one, a new
-	// life begins: bookings of the earlier one under the same id end, and its reports are ignored.
+	// Registers a worker. With its current incarnation it is the same life: bookings, counts and slot
+	// stay, and the registration is updated. With another incarnation, or without one, a new life
+	// begins: bookings of the earlier one under the same id end, and its reports are ignored.
 	//
 	// FAILED_PRECONDITION: the geometry is not the model's, or the role is not that of this life.
-	// RESOURCE_EXHAUSTED: the daemon holds as many models or workers as it may.
+	// RESOURCE_EXHAUSTED: the daemon's number of models or workers is at its limit.
 	RegisterWorker(ctx context.Context, in *RegisterWorkerRequest, opts ...grpc.CallOption) (*RegisterWorkerResponse, error)
-	// Lets a worker finish what it has and places nothing new on it. Again, it replaces the deadline.
+	// Lets a worker finish its requests and places nothing new on it. A repeat replaces the deadline.
 	//
 	// NOT_FOUND: no such model or worker.
 	DrainWorker(ctx context.Context, in *DrainWorkerRequest, opts ...grpc.CallOption) (*DrainWorkerResponse, error)
-	// Forgets a worker and ends its bookings.
+	// Removes a worker and ends its bookings.
 	//
 	// NOT_FOUND: no such model or worker.
 	RemoveWorker(ctx context.Context, in *RemoveWorkerRequest, opts ...grpc.CallOption) (*RemoveWorkerResponse, error)
-	// A worker's word on what it runs. A JOINING worker becomes READY by its first report.
+	// Reports what a worker runs. A JOINING worker becomes READY with its first report.
 	//
 	// NOT_FOUND: no such model or worker; register again.
 	ReportLoad(ctx context.Context, in *ReportLoadRequest, opts ...grpc.CallOption) (*ReportLoadResponse, error)
 	// The workers as they are now.
 	//
-	// NOT_FOUND: the model is named and unknown.
+	// NOT_FOUND: the given model is unknown.
 	ListWorkers(ctx context.Context, in *ListWorkersRequest, opts ...grpc.CallOption) (*ListWorkersResponse, error)
-	// The workers as they are now, and then every change of membership, of state, and of whether and
-	// why they capture, until cancelled.
-	// A reader that falls too far behind gets RESOURCE_EXHAUSTED and has to begin again.
+	// The workers as they are now, then every change of membership, of state and of capture status,
+	// until cancelled. A reader that falls too far behind gets RESOURCE_EXHAUSTED and must start over.
 	WatchWorkers(ctx context.Context, in *WatchWorkersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchWorkersResponse], error)
 }
 
@@ -146,37 +145,36 @@ type FleetService_WatchWorkersClient = grpc.ServerStreamingClient[WatchWorkersRe
 // All implementations must embed UnimplementedFleetServiceServer
 // for forward compatibility.
 //
-// Knows the workers.
+// Manages the workers.
 //
-// Every call may answer INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED as RouterService's
-// do. RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
+// Every call may return INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED like RouterService's.
+// RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
 type FleetServiceServer interface {
-	// Makes a worker known. With the incarnation that is there already it is the same life: bookings,
-	// counts and slot stay, and what it says of itself now holds. With another, or without one, a new
-	// life begins: bookings of the earlier one under the same id end, and its reports are ignored.
+	// Registers a worker. With its current incarnation it is the same life: bookings, counts and slot
+	// stay, and the registration is updated. With another incarnation, or without one, a new life
+	// begins: bookings of the earlier one under the same id end, and its reports are ignored.
 	//
 	// FAILED_PRECONDITION: the geometry is not the model's, or the role is not that of this life.
-	// RESOURCE_EXHAUSTED: the daemon holds as many models or workers as it may.
+	// RESOURCE_EXHAUSTED: the daemon's number of models or workers is at its limit.
 	RegisterWorker(context.Context, *RegisterWorkerRequest) (*RegisterWorkerResponse, error)
-	// Lets a worker finish what it has and places nothing new on it. Again, it replaces the deadline.
+	// Lets a worker finish its requests and places nothing new on it. A repeat replaces the deadline.
 	//
 	// NOT_FOUND: no such model or worker.
 	DrainWorker(context.Context, *DrainWorkerRequest) (*DrainWorkerResponse, error)
-	// Forgets a worker and ends its bookings.
+	// Removes a worker and ends its bookings.
 	//
 	// NOT_FOUND: no such model or worker.
 	RemoveWorker(context.Context, *RemoveWorkerRequest) (*RemoveWorkerResponse, error)
-	// A worker's word on what it runs. A JOINING worker becomes READY by its first report.
+	// Reports what a worker runs. A JOINING worker becomes READY with its first report.
 	//
 	// NOT_FOUND: no such model or worker; register again.
 	ReportLoad(context.Context, *ReportLoadRequest) (*ReportLoadResponse, error)
 	// The workers as they are now.
 	//
-	// NOT_FOUND: the model is named and unknown.
+	// NOT_FOUND: the given model is unknown.
 	ListWorkers(context.Context, *ListWorkersRequest) (*ListWorkersResponse, error)
-	// The workers as they are now, and then every change of membership, of state, and of whether and
-	// why they capture, until cancelled.
-	// A reader that falls too far behind gets RESOURCE_EXHAUSTED and has to begin again.
+	// The workers as they are now, then every change of membership, of state and of capture status,
+	// until cancelled. A reader that falls too far behind gets RESOURCE_EXHAUSTED and must start over.
 	WatchWorkers(*WatchWorkersRequest, grpc.ServerStreamingServer[WatchWorkersResponse]) error
 	mustEmbedUnimplementedFleetServiceServer()
 }

@@ -24,7 +24,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Why a placement is what it is.
+// Why a worker was chosen.
 type PlacementReason int32
 
 const (
@@ -42,7 +42,7 @@ const (
 	PlacementReason_PLACEMENT_REASON_LEAST_LOADED_NO_PARTITION PlacementReason = 5
 	// The client's own round robin, as the router did not answer. Never sent by the daemon.
 	PlacementReason_PLACEMENT_REASON_CLIENT_FALLBACK PlacementReason = 6
-	// The caller chose (pinned_worker).
+	// The caller chose the worker (pinned_worker).
 	PlacementReason_PLACEMENT_REASON_PINNED PlacementReason = 7
 	// Least loaded: the policy failed, and its error is in the daemon's log.
 	PlacementReason_PLACEMENT_REASON_LEAST_LOADED_POLICY_ERROR PlacementReason = 8
@@ -101,21 +101,21 @@ func (PlacementReason) EnumDescriptor() ([]byte, []int) {
 	return file_eldr_v1_router_proto_rawDescGZIP(), []int{0}
 }
 
-// Where the signature came from on which a placement rests.
+// Where a placement's signature came from.
 type SignatureSource int32
 
 const (
-	// There was none.
+	// There was no signature.
 	SignatureSource_SIGNATURE_SOURCE_UNSPECIFIED SignatureSource = 0
 	// It came with the call.
 	SignatureSource_SIGNATURE_SOURCE_CALLER SignatureSource = 1
-	// It was registered before, whole or in part.
+	// It was registered, fully or partly.
 	SignatureSource_SIGNATURE_SOURCE_REGISTERED SignatureSource = 2
-	// It was predicted: what the conversation's turns before used, as RouteRequest.session names it.
+	// It was predicted from earlier turns of the conversation in RouteRequest.session.
 	SignatureSource_SIGNATURE_SOURCE_SESSION SignatureSource = 3
-	// It was predicted: what requests used whose prompts begin alike, by the longest of prefix_hashes that is known.
+	// It was predicted from requests whose prompts begin alike, by the longest known one of prefix_hashes.
 	SignatureSource_SIGNATURE_SOURCE_PREFIX SignatureSource = 4
-	// It was predicted: what requests with the same label `tenant` used.
+	// It was predicted from requests with the same label `tenant`.
 	SignatureSource_SIGNATURE_SOURCE_TENANT SignatureSource = 5
 )
 
@@ -170,11 +170,11 @@ func (SignatureSource) EnumDescriptor() ([]byte, []int) {
 type ReleaseOutcome int32
 
 const (
-	// Not said; counted as completed.
+	// Not stated; counted as completed.
 	ReleaseOutcome_RELEASE_OUTCOME_UNSPECIFIED ReleaseOutcome = 0
 	// The answer is complete.
 	ReleaseOutcome_RELEASE_OUTCOME_COMPLETED ReleaseOutcome = 1
-	// The worker failed. After three in a row others are preferred to it.
+	// The worker failed. After three failures in a row it is avoided.
 	ReleaseOutcome_RELEASE_OUTCOME_FAILED ReleaseOutcome = 2
 	// The caller gave up.
 	ReleaseOutcome_RELEASE_OUTCOME_CANCELLED ReleaseOutcome = 3
@@ -231,7 +231,7 @@ const (
 	ReleaseResult_RELEASE_RESULT_UNSPECIFIED ReleaseResult = 0
 	// The booking was alive and has ended now.
 	ReleaseResult_RELEASE_RESULT_RELEASED ReleaseResult = 1
-	// The booking had ended before.
+	// The booking had already ended.
 	ReleaseResult_RELEASE_RESULT_ALREADY_RELEASED ReleaseResult = 2
 	// No such booking, or another lease holds it.
 	ReleaseResult_RELEASE_RESULT_UNKNOWN ReleaseResult = 3
@@ -280,11 +280,11 @@ func (ReleaseResult) EnumDescriptor() ([]byte, []int) {
 	return file_eldr_v1_router_proto_rawDescGZIP(), []int{3}
 }
 
-// Where a decision's booking is in its life.
+// The state of a decision's booking.
 type BookingState int32
 
 const (
-	// It ended so long ago that it is not known how.
+	// It ended too long ago to know how.
 	BookingState_BOOKING_STATE_UNSPECIFIED BookingState = 0
 	// It lives.
 	BookingState_BOOKING_STATE_LIVE BookingState = 1
@@ -340,11 +340,11 @@ type RegisterSignatureRequest struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The request, unique within the model while it lives. 1 to 512 bytes.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// One try of the prefill. A higher epoch replaces all that a lower one sent.
+	// One try of the prefill. A higher epoch replaces everything that a lower one sent.
 	Epoch uint32 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// The chunk's number within the epoch, from 0; any order. Pipeline ranks share the numbers, each
-	// taking its own: chunk x ranks + rank, say. Ranks that all count from 0 are told apart by their
-	// layers, but then `complete` can come before the last of them has sent everything.
+	// The chunk's number within the epoch, from 0, in any order. Pipeline ranks share the numbers, each
+	// using its own, such as chunk x ranks + rank. Ranks that all count from 0 are told apart by their
+	// layers, but then `complete` may come before the last of them has sent everything.
 	Sequence uint32 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// No chunk has a higher sequence.
 	Last bool `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
@@ -354,7 +354,7 @@ type RegisterSignatureRequest struct {
 	Counts *ActivationCounts `protobuf:"bytes,7,opt,name=counts,proto3" json:"counts,omitempty"`
 	// The prefill worker's id, if it registered; its group restricts the choice.
 	PrefillWorker string `protobuf:"bytes,8,opt,name=prefill_worker,json=prefillWorker,proto3" json:"prefill_worker,omitempty"`
-	// With last: tokens of the whole prompt; the measure of coverage while chunks are missing.
+	// With last: tokens of the whole prompt, to compute coverage while chunks are missing.
 	PromptTokens  uint32 `protobuf:"varint,9,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -458,7 +458,7 @@ type RegisterSignatureResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tokens whose experts are known in every layer, over all chunks so far.
 	TokensHeld uint32 `protobuf:"varint,1,opt,name=tokens_held,json=tokensHeld,proto3" json:"tokens_held,omitempty"`
-	// Every chunk and every layer has come.
+	// Whether every chunk and every layer has arrived.
 	Complete      bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -508,7 +508,7 @@ func (x *RegisterSignatureResponse) GetComplete() bool {
 	return false
 }
 
-// A RegisterSignatureRequest, with the same field numbers, and what is to follow from it.
+// A RegisterSignatureRequest, with the same field numbers, and optionally a Route.
 type StreamSignaturesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As RegisterSignatureRequest.model.
@@ -529,10 +529,10 @@ type StreamSignaturesRequest struct {
 	PrefillWorker string `protobuf:"bytes,8,opt,name=prefill_worker,json=prefillWorker,proto3" json:"prefill_worker,omitempty"`
 	// As RegisterSignatureRequest.prompt_tokens.
 	PromptTokens uint32 `protobuf:"varint,9,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// Places the request once this chunk is added, the last or an earlier one. Its model, request_id and prefill_worker may be left
-	// empty: those above stand for them.
+	// Places the request once this chunk is added, the last or an earlier one. Its model, request_id and prefill_worker may be
+	// empty: those above are used then.
 	Route *RouteRequest `protobuf:"bytes,16,opt,name=route,proto3" json:"route,omitempty"`
-	// The span of the caller that this message belongs to. Without it, spans of the daemon continue the stream's own metadata.
+	// The caller's span that this message belongs to. Without it, the daemon's spans use the stream's own metadata.
 	TraceContext  *TraceContext `protobuf:"bytes,17,opt,name=trace_context,json=traceContext,proto3" json:"trace_context,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -645,13 +645,13 @@ func (x *StreamSignaturesRequest) GetTraceContext() *TraceContext {
 	return nil
 }
 
-// W3C Trace Context, for a message on a stream that it shares with others. Calls with one request have it as metadata,
-// under the names of these fields. One that is malformed is ignored.
+// W3C Trace Context, for a message on a shared stream. Calls with one request have it as metadata, under the names of
+// these fields. A malformed one is ignored.
 type TraceContext struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Trace, span and flags, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01.
 	Traceparent string `protobuf:"bytes,1,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
-	// What vendors add to it; ignored where it is longer than 512 bytes.
+	// Vendors' additions; ignored if longer than 512 bytes.
 	Tracestate    string `protobuf:"bytes,2,opt,name=tracestate,proto3" json:"tracestate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -841,7 +841,7 @@ func (*StreamSignaturesResponse_Placement) isStreamSignaturesResponse_Result() {
 
 func (*StreamSignaturesResponse_Status) isStreamSignaturesResponse_Result() {}
 
-// What is to be placed, and within which limits.
+// The request to place, and the workers that may take it.
 type RouteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model, by the name under which its workers registered. 1 to 256 bytes.
@@ -850,55 +850,54 @@ type RouteRequest struct {
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// One try of the decode. A higher attempt ends the booking of a lower one and tries its worker last.
 	Attempt uint32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// The signature, inline and whole. Without it, what RegisterSignature has brought is used; without that, what
-	// earlier requests used of the same session, else with the same prefix, else with the same label `tenant`.
+	// The whole signature, inline. Without it, the registered signature is used; without that, a prediction from
+	// earlier requests of the same session, else with the same prefix, else with the same label `tenant`.
 	Counts *ActivationCounts `protobuf:"bytes,4,opt,name=counts,proto3" json:"counts,omitempty"`
-	// How long to wait for a signature that is still on its way. Default 0; at most 10 s.
+	// How long to wait for a signature that has not fully arrived. Default 0; at most 10 s.
 	WaitForSignature *durationpb.Duration `protobuf:"bytes,5,opt,name=wait_for_signature,json=waitForSignature,proto3" json:"wait_for_signature,omitempty"`
 	// Sequences that the request will run (n). 0 means 1.
 	NumSequences uint32 `protobuf:"varint,6,opt,name=num_sequences,json=numSequences,proto3" json:"num_sequences,omitempty"`
 	// Tokens of the prompt, for loads in tokens; 0 means unknown.
 	PromptTokens uint32 `protobuf:"varint,7,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// Tokens that the answer is expected to have, each sequence; 0 means unknown.
+	// Expected tokens of the answer, per sequence; 0 means unknown.
 	ExpectedOutputTokens uint32 `protobuf:"varint,8,opt,name=expected_output_tokens,json=expectedOutputTokens,proto3" json:"expected_output_tokens,omitempty"`
 	// The prefill worker's id, if it registered: only decode workers of its group are eligible.
 	PrefillWorker string `protobuf:"bytes,9,opt,name=prefill_worker,json=prefillWorker,proto3" json:"prefill_worker,omitempty"`
 	// Only these workers are eligible; empty means all.
 	CandidateWorkers []string `protobuf:"bytes,10,rep,name=candidate_workers,json=candidateWorkers,proto3" json:"candidate_workers,omitempty"`
-	// These workers are not.
+	// These workers are not eligible.
 	ExcludeWorkers []string `protobuf:"bytes,11,rep,name=exclude_workers,json=excludeWorkers,proto3" json:"exclude_workers,omitempty"`
-	// Only workers that carry all these labels are eligible.
+	// Only workers with all these labels are eligible.
 	WorkerSelector map[string]string `protobuf:"bytes,12,rep,name=worker_selector,json=workerSelector,proto3" json:"worker_selector,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Books this worker, whatever the policy would say, if it is eligible.
+	// Books this worker instead of the policy's choice, if it is eligible.
 	PinnedWorker string `protobuf:"bytes,13,opt,name=pinned_worker,json=pinnedWorker,proto3" json:"pinned_worker,omitempty"`
-	// Decides and answers with the scores of all workers, but books nothing.
+	// Decides and returns the scores of all workers, but books nothing.
 	DryRun bool `protobuf:"varint,14,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// Fills Placement.scores.
 	Explain bool `protobuf:"varint,15,opt,name=explain,proto3" json:"explain,omitempty"`
 	// How long the booking lives after its last sign of life. Default 15 minutes; 1 s to 24 h.
 	LeaseTtl *durationpb.Duration `protobuf:"bytes,16,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
-	// What is known of the request, for predictions (`tenant`) and for policies that read it (`domain` for domain-oracle).
+	// Labels of the request, for predictions (`tenant`) and for policies that read them (`domain` for domain-oracle).
 	Labels map[string]string `protobuf:"bytes,17,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// How long to wait for a place where every eligible worker is at its capacity, rather than be refused
-	// at once. Default 0; at most 60 s. The call's own deadline should be longer. A dry run never waits.
+	// How long to wait for a place while every eligible worker is at capacity, rather than be refused at
+	// once. Default 0; at most 60 s. The call's own deadline should be longer. A dry run never waits.
 	MaxWait *durationpb.Duration `protobuf:"bytes,18,opt,name=max_wait,json=maxWait,proto3" json:"max_wait,omitempty"`
-	// Which of a caller's waiting calls are placed first: higher ones, then earlier ones. Default 0; -10 to 10.
-	// Each step counts as one second of having waited, so no call is overtaken by one that came more than as
-	// many seconds later as its priority is higher. Callers with tokens of their own take turns, whatever
-	// their priorities.
+	// The order of a caller's waiting calls: higher priority first, then earlier ones. Default 0; -10 to 10.
+	// Each step counts as one second of waiting, so a call overtakes only calls that came at most as many seconds
+	// earlier as its priority is higher. Callers with different tokens take turns, whatever their priorities.
 	Priority int32 `protobuf:"zigzag32,19,opt,name=priority,proto3" json:"priority,omitempty"`
-	// The conversation that the request is a turn of, by any name that the caller gives it; empty for none. At most 512 bytes.
+	// The conversation that the request is a turn of, by any name that the caller chooses; empty for none. At most 512 bytes.
 	Session string `protobuf:"bytes,20,opt,name=session,proto3" json:"session,omitempty"`
-	// Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
-	// size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used. A repeat may say otherwise.
+	// Hash k is of the prompt's first k + 1 blocks, chained, shortest prefix first; the caller chooses the block size, the
+	// same for all requests of a model. Only the first 4,096 are used. May differ in a repeat.
 	PrefixHashes []uint64 `protobuf:"fixed64,21,rep,packed,name=prefix_hashes,json=prefixHashes,proto3" json:"prefix_hashes,omitempty"`
-	// The request may go on at another worker while it runs, as WatchMoves proposes.
+	// The request may move to another worker while it runs, as WatchMoves proposes.
 	Movable bool `protobuf:"varint,22,opt,name=movable,proto3" json:"movable,omitempty"`
-	// By worker id: how many of the prompt's tokens it holds in its KV cache, for callers that know. Where any are
-	// given, workers that are not among them hold none, and prefix_hashes are not looked up. Of at most 4,096 workers;
-	// those that the model does not have are ignored. A repeat may say otherwise.
+	// By worker id: how many of the prompt's tokens are in its KV cache, for callers that know. If any are given, other
+	// workers are taken to hold none, and prefix_hashes are not looked up. At most 4,096 workers; unknown ones are
+	// ignored. May differ in a repeat.
 	CachedTokens map[string]uint32 `protobuf:"bytes,23,rep,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// Tokens of a block of prefix_hashes. Default 16; at most 65,536.
+	// Tokens per block of prefix_hashes. Default 16; at most 65,536.
 	PrefixBlockTokens uint32 `protobuf:"varint,24,opt,name=prefix_block_tokens,json=prefixBlockTokens,proto3" json:"prefix_block_tokens,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -1597,17 +1596,17 @@ type Placement struct {
 	Url string `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
 	// The data-parallel rank at that url (X-data-parallel-rank).
 	DpRank uint32 `protobuf:"varint,3,opt,name=dp_rank,json=dpRank,proto3" json:"dp_rank,omitempty"`
-	// Who to try next, best first, should the chosen one fail.
+	// Workers to try next, best first, if the chosen one fails.
 	Alternates []*WorkerTarget `protobuf:"bytes,4,rep,name=alternates,proto3" json:"alternates,omitempty"`
-	// Why this worker.
+	// Why this worker was chosen.
 	Reason PlacementReason `protobuf:"varint,5,opt,name=reason,proto3,enum=eldr.v1.PlacementReason" json:"reason,omitempty"`
-	// The same (request_id, attempt) was placed before; this is that answer again.
+	// Whether this repeats an earlier answer for the same (request_id, attempt).
 	Repeated bool `protobuf:"varint,6,opt,name=repeated,proto3" json:"repeated,omitempty"`
-	// A worker's last report is older than its limit, so the loads rest on the daemon's own bookings.
+	// Whether a worker's last report is older than its limit, so that loads are from the daemon's own bookings.
 	Stale bool `protobuf:"varint,7,opt,name=stale,proto3" json:"stale,omitempty"`
 	// The policy in force.
 	Policy string `protobuf:"bytes,8,opt,name=policy,proto3" json:"policy,omitempty"`
-	// The partition that was used; 0 where none was.
+	// The partition that was used; 0 if none was.
 	PartitionVersion uint64 `protobuf:"varint,9,opt,name=partition_version,json=partitionVersion,proto3" json:"partition_version,omitempty"`
 	// The booking's lease; empty for a dry run.
 	LeaseId string `protobuf:"bytes,10,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
@@ -1615,20 +1614,20 @@ type Placement struct {
 	LeaseExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=lease_expire_time,json=leaseExpireTime,proto3" json:"lease_expire_time,omitempty"`
 	// The same, from the moment of the answer.
 	LeaseRemaining *durationpb.Duration `protobuf:"bytes,12,opt,name=lease_remaining,json=leaseRemaining,proto3" json:"lease_remaining,omitempty"`
-	// Cosine similarity of signature and the chosen worker's centroid, -1 to 1; unset where unknown.
+	// Cosine similarity of the signature and the chosen worker's centroid, -1 to 1; unset if unknown.
 	Similarity *float64 `protobuf:"fixed64,13,opt,name=similarity,proto3,oneof" json:"similarity,omitempty"`
 	// Share of the prompt's tokens whose experts are known, 0 to 1; 0 while they are only predicted.
 	Coverage float64 `protobuf:"fixed64,14,opt,name=coverage,proto3" json:"coverage,omitempty"`
 	// Every worker of the model, in order of registration; with explain or dry_run.
 	Scores []*WorkerScore `protobuf:"bytes,15,rep,name=scores,proto3" json:"scores,omitempty"`
-	// It rests on a part of the signature, as the rest has not come; coverage is then the share of the tokens
-	// seen so far. Once the signature is complete, a repeat has it false, and the coverage of the whole.
+	// Whether it used part of the signature, as the rest had not arrived; coverage is then the share of the tokens
+	// seen so far. Once the signature is complete, a repeat has false here, and the coverage of the whole.
 	Early bool `protobuf:"varint,16,opt,name=early,proto3" json:"early,omitempty"`
-	// The state directory cannot be written at the moment, so a crash of the daemon would forget this booking.
+	// The state cannot be written at the moment, so a crash of the daemon would lose this booking.
 	Unsaved bool `protobuf:"varint,17,opt,name=unsaved,proto3" json:"unsaved,omitempty"`
-	// The rule that took this worker, in words and with its numbers; with explain or dry_run.
+	// The rule that chose this worker, in words and with its numbers; with explain or dry_run.
 	Rule string `protobuf:"bytes,18,opt,name=rule,proto3" json:"rule,omitempty"`
-	// Where the signature came from on which it rests.
+	// Where its signature came from.
 	SignatureSource SignatureSource `protobuf:"varint,19,opt,name=signature_source,json=signatureSource,proto3,enum=eldr.v1.SignatureSource" json:"signature_source,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1802,26 +1801,26 @@ type WorkerScore struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The worker's id.
 	WorkerId string `protobuf:"bytes,1,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// It could have been chosen.
+	// Whether it could have been chosen.
 	Eligible bool `protobuf:"varint,2,opt,name=eligible,proto3" json:"eligible,omitempty"`
-	// Why it could not, in words; empty when eligible.
+	// Why it could not, in words; empty if eligible.
 	IneligibleReason string `protobuf:"bytes,3,opt,name=ineligible_reason,json=ineligibleReason,proto3" json:"ineligible_reason,omitempty"`
-	// Cosine similarity of the signature and its centroid; unset where there is no signature or centroid.
+	// Cosine similarity of the signature and its centroid; unset without a signature or centroid.
 	Similarity *float64 `protobuf:"fixed64,4,opt,name=similarity,proto3,oneof" json:"similarity,omitempty"`
 	// Its load: booked and foreign sequences (or tokens, by the policy's `load`) / capacity; 1 is full.
 	Load float64 `protobuf:"fixed64,5,opt,name=load,proto3" json:"load,omitempty"`
-	// It is among those from which the least loaded was taken.
+	// Whether it is among those from which the least loaded was taken.
 	InBand bool `protobuf:"varint,6,opt,name=in_band,json=inBand,proto3" json:"in_band,omitempty"`
-	// Distinct experts per layer that a step of its batch would touch with this request, where the policy predicts it.
+	// Distinct experts per layer that a step of its batch would touch with this request, if the policy predicts them.
 	PredictedActiveExperts *float64 `protobuf:"fixed64,7,opt,name=predicted_active_experts,json=predictedActiveExperts,proto3,oneof" json:"predicted_active_experts,omitempty"`
-	// What the policy makes least, where it has a cost and considered the worker. Of marginal-cost: seconds, or, until
-	// a worker has reported, in expert reads of a decode step.
+	// What the policy minimises, if it has a cost and considered the worker. For marginal-cost in seconds, or, until a
+	// worker has reported, in expert reads of a decode step.
 	Cost *float64 `protobuf:"fixed64,8,opt,name=cost,proto3,oneof" json:"cost,omitempty"`
-	// Age of its last report; unset where it never reported.
+	// Age of its last report; unset if it never reported.
 	ReportAge *durationpb.Duration `protobuf:"bytes,9,opt,name=report_age,json=reportAge,proto3" json:"report_age,omitempty"`
-	// That report was older than its limit, so the load rests on the daemon's own bookings.
+	// Whether that report was older than its limit, so that the load is from the daemon's own bookings.
 	Stale bool `protobuf:"varint,10,opt,name=stale,proto3" json:"stale,omitempty"`
-	// Tokens of the prompt whose KV it holds already, as the call said, or as is believed by its prefix_hashes.
+	// Tokens of the prompt whose KV it already holds, according to the call, or believed by its prefix_hashes.
 	CachedTokens  uint32 `protobuf:"varint,11,opt,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1943,15 +1942,15 @@ type ReleaseRequest struct {
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The attempt that ends.
 	Attempt uint32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// If given and not the booking's lease, nothing is changed.
+	// If given and not the booking's lease, nothing changes.
 	LeaseId string `protobuf:"bytes,4,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	// How it ended.
 	Outcome ReleaseOutcome `protobuf:"varint,5,opt,name=outcome,proto3,enum=eldr.v1.ReleaseOutcome" json:"outcome,omitempty"`
-	// Tokens generated, all sequences.
+	// Tokens generated, over all sequences.
 	OutputTokens uint32 `protobuf:"varint,6,opt,name=output_tokens,json=outputTokens,proto3" json:"output_tokens,omitempty"`
 	// From the first to the last token.
 	DecodeDuration *durationpb.Duration `protobuf:"bytes,7,opt,name=decode_duration,json=decodeDuration,proto3" json:"decode_duration,omitempty"`
-	// The experts that the decode really used, for policies that learn from them.
+	// The activation counts of the decode, for policies that learn from them.
 	DecodeCounts  *ActivationCounts `protobuf:"bytes,8,opt,name=decode_counts,json=decodeCounts,proto3" json:"decode_counts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2096,7 +2095,7 @@ type LeaseReference struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The attempt.
 	Attempt uint32 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// The lease; empty stands for whichever holds the booking.
+	// The lease; empty matches any.
 	LeaseId       string `protobuf:"bytes,3,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2158,7 +2157,7 @@ type RenewLeasesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The bookings that live.
+	// The bookings to renew.
 	Leases        []*LeaseReference `protobuf:"bytes,2,rep,name=leases,proto3" json:"leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2211,7 +2210,7 @@ func (x *RenewLeasesRequest) GetLeases() []*LeaseReference {
 // The answer to RenewLeases.
 type RenewLeasesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Those of the request that are not alive here; all others are renewed.
+	// The bookings in the request that are not alive; all others are renewed.
 	Unknown       []*LeaseReference `protobuf:"bytes,1,rep,name=unknown,proto3" json:"unknown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2300,7 +2299,7 @@ func (x *WatchMovesRequest) GetModel() string {
 	return ""
 }
 
-// A running request that should go on at another worker. Every watcher of the model is told.
+// A running request that should move to another worker. Every watcher of the model gets it.
 type WatchMovesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model.
@@ -2311,9 +2310,9 @@ type WatchMovesResponse struct {
 	Attempt uint32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	// Where it runs.
 	WorkerId string `protobuf:"bytes,4,opt,name=worker_id,json=workerId,proto3" json:"worker_id,omitempty"`
-	// Where it should go on.
+	// Where it should move.
 	Target *WorkerTarget `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
-	// What that is predicted to save of all requests' time together, less what the move costs.
+	// Predicted savings over all requests, less what the move costs.
 	Gain          *durationpb.Duration `protobuf:"bytes,6,opt,name=gain,proto3" json:"gain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2391,14 +2390,14 @@ func (x *WatchMovesResponse) GetGain() *durationpb.Duration {
 	return nil
 }
 
-// Which decision is to be explained.
+// The decision to explain.
 type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The request.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The attempt; the latest that is kept by default.
+	// The attempt; by default the latest that is kept.
 	Attempt       *uint32 `protobuf:"varint,3,opt,name=attempt,proto3,oneof" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2464,24 +2463,24 @@ type ExplainResponse struct {
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The attempt.
 	Attempt uint32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// The decision with rule and scores; no alternates, and a lease only while the booking lives. Where the decision did not need
-	// a similarity exactly, scores have it to about 0.001.
+	// The decision with rule and scores; no alternates, and a lease only while the booking lives. If the decision did not need
+	// an exact similarity, scores have it to about 0.001.
 	Placement *Placement `protobuf:"bytes,4,opt,name=placement,proto3" json:"placement,omitempty"`
 	// How long ago it was made.
 	Age *durationpb.Duration `protobuf:"bytes,5,opt,name=age,proto3" json:"age,omitempty"`
-	// Parameters of the policy then.
+	// Parameters of the policy at the time.
 	PolicyParameters map[string]string `protobuf:"bytes,6,rep,name=policy_parameters,json=policyParameters,proto3" json:"policy_parameters,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Tokens of the prompt whose experts were known.
 	KnownTokens uint32 `protobuf:"varint,7,opt,name=known_tokens,json=knownTokens,proto3" json:"known_tokens,omitempty"`
-	// Tokens of the prompt, as far as they were seen or said; 0 where they were not.
+	// Tokens of the prompt, as far as known; 0 if unknown.
 	PromptTokens uint32 `protobuf:"varint,8,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// Where the booking is.
+	// The booking's state.
 	State BookingState `protobuf:"varint,9,opt,name=state,proto3,enum=eldr.v1.BookingState" json:"state,omitempty"`
 	// How it ended, in words.
 	Ended string `protobuf:"bytes,10,opt,name=ended,proto3" json:"ended,omitempty"`
-	// Its worker has reported it.
+	// Whether its worker has reported it.
 	Running bool `protobuf:"varint,11,opt,name=running,proto3" json:"running,omitempty"`
-	// Decisions of the model that can be explained now.
+	// Number of the model's decisions that can be explained now.
 	DecisionsKept uint32 `protobuf:"varint,12,opt,name=decisions_kept,json=decisionsKept,proto3" json:"decisions_kept,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -35,57 +35,57 @@ const (
 //
 // Places each prefilled request on a decode worker.
 //
-// Every call may answer INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
-// and what came; ids, urls and labels hold no control or format characters), UNAUTHENTICATED (no or
-// an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
-// is for other models). Every call that changes something is idempotent by
-// (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
-// caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
-// whose delays differ, so that callers who were refused together do not come back together; every call may
-// get it while too many are in progress.
+// Every call may return INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
+// and what was found; ids, urls and labels must not contain control or format characters),
+// UNAUTHENTICATED (no token, or an unknown one) and PERMISSION_DENIED (the token lacks the role
+// `route`, `worker` or `admin`, or is for other models). Every call that changes something is
+// idempotent by (model, request_id, attempt), or by (model, request_id, epoch, sequence) for
+// signatures, so a caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a
+// google.rpc.RetryInfo, whose delays vary so that callers refused together do not return together;
+// any call may get it while too many are in progress.
 type RouterServiceClient interface {
-	// Adds one chunk of a request's activation counts to what is held of it.
+	// Adds one chunk of a request's activation counts to the signature held for it.
 	//
 	// FAILED_PRECONDITION: the geometry is not the model's, or the epoch is below the one held.
-	// RESOURCE_EXHAUSTED: the signature alone is larger than the memory for signatures.
+	// RESOURCE_EXHAUSTED: the signature alone exceeds the memory for signatures.
 	RegisterSignature(ctx context.Context, in *RegisterSignatureRequest, opts ...grpc.CallOption) (*RegisterSignatureResponse, error)
-	// The same for many requests interleaved. Each message is answered once: by an acknowledgement, by
-	// a placement where it carried `route`, or by a google.rpc.Status with the error that the unary
-	// calls would have given. A bad message never ends the stream. Answers keep no order across requests.
+	// The same for many requests, interleaved. Each message is answered once: with an acknowledgement,
+	// with a placement if it has `route`, or with a google.rpc.Status, the error that the unary calls
+	// would have returned. A bad message never ends the stream. Answers to different requests are unordered.
 	StreamSignatures(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StreamSignaturesRequest, StreamSignaturesResponse], error)
-	// Picks a decode worker and books it, in one act.
+	// Picks a decode worker and books it, in one step.
 	//
-	// It may come while the prefill still runs: then it rests on the chunks registered so far
-	// (Placement.early). The worker stays; the booking takes in the whole signature when that is complete.
+	// It may be called while the prefill is still running: then it uses the chunks registered so far
+	// (Placement.early). The worker stays; the booking takes in the whole signature when it is complete.
 	//
-	// FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was released
-	// already, or is superseded by a higher attempt; or the counts' geometry is not the model's.
-	// RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity, and was for
-	// max_wait; or more calls wait than may, and this one's model and caller have the most of them.
+	// FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was already
+	// released, or is superseded by a higher attempt; or the counts' geometry is not the model's.
+	// RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker has been at capacity for max_wait;
+	// or too many calls wait, and this one's model and caller have the most of them.
 	// UNAVAILABLE: the model has no worker that is READY and passes the request's filters.
 	Route(ctx context.Context, in *RouteRequest, opts ...grpc.CallOption) (*RouteResponse, error)
-	// The same for many requests on one stream, matched by (request_id, attempt). Errors come as a
-	// google.rpc.Status and never end the stream. Answers keep no order.
+	// The same for many requests on one stream, matched by (request_id, attempt). Errors are returned as
+	// a google.rpc.Status and never end the stream. Answers are unordered.
 	RouteStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RouteStreamRequest, RouteStreamResponse], error)
-	// Ends a booking. Twice is fine. Before its Route, it makes the late Route fail, for 10 minutes.
+	// Ends a booking. Repeating it is harmless. Before its Route, it makes the late Route fail, for 10 minutes.
 	//
 	// NOT_FOUND: the model is unknown.
 	// FAILED_PRECONDITION: the geometry of decode_counts is not the model's.
-	// RESOURCE_EXHAUSTED: only a signature is known of the model, and the daemon holds as many models as it may.
+	// RESOURCE_EXHAUSTED: only a signature is known for the model, and the daemon's number of models is at its limit.
 	Release(ctx context.Context, in *ReleaseRequest, opts ...grpc.CallOption) (*ReleaseResponse, error)
 	// Keeps bookings alive for another lease_ttl.
 	//
 	// NOT_FOUND: the model is unknown.
 	RenewLeases(ctx context.Context, in *RenewLeasesRequest, opts ...grpc.CallOption) (*RenewLeasesResponse, error)
-	// Running requests that should go on at another worker, as the policy in force chooses them after bookings and
-	// ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
-	// whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
-	// or lets it be. What a watcher does not read in time is left out.
+	// Proposes running requests that should move to another worker, chosen by the policy in force after bookings and
+	// ends; only requests placed with `movable`, and only while this call is open. Nothing has moved yet: the
+	// request's driver carries the move out, and books it by Route with the next attempt and pinned_worker, or
+	// ignores it. Proposals that a watcher does not read in time are dropped.
 	WatchMoves(ctx context.Context, in *WatchMovesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMovesResponse], error)
-	// Says why a request was placed as it was: what was known of it then, how every worker looked, and the
-	// rule that took this one. For live bookings and ended ones, as long as the decision is kept.
+	// Explains why a request was placed as it was: what was known about it then, how every worker looked, and the
+	// rule that chose this one. For live and ended bookings, as long as the decision is kept.
 	//
-	// NOT_FOUND: the model is unknown; or the request was not placed, or its decision is not kept any more (the message says which).
+	// NOT_FOUND: the model is unknown; or the request was not placed, or its decision is no longer kept (the message says which).
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 }
 
@@ -198,57 +198,57 @@ func (c *routerServiceClient) Explain(ctx context.Context, in *ExplainRequest, o
 //
 // Places each prefilled request on a decode worker.
 //
-// Every call may answer INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
-// and what came; ids, urls and labels hold no control or format characters), UNAUTHENTICATED (no or
-// an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
-// is for other models). Every call that changes something is idempotent by
-// (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
-// caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
-// whose delays differ, so that callers who were refused together do not come back together; every call may
-// get it while too many are in progress.
+// Every call may return INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
+// and what was found; ids, urls and labels must not contain control or format characters),
+// UNAUTHENTICATED (no token, or an unknown one) and PERMISSION_DENIED (the token lacks the role
+// `route`, `worker` or `admin`, or is for other models). Every call that changes something is
+// idempotent by (model, request_id, attempt), or by (model, request_id, epoch, sequence) for
+// signatures, so a caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a
+// google.rpc.RetryInfo, whose delays vary so that callers refused together do not return together;
+// any call may get it while too many are in progress.
 type RouterServiceServer interface {
-	// Adds one chunk of a request's activation counts to what is held of it.
+	// Adds one chunk of a request's activation counts to the signature held for it.
 	//
 	// FAILED_PRECONDITION: the geometry is not the model's, or the epoch is below the one held.
-	// RESOURCE_EXHAUSTED: the signature alone is larger than the memory for signatures.
+	// RESOURCE_EXHAUSTED: the signature alone exceeds the memory for signatures.
 	RegisterSignature(context.Context, *RegisterSignatureRequest) (*RegisterSignatureResponse, error)
-	// The same for many requests interleaved. Each message is answered once: by an acknowledgement, by
-	// a placement where it carried `route`, or by a google.rpc.Status with the error that the unary
-	// calls would have given. A bad message never ends the stream. Answers keep no order across requests.
+	// The same for many requests, interleaved. Each message is answered once: with an acknowledgement,
+	// with a placement if it has `route`, or with a google.rpc.Status, the error that the unary calls
+	// would have returned. A bad message never ends the stream. Answers to different requests are unordered.
 	StreamSignatures(grpc.BidiStreamingServer[StreamSignaturesRequest, StreamSignaturesResponse]) error
-	// Picks a decode worker and books it, in one act.
+	// Picks a decode worker and books it, in one step.
 	//
-	// It may come while the prefill still runs: then it rests on the chunks registered so far
-	// (Placement.early). The worker stays; the booking takes in the whole signature when that is complete.
+	// It may be called while the prefill is still running: then it uses the chunks registered so far
+	// (Placement.early). The worker stays; the booking takes in the whole signature when it is complete.
 	//
-	// FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was released
-	// already, or is superseded by a higher attempt; or the counts' geometry is not the model's.
-	// RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity, and was for
-	// max_wait; or more calls wait than may, and this one's model and caller have the most of them.
+	// FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was already
+	// released, or is superseded by a higher attempt; or the counts' geometry is not the model's.
+	// RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker has been at capacity for max_wait;
+	// or too many calls wait, and this one's model and caller have the most of them.
 	// UNAVAILABLE: the model has no worker that is READY and passes the request's filters.
 	Route(context.Context, *RouteRequest) (*RouteResponse, error)
-	// The same for many requests on one stream, matched by (request_id, attempt). Errors come as a
-	// google.rpc.Status and never end the stream. Answers keep no order.
+	// The same for many requests on one stream, matched by (request_id, attempt). Errors are returned as
+	// a google.rpc.Status and never end the stream. Answers are unordered.
 	RouteStream(grpc.BidiStreamingServer[RouteStreamRequest, RouteStreamResponse]) error
-	// Ends a booking. Twice is fine. Before its Route, it makes the late Route fail, for 10 minutes.
+	// Ends a booking. Repeating it is harmless. Before its Route, it makes the late Route fail, for 10 minutes.
 	//
 	// NOT_FOUND: the model is unknown.
 	// FAILED_PRECONDITION: the geometry of decode_counts is not the model's.
-	// RESOURCE_EXHAUSTED: only a signature is known of the model, and the daemon holds as many models as it may.
+	// RESOURCE_EXHAUSTED: only a signature is known for the model, and the daemon's number of models is at its limit.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Keeps bookings alive for another lease_ttl.
 	//
 	// NOT_FOUND: the model is unknown.
 	RenewLeases(context.Context, *RenewLeasesRequest) (*RenewLeasesResponse, error)
-	// Running requests that should go on at another worker, as the policy in force chooses them after bookings and
-	// ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
-	// whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
-	// or lets it be. What a watcher does not read in time is left out.
+	// Proposes running requests that should move to another worker, chosen by the policy in force after bookings and
+	// ends; only requests placed with `movable`, and only while this call is open. Nothing has moved yet: the
+	// request's driver carries the move out, and books it by Route with the next attempt and pinned_worker, or
+	// ignores it. Proposals that a watcher does not read in time are dropped.
 	WatchMoves(*WatchMovesRequest, grpc.ServerStreamingServer[WatchMovesResponse]) error
-	// Says why a request was placed as it was: what was known of it then, how every worker looked, and the
-	// rule that took this one. For live bookings and ended ones, as long as the decision is kept.
+	// Explains why a request was placed as it was: what was known about it then, how every worker looked, and the
+	// rule that chose this one. For live and ended bookings, as long as the decision is kept.
 	//
-	// NOT_FOUND: the model is unknown; or the request was not placed, or its decision is not kept any more (the message says which).
+	// NOT_FOUND: the model is unknown; or the request was not placed, or its decision is no longer kept (the message says which).
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	mustEmbedUnimplementedRouterServiceServer()
 }

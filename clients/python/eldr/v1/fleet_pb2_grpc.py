@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class FleetServiceStub(object):
-    """Knows the workers.
+    """Manages the workers.
 
-    Every call may answer INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED as RouterService's
-    do. RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
+    Every call may return INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED like RouterService's.
+    RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
     """
 
     def __init__(self, channel):
@@ -71,26 +71,26 @@ class FleetServiceStub(object):
 
 
 class FleetServiceServicer(object):
-    """Knows the workers.
+    """Manages the workers.
 
-    Every call may answer INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED as RouterService's
-    do. RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
+    Every call may return INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED like RouterService's.
+    RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
     """
 
     def RegisterWorker(self, request, context):
-        """Makes a worker known. With the incarnation that is there already it is the same life: bookings,
-        counts and slot stay, and what it says of itself now holds. With another, or without one, a new
-        life begins: bookings of the earlier one under the same id end, and its reports are ignored.
+        """Registers a worker. With its current incarnation it is the same life: bookings, counts and slot
+        stay, and the registration is updated. With another incarnation, or without one, a new life
+        begins: bookings of the earlier one under the same id end, and its reports are ignored.
 
         FAILED_PRECONDITION: the geometry is not the model's, or the role is not that of this life.
-        RESOURCE_EXHAUSTED: the daemon holds as many models or workers as it may.
+        RESOURCE_EXHAUSTED: the daemon's number of models or workers is at its limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Lets a worker finish what it has and places nothing new on it. Again, it replaces the deadline.
+        """Lets a worker finish its requests and places nothing new on it. A repeat replaces the deadline.
 
         NOT_FOUND: no such model or worker.
         """
@@ -99,7 +99,7 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RemoveWorker(self, request, context):
-        """Forgets a worker and ends its bookings.
+        """Removes a worker and ends its bookings.
 
         NOT_FOUND: no such model or worker.
         """
@@ -108,7 +108,7 @@ class FleetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReportLoad(self, request, context):
-        """A worker's word on what it runs. A JOINING worker becomes READY by its first report.
+        """Reports what a worker runs. A JOINING worker becomes READY with its first report.
 
         NOT_FOUND: no such model or worker; register again.
         """
@@ -119,16 +119,15 @@ class FleetServiceServicer(object):
     def ListWorkers(self, request, context):
         """The workers as they are now.
 
-        NOT_FOUND: the model is named and unknown.
+        NOT_FOUND: the given model is unknown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchWorkers(self, request, context):
-        """The workers as they are now, and then every change of membership, of state, and of whether and
-        why they capture, until cancelled.
-        A reader that falls too far behind gets RESOURCE_EXHAUSTED and has to begin again.
+        """The workers as they are now, then every change of membership, of state and of capture status,
+        until cancelled. A reader that falls too far behind gets RESOURCE_EXHAUSTED and must start over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,10 +175,10 @@ def add_FleetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FleetService(object):
-    """Knows the workers.
+    """Manages the workers.
 
-    Every call may answer INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED as RouterService's
-    do. RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
+    Every call may return INVALID_ARGUMENT, UNAUTHENTICATED and PERMISSION_DENIED like RouterService's.
+    RegisterWorker and ReportLoad need the role `worker` or `admin`, the others `admin`.
     """
 
     @staticmethod

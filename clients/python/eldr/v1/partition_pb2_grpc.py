@@ -26,11 +26,11 @@ if _version_not_supported:
 
 
 class PartitionServiceStub(object):
-    """Fits, keeps and activates partitions.
+    """Fits, stores and activates partitions.
 
-    Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
-    PERMISSION_DENIED as RouterService's do, NOT_FOUND for an unknown model or version, and
-    UNAVAILABLE where the state cannot be read or written.
+    Every call needs the role `admin` and may return INVALID_ARGUMENT, UNAUTHENTICATED and
+    PERMISSION_DENIED like RouterService's, NOT_FOUND for an unknown model or version, and
+    UNAVAILABLE if the state cannot be read or written.
     """
 
     def __init__(self, channel):
@@ -77,35 +77,35 @@ class PartitionServiceStub(object):
 
 
 class PartitionServiceServicer(object):
-    """Fits, keeps and activates partitions.
+    """Fits, stores and activates partitions.
 
-    Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
-    PERMISSION_DENIED as RouterService's do, NOT_FOUND for an unknown model or version, and
-    UNAVAILABLE where the state cannot be read or written.
+    Every call needs the role `admin` and may return INVALID_ARGUMENT, UNAUTHENTICATED and
+    PERMISSION_DENIED like RouterService's, NOT_FOUND for an unknown model or version, and
+    UNAVAILABLE if the state cannot be read or written.
     """
 
     def FitPartition(self, request, context):
-        """Fits a new partition, apart from the decisions, which go on meanwhile.
+        """Fits a new partition, while decisions go on.
 
         FAILED_PRECONDITION: fewer signatures than slots, or a geometry that is not the model's.
-        RESOURCE_EXHAUSTED: the fit was ended from outside or could not begin, perhaps because memory ran out.
+        RESOURCE_EXHAUSTED: the fit was ended from outside or could not start, perhaps because memory ran out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportPartition(self, request, context):
-        """Takes in a partition from a file's bytes, under a new version.
+        """Imports a partition from a file's bytes, as a new version.
 
         FAILED_PRECONDITION: a geometry that is not the model's.
-        RESOURCE_EXHAUSTED: the daemon holds as many models as it may.
+        RESOURCE_EXHAUSTED: the daemon's number of models is at its limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportPartition(self, request, context):
-        """Gives a partition out as a file's bytes.
+        """Exports a partition as a file's bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,23 +119,23 @@ class PartitionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ActivatePartition(self, request, context):
-        """Makes a version the one that decisions use, from the next one on.
+        """Puts a version in force, from the next decision on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RollbackPartition(self, request, context):
-        """Goes back to the version that was active before.
+        """Goes back to the previously active version.
 
-        FAILED_PRECONDITION: none was.
+        FAILED_PRECONDITION: there is none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetRefit(self, request, context):
-        """Says whether a model's partitions are refitted by themselves, from now on and over restarts.
+        """Sets whether a model's partitions are refitted automatically, from now on and over restarts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -188,11 +188,11 @@ def add_PartitionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PartitionService(object):
-    """Fits, keeps and activates partitions.
+    """Fits, stores and activates partitions.
 
-    Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
-    PERMISSION_DENIED as RouterService's do, NOT_FOUND for an unknown model or version, and
-    UNAVAILABLE where the state cannot be read or written.
+    Every call needs the role `admin` and may return INVALID_ARGUMENT, UNAUTHENTICATED and
+    PERMISSION_DENIED like RouterService's, NOT_FOUND for an unknown model or version, and
+    UNAVAILABLE if the state cannot be read or written.
     """
 
     @staticmethod

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PolicyServiceStub(object):
-    """Says which policies there are and which one is in force.
+    """Lists policies and sets the one in force.
 
     Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
     PERMISSION_DENIED as RouterService's do.
@@ -51,7 +51,7 @@ class PolicyServiceStub(object):
 
 
 class PolicyServiceServicer(object):
-    """Says which policies there are and which one is in force.
+    """Lists policies and sets the one in force.
 
     Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
     PERMISSION_DENIED as RouterService's do.
@@ -65,7 +65,7 @@ class PolicyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SetPolicy(self, request, context):
-        """Puts a policy in force for a model from the next decision on. Bookings stay as they are.
+        """Puts a policy in force for a model, from the next decision on. Existing bookings stay.
 
         INVALID_ARGUMENT: no policy of that name, or a parameter that it does not take.
         FAILED_PRECONDITION: the policy is installed, but broken.
@@ -98,7 +98,7 @@ def add_PolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PolicyService(object):
-    """Says which policies there are and which one is in force.
+    """Lists policies and sets the one in force.
 
     Every call needs the role `admin` and may answer INVALID_ARGUMENT, UNAUTHENTICATED and
     PERMISSION_DENIED as RouterService's do.

@@ -11,11 +11,11 @@ export const protobufPackage = "eldr.v1";
 
 export const protobufFileName = "eldr/v1/activation.proto";
 
-/** What identifies the shape of a mixture-of-experts model to the router. */
+/** The shape of a mixture-of-experts model, as the router needs it. */
 export interface ModelGeometry {
-  /** MoE layers, dense layers left out. 1 to 1,024. */
+  /** MoE layers, without dense layers. 1 to 1,024. */
   numLayers: number;
-  /** Logical routed experts per MoE layer; shared experts and replicas left out. 1 to 4,096. */
+  /** Logical routed experts per MoE layer, without shared experts and replicas. 1 to 4,096. */
   numExperts: number;
   /** Experts each token picks in each layer. 1 to num_experts. */
   topK: number;
@@ -40,9 +40,9 @@ export interface ActivationCounts {
   topK: number;
   /** Tokens counted in every row present. At most 2^26. */
   numTokens: number;
-  /** Prompt tokens whose experts could not be known (KV blocks filled from outside); in no row. */
+  /** Prompt tokens whose experts could not be known (KV blocks filled from outside); not in any row. */
   unknownTokens: number;
-  /** The counts. May be left unset only when num_tokens is 0. */
+  /** The counts. May be unset only if num_tokens is 0. */
   encoding:
     | //
     /**
@@ -54,7 +54,7 @@ export interface ActivationCounts {
     /** Unsigned 32-bit little-endian counts, row-major [layers_present, num_experts]. */
     { $case: "denseU32"; denseU32: Uint8Array }
     | //
-    /** Only the counts that are not zero. */
+    /** Only the nonzero counts. */
     { $case: "sparse"; sparse: SparseCounts }
     | undefined;
 }

@@ -31,7 +31,7 @@ export const protobufPackage = "eldr.v1";
 
 export const protobufFileName = "eldr/v1/router.proto";
 
-/** Why a placement is what it is. */
+/** Why a worker was chosen. */
 export const PlacementReason = {
   /** UNSPECIFIED - Never sent. */
   UNSPECIFIED: "PLACEMENT_REASON_UNSPECIFIED",
@@ -47,7 +47,7 @@ export const PlacementReason = {
   LEAST_LOADED_NO_PARTITION: "PLACEMENT_REASON_LEAST_LOADED_NO_PARTITION",
   /** CLIENT_FALLBACK - The client's own round robin, as the router did not answer. Never sent by the daemon. */
   CLIENT_FALLBACK: "PLACEMENT_REASON_CLIENT_FALLBACK",
-  /** PINNED - The caller chose (pinned_worker). */
+  /** PINNED - The caller chose the worker (pinned_worker). */
   PINNED: "PLACEMENT_REASON_PINNED",
   /** LEAST_LOADED_POLICY_ERROR - Least loaded: the policy failed, and its error is in the daemon's log. */
   LEAST_LOADED_POLICY_ERROR: "PLACEMENT_REASON_LEAST_LOADED_POLICY_ERROR",
@@ -131,19 +131,19 @@ export function placementReasonToNumber(object: PlacementReason): number {
   }
 }
 
-/** Where the signature came from on which a placement rests. */
+/** Where a placement's signature came from. */
 export const SignatureSource = {
-  /** UNSPECIFIED - There was none. */
+  /** UNSPECIFIED - There was no signature. */
   UNSPECIFIED: "SIGNATURE_SOURCE_UNSPECIFIED",
   /** CALLER - It came with the call. */
   CALLER: "SIGNATURE_SOURCE_CALLER",
-  /** REGISTERED - It was registered before, whole or in part. */
+  /** REGISTERED - It was registered, fully or partly. */
   REGISTERED: "SIGNATURE_SOURCE_REGISTERED",
-  /** SESSION - It was predicted: what the conversation's turns before used, as RouteRequest.session names it. */
+  /** SESSION - It was predicted from earlier turns of the conversation in RouteRequest.session. */
   SESSION: "SIGNATURE_SOURCE_SESSION",
-  /** PREFIX - It was predicted: what requests used whose prompts begin alike, by the longest of prefix_hashes that is known. */
+  /** PREFIX - It was predicted from requests whose prompts begin alike, by the longest known one of prefix_hashes. */
   PREFIX: "SIGNATURE_SOURCE_PREFIX",
-  /** TENANT - It was predicted: what requests with the same label `tenant` used. */
+  /** TENANT - It was predicted from requests with the same label `tenant`. */
   TENANT: "SIGNATURE_SOURCE_TENANT",
   UNRECOGNIZED: "UNRECOGNIZED",
 } as const;
@@ -209,11 +209,11 @@ export function signatureSourceToNumber(object: SignatureSource): number {
 
 /** How a decode ended. */
 export const ReleaseOutcome = {
-  /** UNSPECIFIED - Not said; counted as completed. */
+  /** UNSPECIFIED - Not stated; counted as completed. */
   UNSPECIFIED: "RELEASE_OUTCOME_UNSPECIFIED",
   /** COMPLETED - The answer is complete. */
   COMPLETED: "RELEASE_OUTCOME_COMPLETED",
-  /** FAILED - The worker failed. After three in a row others are preferred to it. */
+  /** FAILED - The worker failed. After three failures in a row it is avoided. */
   FAILED: "RELEASE_OUTCOME_FAILED",
   /** CANCELLED - The caller gave up. */
   CANCELLED: "RELEASE_OUTCOME_CANCELLED",
@@ -273,7 +273,7 @@ export const ReleaseResult = {
   UNSPECIFIED: "RELEASE_RESULT_UNSPECIFIED",
   /** RELEASED - The booking was alive and has ended now. */
   RELEASED: "RELEASE_RESULT_RELEASED",
-  /** ALREADY_RELEASED - The booking had ended before. */
+  /** ALREADY_RELEASED - The booking had already ended. */
   ALREADY_RELEASED: "RELEASE_RESULT_ALREADY_RELEASED",
   /** UNKNOWN - No such booking, or another lease holds it. */
   UNKNOWN: "RELEASE_RESULT_UNKNOWN",
@@ -327,9 +327,9 @@ export function releaseResultToNumber(object: ReleaseResult): number {
   }
 }
 
-/** Where a decision's booking is in its life. */
+/** The state of a decision's booking. */
 export const BookingState = {
-  /** UNSPECIFIED - It ended so long ago that it is not known how. */
+  /** UNSPECIFIED - It ended too long ago to know how. */
   UNSPECIFIED: "BOOKING_STATE_UNSPECIFIED",
   /** LIVE - It lives. */
   LIVE: "BOOKING_STATE_LIVE",
@@ -385,12 +385,12 @@ export interface RegisterSignatureRequest {
   model: string;
   /** The request, unique within the model while it lives. 1 to 512 bytes. */
   requestId: string;
-  /** One try of the prefill. A higher epoch replaces all that a lower one sent. */
+  /** One try of the prefill. A higher epoch replaces everything that a lower one sent. */
   epoch: number;
   /**
-   * The chunk's number within the epoch, from 0; any order. Pipeline ranks share the numbers, each
-   * taking its own: chunk x ranks + rank, say. Ranks that all count from 0 are told apart by their
-   * layers, but then `complete` can come before the last of them has sent everything.
+   * The chunk's number within the epoch, from 0, in any order. Pipeline ranks share the numbers, each
+   * using its own, such as chunk x ranks + rank. Ranks that all count from 0 are told apart by their
+   * layers, but then `complete` may come before the last of them has sent everything.
    */
   sequence: number;
   /** No chunk has a higher sequence. */
@@ -403,7 +403,7 @@ export interface RegisterSignatureRequest {
     | undefined;
   /** The prefill worker's id, if it registered; its group restricts the choice. */
   prefillWorker: string;
-  /** With last: tokens of the whole prompt; the measure of coverage while chunks are missing. */
+  /** With last: tokens of the whole prompt, to compute coverage while chunks are missing. */
   promptTokens: number;
 }
 
@@ -411,11 +411,11 @@ export interface RegisterSignatureRequest {
 export interface RegisterSignatureResponse {
   /** Tokens whose experts are known in every layer, over all chunks so far. */
   tokensHeld: number;
-  /** Every chunk and every layer has come. */
+  /** Whether every chunk and every layer has arrived. */
   complete: boolean;
 }
 
-/** A RegisterSignatureRequest, with the same field numbers, and what is to follow from it. */
+/** A RegisterSignatureRequest, with the same field numbers, and optionally a Route. */
 export interface StreamSignaturesRequest {
   /** As RegisterSignatureRequest.model. */
   model: string;
@@ -438,24 +438,24 @@ export interface StreamSignaturesRequest {
   /** As RegisterSignatureRequest.prompt_tokens. */
   promptTokens: number;
   /**
-   * Places the request once this chunk is added, the last or an earlier one. Its model, request_id and prefill_worker may be left
-   * empty: those above stand for them.
+   * Places the request once this chunk is added, the last or an earlier one. Its model, request_id and prefill_worker may be
+   * empty: those above are used then.
    */
   route:
     | RouteRequest
     | undefined;
-  /** The span of the caller that this message belongs to. Without it, spans of the daemon continue the stream's own metadata. */
+  /** The caller's span that this message belongs to. Without it, the daemon's spans use the stream's own metadata. */
   traceContext: TraceContext | undefined;
 }
 
 /**
- * W3C Trace Context, for a message on a stream that it shares with others. Calls with one request have it as metadata,
- * under the names of these fields. One that is malformed is ignored.
+ * W3C Trace Context, for a message on a shared stream. Calls with one request have it as metadata, under the names of
+ * these fields. A malformed one is ignored.
  */
 export interface TraceContext {
   /** Trace, span and flags, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01. */
   traceparent: string;
-  /** What vendors add to it; ignored where it is longer than 512 bytes. */
+  /** Vendors' additions; ignored if longer than 512 bytes. */
   tracestate: string;
 }
 
@@ -483,7 +483,7 @@ export interface StreamSignaturesResponse {
     | undefined;
 }
 
-/** What is to be placed, and within which limits. */
+/** The request to place, and the workers that may take it. */
 export interface RouteRequest {
   /** The model, by the name under which its workers registered. 1 to 256 bytes. */
   model: string;
@@ -492,13 +492,13 @@ export interface RouteRequest {
   /** One try of the decode. A higher attempt ends the booking of a lower one and tries its worker last. */
   attempt: number;
   /**
-   * The signature, inline and whole. Without it, what RegisterSignature has brought is used; without that, what
-   * earlier requests used of the same session, else with the same prefix, else with the same label `tenant`.
+   * The whole signature, inline. Without it, the registered signature is used; without that, a prediction from
+   * earlier requests of the same session, else with the same prefix, else with the same label `tenant`.
    */
   counts:
     | ActivationCounts
     | undefined;
-  /** How long to wait for a signature that is still on its way. Default 0; at most 10 s. */
+  /** How long to wait for a signature that has not fully arrived. Default 0; at most 10 s. */
   waitForSignature:
     | Duration
     | undefined;
@@ -506,19 +506,19 @@ export interface RouteRequest {
   numSequences: number;
   /** Tokens of the prompt, for loads in tokens; 0 means unknown. */
   promptTokens: number;
-  /** Tokens that the answer is expected to have, each sequence; 0 means unknown. */
+  /** Expected tokens of the answer, per sequence; 0 means unknown. */
   expectedOutputTokens: number;
   /** The prefill worker's id, if it registered: only decode workers of its group are eligible. */
   prefillWorker: string;
   /** Only these workers are eligible; empty means all. */
   candidateWorkers: string[];
-  /** These workers are not. */
+  /** These workers are not eligible. */
   excludeWorkers: string[];
-  /** Only workers that carry all these labels are eligible. */
+  /** Only workers with all these labels are eligible. */
   workerSelector: { [key: string]: string };
-  /** Books this worker, whatever the policy would say, if it is eligible. */
+  /** Books this worker instead of the policy's choice, if it is eligible. */
   pinnedWorker: string;
-  /** Decides and answers with the scores of all workers, but books nothing. */
+  /** Decides and returns the scores of all workers, but books nothing. */
   dryRun: boolean;
   /** Fills Placement.scores. */
   explain: boolean;
@@ -526,38 +526,37 @@ export interface RouteRequest {
   leaseTtl:
     | Duration
     | undefined;
-  /** What is known of the request, for predictions (`tenant`) and for policies that read it (`domain` for domain-oracle). */
+  /** Labels of the request, for predictions (`tenant`) and for policies that read them (`domain` for domain-oracle). */
   labels: { [key: string]: string };
   /**
-   * How long to wait for a place where every eligible worker is at its capacity, rather than be refused
-   * at once. Default 0; at most 60 s. The call's own deadline should be longer. A dry run never waits.
+   * How long to wait for a place while every eligible worker is at capacity, rather than be refused at
+   * once. Default 0; at most 60 s. The call's own deadline should be longer. A dry run never waits.
    */
   maxWait:
     | Duration
     | undefined;
   /**
-   * Which of a caller's waiting calls are placed first: higher ones, then earlier ones. Default 0; -10 to 10.
-   * Each step counts as one second of having waited, so no call is overtaken by one that came more than as
-   * many seconds later as its priority is higher. Callers with tokens of their own take turns, whatever
-   * their priorities.
+   * The order of a caller's waiting calls: higher priority first, then earlier ones. Default 0; -10 to 10.
+   * Each step counts as one second of waiting, so a call overtakes only calls that came at most as many seconds
+   * earlier as its priority is higher. Callers with different tokens take turns, whatever their priorities.
    */
   priority: number;
-  /** The conversation that the request is a turn of, by any name that the caller gives it; empty for none. At most 512 bytes. */
+  /** The conversation that the request is a turn of, by any name that the caller chooses; empty for none. At most 512 bytes. */
   session: string;
   /**
-   * Hash k is of the prompt's first k + 1 blocks, chained, the shortest prefix first; blocks are of the caller's own
-   * size, the same for all requests of a model. Of more than 4,096 the first 4,096 are used. A repeat may say otherwise.
+   * Hash k is of the prompt's first k + 1 blocks, chained, shortest prefix first; the caller chooses the block size, the
+   * same for all requests of a model. Only the first 4,096 are used. May differ in a repeat.
    */
   prefixHashes: bigint[];
-  /** The request may go on at another worker while it runs, as WatchMoves proposes. */
+  /** The request may move to another worker while it runs, as WatchMoves proposes. */
   movable: boolean;
   /**
-   * By worker id: how many of the prompt's tokens it holds in its KV cache, for callers that know. Where any are
-   * given, workers that are not among them hold none, and prefix_hashes are not looked up. Of at most 4,096 workers;
-   * those that the model does not have are ignored. A repeat may say otherwise.
+   * By worker id: how many of the prompt's tokens are in its KV cache, for callers that know. If any are given, other
+   * workers are taken to hold none, and prefix_hashes are not looked up. At most 4,096 workers; unknown ones are
+   * ignored. May differ in a repeat.
    */
   cachedTokens: { [key: string]: number };
-  /** Tokens of a block of prefix_hashes. Default 16; at most 65,536. */
+  /** Tokens per block of prefix_hashes. Default 16; at most 65,536. */
   prefixBlockTokens: number;
 }
 
@@ -696,17 +695,17 @@ export interface Placement {
   url: string;
   /** The data-parallel rank at that url (X-data-parallel-rank). */
   dpRank: number;
-  /** Who to try next, best first, should the chosen one fail. */
+  /** Workers to try next, best first, if the chosen one fails. */
   alternates: WorkerTarget[];
-  /** Why this worker. */
+  /** Why this worker was chosen. */
   reason: PlacementReason;
-  /** The same (request_id, attempt) was placed before; this is that answer again. */
+  /** Whether this repeats an earlier answer for the same (request_id, attempt). */
   repeated: boolean;
-  /** A worker's last report is older than its limit, so the loads rest on the daemon's own bookings. */
+  /** Whether a worker's last report is older than its limit, so that loads are from the daemon's own bookings. */
   stale: boolean;
   /** The policy in force. */
   policy: string;
-  /** The partition that was used; 0 where none was. */
+  /** The partition that was used; 0 if none was. */
   partitionVersion: bigint;
   /** The booking's lease; empty for a dry run. */
   leaseId: string;
@@ -718,7 +717,7 @@ export interface Placement {
   leaseRemaining:
     | Duration
     | undefined;
-  /** Cosine similarity of signature and the chosen worker's centroid, -1 to 1; unset where unknown. */
+  /** Cosine similarity of the signature and the chosen worker's centroid, -1 to 1; unset if unknown. */
   similarity?:
     | number
     | undefined;
@@ -727,15 +726,15 @@ export interface Placement {
   /** Every worker of the model, in order of registration; with explain or dry_run. */
   scores: WorkerScore[];
   /**
-   * It rests on a part of the signature, as the rest has not come; coverage is then the share of the tokens
-   * seen so far. Once the signature is complete, a repeat has it false, and the coverage of the whole.
+   * Whether it used part of the signature, as the rest had not arrived; coverage is then the share of the tokens
+   * seen so far. Once the signature is complete, a repeat has false here, and the coverage of the whole.
    */
   early: boolean;
-  /** The state directory cannot be written at the moment, so a crash of the daemon would forget this booking. */
+  /** The state cannot be written at the moment, so a crash of the daemon would lose this booking. */
   unsaved: boolean;
-  /** The rule that took this worker, in words and with its numbers; with explain or dry_run. */
+  /** The rule that chose this worker, in words and with its numbers; with explain or dry_run. */
   rule: string;
-  /** Where the signature came from on which it rests. */
+  /** Where its signature came from. */
   signatureSource: SignatureSource;
 }
 
@@ -743,36 +742,36 @@ export interface Placement {
 export interface WorkerScore {
   /** The worker's id. */
   workerId: string;
-  /** It could have been chosen. */
+  /** Whether it could have been chosen. */
   eligible: boolean;
-  /** Why it could not, in words; empty when eligible. */
+  /** Why it could not, in words; empty if eligible. */
   ineligibleReason: string;
-  /** Cosine similarity of the signature and its centroid; unset where there is no signature or centroid. */
+  /** Cosine similarity of the signature and its centroid; unset without a signature or centroid. */
   similarity?:
     | number
     | undefined;
   /** Its load: booked and foreign sequences (or tokens, by the policy's `load`) / capacity; 1 is full. */
   load: number;
-  /** It is among those from which the least loaded was taken. */
+  /** Whether it is among those from which the least loaded was taken. */
   inBand: boolean;
-  /** Distinct experts per layer that a step of its batch would touch with this request, where the policy predicts it. */
+  /** Distinct experts per layer that a step of its batch would touch with this request, if the policy predicts them. */
   predictedActiveExperts?:
     | number
     | undefined;
   /**
-   * What the policy makes least, where it has a cost and considered the worker. Of marginal-cost: seconds, or, until
-   * a worker has reported, in expert reads of a decode step.
+   * What the policy minimises, if it has a cost and considered the worker. For marginal-cost in seconds, or, until a
+   * worker has reported, in expert reads of a decode step.
    */
   cost?:
     | number
     | undefined;
-  /** Age of its last report; unset where it never reported. */
+  /** Age of its last report; unset if it never reported. */
   reportAge:
     | Duration
     | undefined;
-  /** That report was older than its limit, so the load rests on the daemon's own bookings. */
+  /** Whether that report was older than its limit, so that the load is from the daemon's own bookings. */
   stale: boolean;
-  /** Tokens of the prompt whose KV it holds already, as the call said, or as is believed by its prefix_hashes. */
+  /** Tokens of the prompt whose KV it already holds, according to the call, or believed by its prefix_hashes. */
   cachedTokens: number;
 }
 
@@ -784,17 +783,17 @@ export interface ReleaseRequest {
   requestId: string;
   /** The attempt that ends. */
   attempt: number;
-  /** If given and not the booking's lease, nothing is changed. */
+  /** If given and not the booking's lease, nothing changes. */
   leaseId: string;
   /** How it ended. */
   outcome: ReleaseOutcome;
-  /** Tokens generated, all sequences. */
+  /** Tokens generated, over all sequences. */
   outputTokens: number;
   /** From the first to the last token. */
   decodeDuration:
     | Duration
     | undefined;
-  /** The experts that the decode really used, for policies that learn from them. */
+  /** The activation counts of the decode, for policies that learn from them. */
   decodeCounts: ActivationCounts | undefined;
 }
 
@@ -810,7 +809,7 @@ export interface LeaseReference {
   requestId: string;
   /** The attempt. */
   attempt: number;
-  /** The lease; empty stands for whichever holds the booking. */
+  /** The lease; empty matches any. */
   leaseId: string;
 }
 
@@ -818,13 +817,13 @@ export interface LeaseReference {
 export interface RenewLeasesRequest {
   /** The model. */
   model: string;
-  /** The bookings that live. */
+  /** The bookings to renew. */
   leases: LeaseReference[];
 }
 
 /** The answer to RenewLeases. */
 export interface RenewLeasesResponse {
-  /** Those of the request that are not alive here; all others are renewed. */
+  /** The bookings in the request that are not alive; all others are renewed. */
   unknown: LeaseReference[];
 }
 
@@ -834,7 +833,7 @@ export interface WatchMovesRequest {
   model: string;
 }
 
-/** A running request that should go on at another worker. Every watcher of the model is told. */
+/** A running request that should move to another worker. Every watcher of the model gets it. */
 export interface WatchMovesResponse {
   /** The model. */
   model: string;
@@ -844,21 +843,21 @@ export interface WatchMovesResponse {
   attempt: number;
   /** Where it runs. */
   workerId: string;
-  /** Where it should go on. */
+  /** Where it should move. */
   target:
     | WorkerTarget
     | undefined;
-  /** What that is predicted to save of all requests' time together, less what the move costs. */
+  /** Predicted savings over all requests, less what the move costs. */
   gain: Duration | undefined;
 }
 
-/** Which decision is to be explained. */
+/** The decision to explain. */
 export interface ExplainRequest {
   /** The model. */
   model: string;
   /** The request. */
   requestId: string;
-  /** The attempt; the latest that is kept by default. */
+  /** The attempt; by default the latest that is kept. */
   attempt?: number | undefined;
 }
 
@@ -871,8 +870,8 @@ export interface ExplainResponse {
   /** The attempt. */
   attempt: number;
   /**
-   * The decision with rule and scores; no alternates, and a lease only while the booking lives. Where the decision did not need
-   * a similarity exactly, scores have it to about 0.001.
+   * The decision with rule and scores; no alternates, and a lease only while the booking lives. If the decision did not need
+   * an exact similarity, scores have it to about 0.001.
    */
   placement:
     | Placement
@@ -881,19 +880,19 @@ export interface ExplainResponse {
   age:
     | Duration
     | undefined;
-  /** Parameters of the policy then. */
+  /** Parameters of the policy at the time. */
   policyParameters: { [key: string]: string };
   /** Tokens of the prompt whose experts were known. */
   knownTokens: number;
-  /** Tokens of the prompt, as far as they were seen or said; 0 where they were not. */
+  /** Tokens of the prompt, as far as known; 0 if unknown. */
   promptTokens: number;
-  /** Where the booking is. */
+  /** The booking's state. */
   state: BookingState;
   /** How it ended, in words. */
   ended: string;
-  /** Its worker has reported it. */
+  /** Whether its worker has reported it. */
   running: boolean;
-  /** Decisions of the model that can be explained now. */
+  /** Number of the model's decisions that can be explained now. */
   decisionsKept: number;
 }
 
@@ -4471,22 +4470,22 @@ export const ExplainResponse_PolicyParametersEntry: MessageFns<ExplainResponse_P
 /**
  * Places each prefilled request on a decode worker.
  *
- * Every call may answer INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
- * and what came; ids, urls and labels hold no control or format characters), UNAUTHENTICATED (no or
- * an unknown token) and PERMISSION_DENIED (the token lacks the role `route`, `worker` or `admin`, or
- * is for other models). Every call that changes something is idempotent by
- * (model, request_id, attempt), or by (model, request_id, epoch, sequence) for signatures, so a
- * caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a google.rpc.RetryInfo,
- * whose delays differ, so that callers who were refused together do not come back together; every call may
- * get it while too many are in progress.
+ * Every call may return INVALID_ARGUMENT (google.rpc.BadRequest names the field, what was expected
+ * and what was found; ids, urls and labels must not contain control or format characters),
+ * UNAUTHENTICATED (no token, or an unknown one) and PERMISSION_DENIED (the token lacks the role
+ * `route`, `worker` or `admin`, or is for other models). Every call that changes something is
+ * idempotent by (model, request_id, attempt), or by (model, request_id, epoch, sequence) for
+ * signatures, so a caller that lost an answer simply sends the same again. RESOURCE_EXHAUSTED has a
+ * google.rpc.RetryInfo, whose delays vary so that callers refused together do not return together;
+ * any call may get it while too many are in progress.
  */
 export type RouterServiceService = typeof RouterServiceService;
 export const RouterServiceService = {
   /**
-   * Adds one chunk of a request's activation counts to what is held of it.
+   * Adds one chunk of a request's activation counts to the signature held for it.
    *
    * FAILED_PRECONDITION: the geometry is not the model's, or the epoch is below the one held.
-   * RESOURCE_EXHAUSTED: the signature alone is larger than the memory for signatures.
+   * RESOURCE_EXHAUSTED: the signature alone exceeds the memory for signatures.
    */
   registerSignature: {
     path: "/eldr.v1.RouterService/RegisterSignature" as const,
@@ -4500,9 +4499,9 @@ export const RouterServiceService = {
     responseDeserialize: (value: Buffer): RegisterSignatureResponse => RegisterSignatureResponse.decode(value),
   },
   /**
-   * The same for many requests interleaved. Each message is answered once: by an acknowledgement, by
-   * a placement where it carried `route`, or by a google.rpc.Status with the error that the unary
-   * calls would have given. A bad message never ends the stream. Answers keep no order across requests.
+   * The same for many requests, interleaved. Each message is answered once: with an acknowledgement,
+   * with a placement if it has `route`, or with a google.rpc.Status, the error that the unary calls
+   * would have returned. A bad message never ends the stream. Answers to different requests are unordered.
    */
   streamSignatures: {
     path: "/eldr.v1.RouterService/StreamSignatures" as const,
@@ -4516,15 +4515,15 @@ export const RouterServiceService = {
     responseDeserialize: (value: Buffer): StreamSignaturesResponse => StreamSignaturesResponse.decode(value),
   },
   /**
-   * Picks a decode worker and books it, in one act.
+   * Picks a decode worker and books it, in one step.
    *
-   * It may come while the prefill still runs: then it rests on the chunks registered so far
-   * (Placement.early). The worker stays; the booking takes in the whole signature when that is complete.
+   * It may be called while the prefill is still running: then it uses the chunks registered so far
+   * (Placement.early). The worker stays; the booking takes in the whole signature when it is complete.
    *
-   * FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was released
-   * already, or is superseded by a higher attempt; or the counts' geometry is not the model's.
-   * RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity, and was for
-   * max_wait; or more calls wait than may, and this one's model and caller have the most of them.
+   * FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was already
+   * released, or is superseded by a higher attempt; or the counts' geometry is not the model's.
+   * RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker has been at capacity for max_wait;
+   * or too many calls wait, and this one's model and caller have the most of them.
    * UNAVAILABLE: the model has no worker that is READY and passes the request's filters.
    */
   route: {
@@ -4537,8 +4536,8 @@ export const RouterServiceService = {
     responseDeserialize: (value: Buffer): RouteResponse => RouteResponse.decode(value),
   },
   /**
-   * The same for many requests on one stream, matched by (request_id, attempt). Errors come as a
-   * google.rpc.Status and never end the stream. Answers keep no order.
+   * The same for many requests on one stream, matched by (request_id, attempt). Errors are returned as
+   * a google.rpc.Status and never end the stream. Answers are unordered.
    */
   routeStream: {
     path: "/eldr.v1.RouterService/RouteStream" as const,
@@ -4550,11 +4549,11 @@ export const RouterServiceService = {
     responseDeserialize: (value: Buffer): RouteStreamResponse => RouteStreamResponse.decode(value),
   },
   /**
-   * Ends a booking. Twice is fine. Before its Route, it makes the late Route fail, for 10 minutes.
+   * Ends a booking. Repeating it is harmless. Before its Route, it makes the late Route fail, for 10 minutes.
    *
    * NOT_FOUND: the model is unknown.
    * FAILED_PRECONDITION: the geometry of decode_counts is not the model's.
-   * RESOURCE_EXHAUSTED: only a signature is known of the model, and the daemon holds as many models as it may.
+   * RESOURCE_EXHAUSTED: only a signature is known for the model, and the daemon's number of models is at its limit.
    */
   release: {
     path: "/eldr.v1.RouterService/Release" as const,
@@ -4580,10 +4579,10 @@ export const RouterServiceService = {
     responseDeserialize: (value: Buffer): RenewLeasesResponse => RenewLeasesResponse.decode(value),
   },
   /**
-   * Running requests that should go on at another worker, as the policy in force chooses them after bookings and
-   * ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
-   * whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
-   * or lets it be. What a watcher does not read in time is left out.
+   * Proposes running requests that should move to another worker, chosen by the policy in force after bookings and
+   * ends; only requests placed with `movable`, and only while this call is open. Nothing has moved yet: the
+   * request's driver carries the move out, and books it by Route with the next attempt and pinned_worker, or
+   * ignores it. Proposals that a watcher does not read in time are dropped.
    */
   watchMoves: {
     path: "/eldr.v1.RouterService/WatchMoves" as const,
@@ -4595,10 +4594,10 @@ export const RouterServiceService = {
     responseDeserialize: (value: Buffer): WatchMovesResponse => WatchMovesResponse.decode(value),
   },
   /**
-   * Says why a request was placed as it was: what was known of it then, how every worker looked, and the
-   * rule that took this one. For live bookings and ended ones, as long as the decision is kept.
+   * Explains why a request was placed as it was: what was known about it then, how every worker looked, and the
+   * rule that chose this one. For live and ended bookings, as long as the decision is kept.
    *
-   * NOT_FOUND: the model is unknown; or the request was not placed, or its decision is not kept any more (the message says which).
+   * NOT_FOUND: the model is unknown; or the request was not placed, or its decision is no longer kept (the message says which).
    */
   explain: {
     path: "/eldr.v1.RouterService/Explain" as const,
@@ -4613,42 +4612,42 @@ export const RouterServiceService = {
 
 export interface RouterServiceServer extends UntypedServiceImplementation {
   /**
-   * Adds one chunk of a request's activation counts to what is held of it.
+   * Adds one chunk of a request's activation counts to the signature held for it.
    *
    * FAILED_PRECONDITION: the geometry is not the model's, or the epoch is below the one held.
-   * RESOURCE_EXHAUSTED: the signature alone is larger than the memory for signatures.
+   * RESOURCE_EXHAUSTED: the signature alone exceeds the memory for signatures.
    */
   registerSignature: handleUnaryCall<RegisterSignatureRequest, RegisterSignatureResponse>;
   /**
-   * The same for many requests interleaved. Each message is answered once: by an acknowledgement, by
-   * a placement where it carried `route`, or by a google.rpc.Status with the error that the unary
-   * calls would have given. A bad message never ends the stream. Answers keep no order across requests.
+   * The same for many requests, interleaved. Each message is answered once: with an acknowledgement,
+   * with a placement if it has `route`, or with a google.rpc.Status, the error that the unary calls
+   * would have returned. A bad message never ends the stream. Answers to different requests are unordered.
    */
   streamSignatures: handleBidiStreamingCall<StreamSignaturesRequest, StreamSignaturesResponse>;
   /**
-   * Picks a decode worker and books it, in one act.
+   * Picks a decode worker and books it, in one step.
    *
-   * It may come while the prefill still runs: then it rests on the chunks registered so far
-   * (Placement.early). The worker stays; the booking takes in the whole signature when that is complete.
+   * It may be called while the prefill is still running: then it uses the chunks registered so far
+   * (Placement.early). The worker stays; the booking takes in the whole signature when it is complete.
    *
-   * FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was released
-   * already, or is superseded by a higher attempt; or the counts' geometry is not the model's.
-   * RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity, and was for
-   * max_wait; or more calls wait than may, and this one's model and caller have the most of them.
+   * FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was already
+   * released, or is superseded by a higher attempt; or the counts' geometry is not the model's.
+   * RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker has been at capacity for max_wait;
+   * or too many calls wait, and this one's model and caller have the most of them.
    * UNAVAILABLE: the model has no worker that is READY and passes the request's filters.
    */
   route: handleUnaryCall<RouteRequest, RouteResponse>;
   /**
-   * The same for many requests on one stream, matched by (request_id, attempt). Errors come as a
-   * google.rpc.Status and never end the stream. Answers keep no order.
+   * The same for many requests on one stream, matched by (request_id, attempt). Errors are returned as
+   * a google.rpc.Status and never end the stream. Answers are unordered.
    */
   routeStream: handleBidiStreamingCall<RouteStreamRequest, RouteStreamResponse>;
   /**
-   * Ends a booking. Twice is fine. Before its Route, it makes the late Route fail, for 10 minutes.
+   * Ends a booking. Repeating it is harmless. Before its Route, it makes the late Route fail, for 10 minutes.
    *
    * NOT_FOUND: the model is unknown.
    * FAILED_PRECONDITION: the geometry of decode_counts is not the model's.
-   * RESOURCE_EXHAUSTED: only a signature is known of the model, and the daemon holds as many models as it may.
+   * RESOURCE_EXHAUSTED: only a signature is known for the model, and the daemon's number of models is at its limit.
    */
   release: handleUnaryCall<ReleaseRequest, ReleaseResponse>;
   /**
@@ -4658,27 +4657,27 @@ export interface RouterServiceServer extends UntypedServiceImplementation {
    */
   renewLeases: handleUnaryCall<RenewLeasesRequest, RenewLeasesResponse>;
   /**
-   * Running requests that should go on at another worker, as the policy in force chooses them after bookings and
-   * ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
-   * whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
-   * or lets it be. What a watcher does not read in time is left out.
+   * Proposes running requests that should move to another worker, chosen by the policy in force after bookings and
+   * ends; only requests placed with `movable`, and only while this call is open. Nothing has moved yet: the
+   * request's driver carries the move out, and books it by Route with the next attempt and pinned_worker, or
+   * ignores it. Proposals that a watcher does not read in time are dropped.
    */
   watchMoves: handleServerStreamingCall<WatchMovesRequest, WatchMovesResponse>;
   /**
-   * Says why a request was placed as it was: what was known of it then, how every worker looked, and the
-   * rule that took this one. For live bookings and ended ones, as long as the decision is kept.
+   * Explains why a request was placed as it was: what was known about it then, how every worker looked, and the
+   * rule that chose this one. For live and ended bookings, as long as the decision is kept.
    *
-   * NOT_FOUND: the model is unknown; or the request was not placed, or its decision is not kept any more (the message says which).
+   * NOT_FOUND: the model is unknown; or the request was not placed, or its decision is no longer kept (the message says which).
    */
   explain: handleUnaryCall<ExplainRequest, ExplainResponse>;
 }
 
 export interface RouterServiceClient extends Client {
   /**
-   * Adds one chunk of a request's activation counts to what is held of it.
+   * Adds one chunk of a request's activation counts to the signature held for it.
    *
    * FAILED_PRECONDITION: the geometry is not the model's, or the epoch is below the one held.
-   * RESOURCE_EXHAUSTED: the signature alone is larger than the memory for signatures.
+   * RESOURCE_EXHAUSTED: the signature alone exceeds the memory for signatures.
    */
   registerSignature(
     request: RegisterSignatureRequest,
@@ -4696,9 +4695,9 @@ export interface RouterServiceClient extends Client {
     callback: (error: ServiceError | null, response: RegisterSignatureResponse) => void,
   ): ClientUnaryCall;
   /**
-   * The same for many requests interleaved. Each message is answered once: by an acknowledgement, by
-   * a placement where it carried `route`, or by a google.rpc.Status with the error that the unary
-   * calls would have given. A bad message never ends the stream. Answers keep no order across requests.
+   * The same for many requests, interleaved. Each message is answered once: with an acknowledgement,
+   * with a placement if it has `route`, or with a google.rpc.Status, the error that the unary calls
+   * would have returned. A bad message never ends the stream. Answers to different requests are unordered.
    */
   streamSignatures(): ClientDuplexStream<StreamSignaturesRequest, StreamSignaturesResponse>;
   streamSignatures(
@@ -4709,15 +4708,15 @@ export interface RouterServiceClient extends Client {
     options?: Partial<CallOptions>,
   ): ClientDuplexStream<StreamSignaturesRequest, StreamSignaturesResponse>;
   /**
-   * Picks a decode worker and books it, in one act.
+   * Picks a decode worker and books it, in one step.
    *
-   * It may come while the prefill still runs: then it rests on the chunks registered so far
-   * (Placement.early). The worker stays; the booking takes in the whole signature when that is complete.
+   * It may be called while the prefill is still running: then it uses the chunks registered so far
+   * (Placement.early). The worker stays; the booking takes in the whole signature when it is complete.
    *
-   * FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was released
-   * already, or is superseded by a higher attempt; or the counts' geometry is not the model's.
-   * RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker is at its capacity, and was for
-   * max_wait; or more calls wait than may, and this one's model and caller have the most of them.
+   * FAILED_PRECONDITION: the same (request_id, attempt) came with another payload, was already
+   * released, or is superseded by a higher attempt; or the counts' geometry is not the model's.
+   * RESOURCE_EXHAUSTED (google.rpc.RetryInfo): every eligible worker has been at capacity for max_wait;
+   * or too many calls wait, and this one's model and caller have the most of them.
    * UNAVAILABLE: the model has no worker that is READY and passes the request's filters.
    */
   route(
@@ -4736,8 +4735,8 @@ export interface RouterServiceClient extends Client {
     callback: (error: ServiceError | null, response: RouteResponse) => void,
   ): ClientUnaryCall;
   /**
-   * The same for many requests on one stream, matched by (request_id, attempt). Errors come as a
-   * google.rpc.Status and never end the stream. Answers keep no order.
+   * The same for many requests on one stream, matched by (request_id, attempt). Errors are returned as
+   * a google.rpc.Status and never end the stream. Answers are unordered.
    */
   routeStream(): ClientDuplexStream<RouteStreamRequest, RouteStreamResponse>;
   routeStream(options: Partial<CallOptions>): ClientDuplexStream<RouteStreamRequest, RouteStreamResponse>;
@@ -4746,11 +4745,11 @@ export interface RouterServiceClient extends Client {
     options?: Partial<CallOptions>,
   ): ClientDuplexStream<RouteStreamRequest, RouteStreamResponse>;
   /**
-   * Ends a booking. Twice is fine. Before its Route, it makes the late Route fail, for 10 minutes.
+   * Ends a booking. Repeating it is harmless. Before its Route, it makes the late Route fail, for 10 minutes.
    *
    * NOT_FOUND: the model is unknown.
    * FAILED_PRECONDITION: the geometry of decode_counts is not the model's.
-   * RESOURCE_EXHAUSTED: only a signature is known of the model, and the daemon holds as many models as it may.
+   * RESOURCE_EXHAUSTED: only a signature is known for the model, and the daemon's number of models is at its limit.
    */
   release(
     request: ReleaseRequest,
@@ -4788,10 +4787,10 @@ export interface RouterServiceClient extends Client {
     callback: (error: ServiceError | null, response: RenewLeasesResponse) => void,
   ): ClientUnaryCall;
   /**
-   * Running requests that should go on at another worker, as the policy in force chooses them after bookings and
-   * ends; only of requests placed with `movable`, and only while a call of this watches. Nothing has moved yet:
-   * whoever drives the request carries the move out and books it by Route with the next attempt and pinned_worker,
-   * or lets it be. What a watcher does not read in time is left out.
+   * Proposes running requests that should move to another worker, chosen by the policy in force after bookings and
+   * ends; only requests placed with `movable`, and only while this call is open. Nothing has moved yet: the
+   * request's driver carries the move out, and books it by Route with the next attempt and pinned_worker, or
+   * ignores it. Proposals that a watcher does not read in time are dropped.
    */
   watchMoves(request: WatchMovesRequest, options?: Partial<CallOptions>): ClientReadableStream<WatchMovesResponse>;
   watchMoves(
@@ -4800,10 +4799,10 @@ export interface RouterServiceClient extends Client {
     options?: Partial<CallOptions>,
   ): ClientReadableStream<WatchMovesResponse>;
   /**
-   * Says why a request was placed as it was: what was known of it then, how every worker looked, and the
-   * rule that took this one. For live bookings and ended ones, as long as the decision is kept.
+   * Explains why a request was placed as it was: what was known about it then, how every worker looked, and the
+   * rule that chose this one. For live and ended bookings, as long as the decision is kept.
    *
-   * NOT_FOUND: the model is unknown; or the request was not placed, or its decision is not kept any more (the message says which).
+   * NOT_FOUND: the model is unknown; or the request was not placed, or its decision is no longer kept (the message says which).
    */
   explain(
     request: ExplainRequest,
