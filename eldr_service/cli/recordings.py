@@ -107,7 +107,7 @@ def import_answers(
 def _hint(why: str) -> str:
     if "carries no shape" in why:
         return "give --hidden-layers and --top-k"
-    return "give --layers" if "MoE layers must be said" in why else ""
+    return "give --layers" if "MoE layers must be given" in why else ""
 
 
 def _line(arrival: tuple[float, int, int]) -> str:

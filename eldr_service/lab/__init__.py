@@ -1,1 +1,1 @@
-"""Evidence: recordings, simulation, replay and reports. Nothing that serves imports it."""
+"""Evidence: recordings, simulation, replay and reports. No serving code imports it."""

@@ -56,7 +56,7 @@ def test_a_fit_on_the_daemons_window(fresh_fleet):
 
 
 def test_counts_alone_need_top_k(eldr, aggregate):
-    assert "say the model's top_k" in eldr("fit", aggregate, "--slots", 3, code=1)
+    assert "give the model's top_k" in eldr("fit", aggregate, "--slots", 3, code=1)
     assert "top-2" in eldr("fit", aggregate, "--slots", 3, "--top-k", 2)
 
 
@@ -70,7 +70,7 @@ def test_wrong_fits_are_refused(eldr, recording, tmp_path):
     assert "found '5-2'" in eldr(*fit, "--layers", "5-2", code=2)
     assert "below 3" in eldr(*fit, "--layers", "3", code=1)
     assert "25 clusters need as many requests" in eldr("fit", recording, "--slots", 25, code=1)
-    assert "not a whole .npz file" in eldr("fit", __file__, "--slots", 3, code=1)
+    assert "not a complete .npz file" in eldr("fit", __file__, "--slots", 3, code=1)
     assert eldr.json("fit", __file__, "--slots", 3, code=1)["error"]["code"] == "FAILED"
 
 

@@ -103,7 +103,7 @@ def test_wrong_requests_are_refused(fleet, recording, aggregate):
     told = fleet(*explain, "--pin", "nobody", code=1)
     assert told.endswith("eldr workers list shows the workers")
     assert "--request: " in fleet(*explain, "--counts", recording, "--request", 24, code=2)
-    assert "say the model's top_k" in fleet(*explain, "--counts", aggregate, code=1)
+    assert "give the model's top_k" in fleet(*explain, "--counts", aggregate, code=1)
     assert "num_tokens x top_k" in fleet(*explain, "--counts", aggregate, "--top-k", 7, code=1)
     assert "expected key=value" in fleet(*explain, "--selector", "zone", code=2)
     assert "--lease" in fleet("route", "--lease", "nan", code=2)

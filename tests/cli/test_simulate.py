@@ -172,7 +172,7 @@ def test_without_prefill_workers_there_is_nothing_to_transfer(simulate):
         ({"cost": "h100"}, "neither a file nor one of gemma"),
         ({"cost": "gpt-oss-120b-h20"}, "did you mean gpt-oss-120b-h200?"),
         ({"activations": "missing.npz"}, "does not exist"),
-        ({"activations": __file__}, "not a whole .npz file"),
+        ({"activations": __file__}, "not a complete .npz file"),
         ({"arrivals": "missing.csv"}, "No such file"),
         ({"arrivals": "missing.csv", "gap_cv": 2}, "a trace has its own gaps"),
         ({"gap_cv": 0}, "gap_cv must be positive"),

@@ -1,4 +1,4 @@
-"""Engines' answers as clients and gateways log them: JSON lines, JSON, server-sent events."""
+"""Parses engines' logged answers: JSON lines, JSON, server-sent events."""
 
 import json
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ _KINDS: dict[str, tuple[type, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """One answer, its chunks joined.
+    """One answer, with its chunks joined.
 
     Attributes
     ----------
     place : str
-        File and line; of a stream, its last line.
+        File and line; for a stream, its last line.
     record : dict
-        What was logged: the answer itself, or an object that has it as `response`.
+        The logged object: the answer itself, or an object with it as `response`.
     body : dict
         The answer, with `choices` (OpenAI's form) or `meta_info` (SGLang's own).
     """
@@ -41,7 +41,7 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A line, or an answer in it, that cannot be read, and what was expected."""
+    """A line, or an answer in it, that cannot be parsed, and what was expected."""
 
     place: str
     why: str
@@ -51,7 +51,7 @@ class Malformed:
 
 
 def read_answers(path: Path) -> Iterator[Logged | Malformed]:
-    """All answers of a file, those that were streamed after the others."""
+    """All answers in a file, streamed ones after the others."""
     streams: dict[str, Logged] = {}
     for place, value, event in _values(path):
         if isinstance(value, Malformed):
@@ -103,7 +103,7 @@ def _values(path: Path) -> Iterator[tuple[str, Any, bool]]:
 
 
 def _whole(path: Path) -> Iterator[tuple[str, Any, bool]] | None:
-    """The values of a file that is one JSON document of several lines; None where it is none."""
+    """The values of a file that is one multi-line JSON document; None if it is not."""
     if path.stat().st_size > LONGEST_LINE:
         return None
     try:
@@ -115,7 +115,7 @@ def _whole(path: Path) -> Iterator[tuple[str, Any, bool]] | None:
 
 
 def _bodies(value: Any) -> Iterator[dict[str, Any]]:
-    """The answers in a logged value: itself, its `response` or `body`, or each of a list."""
+    """The answers in a logged value: itself, its `response` or `body`, or each item of a list."""
     if isinstance(value, list):
         for one in value:
             yield from _bodies(one)
@@ -151,7 +151,7 @@ def _check_kinds(fields: dict[str, Any]) -> None:
 
 
 def answer_id(body: dict[str, Any]) -> str | None:
-    """What chunks of one stream have in common, and the two legs of a disaggregated request."""
+    """What chunks of one stream share, and the two legs of a disaggregated request."""
     found = body.get("id") or body.get("request_id") or (body.get("meta_info") or {}).get("id")
     return None if found is None else str(found)
 
@@ -159,14 +159,14 @@ def answer_id(body: dict[str, Any]) -> str | None:
 def _is_chunk(body: dict[str, Any]) -> bool:
     if str(body.get("object", "")).endswith(".chunk"):
         return True
-    if "choices" in body:  # one of the chunks has usage alone
+    if "choices" in body:  # one of the chunks has only usage
         unfinished = [one.get("finish_reason", "") is None for one in body["choices"]]
         return not unfinished or any(unfinished)
     return body["meta_info"].get("finish_reason", "") is None
 
 
 def _joined(before: Logged, chunk: Logged) -> Logged:
-    """Tokens of an answer add up; of all else the last that is said holds."""
+    """Join chunks: tokens are concatenated, for everything else the last value counts."""
     body = before.body | _said(chunk.body)
     if "choices" in body:
         by_index = {one.get("index", 0): one for one in before.body.get("choices", ())}

@@ -1,4 +1,4 @@
-"""A folder of recordings, of any number of engines, as columns."""
+"""Loads a folder of recordings, of any number of engines, as columns."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from eldr_service.lab.recordings.frames import COLUMNS, SUFFIX, Frame, read_fram
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class EngineFiles:
-    """What the engines of one model recorded, one table after the other.
+    """The recordings of one model's engines, each table concatenated.
 
     Attributes
     ----------
@@ -23,11 +23,12 @@ class EngineFiles:
     num_experts, top_k : int
         Of the model.
     columns : dict of TABLE.COLUMN to ndarray
-        All of `COLUMNS`, empty ones too, with ``sequence`` made unique over all engines: uint64.
+        All of `COLUMNS`, including empty ones; ``sequence`` is made unique over all engines:
+        uint64.
     decode_engines : int
-        That recorded decodes.
+        Number of engines that recorded decodes.
     cautions : tuple of str
-        What is lost: torn ends, rows that an engine dropped.
+        What is lost: truncated ends, rows that an engine dropped.
     """
 
     folder: Path
@@ -40,11 +41,11 @@ class EngineFiles:
 
     @property
     def num_layers(self) -> int:
-        """MoE layers; ValueError where no experts were recorded."""
+        """MoE layers; ValueError if no experts were recorded."""
         for column in ("tokens.experts", "signatures.counts"):
             if self[column].shape[1]:
                 return int(self[column].shape[1])
-        raise ValueError(f"{self.folder}: no experts are recorded")
+        raise ValueError(f"{self.folder}: no experts were recorded")
 
     def __getitem__(self, column: str) -> NDArray[Any]:
         return self.columns[column]
@@ -52,7 +53,7 @@ class EngineFiles:
 
 @cache
 def read_engine_files(folder: Path) -> EngineFiles:
-    """Read a folder and those below it, once in a process.
+    """Read a folder with its subfolders, once per process.
 
     Raises
     ------
@@ -65,23 +66,23 @@ def read_engine_files(folder: Path) -> EngineFiles:
         whole, torn = read_frames(path)
         frames += whole
         if torn:
-            cautions.append(f"{path}: its last {torn:,} bytes are torn and left out")
+            cautions.append(f"{path}: its last {torn:,} bytes are truncated and left out")
     if not frames:
         raise ValueError(
-            f"{folder}: no recording in it; engines write *{SUFFIX} with the setting record"
+            f"{folder}: no recordings; engines write *{SUFFIX} with the setting record"
         )
     kinds = {(f.about["model"], f.about["num_experts"], f.about["top_k"]) for f in frames}
     if len(kinds) > 1:
         said = "; ".join(
             f"{name}: {experts} experts, top-{k}" for name, experts, k in sorted(kinds)
         )
-        raise ValueError(f"{folder}: holds recordings of several models ({said}); keep them apart")
+        raise ValueError(f"{folder}: has recordings of several models ({said}); keep them apart")
     cautions += _dropped(frames)
     ((model, num_experts, top_k),) = kinds
     engines = {f.about["engine"] for f in frames if "decodes.request" in f.columns}
     try:
         columns = {name: _joined(frames, name) for name in COLUMNS}
-    except ValueError as error:  # other numbers of layers
+    except ValueError as error:  # different numbers of layers
         raise ValueError(f"{folder}: the recordings differ in shape: {error}") from error
     return EngineFiles(
         folder=folder,

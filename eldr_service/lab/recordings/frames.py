@@ -1,4 +1,4 @@
-"""The frames of a recording's file, up to where it is torn."""
+"""The frames of a recording's file, up to any truncation."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from safetensors.numpy import load
 
 FORMAT = "eldr-recording/1"
 SUFFIX = ".eldr"
-MOST_BYTES = 1 << 31  # of a frame: more is none
+MOST_BYTES = 1 << 31  # of a frame: anything larger is not one
 
 # Column -> (dtypes, shape of a row; None: any length).
 COLUMNS: dict[str, tuple[str, tuple[int | None, ...]]] = {
@@ -34,14 +34,14 @@ COLUMNS: dict[str, tuple[str, tuple[int | None, ...]]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """About a second of what an engine did.
+    """About one second of an engine's work.
 
     Attributes
     ----------
     about : dict of str to str
-        Of the engine: model, engine, run, role, share, num_experts, top_k, dropped, written.
+        About the engine: model, engine, run, role, share, num_experts, top_k, dropped, written.
     columns : dict of TABLE.COLUMN to ndarray
-        Those of COLUMNS that have rows.
+        The columns of COLUMNS that have rows.
     """
 
     about: dict[str, str]
@@ -49,14 +49,14 @@ class Frame:
 
 
 def read_frames(path: Path) -> tuple[list[Frame], int]:
-    """The whole frames of a file, and how many bytes at its end are none.
+    """The complete frames of a file, and the number of bytes after them.
 
-    A killed engine, or a full disk, leaves a torn frame behind.
+    A killed engine or a full disk leaves a truncated frame.
 
     Raises
     ------
     ValueError
-        The file is of another version, or no recording.
+        The file is of another version, or not a recording.
     """
     frames: list[Frame] = []
     whole = 0
@@ -74,7 +74,7 @@ def read_frames(path: Path) -> tuple[list[Frame], int]:
 
 
 def _document(file: BinaryIO) -> bytes | None:
-    """What the next frame holds; None where the file ends before it does."""
+    """The contents of the next frame; None if the file ends before it does."""
     size = int.from_bytes(file.read(8), "little")
     document = file.read(size) if 0 < size < MOST_BYTES else b""
     return document if document and len(document) == size else None
@@ -88,7 +88,7 @@ def _checked(path: Path, frame: Frame) -> Frame:
         )
     missing = {"model", "engine", "run", "role", "num_experts", "top_k"} - frame.about.keys()
     if missing:
-        raise ValueError(f"{path}: a frame does not say its {', '.join(sorted(missing))}")
+        raise ValueError(f"{path}: a frame lacks its {', '.join(sorted(missing))}")
     rows: dict[str, int] = {}
     for name, (dtypes, shape) in COLUMNS.items():
         column = frame.columns.get(name)

@@ -1,4 +1,4 @@
-"""A recording of what engines gave: answers with the experts of their tokens, SGLang's dumps."""
+"""Makes a recording from engines' output: answers with their tokens' experts, or SGLang's dumps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,25 +22,25 @@ LONGEST_DOMAIN = 200  # each takes as many characters in the file as the longest
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Imported:
-    """What came of some files of answers.
+    """The result of importing files of answers.
 
     Attributes
     ----------
     recording : Recording
     layers : tuple of int
-        The hidden layers that it holds, in the engine's numbering.
+        The hidden layers that it contains, in the engine's numbering.
     hidden_layers : int
     malformed : tuple of Malformed
-        Left out, as are those that the next three count.
+        Left out, like the answers counted below.
     without_experts, one_token, cut_short : int
-        Answers that carry no experts; of one token, which decoded nothing; of whose prompt more
-        than half is unknown, since it begins later, or passed on a prefill server whose answer is
-        not among them.
+        Answers without experts; answers of one token, which decoded nothing; answers with more than
+        half of their prompt unknown, since it begins later, or was prefilled on a server whose
+        answer is missing.
     without_domain, without_time : int
-        Answers of the recording that lack the field.
+        Answers in the recording that lack the field.
     arrivals : list of (float, int, int)
-        Unix seconds, tokens of the prompt and of the answer, ascending. Where all times are whole
-        seconds, those of one second are spread evenly over it.
+        Unix seconds, tokens of the prompt and of the answer, ascending. If all times are whole
+        seconds, those within a second are spread evenly over it.
     """
 
     recording: Recording
@@ -63,7 +63,7 @@ def import_answers(
     domain_field: str | None = None,
     time_field: str | None = None,
 ) -> Imported:
-    """Read files of answers, or dumps of SGLang's expert distribution recorder.
+    """Import files of answers, or dumps of SGLang's expert distribution recorder.
 
     Parameters
     ----------
@@ -71,17 +71,17 @@ def import_answers(
     num_experts : int
         Routed experts per layer.
     shape : (int, int), optional
-        Hidden layers and top_k of the returned arrays; needed for SGLang's alone.
+        Hidden layers and top_k of the returned arrays; required only for SGLang's.
     layers : sequence of int, optional
-        The hidden layers to keep. By default all but those whose picks are 0 in every answer:
+        The hidden layers to keep. By default all except those whose picks are 0 in every answer:
         they are dense, as no token picks one expert twice.
     domain_field, time_field : str, optional
-        Where a logged answer has its domain, and when it arrived.
+        Fields of a logged answer with its domain and its arrival time.
 
     Raises
     ------
     ValueError
-        No answer can be used, or which layers are MoE cannot be told.
+        No answer can be used, or it cannot be determined which layers are MoE.
     """
     reader = _Reader(num_experts, shape, domain_field, time_field)
     for path in paths:
@@ -140,7 +140,7 @@ class _Reader:
             self.keep(one, domain, time)
 
     def keep(self, one: Returned | Malformed, domain: str = "", time: float | None = None) -> None:
-        """Take a request, if there is enough of it."""
+        """Keep a request, if enough of it is known."""
         if isinstance(one, Malformed):
             self._malformed.append(one)
             return
@@ -193,10 +193,11 @@ class _Reader:
         )
 
     def _with_prompts(self, kept: list[_Kept]) -> list[_Kept]:
-        """With the experts of prompts that passed on prefill servers, where those' answers are.
+        """Add the experts of prompts prefilled on other servers, if those answers are here.
 
-        SGLang's decode servers return other requests' experts for a prompt whose KV cache they were
-        sent. So beside one pair of both answers, an answer without its prefill's is left out.
+        SGLang's decode servers return other requests' experts for a prompt whose KV cache they
+        received. So if any pair of both answers is found, answers without their prefill's are left
+        out.
         """
         names = {one.answer.name for one in kept} & self._prefills.keys() - {""}
         if not names:
@@ -262,7 +263,7 @@ class _Reader:
         )
         said = ", ".join(f"{number:,} {what}" for number, what in counts if number)
         first = f"; {self._malformed[0]}" if self._malformed else ""
-        return f"no answer can be used: {said or 'the files hold none'}{first}"
+        return f"no answer can be used: {said or 'the files have none'}{first}"
 
 
 def _same_prompt(one: Returned, other: Returned) -> bool:

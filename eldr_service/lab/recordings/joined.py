@@ -1,4 +1,4 @@
-"""Requests whose prefill one engine recorded and whose decode another, or the same."""
+"""Joins requests whose prefill and decode were recorded by different engines, or by one."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +11,7 @@ from eldr_service.lab.recordings.engine_files import EngineFiles
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Joined:
-    """Requests of which both halves are whole, in order of arrival.
+    """Requests with both halves complete, in order of arrival.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Joined:
         Of their answers' tokens, all requests end to end.
     offsets : ndarray of int64, shape [m + 1]
     lost : int
-        Requests that have one half only, or of whose answer some tokens are missing.
+        Requests with only one half, or with tokens of the answer missing.
     """
 
     arrival_s: NDArray[np.float64]
@@ -38,11 +38,11 @@ class Joined:
 
 @cache
 def join(files: EngineFiles) -> Joined:
-    """Join the halves by the requests' ids, once in a process.
+    """Join the halves by the requests' ids, once per process.
 
-    Of several sequences, or tries, of a request the longest answer is taken, and the last prefill.
-    A prompt of which more than half is unknown has no experts here, as a router would go by load.
-    The last token of an answer passed no layer, so an answer of one token has no experts either.
+    If a request has several sequences or tries, the longest answer and the last prefill are taken.
+    A prompt with more than half unknown has no experts here, as a router would then go by load. The
+    last token of an answer passes no layer, so an answer of one token has no experts either.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def join(files: EngineFiles) -> Joined:
     for half, other, found in (("prefill", "decode", prefills), ("decode", "prefill", decodes)):
         if not len(found):
             raise ValueError(
-                f"{files.folder}: holds no {half} half, only {other}s; {half} engines need the"
+                f"{files.folder}: has no {half} half, only {other}s; {half} engines need the"
                 " setting record too, and their files belong in the same folder"
             )
     longest = np.argsort(files["decodes.tokens"][:, 1], kind="stable")
@@ -62,8 +62,8 @@ def join(files: EngineFiles) -> Joined:
     )
     if not len(keys):
         raise ValueError(
-            f"{files.folder}: no request has both halves; do prefill and decode engines know it"
-            " by the same id?"
+            f"{files.folder}: no request has both halves; do prefill and decode engines use the"
+            " same request ids?"
         )
     prefill = _last(prefills)[of_prefill]
     decode = longest[_last(decodes[longest])][of_decode]
@@ -90,12 +90,12 @@ def join(files: EngineFiles) -> Joined:
 
 
 def _last(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where each distinct key stands last, in the keys' order."""
+    """The last position of each distinct key, in key order."""
     return len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1]
 
 
 def _find(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where each wanted key stands last; -1 where it does not."""
+    """The last position of each wanted key; -1 if absent."""
     distinct, places = np.unique(keys), _last(keys)
     if not len(distinct):
         return np.full(len(wanted), -1)
@@ -106,7 +106,7 @@ def _find(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.in
 def _tokens(
     files: EngineFiles, decode: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of `tokens` by sequence, and from where to where in them those of each decode are."""
+    """Rows of `tokens` by sequence, and the range of each decode's rows in them."""
     sequences = files["tokens.sequence"]
     order = np.argsort(sequences, kind="stable")
     own = files["decodes.sequence"][decode]

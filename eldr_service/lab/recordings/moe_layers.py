@@ -1,4 +1,4 @@
-"""Which of the layers that engines return experts of are MoE: they return dense ones as 0."""
+"""Determines which returned layers are MoE: engines return dense ones as 0."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Experts = NDArray[np.integer]
-"""Of one answer, shape [tokens, hidden layers, top_k]."""
+"""One answer's, shape [tokens, hidden layers, top_k]."""
 
 
 def moe_layers(answers: list[Experts], chosen: Sequence[int] | None) -> list[int]:
@@ -15,7 +15,7 @@ def moe_layers(answers: list[Experts], chosen: Sequence[int] | None) -> list[int
     Raises
     ------
     ValueError
-        At top-1 a layer is 0 throughout: the one expert may be expert 0.
+        At top-1 a layer is all 0: the one expert may be expert 0.
     """
     if chosen is not None:
         return list(chosen)
@@ -25,15 +25,15 @@ def moe_layers(answers: list[Experts], chosen: Sequence[int] | None) -> list[int
         raise ValueError(
             f"picks of layers {sorted(set(range(hidden)) - set(picked))} are all 0, and at top-1 a"
             " dense layer looks like one whose tokens all pick expert 0: the MoE layers must be"
-            " said"
+            " given"
         )
     return picked
 
 
 def repeated(experts: Experts, chosen: Sequence[int] | None) -> str:
-    """What is said where a token picks an expert twice in a MoE layer; nothing where none does.
+    """The error if a token picks an expert twice in a MoE layer; empty if none does.
 
-    ValueError when there is no such layer as a chosen one.
+    ValueError if a chosen layer does not exist.
     """
     hidden = experts.shape[1]
     layers = _picked(experts) if chosen is None else list(chosen)
@@ -48,19 +48,19 @@ def repeated(experts: Experts, chosen: Sequence[int] | None) -> str:
     token, layer = np.argwhere(twice)[0].tolist()
     return (
         f"token {token} picks an expert twice in hidden layer {layers[layer]}, expected"
-        f" {ordered.shape[2]} distinct ones; are layers and top_k as the model has them?"
+        f" {ordered.shape[2]} distinct ones; are layers and top_k those of the model?"
     )
 
 
 def lacking(experts: Experts, layers: list[int]) -> str:
-    """What is said where layers are dense here and not in other answers; nothing else.
+    """The error if layers are dense here and not in other answers; empty otherwise.
 
-    At top-1 a short answer may well pick expert 0 alone.
+    At top-1 a short answer may pick only expert 0.
     """
     dense = sorted(set(layers) - set(_picked(experts)))
     if not dense or experts.shape[2] == 1:
         return ""
-    return f"picks of hidden layers {dense} are all 0, and in other answers they are not"
+    return f"picks of hidden layers {dense} are all 0, but not in other answers"
 
 
 def _picked(experts: Experts) -> list[int]:

@@ -1,4 +1,4 @@
-"""Arrays of an `.npz` file, checked by what their headers say before anything is read."""
+"""Arrays of an `.npz` file, whose headers are checked before anything is read."""
 
 import os
 import zipfile
@@ -21,8 +21,8 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
     ------
     OSError
     ValueError
-        The file is no `.npz` of plain arrays, or is damaged; an array's shape is not what the file
-        holds of it; all of them take more than a quarter of this machine's memory.
+        The file is not an `.npz` of plain arrays, or is damaged; an array's shape does not match
+        its data; or all together take more than a quarter of this machine's memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -30,7 +30,7 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
             _check_size(sum(member.file_size for member in members))
             return {m.filename.removesuffix(".npy"): _array(archive, m) for m in members}
     except (*_UNREADABLE, ValueError) as error:
-        raise ValueError(f"not a whole .npz file of plain arrays: {error}") from error
+        raise ValueError(f"not a complete .npz file of plain arrays: {error}") from error
 
 
 def _check_size(nbytes: int) -> None:

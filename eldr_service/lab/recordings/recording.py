@@ -21,17 +21,17 @@ class Recording:
     ----------
     geometry : ModelGeometry
     domains : ndarray of str, shape [n]
-        Task or topic, empty where the file says none; for evaluation, a router never sees it.
+        Task or topic, empty if the file has none; for evaluation, a router never sees it.
     counts : ndarray of uint32, shape [n, L, E], or None
-        Of the prefills, where their tokens were not recorded one by one: in an aggregate file,
-        where the other three are None, and in engines' recordings.
+        Of the prefills, if their tokens were not recorded one by one: in an aggregate file, where
+        the other three are None, and in engines' recordings.
     expert_ids : ndarray of int, shape [tokens, L, top_k], or None
         The experts of every token, all requests end to end.
     offsets : ndarray of int64, shape [n + 1], or None
         Request r owns the tokens ``offsets[r]:offsets[r + 1]``.
     prefill_len : ndarray of int64, shape [n], or None
-        How many of a request's first tokens are its prefill; the rest are its decode. 0 beside
-        counts.
+        How many of a request's first tokens are its prefill; the rest are its decode. 0 if there
+        are counts.
     """
 
     geometry: ModelGeometry
@@ -51,12 +51,12 @@ class Recording:
         path : str or Path
             Or the folder of engines' recordings (docs/recording.md).
         top_k : int, optional
-            Needed for aggregate files, whose row sums are tokens x top_k and tell neither apart.
+            Required for aggregate files, whose row sums are tokens x top_k and determine neither.
 
         Raises
         ------
         ValueError
-            Saying which array of the file is not as it must be.
+            Says which array of the file is invalid.
         """
         if Path(path).is_dir():
             return cls._of_engines(Path(path), top_k)
@@ -98,7 +98,7 @@ class Recording:
         if not counts.size or counts.min() < 0 or counts.max() >= 2**32:
             raise ValueError("counts must be from 0 to 2^32 - 1, and not empty")
         if top_k is None:
-            raise ValueError("it holds counts, not tokens: say the model's top_k")
+            raise ValueError("it has counts, not tokens: give the model's top_k")
         n, num_layers, num_experts = counts.shape
         geometry = ModelGeometry(num_layers, num_experts, top_k)
         return cls(geometry, _domains(arrays, n), counts=counts.astype(np.uint32))
@@ -141,35 +141,35 @@ class Recording:
         return np.stack([self.counts_of(self.prefill(r)) for r in range(self.num_requests)])
 
     def decode_counts(self) -> NDArray[np.uint32] | None:
-        """Activation counts of every decode, shape [n, L, E]; None when there are counts alone."""
+        """Activation counts of every decode, shape [n, L, E]; None if there are only counts."""
         if self.expert_ids is None:
             return None
         return np.stack([self.counts_of(self.decode(r)) for r in range(self.num_requests)])
 
     def prefill_tokens(self, request: int) -> int:
-        """How many tokens of a request's prefill are known."""
+        """Number of known tokens of a request's prefill."""
         if self.counts is not None:
             return int(self.counts[request, 0].sum()) // self.geometry.top_k
         return int(self._tokens()[2][request])
 
     def prefill(self, request: int) -> slice:
-        """The tokens of a request's prefill, none beside counts.
+        """The tokens of a request's prefill, none if it is recorded as counts.
 
-        ValueError when there are counts alone.
+        ValueError if there are only counts.
         """
         offsets, prefill_len = self._tokens()[1:]
         start = int(offsets[request])
         return slice(start, start + int(prefill_len[request]))
 
     def decode(self, request: int) -> slice:
-        """The tokens of a request's decode; ValueError when there are counts alone."""
+        """The tokens of a request's decode; ValueError if there are only counts."""
         offsets = self._tokens()[1]
         return slice(self.prefill(request).stop, int(offsets[request + 1]))
 
     def counts_of(self, tokens: slice) -> NDArray[np.uint32]:
         """How often these tokens picked each expert, shape [L, E].
 
-        ValueError when there are counts alone.
+        ValueError if there are only counts.
         """
         g = self.geometry
         picks = np.arange(g.num_layers)[:, None] * g.num_experts + self._tokens()[0][tokens]
@@ -177,11 +177,11 @@ class Recording:
         return counts.astype(np.uint32).reshape(g.num_layers, g.num_experts)
 
     def save(self, path: str | Path) -> None:
-        """Write a compressed .npz that `load` reads; ValueError when there are counts."""
+        """Write a compressed .npz that `load` reads; ValueError if there are counts."""
         if self.counts is not None:
             raise ValueError("prefills are recorded as counts, not token by token")
         expert_ids, offsets, prefill_len = self._tokens()
-        with Path(path).open("wb") as file:  # given a name, NumPy would add a suffix of its own
+        with Path(path).open("wb") as file:  # given a name, NumPy would append a suffix
             np.savez_compressed(
                 file,
                 expert_ids=expert_ids,
@@ -193,7 +193,7 @@ class Recording:
 
     def _tokens(self) -> tuple[NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
         if self.expert_ids is None or self.offsets is None or self.prefill_len is None:
-            raise ValueError("the recording holds counts alone, no tokens")
+            raise ValueError("the recording has only counts, no tokens")
         return self.expert_ids, self.offsets, self.prefill_len
 
 

@@ -1,4 +1,4 @@
-"""The experts that vLLM and SGLang return with an answer, and which tokens they are of."""
+"""The experts that vLLM and SGLang return with an answer, and the tokens they belong to."""
 
 import base64
 import io
@@ -20,17 +20,17 @@ _STARTS = ("routed_experts_prompt_start", "routed_experts_start_len")  # vLLM's,
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Returned:
-    """An answer whose experts are known.
+    """An answer with known experts.
 
     Attributes
     ----------
     place : str
     experts : ndarray of int, shape [tokens, hidden layers, top_k]
-        Of the prompt's tokens from `start` on and the answer's, but for its last, which passed no
+        Of the prompt's tokens from `start` on and of the answer's, except its last, which passed no
         layer. Layers that are not MoE are 0.
     prompt_tokens, output_tokens, start : int
     name : str
-        The answer's id; empty where it has none.
+        The answer's id; empty if it has none.
     """
 
     place: str
@@ -42,18 +42,18 @@ class Returned:
 
 
 def returned(logged: Logged, shape: tuple[int, int] | None) -> Iterator[Returned]:
-    """The experts in an answer, one for each choice; nothing where it has none.
+    """The experts in an answer, one per choice; nothing if it has none.
 
     Parameters
     ----------
     logged : Logged
     shape : (int, int), optional
-        Hidden layers and top_k. SGLang's numbers carry none; vLLM's must be of it, if it is given.
+        Hidden layers and top_k. SGLang's numbers carry none; vLLM's must match, if given.
 
     Raises
     ------
     ValueError
-        Saying which field is not as it must be.
+        Says which field is invalid.
     """
     body = logged.body
     if "choices" not in body:
@@ -78,7 +78,7 @@ def returned(logged: Logged, shape: tuple[int, int] | None) -> Iterator[Returned
 
 
 def field(record: dict[str, Any], path: str) -> Any:
-    """What stands at a path such as `metadata.tenant`, None where nothing does."""
+    """The value at a path such as `metadata.tenant`, None if there is none."""
     found: Any = record
     for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None
@@ -86,7 +86,7 @@ def field(record: dict[str, Any], path: str) -> Any:
 
 
 def moment(value: Any) -> float:
-    """Unix seconds of a number or an ISO 8601 text (UTC by default); ValueError for all else."""
+    """Unix seconds from a number or an ISO 8601 text (UTC by default); ValueError otherwise."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LATEST:
         return float(value)
     if isinstance(value, str):
@@ -105,7 +105,7 @@ def _checked(
         said = f"from {start} on " if start else ""
         raise ValueError(
             f"routed_experts has {len(experts)} tokens, expected {expected}: the {prompt} of the"
-            f" prompt {said}and the {output} of the answer but for the last; a request's"
+            f" prompt {said}and the {output} of the answer except the last; a request's"
             f" {_STARTS[0]} or {_STARTS[1]} must be logged with it"
         )
     return Returned(
@@ -136,7 +136,7 @@ def _decoded(text: Any, shape: tuple[int, int] | None) -> NDArray[np.integer]:
 
 
 def _npy(data: bytes) -> NDArray[np.integer]:
-    """vLLM's: an array as a .npy file, checked against the bytes that there are."""
+    """vLLM's format: an array as a .npy file, checked against its length."""
     file = io.BytesIO(data)
     try:
         major, _ = np.lib.format.read_magic(file)
@@ -154,16 +154,16 @@ def _npy(data: bytes) -> NDArray[np.integer]:
     if math.prod(dims) * dtype.itemsize != there:
         raise ValueError(
             f"routed_experts says {list(dims)} of {dtype}, {math.prod(dims) * dtype.itemsize}"
-            f" bytes, and holds {there}"
+            f" bytes, but has {there}"
         )
     flat = np.frombuffer(data, dtype, offset=file.tell())
     return flat.reshape(dims, order="F" if fortran else "C")
 
 
 def _raw(data: bytes, shape: tuple[int, int] | None) -> NDArray[np.integer]:
-    """SGLang's: little-endian int32, of which the shape is not said."""
+    """SGLang's format: little-endian int32, without a shape."""
     if shape is None:
-        raise ValueError("SGLang's routed_experts carries no shape: layers and top_k must be said")
+        raise ValueError("SGLang's routed_experts carries no shape: layers and top_k must be given")
     if len(data) % (4 * math.prod(shape)):
         raise ValueError(
             f"routed_experts holds {len(data)} bytes, expected tokens of int32 for"
@@ -173,7 +173,7 @@ def _raw(data: bytes, shape: tuple[int, int] | None) -> NDArray[np.integer]:
 
 
 def _start(logged: Logged) -> int:
-    """From which token of the prompt on: asked for in the request, so maybe logged with it."""
+    """The first returned token of the prompt; the request asks for it, so it may be logged there."""
     request = ("request", "request.body", "request.sampling_params")
     places = [logged.record, logged.body, logged.body.get("meta_info")]
     places += [field(logged.record, path) for path in request]
@@ -185,7 +185,7 @@ def _start(logged: Logged) -> int:
 
 
 def _length(tokens: Any, body: dict[str, Any], kind: str, alone: bool) -> int:
-    """Tokens of a prompt or an answer, by their ids or by usage, which counts all choices."""
+    """Tokens of a prompt or an answer, from their ids or from usage, which counts all choices."""
     if isinstance(tokens, list):
         return len(tokens)
     if not alone:

@@ -1,15 +1,15 @@
-"""Dumps of SGLang's expert distribution recorder in mode `per_token`, made into requests.
+"""Turns dumps of SGLang's expert distribution recorder, in mode `per_token`, into requests.
 
-A dump has the tokens of each forward pass, with their positions, and nothing of whose they are. So
-requests are told apart by what SGLang's scheduler does (0.5.23):
+A dump has the tokens of each forward pass, with their positions, but not their requests. Requests
+are told apart by what SGLang's scheduler does (0.5.23):
 
 - A pass of prompts says how many tokens each of its prompts has there (`extend_seq_lens`).
-- Only a pass's last prompt can be a chunk, and its next chunk comes first in the next such pass:
-  where the positions go on there, it is the same prompt.
-- Requests whose prompts are complete join the running ones at their end, in the pass's order; each
-  decode pass has one token of every one that still runs, in that order. So its positions say who
-  has ended: those left out. Of two at the same position it cannot always be told which; then
-  neither is taken.
+- Only a pass's last prompt can be a chunk, and its next chunk comes first in the next such pass: if
+ the positions continue there, it is the same prompt.
+- Requests whose prompts are complete are appended to the running ones, in the pass's order; each
+ decode pass has one token of each that still runs, in that order. So its positions show which ones
+ have ended: those left out. Of two at the same position it cannot always be told which one ended;
+ then neither is used.
 """
 
 from collections.abc import Iterator
@@ -29,19 +29,19 @@ _EXTEND, _DECODE, _IDLE = 1, 2, 4  # of SGLang's ForwardMode
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """One that is being followed.
+    """A request being followed.
 
     Attributes
     ----------
     start : int
-        Position of the first token that passed: what is before came from the prefix cache.
+        Position of the first token that passed: earlier ones came from the prefix cache.
     prompt_end : int
-        Position behind the last token of the prompt so far; 0 where the prompt is not in the dump.
+        Position after the last token of the prompt so far; 0 if the prompt is not in the dump.
     end : int
         Position of the next token.
     experts : list of ndarray [tokens, hidden layers, top_k]
     doubtful : bool
-        A token may be another's.
+        Whether a token may be another request's.
     """
 
     start: int
@@ -61,7 +61,7 @@ def read_dump(path: Path, num_experts: int) -> Iterator[Returned | Malformed]:
     Raises
     ------
     ValueError
-        Saying what of the file is not as it must be.
+        Says what in the file is invalid.
     """
     passes, to_logical = _passes(path)
     if int(to_logical.max(initial=-1)) + 1 != num_experts:
@@ -72,7 +72,7 @@ def read_dump(path: Path, num_experts: int) -> Iterator[Returned | Malformed]:
     top_k = max((_top_k(one["topk_ids_of_layer"]) for one in passes), default=0)
     found: list[_Request] = []
     running: list[_Request] = []
-    prompts: list[_Request] = []  # of the last pass of prompts, not yet among the running
+    prompts: list[_Request] = []  # of the last pass of prompts, not yet running
     for number, one in enumerate(passes):
         experts = _logical(one["topk_ids_of_layer"][:, :, :top_k], to_logical)
         positions = one["positions"]
@@ -104,7 +104,7 @@ def read_dump(path: Path, num_experts: int) -> Iterator[Returned | Malformed]:
     for number, request in enumerate(found):
         place, decoded = f"{path} request {number}", request.end - request.prompt_end
         if request.doubtful:
-            yield Malformed(place, "ran beside another at the same position when one of them ended")
+            yield Malformed(place, "ran at the same position as another when one of them ended")
             continue
         yield Returned(
             place=place,
@@ -118,11 +118,11 @@ def read_dump(path: Path, num_experts: int) -> Iterator[Returned | Malformed]:
 def _decoded(
     running: list[_Request], positions: list[int], experts: NDArray[np.integer]
 ) -> list[_Request]:
-    """Those of `running` that a decode pass has, each with its token; others have ended."""
+    """The `running` requests that a decode pass has, each with its token; others have ended."""
     first, last = _matches(running, positions)
     on = []
     for row, position in enumerate(positions):
-        if first[row] < 0:  # its prompt passed before the recorder started, or on another server
+        if first[row] < 0:  # its prompt was computed before the recorder started, or elsewhere
             request = _Request(position, end=position)
         else:
             request = running[first[row]]
@@ -136,7 +136,7 @@ def _decoded(
 
 
 def _matches(running: list[_Request], positions: list[int]) -> tuple[list[int], list[int]]:
-    """The first and the last of `running` that each row can be, in their order; -1 where none."""
+    """The first and the last of `running` that each row can be, in order; -1 if none."""
     first, place = [], 0
     for position in positions:
         ahead = range(place, len(running))
@@ -152,7 +152,7 @@ def _matches(running: list[_Request], positions: list[int]) -> tuple[list[int], 
 
 
 def _passes(path: Path) -> tuple[list[dict[str, Any]], NDArray[np.integer]]:
-    """The passes in their order, and the logical expert of each physical one, by layer."""
+    """The passes in order, and the logical expert of each physical one, by layer."""
     dump = load(path)
     records = dump.get("records") if isinstance(dump, dict) else None
     to_logical = dump.get("last_physical_to_logical_map") if isinstance(dump, dict) else None
@@ -191,14 +191,14 @@ def _check(path: Path, number: int, one: Any, to_logical: NDArray[np.integer]) -
 
 
 def _top_k(ids: NDArray[np.integer]) -> int:
-    """SGLang leaves columns that the model does not use at -1."""
+    """The number of columns that the model uses: SGLang leaves the others at -1."""
     return int((ids >= 0).any(axis=(0, 1)).sum()) if ids.size else 0
 
 
 def _logical(ids: NDArray[np.integer], to_logical: NDArray[np.integer]) -> NDArray[np.integer]:
     """[layers, tokens, top_k] of physical experts -> [tokens, layers, top_k] of logical ones.
 
-    A layer that is not MoE is 0 throughout, as in returned experts.
+    A layer that is not MoE is all 0, as in returned experts.
     """
     layer = np.arange(len(ids))[:, None, None]
     logical = np.where(ids >= 0, to_logical[layer, np.maximum(ids, 0)], 0)

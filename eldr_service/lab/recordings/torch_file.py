@@ -1,4 +1,4 @@
-"""Files of `torch.save`, as NumPy arrays: without torch, and running none of what they hold."""
+"""Reads files of `torch.save` as NumPy arrays, without torch or executing their contents."""
 
 import math
 import pickle
@@ -21,18 +21,18 @@ _BROKEN = (
 
 
 def is_torch_file(path: Path) -> bool:
-    """It begins as they do; answers are text."""
+    """Whether it begins as such files do; answers are text."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def load(path: Path) -> Any:
-    """What was saved; integer tensors as arrays.
+    """The saved value; integer tensors as arrays.
 
     Raises
     ------
     ValueError
-        It is damaged, or holds more than plain values and tensors of integers.
+        It is damaged, or has more than plain values and tensors of integers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -44,7 +44,7 @@ def load(path: Path) -> Any:
             with archive.open(name) as file:
                 return _Unpickler(file, archive, folder).load()
     except (*_BROKEN, ValueError) as error:
-        raise ValueError(f"{path}: not a whole file of torch.save: {error}") from error
+        raise ValueError(f"{path}: not a complete file of torch.save: {error}") from error
 
 
 class _Unpickler(pickle.Unpickler):
@@ -59,7 +59,7 @@ class _Unpickler(pickle.Unpickler):
             return np.dtype(_STORAGES[name])
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise pickle.UnpicklingError(f"{module}.{name} is none of what a recorder's dump holds")
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong in a recorder's dump")
 
     def persistent_load(self, pid: Any) -> NDArray[np.integer]:
         _, dtype, key, _, length = pid

@@ -1,1 +1,1 @@
-"""Decides again what a decision log tells of, by the same code and by any policy."""
+"""Decides a decision log again, with the same code and any policy."""

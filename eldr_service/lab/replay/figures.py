@@ -1,4 +1,4 @@
-"""What a replay found, of one model."""
+"""The results of a replay, for one model."""
 
 import math
 from collections import Counter
@@ -11,13 +11,13 @@ from eldr_service.lab.replay.replica import Choice, Moment
 
 @dataclass(slots=True)
 class Mean:
-    """A weighted mean; NaN of nothing."""
+    """A weighted mean; NaN without values."""
 
     total: float = 0.0
     weight: float = 0.0
 
     def add(self, value: float, weight: float = 1.0) -> None:
-        """Take a value in."""
+        """Add a value."""
         self.total += weight * value
         self.weight += weight
 
@@ -29,7 +29,7 @@ class Mean:
 
 @dataclass(slots=True)
 class Side:
-    """The logged bookings, or those that were followed through: how workers were with them.
+    """The state of the workers with the logged bookings, or with the followed ones.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Side:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def saw(self, moment: Moment) -> None:
-        """Take in the workers after a decision."""
+        """Add the workers' state after a decision."""
         ready = moment.load[moment.ready]
         if ready.sum() > 0:
             self.load_spread.add(float(ready.max() / ready.mean()))
@@ -70,56 +70,56 @@ class Way:
 
     Attributes
     ----------
-    moves : Counter of (logged worker, worker now); None for no room anywhere
+    Counter of (logged worker, worker now); None if there was no room anywhere
     """
 
     moves: Counter[tuple[str, str | None]] = field(default_factory=Counter)
 
     @property
     def decisions(self) -> int:
-        """All of them."""
+        """Number of decisions."""
         return self.moves.total()
 
     @property
     def same(self) -> int:
-        """Those that came to the logged worker."""
+        """Decisions for the logged worker."""
         return sum(n for (old, new), n in self.moves.items() if old == new)
 
     @property
     def changed(self) -> int:
-        """Those that came to another worker, or to none."""
+        """Decisions for another worker, or for none."""
         return self.decisions - self.same
 
     @property
     def refused(self) -> int:
-        """Those for which there was no room."""
+        """Decisions for which there was no room."""
         return self.now(None)
 
     def logged(self, worker: str) -> int:
-        """Those that were logged on a worker."""
+        """Decisions logged for a worker."""
         return sum(n for (old, _), n in self.moves.items() if old == worker)
 
     def now(self, worker: str | None) -> int:
-        """Those that come to a worker now."""
+        """Decisions that are now for a worker."""
         return sum(n for (_, new), n in self.moves.items() if new == worker)
 
     def left(self, worker: str) -> int:
-        """Those logged on a worker that come to another now."""
+        """Decisions logged for a worker that are now for another."""
         return self.logged(worker) - self.moves[worker, worker]
 
 
 @dataclass(slots=True)
 class Figures:
-    """Of one model, over the whole log.
+    """The figures of one model, over the whole log.
 
     Attributes
     ----------
     logged, followed : Side
-        How workers were as it was logged, and with the policy's own bookings.
+        The workers' state as logged, and with the policy's own bookings.
     as_logged, followed_through : Way
-        Each decision in the logged state, and in that which came of those before.
+        Each decision in the logged state, and in the state that results from the previous ones.
     policies : Counter of str
-        Logged ones, by decisions.
+        Logged policies, by number of decisions.
     """
 
     logged: Side = field(default_factory=Side)
@@ -129,7 +129,7 @@ class Figures:
     policies: Counter[str] = field(default_factory=Counter)
 
     def decided(self, old: Choice, as_logged: Choice, followed: Choice) -> None:
-        """Take in a decision: what it was, and what it came to in both ways."""
+        """Add a decision: the logged one, and the results in both ways."""
         assert old.worker is not None
         self.as_logged.moves[old.worker, as_logged.worker] += 1
         self.followed_through.moves[old.worker, followed.worker] += 1

@@ -1,4 +1,4 @@
-"""What decides in a replay instead of what did."""
+"""What a replay uses instead of the logged policy and partition."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,16 +10,16 @@ from eldr_service.policies.registry import changed, create
 
 @dataclass(frozen=True, slots=True)
 class Instead:
-    """A policy, some of its parameters, a partition; each as logged where it is left out.
+    """A policy, some of its parameters, a partition; each as logged if not given.
 
     Attributes
     ----------
     policy : str or None
-        In force from the beginning to the end; None goes with the log, as policies are set.
+        In force for the whole log; None follows the log, where policies are set.
     parameters : mapping of str to str
-        Beside the defaults of `policy`, or in place of those in the log.
+        On top of the defaults of `policy`, or of the parameters in the log.
     partition : Partition or None
-        In force for its model from the beginning to the end.
+        In force for its model for the whole log.
     """
 
     policy: str | None = None

@@ -1,4 +1,4 @@
-"""How many experts the workers' batches use, predicted for any policy by the same measure."""
+"""Predicts how many experts the workers' batches use, by one measure for all policies."""
 
 from dataclasses import replace
 
@@ -14,24 +14,24 @@ from eldr_service.policies.policy import SignatureParameters
 
 
 class Meter:
-    """Predicts as the policy `marginal-cost` does; observes the ends of a model's bookings."""
+    """Predicts like the policy `marginal-cost`; observes the ends of a model's bookings."""
 
     def __init__(self) -> None:
         self._experts = ExpertsInUse(SignatureParameters().min_coverage)
         self._counts: dict[str, Counts | None] = {}
 
     def booked(self, booking: Booking, counts: Counts | None) -> None:
-        """A request with these counts [num_layers, num_experts] is booked."""
+        """A request with these counts [num_layers, num_experts] was booked."""
         self._counts[booking.request_id] = counts
         self._experts.put_in(replace(booking, kept=counts))
 
     def completed(self, booking: Booking, counts: Counts) -> None:
-        """It has got its whole signature."""
+        """A booking has its complete signature."""
         self._counts[booking.request_id] = counts
         self._experts.put_in_again(replace(booking, kept=counts))
 
     def active_experts(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Distinct experts per layer of a step of each row's batch; NaN before any counts."""
+        """Distinct experts per layer that a step of each row's batch uses; NaN without counts."""
         experts = self._experts.known
         return np.full(len(rows), np.nan) if experts is None else experts.active(rows)
 
@@ -43,7 +43,7 @@ class Meter:
         self._experts.take_out(replace(booking, kept=counts))
 
     def signatures_dropped(self, number: int, why: str) -> None:
-        """There are none."""
+        """Nothing to do: none are held."""
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """What it held ends by itself."""
+        """Nothing to do: its bookings end by themselves."""

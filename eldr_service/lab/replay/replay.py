@@ -1,4 +1,4 @@
-"""Goes through a log's records, and decides again at each decision, in two ways."""
+"""Replays a log's records, and decides again at each decision, in two ways."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Decided:
     model, request_id, attempt : the booking's identity
     logged : Choice
     as_logged : Choice
-        In the state in which the logged one was made.
+        In the state in which the logged decision was made.
     followed : Choice
-        In the state that comes of the policy's own decisions before.
+        In the state that results from the policy's own earlier decisions.
     """
 
     model: str
@@ -48,21 +48,21 @@ class _Pair:
 
 
 class Replay:
-    """Decides again.
+    """Decides a log again.
 
     Parameters
     ----------
     instead : Instead
-        What decides.
+        The policy and partition to use.
     model : str, optional
-        Of this model only.
+        Only this model.
 
     Attributes
     ----------
     figures : dict of model to Figures
-        Of what was read so far.
+        Results so far.
     models : set of str
-        Seen so far, with decisions or without.
+        Models seen so far, with or without decisions.
     """
 
     def __init__(self, instead: Instead, model: str | None = None) -> None:
@@ -74,21 +74,21 @@ class Replay:
         self._restoring = False
 
     def run(self, records: Iterable[pb.LogRecord]) -> Iterator[Decided]:
-        """Go through records, as `LogReader` gives them.
+        """Replay records, as `LogReader` yields them.
 
         Raises
         ------
         FailedPreconditionError, InvalidArgumentError
-            A policy cannot be made, or what decides does not fit the log.
+            A policy cannot be created, or the policy or partition does not fit the log.
         LogError
-            A record does not fit those before it.
+            A record does not fit the earlier ones.
         """
         for number, record in enumerate(records, start=1):
             try:
                 decided = self._take(record)
             except EldrError:
                 raise
-            except Exception as error:  # a damaged record may say anything
+            except Exception as error:  # a damaged record may contain anything
                 raise LogError(
                     f"record {number:,}, {record.WhichOneof('record')}, does not fit those before"
                     f" it ({error!r}): the log is damaged"

@@ -1,4 +1,4 @@
-"""One model as a decision log tells of it, under a policy of our choice."""
+"""One model as recorded in a decision log, under a policy of choice."""
 
 from dataclasses import dataclass, replace
 
@@ -25,7 +25,7 @@ from eldr_service.stores.partition_file import load_partition
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a decision came to: a worker, or none where all that it could take were full."""
+    """The result of a decision: a worker, or none if all eligible ones were full."""
 
     worker: str | None
     reason: Reason | None
@@ -44,8 +44,8 @@ class Moment:
     sequences : ndarray of int64
         Booked and foreign.
     active_experts : ndarray of float64
-        Distinct experts per layer that a step of what is booked is predicted to use; NaN where
-        no counts are known yet.
+        Distinct experts per layer that a step of what is booked is predicted to use; NaN before any
+        counts are known.
     """
 
     workers: tuple[str, ...]
@@ -56,7 +56,7 @@ class Moment:
 
 
 class Replica:
-    """A model that goes through what happened to the logged one.
+    """A model that goes through the events of the logged one.
 
     Parameters
     ----------
@@ -64,9 +64,9 @@ class Replica:
     report_limit : float
         Seconds after which a worker's report no longer counts.
     instead : Instead
-        What decides.
+        The policy and partition to use.
     follow : bool
-        Book what the policy says and go on from there, rather than what was logged. Bookings
+        Book what the policy decides and continue from there, rather than what was logged. Bookings
         end when the logged ones did, or with their worker.
     """
 
@@ -89,25 +89,25 @@ class Replica:
     # The snapshot
 
     def restore_worker(self, message: pb.LogWorker) -> None:
-        """Take in a worker as it was."""
+        """Restore a worker as it was."""
         snapshot.restore_worker(self.model, message)
 
     def restore_policy(self, message: pb.LogArray) -> None:
-        """Take in a part of what the logged policy had gathered."""
+        """Restore a part of the logged policy's state."""
         self._state[message.name] = snapshot.array(message)
 
     def restore_booking(self, message: pb.LogBooking) -> None:
-        """Take in a living booking."""
+        """Restore a living booking."""
         booking = snapshot.restore_booking(self.model, message, self._logged.name)
         self._meter.booked(booking, booking.counts)
 
     def restored(self) -> None:
-        """All of the snapshot is here: the policy goes on from it.
+        """The snapshot is complete: the policy continues from it.
 
         Raises
         ------
         FailedPreconditionError
-            What the policy had gathered is of another version of it.
+            The policy's state is from another version of it.
         """
         model = self.model
         if self._own_partition:
@@ -120,10 +120,10 @@ class Replica:
         snapshot.restore_policy(policy, self._state)
         self._state = {}
 
-    # What happened
+    # Events
 
     def worker_joined(self, message: pb.LogWorker, now: float) -> None:
-        """A worker began a life, or said something else of itself in the same one."""
+        """A worker began a life, or updated its registration in the same one."""
         spec, state = from_records.worker_spec(message), WorkerState(message.state)
         if message.same_life:
             self.model.fleet.update(message.row, spec, now)
@@ -131,7 +131,7 @@ class Replica:
         self.model.join(spec, state, message.incarnation, None, now)
 
     def worker_moved(self, message: pb.LogMove, now: float) -> None:
-        """A worker moved on."""
+        """A worker's state changed."""
         state = WorkerState(message.state)
         if state is WorkerState.GONE:
             self.model.remove(message.row, now)
@@ -141,7 +141,7 @@ class Replica:
             self.model.drain(message.row)
 
     def worker_stood(self, message: pb.LogStanding) -> None:
-        """A worker stands otherwise beside the others."""
+        """A worker's standing changed."""
         avoidance = Avoidance(message.avoidance)
         self.model.fleet.set_standing(message.row, avoidance, message.relief)
 
@@ -150,19 +150,19 @@ class Replica:
         self.model.take_numbers(message.row, from_records.report(message), now)
 
     def completed(self, message: pb.LogCompleted, now: float) -> None:
-        """A booking has got its whole signature."""
+        """A booking has its complete signature."""
         if booking := self.model.bookings.live(message.request_id):
             known, top_k = counts.from_record(message.counts)
             self.model.complete_signature(booking, known, top_k, message.coverage, now)
             self._meter.completed(booking, known)
 
     def running(self, message: pb.LogRunning) -> None:
-        """A booking's tokens are in its worker's reports from now on."""
+        """From now on a booking's tokens are in its worker's reports."""
         if booking := self.model.bookings.live(message.request_id):
             self.model.running(booking)
 
     def ended(self, message: pb.LogEnd, now: float) -> None:
-        """A booking ended, unless it did so before with its worker."""
+        """A booking ended, unless it already did with its worker."""
         if booking := self.model.bookings.live(message.request_id):
             self.model.end(booking, from_records.end(message, booking), now)
             self.model.bookings.forget(now)
@@ -186,7 +186,7 @@ class Replica:
         Raises
         ------
         FailedPreconditionError
-            The request's counts do not fit a partition that the log does not have.
+            The request's counts do not fit a given partition.
         """
         model = self.model
         if self._own_partition and known.counts is not None:
@@ -197,14 +197,14 @@ class Replica:
                     f" {known.counts.shape[0]} layers x {known.counts.shape[1]} experts"
                 )
         if self._follow and known.earlier:
-            # What ended before the log began was where it is logged.
+            # What ended before the log began was on the logged worker.
             earlier = model.bookings.earlier_worker(call.request_id, call.attempt) or known.earlier
             known = known._replace(earlier=earlier)
         try:
             placed = place(
                 model, call, known, most_alternates=0, lease_seconds=np.inf, lease_id="", now=now
             )
-        except (UnavailableError, ResourceExhaustedError):  # where other bookings are followed
+        except (UnavailableError, ResourceExhaustedError):  # possible with followed bookings
             return Choice(None, None)
         booking = placed.booking
         choice = Choice(booking.worker_id, booking.reason)
@@ -225,11 +225,11 @@ class Replica:
         )
 
     def worker_id(self, row: int) -> str:
-        """The worker of a row."""
+        """The worker in a row."""
         return self.model.fleet.spec(row).worker_id
 
     def moment(self, now: float) -> Moment:
-        """How the workers are."""
+        """The state of the workers."""
         fleet = self.model.snapshot(now)
         active = self._meter.active_experts(fleet.rows)
         return Moment(

@@ -10,7 +10,7 @@ def poisson_arrivals(rate_per_s: float, duration_s: float, seed: int) -> NDArray
     Raises
     ------
     ValueError
-        When the rate or the duration is not positive.
+        The rate or the duration is not positive.
     """
     if not (rate_per_s > 0 and duration_s > 0):
         raise ValueError(f"rate and duration must be positive, not {rate_per_s} and {duration_s}")
@@ -33,7 +33,7 @@ def bursty_arrivals(
     Raises
     ------
     ValueError
-        When one is not positive.
+        A value is not positive.
     """
     if not (rate_per_s > 0 and duration_s > 0 and gap_cv > 0):
         raise ValueError(
@@ -42,7 +42,7 @@ def bursty_arrivals(
         )
     rng = np.random.default_rng(seed)
     shape = gap_cv**-2
-    times, last = [], -duration_s  # so long before, that the beginning is no renewal
+    times, last = [], -duration_s  # starts early, so that the beginning is not a renewal
     while last < duration_s:
         gaps = rng.gamma(shape, 1 / (shape * rate_per_s), 1_024)
         times.append(last + np.cumsum(gaps))
@@ -52,20 +52,20 @@ def bursty_arrivals(
 
 
 class RecordingPicker:
-    """Hands out recordings in a seeded order, none twice at the same time.
+    """Hands out recordings in a seeded order, never one twice at the same time.
 
-    Two copies of one recording in a batch would share every expert, a locality that no real
-    workload has. The order is one random round of all recordings after the other; a recording still
-    in flight keeps its place in the line and the next free one goes first. So all are used equally
-    often, and policies that are compared with one seed see the same requests as far as that can be.
+    Two copies of one recording in a batch would share every expert, which is more locality than any
+    real workload has. The order is a sequence of random rounds over all recordings; one that is
+    still in flight keeps its place, and the next free one goes first. So all are used equally
+    often, and policies compared with one seed see the same requests as far as possible.
 
     Parameters
     ----------
     recordings : int
     seed : int
     again : bool
-        When all are in flight, hand out one of those with the fewest copies in flight instead of
-        none: an open loop, where arrivals do not wait.
+        If all are in flight, hand out one with the fewest copies in flight instead of none: an open
+        loop, where arrivals do not wait.
     """
 
     def __init__(self, recordings: int, seed: int, again: bool = False) -> None:
@@ -76,7 +76,7 @@ class RecordingPicker:
         self._copies = [0] * recordings
 
     def take(self) -> int | None:
-        """The next free recording, in flight from now on; None when all are: the arrival waits."""
+        """The next free recording, now in flight; None if all are, so that the arrival waits."""
         fewest = min(self._copies)
         if fewest and not self._again:
             return None
@@ -90,16 +90,16 @@ class RecordingPicker:
 
     @property
     def in_flight(self) -> int:
-        """Requests whose recording was taken and not given back."""
+        """Number of recordings taken and not given back."""
         return sum(self._copies)
 
     @property
     def all_in_flight(self) -> bool:
-        """Whoever takes one now gets a copy of a request that is under way, or none."""
+        """Whether the next one would be a copy of a request in flight, or none."""
         return min(self._copies) > 0
 
     def give_back(self, recording: int) -> None:
-        """Its request has ended; KeyError when it is not in flight."""
+        """Its request has ended; KeyError if it is not in flight."""
         if not self._copies[recording]:
             raise KeyError(recording)
         self._copies[recording] -= 1

@@ -21,7 +21,7 @@ _UNLIMITED = np.iinfo(np.int64).max
 
 
 class Underway(NamedTuple):
-    """A request between two workers; `state` is one of HELD, `left_s` when its last token is."""
+    """A request between two workers; `state` is of HELD, `left_s` the time of its last token."""
 
     state: np.void
     left_s: float
@@ -30,12 +30,12 @@ class Underway(NamedTuple):
 class DecodePool:
     """Decode workers that replay recorded tokens at the pace of a cost model.
 
-    A worker steps while it holds requests. Each step makes one token for every request in its batch
-    and lasts as long as the cost model says of the experts that exactly these tokens used; see
-    `Engine` for workers that step together. A request that comes during a step joins at its end,
-    together with those that come at that very moment; at an idle engine it begins at once. A
-    request ends with the step that makes its last token. Calls come in order of virtual time. The
-    same calls give the same times, to the last bit.
+    A worker steps while it holds requests. Each step generates one token for every request in its
+    batch and lasts as long as the cost model says for the experts that exactly these tokens used;
+    see `Engine` for workers that step together. A request that arrives during a step joins at its
+    end, with those that arrive at that very time; on an idle engine it begins at once. A request
+    ends with the step that generates its last token. Calls must be in order of virtual time. Equal
+    calls give bitwise equal times.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class DecodePool:
         self, expert_ids: NDArray[np.integer], num_experts: int, engines: Sequence[Engine]
     ) -> None:
         if not engines:
-            raise ValueError("a pool needs one engine at least, so workers: got none")
+            raise ValueError("a pool needs at least one engine, got none")
         if expert_ids.ndim != 3 or not expert_ids.size:
             raise ValueError(f"expert_ids must be [tokens, layers, top_k], not {expert_ids.shape}")
         # The kernel does not check its indices.
@@ -75,7 +75,7 @@ class DecodePool:
         self._held = np.zeros((len(self._workers), 16), HELD)
         self._asked = self._workers.copy()
         self._now_s = 0.0
-        self._ticket_of: dict[Hashable, int] = {}  # of those that are held
+        self._ticket_of: dict[Hashable, int] = {}  # of held requests
         self._keys: list[Hashable] = []  # this and the next three by ticket
         self._worker_of: list[int] = []
         self._lengths: list[int] = []

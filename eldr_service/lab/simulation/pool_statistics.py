@@ -1,4 +1,4 @@
-"""What a decode pool tells of itself."""
+"""Statistics of a decode pool."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A request that has got its last token; times in virtual seconds.
+    """A request that has its last token; times in virtual seconds.
 
     `tpot_s` is ``(end_s - first_token_s) / (tokens - 1)``, NaN for a single token.
     """
@@ -24,7 +24,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class RecentSteps:
-    """One worker's steps since it was last asked; NaN where there was none.
+    """One worker's steps since the last call; NaN if there were none.
 
     Attributes
     ----------
@@ -42,14 +42,14 @@ class RecentSteps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoolStatistics:
-    """The whole pool from the beginning on; NaN where nothing ran.
+    """The whole pool since the beginning; NaN if nothing ran.
 
     Attributes
     ----------
     active_experts : float
-        Mean over generated tokens of the mean over layers of the distinct experts in their step:
-        of the token's own rank, or, where experts are spread over ranks, of all ranks together.
-        A mean over steps would reward imbalance: many cheap steps of nearly empty workers.
+        Mean over generated tokens of the mean over layers of the distinct experts in their step: of
+        the token's own rank or, if experts are spread over ranks, of all ranks together. A mean
+        over steps would reward imbalance: many cheap steps of nearly empty workers.
     step_seconds : float
         Mean over generated tokens of their step's duration.
     tokens : int
@@ -74,16 +74,16 @@ def load_imbalance(
     workers: int,
     until_s: float,
 ) -> float:
-    """Most requests on a worker over the mean of all workers; mean over the time when any is there.
+    """Most requests on a worker over the mean of all workers; mean over the time with any requests.
 
     Parameters
     ----------
     start_s, end_s, worker : ndarray, shape [requests]
-        When each came to its worker and left it; infinity for one that is still there.
+        When each arrived at its worker and left it; infinity if it is still there.
     workers : int
     until_s : float
-        What comes later does not count. In a pool that drains at the end of a run the last request,
-        alone on one of many workers, says nothing of a policy.
+        What comes later does not count. In a pool that drains at the end of a run, the last
+        request, alone on one of many workers, says nothing about a policy.
     """
     times = np.concatenate([start_s, end_s])
     changes = np.zeros((len(times), workers))
@@ -101,5 +101,5 @@ def load_imbalance(
 
 
 def ratio_of(total: float, count: float) -> float:
-    """The quotient, NaN of nothing."""
+    """The quotient, NaN if there is nothing to divide."""
     return total / count if count else float("nan")

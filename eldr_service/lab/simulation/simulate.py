@@ -43,20 +43,20 @@ def simulate(
     partition: Partition | None = None,
     moves: Moves | None = None,
 ) -> Result:
-    """Run a workload under a policy, every request to its end. The same calls, the same result.
+    """Run a workload under a policy, every request to its end. Equal calls give equal results.
 
     Parameters
-    ----------
+    Use the same one for all policies to be compared.
     workload : Workload
         Give the same to every policy that is to be compared.
     policy : Policy
-        A fresh one: it is told of bookings and may keep state.
+        A new one: it is told of bookings and may keep state.
     deployment : Deployment
     partition : Partition, optional
-        What `fitting.fit_partition` made of the workload's fitted part; without it policies that
-        read signatures take the least loaded worker.
+        From `fitting.fit_partition` on the workload's fitted part; without it, policies that read
+        signatures take the least loaded worker.
     moves : Moves, optional
-        Moves requests that run. The router is not told, so that its bookings stay where they were.
+        Moves running requests. The router is not told, so its bookings stay where they were.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def simulate(
 
 
 class _Event(IntEnum):
-    """What happens next; of several at a moment the first of these comes first."""
+    """Types of events; at equal times, earlier members come first."""
 
     REPORT = 0
     HEARD = 1
@@ -83,13 +83,13 @@ class _Event(IntEnum):
 
 
 class _Silent:
-    """An observer that reports to no one."""
+    """An observer that does nothing."""
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
-        """Needs no note: the releases are the run's own."""
+        """Ignored: the run itself makes the releases."""
 
     def signatures_dropped(self, number: int, why: str) -> None:
-        """There is memory enough for those of the requests in flight."""
+        """Ignored: there is enough memory for the requests in flight."""
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
         """Workers stay."""
@@ -106,7 +106,7 @@ class _Run:
     ) -> None:
         recording, requests = workload.recording, workload.requests
         if recording.expert_ids is None:
-            raise ValueError("the recording holds counts alone, no tokens to decode")
+            raise ValueError("the recording has only counts, no tokens to decode")
         self._workload, self._deployment, self._moves = workload, deployment, moves
         self._pool = DecodePool(
             recording.expert_ids, recording.geometry.num_experts, deployment.engines
@@ -135,8 +135,8 @@ class _Run:
                 model.activate(partition, {})
         self._held: list[dict[str, int]] = [{} for _ in range(deployment.workers)]
         self._reports = 0
-        self._on_their_way: list[tuple[int, LoadReport]] = []  # those of HEARD
-        self._done: dict[int, Finished] = {}  # and those of RELEASE
+        self._on_their_way: list[tuple[int, LoadReport]] = []  # for HEARD events
+        self._done: dict[int, Finished] = {}  # for RELEASE events
         self._counts = [workload.prefill_counts(i) for i in range(len(workload.driven))]
         self._decoded: dict[tuple[int, int], ActivationCounts] = {}
 
@@ -160,7 +160,7 @@ class _Run:
         heapq.heapify(self._events)
 
     def result(self) -> Result:
-        """Let everything happen."""
+        """Run all events, and return the result."""
         handlers = {
             _Event.REPORT: self._report,
             _Event.HEARD: self._hear,
@@ -247,7 +247,7 @@ class _Run:
         heapq.heappush(self._events, (following, _Event.REPORT, 0))
 
     def _chance(self, share: float) -> bool:
-        """Whether what happens to a share of all happens now; without a draw where to none."""
+        """Draw whether an event of this probability happens; no draw if it is 0."""
         return bool(share and self._noise.random() < share)
 
     def _hear(self, now: float, number: int) -> None:
@@ -335,7 +335,7 @@ class _Run:
             request_id=str(i),
             counts=None if plain or self._is_early(i) else self._counts[picked],
             prompt_tokens=int(self._prompt[i]),
-            # The domain is read by domain-oracle alone, the tenant where there are no counts.
+            # Only domain-oracle reads the domain; the tenant is read if there are no counts.
             labels={"domain": domain, "tenant": domain} if plain else {"domain": domain},
             prefix_hashes=prefix,
             prefix_block_tokens=self._caches.block_tokens,
@@ -348,7 +348,7 @@ class _Run:
             again = now + full.retry_after
             heapq.heappush(self._events, (again, _Event.PLACEMENT, i))
             return
-        if booking.reason is Reason.LEAST_LOADED_POLICY_ERROR:  # which no figures should hide
+        if booking.reason is Reason.LEAST_LOADED_POLICY_ERROR:  # must not be hidden in the figures
             raise FailedPreconditionError(f"policy {booking.policy} failed; the log says how")
         self._reasons[booking.reason.name] += 1
         self._worker[i] = int(booking.worker_id.removeprefix("decode-"))
@@ -384,7 +384,7 @@ class _Run:
         return prefixes.hashes[i] if prefixes else ()
 
     def _keep_prefix(self, i: int) -> None:
-        """Note that a request's prompt is on its worker, and was used now."""
+        """Record that a request's prompt is on its worker, and was used now."""
         if prefix := self._prefix(i):
             worker = int(self._worker[i])
             generated = sum(int(self._tokens[int(name)]) for name in self._held[worker])
@@ -396,7 +396,7 @@ class _Run:
             self._pool.move(now, i, worker)
 
     def _move_by_policy(self, now: float, turn: int) -> None:
-        """Have a request go on elsewhere where the router asked at this turn proposes it."""
+        """Carry out a move if the router asked at this turn proposes one."""
         if self._deployment.move_pause is None:
             return
         proposal = self._replicas.at(turn, now).router.propose_move(MODEL, now)
@@ -407,7 +407,7 @@ class _Run:
             int(proposal.target.worker_id.removeprefix("decode-")),
         )
         if str(i) not in self._held[int(self._worker[i])]:
-            return  # its KV cache is still on its way
+            return  # its KV cache is still in transfer
         if (left := self._pool.leave(now, i)) is None:
             return
         del self._held[int(self._worker[i])][str(i)]
@@ -433,7 +433,7 @@ class _Run:
         self._held[worker][str(i)] = int(self._moved[i])
 
     def _advance(self, now: float) -> None:
-        """Let the engines run, and release what they finish."""
+        """Advance the engines, and release what they finish."""
         ended = self._pool.advance(now)
         for done in ended:
             assert isinstance(done.request_key, int)
@@ -477,7 +477,7 @@ class _Run:
         self._left -= 1
 
     def _decode_counts(self, picked: int, tokens: int) -> ActivationCounts:
-        """What a decode activated: kept, as the same recordings come again."""
+        """What a decode activated; cached, as recordings repeat."""
         if (picked, tokens) not in self._decoded:
             self._decoded[picked, tokens] = self._workload.decode_counts(picked, tokens)
         return self._decoded[picked, tokens]

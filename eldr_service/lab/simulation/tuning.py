@@ -1,8 +1,8 @@
-"""The transform and the width of `locality-band` that do best inside the part that is for fitting.
+"""Chooses the transform and width of `locality-band` within the part of a recording for fitting.
 
-That part is split again: on either half of it partitions are fitted, one per transform, and the
-other half is driven under each width, at the same load for half of the time. The lowest mean TPOT
-over both wins. What is driven later has no say: neither its requests nor its arrivals.
+That part is split again: partitions are fitted on either half, one per transform, and the other
+half is driven with each width, at the same load for half of the time. The lowest mean TPOT over
+both wins. What is driven later has no influence: neither its requests nor its arrivals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,20 +20,20 @@ from eldr_service.lab.simulation.traffic import Requests, Traffic
 from eldr_service.lab.simulation.workload import Workload
 
 WIDTHS = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5)  # shares of the partition's spread
-TIME = 0.5  # that is driven, as a share of the study's
+TIME = 0.5  # to drive, as a share of the study's
 
 Tried = Mapping[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen.
+    """The chosen transform and width.
 
     Attributes
     ----------
     transform : str
     width : float
-        Of the partition's spread.
+        Relative to the partition's spread.
     tried : mapping of transform to (mapping of width to mean TPOT in ms)
     """
 
@@ -43,7 +43,7 @@ class Choice:
 
     @classmethod
     def of(cls, tried: Mapping[str, Tried]) -> "Choice":
-        """The lowest of all; of equals the first."""
+        """The lowest of all; on ties the first."""
         pairs = [(transform, width) for transform in tried for width in tried[transform]]
         return cls(*min(pairs, key=lambda pair: tried[pair[0]][pair[1]]), tried)
 
@@ -55,15 +55,15 @@ def inner_workloads(
     seed: int,
     drive_all: bool = False,
 ) -> list[Workload]:
-    """Split the given requests again: either half is driven once, with arrivals of its own.
+    """Split the given requests again: each half is driven once, with its own arrivals.
 
     Raises
     ------
     ValueError
-        There is a single request, or none arrives.
+        There is only one request, or none arrives.
     """
     if len(given) < 2:
-        raise ValueError("width=tuned needs two requests to fit on at least")
+        raise ValueError("width=tuned needs at least two requests to fit on")
     rng = np.random.default_rng([seed, 4])
     order = rng.permutation(given)
     halves = np.split(order, [(len(order) + 1) // 2])
@@ -85,14 +85,14 @@ def inner_workloads(
 def _shorter(traffic: Traffic, seed: int) -> Requests:
     try:
         return replace(traffic, duration_s=traffic.duration_s * TIME).draw(seed)
-    except ValueError:  # a trace may have no arrival in a part of the duration
+    except ValueError:  # part of a trace may have no arrival
         return traffic.draw(seed)
 
 
 def try_widths(
     contender: Contender, transform: str, workloads: Sequence[Workload], deployment: Deployment
 ) -> Tried:
-    """Mean TPOT in ms of each width, over the workloads; infinite where one has no partition."""
+    """Mean TPOT in ms for each width, over the workloads; infinite if one has no partition."""
     means = np.zeros(len(WIDTHS))
     for workload in workloads:
         slots = min(deployment.workers, len(workload.fitted))
@@ -113,7 +113,7 @@ def tune(
     deployment: Deployment,
     seed: int,
 ) -> Choice:
-    """Choose for a policy that is to be tuned, seeing the given requests alone."""
+    """Choose for a policy to be tuned, using only the given requests."""
     inner = inner_workloads(recording, given, traffic, seed)
     tried = {t: try_widths(contender, t, inner, deployment) for t in contender.transforms}
     return Choice.of(tried)

@@ -1,4 +1,4 @@
-"""What every policy is given alike: recordings to fit on, recordings to drive, requests."""
+"""What all policies share: recordings to fit on, recordings to drive, requests."""
 
 import math
 from dataclasses import KW_ONLY, dataclass
@@ -24,7 +24,7 @@ class Workload:
     seed : int
         Of the split, the requests and the order of recordings.
     shift_s : float
-        Requests that arrive before it are of one half of the domains, later ones of the other.
+        Requests that arrive before it are from one half of the domains, later ones from the other.
     """
 
     recording: Recording
@@ -50,18 +50,18 @@ class Workload:
         Parameters
         ----------
         calibration_fraction : float
-            Between 0 and 1: this share is for fitting.
+            Between 0 and 1: the share for fitting.
         drive_all : bool
-            Drive the fitted part too. A partition does better on what it was fitted on; but where
-            the rest is too small for the load, requests are copies of each other, and that flatters
-            locality still more (`Result.copies` counts them).
+            Drive the fitted part too. A partition does better on what it was fitted on; but if the
+            rest is too small for the load, requests are copies of each other, which flatters
+            locality even more (`Result.copies` counts them).
         shift_s : float
-            When traffic changes; the partition is then fitted on what comes before alone.
+            When traffic changes; the partition is then fitted only on what comes before.
 
         Raises
         ------
         ValueError
-            A side would have no request, or no request arrives.
+            A part would have no request, or no request arrives.
         """
         if not 0 < calibration_fraction < 1:
             raise ValueError(
@@ -80,7 +80,7 @@ class Workload:
             shift_s=shift_s,
         )
         if shift_s < math.inf and not (len(fitted) and 0 < drawn.late.sum() < len(driven)):
-            raise ValueError("a shift needs requests of two domains at least, on both its sides")
+            raise ValueError("a shift needs at least two domains, with requests on both sides")
         return drawn
 
     @property
@@ -92,12 +92,12 @@ class Workload:
 
     @property
     def groups(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which recordings stand for which requests: those of the same number.
+        """Which recordings may stand for which requests: those of the same number.
 
         Returns
         -------
         of_driven : ndarray of int64, shape [driven]
-            0, or 1 for those that come after the shift. With conversations a number per domain.
+            0, or 1 for those after the shift. With conversations, one number per domain.
         of_requests : ndarray of int64, shape [requests]
         """
         requests = self.requests
@@ -116,13 +116,13 @@ class Workload:
         return ActivationCounts(recording.geometry, 0, counts, tokens)
 
     def first_counts(self, driven: int, share: float) -> ActivationCounts:
-        """What the first tokens of that prefill activated, one at least."""
+        """What the first tokens of that prefill activated, at least one."""
         tokens = self.recording.prefill(int(self.driven[driven]))
         seen = max(1, round(share * (tokens.stop - tokens.start)))
         return self._counts(slice(tokens.start, tokens.start + seen))
 
     def decode_counts(self, driven: int, output_tokens: int) -> ActivationCounts:
-        """What its decode activated, gone through again where it is recorded too short."""
+        """What its decode activated, repeated if it is recorded too short."""
         tokens = self.recording.decode(int(self.driven[driven]))
         laps, rest = divmod(output_tokens, tokens.stop - tokens.start)
         part = self._counts(slice(tokens.start, tokens.start + rest))
@@ -142,9 +142,9 @@ class Workload:
 
 
 def later_half(recording: Recording, seed: int) -> NDArray[np.bool_]:
-    """Which recorded requests are of the domains that come after a shift, shape [requests].
+    """Which recorded requests are of the domains after a shift, shape [requests].
 
-    Domains in an order drawn by `seed`, cut where the two sides are nearest to as large.
+    Domains in an order drawn by `seed`, cut where the two sides are most equal in size.
     """
     domains, which, sizes = np.unique(recording.domains, return_inverse=True, return_counts=True)
     order = np.random.default_rng([seed, 3]).permutation(len(domains))
@@ -156,7 +156,7 @@ def later_half(recording: Recording, seed: int) -> NDArray[np.bool_]:
 def split(
     recording: Recording, calibration_fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Requests to fit on and to drive, drawn by `seed`; ValueError when there are too few.
+    """Requests to fit on and to drive, drawn by `seed`; ValueError if there are too few.
 
     Requests without a token on either side are left out: there is nothing to route by, or nothing
     to decode.
@@ -169,21 +169,21 @@ def split(
     shuffled = np.random.default_rng(seed).permutation(np.array(whole, dtype=np.int64))
     fitted, driven = np.split(shuffled, [math.ceil(len(whole) * calibration_fraction)])
     if not (len(fitted) and len(driven)):
-        raise ValueError(f"{len(whole)} whole requests are too few to be split")
+        raise ValueError(f"{len(whole)} complete requests are too few to split")
     return fitted, driven
 
 
 def oracle_labels(
     recording: Recording, fitted: NDArray[np.int64], workers: int, as_recorded: bool = True
 ) -> list[str]:
-    """Each worker's label `domain`: workers shared out by the fitted requests' decode tokens.
+    """Each worker's label `domain`: workers divided by the fitted requests' decode tokens.
 
-    Where outputs are not `as_recorded`, their length does not depend on the domain, and requests
-    are counted instead.
+    If outputs are not `as_recorded`, their length does not depend on the domain, and requests are
+    counted instead.
 
     Domains lie end to end on a line as long as there are workers, each as long as its share. A
-    domain has the workers whose unit of the line is mostly its own, or, when it is too short for
-    that, the one that it lies in.
+    domain gets the workers whose unit of the line is mostly its own or, if it is too short for
+    that, the one in which it lies.
     """
     tokens: dict[str, int] = {}
     for r in fitted.tolist():

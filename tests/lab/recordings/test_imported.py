@@ -179,8 +179,8 @@ EXPERTS = in_hidden_layers(DRAWN.expert_ids[:60])
     [
         (altered(routed_experts=7), "must be base64, found int"),
         (altered(routed_experts="no!"), "must be base64"),
-        (altered(routed_experts=npy(EXPERTS)[:-40]), "and holds"),
-        (altered(routed_experts=header((10**9, 4, 2), b"")), "8000000000 bytes, and holds 0"),
+        (altered(routed_experts=npy(EXPERTS)[:-40]), "but has"),
+        (altered(routed_experts=header((10**9, 4, 2), b"")), "8000000000 bytes, but has 0"),
         (altered(routed_experts=header((-59, -4, 2), b"\0" * 472)), "[tokens, layers, top_k]"),
         (altered(routed_experts=header((1, 1, 1), b"x" * 8, "|O")), "found object"),
         (altered(routed_experts=header("open('x')", b"")), "must be a .npy array"),
@@ -265,7 +265,7 @@ def test_long_lines_are_left_out_without_being_held(tmp_path, monkeypatch):
 
 
 def test_nothing_to_use_is_said(tmp_path):
-    with pytest.raises(ValueError, match="the files hold none"):
+    with pytest.raises(ValueError, match="the files have none"):
         import_answers([kept(tmp_path)], 16)
     with pytest.raises(ValueError, match=r"1 malformed; .*line 1: SGLang's .* carries no shape"):
         import_answers([kept(tmp_path, next(answers(DRAWN, sglang)))], 16)
@@ -278,7 +278,7 @@ def test_which_layers_are_moe(tmp_path):
     with pytest.raises(ValueError, match="from 0 to 3"):
         import_answers([path], 16, layers=[4])
     top_1 = kept(tmp_path, altered(routed_experts=npy(EXPERTS[:, :, :1])), name="top_1")
-    with pytest.raises(ValueError, match="the MoE layers must be said"):
+    with pytest.raises(ValueError, match="the MoE layers must be given"):
         import_answers([top_1], 16)
     assert import_answers([top_1], 16, layers=[1, 2, 3]).recording.geometry.top_k == 1
     top_1_of_few = EXPERTS[:, 1:, :1] * [[0], [1], [1]]  # a short answer may pick expert 0 alone

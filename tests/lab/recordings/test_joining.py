@@ -89,7 +89,7 @@ def test_ids_that_do_not_meet(tmp_path):
     decodes = recorder(tmp_path, "decode")
     decodes.put("decodes", [5], [0], [(1e9, 1e9, 1e9)], [(30, 9, 8)])
     decodes.close()
-    with pytest.raises(ValueError, match="by the same id"):
+    with pytest.raises(ValueError, match="use the same request ids"):
         Recording.load(tmp_path)
 
 

@@ -62,9 +62,9 @@ def test_aggregate_counts(tmp_path):
     assert recording.geometry == ModelGeometry(3, 4, 2)
     assert recording.prefill_counts().dtype == np.uint32
     assert recording.domains.tolist() == ["", ""]
-    with pytest.raises(ValueError, match="counts alone"):
+    with pytest.raises(ValueError, match="only counts"):
         recording.decode(0)
-    with pytest.raises(ValueError, match="say the model's top_k"):
+    with pytest.raises(ValueError, match="give the model's top_k"):
         Recording.load(path)
 
 
@@ -108,7 +108,7 @@ def test_no_npz_file(tmp_path):
     text.write_text("expert,count\n")
     empty.touch()
     for path in (lone, pickled, half, text, empty):
-        with pytest.raises(ValueError, match=r"not a whole \.npz file"):
+        with pytest.raises(ValueError, match=r"not a complete \.npz file"):
             Recording.load(path)
 
 
@@ -147,7 +147,7 @@ def test_an_archive_packed_in_a_way_that_cannot_be_read(tmp_path):
         if at == 8:
             changed[6] = value  # and of the file itself
         path.write_bytes(changed)
-        with pytest.raises(ValueError, match=f"not a whole .npz file.*{said}"):
+        with pytest.raises(ValueError, match=f"not a complete .npz file.*{said}"):
             Recording.load(path, top_k=1)
 
 

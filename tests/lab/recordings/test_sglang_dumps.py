@@ -57,7 +57,7 @@ def test_nothing_of_a_file_is_run(tmp_path):
             return os.mkdir, (str(tmp_path / "made"),)
 
     path = rewritten(tmp_path, lambda _: pickle.dumps(Harmful()))
-    with pytest.raises(ValueError, match=r"mkdir is none of what a recorder's dump holds"):
+    with pytest.raises(ValueError, match=r"mkdir does not belong in a recorder's dump"):
         import_answers([path], EXPERTS)
     assert not (tmp_path / "made").exists()
 

@@ -80,5 +80,5 @@ def test_from_a_folder(tmp_path):
     assert "µs per expert (95%" in cost.source
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(ValueError, match="no recording in it"):
+    with pytest.raises(ValueError, match="no recordings; engines write"):
         load_cost(str(other))
