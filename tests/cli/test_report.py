@@ -145,7 +145,7 @@ def test_a_load_that_tells_is_simulated_and_said(eldr, tmp_path):
     asked = ("--workers=4", "--rate=20", "--duration=4", "--seeds=1", "--jobs=1", "--figure=none")
     document = eldr.json("report", *asked, "--policy=round-robin", f"--out={html}")
     note = document["caveats"]["Load"]
-    assert note.startswith("Too small a load to tell: 20 requests per second would leave")
+    assert note.startswith("The load is too small to tell: 20 requests per second would leave")
     assert document["rate_per_s"] > 100
     assert f"{document['rate_per_s']:g} requests per second on 4 workers" in note
     assert document["policies"]["round-robin"]["in_flight"] > 2

@@ -74,5 +74,5 @@ def test_columns_must_ascend_within_the_geometry(columns):
         def tocsr(self):
             return self
 
-    with pytest.raises(ValueError, match="row 1 has not"):
+    with pytest.raises(ValueError, match="row 1 does not"):
         BalancedKMeans(2).fit(Matrix(), geometry=GEOMETRY)

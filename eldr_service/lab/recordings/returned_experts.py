@@ -173,7 +173,7 @@ def _raw(data: bytes, shape: tuple[int, int] | None) -> NDArray[np.integer]:
 
 
 def _start(logged: Logged) -> int:
-    """The first returned token of the prompt; the request asks for it, so it may be logged there."""
+    """The first returned token of the prompt: asked for in the request, so maybe logged there."""
     request = ("request", "request.body", "request.sampling_params")
     places = [logged.record, logged.body, logged.body.get("meta_info")]
     places += [field(logged.record, path) for path in request]

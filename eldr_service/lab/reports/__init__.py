@@ -1,1 +1,1 @@
-"""What ELDR would gain on some traffic: sweeps, figures of them, a page and a PDF."""
+"""What ELDR would gain on given traffic: sweeps, their figures, a page and a PDF."""

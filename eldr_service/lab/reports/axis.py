@@ -1,4 +1,4 @@
-"""Where values lie on an axis, and the round ones that are named there."""
+"""Positions of values on an axis, and its round tick values."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from eldr_service.lab.reports.words import number
 
 @dataclass(frozen=True)
 class Axis:
-    """A straight axis: `low` lies at `start`, `high` at `end`."""
+    """A linear axis: `low` is at `start`, `high` at `end`."""
 
     low: float
     high: float
@@ -19,17 +19,17 @@ class Axis:
 
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float) -> "Axis":
-        """With some air around the values, those that are finite."""
+        """An axis with some margin around the finite values."""
         known = [value for value in values if math.isfinite(value)] or [0.0]
         air = 0.06 * (max(known) - min(known)) or abs(known[0]) * 0.1 or 1.0
         return cls(min(known) - air, max(known) + air, start, end)
 
     def at(self, value: float) -> float:
-        """Where it lies."""
+        """The position of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, most: int = 5) -> list[float]:
-        """Round values on it, evenly spaced, as many as fit."""
+        """Round values on the axis, evenly spaced, as many as fit."""
         rough = (self.high - self.low) / most
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(power * times for times in (1, 2, 2.5, 5, 10) if power * times >= 0.999 * rough)
@@ -38,7 +38,7 @@ class Axis:
 
 
 def named(ticks: Sequence[float], percent: bool = False) -> list[str]:
-    """Each with as many decimals as tell it from the next; of relative changes, as percent."""
+    """Labels with as many decimals as distinguish them; relative changes as percent."""
     times = 100 if percent else 1
     step = min((b - a for a, b in pairwise(ticks)), default=1.0) * times
     digits = next((d for d in range(6) if abs(step - round(step, d)) < 1e-6 * step), 6)

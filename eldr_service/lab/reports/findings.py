@@ -1,4 +1,4 @@
-"""What the runs of a plan say, as arrays and as a document; nothing here draws."""
+"""The results of a plan's runs, as arrays and as a document; nothing here draws."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,10 +27,10 @@ class Swept:
     ----------
     sweep : Sweep
     of_each_seed : tuple of dict of policy to list of Figures
-        A dict a point, a seed each; the same policies at every point.
+        One dict per point, one entry per seed; the same policies at every point.
     copies : tuple of float
-        Of each point's requests, the share that came when every recording was in flight; of the
-        policy with most.
+        For each point, the share of requests that arrived while every recording was in flight; for
+        the policy with the most.
     """
 
     sweep: Sweep
@@ -39,7 +39,7 @@ class Swept:
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """All of them, those too that the parameter does not change."""
+        """All policies, including those that the parameter does not affect."""
         return tuple(self.of_each_seed[0])
 
     def values(self, policy: str, figure: str) -> NDArray[np.float64]:
@@ -53,21 +53,21 @@ class Swept:
 
     @cached_property
     def changes(self) -> tuple[dict[tuple[str, str], Change], ...]:
-        """By policy and figure, a dict a point; empty without a load-only policy."""
+        """By policy and figure, one dict per point; empty without a load-only policy."""
         return tuple({(c.policy, c.figure): c for c in changes(at)} for at in self.of_each_seed)
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """All that a report shows.
+    """Everything that a report shows.
 
     Attributes
     ----------
     plan : Plan
-    base : dict of policy to list of Run, a seed each
+    base : dict of policy to list of Run, one per seed
     sweeps : dict of name to Swept
     mixed : list of (batch, active experts)
-        Of decode tokens of any requests: what a worker would use without a router's choice.
+        For decode tokens of any requests: what a worker would use without routing.
     """
 
     plan: Plan
@@ -77,46 +77,46 @@ class Findings:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """What each policy is called."""
+        """The name of each policy."""
         return names(self.base)
 
     @property
     def figures(self) -> dict[str, list[Figures]]:
-        """Of the base study."""
+        """The figures of the base study."""
         return _figures(self.base)
 
     @cached_property
     def changes(self) -> dict[tuple[str, str], Change]:
-        """Of the base study, by policy and figure."""
+        """The changes in the base study, by policy and figure."""
         return {(change.policy, change.figure): change for change in changes(self.figures)}
 
     def mean(self, policy: str, figure: str) -> float:
-        """Over seeds, in the base study."""
+        """Mean over seeds, in the base study."""
         return float(np.mean([run.figures[figure] for run in self.base[policy]]))
 
     @property
     def load_only(self) -> list[str]:
-        """Those of the policies that see load alone."""
+        """The policies that see load alone."""
         return [policy for policy in self.base if policy.partition(":")[0] in LOAD_ONLY]
 
     @property
     def others(self) -> list[str]:
-        """Those that see more."""
+        """The policies that see more."""
         return [policy for policy in self.base if policy not in self.load_only]
 
     def best_load_only(self, figure: str) -> str | None:
-        """The one with the lowest mean over seeds."""
+        """The load-only policy with the lowest mean over seeds."""
         return min(self.load_only, key=lambda p: self.mean(p, figure), default=None)
 
     @property
     def main(self) -> list[str]:
-        """The best load-only policy by the median, and all that see more."""
+        """The best load-only policy by the median, and all policies that see more."""
         best = self.best_load_only(TPOT[0])
         return [*([best] if best else []), *self.others]
 
 
 def find(plan: Plan, jobs: int, done: Callable[[], None] = lambda: None) -> Findings:
-    """Run a plan; see `run_studies` for jobs, done and what is raised."""
+    """Run a plan; see `run_studies` for jobs, done and errors."""
     studies = plan.studies()
     runs = dict(zip(studies, run_studies(studies, jobs, done), strict=True))
     base = runs[plan.base]
@@ -137,7 +137,7 @@ def _swept(
 ) -> Swept:
     points = []
     for study in sweep.studies:
-        # A variant of a policy goes by the policy's own name: the sweep says what is varied.
+        # A variant keeps the policy's own name: the sweep says what is varied.
         own = dict(zip(sweep.policies, (runs[study][p] for p in study.policies), strict=True))
         points.append(_figures({policy: own.get(policy, base[policy]) for policy in base}))
     copies = tuple(
@@ -155,7 +155,7 @@ def _figures(runs: Mapping[str, list[Run]]) -> dict[str, list[Figures]]:
 
 
 def sweep_document(swept: Swept) -> dict[str, Any]:
-    """For programs: each list has an entry a point."""
+    """For programs: each list has one entry per point."""
     return {
         "parameter": swept.sweep.parameter,
         "values": list(swept.sweep.values),

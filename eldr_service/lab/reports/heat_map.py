@@ -1,4 +1,4 @@
-"""Shares of groups' requests by worker, the deeper the more, with a scale beneath."""
+"""Shares of groups' requests by worker as shades, with a scale below."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ class HeatMap:
     Attributes
     ----------
     shares : ndarray of float64, shape [rows, columns]
-        Of each row's sum.
+        Shares of each row's sum.
     rows : sequence of str
     few : sequence of bool
-        Rows with too few requests to tell: they are greyed.
+        Rows with too few requests to tell, drawn grey.
     most : float
-        The share that is deepest: the same for all maps that are compared.
+        The share with the deepest shade: the same for all maps to be compared.
     colour, label : str
-        The light colour; what the columns are.
+        The light colour; the label of the columns.
     """
 
     shares: NDArray[np.float64]
@@ -41,7 +41,7 @@ class HeatMap:
     label: str
 
     def draw(self, name: str, title: str, description: str) -> str:
-        """An <svg> element; `name` is unlike that of every other picture on the page."""
+        """An <svg> element; `name` must be unique on the page."""
         return picture(name, self._bottom + 52, self._parts(), title, description)
 
     @property
@@ -85,5 +85,5 @@ class HeatMap:
 
 
 def too_few(requests: NDArray[np.float64], workers: int) -> NDArray[np.bool_]:
-    """Of each group: an even spread would leave less than two on a worker, all of it chance."""
+    """Whether an even spread of each group would leave fewer than two requests per worker."""
     return requests < 2 * workers

@@ -1,4 +1,4 @@
-"""How many requests a worker holds at a rate, by Little's law, and which loads tell anything."""
+"""How many requests a worker holds at a rate, by Little's law, and which loads are informative."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from eldr_service.lab.simulation.engine import Engine
 from eldr_service.lab.simulation.locality import mixed_active_experts
 from eldr_service.lab.simulation.traces import Trace
 
-BATCH = 8  # requests on a worker that the default rate is for, where the recording is large enough
-MOST_BATCH = 256  # on a worker that a rate is read for
-TELLING = 2.0  # requests on a worker below which they share too little for any choice to matter
-WORKERS = 16  # where none are asked for
-MOST_IN_FLIGHT = 0.5  # most of the driven requests that are in flight at once then: copies flatter
+BATCH = 8  # requests per worker at the default rate, if the recording is large enough
+MOST_BATCH = 256  # highest batch for which a rate is computed
+TELLING = 2.0  # requests per worker, below which they share too little for any choice to matter
+WORKERS = 16  # by default
+MOST_IN_FLIGHT = 0.5  # most of the driven requests in flight at once by default: copies flatter
 
 
 def mean_output(recording: Recording, output_tokens: int | Trace | None) -> float:
-    """Tokens of a request, on average."""
+    """Mean output tokens of a request."""
     if isinstance(output_tokens, Trace):
         return int(output_tokens.output_tokens.sum()) / len(output_tokens.output_tokens)
     if output_tokens is not None:
@@ -30,7 +30,7 @@ def mean_output(recording: Recording, output_tokens: int | Trace | None) -> floa
 
 
 def mean_prompt(recording: Recording, trace: Trace | None) -> float:
-    """Tokens of a prompt, on average: the trace's, else those of the recorded prefills."""
+    """Mean prompt tokens: the trace's, else those of the recorded prefills."""
     if trace is not None:
         return float(trace.prompt_tokens.mean())
     lengths = [recording.prefill_tokens(r) for r in range(recording.num_requests)]
@@ -38,7 +38,7 @@ def mean_prompt(recording: Recording, trace: Trace | None) -> float:
 
 
 def in_flight(deployment: Deployment, driven: int) -> int:
-    """Requests that the default rate keeps in flight, of so many recorded ones that are driven."""
+    """Requests in flight at the default rate, for `driven` recorded requests."""
     return max(1, int(min(BATCH * deployment.workers, MOST_IN_FLIGHT * driven)))
 
 
@@ -48,10 +48,10 @@ def default_rate(
     output_tokens: float,
     driven: int,
 ) -> float:
-    """Arrivals per second that keep some eight requests on every worker, by Little's law.
+    """Arrivals per second that keep about eight requests on every worker, by Little's law.
 
-    Fewer where the recording is so small that more than half of what is driven would be in flight.
-    Two significant digits.
+    Fewer if the recording is so small that more than half of the driven requests would be in
+    flight. Two significant digits.
     """
     batch = max(1, in_flight(deployment, driven) // deployment.workers)
     prompt = mean_prompt(recording, None)
@@ -61,7 +61,7 @@ def default_rate(
 def rate_for(
     engines: Iterable[Engine], recording: Recording, batch: int, prompt: float, output: float
 ) -> float:
-    """Arrivals per second that keep `batch` requests of so many tokens on every worker."""
+    """Arrivals per second that keep `batch` requests of `tokens` tokens on every worker."""
     layers = recording.geometry.num_layers
     experts = layers * mixed_active_experts(recording, batch)
     rate = 0.0
@@ -73,20 +73,20 @@ def rate_for(
 
 
 def beside_experts_us(cost: StepCost, layers: int, batch: int, context: float) -> float:
-    """Of a step, what does not depend on the experts; context is of each request."""
+    """The part of a step that does not depend on the experts; context is per request."""
     fixed, layer, _, sequence, token = cost.coefficients
     return fixed + layers * (layer + batch * (sequence + token * context))
 
 
 def rounded(value: float, digits: int = 2) -> float:
-    """To so many significant digits."""
+    """Round to `digits` significant digits."""
     return float(f"{value:.{digits}g}")
 
 
 def requests_held(
     engines: Iterable[Engine], recording: Recording, rate: float, prompt: float, output: float
 ) -> float:
-    """Requests on a worker at so many arrivals per second; `MOST_BATCH` where they pile up."""
+    """Requests per worker at a rate per second; `MOST_BATCH` if they pile up."""
     engines = tuple(engines)
     low, at_low = 0, 0.0
     batch = 1
@@ -106,13 +106,13 @@ class Asked:
     ----------
     workers : int or None
     rate_per_s, duration_s : float or None
-        The rate is for the workers; None where nothing was said, or a trace's own is meant.
+        The rate is for these workers; None if not given, or if a trace's own is meant.
     trace : Trace or None
     output_tokens : int, Trace or None
     driven : int
         Requests of the recording that are driven.
     residences : float
-        Requests that come in a duration that was not said, for each that is in flight.
+        Default duration, in mean residence times of a request.
     """
 
     workers: int | None
@@ -135,7 +135,7 @@ class Load:
         None: a trace's own.
     duration_s : float
     note : str
-        Why it is not what was asked for; empty where it is.
+        Why it differs from what was asked for; empty if it does not.
     """
 
     deployment: Deployment
@@ -147,17 +147,17 @@ class Load:
 def pick_load(
     asked: Asked, recording: Recording, deployment_of: Callable[[int], Deployment], step: int = 1
 ) -> Load:
-    """What was asked for or, where that leaves workers with too few requests to tell, another.
+    """The load that was asked for, or another if that leaves workers with too few requests to tell.
 
-    A rate that is too low is raised to the default one. Where the recording is too small for the
-    default fleet, the fleet is smaller; one that was asked for stays.
+    A rate that is too low is raised to the default one. If the recording is too small for the
+    default fleet, the fleet is smaller; a requested fleet stays.
 
     Parameters
     ----------
     deployment_of : callable
-        Makes a deployment of so many workers.
+        Makes a deployment of that many workers.
     step : int
-        Workers come in such numbers: the ranks of an engine.
+        Workers come in multiples of this: the ranks of an engine.
     """
     deployment = deployment_of(asked.workers or WORKERS)
     output = mean_output(recording, asked.output_tokens or asked.trace)
@@ -177,10 +177,10 @@ def pick_load(
         telling = default_rate(recording, deployment, output, asked.driven)
         if held(telling) >= TELLING:
             note = (
-                f"Too small a load to tell: {found} would leave {plain(rounded(few))} requests"
-                f" on each of {asked.workers or WORKERS} workers, and a step with so few has next"
-                f" to nothing to share. Simulated instead: {plain(telling)} requests per second on"
-                f" {deployment.workers} workers, which keep about"
+                f"The load is too small to tell: {found} would leave {plain(rounded(few))} requests"
+                f" on each of {asked.workers or WORKERS} workers, and a step with so few has almost"
+                f" nothing to share. Simulated instead: {plain(telling)} requests per second on"
+                f" {deployment.workers} workers, which keeps about"
                 f" {plain(rounded(held(telling)))} on each."
             )
             offered = telling

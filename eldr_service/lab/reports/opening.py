@@ -1,4 +1,4 @@
-"""The first screen: the advice in words, three figures, what to know before relying on them."""
+"""The first screen: the advice in words, three figures, and the main caveats."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ LABELS = {
     Advice.USE: "Recommended policy",
     Advice.STAY: "Stay with",
     Advice.UNDECIDED: "Undecided; best so far",
-    Advice.LIGHT: "Too small a load to tell",
-    Advice.ALONE: "Nothing to compare with",
+    Advice.LIGHT: "Load too small to tell",
+    Advice.ALONE: "Nothing to compare",
 }
 
 Decide = Callable[[int, float, int], str]
-"""The command that decides: of how many seeds, times the duration, workers."""
+"""The command that would decide, by number of seeds, factor on the duration, and workers."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure at the top: what it is, the number, what stands beneath it."""
+    """A figure at the top: its label, the number, the lines below."""
 
     label: str
     number: str
@@ -41,13 +41,13 @@ class Opening:
     Attributes
     ----------
     advice : str
-        A sentence, with the figure that it rests on.
+        A sentence, with the figure that supports it.
     more : tuple of str
         Sentences that qualify it.
     decide : str
-        The command that would decide; empty where nothing is open.
+        The command that would decide; empty if nothing is open.
     tiles : tuple of Tile
-        Three.
+        Three tiles.
     caveats : tuple of (name, text)
     """
 
@@ -66,7 +66,7 @@ def opening(
     note: str = "",
     sample: bool = False,
 ) -> Opening:
-    """Put it together; `note` says why the load is not what was asked for."""
+    """Compose the opening; `note` says why the load differs from what was asked for."""
     return Opening(
         _advice(findings, found),
         tuple(_more(findings, found, value)),
@@ -84,14 +84,14 @@ def _advice(findings: Findings, found: Verdict) -> str:
             mean = milliseconds(findings.mean(found.policy, MEAN))
             return (
                 f"Under {policy}, {beside}, the mean TPOT is {mean} ms. No policy that sees load"
-                " alone was given: there is nothing to measure a gain against."
+                " alone was given, so there is nothing to measure a gain against."
             )
         case Advice.USE:
             return f"Use {policy}: {rests}."
         case Advice.LIGHT:
             return (
-                f"Nothing can be told at this load: a worker holds {number(found.held, 1)} requests"
-                f" on average, and below {plain(TELLING)} a step has next to nothing to share."
+                f"The load is too small to tell: a worker holds {number(found.held, 1)} requests on"
+                f" average, and below {plain(TELLING)} a step has almost nothing to share."
             )
         case Advice.UNDECIDED:
             looks = f"{policy} looks best" if found.favours else "no policy gains"
@@ -103,7 +103,7 @@ def _advice(findings: Findings, found: Verdict) -> str:
 
 
 def _rests_on(findings: Findings, found: Verdict) -> str:
-    """The figure that decides, with its interval, and of which policy."""
+    """The deciding figure with its interval, and its policy."""
     mean = found.rests_on
     if mean is None:
         return "nothing was compared"
@@ -129,8 +129,8 @@ def _more(findings: Findings, found: Verdict, value: Worth | None) -> Iterator[s
     if found.level:
         level = listed(f"{names[p]} ({change(margin)})" for p, margin in found.level.items())
         yield (
-            f"Undecided is whether it is better than {level}: they gain as well, and its mean TPOT"
-            " differs from theirs by no more than chance."
+            f"It is undecided whether it is better than {level}: they gain as well, and its mean"
+            " TPOT differs from theirs by no more than chance."
         )
     rival, margin = found.rival, found.against_rival
     if rival and margin and rival not in (*found.level, *findings.load_only):
@@ -145,8 +145,8 @@ def _more(findings: Findings, found: Verdict, value: Worth | None) -> Iterator[s
         rival_needs = number(value.needed[value.reference].exact, 1)
         yield (
             f"A median TPOT of {milliseconds(value.target_ms)} ms takes {number(needed.exact, 1)}"
-            f" workers under it and {rival_needs} under {names[value.reference]}, read between the"
-            " numbers tried."
+            f" workers under it and {rival_needs} under {names[value.reference]}, interpolated"
+            " between the numbers tried."
         )
 
 
@@ -174,7 +174,7 @@ def _gain_tile(findings: Findings, found: Verdict) -> Tile:
     mean = found.rests_on
     if mean is None:
         value = f"{milliseconds(findings.mean(found.policy, MEAN))} ms"
-        return Tile("Mean TPOT", value, ("nothing to compare with",))
+        return Tile("Mean TPOT", value, ("nothing to compare",))
     label = "Mean TPOT"
     if mean.policy != found.policy:
         label = f"Mean TPOT of {findings.names[mean.policy]}, the nearest"
@@ -184,7 +184,7 @@ def _gain_tile(findings: Findings, found: Verdict) -> Tile:
         change(mean),
         (
             f"against {findings.names[mean.best_load_only]}; ± is the 95% interval",
-            f"{', '.join(others)}, each against the best by it",
+            f"{', '.join(others)}, each against the best by that figure",
         ),
     )
 
@@ -192,7 +192,7 @@ def _gain_tile(findings: Findings, found: Verdict) -> Tile:
 def _worth_tile(found: Verdict, value: Worth | None) -> Tile:
     needed = value.needed.get(found.policy) if value else None
     if not (value and needed and needed.saved is not None and value.reference):
-        return Tile("Worth in workers", "–", ("nothing to compare with, or not simulated",))
+        return Tile("Worth in workers", "–", ("nothing to compare, or not simulated",))
     half = (
         f" {PLUS_MINUS}{number((needed.interval[1] - needed.interval[0]) / 2, 1)}"
         if needed.interval
@@ -225,7 +225,7 @@ def _caveats(
         elif cost.source.startswith("Fitted:"):
             whose = "fitted to the steps that your engines recorded"
         else:
-            whose = "as your file has them"
+            whose = "as in your file"
         yield "Costs of a step", f"{cost.name}: {whose}."
     yield (
         "Left out",

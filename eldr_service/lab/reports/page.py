@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else, on screens and on paper."""
+"""The report as one self-contained HTML page, for screens and paper."""
 
 from importlib.resources import files
 
@@ -10,7 +10,7 @@ from eldr_service.lab.reports.svg import TEXT
 
 
 def page(report: Report) -> str:
-    """HTML with its pictures inside."""
+    """HTML with its pictures inline."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

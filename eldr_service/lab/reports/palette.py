@@ -1,6 +1,6 @@
 """One colour per policy, told apart by colour-blind readers (after Okabe and Ito), light and dark.
 
-Figures name the light ones; the page has a CSS variable for each.
+Figures use the light ones; the page has a CSS variable for each.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ LIGHT_TO_DARK = LINES | dict([*POLICIES.values(), *SPARE])
 
 
 def colours(policies: Iterable[str]) -> dict[str, str]:
-    """The light colour of each; a second variant of a policy, and a plugin, take a spare one."""
+    """The light colour of each; second variants of a policy, and plugins, take spare ones."""
     found: dict[str, str] = {}
     spare = 0
     for policy in policies:

@@ -1,4 +1,4 @@
-"""The page as a PDF, printed by a Chromium that is installed: tagged, with title and date."""
+"""The page as a PDF, printed with an installed Chromium: tagged, with title and date."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ SECONDS = 120
 
 
 def browser() -> str | None:
-    """The first that is found on the PATH."""
+    """The first browser found on the PATH."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
@@ -27,7 +27,7 @@ def paper(page: str, program: str) -> bytes:
     Raises
     ------
     OSError
-        The program failed, or took over two minutes.
+        The program failed, or took more than two minutes.
     """
     with TemporaryDirectory() as folder:
         html, pdf = Path(folder, "report.html"), Path(folder, "report.pdf")
@@ -40,11 +40,11 @@ def paper(page: str, program: str) -> bytes:
             html.as_uri(),
         ]
         if os.geteuid() == 0:
-            command.insert(1, "--no-sandbox")  # which Chromium asks of root
+            command.insert(1, "--no-sandbox")  # which Chromium requires of root
         try:
             done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
-            raise OSError(f"{program} took over {SECONDS} s to print") from error
+            raise OSError(f"{program} took more than {SECONDS} s to print") from error
         if not pdf.is_file():
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise OSError(f"{program} printed nothing: {said[-1] if said else done.returncode}")

@@ -1,4 +1,4 @@
-"""What a report simulates: one base study, and sweeps that change one thing of it each."""
+"""What a report simulates: a base study, and sweeps that each change one thing in it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from eldr_service.policies.registry import parse
 
 Value = float
 
-EVALUATION_ONLY = "domain-oracle"  # it is told what no router sees
+EVALUATION_ONLY = "domain-oracle"  # it sees what no router does
 
 
 def name_of(policy: str) -> str:
@@ -34,7 +34,7 @@ def name_of(policy: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Where each sweep looks; relative ones are multiples of the base study's value."""
+    """The points of each sweep; relative ones are multiples of the base study's value."""
 
     rates: tuple[float, ...] = (0.4, 0.7, 1.0, 1.3, 1.6)
     workers: tuple[float, ...] = (0.5, 0.625, 0.75, 0.8125, 0.875, 0.9375, 1.0, 1.25)
@@ -60,9 +60,9 @@ QUICK = Points(
 
 @dataclass(frozen=True)
 class Sweep:
-    """One study a value of a parameter.
+    """One study per value of a parameter.
 
-    `policies` are those that the parameter can change; the others are the base study's.
+    `policies` are those that the parameter affects; the others are the base study's.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Plan:
     ----------
     base : Study
     recording : Recording
-        Of `base.activations`.
+        The recording of `base.activations`.
     sweeps : dict of name to Sweep
         Those that make sense for the policies and the recording.
     """
@@ -90,12 +90,12 @@ class Plan:
     sweeps: dict[str, Sweep] = field(default_factory=dict)
 
     def studies(self) -> list[Study]:
-        """The base and those of all sweeps, each once."""
+        """The base study and those of all sweeps, each once."""
         studies = [study for sweep in self.sweeps.values() for study in sweep.studies]
         return list(dict.fromkeys([self.base, *studies]))
 
     def runs(self) -> int:
-        """Steps of `run_studies`."""
+        """Number of steps of `run_studies`."""
         return sum(steps(study) for study in self.studies())
 
 
@@ -111,10 +111,10 @@ def make_plan(
     Parameters
     ----------
     kinds : sequence of Engine
-        That a larger or smaller deployment takes in turn.
+        Taken in turn by a larger or smaller deployment.
     points : Points
     wanted : sequence of str
-        Names of sweeps; all by default.
+        Names of sweeps; by default all.
     """
     makers = {
         "rate": _rates,
@@ -136,7 +136,7 @@ def make_plan(
 
 
 def _tuned_in(base: Study, studies: Sequence[Study]) -> Iterator[Study]:
-    """What is tuned is tuned once, at the base study's load, and stays so on every sweep."""
+    """Tune policies once, at the base study's load, and keep the result on every sweep."""
     for study in studies:
         yield study if study == base else replace(study, tuned_in=base)
 
@@ -144,7 +144,7 @@ def _tuned_in(base: Study, studies: Sequence[Study]) -> Iterator[Study]:
 def _rates(base: Study, recording: Recording, kinds: Sequence[Engine], points: Points) -> Sweep:
     traffic = base.traffic
     own = traffic.rate_per_s or (traffic.trace.rate_per_s if traffic.trace else 0.0)
-    # As many requests at every rate, so that all are as precise.
+    # Equally many requests at every rate, for equal precision.
     pairs = []
     for share in points.rates:
         rate = own if share == 1 else rounded(own * share, 3)
@@ -170,10 +170,10 @@ def _workers(base: Study, recording: Recording, kinds: Sequence[Engine], points:
 def _outputs(
     base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
 ) -> Sweep | None:
-    """Longer answers at the same number of requests in flight: the rate falls as they grow."""
+    """Longer answers with the same number of requests in flight: the rate falls as they grow."""
     given = base.traffic.output_tokens
     if isinstance(given, Trace) or (given is None and base.traffic.trace is not None):
-        return None  # lengths are a trace's
+        return None  # lengths are from a trace
     mean = mean_output(recording, base.traffic.output_tokens)
     pairs = []
     for share in points.outputs:
@@ -258,7 +258,7 @@ def _parameter(base: Study, key: str, name: str, values: tuple[float, ...]) -> S
 def _window(
     base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
 ) -> Sweep | None:
-    """The partition sees fewer of the requests that it could be fitted on; those driven stay."""
+    """The partition is fitted on fewer of the requests available; the driven ones stay the same."""
     fitted = len(base.workload(base.seeds[0]).fitted)
     pairs = [(math.ceil(fitted * s), replace(base, fit_share=s)) for s in points.shares]
     return _fitting(base, "window", "requests that the partition was fitted on", pairs)
@@ -267,7 +267,7 @@ def _window(
 def _domains(
     base: Study, recording: Recording, kinds: Sequence[Engine], points: Points
 ) -> Sweep | None:
-    """The partition knows some domains alone, as one does that is older than the others."""
+    """The partition has seen only some domains, like one that is older than the others."""
     domains = len(set(recording.domains.tolist()))
     if domains < 2:
         return None
@@ -278,7 +278,7 @@ def _domains(
 def _fitting(
     base: Study, name: str, parameter: str, pairs: Sequence[tuple[Value, Study]]
 ) -> Sweep | None:
-    """Of the policies that read the partition; a slot needs a request under every seed."""
+    """For policies that read the partition; a slot needs a request under every seed."""
     reading = tuple(p for p in base.policies if name_of(p) not in (*LOAD_ONLY, EVALUATION_ONLY))
     kept = [
         (value, replace(study, policies=reading))

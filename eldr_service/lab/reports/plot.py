@@ -1,4 +1,4 @@
-"""Lines that carry their own names at the right end."""
+"""Line plots with each line's name at its right end."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class Line:
         Ends of its intervals.
     dashed : bool
     doubtful : sequence of bool, optional
-        Points that are drawn hollow.
+        Points to draw hollow.
     """
 
     name: str
@@ -52,20 +52,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """What is drawn, and how.
+    """A plot to draw.
 
     Attributes
     ----------
     lines : sequence of Line
     x_label, y_label : str
     percent : bool
-        The y axis is of relative changes, and zero is drawn.
+        The y axis shows relative changes, and zero is drawn.
     across : (y, words), optional
         A horizontal line, such as a target.
     marks : float, optional
-        An x to mark: where the report's other figures are.
+        An x to mark: the value in the report's other figures.
     even : bool
-        The points lie as far apart, whatever their values, each named beneath.
+        The points are equally far apart, whatever their values, each labelled below.
     """
 
     lines: Sequence[Line]
@@ -78,7 +78,7 @@ class Plot:
     even: bool = False
 
     def draw(self, name: str, title: str, description: str) -> str:
-        """An <svg> element; `name` is unlike that of every other picture on the page."""
+        """An <svg> element; `name` must be unique on the page."""
         return picture(name, HEIGHT, self._parts(), title, description)
 
     def _parts(self) -> Iterator[str]:
@@ -155,7 +155,7 @@ def _drawn(each: Line, at: dict[float, float], y: Axis) -> Iterator[str]:
 
 
 def _names(lines: Sequence[Line], at: dict[float, float], y: Axis, right: float) -> Iterator[str]:
-    """Each name beside its line's end, apart from the others, in order of height."""
+    """Each name beside its line's end, without overlaps, in order of height."""
     shown = [each for each in lines if math.isfinite(each.y[-1])]
     ends = sorted((y.at(each.y[-1]), i) for i, each in enumerate(shown))
     heights = spread([height for height, _ in ends], TEXT + 2, TOP - 8, BOTTOM + 6)
@@ -173,7 +173,7 @@ def _names(lines: Sequence[Line], at: dict[float, float], y: Axis, right: float)
 
 
 def spread(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending heights, moved as little as needs be to be `gap` apart, between low and high."""
+    """Ascending heights, moved as little as necessary to be `gap` apart, between low and high."""
     gap = min(gap, (high - low) / max(1, len(heights) - 1))
     placed = [max(low, height) for height in heights]
     for i in range(1, len(placed)):

@@ -1,4 +1,4 @@
-"""The whole report, before it is laid out: words, figures, limits, and the document of numbers."""
+"""The whole report before layout: words, figures, limits, and a document of the numbers."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -21,15 +21,15 @@ from eldr_service.lab.simulation.study import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that is laid out.
+    """Everything to lay out.
 
     Attributes
     ----------
     title : str
     made : datetime
-        When.
+        Time of creation.
     version : str
-        Of ELDR.
+        ELDR's version.
     opening : Opening
     setting : list of (name, value)
         Data, deployment, traffic, seeds.
@@ -38,7 +38,7 @@ class Report:
     sections : list of Section
     limits : list of str
     command : str
-        Which makes this report again, in the folder of its files.
+        Makes this report again, run in the folder of its files.
     document : dict
         The same numbers, for programs.
     """
@@ -66,24 +66,24 @@ def make_report(
     target_ms: float | None = None,
     note: str = "",
 ) -> Report:
-    """Put findings into words and figures.
+    """Turn findings into words and figures.
 
     Parameters
     ----------
     findings : Findings
     name : str
-        Of the recording, as its readers know it.
+        The recording's name for readers.
     made : datetime
     command : str
-        Which makes the report again, without a local path.
+        Makes the report again, without local paths.
     decide : callable
         See `Decide`.
     sample : bool
-        The recording is the one that ships with the project.
+        Whether the recording is the one that ships with the project.
     target_ms : float, optional
         See `worth`.
     note : str
-        Why the load is not what was asked for.
+        Why the load differs from what was asked for.
     """
     found, value = verdict(findings), worth(findings, target_ms)
     first = opening(findings, found, value, decide, note, sample)
@@ -103,7 +103,7 @@ def make_report(
 
 
 def _table(findings: Findings, found: Verdict) -> Table:
-    order = (TPOT[2], *TPOT[:2])  # the mean first: the verdict rests on it
+    order = (TPOT[2], *TPOT[:2])  # the mean first: the verdict is based on it
     rows = []
     for policy in findings.base:
         times = (milliseconds(findings.mean(policy, figure)) for figure in order)

@@ -1,20 +1,20 @@
-"""What a section of the report is made of."""
+"""The parts of a report's section."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 
 class Picture(Protocol):
-    """What draws itself."""
+    """Something that draws itself."""
 
     def draw(self, name: str, title: str, description: str) -> str:
-        """An <svg> element; `name` is unlike that of every other picture on the page."""
+        """An <svg> element; `name` must be unique on the page."""
         ...
 
 
 @dataclass(frozen=True)
 class Table:
-    """Words in rows, a cell of a few lines; all columns but the first are of numbers.
+    """Words in rows, with cells of a few lines; all columns except the first are numbers.
 
     `marked` is the row of the policy that the verdict names.
     """
@@ -26,7 +26,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture, and what it shows in words for those who do not see it."""
+    """A picture, and a description for readers who cannot see it."""
 
     title: str
     description: str
@@ -43,7 +43,7 @@ class Section:
     panels : tuple of Panel
     table : Table
     figure : str
-        What --figure calls it; empty: it takes no sweep.
+        Its name for --figure; empty if it needs no sweep.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The report's sections: what each says, its panels, its table."""
+"""The report's sections: texts, panels, tables."""
 
 from collections.abc import Iterator
 
@@ -17,11 +17,11 @@ from eldr_service.lab.reports.worth import Worth
 
 P50, P99, MEAN = TPOT
 MOST_ROWS = 14
-DOUBTFUL = 0.01  # share of copies from which a point is drawn hollow
+DOUBTFUL = 0.01  # share of copies above which a point is drawn hollow
 
 
 def make_sections(findings: Findings, found: Verdict, worth: Worth | None) -> list[Section]:
-    """All sections that there are findings for, in the report's order."""
+    """All sections for which there are findings, in the report's order."""
     return list(_sections(findings, found, worth))
 
 
@@ -67,9 +67,9 @@ def _rate(findings: Findings, swept: Swept) -> Section:
         "copies",
     )
     text = (
-        "The grey bar marks the rate of the other sections. Δ is against the best load-only policy"
-        " at the same rate and by the same figure. Hollow points: over 1% of the requests came when"
-        " every recording was in flight, and repeat one that was."
+        "The grey bar marks the rate of the other sections. Δ is relative to the best load-only"
+        " policy at the same rate and by the same figure. Hollow points: over 1% of the requests"
+        " came while every recording was in flight, and repeat one that was."
     )
     return Section(
         "rate",
@@ -115,11 +115,11 @@ def _experts(findings: Findings, swept: Swept | None) -> Section:
     )
     experts = findings.plan.recording.geometry.num_experts
     text = (
-        f"Why anything is gained: a decode step reads each distinct expert of its batch once, of"
+        f"Why there is a gain: a decode step reads each distinct expert of its batch once, of"
         f" {experts} in a layer. Dashed: batches of decode tokens of any recorded requests, drawn"
         " at random. Points below it hold requests that use the same experts. Requests on a worker"
         " are a mean until the last arrival; active experts are a mean over generated tokens, so"
-        " that a policy that loads workers unevenly lies above the dashed line."
+        " that a policy that loads workers unevenly is above the dashed line."
     )
     headings = ("policy", "requests on a worker", "active experts", "against any requests")
     return Section(
@@ -157,15 +157,15 @@ def _map(findings: Findings, found: Verdict) -> Section:
     text = (
         f"Deeper: a larger share of the {kind}'s requests, on one scale"
         f" (seed {findings.plan.base.seeds[0]}; an even spread is"
-        f" {percent(1 / workers, signed=False)} each). The table has, for every policy, the number"
-        " of workers over which they are spread in effect, exp of the entropy of the shares."
+        f" {percent(1 / workers, signed=False)} each). The table has, for every policy, the"
+        " effective number of workers over which they are spread: exp of the entropy of the shares."
         + (
-            " No policy but domain-oracle is told the domains."
+            " Only domain-oracle sees the domains."
             if kind == "domain"
-            else " The recording names no domains; a slot has the requests nearest to its centroid."
+            else " The recording has no domains; a slot has the requests nearest to its centroid."
         )
         + (f" The {MOST_ROWS} largest of {len(totals)}." if len(totals) > MOST_ROWS else "")
-        + (" Grey: fewer than two requests for each worker, too few to tell." if few.any() else "")
+        + (" Grey: fewer than two requests per worker, too few to tell." if few.any() else "")
     )
     panels = tuple(_map_of(findings, p, groups, shares[p], few, most) for p in shown)
     return Section(
@@ -261,8 +261,8 @@ def _worth(findings: Findings, swept: Swept, worth: Worth) -> Section:
     tried = ", ".join(plain(value) for value in x)
     text = (
         f"The fewest workers that keep a median TPOT of {milliseconds(worth.target_ms)} ms at the"
-        f" same rate. Tried: {tried}. Between two numbers a straight line is read, so fractions"
-        " of a worker can be told apart; whole workers are what a fleet has."
+        f" same rate. Tried: {tried}. Values in between are interpolated linearly, so that"
+        " fractions of a worker can be compared; a fleet has whole workers."
     )
     return Section(
         "workers",

@@ -1,4 +1,4 @@
-"""How the gain depends on what is assumed: a section a sweep."""
+"""How the gain depends on the assumptions: one section per sweep."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,41 +19,41 @@ SENSITIVITIES = {
     ),
     "tail": (
         "Sensitivity to tail",
-        "How much longer than the fleet's mean the step of the worker that marginal-cost chooses"
-        " may be.",
+        "How much longer than the fleet's mean the step of the worker chosen by marginal-cost may"
+        " be.",
     ),
     "window": (
         "Sensitivity to how much the partition was fitted on",
-        "The partition sees only so many of the requests that are for fitting, drawn by the seed;"
-        " those that are driven are the same at every point.",
+        "The partition is fitted on this many of the requests for fitting, drawn by the seed; the"
+        " driven requests are the same at every point.",
     ),
     "domains": (
         "Sensitivity to how old the partition is",
-        "Recordings carry no dates, so age is played by novelty: the partition was fitted on so"
-        " many domains, drawn by the seed, and all of them are driven. At the left most of the"
-        " traffic is new to it; it has also been fitted on fewer requests there.",
+        "Recordings have no dates, so age is emulated by novelty: the partition was fitted on this"
+        " many domains, drawn by the seed, and all domains are driven. At the left most of the"
+        " traffic is new to it; there it was also fitted on fewer requests.",
     ),
     "output": (
         "Sensitivity to output length",
-        "Every request makes so many tokens; the rate falls in proportion, so that about as many"
-        " are in flight. Outputs longer than recorded go through the recorded tokens again.",
+        "Every request generates this many tokens; the rate falls in proportion, so that about as"
+        " many are in flight. Outputs longer than recorded repeat the recorded tokens.",
     ),
     "cost": (
         "Sensitivity to what a step costs beside the experts",
-        "What a step takes for all but the experts' weights, relative to the cost model, at a rate"
-        " that keeps about as many requests in flight. Where the MoE layers were measured by"
-        " themselves, the leftmost point is of their costs alone.",
+        "The time of a step for everything but the experts' weights, relative to the cost model, at"
+        " a rate that keeps about as many requests in flight. If the MoE layers were measured by"
+        " themselves, the leftmost point is for their costs alone.",
     ),
     "workers": (
         "Sensitivity to the number of workers",
-        "At the same rate: fewer workers hold more requests each, and the partition has a slot a"
-        " worker.",
+        "At the same rate: fewer workers hold more requests each, and the partition has one slot"
+        " per worker.",
     ),
 }
 
 
 def sensitivities(findings: Findings) -> Iterator[Section]:
-    """Of all sweeps that were made."""
+    """The sections of all sweeps that were made."""
     for name, (title, text) in SENSITIVITIES.items():
         if name in findings.sweeps:
             yield _sensitivity(findings, findings.sweeps[name], title, text)

@@ -1,4 +1,4 @@
-"""What was simulated, in words."""
+"""Describes what was simulated."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ from eldr_service.lab.simulation.band import in_words
 
 
 def in_full(findings: Findings, policy: str) -> str:
-    """Its name, and how it is set where that is not the same; of one that was tuned, to what."""
+    """A policy's name, with its settings if they differ; if tuned, with the choice."""
     name = findings.names[policy]
     choices = [run.choice for run in findings.base[policy] if run.choice]
     if choices:
@@ -51,7 +51,7 @@ def setting(findings: Findings, name: str) -> list[tuple[str, str]]:
 
 
 def _bands(findings: Findings) -> Iterator[tuple[str, str]]:
-    """How wide each band was, by its name."""
+    """The width of each band, by its name."""
     for policy, of_seed in findings.base.items():
         if wide := in_words([run.band for run in of_seed]):
             transform, tau, width = wide

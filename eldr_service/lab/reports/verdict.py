@@ -1,4 +1,4 @@
-"""Which policy to use, as far as the runs can tell; every figure is one that the tables have."""
+"""Which policy to use, as far as the runs can tell; every figure is also in the tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from eldr_service.lab.simulation.comparison import Change, Margin
 
 P50, P99, MEAN = TPOT
 SEEDS, REQUESTS = 5, 200
-"""With fewer seeds, or requests of each, another draw may turn the advice."""
+"""With fewer seeds, or fewer requests each, another draw may change the advice."""
 WORTHWHILE = 0.01
-"""A gain that could be larger is worth more seeds before it is given up."""
+"""A gain that may be larger deserves more seeds before it is given up."""
 
 
 class Advice(StrEnum):
-    """What the runs allow to say."""
+    """What the runs allow to conclude."""
 
     USE = "use"
     STAY = "stay"
@@ -28,28 +28,28 @@ class Advice(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The advice, and what it rests on.
+    """The advice, and its basis.
 
     Attributes
     ----------
     advice : Advice
     policy : str
-        To use, or to stay with. Where it is undecided, the one that would be used, if the runs
-        were enough; where no figure favours one, the best load-only policy.
+        To use, or to stay with. If undecided, the one that would be used if the runs were enough;
+        if no figure favours one, the best load-only policy.
     rests_on : Change or None
-        The mean TPOT that decides, against the load-only policy that is best by it: of `policy`, or
-        of the one that comes nearest where no policy gains. None where nothing was compared.
+        The deciding mean TPOT, against the load-only policy that is best by it: of `policy`, or of
+        the one that comes nearest if no policy gains. None if nothing was compared.
     tail : Change or None
-        The p99 of the same policy.
+        The same policy's p99.
     level : dict of policy to Margin
-        Those that gain as well and are not told apart from `policy`: its mean TPOT relative to
-        theirs.
+        Policies that gain as well and are not distinguishable from `policy`: its mean TPOT relative
+        to theirs.
     rival, against_rival : str and Margin, or None
         The strongest of all others by mean TPOT, and the mean TPOT of `policy` relative to it.
     seeds, requests : int
-        Of each policy; requests of the seed with fewest.
+        Per policy; requests are of the seed with the fewest.
     held : float
-        Requests on a worker, on average, under the best load-only policy.
+        Mean requests per worker under the best load-only policy.
     lacking : tuple of str
         What keeps it undecided.
     """
@@ -68,20 +68,21 @@ class Verdict:
 
     @property
     def favours(self) -> bool:
-        """The figures favour a policy that sees more than load, enough of them or not."""
+        """Whether the figures favour a policy that sees more than load, significant or not."""
         return self.rests_on is not None and self.rests_on.policy == self.policy
 
     @property
     def gains(self) -> bool:
-        """The advice is to use such a policy."""
+        """Whether the advice is to use such a policy."""
         return self.advice is Advice.USE
 
 
 def verdict(findings: Findings) -> Verdict:
-    """Weigh the base study.
+    """Evaluate the base study.
 
-    A policy gains when its mean TPOT is lower than that of the load-only policy that is best by it,
-    beyond chance, and its p99 is not higher beyond chance. Of those the lowest mean TPOT is used.
+    A policy gains if its mean TPOT is lower than that of the load-only policy that is best by it,
+    beyond chance, and its p99 is not higher beyond chance. Of those, the one with the lowest mean
+    TPOT is recommended.
     """
     known = [p for p in findings.base if name_of(p) != EVALUATION_ONLY] or list(findings.base)
     own = [p for p in known if p in findings.others]
@@ -117,7 +118,7 @@ def verdict(findings: Findings) -> Verdict:
 
 
 def against(policy: str, other: str, findings: Findings) -> Margin:
-    """The mean TPOT of one relative to another's, over paired seeds."""
+    """The mean TPOT of one policy relative to another's, over paired seeds."""
     own, theirs = ([run.figures[MEAN] for run in findings.base[p]] for p in (policy, other))
     return Margin.of(own, theirs)
 
@@ -137,12 +138,12 @@ def _advice(compared: bool, held: float, any_own: bool, lacking: bool, gaining: 
 def _lacking(
     findings: Findings, hopeful: Sequence[str], seeds: int, requests: int
 ) -> tuple[str, ...]:
-    """What it takes to decide; `hopeful` are policies that do not gain, as far as was told."""
+    """What it takes to decide; `hopeful` are policies that do not gain, as far as known."""
     lacking = []
     if seeds < SEEDS:
-        lacking.append(f"{seeds} seed{'s' * (seeds > 1)}, where it takes {SEEDS}")
+        lacking.append(f"{seeds} seed{'s' * (seeds > 1)}, {SEEDS} needed")
     if requests < REQUESTS:
-        lacking.append(f"{requests} requests per seed, where it takes {REQUESTS}")
+        lacking.append(f"{requests} requests per seed, {REQUESTS} needed")
     for policy in hopeful:
         mean, tail = (findings.changes[policy, figure] for figure in (MEAN, P99))
         low, high = mean.interval or (mean.relative, mean.relative)
@@ -157,12 +158,12 @@ def _gains(policy: str, findings: Findings) -> bool:
 
 
 def lower(found: Change | Margin) -> bool:
-    """Beyond chance, where its interval is known."""
+    """Whether it is lower beyond chance, if its interval is known."""
     return (found.interval or (found.relative, found.relative))[1] < 0
 
 
 def higher(found: Change | Margin) -> bool:
-    """The same on the other side."""
+    """Whether it is higher beyond chance."""
     return (found.interval or (found.relative, found.relative))[0] > 0
 
 

@@ -1,4 +1,4 @@
-"""How numbers are written: the same in tables, pictures and the verdict."""
+"""How numbers are written, in tables, pictures and the verdict alike."""
 
 import math
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ PLUS_MINUS = "±\N{NO-BREAK SPACE}"
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """With so many decimals; a dash of nothing."""
+    """With `digits` decimals; a dash for None."""
     if value is None or math.isnan(value):
         return "–"
     return _proper(f"{value:,.{digits}f}")
 
 
 def milliseconds(value: float | None) -> str:
-    """With three digits that matter."""
+    """With three significant digits."""
     if value is None or math.isnan(value) or value == 0:
         return number(value)
     return number(value, max(0, 2 - math.floor(math.log10(abs(value)))))
@@ -29,7 +29,7 @@ def percent(value: float, signed: bool = True) -> str:
 
 
 def change(found: Change | Margin | None) -> str:
-    """A change, with half of its 95% interval where there is one, which lies evenly around it."""
+    """A change, with half of its symmetric 95% interval if there is one."""
     if found is None:
         return "–"
     if not found.interval:
@@ -39,18 +39,18 @@ def change(found: Change | Margin | None) -> str:
 
 
 def plain(value: float) -> str:
-    """As short as it can be written."""
+    """In the shortest form."""
     written = f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return _proper(written)
 
 
 def listed(words: Iterable[str]) -> str:
-    """With commas, the last with "and"."""
+    """Joined with commas, the last with "and"."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def _proper(written: str) -> str:
-    """With a minus sign for a hyphen, and no sign where nothing is left after rounding."""
+    """With a proper minus sign, and without a sign if it rounds to zero."""
     unsigned = written.lstrip("+-")
     return written.replace("-", MINUS) if unsigned.strip("0.,%") else unsigned

@@ -1,4 +1,4 @@
-"""How many workers each policy needs to keep a target."""
+"""How many workers each policy needs to reach a target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,20 @@ P50 = TPOT[0]
 
 @dataclass(frozen=True, kw_only=True)
 class Needed:
-    """Workers that keep the target at the same rate.
+    """Workers that reach the target at the same rate.
 
     Attributes
     ----------
     policy : str
     fewest : int or None
-        Of the numbers tried; None when none keeps it.
+        Of the numbers tried; None if none reaches it.
     exact : float or None
-        On the straight line between it and the next smaller one tried.
+        Interpolated linearly between it and the next smaller one tried.
     at_most : bool
-        The smallest number tried keeps it: fewer may do.
+        Whether the smallest number tried reaches it: fewer may do.
     saved : float or None
-        Exact ones of the load-only policy that needs fewest, less its own: above 0 it needs fewer.
+        The exact number of the load-only policy that needs fewest, less its own: positive is
+        better.
     interval : (float, float) or None
         Student's 95% interval of `saved` over paired seeds.
     """
@@ -41,7 +42,7 @@ class Needed:
 
 @dataclass(frozen=True)
 class Worth:
-    """What each policy needs to keep a median TPOT of `target_ms`."""
+    """What each policy needs to reach a median TPOT of `target_ms`."""
 
     target_ms: float
     reference: str | None
@@ -49,12 +50,12 @@ class Worth:
 
 
 def worth(findings: Findings, target_ms: float | None = None) -> Worth | None:
-    """Read the sweep of workers; None when there was none.
+    """Evaluate the sweep of workers; None if there was none.
 
     Parameters
     ----------
     target_ms : float, optional
-        By default what the best load-only policy reaches in the base study, or the best at all.
+        By default that of the best load-only policy in the base study, or the best of all.
     """
     swept = findings.sweeps.get("workers")
     if swept is None:
@@ -96,7 +97,7 @@ def _needed(swept: Swept, policy: str, reference: str | None, target_ms: float) 
 def _saved_by_seed(
     swept: Swept, policy: str, reference: str, target_ms: float
 ) -> NDArray[np.float64]:
-    """One entry a seed; none at all where some seed's line does not reach the target."""
+    """One entry per seed; None if some seed's line does not reach the target."""
     workers = np.array(swept.sweep.values)
     saved: list[float] = []
     for own, rival in zip(swept.values(policy, P50).T, swept.values(reference, P50).T, strict=True):
@@ -110,7 +111,7 @@ def _saved_by_seed(
 def _exact(
     workers: NDArray[np.float64], tpot_ms: Sequence[float] | NDArray[np.float64], target_ms: float
 ) -> float | None:
-    """Where the line through the points, from the left, first meets the target."""
+    """Where the line through the points, from the left, first reaches the target."""
     keeps = np.flatnonzero(np.asarray(tpot_ms) <= target_ms)
     if not len(keeps):
         return None

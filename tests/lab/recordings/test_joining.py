@@ -48,7 +48,7 @@ def test_a_torn_end_costs_what_was_in_it(tmp_path, torn):
     path.write_bytes(path.read_bytes()[:-torn])
     (caution,) = read_engine_files(tmp_path).cautions
     assert path.name in caution
-    assert "torn" in caution
+    assert "truncated" in caution
     same_as_drawn(Recording.load(tmp_path), range(24))
 
 

@@ -97,12 +97,12 @@ def test_few_seeds_or_requests_are_undecided_and_say_what_would_decide():
     few_seeds = findings({LOAD_ONLY: 1.0, OWN: 0.9}, seeds=3)
     assert verdict(few_seeds).advice is Advice.UNDECIDED
     said = report(few_seeds).opening
-    assert said.advice.startswith("Undecided (3 seeds, where it takes 5). So far marginal-cost")
+    assert said.advice.startswith("Undecided (3 seeds, 5 needed). So far marginal-cost")
     assert said.decide == "5 seeds, 1.0 times, 4 workers"
     assert said.decide in page(report(few_seeds))
     few_requests = findings({LOAD_ONLY: 1.0, OWN: 0.9}, requests=50)
     said = report(few_requests).opening
-    assert said.advice.startswith("Undecided (50 requests per seed, where it takes 200)")
+    assert said.advice.startswith("Undecided (50 requests per seed, 200 needed)")
     assert said.decide == "5 seeds, 4.4 times, 4 workers"
 
 
@@ -136,14 +136,16 @@ def test_which_of_two_is_better_may_be_undecided():
     found = findings({LOAD_ONLY: 1.0, OWN: 0.9, OTHER: 0.902}, noise={OTHER: 0.01})
     advised = verdict(found)
     assert (advised.advice, list(advised.level)) == (Advice.USE, [OTHER])
-    assert f"Undecided is whether it is better than {OTHER}" in " ".join(report(found).opening.more)
+    assert f"It is undecided whether it is better than {OTHER}" in " ".join(
+        report(found).opening.more
+    )
 
 
 def test_workers_with_next_to_no_requests_tell_nothing():
     found = findings({LOAD_ONLY: 1.0, OWN: 1.0}, held=0.8)
     assert verdict(found).advice is Advice.LIGHT
     said = report(found).opening
-    assert said.advice.startswith("Nothing can be told at this load: a worker holds 0.8 requests")
+    assert said.advice.startswith("The load is too small to tell: a worker holds 0.8 requests")
     assert said.decide == "5 seeds, 1.0 times, 2 workers"
     gains = findings({LOAD_ONLY: 1.0, OWN: 0.8}, held=1.9)
     assert verdict(gains).advice is Advice.USE  # what the table shows is not denied
