@@ -38,7 +38,9 @@ def drain(
     model: Model = None,
     label: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Instead of WORKER: all with it; repeatable."),
+        typer.Option(
+            metavar="KEY=VALUE", help="Instead of WORKER: all with this label; repeatable."
+        ),
     ] = None,
     group: Annotated[
         str | None, typer.Option(metavar="GROUP", help="Instead of WORKER: all in this group.")

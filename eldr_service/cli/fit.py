@@ -90,7 +90,7 @@ def fit(
             metavar="0-11,20", help="Layers to use; by default all, or those that auto chooses."
         ),
     ] = None,
-    max_iter: Annotated[int, typer.Option(metavar="N", min=1, help="Most iterations.")] = 50,
+    max_iter: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum iterations.")] = 50,
     n_init: Annotated[
         int, typer.Option(metavar="N", min=1, help="Restarts; the best one is kept.")
     ] = 1,

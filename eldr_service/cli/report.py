@@ -88,7 +88,7 @@ def report(
         typer.Option(
             metavar="N",
             min=1,
-            help="Number of seeds, from --seed on; by default 5, the fewest that decide, quick 3.",
+            help="Number of seeds, from --seed on; by default 5, the fewest that decide; quick: 3.",
         ),
     ] = None,
     target: Annotated[

@@ -62,7 +62,7 @@ class Request:
             metavar="N",
             min=0,
             max=parsing.MAX_UINT32,
-            help="The try of the decode; a higher one supersedes.",
+            help="One try of the decode; a higher one supersedes.",
         ),
     ] = None
     counts: Annotated[
@@ -72,7 +72,7 @@ class Request:
             exists=True,
             dir_okay=False,
             readable=True,
-            help="Recorded routing, whose request --request gives the signature.",
+            help="Recorded routing; its request --request gives the signature.",
         ),
     ] = None
     request: Annotated[
@@ -147,7 +147,10 @@ def route(
         ),
     ] = None,
     priority: Annotated[
-        int, typer.Option(metavar="N", min=-10, max=10, help="In --max-wait, higher ones go first.")
+        int,
+        typer.Option(
+            metavar="N", min=-10, max=10, help="Among waiting calls, higher ones go first."
+        ),
     ] = 0,
 ) -> None:
     """Place a request as a scheduler would: choose a worker and book it.

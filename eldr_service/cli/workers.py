@@ -50,7 +50,7 @@ def add(
             metavar="N",
             min=0,
             max=parsing.MAX_UINT32,
-            help="Most sequences; 0: the daemon's default.",
+            help="Maximum sequences; 0: the daemon's default.",
         ),
     ] = 0,
     kv_tokens: Annotated[

@@ -154,7 +154,7 @@ class Options(BaseSettings):
     )
     discovery_drain: Seconds = _option(
         "SECONDS",
-        "how long bookings may go on on a worker that the fleet file, Kubernetes or DNS no longer"
+        "how long bookings may continue on a worker that the fleet file, Kubernetes or DNS no longer"
         " lists; the length of a lease",
         default=900.0,
     )
@@ -194,7 +194,7 @@ class Options(BaseSettings):
         allow_inf_nan=False,
     )
     jwt_roles_claim: str = _option(
-        "CLAIM", "claim with a JWT's roles: a list, or a text of words", default="roles"
+        "CLAIM", "claim with a JWT's roles: a list, or a string of words", default="roles"
     )
     jwt_models_claim: str = _option(
         "CLAIM", "claim with the models that a JWT is for; without it, all", default="models"
@@ -294,7 +294,7 @@ class Options(BaseSettings):
     )
     default_capacity: int = _option(
         "SEQUENCES",
-        "most sequences of a worker that does not state a capacity; vLLM's default",
+        "maximum sequences of a worker that does not state a capacity; vLLM's default",
         default=256,
         ge=1,
         le=1 << 31,

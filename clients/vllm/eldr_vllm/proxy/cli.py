@@ -160,7 +160,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         action="store_true",
     )
     seconds = {"type": float, "metavar": "SECONDS"}
-    patience = "most time that placing may add to a request; beyond it, engines are taken in turn"
+    patience = "maximum time that placing may add to a request; then engines are taken in turn"
     add("--route-timeout", defaults.route_timeout, patience, **seconds)
     part = "part of --route-timeout that the daemon may wait for a signature on its way"
     add("--signature-wait", defaults.signature_wait, part, **seconds)
