@@ -58,7 +58,7 @@ class Summary:
                 " --rate, a larger recording or --drive-all avoids it."
             )
         if not self._changes:
-            yield "nothing to compare: that takes a policy that sees load alone, and one that sees more"
+            yield "nothing to compare: give a policy that sees load alone, and one that sees more"
         elif len(self._study.seeds) == 1:
             yield "one seed says nothing about chance: --seeds 5 gives intervals"
 

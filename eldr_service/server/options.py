@@ -154,8 +154,8 @@ class Options(BaseSettings):
     )
     discovery_drain: Seconds = _option(
         "SECONDS",
-        "how long bookings may continue on a worker that the fleet file, Kubernetes or DNS no longer"
-        " lists; the length of a lease",
+        "how long bookings may continue on a worker that the fleet file, Kubernetes or DNS no"
+        " longer lists; the length of a lease",
         default=900.0,
     )
     tls_cert: ReadableFile | None = _option(
