@@ -25,7 +25,7 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
     parser = _parser(environ)
     given = vars(parser.parse_args(argv))
     if (given["client_key"] is None) != (given["client_certificate"] is None):
-        parser.error("--client-key and --client-certificate need each other")
+        parser.error("--client-key and --client-certificate must be given together")
     given["model_name"] = given["model_name"] or given["model_path"]
     return Settings(**given)
 
@@ -33,12 +33,12 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="eldr-dynamo-router",
-        description="A decode worker towards NVIDIA Dynamo's frontend, which has the decode worker"
-        " that ELDR names answer",
-        epilog="Every option also as ELDR_DYNAMO_…; discovery and planes by Dynamo's own variables"
-        " (DYN_DISCOVERY_BACKEND, DYN_REQUEST_PLANE, …).",
+        description="Stand as a decode worker before NVIDIA Dynamo's frontend, and forward each"
+        " request to the decode worker that ELDR chooses",
+        epilog="Each option can also be set as ELDR_DYNAMO_…; discovery and planes by Dynamo's"
+        " own variables (DYN_DISCOVERY_BACKEND, DYN_REQUEST_PLANE, …).",
     )
-    text = "show it and exit"
+    text = "show the version and exit"
     parser.add_argument(
         "--version",
         action=_Version,
@@ -58,49 +58,59 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         parser.add_argument(flag, default=default, help=text, **options)
 
     name = {"type": _endpoint, "metavar": "NAMESPACE.COMPONENT.ENDPOINT"}
-    add("--model-path", None, "folder or name of the model, as its workers have it", required=True)
-    add("--model-name", None, "name under which it is served; else its path")
-    add("--endpoint", "dynamo-decode.backend.generate", "of the decode workers", **name)
-    add("--serve", "dynamo.eldr.generate", "of this router; in the frontend's namespace", **name)
-    where = "HOST:PORT of ELDR's daemon, replicas with commas, or dns:///NAME:PORT"
+    add("--model-path", None, "the model's folder or name, as given to its workers", required=True)
+    add("--model-name", None, "name to serve the model under (default: its path)")
+    add("--endpoint", "dynamo-decode.backend.generate", "the decode workers' endpoint", **name)
+    add(
+        "--serve",
+        "dynamo.eldr.generate",
+        "this router's endpoint, in the frontend's namespace",
+        **name,
+    )
+    where = "HOST:PORT of ELDR's daemon, replicas separated by commas, or dns:///NAME:PORT"
     add("--router", DEFAULT_TARGET, where, type=arguments.address, metavar="ADDRESS")
-    add("--eldr-model", None, "the model's name at the daemon; else as it is served")
+    add("--eldr-model", None, "the model's name at the daemon (default: --model-name)")
     file = {"metavar": "FILE"}
     add(
         "--token-file",
         None,
-        "bearer token of the role admin",
+        "file with a bearer token of the role admin",
         type=arguments.token,
         dest="token",
         **file,
     )
-    add("--tls", False, "TLS to the daemon, by the system's roots", action="store_true")
+    add("--tls", False, "TLS to the daemon, trusting the system's roots", action="store_true")
     add(
         "--root-certificates",
         None,
-        "PEM; TLS to the daemon, by these roots",
+        "PEM; TLS to the daemon, trusting these roots",
         type=arguments.contents,
         **file,
     )
-    add("--client-key", None, "PEM; for a daemon that asks for it", type=arguments.contents, **file)
-    add("--client-certificate", None, "PEM; of --client-key", type=arguments.contents, **file)
+    add("--client-key", None, "PEM; for a daemon that requires it", type=arguments.contents, **file)
+    add("--client-certificate", None, "PEM; for --client-key", type=arguments.contents, **file)
     timeout = {"type": float, "metavar": "SECONDS"}
-    add("--route-timeout", Settings.route_timeout, "deadline of the daemon's answer", **timeout)
-    add("--attempts", Settings.attempts, "placements until Dynamo chooses", type=_positive)
+    add("--route-timeout", Settings.route_timeout, "deadline for the daemon's answer", **timeout)
+    add("--attempts", Settings.attempts, "placements to try before Dynamo chooses", type=_positive)
     add("--capacity", 0, "sequences per worker; 0: the daemon's default", type=int)
     modes = ", ".join(FALLBACKS)
-    text = f"how Dynamo chooses where the daemon does not: {modes}"
+    text = f"how Dynamo chooses when the daemon does not: {modes}"
     add("--fallback", Settings.fallback, text, choices=FALLBACKS, metavar="MODE")
-    add("--kv-cache-block-size", None, "tokens per block, as the workers have it", type=_positive)
+    add("--kv-cache-block-size", None, "tokens per block, as set in the workers", type=_positive)
     both = ",".join(Settings.endpoint_types)
-    add("--endpoint-types", both, "of the model; no chat without a template", type=_types)
-    add("--tool-call-parser", None, "as the workers would have it said to the frontend")
-    add("--reasoning-parser", None, "likewise")
+    add(
+        "--endpoint-types",
+        both,
+        "the model's; without a chat template only completions",
+        type=_types,
+    )
+    add("--tool-call-parser", None, "the parser to announce to the frontend")
+    add("--reasoning-parser", None, "the parser to announce to the frontend")
     return parser
 
 
 class _Version(argparse.Action):
-    """Looks the version up when it is asked for: a checkout that is not installed has none."""
+    """Looks the version up only when asked: an uninstalled checkout has none."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         """Print it."""

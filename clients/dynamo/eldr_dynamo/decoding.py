@@ -1,4 +1,4 @@
-"""The decode of one request: placed by the daemon, or by Dynamo where the daemon says nothing."""
+"""The decode of one request: placed by the daemon, or by Dynamo when the daemon places nothing."""
 
 import logging
 import time
@@ -27,11 +27,11 @@ Chunk = dict[str, Any]
 
 
 class _WorkerFailedError(Exception):
-    """A worker failed before its first token, in a way that another one need not."""
+    """A worker was away before its first token: another worker may serve the request."""
 
 
 class Decoding:
-    """Serves as a model's decode worker, by the decode workers behind it.
+    """Serves as one decode worker of a model, and forwards to the workers behind it.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ class Decoding:
     fleet : Fleet
         Which of the daemon's workers is which instance.
     instances : Client
-        Of the decode workers' endpoint; its router mode decides where the daemon does not.
+        Client of the decode workers' endpoint; its router mode chooses when the daemon does not.
     model : str
         The model's name at the daemon.
     attempts : int
-        Tries of a placement by the daemon, until Dynamo chooses.
+        Placements to try before Dynamo chooses.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class Decoding:
                         yield chunk
                     return
             except errors.FailedPreconditionError as error:
-                # The request was here before, as after a migration: this is its next attempt.
+                # The request has been here before, as after a migration: try the next attempt.
                 logger.info("%s: %s", request_id, error)
             except errors.InvalidArgumentError as error:  # counts that do not fit the model, say
-                logger.warning("%s: the daemon refuses it: %s", request_id, error)
+                logger.warning("%s: the daemon rejected the request: %s", request_id, error)
                 if counts is None:
                     break
                 counts = None
             except errors.ResourceExhaustedError:  # all are full by ELDR's numbers
                 break
             except EldrError as error:
-                logger.warning("%s: the daemon places nothing: %s", request_id, error)
+                logger.warning("%s: not placed by the daemon: %s", request_id, error)
                 self._fleet.doubt()
                 break
             except _WorkerFailedError as error:

@@ -1,4 +1,4 @@
-"""What a worker's failure is, as the frontend is to be told it."""
+"""Maps a worker's failure to the error that the frontend gets."""
 
 from dynamo.llm import HttpError
 from dynamo.llm.exceptions import (
@@ -24,17 +24,17 @@ _AWAY = (
 
 
 def is_away(error: Exception) -> bool:
-    """The worker is not there, or not any more: another one may serve the request."""
+    """Whether the worker is gone or was never there: another may serve the request."""
     return isinstance(error, _AWAY) or _kind(error) == "Unavailable"
 
 
 def named(error: Exception) -> Exception:
-    """The error to raise for it towards the frontend, which then answers as it would to the worker.
+    """Return the error to raise to the frontend, so that it answers as it would to the worker.
 
     Dynamo's client raises its own errors as plain exceptions that have their class in the text,
-    "Unavailable: …"; raised as they are, they would mean another fault. A worker that is away is
-    told as an HTTP error: by Dynamo's own exception the frontend would think that this endpoint is
-    gone, and leave it alone for a while.
+    "Unavailable: …"; raised as they are, they would mean another fault. An
+    unavailable worker becomes an HTTP error: on Dynamo's own exception the frontend would take
+    this endpoint for gone, and avoid it for a while.
     """
     told: Exception = error
     if is_away(error):

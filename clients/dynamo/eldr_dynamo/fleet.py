@@ -1,4 +1,4 @@
-"""Which worker of the daemon is which instance of Dynamo, kept true as both come and go."""
+"""Maps the daemon's workers to Dynamo's instances, as both come and go."""
 
 import asyncio
 import logging
@@ -25,16 +25,16 @@ logger = logging.getLogger("eldr_dynamo")
 
 # Seconds between looks at Dynamo's instances, which this process has in memory.
 LOOK = 0.25
-# Looks until the daemon is asked again though no instance came or went.
+# Looks after which the daemon is asked again even if no instance came or went.
 PATIENCE = 20
 TIMEOUT = 2.0
-# Seconds for which a worker that could not be reached is left alone, where there are others.
+# Seconds for which an unreachable worker is left alone, if there are others.
 REST = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a worker is; `dp_rank` is None where the instance has one worker alone."""
+    """Where a worker is; `dp_rank` is None if the instance has a single worker."""
 
     instance: int
     dp_rank: int | None = None
@@ -51,7 +51,7 @@ class Fleet:
     Parameters
     ----------
     instances : Client
-        Of the decode workers' endpoint.
+        Client of the decode workers' endpoint.
     endpoint : str
         Its name, NAMESPACE.COMPONENT.ENDPOINT.
     model : str
@@ -77,7 +77,7 @@ class Fleet:
         self._rests_until: dict[str, float] = {}
 
     def candidates(self) -> dict[str, Target]:
-        """The workers whose instance is there now, without those at rest if there are others."""
+        """The workers with a live instance, without those at rest unless all are at rest."""
         there = set(self._instances.instance_ids())
         found = {name: each for name, each in self._workers.items() if each.instance in there}
         now = time.monotonic()
@@ -85,15 +85,15 @@ class Fleet:
         return awake or found
 
     def rest(self, worker: str) -> None:
-        """Leave a worker that failed alone for a while; Dynamo may not know yet that it is gone."""
+        """Leave a failed worker alone for a while; Dynamo may not know yet that it is gone."""
         self._rests_until[worker] = time.monotonic() + REST
 
     def doubt(self) -> None:
-        """The daemon may have forgotten the workers: look soon."""
+        """Check with the daemon soon: it may have forgotten the workers."""
         self._doubt.set()
 
     async def follow(self) -> None:
-        """Keep the two in step, for ever."""
+        """Keep workers and instances in step until cancelled."""
         channel = self._daemon.open_aio()
         fleet = FleetServiceStub(channel)
         known: set[int] | None = None
@@ -114,8 +114,8 @@ class Fleet:
             await self._agree(fleet)
         except grpc.RpcError as error:
             trouble = f"{error.code().name}: {error.details()}"
-            if trouble != self._trouble:  # once, not at every look
-                logger.warning("the daemon's workers are not known: %s", trouble)
+            if trouble != self._trouble:  # log each change once
+                logger.warning("the daemon's workers cannot be synchronized: %s", trouble)
             self._trouble = trouble
             return False
         self._trouble = ""
@@ -193,7 +193,7 @@ class Fleet:
 
 
 def _address(instance: Any) -> str:
-    """HOST:PORT that an instance serves on, or nothing for a transport that has none."""
+    """HOST:PORT that an instance serves on, or an empty string for a transport without one."""
     transport = instance.transport
     return transport.address.partition("/")[0] if transport.kind == "tcp" else ""
 
@@ -203,7 +203,7 @@ def _host_and_port(url: str) -> str:
 
 
 def _number(text: str) -> int:
-    """The instance that a URL names; -1, which no instance has, for what is no number."""
+    """The instance that a URL names; -1, which no instance has, if it is not a number."""
     try:
         return int(text, 16)
     except ValueError:

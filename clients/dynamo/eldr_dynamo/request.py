@@ -14,7 +14,7 @@ def handoff(request: Request) -> Handoff:
 
 
 def with_booking(request: Request, request_id: str, attempt: int, lease_id: str) -> dict[str, Any]:
-    """The request for the decode engine: the booking in the place of the counts.
+    """Return the request for the decode engine, with the booking in place of the counts.
 
     The engine's connector then reports the booking as held and ends it. A request without KV from a
     prefill stays as it is.
@@ -32,7 +32,7 @@ def with_booking(request: Request, request_id: str, attempt: int, lease_id: str)
 
 
 def without_eldr(request: Request) -> dict[str, Any]:
-    """The request for a decode engine that nothing is booked on."""
+    """Return the request for a decode engine without a booking."""
     params = _transfer_params(request)
     if "eldr" not in params:
         return dict(request)
@@ -46,7 +46,7 @@ def sequences(request: Request) -> int:
 
 
 def output_limit(request: Request) -> int:
-    """The most tokens that one sequence may have; 0 where nothing limits it."""
+    """Output tokens that one sequence may have at most; 0 for no limit."""
     limit = (request.get("stop_conditions") or {}).get("max_tokens")
     return limit if isinstance(limit, int) and 0 < limit < 1 << 32 else 0
 

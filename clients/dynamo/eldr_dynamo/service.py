@@ -1,4 +1,4 @@
-"""The router as a component of Dynamo: one decode worker towards the frontend."""
+"""The router as a Dynamo component: to the frontend it is one decode worker."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ class Settings:
     attempts: int = 3
     capacity: int = 0
     fallback: str = "round-robin"
-    # What the frontend is told of the workers; a model without a chat template has no chat.
+    # What the frontend is told about the workers; a model without a chat template has no chat.
     endpoint_types: tuple[str, ...] = ("chat", "completions")
     kv_cache_block_size: int | None = None
     tool_call_parser: str | None = None
@@ -77,7 +77,7 @@ class Settings:
 
 @dynamo_worker()
 async def serve(runtime: DistributedRuntime, settings: Settings) -> None:
-    """Stand as the model's decode worker until SIGTERM, and then end what is under way."""
+    """Serve as the model's decode worker until SIGTERM, then finish the running requests."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.shutdown)
@@ -117,7 +117,7 @@ async def _stand_as_worker(
         needs=[[WorkerType.Prefill]],
         kv_cache_block_size=settings.kv_cache_block_size,
         runtime_config=told,
-        ignore_weights=True,  # it answers by the workers; the frontend needs tokenizer and template
+        ignore_weights=True,  # the workers answer; the frontend needs tokenizer and template
     )
     logger.info("%s decodes %s by ELDR", settings.serve, settings.model_name)
     await endpoint.serve_endpoint(decoding.generate, graceful_shutdown=True)

@@ -1,4 +1,4 @@
-"""A decode that is to be placed: what the prefill said of it, and where it has been tried."""
+"""A decode to be placed: what the prefill said about it, and where it has been tried."""
 
 import logging
 from dataclasses import dataclass, field
@@ -29,17 +29,17 @@ class Leg:
     Attributes
     ----------
     params : dict
-        The request's `kv_transfer_params`; its key `eldr` says what the decode engine is to know.
+        The request's `kv_transfer_params`; its key `eldr` is for the decode engine.
     model : str
-        As the daemon knows it.
+        The model's name at the daemon.
     handoff : Handoff
-        What the prefill says of it.
+        What the prefill says about the request.
     output_limit : int
-        Tokens that the answer may have; 0 where the request leaves it open.
+        Tokens that the answer may have at most; 0 if the request sets no limit.
     attempt : int
-        The next one's number.
+        Number of the next attempt.
     tried : set of ReplicaID
-        Replicas that Ray could not send it to.
+        Replicas to which Ray could not send the request.
     """
 
     params: dict[str, Any]
@@ -52,9 +52,9 @@ class Leg:
 
     @classmethod
     def of(cls, pending: PendingRequest | None, model: str) -> Self | None:
-        """The leg of a request, the same one each time Ray asks; None where ELDR has no part in it.
+        """The leg of a request, the same one each time Ray asks; None if ELDR does not place it.
 
-        `model` stands where the prefill names none.
+        `model` is the default if the prefill names none.
         """
         if pending is None:
             return None
@@ -81,7 +81,7 @@ class Leg:
         return cls(params=params, model=model, handoff=said, output_limit=_output_limit(argument))
 
     def booked(self, booking: Booking) -> None:
-        """The decode engine is told whose place it fills."""
+        """Tell the decode engine which booking it serves."""
         self.booking = booking
         self.params["eldr"] = {
             "request_id": booking.request_id,
@@ -90,7 +90,7 @@ class Leg:
         }
 
     def unbooked(self) -> Booking | None:
-        """Forget the place, which is returned, as Ray could not send the request there."""
+        """Forget the booking and return it: Ray could not send the request there."""
         booking, self.booking = self.booking, None
         self.params.pop("eldr", None)
         if booking is not None:
@@ -99,7 +99,7 @@ class Leg:
 
 
 def _field(request: Any, name: str) -> Any:
-    """Of a body, or of one of vLLM's models."""
+    """A field of a JSON body or of one of vLLM's request models."""
     return request.get(name) if isinstance(request, dict) else getattr(request, name, None)
 
 

@@ -32,15 +32,15 @@ FALLBACK = "RAY_FALLBACK"
 class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
     """Sends a request to the replica that ELDR has booked for it.
 
-    It has a part in requests with `kv_transfer_params.eldr`, as prefill engines with ELDR's
-    connector answer it: it asks the daemon with their counts, the replicas being the candidates,
-    and leaves in its place what the decode engine needs to know. A replica that Ray cannot send
-    the request to is not asked for again. All other requests, and those for a multiplexed model, go
-    to the less loaded of two replicas drawn at random, Ray's default, and so do all requests while
-    the daemon is away, has no answer within `timeout`, or has no room.
+    It handles requests with `kv_transfer_params.eldr`, which prefill engines with ELDR's connector
+    put in their answers: it asks the daemon with the counts in it, the replicas being the
+    candidates, and replaces it by what the decode engine needs to know. A replica to which Ray
+    cannot send the request is not a candidate again. All other requests, and those for a
+    multiplexed model, go to the less loaded of two random replicas, Ray's default, and so do all
+    requests while the daemon is down, does not answer within `timeout`, or has no capacity left.
 
-    Choosing and booking are one act of the daemon's. The booking ends with the decode engine's own
-    report; `release_after` the answer's end this router ends it too, in case there was none.
+    The daemon chooses and books in one step. The booking ends with the decode engine's own report;
+    in case there is none, this router ends it `release_after` seconds after the answer's end.
     """
 
     def initialize_state(
@@ -66,18 +66,18 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         router : str
             HOST:PORT of the daemon, or several replicas.
         model : str
-            The model's name at the daemon where the prefill's answer does not say it.
+            The model's name at the daemon, if the prefill's answer has none.
         timeout : float
             Seconds that placing may add to a request.
         signature_wait : float
-            Seconds of it that the daemon may wait for a signature that is not in the answer.
+            Seconds of `timeout` that the daemon may wait for a signature not in the answer.
         lease_ttl : float
-            Seconds that a booking lives without a report that lists it.
+            Seconds that a booking lasts without a report that lists it.
         release_after : float
-            Seconds after the answer's end at which the booking ends, unless it has.
+            Seconds after the answer's end at which this router ends the booking.
         token, token_file, tls, root_certificates, client_key, client_certificate
-            How to reach the daemon: a bearer token, or the file that holds it; TLS by the system's
-            roots; PEM files.
+            How to reach the daemon: a bearer token, or the file that holds it; TLS with the
+            system's roots; PEM files.
 
         Raises
         ------
@@ -98,13 +98,13 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         self._signature_wait = min(signature_wait, timeout / 2)
         self._lease_ttl = lease_ttl
         self._release_after = release_after
-        # Sent, or about to be. Calls within one request share Ray's id of it.
+        # Sent, or about to be. All calls of one request share its Ray id.
         self._held: defaultdict[tuple[ReplicaID, str], list[Booking]] = defaultdict(list)
         self._releases: set[asyncio.Task[None]] = set()
         self._trouble = ""
         self._placements = Counter(
             "eldr_ray_placements",
-            description="Requests with a signature, by why they went where they went.",
+            description="Requests with a signature, by the reason of their placement.",
             tag_keys=("application", "deployment", "reason"),
         ).set_default_tags({"application": self.app_name, "deployment": self._deployment_id.name})
 
@@ -113,9 +113,9 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """The replica that is booked, alone; or two at random.
+        """The booked replica alone, or two at random.
 
-        Ray calls it again for the same request if it could not send it there.
+        Ray calls this again for the same request if it could not send it to the replica.
         """
         leg = Leg.of(pending_request, self._model)
         if pending_request is None or leg is None or pending_request.metadata.multiplexed_model_id:
@@ -124,7 +124,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         try:
             replica = await self._place(leg, candidate_replicas, pending_request)
         except Exception:  # Ray would drop the request
-            logger.exception("ELDR cannot place a request, which goes by load")
+            logger.exception("ELDR failed to place a request; it is routed by load")
             replica = None
         return [[replica]] if replica is not None else self._two_at_random(pending_request)
 
@@ -164,7 +164,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         self._held[booking.replica_id, internal_id].append(booking)
 
         def settled(future: "asyncio.Future[RunningReplica]") -> None:
-            """Whoever asked has gone before the request was sent: Ray tells of it only here."""
+            """The caller has gone before the request was sent: only this future says so."""
             if future.cancelled() and self._drop(booking, internal_id):
                 self._release(booking, ReleaseOutcome.CANCELLED)
 
@@ -172,7 +172,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         return replica
 
     def _by_worker(self, leg: Leg, replicas: Iterable[RunningReplica]) -> dict[str, RunningReplica]:
-        """The candidates, by ELDR's names: those that Ray knows to have room, while some have."""
+        """The candidates by ELDR's names; only those with room by Ray's knowledge, if any."""
         fresh = [each for each in replicas if each.replica_id not in leg.tried]
         if not fresh:
             fresh = list(replicas)
@@ -225,7 +225,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         )
 
     def _two_at_random(self, pending: PendingRequest | None) -> list[list[RunningReplica]]:
-        """Ray takes the one with the shorter queue of those that it is given."""
+        """Two random replicas; Ray takes the one with the shorter queue."""
         if pending is not None and pending.metadata.multiplexed_model_id:
             ids = self.apply_multiplex_routing(pending)
         else:
@@ -234,7 +234,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         return [[self.curr_replicas[each] for each in drawn if each in self.curr_replicas]]
 
     def _drop(self, booking: Booking, internal_id: str) -> bool:
-        """No longer hold it; whether it was held."""
+        """Forget the booking; return whether it was held."""
         key = booking.replica_id, internal_id
         held = self._held.get(key, [])
         if booking not in held:
@@ -245,7 +245,7 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         return True
 
     def _release(self, booking: Booking, outcome: ReleaseOutcome, after: float = 0.0) -> None:
-        """In a task of its own: no request waits for it."""
+        """End the booking in a task of its own: no request waits for it."""
         task = asyncio.get_running_loop().create_task(self._say(booking, outcome, after))
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
@@ -260,9 +260,9 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
             logger.info("the release of %s was refused: %s", booking.request_id, error)
 
     def _tell(self, trouble: str) -> None:
-        """Once, not with each request."""
+        """Log a trouble once, not with each request."""
         if trouble and trouble != self._trouble:
-            logger.warning("ELDR has placed nothing, requests go by load: %s", trouble)
+            logger.warning("not placed by ELDR, requests are routed by load: %s", trouble)
         self._trouble = trouble
 
 

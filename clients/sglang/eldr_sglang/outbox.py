@@ -1,4 +1,4 @@
-"""What an engine has to say to the daemon, said by a thread that the engine never waits for."""
+"""Sends an engine's messages to the daemon, in a thread that the engine never waits for."""
 
 import logging
 import threading
@@ -14,9 +14,9 @@ LIMIT = 1024  # a signature of 61 layers x 256 experts takes 31 kB
 
 
 class Outbox:
-    """Messages in order; the oldest go when there are more than LIMIT.
+    """Sends messages in order; beyond LIMIT the oldest are dropped.
 
-    The client has the deadline of each call and the circuit breaker: while the daemon is away, a
+    The client sets each call's deadline and has the circuit breaker: while the daemon is down, a
     message costs microseconds and is lost.
     """
 
@@ -27,7 +27,7 @@ class Outbox:
         threading.Thread(target=self._loop, name="eldr-outbox", daemon=True).start()
 
     def put(self, message: Message) -> None:
-        """Have `message` called with the client, later."""
+        """Call `message` with the client later, in the thread."""
         self._messages.append(message)
         self._arrived.release()
 
@@ -37,10 +37,10 @@ class Outbox:
             try:
                 message = self._messages.popleft()
             except IndexError:
-                continue  # it was dropped for a later one
+                continue  # dropped for a later one
             try:
                 message(self._client)
             except RouterUnavailableError:
-                pass  # the client has said so, and looks for the daemon
+                pass  # the client has logged it and probes the daemon
             except EldrError as error:
-                logger.warning("ELDR's daemon refuses: %s", error)
+                logger.warning("rejected by ELDR's daemon: %s", error)

@@ -1,4 +1,4 @@
-"""What SGLang loads: on prefill servers, a hook behind each batch's result."""
+"""SGLang's plugin: on prefill servers, a hook after each batch's result."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from eldr_client import RouterClient
 from eldr_sglang.outbox import Outbox
 from eldr_sglang.prefill import Prefills, UnsupportedError
 
-logger = logging.getLogger("sglang.srt.eldr")  # so that it comes out in SGLang's log
+logger = logging.getLogger("sglang.srt.eldr")  # so that it appears in SGLang's log
 
 PREFILL_RESULT = (
     "sglang.srt.disaggregation.prefill.SchedulerDisaggregationPrefillMixin"
@@ -24,7 +24,7 @@ TIMEOUT = 2.0  # seconds for the daemon's answer, which only the outbox waits fo
 def register() -> None:
     """Called by SGLang in each of its processes; without ELDR_ROUTER it does nothing.
 
-    The environment says the rest: ELDR_MODEL (by default the served model's name), ELDR_TOKEN,
+    Further environment variables: ELDR_MODEL (default: the served model's name), ELDR_TOKEN,
     ELDR_TLS_CA (a file).
     """
     router = os.environ.get("ELDR_ROUTER")
@@ -36,7 +36,7 @@ def register() -> None:
 
 
 class _Hook:
-    """Sends signatures until it fails once; SGLang serves on in any case."""
+    """Sends signatures until its first failure; SGLang continues in any case."""
 
     __name__ = "eldr_signatures"
 
@@ -60,7 +60,7 @@ class _Hook:
 
     def _give_way(self, why: str) -> None:
         self._given_way = True
-        logger.warning("ELDR sends no signatures: %s. SGLang serves on", why)
+        logger.warning("ELDR sends no signatures: %s. SGLang continues without them", why)
 
 
 def _sender(router: str, scheduler: Any) -> Callable[[Any], None]:

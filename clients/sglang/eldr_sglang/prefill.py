@@ -8,7 +8,7 @@ import numpy as np
 from eldr_client import Counts, RouterClient
 from numpy.typing import NDArray
 
-# These fill KV slots from outside: what was captured of such a slot is its previous tenant's.
+# These load KV slots from outside: the capture of such a slot is still its previous request's.
 _FROM_OUTSIDE = (
     "enable_hierarchical_cache",
     "enable_lmcache",
@@ -18,7 +18,7 @@ _FROM_OUTSIDE = (
 
 
 class UnsupportedError(Exception):
-    """What this server captures cannot be relied on; the message says why."""
+    """This server's capture is not reliable; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,9 +30,9 @@ class Prefilled:
     request_id : str
         SGLang's `rid`.
     epoch : int
-        Which try of its prefill this was.
+        Number of this attempt of its prefill.
     counts : Counts
-        Of all tokens of the prompt, those of a cached prefix too.
+        Of all prompt tokens, including a cached prefix.
     """
 
     request_id: str
@@ -40,7 +40,7 @@ class Prefilled:
     counts: Counts
 
     def register(self, client: RouterClient, model: str) -> None:
-        """Tell the daemon."""
+        """Register the signature at the daemon."""
         client.register_signature(
             model,
             self.request_id,
@@ -51,12 +51,12 @@ class Prefilled:
 
 
 class Prefills:
-    """Reads counts out of the capturer of a scheduler's process.
+    """Reads counts from the capturer of a scheduler's process.
 
     Raises
     ------
     UnsupportedError
-        Nothing is captured here, or it may be of other requests' tokens.
+        Nothing is captured here, or the capture may belong to other requests' tokens.
     """
 
     def __init__(self, scheduler: Any) -> None:
@@ -73,7 +73,7 @@ class Prefills:
                 )
         capturer = get_global_experts_capturer()
         if capturer is None:
-            raise UnsupportedError("it needs --enable-return-routed-experts")
+            raise UnsupportedError("expected --enable-return-routed-experts")
         self.is_first_rank = get_parallel().attn_tp_rank == 0
         self._capturer = capturer
         self._pool = scheduler.req_to_token_pool
@@ -88,7 +88,7 @@ class Prefills:
         self._experts = _num_experts(scheduler.model_config)
 
     def ended(self, batch: Any) -> Iterator[Prefilled]:
-        """Those of the batch whose prompts are complete; a chunk of one is not."""
+        """Yield the batch's requests whose prompts are complete."""
         for request in batch.reqs:
             if not request.output_ids or request.to_finish or request.finished_reason:
                 continue
@@ -106,7 +106,7 @@ class Prefills:
 
 
 def counted(experts: NDArray[np.integer], num_experts: int) -> Counts:
-    """Activation counts of tokens' experts, shape [tokens, layers, top_k]."""
+    """Activation counts from the tokens' experts, shape [tokens, layers, top_k]."""
     tokens, layers, top_k = experts.shape
     picks = experts + np.arange(layers)[:, None] * num_experts
     counts = np.bincount(picks.ravel(), minlength=layers * num_experts)

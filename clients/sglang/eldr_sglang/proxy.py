@@ -1,8 +1,8 @@
 """`eldr-sglang-proxy`: prefill first, then a decode server by the experts that the prefill used.
 
-SGLang's own routers send a request to a prefill and a decode server at once, but need not: a decode
-server finds its prefill by the bootstrap host, port and room in the request, and a prefill server
-with --optimistic-prefill-attempts begins before a decode server has asked.
+SGLang's own routers send a request to a prefill and a decode server at once. They need not: a
+decode server finds its prefill by the bootstrap host, port and room in the request, and a prefill
+server with --optimistic-prefill-attempts begins before a decode server has asked.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from eldr_client import EldrError, HeldPlacement, aio, arguments
 from eldr_client.errors import ResourceExhaustedError
 
 PATHS = ("/generate", "/v1/completions", "/v1/chat/completions")
-ATTEMPTS = 3  # decode servers to try, where they do not even accept a connection
+ATTEMPTS = 3  # decode servers to try if connections are refused
 LONGEST_WAIT = 10.0  # seconds; the daemon's bound
 
 Body = dict[str, Any]
@@ -31,7 +31,7 @@ _BEGUN = "eldr: the answer has begun"
 
 @dataclass(frozen=True, slots=True)
 class PrefillServer:
-    """Where a prompt goes, and where a decode server asks for its KV cache."""
+    """Where a prompt is sent, and where a decode server fetches its KV cache."""
 
     url: str
     bootstrap_port: int
@@ -45,7 +45,7 @@ class PrefillServer:
         return cls(url.rstrip("/"), int(port))
 
     def meeting(self) -> Body:
-        """What the two servers know each other by."""
+        """The bootstrap fields by which the two servers find each other."""
         return {
             "bootstrap_host": urlsplit(self.url).hostname,
             "bootstrap_port": self.bootstrap_port,
@@ -54,7 +54,7 @@ class PrefillServer:
 
 
 class _RefusedError(Exception):
-    """A server answered with an error, which the caller gets as it is."""
+    """A server answered with an error, which is passed to the caller unchanged."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"status {status}")
@@ -62,17 +62,17 @@ class _RefusedError(Exception):
 
 
 class Proxy:
-    """Serves SGLang's own path and OpenAI's.
+    """Serves SGLang's own endpoint and OpenAI's.
 
     Parameters
     ----------
     router : eldr_client.aio.RouterClient
     model : str
-        As the decode servers are registered.
+        The decode servers' model at the daemon.
     prefills : sequence of PrefillServer
-        They take turns.
+        Used in turn.
     wait : float
-        Seconds after which a decode is placed by load alone, should the prefill take longer.
+        Seconds after which a decode is placed by load alone if the prefill takes longer.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Proxy:
             return _error(503, str(error))
         except (ClientError, EldrError) as error:
             if _has_begun(request):
-                raise  # the caller sees the stream break off
+                raise  # the caller sees a broken stream
             return _error(502, f"{type(error).__name__}: {error}")
         finally:
             prefill.cancel()
@@ -179,10 +179,12 @@ def _checked(body: Any) -> Body:
     for name in ("text", "prompt", "input_ids"):
         prompt = body.get(name)
         if isinstance(prompt, list) and any(isinstance(one, str | list) for one in prompt):
-            raise ValueError(f"{name}: expected one prompt, found {len(prompt)}; send them apart")
+            raise ValueError(
+                f"{name}: expected one prompt, found {len(prompt)}; send one request per prompt"
+            )
     sampling = body.get("sampling_params") or {}
     if body.get("n", 1) != 1 or (isinstance(sampling, dict) and sampling.get("n", 1) != 1):
-        raise ValueError("n: expected 1, as each answer is decoded apart")
+        raise ValueError("n: expected 1: each answer needs its own decode")
     return body
 
 
@@ -212,30 +214,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="eldr-sglang-proxy", description=__doc__)
     parser.add_argument("--listen", default="127.0.0.1:8000", metavar="HOST:PORT")
     parser.add_argument("--router", default="127.0.0.1:50051", help="eldr-server's address")
-    parser.add_argument("--model", required=True, help="as the decode servers are registered")
+    parser.add_argument("--model", required=True, help="the decode servers' model at eldr-server")
     parser.add_argument(
         "--prefill",
         type=PrefillServer.parse,
         action="append",
         required=True,
         metavar="URL,BOOTSTRAP_PORT",
-        help="a prefill server; may be given again",
+        help="a prefill server; repeatable",
     )
     parser.add_argument(
         "--decode",
         action="append",
         default=[],
         metavar="URL",
-        help="a decode server, taken in turn while eldr-server does not answer; may be given again",
+        help="a decode server, used in turn while eldr-server does not answer; repeatable",
     )
     parser.add_argument(
-        "--wait", type=float, default=LONGEST_WAIT, help="for a prefill's experts, in seconds"
+        "--wait", type=float, default=LONGEST_WAIT, help="seconds to wait for a prefill's experts"
     )
     parser.add_argument(
-        "--route-timeout", type=float, default=0.25, help="for eldr-server's answer, in seconds"
+        "--route-timeout", type=float, default=0.25, help="seconds to wait for eldr-server's answer"
     )
-    parser.add_argument("--token-file", type=arguments.token, help="with the token for eldr-server")
-    authority = "the authority of eldr-server's certificate"
+    parser.add_argument(
+        "--token-file", type=arguments.token, help="file with the token for eldr-server"
+    )
+    authority = "PEM file of the authority of eldr-server's certificate"
     parser.add_argument("--tls-ca", type=arguments.contents, help=authority)
     given = parser.parse_args()
     if not 0 <= given.wait <= LONGEST_WAIT:

@@ -1,4 +1,4 @@
-"""The application, of the arguments of Ray's own builder."""
+"""Builds the application from the arguments of Ray's own builder."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from eldr_ray.llm.orchestrator import Orchestrator
 from eldr_ray.llm.servers import DecodeServer, PrefillServer
 
 ROUTER = "eldr_ray.router:EldrRequestRouter"
-# What the engines' connector and the request router need alike.
+# Settings that the engines' connector and the request router share.
 _DAEMON = (
     *("router", "model", "token", "token_file", "tls"),
     *("root_certificates", "client_key", "client_certificate"),
@@ -30,19 +30,18 @@ def build_pd_openai_app(pd_serving_args: dict[str, Any]) -> Application:
     Parameters
     ----------
     pd_serving_args : dict
-        As Ray's, with `prefill_config`, `decode_config`, `ingress_cls_config`,
-        `ingress_deployment_config`, and beside them
+        As for Ray's builder: `prefill_config`, `decode_config`, `ingress_cls_config`,
+        `ingress_deployment_config`. In addition
 
         - `eldr`: settings of the engines' connector; `router` is the daemon's HOST:PORT.
-        - `request_router_kwargs`: of `EldrRequestRouter.initialize_state`; how to reach the daemon
-          is taken from `eldr`.
-        - `orchestrator_deployment_config`: options of the orchestrator's deployment, as
-          `ingress_deployment_config` has the ingress's.
+        - `request_router_kwargs`: for `EldrRequestRouter.initialize_state`; how to reach the
+          daemon is taken from `eldr`.
+        - `orchestrator_deployment_config`: options of the orchestrator's deployment.
 
     Raises
     ------
     ValueError
-        What is asked for cannot be served so.
+        This application cannot serve the configuration.
     """
     rest = dict(pd_serving_args)
     eldr = dict(rest.pop("eldr", {}))
@@ -86,15 +85,15 @@ def build_pd_openai_app(pd_serving_args: dict[str, Any]) -> Application:
 
 def _check(config: LLMConfig) -> None:
     if config.engine_kwargs.get("data_parallel_size", 1) > 1:
-        raise ValueError("data_parallel_size: expected 1, each replica being one decode worker")
+        raise ValueError("data_parallel_size: expected 1: each replica is one decode worker")
     if config.lora_config is not None:
-        raise ValueError("lora_config: expected none; adapters are not followed by ELDR's router")
+        raise ValueError("lora_config: expected none: ELDR's router does not support adapters")
     if "request_router_config" in config.deployment_config:
-        raise ValueError("request_router_config: expected none, as the decode's is ELDR's")
+        raise ValueError("request_router_config: expected none: ELDR's request router is used")
 
 
 def _merged(defaults: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Ray takes no `autoscaling_config` beside `num_replicas`."""
+    """Options over defaults; Ray rejects `autoscaling_config` beside `num_replicas`."""
     if "num_replicas" in options:
         defaults = {k: v for k, v in defaults.items() if k != "autoscaling_config"}
     return {**defaults, **options}

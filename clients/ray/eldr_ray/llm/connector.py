@@ -7,15 +7,15 @@ MODULE = "eldr_vllm.multi"
 
 
 def with_eldr(transfer: Mapping[str, Any], eldr: Mapping[str, Any]) -> dict[str, Any]:
-    """The same transfer, followed by ELDR with these settings.
+    """Return the transfer config with ELDR, with these settings, around its connector.
 
-    It goes by the name MultiConnector, so that vLLM and Ray prepare what the connectors inside
-    need. What the configuration itself says in `eldr` stands before the settings here.
+    It is named MultiConnector, so that vLLM and Ray prepare what the inner connectors need. The
+    `eldr` settings of the configuration itself take precedence over `eldr` here.
 
     Raises
     ------
     ValueError
-        Its connector is one that Ray and vLLM would not see through.
+        Its connector already includes ELDR, but is not a MultiConnector.
     """
     name, module = transfer["kv_connector"], transfer.get("kv_connector_module_path") or ""
     extra = dict(transfer.get("kv_connector_extra_config") or {})
@@ -23,7 +23,7 @@ def with_eldr(transfer: Mapping[str, Any], eldr: Mapping[str, Any]) -> dict[str,
         extra = {"connectors": [dict(transfer)]}
     elif name != "MultiConnector" or module not in ("", MODULE):
         raise ValueError(
-            f"kv_connector: expected one of vLLM's, or your own alone, found {name} of {module}"
+            f"kv_connector: expected the connector without ELDR, found {name} of {module}"
         )
     return {
         **transfer,

@@ -6,8 +6,8 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-# They mean the answer, and the prefill's one token is no answer. It must end by its length: some
-# connectors hand no KV over for a prefill that was stopped.
+# These concern the answer, and the prefill's one token is not one. It must end by its length: some
+# connectors transfer no KV for a prefill that was stopped.
 _NOT_FOR_PREFILL = (
     *("n", "stream_options", "min_tokens", "logprobs", "top_logprobs", "echo", "seed"),
     *("stop", "stop_token_ids", "request_id"),
@@ -22,11 +22,11 @@ _PREFILL = {
 
 
 class Orchestrator:
-    """Takes the calls of the ingress in the place of an engine's server.
+    """Takes the ingress's calls in place of an engine's server.
 
     Ray's own prefill-decode deployment chooses the decode replica first, which then asks for the
-    prefill. Here the prefill comes first, as its experts decide where the request decodes; that
-    choice is the request router's, of the decode deployment.
+    prefill. Here the prefill comes first, as its experts decide where the request decodes;
+    the decode deployment's request router makes that choice.
     """
 
     def __init__(self, prefill_server: DeploymentHandle, decode_server: DeploymentHandle) -> None:
@@ -81,7 +81,7 @@ class Orchestrator:
 
 
 def _prefill_request(request: Any) -> Any:
-    """The same prompt, and one token, which may be any."""
+    """Return the request with the same prompt, for one token, whichever it is."""
     fields = type(request).model_fields
     defaults = {
         name: fields[name].get_default(call_default_factory=True)
@@ -105,8 +105,8 @@ def _prefill_request(request: Any) -> Any:
 def _is_whole(request: Any) -> bool:
     """Whether one engine must serve it, prompt included.
 
-    KV is handed over once, and for the first of several prompts only; beam search never pulls it;
-    log probabilities of the prompt are known where it is computed.
+    KV is transferred once, and only for the first of several prompts; beam search never pulls it;
+    log probabilities of the prompt are known only where it is computed.
     """
     prompt, n = getattr(request, "prompt", None), getattr(request, "n", None)
     return bool(

@@ -1,4 +1,4 @@
-"""Ray's LLM servers, each with its engine registered at the daemon as the replica that it is."""
+"""Ray's LLM servers; each registers its engine at the daemon under its replica's id."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ class _Registered(LLMServer):
     ) -> None:
         transfer = llm_config.engine_kwargs["kv_transfer_config"]
         extra = transfer["kv_connector_extra_config"]
-        # The connector asks its engine for completions, to see that it tells their experts rightly.
+        # The connector checks its engine's counts by completions that it requests at this address.
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         eldr = {
@@ -38,21 +38,21 @@ class _Registered(LLMServer):
 
 
 class PrefillServer(_Registered):
-    """Computes prompts, and answers with the experts that they used."""
+    """Computes prompts; its answers carry the activation counts."""
 
     role = "prefill"
 
 
 class DecodeServer(_Registered):
-    """Writes answers, reports what it runs, ends bookings."""
+    """Decodes, reports its running requests, and ends bookings."""
 
     role = "decode"
 
 
 class _Loopback(uvicorn.Server):
-    """vLLM's own HTTP server, for this machine alone."""
+    """vLLM's own HTTP server, on the loopback address only."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are Ray's."""
+        """Leave signals to Ray."""
         yield
