@@ -85,7 +85,7 @@ def test_a_wait_says_when_its_worker_begins_a_new_life(fleet, channel):
 def test_drains_that_make_no_sense_are_refused(fleet):
     assert "expected one WORKER, or --label or --group" in fleet("workers", "drain", code=2)
     both = "workers", "drain", "w0", "--group", "g"
-    assert "say one WORKER" in fleet(*both, code=2)
+    assert "expected one WORKER" in fleet(*both, code=2)
     none = fleet("workers", "drain", "--label", "zone=x", code=1)
     assert "none of 3 workers has these labels, this group and role" in none
     assert "--deadline" in fleet("workers", "drain", "w0", "--deadline", "-1", code=2)

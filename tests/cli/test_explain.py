@@ -113,7 +113,7 @@ def test_live_running_released_and_expired(fleet):
 @pytest.mark.parametrize(
     ("option", "source"),
     [
-        (("--conversation", "s"), "predicted by the conversation's turns before"),
+        (("--conversation", "s"), "predicted by the conversation's earlier turns"),
         (("--label", "tenant=t"), "predicted by the tenant's requests"),
     ],
 )

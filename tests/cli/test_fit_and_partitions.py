@@ -65,7 +65,7 @@ def test_wrong_fits_are_refused(eldr, recording, tmp_path):
     assert "--slots" in eldr("fit", recording, code=2)
     assert "--top-k need a file" in eldr("fit", "--out", tmp_path / "p", code=2)
     assert "--activate needs --import" in eldr(*fit, "--activate", code=2)
-    assert "--model: needed" in eldr(*fit, "--out", tmp_path / "p", code=2)
+    assert "--model: required" in eldr(*fit, "--out", tmp_path / "p", code=2)
     assert "--out: no directory" in eldr(*fit, "--model", "q", "--out", tmp_path / "a/p", code=2)
     assert "found '5-2'" in eldr(*fit, "--layers", "5-2", code=2)
     assert "below 3" in eldr(*fit, "--layers", "3", code=1)

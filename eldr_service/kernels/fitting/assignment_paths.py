@@ -10,12 +10,11 @@ one last; those not listed have an extra of at least the pair's bound. An item t
 dropped once it is last, and a's lists are filled again from all of its items only when a shortest
 path leads over an empty one.
 
-Termination does not hang on rounding or ties: a path visits a group once, places one more item or
-spare place, and nothing ever takes a place back; a path that met an empty list is looked for again,
-but at most once for each group between two paths. As to exactness, extras come from the costs
-themselves, and only prices add up: each update may leave reduced costs negative by a few units in
-the last place of the largest price, which count as zero. Costs that are integers have no such
-error.
+Termination does not depend on rounding or ties: a path visits a group once, places one more item or
+spare place, and no place is ever taken back; a path that met an empty list is searched again, but
+at most once for each group between two paths. For exactness, extras come from the costs themselves,
+and only prices add up: each update may leave reduced costs negative by a few units in the last
+place of the largest price, which count as zero. Integer costs have no such error.
 """
 
 from typing import NamedTuple
@@ -117,7 +116,7 @@ def _moves_spare(moves: _Moves, spare: NDArray[np.int64], a: int, b: int) -> boo
 
 @part()
 def _list_item(moves: _Moves, costs: Costs, i: int, a: int, targets: NDArray[np.int64]) -> None:
-    """Enter item i of group a into its lists of moves to `targets`, where it is good enough."""
+    """Enter item i of group a into its lists of moves to `targets` if it is good enough."""
     here = float64(costs[i, a])
     for b in targets:
         extra = costs[i, b] - here
@@ -164,7 +163,7 @@ def _fill_empty(
     spare: NDArray[np.int64],
     path: NDArray[np.int64],
 ) -> bool:
-    """Fill all empty lists of the groups whose list on the path is; whether there were any."""
+    """Fill all empty lists of groups whose list on the path is empty; whether there were any."""
     found = False
     for step in range(len(path) - 1):
         b, a = path[step], path[step + 1]
@@ -244,7 +243,7 @@ def balance(
     costs, labels, spare, excess, prices
         As `assign_cheapest` takes and returns them.
     length : int
-        Of the lists of moves; affects speed alone.
+        Length of the lists of moves; affects only speed.
     """
     n, groups = costs.shape
     everywhere = np.arange(groups)

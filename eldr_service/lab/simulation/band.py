@@ -12,16 +12,16 @@ from eldr_service.policies.locality_band import LocalityBand
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """That of one run.
+    """The locality band of one run.
 
     Attributes
     ----------
     transform : str
-        Of the partition.
+        The partition's.
     tau : float
-        In units of cosine.
+        Width in units of cosine.
     width : float
-        Of the partition's spread; NaN where that is 0.
+        Width in units of the partition's spread; NaN if that is 0.
     """
 
     transform: str
@@ -30,7 +30,7 @@ class Band:
 
     @classmethod
     def of(cls, policy: Policy, partition: Partition | None) -> "Band | None":
-        """None of another policy, or without a partition."""
+        """The policy's band; None for another policy, or without a partition."""
         if partition is None or not isinstance(policy, LocalityBand):
             return None
         spread = partition.spread
@@ -39,7 +39,7 @@ class Band:
 
 
 def in_words(bands: Sequence[Band | None]) -> tuple[str, str, str] | None:
-    """Transform, tau and width over the seeds; None where there was no band."""
+    """Transform, tau and width over the seeds; None if there was no band."""
     known = [band for band in bands if band is not None]
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""Policies side by side: figures over seeds, and changes against the best that see load alone."""
+"""Policies side by side: figures over seeds, and changes relative to the best load-only policy."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ SUMMED = ("requests", "tokens", "copies", "refused", "decided_again", "moves")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A policy's figure relative to that of the load-only policy that does best by it.
+    """A policy's figure relative to that of the load-only policy best in it.
 
     Attributes
     ----------
     policy, best_load_only, figure : str
     relative : float
-        Mean over seeds of value / best - 1: below 0 the policy is better.
+        Mean over seeds of value / best - 1; negative: the policy is better.
     interval : (float, float) or None
-        Student's 95% interval of that mean over paired seeds; None for a single seed.
+        Student's 95% interval of that mean over paired seeds; None with a single seed.
     """
 
     policy: str
@@ -47,13 +47,13 @@ class Margin:
 
     @classmethod
     def of(cls, own: ArrayLike, other: ArrayLike) -> "Margin":
-        """Of values of the same seeds."""
+        """Margin of `own` over `other`, values of the same seeds."""
         relative = np.asarray(own, np.float64) / np.asarray(other, np.float64) - 1
         return cls(float(relative.mean()), interval(relative))
 
 
 def over_seeds(figures: Sequence[Figures]) -> dict[str, float]:
-    """One policy's figures: numbers of things are summed over the seeds, the others averaged."""
+    """One policy's figures: counts are summed over the seeds, the others averaged."""
     return {
         name: (sum if name in SUMMED else _mean)([one[name] for one in figures])
         for name in figures[0]
@@ -65,14 +65,14 @@ def changes(figures: Mapping[str, Sequence[Figures]]) -> list[Change]:
 
     Parameters
     ----------
-    figures : mapping of NAME[:key=value,…] to a policy's figures, a seed each
-        The same seeds in the same order for all.
+    figures : mapping of NAME[:key=value,…] to a policy's figures, one per seed
+        The same seeds in the same order for all policies.
 
     Returns
     -------
     list of Change
-        For each policy and figure; the best may be another for each figure, which is the strictest
-        comparison. Without a load-only policy, none.
+        One per policy and figure; the best is chosen per figure, the strictest comparison. Empty
+        without a load-only policy.
     """
     rivals = [policy for policy in figures if policy.partition(":")[0] in LOAD_ONLY]
     found = []
@@ -91,7 +91,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def interval(values: np.ndarray) -> tuple[float, float] | None:
-    """Student's 95% interval of the mean; None of less than two values."""
+    """Student's 95% interval of the mean; None for fewer than two values."""
     n = len(values)
     if n < 2:
         return None
@@ -100,7 +100,7 @@ def interval(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def student_t(degrees: int, confidence: float = 0.95) -> float:
-    """The t that a Student variable stays within, on both sides, with that probability."""
+    """Two-sided quantile: Student's t lies within plus or minus it with that probability."""
     low, high = 0.0, math.pi / 2  # as angles atan(t / sqrt(degrees))
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,6 +1,6 @@
-"""A policy as the lab is told it: NAME[:key=value,…], where two words are the lab's own.
+"""A policy as given to the lab: NAME[:key=value,…], with two keys of the lab's own.
 
-transform=NAME    the signature transform that its partition is fitted with; by default auto
+transform=NAME    the signature transform of its partition; by default auto
 width=tuned       of locality-band: the transform and the width are chosen inside the fitted
                   part of the recording (see `tuning`)
 """
@@ -24,17 +24,17 @@ _NAMES = {PAPERS_BAND: "the paper's band", TUNED_BAND: "band, tuned", BAND: "ban
 
 @dataclass(frozen=True)
 class Contender:
-    """What is simulated.
+    """A policy to simulate.
 
     Attributes
     ----------
     name : str
     parameters : mapping of str to str
-        The policy's own.
+        The policy's own parameters.
     transform : str
-        Of its partition; "auto" takes the one that the fit finds best.
+        Signature transform of its partition; "auto" takes the one that the fit finds best.
     tuned : bool
-        Its width is to be chosen and, where the transform is "auto", that too.
+        Its width is to be chosen and, if the transform is "auto", the transform too.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Contender:
 
     @classmethod
     def read(cls, written: str) -> "Contender":
-        """Take it apart; InvalidArgumentError as from `policies.registry`, for the words too."""
+        """Parse it; InvalidArgumentError as from `policies.registry`, also for the lab's keys."""
         name, parameters = parse(written)
         transform = parameters.pop("transform", None)
         tuned = name == BAND and parameters.get("width") == TUNED
@@ -63,19 +63,19 @@ class Contender:
 
     @property
     def transforms(self) -> tuple[str, ...]:
-        """Those that are tried when it is tuned."""
+        """The transforms tried in tuning."""
         return TRANSFORMS if self.transform == AUTO else (self.transform,)
 
     def create(self, width: float | None = None) -> Policy:
-        """A fresh one; with the width that was chosen for it, where it is tuned."""
+        """Create a fresh policy, with the width chosen in tuning if it is tuned."""
         chosen = {} if width is None else {"width": f"{width:g}"}
         return create(self.name, {**self.parameters, **chosen})
 
 
 def names(policies: Iterable[str]) -> dict[str, str]:
-    """What tables and figures call each policy: as it was written, or by what it is.
+    """Names of policies in tables and figures: as written, or what they are.
 
-    The bands that are compared by default are told apart by a word where several are there.
+    If several of the bands compared by default are present, a word distinguishes them.
     """
     given = list(policies)
     several = sum(policy.partition(":")[0] == BAND for policy in given) > 1

@@ -1,8 +1,7 @@
-"""Traffic of conversations: each request's prompt is the one before, its answer, and what is new.
+"""Traffic of conversations: each prompt is the previous one, its answer, and new text.
 
-Conversations begin as a Poisson process and have been going on when the arrivals begin. A request
-comes a while after the one before, whether that has been answered or not, so that every policy is
-given the same.
+Conversations begin as a Poisson process, and some are under way when the arrivals begin. A request
+comes some time after the previous one, answered or not, so that every policy gets the same traffic.
 """
 
 from dataclasses import dataclass
@@ -11,26 +10,26 @@ import numpy as np
 
 from eldr_service.lab.simulation.traffic import Prefixes, Requests
 
-_HASHES = 1 << 20  # of a conversation: more blocks than a prompt ever has
+_HASHES = 1 << 20  # per conversation: more blocks than a prompt ever has
 
 
 @dataclass(frozen=True, slots=True)
 class Conversations:
-    """How they are drawn; a seed always gives the same ones.
+    """How conversations are drawn; a seed always gives the same ones.
 
     Attributes
     ----------
     duration_s, rate_per_s : float
-        Requests arrive for so long, so many per second on average.
+        Duration of the arrivals, and their mean rate.
     turns : float
-        Requests of a conversation: the mean of a geometric distribution.
+        Mean requests per conversation; the number is geometric.
     pause_s, think_s : float
-        From a request to the next: `pause_s` and, exponential of mean `think_s`, as much again.
+        Time from a request to the next: `pause_s` plus an exponential time of mean `think_s`.
     first_tokens, new_tokens : float
-        Of a first prompt, and of what a later one adds to prompt and answer before: exponential,
-        means.
+        Mean tokens of a first prompt, and of what a later prompt adds to the previous prompt and
+        answer; both exponential.
     output_tokens : int
-        Of every answer.
+        Tokens of every answer.
     block_tokens : int
     """
 
@@ -45,9 +44,9 @@ class Conversations:
     block_tokens: int = 64
 
     def draw(self, seed: int) -> Requests:
-        """Draw requests; ValueError when none comes in the duration."""
+        """Draw requests; ValueError if none arrives within the duration."""
         rng = np.random.default_rng([seed, 5])
-        before = 4 * self.turns * (self.pause_s + self.think_s)  # 2% go on for longer
+        before = 4 * self.turns * (self.pause_s + self.think_s)  # 2% last longer
         began = before + self.duration_s
         number = rng.poisson(began * self.rate_per_s / self.turns)
         times, prompts, conversations = [], [], []

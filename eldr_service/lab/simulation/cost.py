@@ -1,4 +1,4 @@
-"""What a decode step costs: experts read, sequences, context. Costs are data: a file each."""
+"""What a decode step costs: experts read, sequences, context. Costs are data, one file each."""
 
 import tomllib
 from dataclasses import KW_ONLY, dataclass, replace
@@ -31,22 +31,22 @@ class StepCost:
     ----------
     name : str
     per_layer_us : float
-        Microseconds of a layer that are there with any batch.
+        Microseconds per layer for any batch.
     per_expert_us : float
-        Microseconds to read one more distinct expert's weights.
+        Microseconds to read each distinct expert's weights.
     per_sequence_us : float
-        Microseconds a layer for one more sequence in the batch.
+        Microseconds per layer for each sequence in the batch.
     per_context_token_us : float
-        Microseconds a layer for one more token of context, of all sequences together: attention.
+        Microseconds per layer for each token of context over all sequences: attention.
     fixed_us : float
-        Microseconds of a step outside its layers.
+        Microseconds per step outside its layers.
     source : str
-        Where the numbers come from, how far off they are, what is assumed.
+        Origin of the numbers, their error, and assumptions.
 
     Raises
     ------
     ValueError
-        When a step would take no time: virtual time would stand still.
+        A step would take no time, so virtual time would stand still.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -63,7 +63,7 @@ class StepCost:
     def __post_init__(self) -> None:
         fixed, layer, expert, sequence, _ = self.coefficients
         if min(self.coefficients) < 0 or not 0 < fixed + layer + expert + sequence < np.inf:
-            raise ValueError(f"{self.name}: costs must be finite, none negative, one positive")
+            raise ValueError(f"{self.name}: costs must be finite and not negative, one positive")
 
     @property
     def coefficients(self) -> Coefficients:
@@ -77,7 +77,7 @@ class StepCost:
         )
 
     def beside_experts(self, times: float) -> "StepCost":
-        """The same, but that all that does not depend on the experts takes `times` as long."""
+        """The same, with everything that does not depend on the experts `times` as long."""
         return replace(
             self,
             name=f"{self.name}, {times:g} times all but the experts",
@@ -114,19 +114,19 @@ def built_in_costs() -> dict[str, StepCost]:
 
 
 def moe_layers(name: str) -> StepCost | None:
-    """Of a built-in cost model, the MoE layers alone, where they were measured by themselves."""
+    """The MoE layers alone of a built-in cost model; None if not measured separately."""
     return built_in_costs().get(f"{name}-moe-layers")
 
 
 def load_cost(name: str) -> StepCost:
     """A cost model by its built-in name, or from a TOML file of `StepCost`'s attributes.
 
-    A folder is of engines' recordings (docs/recording.md): it is fitted to the recorded steps.
+    A folder holds engines' recordings (docs/recording.md): the cost is fitted to their steps.
 
     Raises
     ------
     ValueError
-        Neither such a name nor such a file, or what is wrong in it.
+        There is no such name or file, or the file is invalid.
     """
     if name in built_in_costs():
         return built_in_costs()[name]
@@ -154,7 +154,7 @@ def _fitted(folder: Path) -> StepCost:
     layers = files.num_layers
     return StepCost(
         f"the recorded steps of {files.model}",
-        per_layer_us=0.0,  # a recording does not tell it from what is outside the layers
+        per_layer_us=0.0,  # a recording does not separate it from the time outside the layers
         per_expert_us=fit.per_expert_us,
         per_sequence_us=fit.per_sequence_us / layers,
         fixed_us=fit.fixed_us,

@@ -1,4 +1,4 @@
-"""Sets of experts as bits, so that a batch's distinct experts are a union of a few words."""
+"""Sets of experts as bits: a batch's distinct experts are a union of a few words."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +9,12 @@ BITS = 64
 
 
 def expert_sets(expert_ids: NDArray[np.integer], num_experts: int) -> NDArray[np.uint64]:
-    """Each token's experts as bits.
+    """Encode each token's experts as bits.
 
     Parameters
     ----------
     expert_ids : ndarray of int, shape [tokens, layers, top_k]
-        All from 0 to below num_experts; this is not checked.
+        In [0, num_experts); not checked.
     num_experts : int
 
     Returns
@@ -31,7 +31,7 @@ def expert_sets(expert_ids: NDArray[np.integer], num_experts: int) -> NDArray[np
 def shard_sets(num_experts: int, ranks: int) -> NDArray[np.uint64]:
     """The experts that each expert-parallel rank holds, shape [ranks, words]: equal runs of them.
 
-    As vLLM places them by default; where they do not divide evenly the first ranks hold one more.
+    As vLLM places them by default; if they do not divide evenly, the first ranks hold one more.
     """
     ids = np.array_split(np.arange(num_experts), ranks)
     sets = np.zeros((ranks, 1, -(-num_experts // BITS)), np.uint64)
@@ -53,7 +53,7 @@ def _set_bits(expert_ids: NDArray[np.integer], sets: NDArray[np.uint64]) -> None
 
 @kept
 def count_bits(word: np.uint64) -> int:
-    """How many bits of a word are set."""
+    """Number of bits set in a word."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     pairs = np.uint64(0x3333333333333333)
     word = (word & pairs) + ((word >> np.uint64(2)) & pairs)

@@ -1,4 +1,4 @@
-"""Partitions of recorded requests, by whichever transform is asked for."""
+"""Partitions of recorded requests, with a given signature transform."""
 
 import warnings
 
@@ -16,15 +16,15 @@ def fit(
 ) -> Partition | None:
     """Fit on the prefills of these requests; ValueError as from `fit_partition`.
 
-    None where `counts-idf` leaves nothing to compare, since all requests use the same experts:
-    policies that read signatures take the least loaded worker then.
+    None if `counts-idf` leaves nothing to compare, as all requests use the same experts: policies
+    that read signatures then take the least loaded worker.
     """
     counts = recording.prefill_counts()[requests]
     used_by = np.count_nonzero(counts, axis=0)
     if transform == "counts-idf" and not ((used_by > 0) & (used_by < len(counts))).any():
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # how little idf leaves is what is simulated
+        warnings.simplefilter("ignore", UserWarning)  # the effect of a small idf is simulated
         return fit_partition(
             MODEL,
             counts,

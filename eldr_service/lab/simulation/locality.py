@@ -1,4 +1,4 @@
-"""How much locality a recording has: what there is for a router to find."""
+"""How much locality a recording has, for a router to use."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,19 @@ from eldr_service.lab.recordings import Recording
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalityStatistics:
-    """Alikeness of prefills and decodes, and what it is worth to a batch.
+    """Similarity of prefills and decodes, and what it saves in a batch.
 
     Attributes
     ----------
     own, same_domain, other_domain : float
-        Mean cosine of the sqrt counts of a request's prefill and the decode of itself, of another
-        request of its domain, and of one of another domain. NaN where there is no such pair.
+        Mean cosine of the sqrt counts of a request's prefill and its own decode, the decode of
+        another request of its domain, and of one of another domain. NaN without such pairs.
     active_experts_6, active_experts_12 : float
-        Mean distinct experts per layer of 6 and 12 decode tokens, each of another request.
+        Mean distinct experts per layer of 6 and 12 decode tokens, all of different requests.
     alike_6, alike_12 : float
-        The same when the requests are not any, but those of four times as many whose prefills are
-        most alike one of them: about what four decode workers can gain. The cosines alone do not
-        tell, since requests can differ much and yet fall into no groups.
+        The same for the requests, among four times as many, whose prefills are most similar to one
+        of them: about what four decode workers can gain. The cosines alone do not show this, since
+        requests can differ much without falling into groups.
     """
 
     own: float
@@ -36,10 +36,10 @@ class LocalityStatistics:
 
 
 def locality_statistics(recording: Recording, seed: int = 0) -> LocalityStatistics:
-    """Measure a recording; the batches are drawn by `seed`. ValueError below 48 requests."""
+    """Measure a recording; `seed` draws the batches. ValueError below 48 requests."""
     n = recording.num_requests
     if n < 48:
-        raise ValueError(f"locality needs 48 requests at least, not {n}")
+        raise ValueError(f"locality needs at least 48 requests, found {n}")
     transform = SignatureTransform(recording.geometry, "sqrt")
     decodes = np.stack([recording.counts_of(recording.decode(r)) for r in range(n)])
     signatures = transform.apply(recording.prefill_counts())
@@ -72,7 +72,7 @@ def _active_experts(
     rng: np.random.Generator,
     draws: int = 2000,
 ) -> tuple[float, float]:
-    """Mean distinct experts per layer in batches of any requests, and in batches of like ones."""
+    """Mean distinct experts per layer in batches of random requests, and of similar ones."""
     assert recording.expert_ids is not None
     layers = np.arange(recording.geometry.num_layers)[:, None]
     decodes = [recording.decode(r) for r in range(recording.num_requests)]
@@ -93,9 +93,9 @@ def _active_experts(
 def mixed_active_experts(
     recording: Recording, batch: int, draws: int = 400, seed: int = 0
 ) -> float:
-    """Mean distinct experts per layer of `batch` decode tokens, each of any request.
+    """Mean distinct experts per layer of `batch` decode tokens of random requests.
 
-    Several tokens are of one request where the batch is larger than the recording.
+    If the batch is larger than the recording, requests have several tokens in it.
     """
     assert recording.expert_ids is not None
     rng = np.random.default_rng(seed)

@@ -1,11 +1,11 @@
-"""What may move running requests between workers, for estimates of what routing could reach."""
+"""Interface for moving running requests between workers, to estimate what routing could reach."""
 
 from collections.abc import Iterable
 from typing import Protocol
 
 
 class Moves(Protocol):
-    """Told of every request that begins or ends; says who is to go on with which.
+    """Is told of every request that begins or ends, and says which request to move where.
 
     `request` is its number in order of arrival, `recording` its place in `Workload.driven`.
     Moves are free: see `DecodePool.move`.

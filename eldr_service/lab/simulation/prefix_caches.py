@@ -1,8 +1,8 @@
-"""What simulated decode workers keep of prompts: blocks in KV memory, by the hashes of prefixes.
+"""Prefix caches of simulated decode workers: blocks in KV memory, by the hashes of prefixes.
 
-As engines do, a worker keeps the blocks of a request that has ended until others need the room,
-those that were used longest ago first, of one request the last block first. Blocks that running
-requests use stay.
+As engines do, a worker keeps an ended request's blocks until others need the memory. It evicts the
+least recently used blocks first, of one request the last block first, and never blocks that running
+requests use.
 """
 
 from collections import OrderedDict
@@ -12,12 +12,12 @@ Prefix = Sequence[int]
 
 
 class PrefixCaches:
-    """Those of all workers. What requests generate is not kept: it has no hash.
+    """The caches of all workers. Generated tokens are not kept: they have no hash.
 
     Parameters
     ----------
     capacities : sequence of int or None
-        Tokens of KV memory of each worker; None sets no limit.
+        KV memory of each worker, in tokens; None sets no limit.
     block_tokens : int
         Tokens of a block.
     """
@@ -28,15 +28,15 @@ class PrefixCaches:
         self._cached: list[OrderedDict[int, None]] = [OrderedDict() for _ in capacities]
 
     def held(self, worker: int, prefix: Prefix) -> int:
-        """Tokens at the beginning of a prompt that the worker need not be sent."""
+        """Tokens at the beginning of a prompt that the worker already holds."""
         cached = self._cached[worker]
         blocks = next((i for i, block in enumerate(prefix) if block not in cached), len(prefix))
         return blocks * self.block_tokens
 
     def keep(self, worker: int, prefix: Prefix, in_use: int) -> None:
-        """Note the blocks of a request that has come, or has ended, as used now.
+        """Mark the blocks of a request that has arrived or ended as used now.
 
-        `in_use` tokens of the memory are not to be had: what running requests generate has them.
+        `in_use` tokens of the memory are not available: they hold what running requests generate.
         """
         cached, capacity = self._cached[worker], self._capacities[worker]
         for block in reversed(prefix):

@@ -1,9 +1,8 @@
-"""Several routers that are one, as the daemon's replicas are: each decides on a view that is late.
+"""Several routers that act as one, as the daemon's replicas do: each decides on a late view.
 
-What a replica does itself it knows at once: bookings, their ends, reports of the workers that speak
-to it. The others know it a fixed time later. What a decision rests on is checked against what all
-have booked: where the worker has more than its view knew of, the request is decided again, on a
-view without gaps.
+A replica knows at once what it does itself: bookings, their ends, reports of its own workers. The
+others know it a fixed time later. Each decision is checked against the bookings of all replicas: if
+the worker has more than the view knew of, the request is decided again, on a complete view.
 """
 
 from collections import Counter, deque
@@ -26,13 +25,13 @@ Key = tuple[str, int]
 
 
 class View(Journal):
-    """One replica. As a journal it hears what its router does, and tells the others.
+    """One replica's view. As a journal it records what its router does, and tells the others.
 
     Attributes
     ----------
     router : Router
     workers : Workers
-        Those of the router; all views must register the same in the same order.
+        The router's workers; all views must register the same in the same order.
     """
 
     def __init__(self, make_router: Callable[[Journal], Router], replicas: "Replicas") -> None:
@@ -43,11 +42,11 @@ class View(Journal):
         self._applying = False
 
     def hears(self, change: Change, at: float) -> None:
-        """Take in a change at that time, which is no earlier than that of the one before."""
+        """Receive a change at time `at`, which is no earlier than the previous one's."""
         self._coming.append((at, change))
 
     def catch_up(self, now: float, whole: bool = False) -> None:
-        """Take in what has come by now, or the `whole` of what was done."""
+        """Apply the changes that have arrived by `now`, or if `whole`, all changes."""
         self._applying = True
         while self._coming and (whole or self._coming[0][0] <= now):
             at, change = self._coming.popleft()
@@ -59,7 +58,7 @@ class View(Journal):
         self.router.model(model).book(booking)
 
     def ended(self, model: str, booking: Booking, how: Ended, now: float) -> None:
-        """Tell of an end, but not of one that never was a booking to the others."""
+        """Tell of an end, unless the others never knew the booking."""
 
         def end(view: View, now: float) -> None:
             if own := view._own(model, booking.key):
@@ -83,7 +82,7 @@ class View(Journal):
         self._say(run)
 
     def completed(self, model: str, booking: Booking, counts: Counts) -> None:
-        """Tell of the whole of a signature."""
+        """Tell of a completed signature."""
         top_k, coverage = booking.top_k, booking.coverage
 
         def complete(view: View, now: float) -> None:
@@ -96,11 +95,11 @@ class View(Journal):
     def reported(
         self, model: str, row: int, report: LoadReport, left_out: Sequence[Booking], now: float
     ) -> None:
-        """Tell what a worker measured; which requests it runs is told by what followed."""
+        """Tell what a worker measured; the bookings' changes tell which requests it runs."""
 
         def take(view: View, now: float) -> None:
             known = view.router.model(model)
-            life = known.fleet.incarnation(row)  # each replica numbers lives by itself here
+            life = known.fleet.incarnation(row)  # each replica numbers incarnations by itself here
             known.take_numbers(row, replace(report, held=(), incarnation=life), now)
 
         self._say(take)
@@ -114,13 +113,13 @@ class View(Journal):
 
 
 class Replicas:
-    """Requests and workers are spread over the replicas by turns, and stay with theirs.
+    """Spreads requests and workers over the replicas in turn; each stays with its replica.
 
     Parameters
     ----------
     number : int
     delay_s : float
-        Until what one replica did is in the views of the others.
+        Time until what one replica did is in the views of the others.
     make_router : callable (Journal) -> Router
         Called for each replica.
 
@@ -128,7 +127,7 @@ class Replicas:
     ----------
     views : list of View
     decided_again : int
-        Decisions for a worker on which others had booked more than their view knew of.
+        Requests decided again, as others had booked more on the worker than the view knew of.
     """
 
     def __init__(
@@ -136,7 +135,7 @@ class Replicas:
     ) -> None:
         self.views = [View(make_router, self) for _ in range(number)]
         for which, view in enumerate(self.views):
-            view.router.first_number = which << 32 if delay_s else 0  # those are one router
+            view.router.first_number = which << 32 if delay_s else 0  # else one router
         self.decided_again = 0
         self._delay_s = delay_s
         self._now = 0.0
@@ -144,19 +143,19 @@ class Replicas:
         self._sequences: Counter[str] = Counter()
 
     def at(self, turn: int, now: float) -> View:
-        """The replica of a request or a worker, with what it has heard of by now."""
+        """The replica of a request or worker, its view brought up to `now`."""
         self._now = now
         view = self.views[turn % len(self.views)]
         view.catch_up(now)
         return view
 
     def tick(self, now: float) -> None:
-        """Let time pass, at all of them."""
+        """Let time pass at all replicas."""
         for turn in range(len(self.views)):
             self.at(turn, now).router.tick(now)
 
     def route(self, turn: int, call: RouteCall, now: float) -> Placed:
-        """Place a request as all agree; see `Router.route` for the errors."""
+        """Place a request, checked against all bookings; errors as from `Router.route`."""
         view = self.at(turn, now)
         placed = view.router.route(call, now)
         if placed.repeated:
@@ -167,28 +166,28 @@ class Replicas:
             view.catch_up(now, whole=True)
             placed = view.router.route(call, now)
             assert self._takes(placed.booking)
-        as_placed = replace(placed.booking)  # what becomes of it is told later
+        as_placed = replace(placed.booking)  # its later changes are told separately
         self.tell(view, lambda other, _: other.book(call.model, replace(as_placed)))
         return placed
 
     def tell(self, view: View, change: Change) -> None:
-        """Have a change of one view reach the others."""
+        """Send a change of one view to the others."""
         for other in self.views:
             if other is not view:
                 other.hears(change, self._now + self._delay_s)
 
     def gives_back(self, booking: Booking) -> None:
-        """A booking has ended somewhere."""
+        """Give back the place of an ended booking."""
         if self._booked.pop(booking.key, None):
             self._sequences[booking.worker_id] -= booking.num_sequences
 
     def _has_more(self, view: View, model: str, booking: Booking) -> bool:
-        """Whether others have booked on the worker what the view does not know of."""
+        """Whether others have booked more on the worker than the view knows of."""
         known = view.router.model(model).fleet.booked(booking.row) - booking.num_sequences
         return self._sequences[booking.worker_id] > known
 
     def _takes(self, booking: Booking) -> bool:
-        """Whether there is room for a booking among those of all replicas; it is taken then."""
+        """Take a place for a booking; False if the bookings of all replicas leave none."""
         worker = booking.targets[0]
         if self._sequences[worker.worker_id] >= worker.capacity_sequences:
             return False

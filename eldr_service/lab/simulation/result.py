@@ -1,4 +1,4 @@
-"""What one policy made of a workload."""
+"""The result of one policy on a workload."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,29 +14,29 @@ PERCENTILES = (50, 95, 99)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
-    """One policy's run; arrays have an entry a request, in order of arrival. Virtual seconds.
+    """One policy's run; arrays have an entry per request, by arrival. Times in virtual seconds.
 
     Attributes
     ----------
     workers : int
     arrival_s, placed_s, first_token_s, end_s : ndarray of float64
-        `placed_s` is when it was booked on its worker.
+        `placed_s` is when the request was booked on its worker.
     worker, recording, tokens : ndarray of int64
-        `recording` is the request of the recording that stood for it; `tokens` its output.
+        `recording` is the recorded request that stood for it; `tokens` its output tokens.
     prompt_tokens, cached_tokens : ndarray of int64
-        `cached_tokens` were on the worker already, and so not transferred.
+        The worker already had `cached_tokens`, which were not transferred.
     active_experts : float
-        Distinct experts per layer of the step that made a token, mean over generated tokens.
+        Distinct experts per layer of the step that generated a token, mean over tokens.
     reasons : Counter of str
-        Why placements were as they were; see `core.decision.Reason`.
+        Placements by reason; see `core.decision.Reason`.
     copies : int
-        Requests that came when every recording was in flight, and so got one that was.
+        Requests that arrived while every recording was in flight, and so reused one.
     refused : int
-        Times that a request found every worker at its capacity and came again later.
+        Times that a request found every worker at capacity and was retried.
     decided_again : int
-        Decisions for a worker on which others had booked more than their view knew of.
+        Requests decided again, as others had booked more on the worker than the view knew of.
     moves : int
-        Times that the policy had a running request go on at another worker.
+        Running requests moved to another worker.
     """
 
     workers: int
@@ -58,14 +58,14 @@ class Result:
 
     @cached_property
     def tpot_s(self) -> NDArray[np.float64]:
-        """(end - first token) / (tokens - 1) of every request of two tokens or more."""
+        """(end - first token) / (tokens - 1) of each request with two tokens or more."""
         several = self.tokens > 1
         times = (self.end_s - self.first_token_s)[several] / (self.tokens[several] - 1)
         return np.asarray(times, np.float64)
 
     @cached_property
     def step_s(self) -> float:
-        """Of the step that made a token, mean over generated tokens but each request's first."""
+        """Duration of a token's step, mean over all tokens but each request's first."""
         steps = int((self.tokens - 1).sum())
         return float((self.end_s - self.first_token_s).sum()) / steps if steps else float("nan")
 
@@ -76,19 +76,19 @@ class Result:
 
     @cached_property
     def load_imbalance(self) -> float:
-        """Most requests booked on a worker over the mean; over the time until the last arrival."""
+        """Most requests booked on a worker over the mean, until the last arrival."""
         until = float(self.arrival_s[-1])
         return load_imbalance(self.placed_s, self.end_s, self.worker, self.workers, until)
 
     @cached_property
     def in_flight(self) -> float:
-        """Requests booked on a worker: mean over workers and the time until the last arrival."""
+        """Requests booked on a worker, mean over workers and time until the last arrival."""
         until = float(self.arrival_s[-1])
         spans = np.minimum(self.end_s, until) - np.minimum(self.placed_s, until)
         return float(spans.sum()) / (until * self.workers) if until else float("nan")
 
     def sent(self, groups: NDArray[np.str_]) -> dict[str, list[int]]:
-        """Requests by group and worker; groups [recorded requests] names each one's."""
+        """Requests by group and worker; groups [recorded requests] names their groups."""
         group = groups[self.recording]
         return {
             str(name): np.bincount(self.worker[group == name], minlength=self.workers).tolist()
@@ -96,7 +96,7 @@ class Result:
         }
 
     def figures(self) -> dict[str, float]:
-        """All figures by name; times in ms, NaN where there is none."""
+        """All figures by name; times in ms, NaN if undefined."""
         return {
             **_distribution("tpot_ms", self.tpot_s),
             **_distribution("ttft_ms", self.ttft_s),

@@ -1,4 +1,4 @@
-"""The recording that comes with the project, for those who have no real one."""
+"""The recording that ships with the project, for use without a real one."""
 
 from importlib.resources import as_file, files
 
@@ -9,8 +9,8 @@ def sample_recording() -> Recording:
     """Read the sample: real requests to a small trained Qwen3-MoE.
 
     `benchmarks/engines/tiny_moe` trained the model and recorded it: 4 layers x 32 experts, top-2;
-    ten kinds of text, prefill and decode of each request as the model ran them. Its README has the
-    sample's locality beside that of real models.
+    ten kinds of text, prefill and decode of each request as the model ran them. Its README compares
+    the sample's locality with that of real models.
     """
     with as_file(files(__package__) / "sample.npz") as path:
         return Recording.load(path)

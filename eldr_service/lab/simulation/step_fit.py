@@ -1,4 +1,4 @@
-"""What a decode step costs on an engine, from the times that it recorded."""
+"""Fits the cost of a decode step on an engine from its recorded times."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST_STEPS = 200
-BLOCKS = 10  # stretches of time, each left out once for the interval
-WIDEST = 0.5  # half the interval of an expert's cost over the cost: beyond it the data do not tell
+BLOCKS = 10  # periods, each left out once for the confidence interval
+WIDEST = (
+    0.5  # half the interval of an expert's cost over the cost; beyond it the data do not suffice
+)
 OUTLIER = 5.0  # robust standard deviations
-ROUNDS = 4  # of fitting, weighing and leaving out
+ROUNDS = 4  # of fitting, weighting and outlier removal
 STUDENT = 2.262  # 97.5% at BLOCKS - 1 degrees of freedom
 
 Floats = NDArray[np.float64]
@@ -26,12 +28,12 @@ class StepFit:
     fixed_us, per_sequence_us, per_expert_us : float
         None negative.
     interval_us : (float, float)
-        95% of per_expert_us, by a jackknife over stretches of time.
+        95% interval of per_expert_us, by a jackknife over periods.
     r_squared : float
     median_error : float
-        Of a step's time, relative.
+        Median relative error of a step's time.
     steps, outliers : int
-        Fitted on, and left out.
+        Numbers of steps fitted on and left out.
     """
 
     fixed_us: float
@@ -44,7 +46,7 @@ class StepFit:
     outliers: int
 
     def quality(self) -> str:
-        """One sentence for people."""
+        """A one-line summary."""
         low, high = self.interval_us
         return (
             f"{self.per_expert_us:.3g} µs per expert (95% {low:.3g} to {high:.3g}),"
@@ -55,34 +57,35 @@ class StepFit:
 
 
 def fit_steps(seconds: Floats, sizes: NDArray[np.integer]) -> StepFit:
-    """Least squares of the relative errors, on the steps that decode alone.
+    """Least squares of the relative errors, on the steps that only decode.
 
     Parameters
     ----------
     seconds : ndarray, shape [n]
     sizes : ndarray, shape [n, 4]
-        Of each step: sequences that got a token, tokens computed, tokens of context, distinct
-        experts summed over the layers.
+        Per step: sequences that got a token, tokens computed, tokens of context, distinct experts
+        summed over the layers.
 
     Raises
     ------
     ValueError
-        The steps are too few, or do not tell an expert's cost from a sequence's, or from chance.
+        There are too few steps, or they do not separate an expert's cost from a sequence's or
+        from noise.
     """
     alone = (sizes[:, 0] == sizes[:, 1]) & (sizes[:, 0] > 0) & (sizes[:, 3] > 0) & (seconds > 0)
     if alone.sum() < FEWEST_STEPS:
         raise ValueError(
-            f"{alone.sum():,} recorded steps decode alone, a step cost needs {FEWEST_STEPS}"
+            f"{alone.sum():,} recorded steps only decode; a step cost needs {FEWEST_STEPS}"
         )
     batch, active = (sizes[alone, column].astype(np.float64) for column in (0, 3))
     us = seconds[alone] * 1e6
     design = np.column_stack([np.ones_like(us), batch, active])
     if _told_by_batch(batch, active):
         raise ValueError(
-            "the recorded steps do not tell an expert's cost: their batch size says how many"
-            " experts are active. Record under a load that varies"
+            "the recorded steps do not determine an expert's cost: their batch size determines how"
+            " many experts are active. Record under varying load"
         )
-    # What disturbs a step makes it longer by a share: relative errors are alike, absolute ones not.
+    # Disturbances lengthen steps by a share, so relative errors are comparable, absolute ones not.
     weight, kept = 1 / us, np.ones(len(us), bool)
     for _ in range(ROUNDS):
         cost = _least_squares((design * weight[:, None])[kept], (us * weight)[kept])
@@ -95,8 +98,8 @@ def fit_steps(seconds: Floats, sizes: NDArray[np.integer]) -> StepFit:
     around, half = _jackknife(_free, design, relative)
     if not half < WIDEST * around:
         raise ValueError(
-            f"the recorded steps do not tell an expert's cost: {around:.3g} µs, 95%"
-            f" {around - half:.3g} to {around + half:.3g}. Record longer, under a load that varies"
+            f"the recorded steps do not determine an expert's cost: {around:.3g} µs, 95%"
+            f" {around - half:.3g} to {around + half:.3g}. Record longer, under varying load"
         )
     cost = _least_squares(design, relative)
     around, half = _jackknife(_least_squares, design, relative)
@@ -115,7 +118,7 @@ def fit_steps(seconds: Floats, sizes: NDArray[np.integer]) -> StepFit:
 
 
 def _jackknife(solve: Solve, design: Floats, us: Floats) -> tuple[float, float]:
-    """An expert's cost and half its 95% interval; steps near each other are not independent."""
+    """An expert's cost and half its 95% interval; nearby steps are not independent."""
     block = np.arange(len(us)) * BLOCKS // len(us)
     without = [solve(design[block != b], us[block != b])[2] for b in range(BLOCKS)]
     half = STUDENT * np.sqrt((BLOCKS - 1) * np.var(without))
@@ -123,19 +126,19 @@ def _jackknife(solve: Solve, design: Floats, us: Floats) -> tuple[float, float]:
 
 
 def _told_by_batch(batch: Floats, active: Floats) -> bool:
-    """Whether steps of the same batch size always touch as many experts."""
+    """Whether the batch size determines the number of active experts."""
     order = np.lexsort((active, batch))
     batch, active = batch[order], active[order]
     return not ((np.diff(batch) == 0) & (np.diff(active) != 0)).any()
 
 
 def _free(design: Floats, us: Floats) -> Floats:
-    """Of any sign; a batch size that never varies gets a share of the constant."""
+    """Least squares with any signs; a constant batch size gets a share of the constant."""
     return np.asarray(np.linalg.lstsq(design, us, rcond=None)[0], np.float64)
 
 
 def _least_squares(design: Floats, us: Floats) -> Floats:
-    """None negative: the best over the sets of columns whose free solution is so."""
+    """Non-negative least squares: the best over column sets with a non-negative solution."""
     best: Floats
     best, least = np.zeros(3), np.inf
     for columns in ([0, 1, 2], [0, 2], [1, 2], [2]):

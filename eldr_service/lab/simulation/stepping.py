@@ -9,7 +9,7 @@ from eldr_service.kernels.compiling import kept
 from eldr_service.lab.simulation.cost import step_seconds
 from eldr_service.lab.simulation.expert_sets import count_bits
 
-Record = Any  # one of the following; its fields are known to numba alone
+Record = Any  # one of the following; only numba knows its fields
 
 ENGINE = np.dtype(
     [
@@ -17,19 +17,19 @@ ENGINE = np.dtype(
         ("ranks", np.int64),
         ("expert_parallel", np.bool_),
         ("stepping", np.bool_),
-        ("step_end_s", np.float64),  # of the step under way, else when the next may begin
-        ("step_s", np.float64),  # duration of the step under way
+        ("step_end_s", np.float64),  # end of the current step, else when the next may begin
+        ("step_s", np.float64),  # duration of the current step
     ]
 )
 WORKER = np.dtype(
     [
-        ("held", np.int64),  # requests in it, oldest first in its row of HELD
-        ("running", np.int64),  # the first of them, which the step under way serves
+        ("held", np.int64),  # requests on the worker, oldest first in its row of HELD
+        ("running", np.int64),  # the first of them, which the current step serves
         ("max_running", np.int64),
-        ("kv_used", np.int64),  # reserved by those that run
+        ("kv_used", np.int64),  # reserved by running requests
         ("kv_tokens", np.int64),
-        ("step_experts", np.int64),  # distinct ones of the step under way, summed over layers
-        # Sums over completed steps with a batch; "token" ones weigh a step by the tokens it made.
+        ("step_experts", np.int64),  # distinct experts of the current step, summed over layers
+        # Sums over completed steps with a batch; "token" sums weight a step by its tokens.
         ("steps", np.int64),
         ("tokens", np.int64),
         ("seconds", np.float64),
@@ -42,11 +42,11 @@ HELD = np.dtype(
     [
         ("ticket", np.int64),  # the request's number in order of start
         ("token", np.int64),  # its next recorded token
-        ("begin", np.int64),  # its recorded tokens, gone through again when they are used up
+        ("begin", np.int64),  # its recorded tokens, repeated when used up
         ("stop", np.int64),
-        ("left", np.int64),  # tokens still to make
+        ("left", np.int64),  # tokens still to generate
         ("context", np.int64),  # tokens that its next step attends to
-        ("kv", np.int64),  # tokens that it will hold at its end
+        ("kv", np.int64),  # tokens that it holds at its end
         ("first_token_s", np.float64),  # NaN before
     ]
 )
@@ -64,10 +64,10 @@ def advance(
     held: NDArray[np.void],
     ended: NDArray[np.void],
 ) -> int:
-    """Bring every engine to `until_s`; writes who ended, grouped by engine, and returns how many.
+    """Bring every engine to `until_s`; write the ended requests by engine and return their number.
 
-    Engines do not see each other, so each runs by itself. sets [tokens, layers, words]; shards
-    [engines, most ranks, words], the experts on each rank; costs [engines, coefficients]; engines
+    Engines do not interact, so each runs by itself. sets [tokens, layers, words]; shards
+    [engines, most ranks, words], each rank's experts; costs [engines, coefficients]; engines
     [engines] of ENGINE; workers [workers] of WORKER; held [workers, room] of HELD; ended [room for
     all that are held] of ENDED.
     """
@@ -85,7 +85,7 @@ def advance(
                 for w in range(first, last):
                     count = _complete(workers[w], held[w], engine, ended, count)
                 engine.stepping = False
-            # A step that begins at until_s waits: a request of that very moment is to join it.
+            # A step that begins at until_s waits: a request of that moment can still join it.
             if engine.step_end_s >= until_s:
                 break
             batch = 0
@@ -123,7 +123,7 @@ def advance(
 def _complete(
     worker: Record, row: NDArray[np.void], engine: Record, ended: NDArray[np.void], count: int
 ) -> int:
-    """Give every running request its token, and let go of those that have all of theirs."""
+    """Give every running request its token, and remove those that are complete."""
     batch = worker.running
     if batch:
         worker.steps += 1
@@ -160,7 +160,7 @@ def _complete(
 
 @kept
 def _admit(worker: Record, row: NDArray[np.void]) -> None:
-    """Let those that wait run, in their order, for as long as the next one fits."""
+    """Let waiting requests run, in order, as long as the next one fits."""
     while worker.running < min(worker.held, worker.max_running):
         request: Record = row[worker.running]
         if worker.kv_used + request.kv > worker.kv_tokens:
@@ -195,7 +195,7 @@ def _size(union: NDArray[np.uint64]) -> int:
 
 @kept
 def _slowest_rank(union: NDArray[np.uint64], shards: NDArray[np.uint64], ranks: int) -> int:
-    """Distinct experts on the rank that has most of them, summed over layers."""
+    """Distinct experts on each layer's busiest rank, summed over layers."""
     layers, words = union.shape
     total = 0
     for layer in range(layers):

@@ -1,4 +1,4 @@
-"""Several policies over several seeds, in as many processes as there are cores."""
+"""Runs several policies over several seeds, in one process per core."""
 
 import math
 import sys
@@ -41,18 +41,18 @@ class Study:
     deployment : Deployment
     traffic : Traffic
     seeds : tuple of int
-        Each draws a split, requests and an order of recordings, and fits a partition with a slot a
-        worker; all policies that ask for no transform of their own run on the same.
+        Each draws a split, requests and an order of recordings, and fits a partition with one slot
+        per worker, shared by all policies without a transform of their own.
     calibration_fraction : float
     drive_all : bool
     shift_s : float
         See `Workload.draw`.
     fit_share : float
-        The partition sees this share of the part that is for fitting; what is driven stays.
+        Share of the fitting part that the partition sees; the driven part stays the same.
     fit_domains : float
-        It sees so large a share of the domains alone, drawn by the seed: the others are new to it.
+        Share of the domains that the partition sees, drawn by the seed; the others are new to it.
     tuned_in : Study or None
-        Where policies are tuned that are to be; None: in this one.
+        The study in which policies are tuned; None: this one.
     """
 
     activations: Path
@@ -68,7 +68,7 @@ class Study:
     tuned_in: "Study | None" = None
 
     def workload(self, seed: int) -> Workload:
-        """What every policy is given under a seed; ValueError when it cannot be drawn."""
+        """The workload of every policy under a seed; ValueError if it cannot be drawn."""
         recording = load_recorded(self.activations)
         return Workload.draw(
             recording,
@@ -80,7 +80,7 @@ class Study:
         )
 
     def seen(self, workload: Workload) -> NDArray[np.int64]:
-        """The recording's requests that the partition is fitted on."""
+        """The recorded requests on which the partition is fitted."""
         fitted = workload.fitted
         if self.fit_domains < 1:
             domains = np.unique(workload.recording.domains)
@@ -92,18 +92,18 @@ class Study:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of a policy under a seed.
+    """The result of a policy under a seed.
 
     Attributes
     ----------
     figures, reasons
         See `Result`.
     sent : dict of str to list of int
-        The requests of each domain, or of each slot where no domain was recorded, by worker.
+        Requests by worker, for each domain, or for each slot if no domain was recorded.
     band : Band or None
-        Of `locality-band` where there is a partition.
+        Of `locality-band` with a partition.
     choice : Choice or None
-        Of a policy that was tuned.
+        Of a tuned policy.
     """
 
     figures: dict[str, float]
@@ -129,19 +129,19 @@ def run_studies(
     ----------
     studies : sequence of Study
     jobs : int
-        Processes; 1 stays in this one. They change nothing in the results.
+        Processes; 1 runs in this one. The results do not depend on it.
     done : callable
-        Called as often as `steps` of the studies say together.
+        Called as many times as the studies' `steps` sum to.
 
     Returns
     -------
-    list of dict of policy to list of Run, a seed each
+    list of dict of policy to list of Run, one per seed
         In the order of the studies.
 
     Raises
     ------
     ValueError, EldrError
-        Something in a study makes no sense.
+        A study is invalid.
     """
     read = {policy: Contender.read(policy) for study in studies for policy in study.policies}
     seeded = [(i, study, seed) for i, study in enumerate(studies) for seed in study.seeds]
@@ -192,22 +192,22 @@ def run_studies(
 
 
 def _partition_of(policy: str, read: Mapping[str, Contender]) -> str:
-    """What its partition is known by: the transform, or the policy itself when it is tuned."""
+    """The key of a policy's partition: its transform, or the policy itself if it is tuned."""
     return policy if read[policy].tuned else read[policy].transform
 
 
 def _fitted(study: Study, read: Mapping[str, Contender]) -> dict[str, str]:
-    """The partitions of each seed, with a policy that asks for it: "auto" is always one."""
+    """The partitions of each seed, each with a policy that needs it; "auto" is always one."""
     return {AUTO: "", **{_partition_of(policy, read): policy for policy in study.policies}}
 
 
 def log_to_stderr() -> None:
-    """Keep the router's log off stdout, from here on in this process."""
+    """Send this process's router log to stderr from here on."""
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def steps(study: Study) -> int:
-    """How often `run_study` calls `done`; a study that is tuned in another leaves that out."""
+    """How often `run_study` calls `done`, without tuning if another study does that."""
     read = {policy: Contender.read(policy) for policy in study.policies}
     tuned = [] if study.tuned_in else [one for one in read.values() if one.tuned]
     tries = sum(len(one.transforms) for one in tuned)
@@ -219,7 +219,7 @@ Each = Callable[[Callable[..., Any], Iterable[Sequence[Any]]], Iterator[Any]]
 
 @contextmanager
 def _map(jobs: int, done: Callable[[], None]) -> Iterator[Each]:
-    """A function that calls another with each of many arguments, in any order."""
+    """Return a function that calls another with each of many arguments, in any order."""
     if jobs < 2:
 
         def here(function: Callable[..., Any], tasks: Iterable[Sequence[Any]]) -> Iterator[Any]:
@@ -281,7 +281,7 @@ def _run(
 
 
 def _groups(recording: Recording, partition: Partition) -> NDArray[np.str_]:
-    """Each recorded request's domain or, where none was recorded, the slot nearest to it."""
+    """Each recorded request's domain or, if none was recorded, its nearest slot."""
     if (recording.domains != "").any():
         return np.where(recording.domains == "", "(none)", recording.domains)
     signatures = partition.transform.apply(recording.prefill_counts())
@@ -291,8 +291,8 @@ def _groups(recording: Recording, partition: Partition) -> NDArray[np.str_]:
 
 @cache
 def load_recorded(path: Path) -> Recording:
-    """A recording with tokens, read once in a process; ValueError otherwise."""
+    """A recording with tokens, read once per process; ValueError if it has none."""
     recording = Recording.load(path)
     if recording.expert_ids is None:
-        raise ValueError(f"{path}: holds counts alone, no tokens to decode")
+        raise ValueError(f"{path}: expected a recording with tokens, found only counts")
     return recording

@@ -1,18 +1,18 @@
-"""Recorded routing of a model that does not exist, as large as wanted.
+"""Synthetic recorded routing, of any size.
 
-Which experts a token picks is drawn from what is popular in its layer, what its domain prefers, how
-its request deviates from the domain, and the token's own chance::
+A token's experts are drawn from their popularity in the layer, its domain's preferences, its
+request's deviation from the domain, and independent noise::
 
     logits[token, layer, expert] = popularity + (domain + request) @ directions + Gumbel noise
     experts of the token = the top_k largest
 
 Gumbel noise makes the top-k a draw without replacement by the softmax of the rest. Popularity is
-skewed: most experts are about as popular, some are seldom picked. Domains and requests move along
-the same few directions; without them requests would be as unlike, but fall into no groups, and no
-router could gain. (In real routing, too, one direction holds more than a third of what tells
-requests apart.) The defaults are set so that `locality_statistics` come near those of gpt-oss-20b
-on mixed topics; run this module to see how near. Tokens are independent of each other here; in real
-text they are not.
+skewed: most experts are about equally popular, some are rarely picked. Domains and requests move
+along the same few directions; without them requests would differ as much, but form no groups, and
+no router could gain. (In real routing, too, one direction explains more than a third of the
+difference between requests.) The defaults bring `locality_statistics` near those of gpt-oss-20b on
+mixed topics; run this module to see how near. Tokens are independent here; in real text they are
+not.
 """
 
 import argparse
@@ -34,14 +34,14 @@ GPT_OSS_20B_TOPICS = LocalityStatistics(
     alike_6=14.2,
     alike_12=19.1,
 )
-"""Of greedy decodes recorded by AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting (Apache-2.0), 328
-requests of 11 topics; their first 30% stood for the prefill. `alike_6` and `alike_12` were measured
-on them with `locality_statistics`."""
+"""Statistics of greedy decodes recorded by AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting
+(Apache-2.0): 328 requests of 11 topics; their first 30% stood for the prefill. `alike_6` and
+`alike_12` were measured on them with `locality_statistics`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticRouting:
-    """What to generate; the defaults are about as local as `GPT_OSS_20B_TOPICS`.
+    """Parameters of synthetic routing; the defaults are about as local as `GPT_OSS_20B_TOPICS`.
 
     Attributes
     ----------
@@ -50,13 +50,13 @@ class SyntheticRouting:
     domains, requests : int
         Requests take the domains in turn.
     prefill_tokens, decode_tokens : int
-        Mean length; each request's is drawn between half and one and a half of it.
+        Mean lengths; each request's is drawn from 0.5 to 1.5 times the mean.
     popularity, domain, request : float
-        Standard deviations of the logits that all share, a domain shares, a request has.
+        Standard deviations of the logits per model, domain and request.
     directions : int
-        In which domains and requests differ.
+        Directions in which domains and requests differ.
     decay : float
-        The j-th direction's share of the variance goes as ``j ** -decay``.
+        The j-th direction's share of the variance is proportional to ``j ** -decay``.
     seed : int
     """
 
@@ -76,7 +76,7 @@ class SyntheticRouting:
     seed: int = 0
 
     def generate(self) -> Recording:
-        """Draw the recording: the same for the same numbers."""
+        """Draw the recording; the same parameters give the same recording."""
         rng = np.random.default_rng(self.seed)
         shape = (self.layers, self.experts)
         popularity = -self.popularity * rng.standard_exponential(shape)
@@ -107,7 +107,7 @@ class SyntheticRouting:
 
 
 def main() -> None:
-    """Write a recording and print its locality beside the real one's."""
+    """Write a recording and print its locality next to the real one's."""
     parser = argparse.ArgumentParser(
         prog="python -m eldr_service.lab.simulation.synthetic",
         description="Generate recorded routing; by default about as local as gpt-oss-20b's.",

@@ -1,4 +1,4 @@
-"""Arrivals and lengths of real services: published traces, and what engines recorded."""
+"""Arrivals and lengths of real services: published traces and engines' recordings."""
 
 import csv
 import json
@@ -20,16 +20,16 @@ MOST_BYTES = 1 << 30  # unpacked
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """What a service was asked. Which experts it used, no public trace says.
+    """A service's requests. Public traces do not say which experts they used.
 
     Attributes
     ----------
     times_s : ndarray of float64, shape [n]
         Ascending from 0.
     prompt_tokens, output_tokens : ndarray of int64, shape [n]
-        1 at least.
+        At least 1.
     decode_engines : int or None
-        That served them, where engines recorded it.
+        Number of decode engines that served them, if recorded.
     """
 
     times_s: NDArray[np.float64]
@@ -46,14 +46,14 @@ class Trace:
     def load(cls, path: str | Path) -> "Trace":
         """Read a trace.
 
-        By its name a file is of Azure (.csv: TIMESTAMP, ContextTokens, GeneratedTokens) or of
-        Mooncake (.jsonl or .jsonl.zst: timestamp in ms, input_length, output_length). A folder is
-        of engines' recordings (docs/recording.md).
+        By its name, a file is Azure's (.csv: TIMESTAMP, ContextTokens, GeneratedTokens) or
+        Mooncake's (.jsonl or .jsonl.zst: timestamp in ms, input_length, output_length). A folder
+        holds engines' recordings (docs/recording.md).
 
         Raises
         ------
         ValueError
-            Saying what is wrong with it.
+            The trace is invalid; the message says why.
         """
         name = Path(path).name
         if Path(path).is_dir():
@@ -66,7 +66,7 @@ class Trace:
             else:
                 raise ValueError("expected .csv (Azure), .jsonl or .jsonl.zst (Mooncake)")
             return cls._of(rows)
-        except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are such
+        except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
@@ -84,7 +84,7 @@ class Trace:
     def _of(cls, rows: Sequence[Row]) -> "Trace":
         rows = sorted(rows)
         if len(rows) < 2 or rows[0][0] == rows[-1][0]:
-            raise ValueError(f"a trace needs requests at two moments at least, found {len(rows)}")
+            raise ValueError(f"expected requests at two or more times, found {len(rows)} requests")
         times, prompts, outputs = (np.array(column) for column in zip(*rows, strict=True))
         if min(prompts.min(), outputs.min()) < 0:
             raise ValueError("lengths must not be negative")
@@ -97,7 +97,7 @@ def _rows(records: Iterable[dict[str, Any]], row_of: Callable[[dict[str, Any]], 
         try:
             rows.append(row_of(record))
         except (KeyError, TypeError, ValueError) as error:
-            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            what = f"missing {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"request {number}: {what}") from error
     return rows
 
@@ -120,5 +120,5 @@ def _text(path: str | Path) -> str:
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from error
         if len(data) > MOST_BYTES:
-            raise ValueError(f"unpacks to more than {MOST_BYTES >> 20:,} MiB; give a part of it")
+            raise ValueError(f"unpacks to more than {MOST_BYTES >> 20:,} MiB; use a part of it")
     return data.decode("utf-8")

@@ -1,4 +1,4 @@
-"""What is asked for: when requests come and how long they are, the same for every policy."""
+"""Traffic: arrival times and lengths of requests, the same for every policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from eldr_service.lab.simulation.traces import Trace
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefixes:
-    """Which prompts begin alike.
+    """Common prefixes of prompts.
 
     Attributes
     ----------
     hashes : sequence of tuple of int
-        Of each request's prompt; hash k is of its first k + 1 blocks.
+        Hashes of each request's prompt; hash k covers its first k + 1 blocks.
     block_tokens : int
         Tokens of a block.
     conversations : ndarray of int64, shape [n]
-        Requests of one conversation are stood for by recordings of one domain.
+        Requests of one conversation take recordings of one domain.
     """
 
     hashes: Sequence[tuple[int, ...]]
@@ -39,7 +39,7 @@ class Requests:
     prompt_tokens, output_tokens : ndarray of int64, shape [n], or None
         None: as long as the recording that stands for the request.
     prefixes : Prefixes or None
-        What prompts have in common; None: nothing.
+        Common prefixes of prompts; None: none.
     """
 
     times_s: NDArray[np.float64]
@@ -55,21 +55,21 @@ class Traffic:
     Attributes
     ----------
     duration_s : float
-        Requests arrive for so long; each is served to its end.
+        Duration of the arrivals; each request is served to its end.
     rate_per_s : float or None
-        Of arrivals. A trace is stretched to that mean rate; None leaves it as it was recorded.
+        Mean rate of arrivals. A trace is stretched to it; None keeps the trace's own.
     trace : Trace or None
-        None: a Poisson process. A stretch of `duration_s` is taken from a random moment on, past
-        the end from the beginning; its prompt and output lengths come with it.
+        None: a Poisson process. `duration_s` of the trace is taken from a random time on, wrapping
+        around at its end, with its prompt and output lengths.
     output_tokens : int, Trace or None
-        Of every request, or drawn from a trace's. None: the arrivals' trace's, else the recorded.
+        Output of every request, or drawn from a trace. None: as in `trace`, else as recorded.
     gap_cv : float
-        Without a trace: of the gaps between arrivals, see `bursty_arrivals`.
+        Without a trace: coefficient of variation of the gaps, see `bursty_arrivals`.
 
     Raises
     ------
     ValueError
-        A number is not positive, or there is neither rate nor trace.
+        A number is not positive, or neither rate nor trace is given.
     """
 
     duration_s: float
@@ -87,7 +87,7 @@ class Traffic:
             raise ValueError("Poisson arrivals need a rate")
 
     def draw(self, seed: int) -> Requests:
-        """Draw requests; ValueError when none comes in the duration."""
+        """Draw requests; ValueError if none arrives within the duration."""
         if self.trace is None:
             assert self.rate_per_s is not None
             drawn = Requests(self._arrivals(self.rate_per_s, seed))
@@ -111,7 +111,7 @@ class Traffic:
 
     def _stretch(self, trace: Trace, seed: int) -> Requests:
         scale = trace.rate_per_s / self.rate_per_s if self.rate_per_s else 1.0
-        period = len(trace.times_s) / trace.rate_per_s * scale  # a mean gap after the last
+        period = len(trace.times_s) / trace.rate_per_s * scale  # a mean gap follows the last
         start = np.random.default_rng(seed).uniform(0.0, period)
         laps = int((start + self.duration_s) // period) + 1
         times = np.concatenate([trace.times_s * scale + lap * period for lap in range(laps)])

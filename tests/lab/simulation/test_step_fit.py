@@ -54,8 +54,8 @@ def test_a_batch_size_that_never_varies_is_no_obstacle():
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"n": 150}, "150 recorded steps decode alone"),
-        ({"n": 300, "noise": 2.0}, "do not tell an expert's cost"),
+        ({"n": 150}, "150 recorded steps only decode"),
+        ({"n": 300, "noise": 2.0}, "do not determine an expert's cost"),
     ],
 )
 def test_data_that_do_not_tell(changed, said):
@@ -66,9 +66,9 @@ def test_data_that_do_not_tell(changed, said):
 def test_experts_that_only_follow_the_batch():
     seconds, sizes = steps()
     sizes[:, 3] = 48 * 8 * sizes[:, 0]
-    with pytest.raises(ValueError, match="a load that varies"):
+    with pytest.raises(ValueError, match="under varying load"):
         fit_steps(seconds, sizes)
-    with pytest.raises(ValueError, match="a load that varies"):
+    with pytest.raises(ValueError, match="under varying load"):
         fit_steps(*steps(batch=1)[:1], np.tile([1, 1, 500, 384], (4_000, 1)))
 
 

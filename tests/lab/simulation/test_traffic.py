@@ -48,12 +48,12 @@ def test_mooncake(written):
     ("name", "data", "said"),
     [
         ("t.txt", "", "expected .csv"),
-        ("t.csv", "a,b\n1,2\n", "request 1: no 'TIMESTAMP'"),
+        ("t.csv", "a,b\n1,2\n", "request 1: missing 'TIMESTAMP'"),
         ("t.csv", AZURE.replace("396", "many"), "request 2: invalid literal"),
         ("t.csv", AZURE.replace("396", "-1"), "negative"),
-        ("t.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n", "two moments"),
+        ("t.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\n", "two or more times"),
         ("t.jsonl", "{", "Expecting property name"),
-        ("t.jsonl", '{"timestamp": 1}', "request 1: no 'input_length'"),
+        ("t.jsonl", '{"timestamp": 1}', "request 1: missing 'input_length'"),
         ("t.csv", b"\xff\xfe", "utf-8"),
     ],
 )
