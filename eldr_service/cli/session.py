@@ -126,10 +126,7 @@ class Session:
                 *addresses.options(),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                (
-                    "grpc.max_reconnect_backoff_ms",
-                    1_000,
-                ),  # not the default two minutes: eldr top keeps going
+                ("grpc.max_reconnect_backoff_ms", 1_000),  # not two minutes: eldr top keeps going
                 ("grpc.enable_http_proxy", 0),  # the router is nearby; proxies are for the web
             ]
             if self.uses_tls:

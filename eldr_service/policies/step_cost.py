@@ -82,9 +82,7 @@ class LearnedStepCost:
         self._information = np.zeros((3, 3))
         self._products = np.zeros(3)
         self._sums = np.zeros(5)  # of weights, the three inputs, seconds
-        self._noise = np.array(
-            [_LOG_NOISE**2, 4.0]
-        )  # variance of a report, and how many reports it is from
+        self._noise = np.array([_LOG_NOISE**2, 4.0])  # a report's variance, its sample count
         self._centre = np.zeros(2)  # mean logarithm of all, and how many reports it is from
         self._paces: dict[str, _Pace] = {}
         """The worker that reported last comes last."""

@@ -109,9 +109,7 @@ class Daemon:
             else None
         )
         policy, parameters = parse(settings.policy)
-        create_prepared(
-            policy, parameters
-        )  # wrong parameters must fail now, not at the first model
+        create_prepared(policy, parameters)  # wrong parameters fail now, not at the first model
         limits = Limits(
             lease_seconds=settings.lease_ttl,
             report_limit=settings.report_limit,

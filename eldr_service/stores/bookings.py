@@ -193,9 +193,7 @@ def kept_of(row: str | bytes) -> KeptBooking:
 
 
 def _kept(row: list[Any]) -> KeptBooking:
-    kept = KeptBooking._make(
-        (*row, 0)[: len(KeptBooking._fields)]
-    )  # earlier versions had no source
+    kept = KeptBooking._make((*row, 0)[: len(KeptBooking._fields)])  # older ones: no source
     return kept._replace(counts=counts_of(row[6])) if row[6] else kept
 
 

@@ -89,9 +89,8 @@ class LoadOnly:
         self._learning = 0
         self._unknown = living
         self._seen = 0
-        self._sums = np.zeros(
-            (2, 3)
-        )  # per fleet: sequences, and weighted by them active experts and step times
+        # Per fleet: sequences, and weighted by them active experts and step times.
+        self._sums = np.zeros((2, 3))
         self._last = -math.inf
         self._next_row = 0
         self._draw = Random(0)

@@ -192,9 +192,7 @@ class PartitionService(partition_pb2_grpc.PartitionServiceServicer):
             return model.recent.runs, len(model.recent), model.geometry
         with reading.inside("counts[0]"):
             geometry = reading.geometry(request.counts[0])
-        most = MAX_COUNTS_BYTES // (
-            geometry.size * 4
-        )  # sparse ones unpack to a thousand times the size
+        most = MAX_COUNTS_BYTES // (geometry.size * 4)  # sparse ones unpack a thousandfold
         if len(request.counts) > most:
             raise InvalidArgumentError(
                 "counts", f"at most {most} signatures of {geometry}", len(request.counts)

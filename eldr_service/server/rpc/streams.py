@@ -67,9 +67,7 @@ async def _answer_each(
         await send(*await answer(request), written())
 
     async def later(job: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(
-            job
-        )  # before any wait, during which the job could be cancelled unstarted
+        task = asyncio.create_task(job)  # before any wait, which could cancel it unstarted
         for tasks in (waiting, _in_all):
             tasks.add(task)
             task.add_done_callback(tasks.discard)

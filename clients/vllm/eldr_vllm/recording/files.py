@@ -40,9 +40,7 @@ class RecordingFiles:
         """Begin the next file, and delete the oldest if there is no room for it."""
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
-        written = sorted(
-            self._folder.glob(f"{self._prefix}.*.eldr")
-        )  # by time: run names begin with it
+        written = sorted(self._folder.glob(f"{self._prefix}.*.eldr"))  # oldest run first
         sizes = {path: path.stat().st_size for path in written}
         total, room = sum(sizes.values()), self._most - self._most // PARTS
         for path in written:
