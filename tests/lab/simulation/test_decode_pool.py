@@ -177,7 +177,7 @@ def test_refuses_what_makes_no_sense():
         DecodePool(ids, 4, [Engine(HALF_SECOND)])
     with pytest.raises(ValueError, match="top_k"):
         DecodePool(ids[0], EXPERTS, [Engine(HALF_SECOND)])
-    with pytest.raises(ValueError, match="workers"):
+    with pytest.raises(ValueError, match="at least one engine"):
         DecodePool(ids, EXPERTS, [])
     pool = DecodePool(ids, EXPERTS, [Engine(HALF_SECOND)])
     for tokens in (slice(2, 2), slice(-1, 2), slice(0, 6), slice(0, 4, 2)):
