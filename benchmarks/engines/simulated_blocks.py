@@ -164,7 +164,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--cost", help="what a step costs, as `eldr simulate` takes it; default the recorded steps"
+        "--cost", help="step cost, as for `eldr simulate`; default: fitted to the recorded steps"
     )
     options = parser.parse_args()
     folder = options.folder

@@ -119,7 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--requests", type=int, default=1_000)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement of calls")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="duration of each measurement of calls"
+    )
     paired.add_options(parser, "decision_log")
     options = parser.parse_args()
     configure_logging("console", "warning")

@@ -113,7 +113,7 @@ def restart(bookings: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement")
     parser.add_argument("--bookings", type=int, default=BOOKINGS)
     paired.add_options(parser, "durability")
     options = parser.parse_args()

@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=32)
     parser.add_argument("--signatures", type=int, default=512)
     parser.add_argument("--blocks", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a block")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of a block")
     parser.add_argument("--out", type=Path, default=Path("build/bench/refit.json"))
     options = parser.parse_args()
     configure_logging("console", "warning")

@@ -208,8 +208,8 @@ def measure(turns: int, seconds: float, bookings: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--bookings", type=int, default=500, help="of which a view is asked")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement")
+    parser.add_argument("--bookings", type=int, default=500, help="bookings to time in views")
     paired.add_options(parser, "replicas_speed")
     options = parser.parse_args()
     result = measure(options.turns, options.seconds, options.bookings)

@@ -316,7 +316,7 @@ def main() -> None:
     parser.add_argument("--serve-echo", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--uvloop", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement")
     paired.add_options(parser, "rpc")
     options = parser.parse_args()
     if options.serve_echo:

@@ -1,4 +1,4 @@
-"""`make demo`: fit on one half, drive the other under every policy, say what came of it."""
+"""`make demo`: fit on one half, drive the other under every policy, report the results."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ from eldr_service.policies.registry import installed
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; 0 done, 1 failed or the plain loop disagrees, 2 wrong use."""
+    """Run the demo; return 0 done, 1 failed or the plain loop disagrees, 2 wrong usage."""
     options = _options(argv)
     console = Console(stderr=True)
     with ExitStack() as stack:
@@ -68,7 +68,7 @@ class _Live:
 
 
 def _keep(result: Result, live: _Live, console: Console) -> None:
-    """Go on with the subject's requests until Ctrl-C, as fast as they came in virtual time."""
+    """Continue with the subject's requests until Ctrl-C, in real time."""
     console.print(
         f"\nIts page: {live.page}, with {result.subject} at work until Ctrl-C", soft_wrap=True
     )
@@ -89,29 +89,33 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data",
         metavar=f"FILE.npz|NAME|{data.SAMPLE}",
-        help="recorded tokens; by default the largest in ../shared/data/activations, else the"
+        help="recording with tokens; by default the largest in ../shared/data/activations, else the"
         " sample that ships with the project",
     )
     parser.add_argument(
         "--policy",
         default=DEFAULT,
         metavar="NAME",
-        help=f"what the verdict is on, any installed policy; default {DEFAULT}",
+        help=f"the policy that the verdict is about; default {DEFAULT}",
     )
-    parser.add_argument("--workers", type=int, help="by default 4 to 16, by the data's size")
+    parser.add_argument("--workers", type=int, help="default 4 to 16, by the data's size")
     parser.add_argument(
         "--rate",
         type=float,
         metavar="R",
-        help="arrivals per second of virtual time; by default half of the recordings are in flight",
+        help="arrivals per virtual second; by default half of the recordings are in flight",
     )
-    parser.add_argument("--requests", type=int, default=1200, help="about so many; default 1200")
     parser.add_argument(
-        "--cost", choices=built_in_costs(), help="of a decode step; by default nearest to the model"
+        "--requests", type=int, default=1200, help="approximate number; default 1200"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of halves and arrivals; default 0")
     parser.add_argument(
-        "--keep", action="store_true", help="leave daemon, page and engines up until Ctrl-C"
+        "--cost", choices=built_in_costs(), help="step cost; by default the nearest to the model"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of halves and arrivals; default 0"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep daemon, page and engines running until Ctrl-C"
     )
     parser.add_argument("--json", type=Path, default=CHECKOUT / "build" / "demo.json")
     options = parser.parse_args(argv)

@@ -74,5 +74,5 @@ def load(name: str) -> Recording:
     """Read a recording; OSError or ValueError says what is wrong with it."""
     recording = sample_recording() if name == SAMPLE else Recording.load(name)
     if recording.expert_ids is None:
-        raise ValueError(f"{name}: holds counts alone; the demo replays decode tokens")
+        raise ValueError(f"{name}: expected a recording with tokens, found only counts")
     return recording

@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).parents[3]
 
 
 class DemoError(Exception):
-    """The demo cannot go on; says why."""
+    """The demo cannot continue; the message says why."""
 
 
 @contextmanager

@@ -121,38 +121,50 @@ def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> l
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.demos.demo_vllm",
-        description="ELDR on real vLLM engines, own ones on this machine or existing ones.",
+        description="ELDR on real vLLM engines: on its own on this machine, or on running ones.",
     )
-    parser.add_argument("--long", action="store_true", help="three times as long, tighter")
-    parser.add_argument("--decode-engines", type=int, default=4, help="of its own; default 4")
-    parser.add_argument("--expert-mb", type=float, default=12.6, help="float32; default 12.6")
-    parser.add_argument("--blocks", type=int, help="paired blocks a workload; default 20, long 60")
-    parser.add_argument("--minutes", type=float, help="to aim at; default 15, long 50")
+    parser.add_argument(
+        "--long", action="store_true", help="three times as long, for narrower intervals"
+    )
+    parser.add_argument(
+        "--decode-engines", type=int, default=4, help="its own decode engines; default 4"
+    )
+    parser.add_argument(
+        "--expert-mb", type=float, default=12.6, help="MB per expert in float32; default 12.6"
+    )
+    parser.add_argument(
+        "--blocks", type=int, help="paired blocks per workload; default 20, long 60"
+    )
+    parser.add_argument("--minutes", type=float, help="target duration; default 15, long 50")
     parser.add_argument(
         "--workloads", type=int, choices=(1, 2), default=2, help="1: ten kinds only"
     )
-    parser.add_argument("--fit-prompts", type=int, default=160, help="to fit on; default 160")
+    parser.add_argument(
+        "--fit-prompts", type=int, default=160, help="prompts to fit on; default 160"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--vllm-router",
         metavar="COMMAND",
-        help="have it route the same requests to the same engines in turns of its own"
+        help="also measure this router, with the same requests and engines"
         " (pip install vllm-router)",
     )
     parser.add_argument(
         "--record",
         type=Path,
         metavar="FOLDER",
-        help="keep what its own engines did, for benchmarks.engines.simulated_blocks",
+        help="record its own engines, for benchmarks.engines.simulated_blocks",
     )
     parser.add_argument("--json", type=Path, default=CHECKOUT / "build" / "demo_vllm.json")
-    there = parser.add_argument_group("engines that run already, with ELDR's connector")
+    there = parser.add_argument_group("engines already running, with ELDR's connector")
     there.add_argument("--prefill", nargs="+", metavar="URL", default=[])
     there.add_argument("--decode", nargs="+", metavar="URL", default=[])
     there.add_argument("--router", metavar="HOST:PORT", default="127.0.0.1:50051")
     options = parser.parse_args(argv)
     if options.record and options.prefill:
-        parser.error("--record is for engines of its own; others record where they are told to")
+        parser.error(
+            "--record is only for its own engines; --prefill engines record where configured"
+        )
     if options.vllm_router and not shutil.which(options.vllm_router):
         parser.error(f"--vllm-router: expected a command, found {options.vllm_router}")
     if bool(options.prefill) != bool(options.decode):

@@ -167,7 +167,7 @@ def warm_up(prefill: Engine, decode: Engine, model: str, prompt: str) -> None:
             except OSError as error:
                 failure = error
         time.sleep(0.5)
-    raise DemoError(f"{prefill.url} cannot hand its KV to {decode.url}: {failure}")
+    raise DemoError(f"{prefill.url} cannot transfer its KV to {decode.url}: {failure}")
 
 
 def counts(prefill: Engine, model: str, prompt: str) -> str:

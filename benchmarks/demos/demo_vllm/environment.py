@@ -86,11 +86,11 @@ def site_packages(environment: Path) -> Path:
     Raises
     ------
     FileNotFoundError
-        It is no environment.
+        It is not an environment.
     """
     for path in environment.glob("lib/python3*/site-packages"):
         return path.resolve()
-    raise FileNotFoundError(f"{environment} is no Python environment: `make setup-vllm` makes one")
+    raise FileNotFoundError(f"{environment} is not a Python environment: run `make setup-vllm`")
 
 
 def lay_environment(target: Path, base: Path) -> Path:
@@ -155,9 +155,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", type=Path, help="the environment's folder")
     more = parser.add_mutually_exclusive_group()
-    more.add_argument("--version", help="of vLLM, over the environment --base")
+    more.add_argument("--version", help="this vLLM, over the environment --base")
     more.add_argument("--ray", action="store_true", help="Ray, over the environment --base")
-    parser.add_argument("--base", type=Path, default=Path(".venv-vllm"), help="made before")
+    parser.add_argument(
+        "--base", type=Path, default=Path(".venv-vllm"), help="an existing environment"
+    )
     arguments = parser.parse_args()
     if arguments.version:
         install_version(arguments.target, arguments.version, arguments.base)

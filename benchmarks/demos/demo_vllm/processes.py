@@ -16,7 +16,7 @@ _LIBC = ctypes.CDLL(None)
 
 
 class DemoError(Exception):
-    """The demo cannot go on; says why."""
+    """The demo cannot continue; the message says why."""
 
 
 class Processes:

@@ -113,7 +113,7 @@ def _proxied(
         fleet.await_workers([engine.url for engine in decode], START_SECONDS, processes.check)
         for one in prefill:
             for number, other in enumerate(decode, 1):
-                say(f"warming up: handing KV over, pair {number} of {len(decode)}")
+                say(f"warming up: transferring KV, pair {number} of {len(decode)}")
                 vllm.warm_up(one, other, model, "A prompt of more than one block, to warm up. " * 4)
         say("starting the proxy")
         proxy = _start_proxy(processes, router, prefill, decode)
@@ -137,7 +137,7 @@ def _affordable(decode: int, expert_mb: float, say: Say) -> int:
     fit = engines_that_fit(weights, free) - 1
     if fit < 2:
         raise DemoError(
-            f"{free:.1f} GB of memory are available, too few for a prefill and two decode engines"
+            f"{free:.1f} GB of memory available, too little for a prefill and two decode engines"
             f" of {weights:.1f} GB of weights each; --expert-mb makes them smaller"
         )
     if fit < decode:

@@ -16,7 +16,9 @@ def main() -> int:
     )
     parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds a cell may take")
     parser.add_argument("--json", default="capture_matrix", help="build/bench/NAME.json")
-    parser.add_argument("--readme", action="store_true", help="into the README of clients/vllm")
+    parser.add_argument(
+        "--readme", action="store_true", help="write the table into clients/vllm/README.md"
+    )
     arguments = parser.parse_args()
 
     sys.path[:0] = map(str, PATHS)
@@ -24,7 +26,7 @@ def main() -> int:
 
     unknown = set(arguments.architectures) - set(ARCHITECTURES)
     if unknown:
-        parser.error(f"no architectures of the zoo: {unknown}; there are {[*ARCHITECTURES]}")
+        parser.error(f"unknown architectures: {unknown}; expected of {[*ARCHITECTURES]}")
     chosen = arguments.configurations
     good, cells = True, []
     with Nurseries(sys.executable) as nurseries:

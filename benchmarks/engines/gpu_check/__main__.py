@@ -81,10 +81,10 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--steps", type=int, default=200, help="random steps of each kind")
-    parser.add_argument("--turns", type=int, default=21, help="of what is timed")
+    parser.add_argument("--turns", type=int, default=21, help="repetitions of each timing")
     parser.add_argument(
         "--vllm", nargs="*", choices=KINDS, default=KINDS, metavar="KIND",
-        help=f"engines to try, of {', '.join(KINDS)}; none after it: leave vLLM out",
+        help=f"engines to try, of {', '.join(KINDS)}; without a value: skip vLLM",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=FOLDER / "gpu_check.json")
     options = parser.parse_args(argv)
@@ -93,8 +93,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{name}: expected 1 or more, found {getattr(options, name)}")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error(
-            f"PyTorch {torch.__version__} finds no GPU. Expected a build and a driver that do "
-            "(ELDR_VLLM_PYTHON names another interpreter); --device cpu runs what needs none"
+            f"PyTorch {torch.__version__} finds no GPU: expected a GPU build and a driver "
+            "(ELDR_VLLM_PYTHON names another interpreter); --device cpu runs the rest"
         )
     return options
 

@@ -150,16 +150,16 @@ def main() -> None:
         type=Path,
         default=texts.CACHE.parent / "training.pt",
         metavar="FILE",
-        help="written every few minutes; where it exists, the run goes on from it",
+        help="written every few minutes; if it exists, training resumes from it",
     )
     for name, default, meaning in (
         ("steps", 2300, "batches to train on"),
         ("of-each", 1, "windows of each kind in a batch"),
-        ("window", 256, "tokens of a window"),
+        ("window", 256, "tokens per window"),
         ("rate", 3e-3, "highest learning rate"),
         ("auxiliary", 1e-3, "weight of the load-balancing loss; Qwen3-30B-A3B's by default"),
-        ("threads", 1, "of torch"),
-        ("seed", 0, "of weights and windows"),
+        ("threads", 1, "torch threads"),
+        ("seed", 0, "seed of weights and windows"),
     ):
         parser.add_argument(
             f"--{name}", type=type(default), default=default, help=f"{meaning} ({default})"

@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=checkpoint.CHECKPOINT, metavar="FOLDER")
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--expert-mb", type=float, metavar="MB", help="10^6 bytes per expert")
-    wanted.add_argument("--intermediate-size", type=int, metavar="N", help="neurons an expert")
+    wanted.add_argument("--intermediate-size", type=int, metavar="N", help="neurons per expert")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     options = parser.parse_args()
     dtype = DTYPES[options.dtype]
