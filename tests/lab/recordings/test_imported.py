@@ -192,7 +192,10 @@ EXPERTS = in_hidden_layers(DRAWN.expert_ids[:60])
         (altered(routed_experts=npy(EXPERTS - 1)), "from -1 to 14, expected experts from 0 to 15"),
         (altered(routed_experts=npy(EXPERTS * 0 + 5)), "twice in hidden layer 0, expected 2"),
         (altered(routed_experts=npy(EXPERTS * 0)), "the engine captured nothing"),
-        (altered(routed_experts=npy(EXPERTS * [[0], [0], [1], [1]])), "layers [1] are all 0, but not"),
+        (
+            altered(routed_experts=npy(EXPERTS * [[0], [0], [1], [1]])),
+            "layers [1] are all 0, but not",
+        ),
         (altered(routed_experts=raw(EXPERTS)[4:]), "a multiple of 32"),
         (
             {**altered(), "usage": None},
