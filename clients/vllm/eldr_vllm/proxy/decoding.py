@@ -145,7 +145,7 @@ class Decode:
         return moved
 
     def _transfer(self, booking: Booking, prefilled: Prefilled) -> dict[str, Any] | None:
-        """The KV's whereabouts; for the shim, whose request this is and what is written of it."""
+        """Where the KV is; for the shim, which request this is and what is generated of it."""
         kv_transfer_params = prefilled.answer.kv_transfer_params
         if kv_transfer_params is None and not (prefilled.follows and booking.lease_id):
             return None
