@@ -8,6 +8,6 @@ ACTIVATIONS = SHARED / "activations"
 
 
 def need_recordings() -> None:
-    """End the program, with a message, where the recordings are not."""
+    """Exit with a message if the recordings are missing."""
     if not ACTIVATIONS.is_dir():
         sys.exit(f"{ACTIVATIONS}: the public recordings are not here")

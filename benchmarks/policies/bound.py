@@ -1,10 +1,10 @@
-"""What placement could reach, estimated from below: requests move freely, true experts known.
+"""A lower estimate of what placement could reach: free moves, with the true experts known.
 
-After every begin and end of a decode, running requests are moved and swapped between workers for as
-long as that lowers ``sum of n x step`` over the workers, where a step follows from the experts that
-the n requests of the batch truly use (their frequencies over the whole decode) and from the
-engines' true costs. That is a local optimum of a problem that is renewed with every event, so the
-best possible is at least as good: no router has these frequencies, nor moves for nothing.
+Whenever a decode starts or ends, running requests are moved and swapped between workers as long as
+that lowers ``sum of n x step`` over the workers, where a step follows from the experts that the n
+requests of the batch actually use (their frequencies over the whole decode) and from the engines'
+true costs. Each event poses a new problem, of which this is a local optimum, so the best possible
+is at least as good. No router knows these frequencies, and no real move is free.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ from eldr_service.lab.simulation.cost import StepCost
 from eldr_service.lab.simulation.workload import Workload
 
 _MOST_USED = 1 - 1e-6
-_LEAST_GAIN = 1e-9  # of the sum, so that rounding never moves in circles
+_LEAST_GAIN = 1e-9  # relative to the sum, so that rounding errors cannot cause endless moves
 
 
 def unused_shares(workload: Workload, output_tokens: int | None) -> NDArray[np.float64]:
-    """How often a token of each decode leaves an expert out, shape [driven, layers x experts].
+    """Share of each decode's tokens that do not use an expert, shape [driven, layers x experts].
 
-    output_tokens of every request; None: as many as are recorded.
+    output_tokens of every request; None: as many as were recorded.
     """
     recording = workload.recording
     used = np.empty((len(workload.driven), recording.geometry.size))
@@ -36,7 +36,7 @@ def unused_shares(workload: Workload, output_tokens: int | None) -> NDArray[np.f
 
 
 def step_of(cost: StepCost, geometry: ModelGeometry) -> tuple[float, float, float]:
-    """A step with every expert, and how much less for each expert spared, more for each request."""
+    """Time of a step with every expert, how much each unused expert saves, each request adds."""
     fixed, layer, expert, sequence, _ = cost.coefficients
     layers = geometry.num_layers
     return fixed + layers * layer + expert * geometry.size, expert, layers * sequence
@@ -50,9 +50,9 @@ class FreeMoves:
     workload : Workload
     workers : int
     cost : StepCost
-        Of every worker's engine; its context term is taken as the same wherever a request runs.
+        Every worker's; its context term is assumed the same wherever a request runs.
     output_tokens : int or None
-        Of every request; None: as many as are recorded.
+        Of every request; None: as many as were recorded.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class FreeMoves:
         self._worker: dict[int, int] = {}
 
     def started(self, request: int, recording: int, worker: int) -> None:
-        """A decode begins."""
+        """A decode has started."""
         self._held[worker][request] = recording
         self._worker[request] = worker
         self._multiply(worker)
@@ -78,7 +78,7 @@ class FreeMoves:
         self._multiply(worker)
 
     def next(self) -> Iterator[tuple[int, int]]:
-        """Improve until nothing does."""
+        """Yield (request, worker) of each move, once no further move helps."""
         requests = np.array(list(self._worker), np.int64)
         if not len(requests):
             return
@@ -95,7 +95,7 @@ class FreeMoves:
             self._multiply(worker)
 
     def _multiply(self, worker: int) -> None:
-        """Afresh: products that are divided again drift."""
+        """Recompute the product: repeated multiplication and division would drift."""
         held = list(self._held[worker].values())
         self._unused[worker] = self._spared[held].prod(axis=0) if held else 1.0
 
@@ -109,7 +109,7 @@ def improve(
     expert: float,
     sequence: float,
 ) -> None:
-    """Move requests, then swap pairs, the best first, until neither lowers the sum. In place.
+    """Move requests, else swap pairs, best first, until neither lowers the sum. In place.
 
     at [n] is each request's worker, spared [n, size] its probabilities of not using an expert,
     unused [workers, size] the products of these over a worker's requests. A step of m requests
@@ -123,7 +123,7 @@ def improve(
     with_it, without = np.empty((n, workers)), np.empty(n)
     for w in range(workers):
         total[w] = unused[w].sum()
-    fresh = np.ones(workers, np.bool_)  # what follows of these is to be computed again
+    fresh = np.ones(workers, np.bool_)  # changed, so values derived from them are out of date
     cost = np.empty(workers)
     for _ in range(8 * n):
         for w in range(workers):
@@ -186,9 +186,9 @@ def _best_swap(
     sequence: float,
     least: float,
 ) -> tuple[int, int, float]:
-    """The pair whose swap lowers the sum most, (-1, -1, least) where none does.
+    """The pair whose swap lowers the sum most; (-1, -1, least) if none does.
 
-    Only the requests that fit worst where they are: the fourth of them that add most experts.
+    Only among the requests that fit worst where they are: the quarter that adds the most experts.
     """
     n = len(at)
     added = np.empty(n)

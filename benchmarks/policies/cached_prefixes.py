@@ -1,21 +1,21 @@
-"""What decode workers hold of a prompt from earlier requests: what is it worth to go where it is?
+"""What is it worth to place requests on decode workers that already hold part of their prompt?
 
     python -m benchmarks.policies.cached_prefixes [--seeds N] [--cell TEXT] [--way TEXT]
 
-Conversations of agents in virtual time: each prompt is the one before, its answer and 500 new
+Agents' conversations in virtual time: each prompt is the previous one, its answer and 500 new
 tokens; eight requests per conversation, eight seconds apart, 256 tokens each, on 16 workers. A
-worker keeps the blocks of prompts in its KV memory until others need the room; what it holds need
-not be transferred. The router is told block hashes, and believes what it booked. A conversation's
-requests are recorded ones of one domain: of synthetic routing always, of the public recordings
-where ../shared/data is.
+worker keeps prompts' blocks in its KV memory until others need the room; what it holds need not be
+transferred. The router is given block hashes, and assumes that workers hold what it booked there. A
+conversation's requests are recorded ones of one domain: of synthetic routing always, and of the
+public recordings if ../shared/data is present.
 
-`marginal-cost` without the price of a prompt token that is not there, at the price (a transfer of 2
-µs on a fast link, of 25 µs on a slow one, or, where replicas prefill for themselves, 50 µs), at
-half of it and at twice; beside load-only policies, and `cache-aware`: the longest prefix, unless
-loads differ much, as SGLang's gateway has it.
+Runs `marginal-cost` without a price per missing prompt token, at the price (2 µs to transfer it
+over a fast link, 25 µs over a slow one, or 50 µs where replicas prefill for themselves), at half
+and at twice the price; beside them load-only policies, and `cache-aware`: the longest prefix unless
+loads differ much, as in SGLang's gateway.
 
-*TOKEN* is what the price is about: time from the placement to the last token, per generated token.
-*KV* is the mean time of a transfer or prefill, *HELD* the share of prompt tokens that were there.
+*TOKEN* is what the price should improve: time from placement to last token, per generated token.
+*KV* is the mean time of a transfer or prefill, *HELD* the share of prompt tokens already there.
 Changes are against `marginal-cost` without the price, with 95% intervals from paired seeds. Writes
 build/bench/cached_prefixes.json.
 """
@@ -55,7 +55,7 @@ from eldr_service.policies.policy import Policy, PolicyParameters
 from eldr_service.policies.registry import create
 
 WORKERS = 16
-KV_TOKENS = 600_000  # about what an H200 has beside the weights of Qwen3-30B-A3B
+KV_TOKENS = 600_000  # about what an H200 has room for beside the weights of Qwen3-30B-A3B
 CACHE_AWARE = "cache-aware"
 PRICES = {
     "marginal-cost, unpriced": 0.0,
@@ -85,13 +85,13 @@ class Cell:
 
 
 class CacheAware(Policy):
-    """The eligible worker that holds most of the prompt, half at least; else the least loaded.
+    """The eligible worker that holds most of the prompt, at least half; else the least loaded.
 
-    The least loaded too where loads differ by more than 8 sequences and a fifth.
+    Also the least loaded if loads differ by more than 8 sequences and 20%.
     """
 
     name = CACHE_AWARE
-    description = "the longest prefix within a limit of load"
+    description = "the longest prefix, within a limit on load"
     Parameters = PolicyParameters
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
@@ -186,7 +186,7 @@ def main() -> None:
 
 
 def show(console: Console, cell: Cell, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Print a cell, and give what programs read of it."""
+    """Print a cell; returns its figures for programs."""
     title = f"{cell.name}, {WORKERS} workers, {cell.rate:g}/s: change against {UNPRICED}"
     table = Table("WAY", "POLICY", "TOKEN", "TPOT", "P99", "KV", "HELD", title=title)
     kept: dict[str, Any] = {}

@@ -1,10 +1,10 @@
-"""Policies on real recorded routing, at the loads where it is hard to beat those that see load.
+"""Policies on real recorded routing, at loads where load-only policies are hard to beat.
 
-A cell is a recording, a number of workers and a rate. Every request makes 256 tokens; a shorter
-recorded decode is gone through again. Steps cost what those of a similar model do on an H200, of
-which the MoE layers were measured and the rest is derived (docs/simulation.md): --moe-only counts
-the MoE layers alone, --beside-experts X takes all but the experts' weights X times. Needs the
-public recordings in ../shared/data.
+A cell is a recording, a number of workers and a rate. Every request generates 256 tokens; a shorter
+recorded decode is repeated. Steps cost as much as a similar model's on an H200, of which the MoE
+layers were measured and the rest is derived (docs/simulation.md): --moe-only counts only the MoE
+layers, --beside-experts X multiplies all but the experts' weights by X. Needs the public recordings
+in ../shared/data.
 
     python -m benchmarks.policies.cells --policy locality-band --policy locality-band:tau=0.2
 
@@ -66,7 +66,7 @@ CELLS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures of each policy over the seeds, and changes against the best load-only one."""
+    """Each policy's figures over the seeds, and changes against the best load-only one."""
 
     figures: dict[str, dict[str, float]]
     changes: list[Change]
@@ -76,9 +76,9 @@ class Outcome:
 class How:
     """How cells are run.
 
-    Driven is the half that nothing was fitted on: small, so that some requests are copies of others
-    that run, which `copies` among the figures counts; or all, of which half was fitted on. A decode
-    that is not `cycled` ends where its recording does, and comes at as much greater a rate.
+    Driven is the half that nothing was fitted on, or with `drive_all` both halves. A half is small,
+    so some requests are copies of others in flight; the figure `copies` counts them. Unless
+    `cycled`, a decode ends where its recording does, and the rate is raised accordingly.
     """
 
     seeds: int = 3
@@ -90,7 +90,7 @@ class How:
 
 
 def study_of(cell: Cell, policies: Sequence[str], how: How) -> Study:
-    """What `run_cell` runs."""
+    """The study that `run_cell` runs."""
     cost = built_in_costs()[f"{cell.cost}-moe-layers" if how.moe_only else cell.cost]
     if how.beside_experts != 1:
         cost = cost.beside_experts(how.beside_experts)
@@ -117,7 +117,7 @@ def run_cell(
     jobs: int = 1,
     done: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Run policies, and the four load-only ones, in a cell."""
+    """Run policies and the four load-only ones in a cell."""
     runs = run_study(study_of(cell, policies, how), jobs, done)
     figures = {policy: [run.figures for run in each] for policy, each in runs.items()}
     return Outcome({p: over_seeds(each) for p, each in figures.items()}, changes(figures))
@@ -135,10 +135,10 @@ def main() -> None:
     parser.add_argument("--policy", action="append", help="default: the three bands")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
-    parser.add_argument("--all-driven", action="store_true", help="the fitted half is driven too")
-    parser.add_argument("--moe-only", action="store_true", help="costs of the MoE layers alone")
+    parser.add_argument("--all-driven", action="store_true", help="drive the fitted half too")
+    parser.add_argument("--moe-only", action="store_true", help="count only the MoE layers")
     parser.add_argument(
-        "--beside-experts", type=float, default=1.0, metavar="X", help="times all but the experts"
+        "--beside-experts", type=float, default=1.0, metavar="X", help="factor on all but experts"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()

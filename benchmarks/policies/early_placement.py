@@ -1,23 +1,23 @@
-"""Placing a request from a part of its prompt: how often is it the final choice, what does it gain?
+"""Placing a request by part of its prompt: how often is the choice the same, and what is gained?
 
     python -m benchmarks.policies.early_placement [--cell TEXT ...] [--policy NAME ...] [--seeds N]
 
-Real recorded routing in virtual time, arrivals and lengths of a real service (Mooncake's
+Real recorded routing in virtual time, with a real service's arrivals and lengths (Mooncake's
 conversations, stretched to each cell's rate; pairing the two is synthetic), 256 tokens per request.
 For each share of the prompt seen:
 
-*same choice*: how often the policy, asked at the same moment in the same state, chooses from the
-first tokens of the recorded prompt what it chooses from all. `another's` is what remains when it is
-asked with the whole prompt of another request: what load alone agrees on.
+*same choice*: how often the policy, at the same time and in the same state, makes the same choice
+from the first tokens of the recorded prompt as from all of them. `another's` is how often it does
+with the whole prompt of another request: agreement due to load alone.
 
-*TPOT, TTFT*: requests placed when the prefill has gone through that share (whole chunks), their
-bookings completed when it ends, against the same requests placed at its end; paired seeds.
+*TPOT, TTFT*: requests placed when that share is prefilled (in whole chunks), their bookings
+completed when the prefill ends, against the same requests placed at its end; paired seeds.
 
-*KV there sooner*: how much sooner the decode may begin, for several links. The model: a prefill
-takes --prefill-us per token; KV, as large as the model's configuration says, goes out at the link's
-rate from the placement on, that of the last chunk when the prefill has ended. So the gain of a
-request is the rest of its prefill, or the transfer of all but the last chunk, if that is less.
-Nobody waits for anybody in either.
+*KV there sooner*: how much sooner the decode can start, for several links. The model: a prefill
+takes --prefill-us per token; KV, sized by the model's configuration, is sent at the link's rate
+from the placement on, that of the last chunk when the prefill has ended. So a request gains the
+rest of its prefill, or the transfer of all but the last chunk if that is shorter. Neither prefills
+nor transfers queue.
 
 Needs the public recordings in ../shared/data; writes build/bench/early_placement.json.
 """
@@ -60,11 +60,11 @@ CONFIGS = {
 }
 TRACE = SHARED / "requests" / "mooncake_conversation_trace.jsonl.zst"
 LINKS_GBIT = (10, 25, 100, 400)
-Mean = tuple[float, float]  # and half of its 95% interval
+Mean = tuple[float, float]  # with half of its 95% interval
 
 
 class Watched(Policy):
-    """A policy, and at each of its decisions what it would have chosen from less."""
+    """A policy that also records, at each decision, what it would have chosen from less."""
 
     def __init__(self, inner: Policy, workload: Workload, partition: Partition) -> None:
         super().__init__(inner.parameters)
@@ -102,7 +102,7 @@ class Watched(Policy):
 
 
 def mean(values: Iterable[float]) -> Mean:
-    """Over seeds, and half of the 95% interval; NaN of a single seed."""
+    """Mean over seeds, and half of its 95% interval; NaN for a single seed."""
     found = np.array(list(values))
     if len(found) < 2:
         return float(found.mean()), float("nan")
@@ -118,7 +118,7 @@ def shown(value: Mean, digits: int, sign: str = "") -> str:
 
 
 def deployment_of(cell: Cell, base: Deployment, options: argparse.Namespace) -> Deployment:
-    """With the prefill, and the KV transfer over the link of the simulations."""
+    """The deployment with prefill, and KV transfer over the simulations' link."""
     return replace(
         base,
         prefill=Delay(0.0, options.prefill_us * 1e-6),
@@ -128,7 +128,7 @@ def deployment_of(cell: Cell, base: Deployment, options: argparse.Namespace) -> 
 
 
 def kv_bytes(cell: Cell) -> int:
-    """Of a token: keys and values of all layers, two bytes an entry."""
+    """KV bytes per token: keys and values of all layers, two bytes per entry."""
     path = SHARED / "model_configs" / CONFIGS[cell.cost]
     config = json.loads(Path(path).read_text())
     per_layer = config["num_key_value_heads"] * config["head_dim"]
@@ -140,7 +140,7 @@ def transfer_over(gbit: float, bytes_per_token: int) -> Delay:
 
 
 def sooner(deployment: Deployment, prompts: np.ndarray, share: float) -> float:
-    """Mean seconds by which KV is there sooner than of requests placed at the prefill's end."""
+    """Mean seconds by which KV arrives sooner than for requests placed at the prefill's end."""
     early = replace(deployment, place_at=share)
     gains = []
     for n in prompts.tolist():
@@ -151,7 +151,7 @@ def sooner(deployment: Deployment, prompts: np.ndarray, share: float) -> float:
 
 
 def run_cell(cell: Cell, options: argparse.Namespace, done) -> dict:
-    """All figures of a cell, as they go into the JSON."""
+    """All figures of a cell, as written to the JSON."""
     how = How(options.seeds, options.duration)
     traffic = Traffic(how.duration_s, cell.rate, Trace.load(TRACE), OUTPUT_TOKENS)
     study = replace(study_of(cell, (), how), traffic=traffic)
@@ -272,9 +272,9 @@ def main() -> None:
     parser.add_argument("--policy", action="append", help=f"default {', '.join(POLICIES)}")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--duration", type=float, default=12.0, help="seconds of arrivals")
-    parser.add_argument("--prefill-us", type=float, default=50.0, help="a prompt token")
-    parser.add_argument("--chunk-tokens", type=int, default=2_048, help="of a prefill step")
-    parser.add_argument("--link", type=float, default=100.0, help="Gbit/s, of the simulations")
+    parser.add_argument("--prefill-us", type=float, default=50.0, help="per prompt token")
+    parser.add_argument("--chunk-tokens", type=int, default=2_048, help="tokens per prefill step")
+    parser.add_argument("--link", type=float, default=100.0, help="Gbit/s in the simulations")
     options = parser.parse_args()
     options.policy = options.policy or POLICIES
     need_recordings()

@@ -1,15 +1,15 @@
-"""What policies gain beside honest baselines and a bound: the tables of docs/evidence.md.
+"""What policies gain, beside fair baselines and a bound: the tables of docs/evidence.md.
 
     python -m benchmarks.policies.evidence [--cell TEXT ...] [--seeds N] [--uncycled] [--moe-only]
 
-In the cells of `benchmarks.policies.cells`: the band exactly as the paper has it (counts-idf, tau
-0.1), the band tuned on the half that the partition is fitted on, the band as shipped, and
-`marginal-cost`, each against the best of four load-only policies, for each figure the best by that
-figure; then `marginal-cost` against both bands, also by generated token (*step*); then how much of
-what free moves gain by token with perfect knowledge (`benchmarks.policies.bound`) each gains. Only
-the half is driven that nothing was fitted on, and a request is a copy of another that runs where
-more are asked for than were recorded: cells with more than half copies are marked with a dagger.
---uncycled ends each decode where its recording ends, at a rate that holds as many in flight.
+In the cells of `benchmarks.policies.cells`: the band exactly as in the paper (counts-idf, tau 0.1),
+the band tuned on the half that the partition is fitted on, the band as shipped, and
+`marginal-cost`, each against the best of four load-only policies by the figure in question; then
+`marginal-cost` against the first two bands, also per generated token (*step*); then the share of
+the gain of free moves with perfect knowledge (`benchmarks.policies.bound`), per token, that each
+reaches. Only the half that nothing was fitted on is driven. If a cell needs more requests than were
+recorded, some are copies of others in flight: a dagger marks cells with more than half copies.
+--uncycled ends each decode where its recording ends, at a rate that keeps as many in flight.
 
 Intervals are Student's 95% over paired seeds. Writes build/bench/evidence.json.
 """
@@ -40,12 +40,12 @@ BANDS = (PAPERS_BAND, TUNED_BAND, BAND)
 POLICIES = (*LOAD_ONLY, *BANDS, PRICED)
 BOUND = "free moves, true experts"
 STEP = "step_ms"
-"""By generated token: a mean over requests is above all of the short ones."""
+"""Per generated token: a mean over requests weighs short ones too much."""
 MOST_COPIES = 0.5
 
 
 def bound(cell: Cell, how: How, seed: int) -> dict[str, float]:
-    """Figures of free moves under a seed."""
+    """Figures of free moves with a seed."""
     study = study_of(cell, (), how)
     workload, engine = study.workload(seed), study.deployment.engines[0]
     output = study.traffic.output_tokens
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
     parser.add_argument("--uncycled", action="store_true", help="decodes as long as recorded")
-    parser.add_argument("--moe-only", action="store_true", help="costs of the MoE layers alone")
+    parser.add_argument("--moe-only", action="store_true", help="count only the MoE layers")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     need_recordings()
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def print_tables(found: dict[Cell, dict[str, list[dict[str, float]]]]) -> dict[str, object]:
-    """Print the tables of the docs; gives all figures."""
+    """Print the tables of the docs; returns all figures."""
     console = Console(width=None if sys.stdout.isatty() else 180)
     shown = names(POLICIES)
     subjects = (*BANDS, PRICED)

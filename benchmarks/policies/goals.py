@@ -1,4 +1,4 @@
-"""What `marginal-cost` shall reach wherever it is tried, judged by paired seeds."""
+"""What `marginal-cost` must achieve in every scenario, judged by paired seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ BAND, PRICED = "locality-band", "marginal-cost"
 P50, P99, MEAN = FIGURES = ("tpot_ms.p50", "tpot_ms.p99", "tpot_ms.mean")
 POLICIES = (*LOAD_ONLY, BAND, PRICED)
 GOALS = ("mean / band", "p99 / band", "p99 / load-only", "p50 / band")
-AT_16 = 0.02  # how much worse than the band's the median may be there
+AT_16 = 0.02  # how much worse than the band's the median may be on 16 workers or more
 
 Values = Mapping[str, Mapping[str, Sequence[float]]]
-"""Policy -> figure -> a value a seed."""
+"""Policy -> figure -> one value per seed."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A relative change that shall be below a limit.
+    """A relative change that must be below a limit.
 
     Attributes
     ----------
     change : float
         Mean over paired seeds.
     interval : (float, float) or None
-        Student's 95%; None of a single seed.
+        Student's 95%; None for a single seed.
     limit : float
     """
 
@@ -36,7 +36,7 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        """*met* and *missed* are beyond chance; *likely* and *unlikely* say where the mean is."""
+        """*met* and *missed* are beyond chance; *likely* and *unlikely* follow the mean."""
         low, high = self.interval or (-np.inf, np.inf)
         if high < self.limit:
             return "met"

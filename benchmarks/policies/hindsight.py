@@ -1,11 +1,11 @@
-"""What placements alone could reach, estimated from below: everything to come is known.
+"""A lower estimate of what placements alone could reach, with the whole future known.
 
-A run says when each decode began and ended. With these times fixed, requests are placed again, each
-on one worker for its whole decode, so that the sum of ``n x step`` over workers and time falls, by
-the experts that they truly use. The search is simulated annealing: at first a worse worker may be
-drawn, later only the best is taken. The plan is then simulated, which gives new times to plan
+A run tells when each decode started and ended. With these times fixed, requests are placed again,
+each on one worker for its whole decode, to lower the sum of ``n x step`` over workers and time, by
+the experts that they actually use. The search is simulated annealing: at first a worse worker may
+be drawn, later only the best is taken. The plan is then simulated, which gives new times to plan
 with; the best run counts. The best possible placements are at least as good. No router knows
-what comes, or which experts a decode is about to use.
+future requests, or which experts a decode will use.
 """
 
 import numpy as np
@@ -24,15 +24,15 @@ from eldr_service.policies.policy import Policy
 from eldr_service.policies.registry import create
 
 ROUNDS = 2
-SWEEPS = 24  # the last quarter without chance
-MOMENTS = 32  # of the time-line, in the mean decode
+SWEEPS = 24  # the last quarter without randomness
+MOMENTS = 32  # time slots per mean decode
 
 
 class Planned(Policy):
-    """Places by plan: each time that a recording comes, on the worker planned for that time.
+    """Places by plan: each occurrence of a recording on the worker planned for it.
 
-    Which request is which recording's depends a little on when others end, so a plan by request
-    would not outlive its own effects.
+    Which request gets which recording depends slightly on when others end, so a plan by request
+    would be invalidated by its own effects.
     """
 
     name = "planned"
@@ -51,7 +51,7 @@ class Planned(Policy):
         }
 
     def pick(self, request: RequestView, fleet: FleetSnapshot) -> Decision:
-        """Take the planned worker; the least loaded where it is full, or nothing is planned."""
+        """Take the planned worker; the least loaded if it is full, or nothing is planned."""
         assert request.counts is not None
         planned = self._planned[counts_key(request.counts)]
         if planned and fleet.eligible[planned[0]]:
@@ -59,7 +59,7 @@ class Planned(Policy):
         return Decision(fleet.least_loaded())
 
     def on_booked(self, booking: Booking) -> None:
-        """Go on to the recording's next time."""
+        """Advance to the recording's next occurrence."""
         assert booking.counts is not None
         del self._planned[counts_key(booking.counts)][:1]
 
@@ -67,7 +67,7 @@ class Planned(Policy):
 def placed_in_hindsight(
     workload: Workload, deployment: Deployment, output_tokens: int | None
 ) -> Result:
-    """The best run found; all engines of the deployment are alike."""
+    """The best run found; all engines of the deployment must be alike."""
     unused = unused_shares(workload, output_tokens)
     step = step_of(deployment.engines[0].cost, workload.recording.geometry)
     number = np.full(workload.recording.num_requests, -1)
@@ -99,7 +99,7 @@ def place_anew(
 ) -> None:
     """Lower the sum of ``n x step`` over workers and moments. In place.
 
-    at [n] is each request's worker, from the moment begins [n] to the one before ends [n]; spared
+    at [n] is each request's worker, from moment begins [n] to the one before ends [n]; spared
     [n, size] its probabilities of not using an expert. A step of m requests takes
     ``whole - expert x sum(products of these) + sequence x m``.
     """
@@ -112,7 +112,7 @@ def place_anew(
     change = np.empty(workers)
     heat = 0.0
     for sweep in range(SWEEPS):
-        if sweep % 8 == 0:  # afresh: products that are divided again drift
+        if sweep % 8 == 0:  # recompute: repeated multiplication and division drift
             products[:] = 1.0
             held[:] = 0
             for i in range(n):
@@ -156,7 +156,7 @@ def place_anew(
 
 @kept
 def _chosen(change: NDArray[np.float64], heat: float) -> int:
-    """A worker, the likelier the lower the change; without heat the lowest."""
+    """A worker drawn with more probability for a lower change; without heat the lowest."""
     least = change.argmin()
     if heat <= 0:
         return least

@@ -1,4 +1,4 @@
-"""`marginal-cost` that knows which experts decodes truly use: what better prediction could gain."""
+"""`marginal-cost` with the experts that decodes actually use: the gain of perfect prediction."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ Use = NDArray[np.float32]
 
 
 class TrueUse:
-    """By a prefill's counts, how often a token of its decode of so many tokens uses each expert."""
+    """Share of a decode's tokens that use each expert, looked up by its prefill's counts."""
 
     def __init__(self, workload: Workload, output_tokens: int) -> None:
         self._by_prefill: dict[bytes, Use] = {}
@@ -31,12 +31,12 @@ class TrueUse:
 
 
 def counts_key(prefill: Counts) -> bytes:
-    """The same for the same counts."""
+    """A key that is equal for equal counts."""
     return prefill.astype(np.uint32).tobytes()
 
 
 class KnownExperts(ExpertsInUse):
-    """Knows the use of requests that arrive, of those that are held, or of both."""
+    """Knows the use of arriving requests, of held ones, or of both."""
 
     def __init__(self, use: TrueUse, *, arriving: bool, held: bool) -> None:
         super().__init__(MarginalCostParameters().min_coverage)

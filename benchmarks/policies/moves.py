@@ -1,15 +1,15 @@
-"""What moves of running requests gain over placements alone, and how far both are from a bound.
+"""What moving running requests gains over placements alone, and how far both are from a bound.
 
     python -m benchmarks.policies.moves [--cell TEXT ...] [--seeds N] [--pause SECONDS]
 
 In cells of `benchmarks.policies.cells`: `marginal-cost` with moves against itself without, on the
-same requests. A move costs its request a pause, from its last token on one worker until it may join
-the next step of the other.
+same requests. A move pauses its request, from its last token on one worker until it can join the
+next step of the other.
 
-The second table gives how much each gains of what free moves gain over `join-shortest-queue` with
-true experts (`benchmarks.policies.bound`): `marginal-cost` as it is, and *knowing* the experts that
-all requests' decodes use, both without moves and with them; and the best placements that were found
-in *hindsight*, with all that is to come known (`benchmarks.policies.hindsight`).
+The second table gives shares of the gain of free moves with true experts over `join-shortest-queue`
+(`benchmarks.policies.bound`): those of `marginal-cost` as it is, and *knowing* the experts that all
+decodes use, each without and with moves; and that of the best placements found *in hindsight*, with
+the whole future known (`benchmarks.policies.hindsight`).
 
 Intervals are Student's 95% over paired seeds. Writes build/bench/moves.json.
 """
@@ -44,13 +44,13 @@ CELLS = (
     *(Cell(*GPT_OSS, workers, rate) for workers, rate in ((2, 19), (4, 38), (8, 75), (16, 60))),
     *(Cell(*DEEPSEEK, workers, rate) for workers, rate in ((4, 60), (16, 250))),
 )
-"""The last of gpt-oss is at low load."""
+"""The last one of gpt-oss is at low load."""
 
 Figures = dict[str, dict[str, float]]
 
 
 def run(cell: Cell, how: How, seed: int, pause_s: float) -> Figures:
-    """Figures of each contender under a seed."""
+    """Figures of each contender with a seed."""
     study = study_of(cell, (), how)
     workload = study.workload(seed)
     use = TrueUse(workload, OUTPUT_TOKENS)

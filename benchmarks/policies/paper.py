@@ -1,23 +1,23 @@
-"""The simulator beside the paper's tables, point by point: signs and orderings, not milliseconds.
+"""The simulator against the paper's tables, point by point: signs and orders, not milliseconds.
 
 The tables (../shared/data/paper, from casys-kaist/ELDR, Apache-2.0; single runs on 8 prefill and 16
 decode MI300X) give TPOT for two workloads, three models, six policies and five rates. No recording
-of those models is public, so others stand in for them:
+of those models is public, so these stand in for them:
 
     task, gptoss       gpt-oss-20b on topics, costs of gpt-oss-120b
     task, qwen, gemma  DeepSeek-V2-Lite on four tasks, costs of qwen and gemma
     language           synthetic routing, 128 experts with the model's top-k, eight domains
 
-Steps cost what whole ones are taken to on an H200. A point's load is matched by batch size: as many
-requests in flight on a worker as rate x TPOT x output tokens make in the paper's round robin, with
-256 output tokens, since its lengths are not in the tables. Where that is more than there are
-recordings, requests are copies of each other: the share is printed, and flatters locality. TTFT is
-not compared: here prefill is a delay.
+Steps cost what whole steps are assumed to cost on an H200. A point's load is matched by batch size:
+the requests in flight per worker are rate x TPOT x output tokens of the paper's round robin, with
+256 output tokens, as its tables do not give lengths. If that exceeds the number of recordings, some
+requests are copies of each other: their share is printed, and flatters locality. TTFT is not
+compared: here prefill is a delay.
 
 Prints agreement and every disagreement, and writes build/bench/paper.json. Two policies are ordered
-where they differ by 1% or more in both; less is a tie. Agreement is set beside what knows nothing
-of the simulator: for the band's changes the mean of the paper's at the other points, for signs the
-sign that most points have, for orders the one that most points have of a pair.
+if they differ by 1% or more in both; less is a tie. Agreement is compared with predictions that use
+no simulator: for the band's changes the paper's mean at the other points, for signs the most common
+sign, for orders each pair's most common order.
 """
 
 import csv
@@ -74,7 +74,7 @@ Values = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Point:
-    """A workload, model and rate of the paper, with each policy's figures there, in ms."""
+    """A workload, model and rate in the paper, with each policy's figures there, in ms."""
 
     workload: str
     model: str
@@ -103,7 +103,7 @@ def points() -> Iterator[Point]:
 
 
 def recording_of(point: Point) -> Path:
-    """What stands in for the point's workload and model."""
+    """The recording that stands in for the point's workload and model."""
     if point.workload == "task":
         name = "gpt-oss-20b-topics" if point.model == "gptoss" else "deepseek-v2-lite-tasks"
         return ACTIVATIONS / f"{name}.npz"
@@ -118,7 +118,7 @@ def recording_of(point: Point) -> Path:
 def simulated(
     point: Point, path: Path, drive_all: bool, seeds: int, jobs: int
 ) -> tuple[Values, float, float]:
-    """The point's figures with a recording, the batch size that was aimed at, share of copies."""
+    """The point's figures with a recording, the target batch size, and the share of copies."""
     recording = Recording.load(path)
     cost = built_in_costs()[COSTS[point.model]]
     in_flight = point.rate * OUTPUT_TOKENS * point.measured["round-robin"]["tpot_ms.p50"] * 1e-3
@@ -142,7 +142,7 @@ def simulated(
 
 
 def against_best(values: Values, policy: str, figure: str) -> float:
-    """Relative to the best load-only policy of those that are there."""
+    """Relative change against the best load-only policy present."""
     best = min(values[p][figure] for p in LOAD_ONLY if p in values)
     return values[policy][figure] / best - 1
 
@@ -157,9 +157,9 @@ def orderings(paper: Values, ours: Values, figure: str) -> Iterator[tuple[str, s
 
 
 def agreement(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
-    """How well changes here foretell the paper's: correlations, and errors beside a constant's.
+    """How well changes here predict the paper's: correlations, and errors beside a constant's.
 
-    `constant` is the error of foretelling each point by the mean of the paper's others.
+    `constant` is the error of predicting each point by the mean of the paper's others.
     """
     paper, here = np.array(theirs), np.array(ours)
     n = len(paper)
@@ -266,7 +266,7 @@ def main() -> None:
 
 
 def commonest(orders: dict[tuple[str, str, str], list[bool]], figure: str) -> int:
-    """In how many pairs the order holds that most points have of the two policies."""
+    """Number of pairs that the most common order of their two policies predicts correctly."""
     return sum(
         max(sum(lower), len(lower) - sum(lower))
         for (of, _, _), lower in orders.items()
@@ -275,7 +275,7 @@ def commonest(orders: dict[tuple[str, str, str], list[bool]], figure: str) -> in
 
 
 def agreements(agreed: dict[str, dict[str, float]]) -> Table:
-    """What `agreement` gives, by name."""
+    """A table of `agreement`, one row per name."""
     table = Table("THE BAND'S CHANGES", "POINTS", "CORRELATION", "OF RANKS", "MEAN ERROR",
                   "A CONSTANT'S", "SIGNS", "COMMONEST SIGN")  # fmt: skip
     for name, found in agreed.items():

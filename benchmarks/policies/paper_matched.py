@@ -1,16 +1,16 @@
-"""The paper's gains over its rates, by routing generated to have its mean gain at other rates.
+"""The paper's gain at each rate, predicted with routing generated to match its gains at the others.
 
-`benchmarks.policies.paper` takes public recordings of other models and lets copies of requests run
-where there are too few. Here routing is generated (`lab.simulation.synthetic`, 128 experts, as many
-requests as are in flight) with how far domains differ, and how far requests do, chosen per workload
-and model: the pair whose changes of TPOT p50, of the paper's band and of domain-oracle against the
-best load-only policy, are nearest to the paper's in the mean over *the other four rates*. What that
-foretells for the rate left out is set beside what those four rates' mean foretells, which knows as
-much of the paper.
+`benchmarks.policies.paper` uses public recordings of other models, and copies of requests where
+there are too few. Here routing is generated (`lab.simulation.synthetic`, 128 experts, enough
+requests for all in flight). How much domains differ, and how much requests do, is chosen per
+workload and model: the pair whose changes of TPOT p50, of the paper's band and of domain-oracle
+against the best load-only policy, are nearest to the paper's in the mean over *the other four
+rates*. Its prediction for the rate left out is compared with the mean of those four rates, which
+uses as much of the paper.
 
     python -m benchmarks.policies.paper_matched [--seeds N]
 
-Loads are matched as there. Writes build/bench/paper_matched.json. Needs the paper's tables in
+Loads are matched as in `paper`. Writes build/bench/paper_matched.json. Needs the paper's tables in
 ../shared/data.
 """
 
@@ -48,13 +48,13 @@ P50 = "tpot_ms.p50"
 FITTED = (PAPERS_BAND, "domain-oracle")
 DOMAINS = (0.3, 0.6, 1.0, 1.4)
 REQUESTS = (0.4, 0.7, 1.0)
-"""Standard deviations of logits that a domain shares, and that a request has."""
+"""Standard deviations of the logits' parts shared by a domain, and of a request's own."""
 
 Spread = tuple[float, float]
 
 
 def generated(top_k: int, spread: Spread) -> Path:
-    """A recording of these deviations; made once."""
+    """A recording with these deviations, generated once."""
     domain, request = spread
     path = FOLDER / f"paper-top-{top_k}-{domain:g}-{request:g}.npz"
     if not path.exists():
@@ -71,7 +71,7 @@ def run(point: Point, spread: Spread, seeds: int) -> Values:
 
 
 def foretold(mine: list[Point], found: dict[Spread, list[Values]], left_out: int) -> Spread:
-    """The deviations that are nearest to the paper in the mean over the other rates."""
+    """The deviations nearest to the paper in the mean over the other rates."""
     others = [i for i in range(len(mine)) if i != left_out]
 
     def distance(spread: Spread) -> float:

@@ -1,12 +1,12 @@
-"""Were the two weights in `marginal-cost` chosen too well for the recordings at hand?
+"""Are the two weights in `marginal-cost` overfitted to the recordings at hand?
 
     python -m benchmarks.policies.policy_constants [--seeds N]
 
-Each recording is cut into two halves, and each half is driven alone, at half of the cells' rates,
-with a partition fitted on the other. The best of several weights of *later*, what requests to come
-will pay, and of several values of `tail` on one half is set beside the shipped ones on the *other*:
-were it much better there, better values would have been missed; were it much worse, such choices
-would be chance.
+Each recording is split into halves, and each half is driven alone, at half of the cells' rates,
+with a partition fitted on the other. The best on one half of several weights of *later*, the cost
+to future requests, and of several values of `tail` is compared with the shipped values on the
+*other* half: if it is much better there, better values were missed; if much worse, such choices are
+chance.
 
 Prints mean and p99 TPOT against `locality-band`, averaged over the cells, and writes
 build/bench/policy_constants.json.
@@ -47,7 +47,7 @@ Values = tuple[float, float]
 
 
 def weighed(later: float, tail: float) -> MarginalCost:
-    """With another weight of what requests to come will pay, which a user cannot set."""
+    """With another weight of the cost to future requests, which a user cannot set."""
 
     class Weighed(Batches):
         def growth_at_mean(self, rows: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -2,13 +2,13 @@
 
     python -m benchmarks.policies.policy_parts [--cell TEXT ...] [--seeds N] [--all-driven]
 
-Each is without one part: *no decode counts*, predictions from prefills alone; *no neighbours*, no
-residuals of similar finished requests; *own recording forgotten*, none of the request's own
-recording, which in a simulation has been there before; *priced now alone*, nothing for requests to
-come; *no remaining*, all requests weigh alike; *no tail*, no bound on the chosen step; *no
-reports*, costs as before any; *not packed*, each expert's own probability kept. And with more than
-there is: *arrivals known*, the experts that an arriving request's decode truly uses; *held known*,
-those of the requests that workers hold; *all known*, both.
+Each variant lacks one part: *no decode counts*, predictions from prefills alone; *no neighbours*,
+no residuals of similar finished requests; *own recording forgotten*, none of the request's own
+recording, which a simulation may have run before; *priced now alone*, no cost to future requests;
+*no remaining*, all requests weigh alike; *no tail*, no bound on the chosen step; *no reports*,
+costs as before the first; *not packed*, each expert's own probability kept. Others know more than
+any router can: *arrivals known*, the experts that an arriving request's decode actually uses; *held
+known*, those of the requests that workers hold; *all known*, both.
 
 Prints the mean TPOT's change against the best of the four load-only policies, with 95% intervals
 from paired seeds; writes build/bench/policy_parts.json.
@@ -57,11 +57,11 @@ class NoDecodeCounts(MarginalCost):
 
 class NoReports(MarginalCost):
     def on_reported(self, worker_id: str, report: LoadReport) -> None:
-        """Costs stay as they are before any report."""
+        """Costs stay as before the first report."""
 
 
 class OtherParts(ExpertsInUse):
-    """With another way to keep batches, or to predict."""
+    """Keeps batches, or predicts, in another way."""
 
     def __init__(self, batches: type[Batches], prediction: type[ExpertPrediction]) -> None:
         super().__init__(MarginalCostParameters().min_coverage)
@@ -75,14 +75,14 @@ class OtherParts(ExpertsInUse):
 
 
 class NowAlone(Batches):
-    """Nothing is foreseen of requests to come."""
+    """Expects no future requests."""
 
     def growth_at_mean(self, rows: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         return np.zeros(len(rows))
 
 
 class NoNeighbours(ExpertPrediction):
-    """Remembers no finished request by itself."""
+    """Predicts without residuals of individual finished requests."""
 
     def predict(self, counts: np.ndarray | None) -> np.ndarray:
         self._scales[:] = 0
@@ -90,7 +90,7 @@ class NoNeighbours(ExpertPrediction):
 
 
 class OwnForgotten(ExpertPrediction):
-    """Remembers none of the very same prefill."""
+    """Remembers no finished request with exactly the same prefill."""
 
     def __init__(self, shape: tuple[int, int], top_k: int) -> None:
         super().__init__(shape, top_k)
@@ -106,7 +106,7 @@ class OwnForgotten(ExpertPrediction):
         asked = counts.tobytes()
         own = [place for place, prefill in self._prefill_of.items() if prefill == asked]
         kept = self._sketches[own].copy()
-        self._sketches[own] = 0  # the least similar there is
+        self._sketches[own] = 0  # least similar of all
         try:
             return super().predict(counts)
         finally:
@@ -122,7 +122,7 @@ def with_parts(
 
 
 class WholeUse(PackedUse):
-    """Each expert by itself."""
+    """Each expert's own value, in `each`."""
 
     __slots__ = ("each",)
 
@@ -195,7 +195,7 @@ COLUMNS = (*PARTS, *KNOWN)
 
 
 def run(cell: Cell, how: How, seed: int) -> dict[str, dict[str, float]]:
-    """Policy -> figure -> value under a seed."""
+    """Policy -> figure -> value with a seed."""
     study = study_of(cell, (), how)
     workload = study.workload(seed)
     made = {name: create(name, {}) for name in LOAD_ONLY}
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--cell", action="append", help="only cells whose name has this in it")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds of arrivals")
-    parser.add_argument("--all-driven", action="store_true", help="the fitted half is driven too")
+    parser.add_argument("--all-driven", action="store_true", help="drive the fitted half too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     need_recordings()

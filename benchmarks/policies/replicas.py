@@ -1,10 +1,10 @@
-"""What several replicas decide whose views of each other are late, beside one that sees all.
+"""Decisions of several replicas with late views of each other, beside one that sees everything.
 
-Requests go to three replicas by turns. What the others book, end and are reported by workers comes
-into a replica's view 0, 10 or 100 ms later; whether a worker has room is checked against the truth,
+Requests go to three replicas in turn. What the others book, end and hear from workers reaches a
+replica's view 0, 10 or 100 ms later; whether a worker has room is checked against its true state,
 and a request that lost its place is decided again. Cells are as in `cells`: synthetic routing
-always, with room for all and with so little that workers are full at times; the public recordings
-where ../shared/data is.
+always, with room for all requests and with so little that workers are full at times; the public
+recordings if ../shared/data is present.
 
     python -m benchmarks.policies.replicas [--seeds N] [--replicas N] [--only TEXT]
 
@@ -44,7 +44,7 @@ REAL = [cell for cell in CELLS if (cell.workers, cell.rate) in ((16, 250), (16, 
 
 
 def studies(folder: Path, how: How) -> dict[str, Study]:
-    """By name, each as one replica has it."""
+    """Studies by name, each with one replica."""
     path = folder / "synthetic.npz"
     SyntheticRouting(requests=512).generate().save(path)
     base = replace(study_of(SYNTHETIC, (), how), activations=path, policies=POLICIES)

@@ -1,10 +1,10 @@
-"""`marginal-cost` where traffic or hardware is not as in `benchmarks.policies.cells`.
+"""`marginal-cost` with other traffic and hardware than in `benchmarks.policies.cells`.
 
-Two cells, each changed in one thing at a time: engines of two speeds, arrivals of real services
+Two cells, each changed in one respect at a time: engines of two speeds, real services' arrivals
 (with 256 tokens each, and with their own lengths), bursts, outputs of 64 to 2,000 tokens with as
 many requests in flight, reports and releases that are late, lost or wrong, KV caches that take time
-to arrive, four replicas that hear of each other late, and a mix of traffic that changes half way
-from domains that the partition was fitted on to others. Needs the public recordings and traces in
+to arrive, four replicas with late views of each other, and traffic that changes halfway from
+domains that the partition was fitted on to others. Needs the public recordings and traces in
 ../shared/data.
 
     python -m benchmarks.policies.scenarios [--seeds N] [--only TEXT ...]
@@ -54,7 +54,7 @@ AROUND: dict[str, dict[str, Any]] = {
 
 
 def scenarios(cell: Cell, seeds: int) -> dict[str, Study]:
-    """By name; the first is the cell as it is."""
+    """Studies by name; the first is the cell unchanged."""
     base = study_of(cell, POLICIES, How(seeds))
     traffic = base.traffic
     fast = base.deployment.engines[0].cost
@@ -102,7 +102,7 @@ def _scaled(cost: StepCost, times: float) -> StepCost:
 
 
 def _stretched(traffic, longer: float):
-    """As many requests, and as many in flight, where each makes `longer` times the tokens."""
+    """As many requests, and as many in flight, with `longer` times the tokens each."""
     return replace(
         traffic,
         rate_per_s=traffic.rate_per_s / longer,

@@ -1,15 +1,15 @@
-"""Replicas that prefill what they decode: what remains when a signature is only predicted?
+"""Replicas that prefill what they decode: how much gain remains with predicted signatures?
 
     python -m benchmarks.policies.without_prefill_workers [--seeds N] [--duration S] [--jobs N]
 
 The cells of gpt-oss-20b's topics with 16 replicas (`cells`), at 150 and 300 requests per second.
 *own*: a request is placed after its prefill, by its own signature, as with prefill workers.
-*tenant*: it is placed as it comes, by what the router remembers of its domain, which stands for the
-tenant; its own signature is known after its placement. The domains are the names of data sets, and
-several hold questions of the same kind: what a tenant is to a fleet may say more or less.
+*tenant*: it is placed on arrival, by what the router remembers of its domain, which stands for the
+tenant; its own signature is known only after its placement. Domains are names of data sets, several
+of which hold the same kind of questions: a real fleet's tenants may predict better or worse.
 
-Half of the recording is driven, the other half is what the partition is fitted on. Prefills take no
-time, and none from the decodes, in either.
+Half of the recording is driven; the partition is fitted on the other half. In both, prefills take
+no time, and do not slow decodes.
 
 Prints each policy's change against the best of the four load-only policies, with a 95% interval
 over paired seeds, and writes build/bench/without_prefill_workers.json. Needs the public recordings
