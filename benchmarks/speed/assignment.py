@@ -1,15 +1,15 @@
 """What an exact balanced assignment costs, next to SciPy's.
 
-SciPy's `linear_sum_assignment` needs a column for each place and is measured at 4,800 items and 24
-groups, where it takes seconds; the same costs go to `balanced_assignment` in the same run. A
-million items by 64 groups follow, alone, with the process's peak memory, the costs themselves
-included. Then balanced k-means: each iteration's costs are assigned from scratch and from the
-prices of the iteration before.
+SciPy's `linear_sum_assignment` needs one column per place and is measured at 4,800 items and 24
+groups, where it takes seconds; `balanced_assignment` gets the same costs in the same run. A million
+items by 64 groups follow, without SciPy, with the process's peak memory, which includes the costs.
+Then balanced k-means: each iteration's costs are assigned from scratch and from the previous
+iteration's prices.
 
-Costs are cosine distances of unit signatures of 256 entries. *Even*: entries uniform, so that all
-signatures are nearly as far from all centroids. *Kinds*: around a third as many kinds as groups,
-some far more frequent than others, so that balance must split and mix them. Every result is shown
-to be optimal by its prices: the gap is what it may cost above the least at most, relative to it.
+Costs are cosine distances of unit signatures of 256 entries. *Even*: uniform entries, so that all
+signatures are nearly equally far from all centroids. *Kinds*: about a third as many kinds as
+groups, some far more frequent than others, so that balance must split and mix them. Prices prove
+each result optimal: the gap is the most by which its cost can exceed the minimum, relative to it.
 
 Prints a table and writes build/bench/assignment.json.
 """
@@ -39,7 +39,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def signatures(n: int, kinds: int, rng: np.random.Generator) -> np.ndarray:
-    """Unit rows [n, SIZE] float32; of even entries when `kinds` is 0."""
+    """Unit rows [n, SIZE] float32; with even entries if `kinds` is 0."""
     if not kinds:
         return unit(rng.random((n, SIZE), np.float32))
     middles = unit(np.random.default_rng(0).gamma(0.5, size=(kinds, SIZE)))
@@ -49,7 +49,7 @@ def signatures(n: int, kinds: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def distances(n: int, groups: int, kinds: int) -> np.ndarray:
-    """Costs [n, groups] float32, made without holding all signatures."""
+    """Costs [n, groups] float32, computed without holding all signatures."""
     rng = np.random.default_rng(1)
     centroids = signatures(groups, kinds, rng)
     cost = np.empty((n, groups), np.float32)
@@ -70,7 +70,7 @@ def total(cost: np.ndarray, labels: np.ndarray) -> float:
 
 
 def gap(cost: np.ndarray, labels: np.ndarray, prices: np.ndarray, places: int) -> float:
-    """Total cost above the dual bound, relative: how much too much it can be at most."""
+    """Relative excess of the total cost over the dual bound: the most above the minimum."""
     if np.bincount(labels).max() > places:
         raise SystemExit("a group is above its capacity")
     bound = sum(
@@ -115,7 +115,7 @@ def at_size(kinds: int) -> dict[str, Any]:
 
 
 def in_k_means(n: int, groups: int, iterations: int) -> dict[str, Any]:
-    """Seconds of all assignments of balanced k-means, from scratch and from the last prices."""
+    """Seconds of all assignments of balanced k-means, from scratch and from previous prices."""
     points = signatures(n, groups // 3, np.random.default_rng(1))
     places = -(-n // groups)
     centroids, prices = points[:groups], np.zeros(groups)

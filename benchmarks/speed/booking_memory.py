@@ -1,10 +1,9 @@
-"""What a living booking takes in memory, by policy.
+"""Memory per living booking, by policy.
 
 Requests of 48 layers x 128 experts, 700 tokens each, ids of 36 characters, are booked and not
 released: in the real daemon, whose resident memory is read, and in this process, where Python
 counts the bytes of its objects. What the daemon keeps for explanations and fits is bounded,
-and switched off here. The baseline is the counts alone as they came, 2 bytes
-each.
+and switched off here. The baseline is the counts alone as received, 2 bytes each.
 
 Prints a table and writes build/bench/booking_memory.json.
 """
@@ -33,11 +32,11 @@ POLICIES = ("locality-band", "marginal-cost")
 GOAL_BYTES = 4_096
 KINDS = 256
 FIRST = 1_000
-"""Booked before measuring: the first make what all share, and those that a policy learns from."""
+"""Booked before measuring: they allocate what all bookings share, and what a policy learns."""
 
 
 def requests(setup: Setup) -> Iterator[router_pb2.RouteRequest]:
-    """Route requests without end, each with an id of its own."""
+    """Endless Route requests, each with its own id."""
     number = 0
     while True:
         number += 1
@@ -47,7 +46,7 @@ def requests(setup: Setup) -> Iterator[router_pb2.RouteRequest]:
 
 
 def in_daemon(policy: str, bookings: int) -> float:
-    """Bytes per booking of the daemon's resident memory."""
+    """Bytes of the daemon's resident memory per booking."""
     flags = ("--log-level=error", f"--policy={policy}", "--explanations=0", "--refit=off")
     with daemon(*flags) as server, grpc.insecure_channel(server.address) as channel:
         set_up(server.address, drawn_counts(KINDS))
@@ -64,7 +63,7 @@ def in_daemon(policy: str, bookings: int) -> float:
 
 
 def in_objects(policy: str, bookings: int) -> float:
-    """Bytes per booking of the objects that stay."""
+    """Bytes of retained objects per booking."""
     setup = Setup(24, KINDS, explained=0, capacity=1 << 30)
     made = create(policy, {})
     made.prepare()

@@ -1,8 +1,8 @@
-"""How long `eldr-server` takes to serve: with compiled kernels on disk, without, and with all.
+"""How soon `eldr-server` serves: with compiled kernels on disk, with none, and compiling all first.
 
-Each round starts it three times, every time as a process of its own: with an empty NUMBA_CACHE_DIR,
-with the one that this start has filled, and with an empty one and `eldr warm-up` before it, which
-compiles every kernel as each first start did when kernels were compiled with their import.
+Each round starts it three times, each time as a new process: with an empty NUMBA_CACHE_DIR, with
+the one that this start has filled, and with an empty one after `eldr warm-up`, which compiles every
+kernel as each first start did when kernels were compiled on import.
 
 Prints a table of medians and writes build/bench/cold_start.json.
 """
@@ -28,7 +28,7 @@ KINDS = ("kernels on disk", "none", "none, and all compiled")
 
 
 def start(cache: str, everything: bool = False) -> tuple[float, float]:
-    """Seconds until it serves, and of the processor until it has ended."""
+    """Seconds until it serves, and its processor seconds until it has ended."""
     with tempfile.TemporaryDirectory() as folder:
         ports = Path(folder, "ports")
         env = {**os.environ, "NUMBA_CACHE_DIR": cache}

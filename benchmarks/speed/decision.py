@@ -1,12 +1,12 @@
-"""What one decision costs, next to the same said plainly in NumPy.
+"""What one decision costs, next to a plain NumPy version.
 
-From the bytes of a Route request's counts (48 layers x 128 experts, 12 KB) to the chosen worker of
-the locality band: unpacked and checked, made a signature, compared with the centroids, banded. The
-baseline is the contract's text in NumPy, float32 centroids multiplied in float64 as it says; or, as
-`float32`, in float32, as fast as NumPy can. All are measured by turns over the same requests, and
-ours must decide as the contract does. Last, all of a placement: the message is parsed,
-the decision is made and booked, the answer is written, and the booking is released; its baseline
-keeps nothing for `eldr explain`.
+From the bytes of a Route request's counts (48 layers x 128 experts, 12 KB) to the locality band's
+choice of worker: counts are unpacked and checked, made a signature, compared with the centroids,
+banded. The baseline is the contract's text in NumPy, float32 centroids multiplied in float64 as it
+specifies; or, as `float32`, in float32, as fast as NumPy can. They take turns over the same
+requests, and ours must decide as the contract does. Last, a whole placement: the message is parsed,
+the decision made and booked, the answer written, and the booking released; its baseline keeps
+nothing for `eldr explain`.
 
 Prints a table and writes build/bench/decision.json.
 """
@@ -46,7 +46,7 @@ GOALS = {
     "24 workers, whole placement, against no explanations": 0.98,
     "256 workers, whole placement, against no explanations": 0.98,
 }
-FLOORS = {  # met here, on a processor with 512-bit registers, but for the last three
+FLOORS = {  # all but the last three goals are met here, on a processor with 512-bit registers
     "24 workers, p50 us": 2.0,
     "24 workers, p99 us below 3 x p50": 0.5,
     "256 workers, p50 us, float32": 1.2,
@@ -72,7 +72,7 @@ def plain(data: bytes, centroids: np.ndarray, load: np.ndarray, precision: type)
 
 
 class Setup:
-    """A router with `workers` workers, a slot each, and requests for it."""
+    """A router with `workers` workers, one per slot, and requests for it."""
 
     def __init__(
         self,

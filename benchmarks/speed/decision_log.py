@@ -1,9 +1,9 @@
-"""What the decision log costs: decisions with it beside decisions without, and bytes of each.
+"""What the decision log costs: decisions with and without it, and bytes per decision.
 
 Whole placements and their releases, from bytes to bytes, as in `speed/decision.py` (48 layers x 128
-experts, 24 workers), one after another without a pause: the writer's thread then has no idle moment
-to itself, so this is the worst case. Then calls of `Route` on two daemons, one of which logs. Off
-and on take turns.
+experts, 24 workers), one after another without a pause: the writer's thread then never finds the
+processor idle, so this is the worst case. Then calls of `Route` on two daemons, one of which logs.
+Off and on take turns.
 
 Prints a table and writes build/bench/decision_log.json.
 """
@@ -35,7 +35,7 @@ GOALS = {"Route, calls/s": 0.9, "Route, p99 s": 0.8}
 
 
 class Counting:
-    """What the writer tells."""
+    """What the writer reports."""
 
     def __init__(self) -> None:
         self.lost = self.wrote = 0
@@ -77,7 +77,7 @@ def in_process(turns: int, requests: int, folder: Path) -> tuple[dict[str, Any],
 
 
 def idle(writer: Writer) -> None:
-    """Let the writer finish, so that it does not write in the other's turn."""
+    """Let the writer finish, so that it does not write during the other's turn."""
     while writer.pending_bytes:
         time.sleep(0.01)
 

@@ -1,9 +1,9 @@
-"""What bookings that survive cost, and how soon a daemon serves after a crash with many of them.
+"""What durable bookings cost, and how soon a daemon serves after a crash with many of them.
 
-Daemons with `--state :memory:`, with `--durability process` and with `--durability power` take
-turns in answering `Route` and `RouteStream`, 16 in flight over loopback, as `rpc` beside this has
-them. Another with 100,000 bookings is killed, and started again: the time from the start of the
-process to its first answer.
+Daemons with `--state :memory:`, `--durability process` and `--durability power` take turns in
+answering `Route` and `RouteStream`, 16 in flight over loopback, as in `speed/rpc.py`. Another with
+100,000 bookings is killed and started again: measured is the time from the start of the process to
+its first answer.
 
 Prints a table and writes build/bench/durability.json.
 """
@@ -40,7 +40,7 @@ BOOKINGS = 100_000
 
 
 def rates(turns: int, seconds: float) -> dict[str, Any]:
-    """Requests per second of each kind of daemon, and the ratios to the one that keeps nothing."""
+    """Requests per second for each kind of daemon, and ratios to the one that keeps nothing."""
     counts = drawn_counts(256)
     bodies = requests(counts)
     with ExitStack() as stack:
@@ -56,7 +56,7 @@ def rates(turns: int, seconds: float) -> dict[str, Any]:
             return lambda: run(servers[kind].address, method, bodies, seconds)
 
         seen: dict[tuple[str, str], list[float]] = {}
-        for turn in range(-1, turns):  # the first warms
+        for turn in range(-1, turns):  # the first warms up
             for method in (ROUTE, ROUTE_STREAM):
                 for kind in list(servers)[:: -1 if turn % 2 else 1]:
                     took = asyncio.run(calls(kind, method)())
@@ -86,7 +86,7 @@ async def book(address: str, ids: Iterator[str], in_flight: int = 64) -> None:
 def restart(bookings: int) -> dict[str, dict[str, float]]:
     """Seconds from the start of a process to its first answer, with and without bookings.
 
-    Beside them its processor time, which other programs on the machine change less.
+    Also its processor time, which other programs on the machine affect less.
     """
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -2,14 +2,14 @@
 
 The baseline recomputes everything in each iteration: float32 similarities by BLAS, SciPy's
 `linear_sum_assignment` on each centroid's column repeated for each of its places, and the
-normalised means. Both make the signatures from the same counts (sqrt), start from the same
-centroids and end when no label changes. Runs alternate; medians are shown, with what the baseline
-spends on each part in the JSON.
+normalised means. Both make signatures from the same counts (sqrt), start from the same centroids
+and end when no label changes. Runs alternate; the table shows medians, the JSON also the baseline's
+time per part.
 
 A thousand requests' counts, 48 layers x 128 experts, come from `lab.simulation.synthetic`: its
 domains in turn, or some far more frequent than others, so that balance must split them. The large
-fit, in a process of its own, is of 100,000 sparse ones: each has a random quarter of what two of
-those requests use. Its peak memory is the process's, the counts and the interpreter included.
+fit, in its own process, is of 100,000 sparse ones: each has a random quarter of what two of those
+requests use. Its peak memory is the process's, including the counts and the interpreter.
 
 Prints a table and writes build/bench/fit.json.
 """
@@ -43,7 +43,7 @@ DOMAINS = 24
 
 
 def drawn_counts(requests: int, *, skewed: bool = False) -> np.ndarray:
-    """Prefill counts [requests, L, E] of 24 domains, as frequent or the r-th 1 / r of the first."""
+    """Prefill counts [requests, L, E] of 24 domains, equally frequent or the r-th 1 / r as much."""
     rank = np.arange(1, DOMAINS + 1)
     sizes = np.ceil(requests * (1 / rank / (1 / rank).sum() if skewed else 1 / DOMAINS + 0 * rank))
     recording = SyntheticRouting(
@@ -68,7 +68,7 @@ def hellinger(counts: np.ndarray) -> np.ndarray:
 def textbook_fit(
     counts: np.ndarray, centers: np.ndarray, max_iter: int
 ) -> tuple[float, int, np.ndarray]:
-    """Inertia, iterations and seconds spent on similarities, assignment and means."""
+    """Inertia, iterations, and seconds spent on similarities, assignment and means."""
     signatures = hellinger(counts)
     n, groups = len(signatures), len(centers)
     places = -(-n // groups)
@@ -109,7 +109,7 @@ def against_textbook(counts: np.ndarray, clusters: int, seed: int, repeats: int)
         inertia, iterations, parts = textbook_fit(counts, centers, kmeans.max_iter)
         theirs.append(time.perf_counter() - start)
         spent += parts / repeats
-        time.sleep(0.2)  # OpenBLAS's threads keep their cores busy for a while after their work
+        time.sleep(0.2)  # OpenBLAS's threads spin for a while after their work
         start = time.perf_counter()
         kmeans.fit(counts, initial_centers=centers)
         ours.append(time.perf_counter() - start)
@@ -129,7 +129,7 @@ def against_textbook(counts: np.ndarray, clusters: int, seed: int, repeats: int)
 
 
 def sparse_counts(n: int, parents: np.ndarray) -> sparse.csr_array:
-    """Counts [n, L * E]: of each, a random quarter of what two of `parents` use together."""
+    """Counts [n, L * E]: each row a random quarter of what two of `parents` use together."""
     rng = np.random.default_rng(1)
     rows = sparse.csr_array(parents.reshape(len(parents), -1))
     parts = []
@@ -178,7 +178,7 @@ def measure(repeats: int) -> dict[str, Any]:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, spawn.Pool(1, maxtasksperchild=1) as pool:
         path = Path(folder) / "counts.npz"
-        pool.apply(draw_large, (path, LARGE))  # in another process, whose peak is not the fit's
+        pool.apply(draw_large, (path, LARGE))  # another process: its peak is not the fit's
         result["large, sparse"] = pool.apply(large, (path, 64))
     return result
 

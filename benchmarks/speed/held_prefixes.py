@@ -1,11 +1,11 @@
-"""What it costs to know which workers hold a prompt's prefix, beside asking block by block.
+"""What it costs to find the workers that hold a prompt's prefix, beside asking block by block.
 
     python -m benchmarks.speed.held_prefixes [--turns N]
 
-A prompt of 4,096 blocks of 16 tokens; 24 workers hold a part of it each, of random length, and
+A prompt of 4,096 blocks of 16 tokens; 24 workers each hold a prefix of it, of random length, and
 other prompts. *lookup*: how much of it each worker holds, when all do and when none does.
-*booking*: what is noted when it is booked on one of them. The baseline looks each block up in a set
-per worker. By turns; medians. Writes build/bench/held_prefixes.json.
+*booking*: recording it when it is booked on one of them. The baseline looks up each block in one
+set per worker. They take turns; medians. Writes build/bench/held_prefixes.json.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def block_by_block(held: list[set[int]], prompt: tuple[int, ...]) -> list[int]:
-    """How many blocks each worker holds, each asked for."""
+    """How many blocks each worker holds, looked up one by one."""
     return [next((i for i, b in enumerate(prompt) if b not in own), len(prompt)) for own in held]
 
 

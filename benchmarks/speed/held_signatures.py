@@ -1,8 +1,8 @@
-"""What a registered signature takes in memory, next to its bytes on the wire.
+"""Memory per registered signature, next to its bytes on the wire.
 
 RegisterSignature messages of 48 layers x 128 experts, one chunk each, are parsed and held as the
-daemon holds them until their placement is released. The baseline is the packed size, 2 bytes a
-count; ours is what the process has grown by. The memory for signatures is bounded
+daemon holds them until their placement is released. The baseline is the packed size, 2 bytes per
+count; ours is the growth of the process. The memory for signatures is bounded
 (`--signature-memory-bytes`) by the daemon's own estimate of their size, so that is shown too.
 
 Prints a table and writes build/bench/held_signatures.json.
@@ -28,7 +28,7 @@ GOALS = {"bytes per signature": 0.5, "bytes per signature, as estimated": 0.5}
 
 
 def resident_bytes() -> int:
-    """What this process has in memory."""
+    """This process's resident memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
@@ -60,7 +60,7 @@ def measure(turns: int, signatures: int) -> dict[str, Any]:
         for counts in drawn_counts(64)
     ]
     packed = float(2 * GEOMETRY.size)
-    # All stay, or the next would find room in memory that the process has already.
+    # All are kept, or the next would reuse memory that the process already has.
     buffers = [SignatureBuffer(max_bytes=1 << 40) for _ in range(turns)]
     seen = [fill(buffer, signatures, bodies) for buffer in buffers]
     return {

@@ -1,10 +1,10 @@
-"""For how long the largest messages and a scrape hold the event loop at a time.
+"""How long the largest messages and a scrape block the event loop at a time.
 
-Placements wait while the loop makes one step. A daemon measures each of its steps: the processor
-time of its thread, which other programs on the machine change little. It runs on asyncio's own
-loop, as uvloop does not say when a step begins; the steps are the same. Garbage collections, which
-any call can set off, are left out. 1,000 workers are scraped and listed; one with 60,000 bookings
-reports them and 5,536 requests more, and the leases of all are renewed.
+Placements wait while the loop executes a step. A daemon measures each of its steps: its thread's
+processor time, which other programs on the machine affect little. It runs on asyncio's own loop, as
+uvloop does not tell when a step starts; the steps are the same. Garbage collections, which any call
+can trigger, are excluded. 1,000 workers are scraped and listed; one with 60,000 bookings reports
+them and 5,536 more requests, and the leases of all are renewed.
 
 Prints a table and writes build/bench/longest_steps.json.
 """
@@ -49,7 +49,7 @@ MEASURED = "from benchmarks.speed.longest_steps import run_measured; run_measure
 
 
 def run_measured(told: str) -> None:
-    """Run the daemon; SIGUSR1 has it write its longest step so far, in seconds, and forget it."""
+    """Run the daemon; on SIGUSR1 it writes its longest step so far, in seconds, and resets it."""
     sys.modules["uvloop"] = None  # type: ignore[assignment]
     step, longest, collecting, began_collecting = asyncio.Handle._run, 0.0, 0.0, 0.0
 
@@ -82,13 +82,13 @@ def run_measured(told: str) -> None:
 
 @contextmanager
 def measured_daemon(*flags: str) -> Iterator[tuple[Server, Callable[[], float]]]:
-    """A daemon, and what returns its longest step since that was last asked."""
+    """A daemon, and a function that returns its longest step since the previous call."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "longest")
         with daemon(*flags, run=MEASURED.format(str(path))) as server:
 
             def longest() -> float:
-                time.sleep(0.2)  # the step that has answered goes on
+                time.sleep(0.2)  # the step that answered still runs
                 path.unlink(missing_ok=True)
                 os.kill(server.pid, signal.SIGUSR1)
                 while not path.exists() or not path.read_text():
@@ -106,7 +106,7 @@ def scraped(http: str, **headers: str) -> bytes:
 
 
 def reports(stub: fleet_pb2_grpc.FleetServiceStub, ids: list[str]) -> Iterator[Any]:
-    """Reports of one worker that holds all these requests, each with another number."""
+    """Reports of one worker that holds all these requests, each with its own number."""
     worker = fleet_pb2.RegisterWorkerRequest(worker_id="busy", model=MODEL, url="u")
     worker.capacity.sequences = 1 << 30
     incarnation = stub.RegisterWorker(worker).incarnation
@@ -123,7 +123,7 @@ def reports(stub: fleet_pb2_grpc.FleetServiceStub, ids: list[str]) -> Iterator[A
 
 
 def measure(rounds: int) -> dict[str, list[float]]:
-    """The longest steps of each kind of call, in seconds."""
+    """The longest steps of each kind of call, in seconds, one per round."""
     ids = [f"request-{number}" for number in range(MAX_LISTED)]
     with ExitStack() as stack:
         server, longest = stack.enter_context(measured_daemon("--log-level=error"))
@@ -153,7 +153,7 @@ def measure(rounds: int) -> dict[str, list[float]]:
             "nothing": lambda: time.sleep(0.5),
         }
         found: dict[str, list[float]] = {}
-        for turn in range(-1, rounds):  # the first warms
+        for turn in range(-1, rounds):  # the first warms up
             for name, call in calls.items():
                 longest()
                 call()

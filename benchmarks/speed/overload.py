@@ -1,11 +1,11 @@
-"""What callers of one model feel of a flood for another, and how soon the flood is refused.
+"""How a flood for one model affects callers of another, and how soon the flood is refused.
 
 A real `eldr-server` with two models, each with 8 places. Four callers of the calm model place a
-request, decode for 20 ms and release it. Beside them, in a process of its own, 80 callers want the
-places of the other model, ten times as many as there are, and decode for 50 ms. Where they are
-refused they come again after the time that the refusal says. Three floods: refused at once; waiting
-for a place (`max_wait`); and 640 callers that wait, where `--max-calls-in-all` is 64, so that calls
-themselves are refused. Calm callers without and with a flood take turns.
+request, decode for 20 ms and release it. Meanwhile, in another process, 80 callers want the other
+model's places, ten times as many as there are, and decode for 50 ms. If refused, they retry after
+the time that the refusal gives. Three floods: refused at once; waiting for a place (`max_wait`);
+and 640 waiting callers with `--max-calls-in-all` at 64, so that calls themselves are refused. Calm
+callers without and with a flood take turns.
 
 Prints a table and writes build/bench/overload.json.
 """
@@ -40,7 +40,7 @@ SETTLE_SECONDS = 1.0
 
 
 class Flood(NamedTuple):
-    """How many callers, how long they wait for a place, and the flags of the daemon."""
+    """Number of callers, how long they wait for a place, and the daemon's flags."""
 
     callers: int
     max_wait: float
@@ -55,7 +55,7 @@ FLOODS = {
 
 
 class Calls(NamedTuple):
-    """Seconds that placements and refusals took."""
+    """Seconds taken by placements and refusals."""
 
     placed: list[float]
     refused: list[float]
@@ -94,7 +94,7 @@ async def drive(
 
 
 def retry_after(error: grpc.aio.AioRpcError) -> float:
-    """What a refusal says; any other failure ends the run."""
+    """A refusal's details; any other failure ends the run."""
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
     if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or details is None:
         raise error
@@ -106,7 +106,7 @@ def retry_after(error: grpc.aio.AioRpcError) -> float:
 
 @contextmanager
 def flooding(target: str, name: str, seconds: float) -> Iterator[list[Calls]]:
-    """Flood beside this process; what its calls took is in the list afterwards."""
+    """Run a flood in another process; the times of its calls are in the list afterwards."""
     command = [sys.executable, "-m", "benchmarks.speed.overload", "--flood", name, target]
     whole = ["--seconds", str(seconds)]
     seen: list[Calls] = []

@@ -1,9 +1,9 @@
 """What the page and the estimates in the metrics cost, and how soon a browser shows it.
 
 A model of 48 layers x 128 experts, top-8, on 24 workers gets 300 requests per second, of which 192
-run at a time. By turns they go to a daemon whose page nobody has looked at, and to one whose page
-has one viewer, and ten. Compared are the daemons' processor time and the time of `Route` as its
-caller sees it, in the same run. With Chromium installed, the first paint is measured too.
+run at a time. They go in turn to a daemon whose page was never opened, and to one whose page has
+one viewer, then ten. The daemons' processor time and `Route`'s latency at the caller are compared
+in the same run. If Chromium is installed, the first paint is measured too.
 
     python -m benchmarks.speed.page [--rounds N]
 
@@ -54,7 +54,7 @@ def signatures(number: int) -> list[activation_pb2.ActivationCounts]:
 
 @contextmanager
 def viewer(http: str) -> Iterator[None]:
-    """Somebody looks at the page."""
+    """A viewer of the page."""
     stopping = threading.Event()
     answer = urllib.request.urlopen(f"http://{http}/page/events")
 
@@ -82,7 +82,7 @@ def processor_seconds(http: str) -> float:
 
 
 class Traffic:
-    """Requests at a steady rate, the oldest released as new ones come."""
+    """Requests at a steady rate; the oldest are released as new ones arrive."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self._router = router_pb2_grpc.RouterServiceStub(channel)
@@ -111,7 +111,7 @@ class Traffic:
 
 
 def first_paint_ms(http: str) -> float | None:
-    """The median of five, each with nothing cached; None without Chromium."""
+    """Median of five, each with an empty cache; None without Chromium."""
     chromium = shutil.which("chromium")
     if chromium is None:
         return None
@@ -133,7 +133,7 @@ def first_paint_ms(http: str) -> float | None:
 
 @contextmanager
 def served(*flags: str) -> Iterator[tuple[str, Traffic]]:
-    """A daemon with workers and a running start: its HTTP address, and its traffic."""
+    """A warmed-up daemon with workers: its HTTP address, and its traffic."""
     with (
         daemon("--log-level=error", "--policy=marginal-cost", *flags) as server,
         grpc.insecure_channel(server.address) as channel,
@@ -147,7 +147,7 @@ def served(*flags: str) -> Iterator[tuple[str, Traffic]]:
                 )
             )
         traffic = Traffic(channel)
-        traffic.drive(SECONDS)  # compiled, full, and with a first partition
+        traffic.drive(SECONDS)  # until it is compiled, full, and has a first partition
         yield server.http, traffic
 
 

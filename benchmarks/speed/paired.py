@@ -1,4 +1,4 @@
-"""Two things measured by turns in one run, as a ratio with the noise that it was measured with."""
+"""Two things measured in turn in one run, as a ratio with its measurement noise."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ RESAMPLES = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How much more of something ours gets than the baseline.
+    """How much better ours is than the baseline.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Ratio:
     high: float
 
     def verdict(self, goal: float) -> str:
-        """Missed only where the noise does not explain it."""
+        """*missed* only if noise does not explain the shortfall."""
         if self.ratio >= goal:
             return "met"
         return "within noise" if self.high >= goal else "missed"
@@ -46,15 +46,15 @@ class Ratio:
 def by_turns(
     ours: Callable[[], float], baseline: Callable[[], float], turns: int, *, less: bool = False
 ) -> Ratio:
-    """Measure both `turns` times, the first of each turn alternating.
+    """Measure both `turns` times, alternating which goes first.
 
     Parameters
     ----------
     ours, baseline : callable () -> float
-        Return what was measured, a rate or a time.
+        Return the measurement, a rate or a time.
     turns : int
     less : bool
-        Less is better, as of times.
+        Whether less is better, as for times.
     """
     measured: dict[str, list[float]] = {"ours": [], "baseline": []}
     both = (("ours", ours), ("baseline", baseline))
@@ -65,7 +65,7 @@ def by_turns(
 
 
 def ratio(ours: list[float], baseline: list[float], *, less: bool = False) -> Ratio:
-    """The ratio of what was measured in the same turns."""
+    """The ratio of values measured in the same turns."""
     a, b = np.array(ours), np.array(baseline)
     ratios = b / a if less else a / b
     drawn = np.random.default_rng(0).integers(len(ratios), size=(RESAMPLES, len(ratios)))
@@ -76,12 +76,12 @@ def ratio(ours: list[float], baseline: list[float], *, less: bool = False) -> Ra
 
 
 def add_options(parser: argparse.ArgumentParser, name: str) -> None:
-    """Options that every benchmark with goals has."""
+    """Add the options that every benchmark with goals has."""
     parser.add_argument("--out", type=Path, default=Path(f"build/bench/{name}.json"))
     parser.add_argument(
         "--check",
         action="store_true",
-        help="exit 1 when a ratio is below its goal by more than the noise explains",
+        help="exit 1 if a ratio is below its goal, or its floor, by more than noise explains",
     )
 
 
@@ -94,8 +94,8 @@ def finish(
 ) -> None:
     """Show `result["ratios"]` beside their goals, write all as JSON, and check if asked to.
 
-    A goal that is not reached has a floor below it, which is checked in its place: what was
-    reached must not be lost.
+    A goal not yet reached has a floor below it, which is checked instead, so that what was
+    reached is not lost.
     """
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")

@@ -1,8 +1,8 @@
-"""What a decision takes under `marginal-cost`, beside `locality-band` in the same run.
+"""How long `marginal-cost` takes to decide, beside `locality-band` in the same run.
 
 A model of 48 layers x 128 experts, top-8; workers hold eight requests each, placed by the policy.
 *pick* is the policy alone, *route* the whole booking, with the release that makes room again. The
-two take turns, and each time is the median of rounds.
+two policies take turns, and each time is the median of rounds.
 
     python -m benchmarks.speed.policy_time
 
@@ -40,7 +40,7 @@ HELD, ROUNDS, CALLS = 8, 15, 60
 
 
 class Silent:
-    """An observer that nobody looks through."""
+    """An observer that ignores everything."""
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None: ...
     def signatures_dropped(self, number: int, why: str) -> None: ...
@@ -48,7 +48,7 @@ class Silent:
 
 
 class Caught:
-    """Remembers what a policy was asked last."""
+    """Remembers what a policy was last asked."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy, self.asked = policy, policy.pick
@@ -72,7 +72,7 @@ def prefills(n: int) -> list[ActivationCounts]:
 
 
 class Fleet:
-    """A router under one policy, its workers filled."""
+    """A router with one policy, its workers filled."""
 
     def __init__(self, policy: str, workers: int, partition: Partition, calls: list) -> None:
         self.caught = Caught(create(policy, {}))
@@ -92,7 +92,7 @@ class Fleet:
         self.placed += 1
 
     def turn(self) -> None:
-        """One comes, the oldest goes and says what it used."""
+        """Route one request; release the oldest, with its decode counts."""
         self.route()
         decoded = self.calls[self.oldest % len(self.calls)]
         name = str(self.oldest)

@@ -1,7 +1,7 @@
-"""What ELDR's request router adds to a call of Ray Serve, beside Ray's own router.
+"""What ELDR's request router adds to a Ray Serve call, beside Ray's own router.
 
-Two deployments of light replicas, one behind each router, are called in turn, one call at a time,
-by one process; the daemon runs beside them. In `.venv-ray` (`make setup-ray`).
+One process calls two deployments of trivial replicas, one behind each router, in turn, one call at
+a time; the daemon runs beside them. Runs in `.venv-ray` (`make setup-ray`).
 
 Prints a table and writes build/bench/ray_router.json.
 """
@@ -39,12 +39,12 @@ class Decode:
         )
 
     async def __call__(self, body: dict[str, Any]) -> bool:
-        """Whether it is told of a booking, or Ray's router has passed everything on."""
+        """Whether it was told of a booking, or Ray's router has passed everything on."""
         return "eldr" in body["kv_transfer_params"]
 
 
 def counts() -> str:
-    """A prompt's, as a prefill engine answers them."""
+    """A prompt's counts, as in a prefill engine's answer."""
     layers, experts, top_k = GEOMETRY
     drawn = np.random.default_rng(0).multinomial(TOKENS * top_k, np.ones(experts) / experts, layers)
     return base64.b64encode(as_message(Counts(drawn, top_k), top_k).SerializeToString()).decode()

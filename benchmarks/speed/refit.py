@@ -1,13 +1,13 @@
-"""What a refit costs the decisions that go on meanwhile.
+"""What a refit costs concurrent decisions.
 
 The daemon's own router decides without pause, `locality-band` over 32 workers and 48 layers x 128
 experts, in one event loop with the fitting process's parent side, as in the daemon. Blocks of some
-seconds in which the window is refitted, again and again from the start of the process on, take
-turns with blocks without, so that what else the machine does falls on both. A *decision* is
-choosing, booking and taking the counts into the window; a *turn* is from one decision's begin to
-the next, with all that the event loop does between them: handing over the window, taking the new
-partition back. The goal is a ratio of 1.2 at most. Run it at normal priority: the fitting process
-gives way by being niced, which it cannot beside a benchmark that is as nice.
+seconds in which that process is started and refits the window over and over take turns with blocks
+without, so that other load on the machine falls on both. A *decision* is choosing, booking and
+adding the counts to the window; a *turn* is from the start of one decision to the next, with all
+that the event loop does between them: handing over the window, taking back the new partition.
+The goal is a ratio of at most 1.2. Run it at normal priority: the fitting process yields by being
+niced, which has no effect beside an equally niced benchmark.
 
 Prints a table and writes build/bench/refit.json.
 """
@@ -49,7 +49,7 @@ GOAL = 1.2
 
 
 def requests(n: int, kinds: int) -> list[ActivationCounts]:
-    """Requests of 500 tokens, whose kinds like experts of their own."""
+    """Requests of 500 tokens, each kind with its own preferred experts."""
     rng = np.random.default_rng(0)
     shape = GEOMETRY.num_layers, GEOMETRY.num_experts
     taste = rng.gamma(0.3, size=(kinds, *shape)) + 0.05
@@ -59,7 +59,7 @@ def requests(n: int, kinds: int) -> list[ActivationCounts]:
 
 
 class Daemon:
-    """What decides, with a partition in force and the window full."""
+    """The router, with a partition in force and a full window."""
 
     def __init__(self, workers: int, traffic: list[ActivationCounts]) -> None:
         store = SqliteStore(None)
@@ -83,7 +83,7 @@ class Daemon:
             self.decide()
 
     def decide(self) -> float:
-        """One decision, and its release; the seconds of the decision."""
+        """One decision and its release; returns the decision's seconds."""
         name, counts = f"r{self.number}", self.traffic[self.number % len(self.traffic)]
         self.number += 1
         call = RouteCall(MODEL, name, 0, counts=counts)
@@ -94,7 +94,7 @@ class Daemon:
         return took
 
     async def decide_for(self, seconds: float) -> tuple[list[float], list[float]]:
-        """Decide without pause; seconds of the decisions, and of the turns."""
+        """Decide without pause; returns the seconds of decisions and of turns."""
         decisions, turns, began = [], [], time.perf_counter()
         until = began + seconds
         while began < until:

@@ -1,9 +1,9 @@
-"""What a remembered end takes in memory, and how long it keeps the daemon from anything else.
+"""Memory per remembered end, and how long it blocks the daemon.
 
 Ends of a million requests (ids of 36 characters, as UUIDs have) are remembered as the daemon does
-for ten minutes. Memory is what the process has grown by; a pause is the longest single step, in
-processor time: to remember one, to forget a part, and a full garbage collection. The baseline is
-an object per request.
+for ten minutes. Memory is the growth of the process; a pause is the longest single step, in
+processor time: to remember one, to forget some, and a full garbage collection. The baseline is
+one object per request.
 
 Prints a table and writes build/bench/remembered_ends.json.
 """
@@ -29,12 +29,12 @@ class _Past:
 
 
 def ids(requests: int) -> list[str]:
-    """Request ids, as UUIDs are written."""
+    """Request ids in the form of UUIDs."""
     return [str(uuid.UUID(int=(n * 0x9E3779B97F4A7C15) % 2**128)) for n in range(requests)]
 
 
 def measured(add: Callable[[str, float], None], requests: int) -> dict[str, float]:
-    """Bytes per end, and the longest steps, milliseconds."""
+    """Bytes per end, and the longest steps in milliseconds."""
     gc.collect()
     before, longest = resident_bytes(), 0.0
     for number, request in enumerate(ids(requests)):
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=1_000_000)
     requests = parser.parse_args().requests
-    gc.disable()  # collections are timed by themselves
+    gc.disable()  # collections are timed separately
     gc.collect()
     gc.freeze()
     ends = Ends(most=2 * requests)

@@ -1,9 +1,9 @@
-"""What several replicas on one Redis cost and bring, and how soon each sees what another booked.
+"""What several replicas on one Redis cost and gain, and how soon each sees another's bookings.
 
-Daemons take turns in answering `Route`, as `rpc` beside this has it: one with `--state :memory:`,
-one that keeps its bookings in SQLite, one replica alone on a Redis, three on another, with as many
-calls in flight over all of them as over one. For the views, a request is booked at one replica,
-while another is asked again and again how much is booked on the workers, until it says one more.
+Daemons take turns in answering `Route`, as in `speed/rpc.py`: one with `--state :memory:`, one that
+keeps its bookings in SQLite, one replica alone on a Redis, three on another, with as many calls in
+flight over all three as over one. For the views, a request is booked at one replica while another
+is polled for the number of bookings on the workers, until it reports one more.
 
 Prints a table and writes build/bench/replicas_speed.json. Needs redis-server or valkey-server.
 """
@@ -32,13 +32,13 @@ from benchmarks.speed.signatures import drawn_counts
 
 REPLICAS = 3
 VIEWED = "viewed"
-LOAD_SECONDS = 300.0  # ends with what it is a load for
+LOAD_SECONDS = 300.0  # the limit; the load ends with the measurement under it
 KINDS = ("memory", "SQLite", "one on Redis", "three on Redis")
 REDIS = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 class Seen(NamedTuple):
-    """One measurement: calls per second, seconds per call; the daemons' and Redis's processor."""
+    """One measurement: calls per second, seconds per call, processor time of daemons and Redis."""
 
     rate: float
     p50: float
@@ -49,7 +49,7 @@ class Seen(NamedTuple):
 
 @contextmanager
 def redis() -> Iterator[Server]:
-    """A Redis that keeps nothing on disk; its address is that of a state."""
+    """A Redis that keeps nothing on disk; its address is for `--state`."""
     if REDIS is None:
         sys.exit("needs redis-server or valkey-server: apt install redis-server")
     with socket.socket() as probe:
@@ -66,7 +66,7 @@ def redis() -> Iterator[Server]:
 
 
 def eventually(is_so: Callable[[], bool], what: str) -> None:
-    """Wait for it."""
+    """Wait until the condition holds; exit after 30 s."""
     until = time.monotonic() + 30
     while not is_so():
         if time.monotonic() > until:
@@ -87,12 +87,12 @@ def decides(address: str, body: bytes) -> bool:
 
 
 async def calls(addresses: Sequence[str], bodies: Iterator[bytes], seconds: float) -> list[float]:
-    """Seconds of each `Route`, so many in flight at all times, spread over the addresses."""
+    """Seconds of each `Route`, with a constant number in flight, spread over the addresses."""
     took: list[float] = []
     channels = [grpc.aio.insecure_channel(address) for address in addresses]
     routes = [channel.unary_unary(ROUTE) for channel in channels]
     for route in routes:
-        await route(next(bodies))  # the connections are there
+        await route(next(bodies))  # connect
     end = time.perf_counter() + seconds
 
     async def keep_calling(route: grpc.aio.UnaryUnaryMultiCallable) -> None:
@@ -108,7 +108,7 @@ async def calls(addresses: Sequence[str], bodies: Iterator[bytes], seconds: floa
 
 
 async def view_delays(addresses: Sequence[str], bookings: int, prefix: str) -> list[float]:
-    """Seconds from the moment when a booking is asked of a replica until another one counts it."""
+    """Seconds from the call that books at one replica until another one counts the booking."""
     channels = [grpc.aio.insecure_channel(address) for address in addresses[:2]]
     route = router_pb2_grpc.RouterServiceStub(channels[0]).Route
     workers = fleet_pb2_grpc.FleetServiceStub(channels[1]).ListWorkers
@@ -173,7 +173,7 @@ def measure(turns: int, seconds: float, bookings: int) -> dict[str, Any]:
             return Seen(len(took) / seconds, p50, p99, used / len(took), of_redis / len(took))
 
         seen: dict[str, list[Seen]] = {kind: [] for kind in KINDS}
-        for turn in range(-1, turns):  # the first warms
+        for turn in range(-1, turns):  # the first warms up
             for kind in KINDS[:: -1 if turn % 2 else 1]:
                 if (found := see(kind)) and turn >= 0:
                     seen[kind].append(found)

@@ -1,13 +1,13 @@
 """What a placement costs over the wire, next to a bare gRPC echo of the same bytes.
 
-A real `eldr-server` at its defaults and a `grpc.aio` server that returns what it gets, each in a
-process of its own, take turns in answering this process: 16 requests in flight over loopback, each
-a `Route` with the inline counts of 48 layers x 128 experts (12 KB). 24 workers, a partition of 24
-slots, `locality-band`. Request and answer are bytes here, so that the client costs little. The same
-goes over `RouteStream`, and over `StreamSignatures` with a placement asked for at once. The echo
-runs on asyncio as gRPC's own examples do, and for comparison on uvloop as the daemon does. Beside
-it stands the best that gRPC leaves to the daemon: `Route` and `RouteStream` on uvloop, with the
-daemon's own messages, whose handlers decide nothing and give one answer to all.
+A real `eldr-server` at its defaults and a `grpc.aio` echo server, each in its own process, take
+turns in answering this process: 16 requests in flight over loopback, each a `Route` with the inline
+counts of 48 layers x 128 experts (12 KB). 24 workers, a partition of 24 slots, `locality-band`.
+Requests and answers stay bytes here, so that the client costs little. The same is measured over
+`RouteStream`, and over `StreamSignatures` with a placement asked for at once. The echo runs on
+asyncio as in gRPC's own examples, and for comparison on uvloop as the daemon does. Another baseline
+is the best that gRPC allows the daemon: `Route` and `RouteStream` on uvloop, with the daemon's own
+messages, and handlers that decide nothing and always give the same answer.
 
 Prints a table and writes build/bench/rpc.json.
 """
@@ -50,13 +50,13 @@ ROUTE = "/eldr.v1.RouterService/Route"
 ROUTE_STREAM = "/eldr.v1.RouterService/RouteStream"
 SIGNATURES = "/eldr.v1.RouterService/StreamSignatures"
 GOALS = {"Route, calls/s": 0.85, "Route, p99 s": 1 / 1.3, "RouteStream, requests/s": 1.5}
-# Python's own time; benchmarks/README.md says where it goes. One and the same code has had 0.38 to
-# 0.58 for `Route` here, on days when the machine's memory was slow or quick.
+# Python's own time; benchmarks/README.md says where it goes. The same code has had 0.38 to 0.58 for
+# `Route` here, as the speed of the machine's memory varied from day to day.
 FLOORS = {"Route, calls/s": 0.33, "Route, p99 s": 0.4, "RouteStream, requests/s": 0.5}
 
 
 async def serve_echo() -> None:
-    """Answer with what comes, or what is ready, until told to stop; prints the address."""
+    """Echo, or send a prepared answer, until told to stop; prints the address."""
     worker = router_pb2.WorkerTarget(worker_id="w1", url="http://10.0.0.1:8000")
     placement = router_pb2.Placement(
         worker_id="w0", url="http://10.0.0.0:8000", alternates=[worker] * 3
@@ -98,14 +98,14 @@ async def serve_echo() -> None:
 
 
 class Server(NamedTuple):
-    """A server in a process of its own."""
+    """A server in its own process."""
 
     address: str
     pid: int
     http: str = ""
 
     def processor_seconds(self) -> float:
-        """What it has used of the processors so far."""
+        """Its processor time so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -154,7 +154,7 @@ def daemon(*options: str, run: str = DAEMON) -> Iterator[Server]:
 
 
 def set_up(target: str, counts: np.ndarray) -> None:
-    """Register the workers and bring a partition."""
+    """Register the workers and activate a partition."""
     transform = SignatureTransform(GEOMETRY, "sqrt")
     partition = Partition(MODEL, transform, transform.apply(counts[:WORKERS]))
     with grpc.insecure_channel(target) as channel:
@@ -163,7 +163,7 @@ def set_up(target: str, counts: np.ndarray) -> None:
             worker = fleet_pb2.RegisterWorkerRequest(
                 worker_id=f"w{number}", model=MODEL, url=f"http://10.0.0.{number}:8000"
             )
-            worker.capacity.sequences = 1 << 30  # nobody releases here
+            worker.capacity.sequences = 1 << 30  # nothing is released here
             fleet.RegisterWorker(worker)
         partition_pb2_grpc.PartitionServiceStub(channel).ImportPartition(
             partition_pb2.ImportPartitionRequest(data=dump_partition(partition), activate=True)
@@ -171,7 +171,7 @@ def set_up(target: str, counts: np.ndarray) -> None:
 
 
 def requests(counts: np.ndarray) -> Iterator[bytes]:
-    """Route requests without end, serialised; each with an id of its own."""
+    """Endless Route requests, serialised; each with its own id."""
     bodies = [
         router_pb2.RouteRequest(
             model=MODEL, prompt_tokens=TOKENS, counts=Counts(c, GEOMETRY.top_k).to_proto()
@@ -179,13 +179,13 @@ def requests(counts: np.ndarray) -> Iterator[bytes]:
         for c in counts
     ]
     for number in itertools.count():
-        # Fields of a message may follow each other in any order, and be appended.
+        # A message's fields may come in any order, so they can be appended.
         identity = router_pb2.RouteRequest(request_id=f"r{number}").SerializeToString()
         yield bodies[number % len(bodies)] + identity
 
 
 def signatures(counts: np.ndarray) -> Iterator[bytes]:
-    """StreamSignatures requests without end: a whole signature that asks for its placement."""
+    """Endless StreamSignatures requests: a whole signature that asks for its placement."""
     bodies = [
         router_pb2.StreamSignaturesRequest(
             model=MODEL,
@@ -202,11 +202,11 @@ def signatures(counts: np.ndarray) -> Iterator[bytes]:
 
 
 async def unary(target: str, method: str, bodies: Iterator[bytes], seconds: float) -> list[float]:
-    """Seconds of each call that ended within `seconds`, so many in flight at all times."""
+    """Seconds of each call that ended within `seconds`, with a constant number in flight."""
     took: list[float] = []
     async with grpc.aio.insecure_channel(target) as channel:
         call = channel.unary_unary(method)
-        await call(next(bodies))  # the connection is there
+        await call(next(bodies))  # connect
         end = time.perf_counter() + seconds
 
         async def keep_calling() -> None:
@@ -219,7 +219,7 @@ async def unary(target: str, method: str, bodies: Iterator[bytes], seconds: floa
 
 
 async def stream(target: str, method: str, bodies: Iterator[bytes], seconds: float) -> list[float]:
-    """The same over one stream; answers come in the order of the requests."""
+    """The same over one stream; answers come in request order."""
     took: list[float] = []
     async with grpc.aio.insecure_channel(target) as channel:
         call = channel.stream_stream(method)()
@@ -234,7 +234,7 @@ async def stream(target: str, method: str, bodies: Iterator[bytes], seconds: flo
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             answer = await call.read()
-            if b"google.rpc" in answer:  # a status in place of a placement
+            if b"google.rpc" in answer:  # a status instead of a placement
                 raise SystemExit(f"refused: {answer!r}")
             took.append(time.perf_counter() - began.popleft())
             await write()
@@ -278,7 +278,7 @@ def measure(turns: int, seconds: float) -> dict[str, Any]:
             return Seen(len(took) / seconds, float(p50), float(p99), used / len(took))
 
         for name in kinds:
-            see(name)  # warm
+            see(name)  # warm up
         seen: dict[str, list[Seen]] = {name: [] for name in kinds}
         for turn in range(turns):
             for name in list(kinds)[:: -1 if turn % 2 else 1]:

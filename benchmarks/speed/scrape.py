@@ -1,7 +1,7 @@
-"""What a scrape of the metrics takes of the daemon, beside one of a daemon without workers.
+"""How long a metrics scrape takes, beside one of a daemon without workers.
 
 A scrape runs in the event loop, so placements wait for it. Each round scrapes the empty daemon and
-the one with workers in turn, over HTTP on loopback.
+the one with workers, over HTTP on loopback.
 
 Prints a table and writes build/bench/scrape.json.
 """
@@ -25,7 +25,7 @@ QUIET = "--log-level=error"  # nothing reads the log here
 
 
 def scraped(http: str) -> float:
-    """Seconds until the whole answer is there."""
+    """Seconds until the whole answer has arrived."""
     start = time.perf_counter()
     with urllib.request.urlopen(f"http://{http}/metrics") as answer:
         answer.read()
@@ -33,7 +33,7 @@ def scraped(http: str) -> float:
 
 
 def measure(workers: int, empty: str) -> dict[str, Any]:
-    """Median seconds of a scrape with so many workers, and without any."""
+    """Median seconds of a scrape with that many workers, and without any."""
     with daemon(QUIET) as server, grpc.insecure_channel(server.address) as channel:
         fleet = fleet_pb2_grpc.FleetServiceStub(channel)
         for number in range(workers):

@@ -2,10 +2,10 @@
 
     PYTHONPATH=clients/vllm .venv/bin/python -m benchmarks.speed.signature_cache
 
-Every time stands beside the plain way to do the same, measured in the same run by turns: counts as
-bytes, uint8 [blocks, layers, experts], summed by NumPy and by a compiled loop. Routing is random
-with the skew of each layer's experts drawn from a Dirichlet distribution (its concentration, 0.5,
-makes a block of 16 tokens touch some 57 of 128 experts). Prints the results and writes them to
+Each time is compared with that of the plain way to do the same, measured in turn in the same run:
+counts as bytes, uint8 [blocks, layers, experts], summed by NumPy and by a compiled loop. Routing is
+random; each layer's skew over experts is drawn from a Dirichlet distribution (a concentration of
+0.5 makes a block of 16 tokens use some 57 of 128 experts). Prints the results and writes them to
 build/bench/signature_cache.json; times in milliseconds.
 """
 
@@ -46,7 +46,7 @@ def plain_sum(plain, blocks, total):
 
 
 def plain_add(plain: np.ndarray, slots: np.ndarray, experts: np.ndarray) -> None:
-    """Count as `SignatureCache.add` does, into bytes, as NumPy does it best: one flat bincount."""
+    """Count as `SignatureCache.add` does, into bytes, in NumPy's fastest way: a flat bincount."""
     blocks, place = np.unique(slots // BLOCK_SIZE, return_inverse=True)
     row = place[:, None, None] * LAYERS + np.arange(LAYERS)[:, None]
     counts = np.bincount((row * EXPERTS + experts).ravel(), minlength=len(blocks) * plain[0].size)
@@ -57,10 +57,9 @@ def plain_add(plain: np.ndarray, slots: np.ndarray, experts: np.ndarray) -> None
 def by_turns(
     repeats: int, *, steps: int = 1, **ways: tuple[Callable[[], object], Callable[[], object]]
 ) -> dict:
-    """Milliseconds a step of each way's second callable; its first one prepares.
+    """Milliseconds per step of each way's second callable; its first one prepares.
 
-    Processor time of the one thread beside time on the clock: other work on the machine stretches
-    the clock's.
+    Both the thread's processor time and wall time, which other work on the machine stretches.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""Activation counts at the geometry of Qwen3-30B-A3B, as many as a benchmark wants."""
+"""Any number of activation counts at the geometry of Qwen3-30B-A3B, for benchmarks."""
 
 import numpy as np
 
@@ -12,8 +12,8 @@ KINDS = 32
 def drawn_counts(n: int, seed: int = 0) -> np.ndarray:
     """Counts [n, 48, 128] uint16 of requests of 700 tokens, of 32 kinds in turn.
 
-    What all requests, a kind and a request of its own prefer are mixed so that cosines of the
-    square roots come near those of real routing: 0.88 within a kind, 0.85 between kinds.
+    Preferences of all requests, of a kind and of a request are mixed so that cosines of the
+    square roots are close to real routing's: 0.88 within a kind, 0.85 between kinds.
     """
     rng = np.random.default_rng(seed)
     concentration = np.full(GEOMETRY.num_experts, 0.5)

@@ -1,8 +1,8 @@
 """How fast the simulator is: tokens per second on one core, at 24 layers.
 
 Synthetic routing of 24 layers x 32 experts, top-4; 16 workers, 256 tokens per request. *Engines* is
-the decode pool alone; the others are whole runs, with the router and a policy. Beside them the same
-steps in plain NumPy, a step a call, as the baseline of the same run. Processor time, one process.
+the decode pool alone; the others are whole runs, with the router and a policy. The baseline, in the
+same run, is the same steps in plain NumPy, one step per call. Processor time, one process.
 
 Prints a table and writes build/bench/simulation.json.
 """
@@ -33,7 +33,7 @@ ROUNDS = 3
 
 
 def best_rate(run: Callable[[], int]) -> float:
-    """Tokens per second of processor time, the best of several rounds after one to warm up."""
+    """Tokens per second of processor time, the best of several rounds after a warm-up."""
     run()
     rates = []
     for _ in range(ROUNDS):

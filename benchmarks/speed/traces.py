@@ -1,9 +1,9 @@
 """What traces cost the daemon: `Route` over the wire with every request traced, with none, and off.
 
 Three real `eldr-server`s take turns in answering this process, as in benchmarks.speed.rpc. One has
-traces off, as is the default; one has them on and samples none; one samples every request and sends
-its spans to a receiver in a process of its own. Without traces the daemon has no line of theirs on
-a request's way, so that what is left to measure is what they cost where they are on.
+traces off, as by default; one has them on and samples none; one samples every request and sends its
+spans to a receiver in another process. With traces off, a request runs no tracing code, so only
+their cost when on needs measuring.
 
 Prints a table and writes build/bench/traces.json.
 """
@@ -27,7 +27,7 @@ SAMPLERS = {"none sampled": "always_off", "every request": "always_on"}
 
 
 def serve_receiver() -> None:
-    """Take spans until told to stop; prints the address."""
+    """Accept spans until told to stop; prints the address."""
 
     class Handler(grpc.GenericRpcHandler):
         def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
@@ -43,7 +43,7 @@ def serve_receiver() -> None:
 
 @contextmanager
 def traced_daemon(endpoint: str, sampler: str) -> Iterator[rpc.Server]:
-    """A daemon whose environment asks for traces."""
+    """A daemon whose environment turns traces on."""
     asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_TRACES_SAMPLER": sampler}
     os.environ.update(asked)
     try:
@@ -72,7 +72,7 @@ def measure(turns: int, seconds: float) -> dict[str, Any]:
             rpc.set_up(server.address, counts)
 
         def see(name: str) -> tuple[float, float]:
-            """Calls per second, and the daemon's processor time of each in microseconds."""
+            """Calls per second, and the daemon's processor time per call in microseconds."""
             server = servers[name]
             before = server.processor_seconds()
             took = asyncio.run(rpc.unary(server.address, rpc.ROUTE, bodies, seconds))
@@ -80,7 +80,7 @@ def measure(turns: int, seconds: float) -> dict[str, Any]:
             return len(took) / seconds, 1e6 * used / len(took)
 
         for name in servers:
-            see(name)  # warm
+            see(name)  # warm up
         seen: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
         for turn in range(turns):
             for name in list(servers)[:: -1 if turn % 2 else 1]:
