@@ -1,7 +1,8 @@
-"""How often completions through prefill and decode apart equal those of one engine.
+"""How often completions from separate prefill and decode engines equal those of one engine.
 
-Greedy, several in flight, so that batches differ from run to run; beside it, how often the same
-engine equals itself. A prefill and two decode engines of vLLM, NIXL over loopback, a daemon.
+Greedy decoding with several requests in flight, so that batches differ from run to run; beside it,
+how often one engine equals itself. One prefill and two decode engines of vLLM, NIXL over loopback,
+a daemon.
 
     ELDR_DAEMON_PYTHON=.venv/bin/python .venv-vllm/bin/python -m benchmarks.engines.equal_outputs
 """

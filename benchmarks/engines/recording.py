@@ -1,9 +1,9 @@
-"""What a recording costs: one real vLLM engine that records, against the same engine that does not.
+"""What recording costs: one real vLLM engine that records, against the same engine without.
 
-The recording is switched on and off between turns (`shim_switch`), ELDR's other parts go on. Each
-round has a turn off, one on and another one off, in changing order; figures are medians of the
-rounds' ratios. Turns are of 16 prompts at once: read only, and read and answered. Since such ratios
-are noisy, the parts of a step that are the recording's are timed by themselves too.
+Recording is switched on and off between turns (`shim_switch`); ELDR's other parts stay on. Each
+round has one turn on and two off, in varying order; figures are medians of the rounds' ratios. A
+turn runs 16 prompts at once: prefilled only, or prefilled and answered. As such ratios are noisy,
+the recording's parts of a step are also timed separately.
 
     ELDR_DAEMON_PYTHON=.venv/bin/python .venv-vllm/bin/python -m benchmarks.engines.recording
 """
@@ -38,8 +38,8 @@ from benchmarks.engines.shim_cost import (
 )
 
 PROMPT = 128
-PAUSE_SECONDS = 1.5  # what was recorded has been written
-KINDS = {"prefill": 1, "decode": 64}  # tokens of an answer
+PAUSE_SECONDS = 1.5  # long enough for the recording to be written
+KINDS = {"prefill": 1, "decode": 64}  # tokens per answer
 
 
 def engine(model: Path, router: str, folder: Path) -> Any:
@@ -67,7 +67,7 @@ def engine(model: Path, router: str, folder: Path) -> Any:
 
 
 def measure(model: Path, rounds: int, router: str, folder: Path) -> dict[str, Any]:
-    """Ratios of each kind of turn, and what a token of each kind takes on disk."""
+    """Ratios for each kind of turn, and bytes on disk per token of each kind."""
     from vllm import SamplingParams
 
     rng = np.random.default_rng(0)
@@ -109,9 +109,9 @@ def measure(model: Path, rounds: int, router: str, folder: Path) -> dict[str, An
 
 
 def step_us(repeats: int, folder: Path) -> dict[str, float]:
-    """Microseconds that a decode step of 16 sequences takes longer, 48 layers of top-8 of 128.
+    """Microseconds added to a decode step of 16 sequences, 48 layers, top-8 of 128.
 
-    The parts are one after the other in the step, but for `write`, which is another thread's.
+    The parts run one after another in the step, except `write`, which runs in another thread.
     """
     from eldr_vllm.messages import StepReport
     from eldr_vllm.recording.files import RecordingFiles
@@ -178,7 +178,7 @@ def step_us(repeats: int, folder: Path) -> dict[str, float]:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files."""
+    """Total bytes of all files."""
     return sum(path.stat().st_size for path in folder.iterdir()) if folder.exists() else 0
 
 

@@ -1,9 +1,9 @@
-"""What the connector costs: prefill with ELDR's part against without, and counting what is decoded.
+"""What the connector costs: prefill with and without ELDR's part, and counting decoded tokens.
 
-One real vLLM engine with NIXL, wrapped, and a daemon that it speaks to. ELDR's part is switched on
-and off between turns (`shim_switch`), since two engines of equal configuration differ by several
-percent. Each round has a turn off, one on and another one off, in changing order, with new prompts
-of the same length; figures are medians of the rounds' ratios.
+One real vLLM engine with a wrapped NIXL connector, and its daemon. ELDR's part is switched on and
+off between turns (`shim_switch`), as two equally configured engines differ by several percent. Each
+round has one turn on and two off, in varying order, with new prompts of the same length; figures
+are medians of the rounds' ratios.
 
     ELDR_DAEMON_PYTHON=.venv/bin/python .venv-vllm/bin/python -m benchmarks.engines.shim_cost
 """
@@ -30,7 +30,7 @@ PATHS = [CHECKOUT, *(CHECKOUT / p for p in ("tests/vllm", "clients/vllm", "clien
 TURNS = ("off", "on", "off again")
 BLOCK = 32
 WARM_UPS = 3
-PAUSE_SECONDS = 0.05  # the outbox has said what it had to
+PAUSE_SECONDS = 0.05  # long enough for the outbox to empty
 LAYERS, EXPERTS, TOP_K = 48, 128, 8  # Qwen3-30B-A3B
 SEQUENCES = 16
 
@@ -60,7 +60,7 @@ def engine(model: Path, router: str) -> Any:
 
 
 def prefill_seconds(llm: Any, prompts: list[list[int]], on: bool) -> float:
-    """Seconds until all prompts are read."""
+    """Seconds until all prompts are prefilled."""
     from vllm import SamplingParams
 
     began = time.perf_counter()
@@ -77,7 +77,7 @@ def prefill_seconds(llm: Any, prompts: list[list[int]], on: bool) -> float:
 
 
 def prefill(model: Path, lengths: list[int], tokens: int, rounds: int, router: str) -> dict:
-    """Ratios for prompts of each length, `tokens` of them together a turn."""
+    """Ratios for prompts of each length, with `tokens` prompt tokens per turn."""
     rng = np.random.default_rng(0)
     switch = Path(os.environ["ELDR_BENCH_OFF"])
     llm = engine(model, router)
@@ -106,7 +106,7 @@ def prefill(model: Path, lengths: list[int], tokens: int, rounds: int, router: s
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """The median of the ratios, with a 95% interval from drawing rounds again."""
+    """The median of the ratios, with a 95% interval by bootstrap over the rounds."""
     ratios = np.array(ours) / np.array(theirs)
     draws = np.random.default_rng(0).integers(0, len(ratios), (10_000, len(ratios)))
     low, high = np.percentile(np.median(ratios[draws], axis=1), (2.5, 97.5))
@@ -176,13 +176,13 @@ def table(result: dict) -> str:
 
 
 def ratios(found: dict[str, Any]) -> list[str]:
-    """On and off again beside off, as they are shown."""
+    """The ratios of on, and of off again, to off, as printed."""
     names = ("on / off", "off again / off")
     return ["{median:.3f} ({low:.3f} to {high:.3f})".format(**found[name]) for name in names]
 
 
 def one_thread() -> None:
-    """Set this process up for engines of one CPU thread, with the tests' rig at hand."""
+    """Set this process up for engines with one CPU thread, and make the tests' rig importable."""
     sys.path[:0] = map(str, PATHS)
     os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, PATHS), os.environ.get("PYTHONPATH", "")])
     os.environ |= {
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--expert-mb", type=float, nargs="*", default=[4.0], help="widened models")
     parser.add_argument("--tiny", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
-    parser.add_argument("--tokens", type=int, default=2048, help="prompt tokens a turn")
+    parser.add_argument("--tokens", type=int, default=2048, help="prompt tokens per turn")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--out", type=Path, default=Path("build/bench/shim_cost.json"))
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""EldrConnector with a switch: it is idle while the file that ELDR_BENCH_OFF names exists."""
+"""EldrConnector with a switch: it is inactive while the file named by ELDR_BENCH_OFF exists."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from eldr_vllm.connector import EldrConnector
 
 
 class SwitchedConnector(EldrConnector):
-    """Looks at the switch in each process before it begins anything; turn it while nothing runs."""
+    """Checks the switch in each process before starting anything; set it while nothing runs."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
@@ -42,7 +42,7 @@ class SwitchedConnector(EldrConnector):
 
 
 class SwitchedRecording(EldrConnector):
-    """The same for the recording alone: ELDR's other parts go on."""
+    """The same for recording alone: ELDR's other parts stay on."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
         super().__init__(vllm_config, role, kv_cache_config)

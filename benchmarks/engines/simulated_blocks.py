@@ -1,13 +1,13 @@
-"""The simulator against real engines: what `make demo-vllm ARGS='--record FOLDER'` has recorded.
+"""The simulator against real engines, as recorded by `make demo-vllm ARGS='--record FOLDER'`.
 
     python -m benchmarks.engines.simulated_blocks FOLDER [--cost NAME|FILE]
 
 Each block is simulated with the requests that each real engine was given, in the same order and as
-many in flight, and with the experts that their tokens really used. What is left to the simulator is
-what it is trusted with elsewhere: which experts a step touches together, how long it takes (one
-cost, fitted to all recorded steps), and so when requests end and how full batches are. Printed are
-TPOT and active experts per policy, measured and simulated, and the changes between policies as
-both see them; and beside the experts of the engines' own steps what their reports said of them.
+many in flight, and with the experts that their tokens actually used. The simulator contributes what
+it is trusted with elsewhere: which experts a step uses together, how long it takes (one cost,
+fitted to all recorded steps), and so when requests end and how full batches are. Prints TPOT and
+active experts per policy, measured and simulated, the changes between policies in both, and the
+active experts of the engines' own steps beside those that they reported.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from eldr_service.lab.simulation.decode_pool import DecodePool
 from eldr_service.lab.simulation.engine import Engine
 from eldr_service.lab.simulation.pool_statistics import Finished
 
-TICK_S = 0.002  # in which ends are noticed
-FEWEST_TOKENS = 8  # of an answer in a block, for its TPOT to count
+TICK_S = 0.002  # resolution at which ends are noticed
+FEWEST_TOKENS = 8  # of an answer in a block for its TPOT to count
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Decodes:
     tokens : list of ndarray, each [tokens, layers, top_k]
         Their experts.
     steps : ndarray of float64, shape [steps, 4]
-        End, seconds, sequences, distinct experts summed over layers; those that only decode.
+        End, seconds, sequences, distinct experts summed over layers; decode-only steps.
     """
 
     first_s: NDArray[np.float64]
@@ -56,7 +56,7 @@ class Decodes:
 
 
 def read(folder: Path) -> Iterator[tuple[Decodes, int]]:
-    """Each decode engine's, and the model's number of experts."""
+    """Each decode engine's recording, and the model's number of experts."""
     for path in sorted(folder.glob(f"*decode*{SUFFIX}")):
         frames, _ = read_frames(path)
 
@@ -107,10 +107,10 @@ def simulated(
     until: float,
     in_flight: int,
 ) -> Figures:
-    """The same of simulated engines that are given the same requests in the same order.
+    """The same for simulated engines, given the same requests in the same order.
 
-    As many are in flight at any time: those of the beginning begin when they did, and each later
-    one as long after an end as it really did, the k-th after the k-th.
+    As many are in flight at any time: the first start when they really did, and the k-th later one
+    as long after the k-th end as it really did.
     """
     real = sorted(
         (_step_before(engine, engine.first_s[i]) - since, engine.end_s[i] - since, number, i)
@@ -145,7 +145,7 @@ def _begun(engine: Decodes, since: float, until: float) -> NDArray[np.int64]:
 
 
 def _step_before(engine: Decodes, first_s: float) -> float:
-    """When the step that made a first token began."""
+    """When the step that generated a first token began."""
     at = int(np.searchsorted(engine.steps[:, 0], first_s - 1e-4))
     at = min(at, len(engine.steps) - 1)
     return first_s - float(engine.steps[at, 1])

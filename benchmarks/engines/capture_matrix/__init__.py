@@ -1,1 +1,1 @@
-"""What the shim captures, architecture by architecture, held against an independent log."""
+"""What the shim captures, per architecture, checked against an independent log."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.engines.capture_matrix`, by the Python of an environment with vLLM."""
+"""`python -m benchmarks.engines.capture_matrix`, with an environment's Python that has vLLM."""
 
 import argparse
 import sys

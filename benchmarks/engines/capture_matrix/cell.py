@@ -1,4 +1,4 @@
-"""A cell of the matrix: engines in child processes, and what became of them."""
+"""A cell of the matrix: engines in child processes, and their outcome."""
 
 import contextlib
 import json
@@ -29,16 +29,16 @@ _ASIDE = re.compile(
 _ERROR = re.compile(
     r"^(?:\([^)]*\) )?(?:ERROR [^]]*\] )?(?:\w+\.)*(\w*(?:Error|Exception|Interrupt)\b.*)$"
 )
-# pydantic says what is wrong in its second line.
+# pydantic gives the cause in its second line.
 _VALIDATION = re.compile(r"(?<=ValidationError: )\d+ validation errors? for .*\n\s*")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a cell has shown.
+    """The result of a cell.
 
-    `verdict` is "exact", "refused", "differs", "vLLM fails" (without the shim too) or "fails"
-    (with the shim alone); `why` says it in words.
+    `verdict` is "exact", "refused", "differs", "vLLM fails" (also without the shim) or "fails"
+    (only with the shim); `why` gives the reason.
     """
 
     verdict: str
@@ -55,12 +55,12 @@ class Outcome:
 
 
 class Nursery:
-    """A nursery's process, as a context: for one interpreter and one environment.
+    """A nursery's process, as a context manager, for one interpreter and one environment.
 
     Attributes
     ----------
     version : str
-        Of its vLLM.
+        Its vLLM's.
     """
 
     def __init__(self, python: str, env: dict[str, str]) -> None:
@@ -99,7 +99,7 @@ class Nursery:
         configuration: Configuration,
         timeout: float = TIMEOUT,
     ) -> Outcome:
-        """One cell; where its engine fails, again without the shim."""
+        """Run one cell; if its engine fails, run it again without the shim."""
         start = time.monotonic()
         results, output = self._engines(architecture, configuration, timeout, shim=True)
         if results is None:
@@ -130,7 +130,7 @@ class Nursery:
     def _engines(
         self, architecture: str, configuration: Configuration, timeout: float, shim: bool
     ) -> tuple[list[dict[str, Any]] | None, str]:
-        """The ranks' results, None if one of them has none, and all that they printed."""
+        """The ranks' results, or None if one of them has none, and all their output."""
         port = free_port()
         with tempfile.TemporaryDirectory() as folder:
             ranks = [
@@ -162,7 +162,7 @@ class Nursery:
 
 
 class Nurseries(contextlib.ExitStack):
-    """One for each environment that is asked for, until the end of the context."""
+    """One nursery per environment requested, until the end of the context."""
 
     def __init__(self, python: str) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class Nurseries(contextlib.ExitStack):
         self._there: dict[frozenset[tuple[str, str]], Nursery] = {}
 
     def of(self, configuration: Configuration) -> Nursery:
-        """The one whose engines have the configuration's environment."""
+        """The nursery whose engines have the configuration's environment."""
         key = frozenset(configuration.env.items())
         if key not in self._there:
             self._there[key] = self.enter_context(Nursery(self._python, configuration.env))
@@ -192,7 +192,7 @@ def _data_parallel(rank: int, ranks: int, port: int) -> dict[str, str]:
 def _cause(output: str) -> str:
     """What ended an engine: the first error that one of its processes logged, else the last one.
 
-    What follows the first are the epitaphs of the processes that waited for it.
+    Errors after the first come from the processes that waited for the one that failed.
     """
     lines = _VALIDATION.sub("", output).splitlines()
     found = [(line, said[1]) for line in lines if (said := _ERROR.match(line))]

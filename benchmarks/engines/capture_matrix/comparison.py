@@ -1,4 +1,4 @@
-"""What the shim told of requests, held against what the log saw computed."""
+"""Compares what the shim reported about requests with what the log saw computed."""
 
 import pickle
 from collections import Counter
@@ -12,17 +12,17 @@ EXACT, NONE, UNKNOWN, DIFFERS = "exact", "no counts", "unknown tokens", "differs
 
 
 class Log:
-    """The experts of tokens, by the tokens before them.
+    """The experts of tokens, keyed by the tokens before them.
 
-    A prefix that was computed in two batches may have gone to different experts by rounding, and
-    which of them a cached block stands for only the engine knows: then each of them will do.
+    Rounding may send a prefix computed in two batches to different experts, and only the engine
+    knows which of them a cached block stands for: then any of them is accepted.
 
     Parameters
     ----------
     folder : Path
-        That of `StepLog`.
+        `StepLog`'s.
     requests : iterable of (str, sequence of int)
-        Each request's name and all its tokens, prompt and answer.
+        Each request's name and all its tokens, of prompt and answer.
     """
 
     def __init__(self, folder: Path, requests: Iterable[tuple[str, Sequence[int]]]) -> None:
@@ -72,14 +72,14 @@ class Log:
 
     @property
     def variety(self) -> int:
-        """Different choices of experts, over all layers; of few nothing could be told apart."""
+        """Distinct choices of experts, over all layers; too few would make the check vacuous."""
         return len({choice for seen in self._seen.values() for choice in seen})
 
     def __len__(self) -> int:
         return len(self._seen)
 
     def _prefixes(self, tokens: Sequence[int]) -> list[int]:
-        """A number for each token with all before it, the same in every request."""
+        """A number for each token and all before it, the same in every request."""
         node, found = 0, []
         for token in tokens:
             node = self._nodes.setdefault((node, token), len(self._nodes) + 1)
@@ -95,7 +95,7 @@ def _entries(folder: Path) -> Iterable[tuple]:
 
 
 def judge_prompt(log: Log, said, tokens: Sequence[int], prompt: int) -> str:
-    """`said` is (counts, ActivationCounts) of a request's answer, or None."""
+    """The verdict on `said`, (counts, ActivationCounts) of a request's answer, or None."""
     if said is None:
         return NONE
     counts, message = said
@@ -106,10 +106,10 @@ def judge_prompt(log: Log, said, tokens: Sequence[int], prompt: int) -> str:
 
 
 def judge_release(log: Log, said, tokens: Sequence[int], prompt: int) -> str:
-    """A release's `decode_counts` of one answer.
+    """The verdict on a release's `decode_counts` of one answer.
 
-    Its last token ends it and need not pass the layers, but may under asynchronous scheduling or
-    as a draft.
+    The answer's last token need not pass the layers, but may under asynchronous scheduling or as
+    a draft.
     """
     if said is None:
         return NONE
@@ -120,7 +120,7 @@ def judge_release(log: Log, said, tokens: Sequence[int], prompt: int) -> str:
 
 
 def summary(tallies: dict[str, Counter]) -> str:
-    """`exact`, or what there is beside it, in a few words."""
+    """`exact`, or a short list of everything else."""
     parts = [
         f"{what}: {', '.join(f'{count} {verdict}' for verdict, count in tally.most_common())}"
         for what, tally in tallies.items()

@@ -1,4 +1,4 @@
-"""How engines are started: what each configuration adds to the options that all share."""
+"""How engines are started: what each configuration adds to the shared options."""
 
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -17,18 +17,18 @@ FEW = ("qwen3_moe", "gpt_oss", "gemma4", "deepseek_v3", "qwen3_next")
 
 @dataclass(frozen=True)
 class Configuration:
-    """Options of vLLM's `LLM`, and what is asked of it.
+    """Options of vLLM's `LLM`, and how it is tested.
 
     Attributes
     ----------
     env : dict
-        What must stand in the environment before vLLM is imported.
+        Environment variables that must be set before vLLM is imported.
     architectures : sequence of str, optional
-        Those that it is tried on when none are named; None for every one.
+        Those tested if none are named; None for all.
     ranks : int
-        Data-parallel ranks, each a process with prompts of its own.
+        Data-parallel ranks, each a process with its own prompts.
     preempts : bool
-        Requests must have been preempted, or the cell has not shown what it is for.
+        Whether the cell fails unless requests were preempted.
     prompts : int
     """
 

@@ -1,4 +1,4 @@
-"""An engine, its prompts, and what its shim told of them."""
+"""An engine, its prompts, and what its shim reported about them."""
 
 import random
 from collections import Counter
@@ -10,9 +10,9 @@ from benchmarks.engines.capture_matrix.comparison import Log, judge_prompt, judg
 from benchmarks.engines.capture_matrix.configurations import OPTIONS
 
 BOOKED = 6  # requests whose answers are booked
-GROWING = 240  # tokens of an answer that takes up several blocks
-ANSWER = 30  # tokens of their answers
-PATIENCE = 20.0  # seconds until the last release is there
+GROWING = 240  # tokens of an answer that fills several blocks
+ANSWER = 30  # tokens of other answers
+PATIENCE = 20.0  # seconds to wait for the last release
 
 
 def prompts(count: int, seed: int) -> list[list[int]]:
@@ -48,7 +48,7 @@ def transfer(log: Path, router: str, shim: bool) -> dict[str, Any]:
 
 
 def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Start the engine, ask it, compare. What vLLM raises is left to the caller."""
+    """Start the engine, query it, compare. Exceptions of vLLM are left to the caller."""
     from rig import decode_counts, read_counts
     from scripted_router import ScriptedRouter, eventually
     from zoo import ARCHITECTURES, build
@@ -64,7 +64,7 @@ def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     options = {"dtype": ARCHITECTURES[architecture].dtype, **OPTIONS, **cell["options"]}
     llm = LLM(str(model), kv_transfer_config=transfer(log, router.target, cell["shim"]), **options)
-    router.start()  # not before: the engine's processes are forked
+    router.start()  # not earlier: the engine's processes are forked
     asked = prompts(cell["prompts"], seed=cell["rank"])
 
     def ask(prompts, lengths, params):
@@ -80,7 +80,7 @@ def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         return llm.generate(inputs, sampling, use_tqdm=False)
 
-    # Where blocks are short, answers that grow are what has others preempted.
+    # If blocks are scarce, growing answers cause others to be preempted.
     longest = GROWING if "num_gpu_blocks_override" in options else 12
     lengths = [1 if index % 2 else longest for index in range(len(asked))]
     turns = {

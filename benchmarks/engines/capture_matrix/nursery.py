@@ -1,9 +1,9 @@
-"""A process that has imported vLLM once and forks an engine for each cell.
+"""A process that imports vLLM once and forks an engine for each cell.
 
-vLLM spawns its processes on a CPU, and each imports everything again, which takes longer than all
-the rest. Here they are forked too; what they do is the same. The parent writes a line of JSON for
-each cell, {"ranks": [{"cell": …, "env": …, "log": path}], "timeout": seconds}, and reads one back
-when it is over, after a first one that says vLLM's version.
+On a CPU vLLM spawns its processes, and each imports everything again, which takes longer than all
+the rest. Here they are forked too, and do the same. The parent writes one line of JSON per cell,
+{"ranks": [{"cell": …, "env": …, "log": path}], "timeout": seconds}, and reads one back when the
+cell is done, after a first line with vLLM's version.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 
 WEIGHTS = 0.3
-"""Random ones are within it. vLLM's own are so small that a token's experts follow from the token
-alone, whatever stands before it."""
+"""Bound of random weights. vLLM's default is so small that a token's experts depend on the token
+alone, not on those before it."""
 
 
 def preload() -> None:
-    """Import what engines need, and have vLLM fork, or do without a process at all."""
+    """Import what engines need, and make vLLM fork processes, or run in this one."""
     import vllm.v1.engine.core
     import vllm.v1.engine.utils
     import vllm.v1.executor.multiproc_executor
@@ -40,14 +40,14 @@ def preload() -> None:
     for module in list(sys.modules.values()):
         if module.__name__.startswith("vllm.") and "get_mp_context" in vars(module):
             module.get_mp_context = fork
-    registry._run_in_subprocess = lambda inspect: inspect()  # what a model's class says of itself
+    registry._run_in_subprocess = lambda inspect: inspect()  # a model class's properties
     dummy_loader.initialize_single_dummy_weight = partial(
         dummy_loader.initialize_single_dummy_weight, low=-WEIGHTS, high=WEIGHTS
     )
 
 
 def hatch(cell: dict, env: dict[str, str], log: str) -> int:
-    """Fork an engine with its output in a file; its process group."""
+    """Fork an engine with its output in a file; returns its process group."""
     if child := os.fork():
         return child
     os.setsid()
@@ -65,18 +65,18 @@ def hatch(cell: dict, env: dict[str, str], log: str) -> int:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)  # what an engine's processes do at their end is not looked at
+        os._exit(0)  # skip the shutdown of the engine's processes, which is not tested
 
 
 def wait(children: list[int], timeout: float) -> None:
-    """Until all have ended or the time is over; then kill what is left of them."""
+    """Wait until all have ended or time is up; then kill what is left of them."""
     end = time.monotonic() + timeout
     running = set(children)
     try:
         while running and time.monotonic() < end:
             running -= {child for child in running if os.waitpid(child, os.WNOHANG)[0]}
             time.sleep(0.1)
-    finally:  # also when this process is to end
+    finally:  # also if this process is terminated
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
@@ -86,7 +86,7 @@ def wait(children: list[int], timeout: float) -> None:
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # vLLM may say something while it is imported
+    os.dup2(2, 1)  # vLLM may print while it is imported
     preload()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     import vllm

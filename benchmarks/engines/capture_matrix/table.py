@@ -1,4 +1,4 @@
-"""The matrix as a file that runs add to, and as a table in a README."""
+"""The matrix as a file that runs extend, and as a table in a README."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _KEY = ("vllm", "configuration", "architecture")
 
 
 def add(name: str, cell: dict[str, Any]) -> list[dict[str, Any]]:
-    """Put a cell into build/bench/NAME.json, in the place of an older one; all that are there."""
+    """Write a cell to build/bench/NAME.json, replacing an older one; returns all in the file."""
     path = FOLDER / f"{name}.json"
     cells = json.loads(path.read_text())["cells"] if path.exists() else []
     cells = [old for old in cells if any(old[key] != cell[key] for key in _KEY)] + [cell]
@@ -23,7 +23,7 @@ def add(name: str, cell: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown(cells: Sequence[dict[str, Any]]) -> str:
-    """What is exact, a row per vLLM version and configuration; then why the others are not."""
+    """What is exact, one row per vLLM version and configuration; then why the rest is not."""
     rows: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
     reasons: dict[tuple[str, str], list[str]] = {}
     for cell in sorted(cells, key=lambda cell: (cell["vllm"], cell["configuration"])):
@@ -44,7 +44,7 @@ def markdown(cells: Sequence[dict[str, Any]]) -> str:
 
 
 def put_into(readme: Path, table: str) -> None:
-    """Replace what stands between the markers.
+    """Replace the text between the markers.
 
     Raises
     ------

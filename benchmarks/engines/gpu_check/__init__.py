@@ -1,1 +1,1 @@
-"""Whether what the shim does on a device is exact there, and what it costs: `make gpu-check`."""
+"""Whether the shim's capture is exact on a device, and what it costs: `make gpu-check`."""

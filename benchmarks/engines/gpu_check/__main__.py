@@ -1,4 +1,4 @@
-"""`make gpu-check`: is the capture exact on this GPU, and what does it cost."""
+"""`make gpu-check`: whether the capture is exact on this GPU, and what it costs."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ from benchmarks.written import FOLDER
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all parts; 0 all exact, 1 something is not, 2 wrong use."""
+    """Run all parts; return 0 all exact, 1 something is not, 2 wrong usage."""
     options = _options(argv)
     begun = time.monotonic()
     console = Console(width=None if sys.stdout.isatty() else COLUMNS)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         return kept
 
     if options.device == "cpu":
-        torch.set_num_threads(1)  # the operations are small, and engines have one thread too
+        torch.set_num_threads(1)  # the operations are small, and engines use one thread too
     parts: dict[str, list[Finding]] = {}
     with torch.inference_mode():
         model = ToyMoe(ON_CPU if options.device == "cpu" else ON_GPU, torch.device(options.device))

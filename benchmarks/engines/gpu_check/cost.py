@@ -1,4 +1,4 @@
-"""What capturing costs a step, paired: with it and without it by turns."""
+"""What capturing costs a step, paired: with and without it in turn."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ STEPS_A_TURN = 20
 
 
 def seconds_a_step(work: Callable[[], object], device: torch.device, steps: int) -> float:
-    """Of `steps` steps that are submitted one after the other, until the device has done them."""
+    """Mean of `steps` steps submitted one after another, until the device has finished them."""
     _wait_for(device)
     began = time.perf_counter()
     for _ in range(steps):
@@ -32,7 +32,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def cost(model: ToyMoe, turns: int) -> Iterator[Finding]:
-    """Decode steps in each mode, prefill steps eager, and what the host does with one."""
+    """Decode steps in each mode, eager prefill steps, and the host's work per step."""
     rng = np.random.default_rng(4)
     decode = sorted(model.size.graph_sizes)[len(model.size.graph_sizes) // 2]
     for rows, modes in ((decode, MODES), (model.size.tokens, (EAGER,))):

@@ -1,4 +1,4 @@
-"""Step time against active experts: the effect that ELDR lives on, on this very device."""
+"""Step time against active experts on this device: the effect that ELDR exploits."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,21 +18,21 @@ STEPS_A_TURN = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Of batches of `rows`.
+    """The curve for batches of `rows`.
 
     Attributes
     ----------
     active : list of int
         Distinct experts per layer.
     us : list of float
-        Of one layer: medians over the turns.
+        Time of one layer: medians over the turns.
     base_us, slope_us : float
-        The line: us of a layer = base_us + slope_us * active.
+        The line: us per layer = base_us + slope_us * active.
     low, high : float
         95% interval of slope_us, by bootstrap over the turns.
     r_squared : float
     gb_per_second : float
-        At which a further expert's weights are read, by the slope.
+        Rate at which an additional expert's weights are read, from the slope.
     """
 
     rows: int
@@ -47,7 +47,7 @@ class Curve:
 
 
 def curves(model: ToyMoe, turns: int) -> tuple[str, list[Curve]]:
-    """How the steps are run, and a curve for each of some batch sizes."""
+    """How the steps are run, and a curve per batch size."""
     mode = EAGER if no_graphs(model.device) else FULL
     sizes = model.size.graph_sizes
     return mode, [_curve(model, mode, rows, turns) for rows in sizes[-4:-1]]
@@ -76,7 +76,7 @@ def _curve(model: ToyMoe, mode: str, rows: int, turns: int) -> Curve:
 
 
 def _restrict(model: ToyMoe, rows: int, active: int, rng: np.random.Generator) -> None:
-    """Let the tokens below `rows` pick from so many experts of each layer, and all of those."""
+    """Make the tokens below `rows` use exactly `active` experts of each layer."""
     size = model.size
     for router in model.routers:
         experts = rng.permutation(size.experts)[:active]
@@ -110,5 +110,5 @@ def _fitted(
 
 
 def document(mode: str, found: list[Curve]) -> dict[str, Any]:
-    """For programs."""
+    """The curves for programs."""
     return {"mode": mode, "batches": [asdict(curve) for curve in found]}

@@ -1,4 +1,4 @@
-"""What is captured against the log: eager, in pieces, as one graph; two batches in flight."""
+"""The capture against the log: eager, in pieces, as one graph; two batches in flight."""
 
 from collections.abc import Iterator, Sequence
 
@@ -31,7 +31,7 @@ def logged(model: ToyMoe, steps: Sequence[Step]) -> list[Experts]:
 
 
 def known(model: ToyMoe, steps: Sequence[Step]) -> list[Experts]:
-    """The same by sorting the routers' scores on the host: the model is not run for it."""
+    """The same by sorting the routers' scores on the host, without running the model."""
     best = []
     for router in model.routers:
         scores = router.scores.cpu().numpy()
@@ -41,7 +41,7 @@ def known(model: ToyMoe, steps: Sequence[Step]) -> list[Experts]:
 
 
 def differing(ours: Sequence[Experts], theirs: Sequence[Experts]) -> int:
-    """Tokens whose experts are not the same."""
+    """Number of tokens whose experts differ."""
     return sum(
         int((a != b).any(axis=(1, 2)).sum()) if a.shape == b.shape else len(b)
         for a, b in zip(ours, theirs, strict=True)
@@ -49,7 +49,7 @@ def differing(ours: Sequence[Experts], theirs: Sequence[Experts]) -> int:
 
 
 def exactness(model: ToyMoe, count: int) -> Iterator[Finding]:
-    """Each way to run the model, `count` random steps each."""
+    """Check each way to run the model, with `count` random steps."""
     steps = random_steps(model, count, seed=1)
     log = logged(model, steps)
     tokens = sum(step.rows for step in steps)

@@ -1,7 +1,7 @@
-"""The arithmetic of the toy model's experts: it reads the weights of the experts in use, no others.
+"""The arithmetic of the toy model's experts, which reads only the weights of experts in use.
 
-On a GPU one Triton kernel, which a CUDA graph can hold: nothing of it depends on the host. On a CPU
-a loop over the distinct experts.
+On a GPU one Triton kernel, which a CUDA graph can hold, as nothing in it depends on the host. On a
+CPU a loop over the distinct experts.
 """
 
 import torch
@@ -10,7 +10,7 @@ import torch
 def expert_matmul(
     x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, per_row: int
 ) -> torch.Tensor:
-    """Each pick's row of `x` times its expert's weights.
+    """Multiply each pick's row of `x` by its expert's weights.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def expert_matmul(
         K and N multiples of 64 on a GPU.
     ids : Tensor of integers, shape [picks]
     per_row : int
-        So many picks in a row share a row of `x`.
+        Number of consecutive picks that share a row of `x`.
 
     Returns
     -------

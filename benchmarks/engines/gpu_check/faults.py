@@ -1,4 +1,4 @@
-"""Faults that are planted: each must be noticed, by the shim's checks or beside the log."""
+"""Planted faults: each must be noticed by the shim's checks, or by comparison with the log."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,7 +19,7 @@ def _tells_nothing(layer: int, ids: torch.Tensor) -> torch.Tensor | None:
 
 
 def _replicas(layer: int, ids: torch.Tensor) -> torch.Tensor:
-    """Beyond the model's own; of any model that has up to 128 experts."""
+    """Ids beyond the model's own, for any model with up to 128 experts."""
     return ids + 128 if layer == 1 else ids
 
 
@@ -56,7 +56,7 @@ IN_STEPS: dict[str, Callable[[Step], Step]] = {
 
 
 def faults(model: ToyMoe) -> Iterator[Finding]:
-    """Plant each, in full graphs where there are any."""
+    """Plant each, in full graphs if the device has graphs."""
     why = no_graphs(model.device)
     mode = EAGER if why else FULL
     step = max(random_steps(model, 8, seed=2), key=lambda step: step.rows)
@@ -97,7 +97,7 @@ def _beside_the_log(name: str, wrong: int) -> Finding:
 
 
 def _given_back_early(model: ToyMoe, mode: str) -> Finding:
-    """Host memory that another step takes before it has been read."""
+    """Host memory that another step reuses before it has been read."""
     name = "host memory given back before it is read"
     second = random_steps(model, 1, seed=3)[0]
     first = replace(second, tokens=(second.tokens + 1) % model.size.vocabulary)
@@ -112,7 +112,7 @@ def _given_back_early(model: ToyMoe, mode: str) -> Finding:
 
 
 def _stale_replay(name: str, model: ToyMoe, step: Step) -> Finding:
-    """A sound step first, so that the buffer has something that a replay could leave there."""
+    """Run a sound step first, so that a stale replay leaves plausible data in the buffer."""
     model.silence()
     stale = forward(FULL, model, (len(step.tokens),))
     rows = ExpertRows(ToyLayers(model), config_of(model))

@@ -1,4 +1,4 @@
-"""What the parts of the check find, for the table and for programs."""
+"""Findings of the check's parts, for the table and for programs."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ class Finding:
     ----------
     what : str
     found : str
-        Figures, or the reason why it was skipped.
+        Figures, or why it was skipped.
     verdict : {"exact", "noticed", "measured", "skipped", "WRONG"}
     figures : mapping
         The same for programs.
@@ -27,10 +27,10 @@ class Finding:
 
 
 def compared(what: str, found: str, same: bool, **figures: Any) -> Finding:
-    """A row of what must be exact."""
+    """A row for something that must be exact."""
     return Finding(what, found, EXACT if same else WRONG, figures)
 
 
 def skipped(what: str, why: str) -> Finding:
-    """A row of what cannot be tried here."""
+    """A row for something that cannot be tried here."""
     return Finding(what, why, SKIPPED)

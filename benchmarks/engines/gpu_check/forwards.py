@@ -1,7 +1,7 @@
 """The three ways in which an engine runs a model: eager, in pieces, as one graph.
 
-Graphs are made for a few numbers of rows each; a batch is padded to the next of them. They hold
-whatever the routers' listeners do at the time they are made.
+Each mode with graphs has them for a few numbers of rows; a batch is padded to the next. Graphs
+include whatever the routers' listeners do when they are captured.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ EAGER, PIECES, FULL = MODES = ("eager", "graphs in pieces", "full graphs")
 
 
 def forward(mode: str, model: ToyMoe, sizes: tuple[int, ...]) -> Forward:
-    """A function of tokens [rows], on the model's device; for graphs, rows is one of `sizes`."""
+    """A function of tokens [rows] on the model's device; for graphs, rows is one of `sizes`."""
     if mode == EAGER:
         return model.forward
     graphed = {rows: (_Pieces if mode == PIECES else _Full)(model, rows) for rows in sizes}
@@ -24,15 +24,15 @@ def forward(mode: str, model: ToyMoe, sizes: tuple[int, ...]) -> Forward:
 
 
 def no_graphs(device: torch.device) -> str:
-    """Why there are no CUDA graphs; empty where there are."""
+    """Why there are no CUDA graphs; empty if there are."""
     return "" if device.type == "cuda" else f"a {device.type} has no CUDA graphs"
 
 
 def _captured(work: Callable[[], torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-    """The graph of `work` and what it writes its result to."""
+    """The graph of `work`, and the tensor that its result is written to."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # kernels are compiled outside of the capture
+    with torch.cuda.stream(side):  # kernels are compiled before the capture
         for _ in range(2):
             work()
     torch.cuda.current_stream().wait_stream(side)
@@ -54,7 +54,7 @@ class _Full:
 
 
 class _Pieces:
-    """A graph for each layer; what stands for attention runs between them, eager."""
+    """One graph per layer; the stand-in for attention runs eagerly between them."""
 
     def __init__(self, model: ToyMoe, rows: int) -> None:
         self._model = model

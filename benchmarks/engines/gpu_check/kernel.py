@@ -1,4 +1,4 @@
-"""The Triton kernel: a program for each expert and 64 columns; one without picks reads nothing."""
+"""The Triton kernel: one program per expert and 64 columns; without picks it reads nothing."""
 
 import triton
 import triton.language as tl
@@ -8,7 +8,7 @@ BLOCK = 64
 
 @triton.jit
 def matmul_of_picks(x, weights, order, starts, out, per_row, inner, outer, BLOCK: tl.constexpr):  # noqa: N803
-    """`order` has the picks by expert, those of expert e from starts[e] to before starts[e + 1]."""
+    """`order` has the picks sorted by expert, expert e's in order[starts[e] : starts[e + 1]]."""
     expert = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     depths = tl.arange(0, BLOCK)

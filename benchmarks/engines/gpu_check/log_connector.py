@@ -1,9 +1,8 @@
-"""A KV connector without any transfer that logs what the routers return, in graphs too.
+"""A KV connector without transfers that logs what the routers return, in graphs too.
 
-It has a buffer of its own, which it fills from what each router's `_compute_routing` returns (the
-shim listens behind that), and finds the rows of a request by the model runner's order of requests
-(the shim goes by KV slots). It logs only while the file `on` is in its folder, since it waits for
-the device then.
+It fills its own buffer from what each router's `_compute_routing` returns (the shim listens after
+that), and finds a request's rows by the model runner's order of requests (the shim uses KV slots).
+It logs only while its folder has the file `on`, as logging waits for the device.
 """
 
 import gc
@@ -61,7 +60,7 @@ class LogConnector(KVConnectorBase_V1, SupportsHMA):
     # Worker
 
     def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
-        """No graph has been captured yet."""
+        """Called before any graph is captured."""
         config = self._vllm_config
         modules = config.compilation_config.static_forward_context.values()
         layers = sorted(
@@ -90,10 +89,10 @@ class LogConnector(KVConnectorBase_V1, SupportsHMA):
         router._compute_routing = listening
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:
-        self._order = kwargs.get("request_ids")  # Model Runner V2 says it here
+        self._order = kwargs.get("request_ids")  # Model Runner V2 gives it here
 
     def wait_for_save(self) -> None:
-        """The step has been submitted."""
+        """Called when the step has been submitted."""
         scheduled = self._get_connector_metadata().requests
         if not scheduled or not (self._folder / "on").exists():
             return

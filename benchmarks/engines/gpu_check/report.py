@@ -1,4 +1,4 @@
-"""The table, and the same for programs."""
+"""The table, and a document for programs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ def print_table(
     curve: tuple[str, Sequence[Curve]],
     console: Console,
 ) -> None:
-    """All that was found, under what it was found on."""
+    """Print all findings, below the machine they were found on."""
     console.rule("ELDR gpu-check")
     width = max(map(len, about))
     for name, said in about.items():
@@ -35,7 +35,7 @@ def print_table(
 
 
 def print_curves(mode: str, curves: Sequence[Curve], console: Console) -> None:
-    """Us of a layer by active experts, a row for each batch size."""
+    """Print us per layer by active experts, one row per batch size."""
     if not curves:
         return
     console.print(f"\n[bold](c) step time against active experts[/], us of a layer, {mode}")

@@ -1,4 +1,4 @@
-"""Random steps, as a scheduler would make them, and how they go through the shim's capture."""
+"""Random steps, as a scheduler would make them, and how the shim's capture processes them."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -27,11 +27,11 @@ class Step:
     slots : Tensor of int64, shape [padded]
         -1 for padding.
     rows : int
-        Those that are tokens.
+        Rows that are tokens.
     spans : ndarray of int64, shape [requests, 3]
         First slot, last slot and tokens of each request, in the scheduler's order.
     order : list of int
-        The requests in the order of their rows.
+        The requests in row order.
     """
 
     tokens: torch.Tensor
@@ -42,7 +42,7 @@ class Step:
 
 
 def random_steps(model: ToyMoe, count: int, seed: int) -> list[Step]:
-    """Steps of random sizes: most requests have one row, some a longer piece of a prompt."""
+    """Steps of random sizes: most requests have one row, some a longer prompt chunk."""
     rng = np.random.default_rng(seed)
     return [_random_step(model, rng) for _ in range(count)]
 
@@ -72,23 +72,23 @@ def _random_step(model: ToyMoe, rng: np.random.Generator) -> Step:
 
 
 def _slots(blocks: Iterator[int], length: int, offset: int) -> NDArray[np.int64]:
-    """Of a run of tokens that begins at `offset` of a block and goes on in others."""
+    """Slots of a run of tokens that starts at `offset` of a block and continues in others."""
     places = offset + np.arange(length)
     taken = np.array([next(blocks) for _ in range(places[-1] // BLOCK + 1)])
     return taken[places // BLOCK] * BLOCK + places % BLOCK
 
 
 class Capture:
-    """Runs steps through a model with the shim's `ExpertRows` around each of them."""
+    """Runs steps through a model, each captured by the shim's `ExpertRows`."""
 
     def __init__(self, model: ToyMoe, rows: ExpertRows, forward: Forward) -> None:
         self._rows, self._forward = rows, forward
         self._num_experts = model.size.experts
-        # One tensor for all steps, as model runners have: what is copied must be of its own step.
+        # One tensor for all steps, as in model runners: each copy must be of its own step.
         self._slots = torch.full((model.size.tokens,), -1, dtype=torch.int64, device=model.device)
 
     def submit(self, step: Step) -> HostRows:
-        """Nothing here waits for the device."""
+        """Submit a step without waiting for the device."""
         slots = self._slots[: len(step.slots)]
         slots.copy_(step.slots)
         self._rows.begin(step.rows)
@@ -96,12 +96,12 @@ class Capture:
         return self._rows.take(slots)
 
     def read(self, step: Step, host: HostRows) -> NDArray[np.integer]:
-        """Experts [rows, layers, top_k] of the step, in the order of its slots.
+        """Experts [rows, layers, top_k] of the step, in slot order.
 
         Raises
         ------
         FailedStepError
-            The shim's own checks have noticed a fault.
+            The shim's own checks noticed a fault.
         """
         slots, experts = host.read()
         check_slots(slots, step.rows, step.spans, step.order)
@@ -109,11 +109,11 @@ class Capture:
         return experts.copy()
 
     def give_back(self, host: HostRows) -> None:
-        """What was read is not needed any more."""
+        """Return host memory whose contents are no longer needed."""
         self._rows.give_back(host)
 
     def run(self, steps: Sequence[Step]) -> tuple[list[NDArray[np.integer]], int]:
-        """Experts of each step, two in flight; and how often the device was still at the first."""
+        """Experts of each step, two in flight; and how often the first still ran when read."""
         flying: deque[tuple[Step, HostRows]] = deque()
         found, ahead = [], 0
         for step in [*steps, None]:

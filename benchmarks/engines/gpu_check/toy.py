@@ -1,7 +1,7 @@
-"""A small MoE whose routing is known, and which the shim's own capture can listen to.
+"""A small MoE with known routing that the shim's own capture can listen to.
 
-The experts of a token follow from the token alone, by a table of scores, so no rounding can move
-them. What the experts compute goes on to the next layer all the same, and reads their weights.
+A token's experts follow from the token alone, by a table of scores, so rounding cannot change
+them. What the experts compute still feeds the next layer, and reads their weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Listener = Callable[[torch.Tensor], Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Shapes of the model; `tokens` a batch may have; its graphs are made for `graph_sizes`."""
+    """Shapes of the model; a batch has at most `tokens`; graphs are made for `graph_sizes`."""
 
     layers: int
     experts: int
@@ -31,7 +31,7 @@ class Size:
 
     @property
     def expert_bytes(self) -> int:
-        """Of an expert in one layer."""
+        """Bytes of one expert in one layer."""
         return 2 * self.hidden * self.width * (2 if self.hidden > 256 else 4)
 
 
@@ -50,12 +50,12 @@ ON_CPU = Size(
 
 
 class Router:
-    """One layer's: like vLLM's, it tells a listener the ids it has chosen.
+    """One layer's router: like vLLM's, it passes the ids it has chosen to a listener.
 
     Attributes
     ----------
     listener, log : callable (Tensor of int32, shape [rows, top_k]), optional
-        The shim's, and the one that it is held against.
+        The shim's, and the one that it is checked against.
     """
 
     def __init__(self, scores: torch.Tensor, top_k: int) -> None:
@@ -98,25 +98,25 @@ class ToyMoe:
         return self._embeddings[tokens]
 
     def between(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Stands for attention, where compiled models are cut into pieces: rows see each other."""
+        """A stand-in for attention, where compiled models are split: it mixes the rows."""
         return hidden + hidden.mean(dim=0)
 
     def layer(self, index: int, tokens: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """One MoE layer."""
+        """Run one MoE layer."""
         ids = self.routers[index].route(tokens).flatten()
         wide = expert_matmul(_normed(hidden), self._up[index], ids, self.size.top_k)
         told = expert_matmul(_normed(wide.relu()), self._down[index], ids, 1)
         return hidden + told.view(len(tokens), self.size.top_k, -1).mean(dim=1)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """All of it, eager."""
+        """Run the whole model, eager."""
         hidden = self.start(tokens)
         for index in range(self.size.layers):
             hidden = self.layer(index, tokens, self.between(hidden))
         return hidden
 
     def silence(self) -> None:
-        """No listener and no log any more."""
+        """Remove all listeners and logs."""
         for router in self.routers:
             router.listener = router.log = None
 
@@ -126,20 +126,20 @@ def _normed(rows: torch.Tensor) -> torch.Tensor:
 
 
 class ToyLayers:
-    """What `ExpertRows` wants to know of a model's MoE layers; `fault` changes what they tell.
+    """What `ExpertRows` needs from a model's MoE layers; `fault` changes what they report.
 
     Parameters
     ----------
     model : ToyMoe
     fault : callable (layer, ids) -> ids or None, optional
-        None: the layer tells nothing.
+        Returns None for a layer that reports nothing.
     """
 
     def __init__(self, model: ToyMoe, fault: Callable[[int, torch.Tensor], Any] | None = None):
         self._routers: Sequence[Router] = model.routers
         self._fault = fault
         self.num_experts = model.size.experts
-        self.num_ids = 2 * model.size.experts  # as with replicas: others than the model's can come
+        self.num_ids = 2 * model.size.experts  # as with replicas: ids beyond the model's can occur
         self.top_k = model.size.top_k
 
     def __len__(self) -> int:

@@ -1,9 +1,9 @@
-"""One vLLM engine, in a process of its own: its prompts' counts against the log, and its speed.
+"""One vLLM engine, in its own process: its prompts' counts against the log, and its speed.
 
     python -m benchmarks.engines.gpu_check.vllm_engine KIND FOLDER
 
-Writes FOLDER/found.json. KIND: `eager` and `default` have ELDR's connector around the log;
-`without` has the log alone, as `default` otherwise.
+Writes FOLDER/found.json. KIND: `eager` and `default` have ELDR's connector around the log's;
+`without` is `default` with the log's alone.
 """
 
 import base64
@@ -34,7 +34,7 @@ def engine(kind: str, model: Path, folder: Path, on_cpu: bool) -> Any:
     eldr = {
         "kv_connector": "EldrConnector",
         "kv_connector_module_path": "eldr_vllm.connector",
-        # No daemon is there: the counts come in the answers.
+        # There is no daemon: the counts come in the answers.
         "kv_connector_extra_config": {"eldr": {"router": NOBODY}, "inner": log},
     }
     return LLM(
@@ -52,7 +52,7 @@ def engine(kind: str, model: Path, folder: Path, on_cpu: bool) -> Any:
 
 
 def prompts() -> list[list[int]]:
-    """Of 20 to 300 tokens: many are longer than a step may be, none begins like another."""
+    """Prompts of 20 to 300 tokens: many are longer than a step, and no two start alike."""
     rng = np.random.default_rng(6)
     lengths = rng.integers(20, 300, PROMPTS)
     return [[n % 250 + 1, *rng.integers(1, 250, length)] for n, length in enumerate(lengths)]
@@ -83,7 +83,7 @@ def counted(llm: Any, wanted: list[list[int]]) -> list[tuple[str, int, Any]]:
 
 
 def as_logged(counts: Any, rows: dict[int, Any], tokens: int) -> bool:
-    """Whether `counts` are those of the experts that `rows` has of each position of the prompt."""
+    """Whether `counts` are those of the experts that `rows` has for each prompt position."""
     if counts is None or not all(position in rows for position in range(tokens)):
         return False
     expected = np.zeros_like(counts)
@@ -94,13 +94,13 @@ def as_logged(counts: Any, rows: dict[int, Any], tokens: int) -> bool:
 
 
 def read_log(path: Path) -> dict[str, dict[int, Any]]:
-    """{request, without the suffix that vLLM adds: {position: experts [layers, top_k]}}."""
+    """{request without vLLM's suffix: {position: experts [layers, top_k]}}."""
     found: dict[str, dict[int, Any]] = {}
     with path.open("rb") as log:
         while log.peek(1):
             request, before, experts = pickle.load(log)
             rows = found.setdefault(request.rsplit("-", 1)[0], {})
-            if experts.min() >= 0:  # else a kernel has routed by itself, past the router
+            if experts.min() >= 0:  # else a kernel routed internally, bypassing the router
                 rows |= {before + row: picks for row, picks in enumerate(experts)}
     return found
 
@@ -115,7 +115,7 @@ def exactness(llm: Any, folder: Path) -> dict[str, Any]:
     exact = 0
     for run in runs:
         for prompt, (first, *_), (name, _, counts) in zip(wanted, runs[0], run, strict=True):
-            rows = {**log.get(first, {}), **log.get(name, {})}  # cached: as the first run had it
+            rows = {**log.get(first, {}), **log.get(name, {})}  # cached tokens: as in the first run
             exact += as_logged(counts, rows, len(prompt))
     return {
         "prompts": sum(map(len, runs)),
@@ -127,7 +127,7 @@ def exactness(llm: Any, folder: Path) -> dict[str, Any]:
 
 
 def step_us(llm: Any) -> list[float]:
-    """Of a decode step of all sequences: each round's time over its steps."""
+    """Us per decode step of all sequences: each round's time over its steps."""
     from vllm import SamplingParams
 
     sampling = SamplingParams(max_tokens=ANSWERS, temperature=0, ignore_eos=True)

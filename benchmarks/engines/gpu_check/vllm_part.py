@@ -1,4 +1,4 @@
-"""The same on real vLLM, where one is installed that runs on the device."""
+"""The same on real vLLM, if one is installed that runs on the device."""
 
 import importlib.util
 import json
@@ -19,14 +19,14 @@ from benchmarks.speed.paired import RESAMPLES
 CHECKOUT = Path(__file__).parents[3]
 PATHS = [CHECKOUT, *(CHECKOUT / p for p in ("tests/vllm", "clients/vllm", "clients/python"))]
 SECONDS = {"cuda": 150, "cpu": 600}
-"""An engine may take until it is done; on a CPU its model is compiled for long."""
+"""Time limit per engine; on a CPU compiling its model takes long."""
 ALIKE = 0.99
-"""Share of picks that eager and default must have in common; near ties fall either way."""
+"""Share of picks that eager and default must have in common; near ties may go either way."""
 TITLES = {EAGER: "vLLM, eager", DEFAULT: "vLLM as it starts by default"}
 
 
 def no_vllm(device: str) -> str:
-    """Why vLLM cannot be tried; empty where it can."""
+    """Why vLLM cannot be tried; empty if it can."""
     found = importlib.util.find_spec("vllm")
     if found is None or found.origin is None:
         return "no vLLM is installed beside this PyTorch"
@@ -38,7 +38,7 @@ def no_vllm(device: str) -> str:
 
 
 def on_vllm(device: str, kinds: Sequence[str] = KINDS) -> Iterator[Finding]:
-    """An engine of each kind, one after the other."""
+    """Check an engine of each kind, one after another."""
     if why := no_vllm(device):
         yield skipped("vLLM", why)
         return
@@ -79,7 +79,7 @@ def _build_model(folder: Path, environment: dict[str, str]) -> None:
 
 
 def _engine(kind: str, folder: Path, environment: dict[str, str], seconds: int) -> dict[str, Any]:
-    """What the engine's process found; a RuntimeError with its last words when it failed."""
+    """What the engine's process found; RuntimeError with the end of its output if it failed."""
     folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.engines.gpu_check.vllm_engine", kind, str(folder)]
     with (folder / "output").open("w") as output:
@@ -110,7 +110,7 @@ def _exact(kind: str, found: dict[str, Any]) -> Finding:
 
 
 def _alike(eager: list[Any], default: list[Any]) -> Finding:
-    """Picks of the prompts' tokens that moved from one expert to another between two engines."""
+    """Picks of the prompts' tokens that differ between two engines."""
     name = "vLLM, default against eager"
     if None in eager or None in default:
         return Finding(name, "an engine left prompts unknown", WRONG)
@@ -130,7 +130,7 @@ def _alike(eager: list[Any], default: list[Any]) -> Finding:
 
 
 def _cost(ours: list[float], theirs: list[float]) -> Finding:
-    """Two engines one after the other: not paired, so the interval draws each by itself."""
+    """Two engines one after another: not paired, so the bootstrap draws from each separately."""
     rng = np.random.default_rng(0)
 
     def medians(values: list[float]) -> Any:

@@ -1,1 +1,1 @@
-"""A small trained MoE: trained here, loadable by transformers and vLLM, wide as wanted."""
+"""A small MoE: trained here, loadable by transformers and vLLM, widened as needed."""

@@ -1,4 +1,4 @@
-"""The model's files: what `transformers`, vLLM and this folder load."""
+"""The model's files, as `transformers`, vLLM and this folder load them."""
 
 import json
 from dataclasses import asdict
@@ -17,7 +17,7 @@ END_OF_TEXT = 256
 
 
 def save(model: TinyMoE, folder: Path, notes: dict[str, str], auxiliary: float) -> None:
-    """Write weights in bfloat16, configuration and tokenizer; `notes` go into the weights' file."""
+    """Write bfloat16 weights, configuration and tokenizer; `notes` go into the weights' file."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.to(torch.bfloat16) for k, v in hugging_face(model.state_dict()).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt", **notes})
@@ -46,7 +46,7 @@ def save(model: TinyMoE, folder: Path, notes: dict[str, str], auxiliary: float) 
 
 
 def load(folder: Path) -> TinyMoE:
-    """The model of a folder, in float32."""
+    """The model in a folder, in float32."""
     config = json.loads((folder / "config.json").read_text())
     shape = Shape(**{name: config[name] for name in Shape.__dataclass_fields__})
     weights = {k: v.float() for k, v in load_file(folder / WEIGHTS).items()}
@@ -66,13 +66,13 @@ def load(folder: Path) -> TinyMoE:
 
 
 def notes(folder: Path) -> dict[str, str]:
-    """What `save` was told of how the weights came about."""
+    """The notes passed to `save` on how the weights were made."""
     with safe_open(folder / WEIGHTS, "pt") as file:
         return file.metadata()
 
 
 def hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state of `TinyMoE` under the names of Qwen3-MoE's files: an expert a tensor."""
+    """A state of `TinyMoE` under the names of Qwen3-MoE's files: separate tensors per expert."""
     named = {}
     for name, weight in state.items():
         name = name if name.startswith("lm_head") else f"model.{name}"
@@ -91,7 +91,7 @@ def hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_tokenizer(folder: Path) -> None:
-    """A byte a token, its number the byte's: GPT-2's byte alphabet without a single merge."""
+    """One token per byte, numbered as the byte: GPT-2's byte alphabet without merges."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in visible]
     letters = {byte: chr(byte) for byte in visible}
@@ -131,7 +131,7 @@ def save_tokenizer(folder: Path) -> None:
         "pad_token": end,
         "clean_up_tokenization_spaces": False,
         "model_max_length": Shape().max_position_embeddings,
-        # It continues texts and knows no roles: a conversation is its messages, one after another.
+        # The model continues texts and knows no roles: a conversation is its messages in sequence.
         "chat_template": "{% for message in messages %}{{ message['content'] }}{% endfor %}",
     }
     write(folder / "tokenizer_config.json", about)

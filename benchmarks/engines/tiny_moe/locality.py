@@ -1,4 +1,4 @@
-"""How much locality recordings have: a row of each of two tables for each."""
+"""How much locality recordings have: a row in each of two tables per recording."""
 
 import argparse
 from pathlib import Path
@@ -20,7 +20,7 @@ CLUSTERS_HEAD = (
 
 
 def row(name: str, recording: Recording) -> str:
-    """A line of the table; percentages are what alike requests save of the active experts."""
+    """A line of the first table; percentages are the change if a batch's requests are alike."""
     _, layers, top_k = recording.expert_ids.shape
     found = locality_statistics(recording)
     batches = (
@@ -40,8 +40,8 @@ def row(name: str, recording: Recording) -> str:
 
 
 def clusters_rows(name: str, recording: Recording) -> list[str]:
-    """Active experts per layer of B decode tokens, each of another request: of all requests, and
-    what is saved when they are of one cluster of a balanced k-means on the prefills (in sample).
+    """Active experts per layer of B decode tokens of different requests: drawn from all requests,
+    and the change if drawn from one cluster of a balanced k-means on the prefills (in sample).
     """
     prefills = recording.prefill_counts()
     members = {1: [np.arange(recording.num_requests)]}

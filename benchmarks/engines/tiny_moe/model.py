@@ -1,6 +1,6 @@
-"""A Qwen3-MoE in plain torch, fast enough on two cores to be trained; same weights, same logits.
+"""A Qwen3-MoE in plain torch, fast enough to train on two cores.
 
-`transformers` and vLLM compute the very same function from the files that `checkpoint.save` writes.
+`transformers` and vLLM compute the same logits from the files that `checkpoint.save` writes.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 class Shape:
     """The model's sizes; the field names are those of `transformers.Qwen3MoeConfig`."""
 
-    vocab_size: int = 257  # a byte a token, and the end of a text
+    vocab_size: int = 257  # bytes, and the end of a text
     hidden_size: int = 128
     num_hidden_layers: int = 4
     num_attention_heads: int = 4
@@ -75,8 +75,8 @@ class Experts(nn.Module):
         flat = self.chosen.flatten()
         order = flat.argsort(stable=True)
         per_expert = flat.bincount(minlength=experts)
-        # The loss of Switch Transformers, over all kinds of text in a batch at once as Qwen3 does:
-        # balance is asked of the whole batch, not of each text.
+        # The loss of Switch Transformers over the whole batch, as in Qwen3: the batch must be
+        # balanced, not each text.
         used = per_expert / len(x)
         self.imbalance = experts * (used * probabilities.mean(dim=0)).sum()
         token = order // top_k
@@ -118,7 +118,7 @@ class TinyMoE(nn.Module):
         self.lm_head = nn.Linear(shape.hidden_size, shape.vocab_size, bias=False)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
-                # What is added to the residual stream starts smaller, the deeper the smaller.
+                # Additions to the residual stream start smaller in a deeper model.
                 adds = name.endswith(("o_proj.weight", "down_proj"))
                 shrink = (2 * shape.num_hidden_layers) ** -0.5 if adds else 1.0
                 nn.init.normal_(parameter, std=initial_std * shrink)

@@ -1,6 +1,6 @@
-"""Records which experts the model's tokens are sent to: makes `lab/simulation/sample.npz`.
+"""Records which experts the model's tokens are routed to: makes `lab/simulation/sample.npz`.
 
-Each round has one request of every kind of text. Its prompt is a piece of a held-out file; the
+Each round has one request of each kind of text. Its prompt is a piece of a held-out file; the
 answer is sampled from the model itself. `transformers` runs the model, in float32.
 """
 
@@ -22,7 +22,7 @@ SAMPLE = Path(simulation.__file__).parent / "sample.npz"
 
 
 class Router:
-    """The experts that the model's last forward chose, by its own routers."""
+    """The experts that the model's own routers chose in the last forward."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._chosen: list[torch.Tensor] = [torch.empty(0)] * len(model.model.layers)
@@ -56,7 +56,7 @@ def answers(
         pad_token_id=checkpoint.END_OF_TEXT,
     )
     ended = (sequences[:, batch.shape[1] :] == checkpoint.END_OF_TEXT).int()
-    # Up to the end of the text, and without the last token: no step has it as its input.
+    # Up to the end of the text, without the last token, which is no step's input.
     lengths = torch.where(ended.any(dim=1), ended.argmax(dim=1) + 1, ended.shape[1])
     return [s[: batch.shape[1] + n - 1] for s, n in zip(sequences, lengths.tolist(), strict=True)]
 

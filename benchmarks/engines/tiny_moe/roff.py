@@ -1,4 +1,4 @@
-"""Manual pages as plain text: about what `man` shows, without its layout, the same everywhere."""
+"""Manual pages as plain text: roughly what `man` shows, without layout, the same everywhere."""
 
 import re
 
@@ -10,7 +10,7 @@ SPECIAL |= {"aq": "'", "dq": '"', "lq": "“", "rq": "”", "oq": "‘", "cq": "
 
 
 def plain(roff: str, script: str = ".") -> str:
-    """The page without its markup, and without paragraphs in which `script` matches nothing."""
+    """The page without markup, and without paragraphs in which `script` matches nothing."""
     lines = []
     for line in roff.splitlines():
         if NO_TEXT.match(line):
@@ -21,7 +21,7 @@ def plain(roff: str, script: str = ".") -> str:
         elif re.match(r"[.'] *[A-Za-z]", line):
             macro, _, words = line[1:].strip().partition(" ")
             if macro in FONTS:
-                # A font for each word in turn joins the words, a single font does not.
+                # Macros that alternate fonts join words; single-font macros do not.
                 line = ("" if len(macro) == 2 and "S" not in macro else " ").join(_words(words))
             elif macro in BREAKS:
                 line = "\n" + (words.strip('"').split('"')[0] if macro == "IP" else "")

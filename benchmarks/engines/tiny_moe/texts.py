@@ -1,7 +1,7 @@
-"""Ten kinds of text that any Debian 12 machine can have, split by file into three disjoint parts.
+"""Ten kinds of text available on any Debian 12 machine, split by file into three disjoint parts.
 
-Packages are downloaded and unpacked below `build/`, nothing is installed; `apt-get update` must
-have run. A kind has 4 MB at most. A file belongs to one part, by the hash of its kind and name:
+Packages are downloaded and unpacked below `build/`; nothing is installed. `apt-get update` must
+have run. A kind has at most 4 MB. A file belongs to one part, by the hash of its kind and name:
 
 =======  =====  ==========================================================================
 part     share  for
@@ -27,7 +27,7 @@ from benchmarks.engines.tiny_moe import roff
 CACHE = Path(__file__).parents[3] / "build" / "tiny_moe" / "debian"
 PARTS = ("train", "fit", "serve")
 MOST_BYTES = 4_000_000
-"""Of a kind, over all parts."""
+"""Per kind, over all parts."""
 
 PACKAGES = {
     "python": ("libpython3.11-stdlib",),
@@ -59,26 +59,26 @@ GLOBS = {
 }
 
 SCRIPTS = {"russian": "[а-яё]", "chinese": "[一-鿿]", "japanese": "[ぁ-ヿ]"}
-"""Pages are often translated in part only; a paragraph without these letters is another kind's."""
+"""Pages are often only partly translated; paragraphs without these letters are left out."""
 
 
 def part_of(kind: str, name: str) -> str:
-    """The part that a file belongs to, wherever and in whatever order files are read."""
+    """The part that a file belongs to, independent of where and in which order files are read."""
     draw = hashlib.sha256(f"{kind}/{name}".encode()).digest()[0] / 256
     return "train" if draw < 0.8 else "fit" if draw < 0.9 else "serve"
 
 
 def read(kind: str, part: str, cache: Path = CACHE) -> list[str]:
-    """The part's texts of a kind, a text a file; downloads packages that are not there yet."""
+    """The part's texts of a kind, one per file; downloads missing packages."""
     return [text for name, text in _chosen(kind, cache) if part_of(kind, name) == part]
 
 
 @functools.cache
 def _chosen(kind: str, cache: Path) -> list[tuple[str, str]]:
-    """Names and texts of a kind's files of all parts: no copies, no short ones, up to the cap."""
+    """Names and texts of a kind's files in all parts: no copies, no short ones, up to the cap."""
     documents = sorted(
         _documents(kind, _unpacked(kind, cache)),
-        # In the order of their hashes, so that the cap takes files from everywhere.
+        # In hash order, so that the cap samples files from everywhere.
         key=lambda document: hashlib.sha256(document[0].encode()).digest(),
     )
     chosen: dict[str, str] = {}  # names by texts
@@ -94,10 +94,10 @@ def _chosen(kind: str, cache: Path) -> list[tuple[str, str]]:
 
 
 def prompts(kind: str, part: str, sizes: Sequence[int], cache: Path = CACHE) -> list[str]:
-    """Pieces of a part's files of exactly these sizes in bytes, from a line's beginning each.
+    """Pieces of a part's files of exactly these sizes in bytes, each from the start of a line.
 
-    No half of a prompt is anywhere in the training part: files quote each other. ValueError when
-    the part has too little text for all of them.
+    As files quote each other, prompts are left out if either half occurs in the training part.
+    ValueError if the part has too little text for all of them.
     """
     known = "\0".join(read(kind, "train", cache)).encode()
     room = max(sizes)
@@ -113,7 +113,7 @@ def prompts(kind: str, part: str, sizes: Sequence[int], cache: Path = CACHE) -> 
         halves = piece[: size // 2], piece[size // 2 :]
         if not start or any(half in known for half in halves):
             continue
-        with contextlib.suppress(UnicodeDecodeError):  # it would end within a character
+        with contextlib.suppress(UnicodeDecodeError):  # it ends within a character
             found.append(piece.decode())
     if len(found) < len(sizes):
         raise ValueError(f"the {part} part of {kind} has only {len(found)} prompts")
@@ -121,7 +121,7 @@ def prompts(kind: str, part: str, sizes: Sequence[int], cache: Path = CACHE) -> 
 
 
 def _unpacked(kind: str, cache: Path) -> Path:
-    """Where a kind's packages are unpacked."""
+    """The folder where a kind's packages are unpacked."""
     root = cache / kind
     if not root.exists():
         fresh = cache / f"{kind}.part"
@@ -154,7 +154,7 @@ def _documents(kind: str, root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _slices(name: str, text: str) -> Iterator[tuple[str, str]]:
-    """Each twelve entries of a JSON list: the package has few files, and long ones."""
+    """Twelve entries of a JSON list at a time: the package has few, long files."""
     ((key, entries),) = json.loads(text).items()
     for at in range(0, len(entries), 12):
         some = {key: entries[at : at + 12]}

@@ -1,7 +1,7 @@
 """Trains the model on the CPU, in under 40 minutes.
 
-The same texts, seed, thread count, torch and kind of processor give the same weights; another
-number of threads adds up in another order, and the weights differ in their last bits and then more.
+The same texts, seed, thread count, torch and kind of processor give the same weights. Another
+thread count sums in another order: the weights differ in their last bits, and then in more.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from benchmarks.engines.tiny_moe import checkpoint, texts
 from benchmarks.engines.tiny_moe.model import Shape, TinyMoE
 
 SAVE_EVERY = 250
-"""Steps; a few minutes."""
+"""Steps, a few minutes' worth."""
 
 
 class Windows:
-    """Random windows of the kinds' texts, as many of each kind in every batch."""
+    """Random windows of the kinds' texts, equally many of each kind in every batch."""
 
     def __init__(self, part: str, size: int, seed: int) -> None:
         self._size = size
@@ -36,13 +36,13 @@ class Windows:
 
     @staticmethod
     def _joined(documents: list[str]) -> NDArray[np.int16]:
-        """All documents end to end, a token a byte and one for the end of each."""
+        """All documents end to end, one token per byte and one for the end of each document."""
         end = np.array([checkpoint.END_OF_TEXT], dtype=np.int16)
         parts = [np.frombuffer(d.encode(), dtype=np.uint8).astype(np.int16) for d in documents]
         return np.concatenate([tokens for part in parts for tokens in (part, end)])
 
     def draw(self, of_each: int) -> torch.Tensor:
-        """int64 [kinds x of_each, size + 1]: what a window's tokens are followed by is in it."""
+        """int64 [kinds x of_each, size + 1]: a window includes the token after its last input."""
         span = np.arange(self._size + 1)
         rows = [
             tokens[self.rng.integers(len(tokens) - self._size, size=(of_each, 1)) + span]
@@ -62,7 +62,7 @@ def losses(model: TinyMoE, windows: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def bits_per_byte(model: TinyMoE, windows: torch.Tensor) -> dict[str, float]:
-    """Of each kind, in windows as `Windows.draw` lays them out."""
+    """Bits per byte of each kind, in windows as `Windows.draw` lays them out."""
     found = torch.cat([losses(model, some).mean(dim=1) for some in windows.split(10)])
     of_kind = found.view(len(texts.KINDS), -1).mean(dim=1) / math.log(2)
     return dict(zip(texts.KINDS, of_kind.tolist(), strict=True))
@@ -113,9 +113,9 @@ def train(options: argparse.Namespace) -> None:
 
 
 def schedule(step: int, steps: int) -> float:
-    """The share of the learning rate: up over 100 steps, level, down to zero in the last 300.
+    """Factor on the learning rate: up over 100 steps, level, down to zero in the last 300.
 
-    Until then it does not depend on `steps`: a run that was stopped goes on to any end.
+    Until then it does not depend on `steps`: a stopped run can resume with another number.
     """
     return min(step / 100, 1.0, (steps - step) / 300)
 
@@ -123,7 +123,7 @@ def schedule(step: int, steps: int) -> float:
 def keep(
     path: Path, step: int, model: TinyMoE, optimizer: torch.optim.Optimizer, windows: Windows
 ) -> None:
-    """All that the rest of the run depends on; a crash leaves the one before or this one."""
+    """Save all that the rest of the run depends on; a crash leaves the previous file or this."""
     fresh = path.with_suffix(".part")
     fresh.parent.mkdir(parents=True, exist_ok=True)
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -132,7 +132,7 @@ def keep(
 
 
 def resume(path: Path, model: TinyMoE, optimizer: torch.optim.Optimizer, windows: Windows) -> int:
-    """Go back to where `keep` was called; the step that it was after."""
+    """Restore the state that `keep` saved; returns the number of steps done."""
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

@@ -1,8 +1,8 @@
-"""Makes the model's experts as large as a real model's, its outputs staying exactly the same.
+"""Makes the model's experts as large as a real model's, with exactly the same outputs.
 
-Neurons that are zero are added to every expert: rows of its gate and up projections, columns of its
-down projection. A step then reads as many bytes per active expert as wanted, which is what decode
-time follows; what a token's experts are, and what they say, does not change.
+Zero neurons are added to every expert: rows of its gate and up projections, columns of its down
+projection. A step then reads as many bytes per active expert as wanted, which determine decode
+time; a token's experts, and their outputs, do not change.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from benchmarks.engines.tiny_moe import checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MULTIPLE = 32
-"""Of intermediate sizes: what vLLM's kernels for the CPU are blocked by."""
+"""Of intermediate sizes: the block size of vLLM's CPU kernels."""
 
 
 def intermediate_size(megabytes: float, hidden_size: int, dtype: torch.dtype) -> int:
-    """The size at which an expert's three matrices are nearest to this many MB (of 10^6 bytes)."""
+    """The size that brings an expert's three matrices closest to this many MB (10^6 bytes)."""
     bytes_a_neuron = 3 * hidden_size * dtype.itemsize
     return max(1, round(megabytes * 1e6 / bytes_a_neuron / MULTIPLE)) * MULTIPLE
 
 
 def padded(name: str, weight: Tensor, size: int) -> Tensor:
-    """An expert's matrix with `size` neurons; any other weight as it is."""
+    """An expert's matrix with `size` neurons; any other weight unchanged."""
     if ".experts." not in name:
         return weight
     dim = 1 if ".down_proj." in name else 0
@@ -40,7 +40,7 @@ def padded(name: str, weight: Tensor, size: int) -> Tensor:
 
 
 def widen(source: Path, target: Path, size: int, dtype: torch.dtype) -> None:
-    """Write `source` with experts of `size` neurons in `dtype`; ValueError when they had more."""
+    """Write `source` with experts of `size` neurons in `dtype`; ValueError if they have more."""
     config = json.loads((source / "config.json").read_text())
     if size < config["moe_intermediate_size"]:
         raise ValueError(

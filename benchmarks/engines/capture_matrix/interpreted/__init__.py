@@ -1,4 +1,4 @@
-"""A Triton backend named `cpu` that compiles nothing: vLLM asks whether there is one.
+"""A Triton backend named `cpu` that compiles nothing: vLLM checks that there is one.
 
 Kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), which is what Model Runner V2 needs on a
 machine without a GPU. Triton finds backends by entry points; `prepare` writes ours.
@@ -7,12 +7,12 @@ machine without a GPU. Triton finds backends by entry points; `prepare` writes o
 import subprocess
 from pathlib import Path
 
-TRITON = "triton==3.7.1"  # taken where torch has not brought one
+TRITON = "triton==3.7.1"  # used if torch has not brought one
 FOLDER = Path(__file__).parents[4] / "build" / "triton-cpu"
 
 
 def prepare(python: str) -> Path:
-    """A folder for PYTHONPATH, with the entry point and, where `python` has none, Triton."""
+    """A folder for PYTHONPATH, with the entry point and, if `python` has none, Triton."""
     metadata = FOLDER / "eldr_triton_cpu-1.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: eldr-triton-cpu\nVersion: 1\n")

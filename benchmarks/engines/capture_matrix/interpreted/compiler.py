@@ -1,4 +1,4 @@
-"""The compiler that Triton demands of a backend; the interpreter never calls it."""
+"""The compiler that Triton requires of a backend; the interpreter never calls it."""
 
 from triton.backends.compiler import BaseBackend
 

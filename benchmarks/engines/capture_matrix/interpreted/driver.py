@@ -1,4 +1,4 @@
-"""The driver of the interpreter: always there, and its device is the CPU."""
+"""The interpreter's driver: always available, with the CPU as its device."""
 
 import time
 
@@ -28,7 +28,7 @@ class InterpretedDriver(DriverBase):
         return torch.device("cpu")
 
     def get_benchmarker(self):
-        """Median milliseconds of a few calls, whatever quantiles are asked for."""
+        """Median milliseconds of a few calls, regardless of the quantiles requested."""
 
         def benchmark(call, *, quantiles=(0.5,), **_):
             turns = []
