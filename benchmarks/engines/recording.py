@@ -190,7 +190,7 @@ def table(result: dict[str, Any]) -> str:
             turn = f"{found['ms_a_turn']:.0f} ms"
             lines.append(f"{model:>8}  {kind:>8}  {turn:>8}  {cells[0]:>24}  {cells[1]:>24}")
     parts = ", ".join(f"{name} {value}" for name, value in result["step_us"].items())
-    return "\n".join([*lines, f"us a decode step of {SEQUENCES} sequences: {parts}"])
+    return "\n".join([*lines, f"us per decode step of {SEQUENCES} sequences: {parts}"])
 
 
 def main() -> None:

@@ -201,7 +201,7 @@ def _table(name: str, both: dict[str, list[tuple[Figures, Figures]]]) -> Table:
                 f"{real.mean() * scale:.2f}",
                 f"{model.mean() * scale:.2f}",
                 f"{model.mean() / real.mean() - 1:+.1%};"
-                f" a block {np.abs(model / real - 1).mean():.1%}",
+                f" per block {np.abs(model / real - 1).mean():.1%}",
             )
         said = np.array([b[0]["reported"] for b in both[policy]])
         own = np.array([b[0]["active_experts"] for b in both[policy]])

@@ -83,7 +83,7 @@ def main() -> None:
                 return int(simulate(workload, made, Deployment(engines), partition).tokens.sum())
 
             rows[f"{rate:g}/s: {policy}"] = best_rate(whole)
-    table = Table("WHAT", "TOKENS A SECOND, ONE CORE", title="The simulator, 24 layers")
+    table = Table("WHAT", "TOKENS PER SECOND, ONE CORE", title="The simulator, 24 layers")
     for name, tokens in rows.items():
         table.add_row(name, f"{tokens:,.0f}")
     Console().print(table)

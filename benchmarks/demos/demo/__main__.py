@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class _Live:
-    """What runs until the demo ends."""
+    """Processes that run until the demo ends."""
 
     page: str
     driver: Driver
@@ -134,7 +134,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _demo(options: argparse.Namespace, console: Console, stack: ExitStack) -> tuple[Result, _Live]:
-    """Run it all; what is entered into `stack` goes on."""
+    """Run the whole demo; contexts entered into `stack` stay open."""
     begun = time.monotonic()
     policies = compared(options.policy)
     name = data.located(options.data or data.default_name())
@@ -204,10 +204,10 @@ def _fit(model: str, work: Workload, progress: Progress) -> Partition:
         progress=lambda done, most, inertia: progress.update(task, completed=done, total=most),
     )
     done = progress.tasks[task].completed
-    progress.update(task, total=done)  # it may settle before the most iterations
+    progress.update(task, total=done)  # it may converge before the last iteration
     return partition
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, and so end the children
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, which ends the children
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""How much of the result is chance: the same by the plain loop, with other seeds."""
+"""How much of the result is chance: the plain loop's result with other seeds."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ def other_seeds(
 ) -> dict[int, float]:
     """The change in active experts with each of the next seeds, at the same load.
 
-    A seed gives other halves, arrivals and an order of recordings of its own.
+    Each seed has its own halves, arrivals and order of recordings.
     """
     changes = {}
     for seed in range(work.seed + 1, work.seed + 1 + SEEDS):

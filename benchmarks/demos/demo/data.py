@@ -1,4 +1,4 @@
-"""Which recording the demo drives, and what must be said of it."""
+"""Which recording the demo drives, and its caveats."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ SAMPLE = "sample"
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a file does not say of itself: its model, the nearest cost model, and a caveat."""
+    """What a file does not contain: its model's name, the nearest cost model, and a caveat."""
 
     model: str
     cost: str
@@ -42,13 +42,13 @@ KNOWN = {
 
 
 def known(name: str) -> Known:
-    """What is known of a recording, by the path or the word that names it."""
+    """What is known about a recording, given by path or name."""
     stem = Path(name).stem
     return KNOWN.get(stem, Known(stem, "gpt-oss-120b-h200", "prefill and decode as the file says"))
 
 
 def default_name(directory: Path = ACTIVATIONS) -> str:
-    """The file with the most requests whose tokens are recorded; else the shipped sample."""
+    """The file with the most requests with recorded tokens; else the shipped sample."""
     sizes = {}
     for path in directory.glob("*.npz"):
         with np.load(path) as arrays:
@@ -58,7 +58,7 @@ def default_name(directory: Path = ACTIVATIONS) -> str:
 
 
 def located(name: str) -> str:
-    """A recording by its path, or by its name where the shared ones are."""
+    """The path of a recording, given by path or by the name of a shared one."""
     shared = ACTIVATIONS / f"{name}.npz"
     if name == SAMPLE:
         return SAMPLE
@@ -71,7 +71,7 @@ def located(name: str) -> str:
 
 
 def load(name: str) -> Recording:
-    """Read a recording; OSError or ValueError says what is wrong with it."""
+    """Read a recording; raises OSError or ValueError if it is unusable."""
     recording = sample_recording() if name == SAMPLE else Recording.load(name)
     if recording.expert_ids is None:
         raise ValueError(f"{name}: expected a recording with tokens, found only counts")

@@ -1,9 +1,9 @@
-"""How the driver speaks to the engines: JSON over gRPC, in the place of an inference server's API.
+"""How the driver calls the engines: JSON over gRPC, instead of an inference server's API.
 
 `Advance` {starts, until_s}: the decodes to start, each {now_s, request_id, recording, dp_rank}, and
-how far to let time go on then; it gives the requests that `finished`, each {request_id,
-first_token_s, end_s, tokens}. `Figures` gives `run.Figures` since `Reset`. Times are virtual
-seconds; `Reset` {report_interval_s} empties the engines and says how often they report.
+the time to advance to; it returns the requests that `finished`, each {request_id, first_token_s,
+end_s, tokens}. `Figures` returns `run.Figures` since `Reset`. Times are virtual seconds; `Reset`
+{report_interval_s} empties the engines and sets how often they report.
 """
 
 import json
@@ -18,7 +18,7 @@ Method = Callable[[Json], Awaitable[Json]]
 
 
 def handler(methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
-    """Serve coroutine functions from JSON to JSON."""
+    """Serve coroutine functions that take and return JSON."""
 
     def served(method: Method) -> grpc.RpcMethodHandler:
         async def answer(request: Json, context: grpc.aio.ServicerContext) -> Json:

@@ -10,7 +10,7 @@ from benchmarks.demos.demo.verdict import GOAL, best_load_only, change, goal_met
 
 
 def document(result: Result) -> dict[str, Any]:
-    """Everything for programs."""
+    """The whole result for programs."""
     work, known = result.work, data.known(result.name)
     names, counts = tally(
         work.recording.domains[work.driven], result.runs[result.subject].placements, work.workers

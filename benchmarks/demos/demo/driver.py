@@ -47,7 +47,7 @@ class Driver:
         self._model = model
         self._work = work
         self._runs = 0
-        self._partition: Partition | None = None  # that the daemon decides by
+        self._partition: Partition | None = None  # the one in force in the daemon
         self._starts: list[Json] = []  # placed, but not yet sent to the engines
         self._prefills = [self._chunks(r) for r in work.driven.tolist()]
         self._decodes = [self._counts(work.recording.decode(r)) for r in work.driven.tolist()]
@@ -59,12 +59,12 @@ class Driver:
         self._channel.close()
 
     def drive(self, setting: Setting, placed: Callable[[], None] = lambda: None) -> Run:
-        """Put policy and partition in force and drive all; `placed` is called for each request.
+        """Set policy and partition, and drive all requests; `placed` is called for each.
 
         Raises
         ------
         DemoError
-            The daemon's counts are not what they must be.
+            The daemon's counts are wrong.
         grpc.RpcError
         """
         policies = policy_pb2_grpc.PolicyServiceStub(self._channel)
@@ -82,7 +82,7 @@ class Driver:
         waiting = 0
         times = self._work.arrivals.tolist()
         pause = 1 / self._work.rate
-        # After the last arrival time goes on until all that wait have found a free recording.
+        # After the last arrival, time advances until all that wait have found a free recording.
         for n, now in enumerate(chain(times, count(times[-1] + pause, pause))):
             self._advance(now, run, picker)
             arrived = n < len(times)
@@ -103,7 +103,7 @@ class Driver:
         return run
 
     def _activate(self, partition: Partition) -> None:
-        """Hand a partition to the daemon, unless it decides by it already."""
+        """Give a partition to the daemon, unless it is already in force."""
         if partition is self._partition:
             return
         stub = partition_pb2_grpc.PartitionServiceStub(self._channel)
@@ -148,7 +148,7 @@ class Driver:
         request = router_pb2.RouteRequest(
             model=self._model,
             request_id=request_id,
-            labels={"domain": self._domains[recording]},  # read by domain-oracle alone
+            labels={"domain": self._domains[recording]},  # read only by domain-oracle
         )
         begun = time.perf_counter()
         placement = self._router.Route(request).placement
@@ -165,7 +165,7 @@ class Driver:
         )
 
     def _check_empty(self) -> None:
-        """Every booking is released: the daemon counts nothing on any worker."""
+        """Check that every booking is released: the daemon counts nothing on any worker."""
         workers = self._fleet.ListWorkers(fleet_pb2.ListWorkersRequest(model=self._model)).workers
         if left := {w.worker_id: w.booked_sequences for w in workers if w.booked_sequences}:
             raise DemoError(f"all requests are released, yet the daemon still counts {left}")

@@ -1,9 +1,9 @@
-"""A process of simulated decode engines, one for each data-parallel rank, that speak only gRPC.
+"""A process of simulated decode engines, one per data-parallel rank, that speak only gRPC.
 
 They register with the daemon and report their loads to it like real ones. What they decode is
-recorded, and time is virtual, theirs and that between reports: it stands still until the driver
-says `Advance`. So a policy that learns from reports gets the same ones in every run.
-The process serves until its standard input closes, so it cannot outlive its parent.
+recorded, and time is virtual, also between reports: it stands still until the driver calls
+`Advance`. So a policy that learns from reports gets the same ones in every run. The process serves
+until its standard input closes, so it cannot outlive its parent.
 """
 
 import argparse
@@ -88,7 +88,7 @@ class Engines:
         self._report_interval_s = self._next_report_s = report_interval_s
 
     async def register(self, channel: grpc.aio.Channel, model: str, url: str) -> None:
-        """Register every engine; each reports once, and then as virtual time goes on."""
+        """Register every engine; each reports once, and then as virtual time advances."""
         self._model, self._fleet = model, fleet_pb2_grpc.FleetServiceStub(channel)
         g = self._recording.geometry
         geometry = activation_pb2.ModelGeometry(

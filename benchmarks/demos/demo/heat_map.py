@@ -17,13 +17,13 @@ def tally(
     Parameters
     ----------
     domains : ndarray of str
-        Of each driven recording.
+        The domain of each driven recording.
     placements : list of (recording, worker)
 
     Returns
     -------
     names : ndarray of str, shape [D]
-        In alphabetical order, which puts like benchmarks next to each other.
+        In alphabetical order, which puts similar benchmarks next to each other.
     counts : ndarray of int, shape [D, workers]
     """
     names, domain_of = np.unique(domains, return_inverse=True)
@@ -33,7 +33,7 @@ def tally(
 
 
 def worker_order(counts: NDArray[np.int_]) -> NDArray[np.intp]:
-    """Workers by the domain that they hold most beyond its share, so that blocks line up."""
+    """Workers ordered by the domain most overrepresented on each, so that blocks line up."""
     expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / max(1, counts.sum())
     surplus = counts - expected
     return np.lexsort((-surplus.max(axis=0), surplus.argmax(axis=0)))

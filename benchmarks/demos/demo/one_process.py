@@ -22,7 +22,7 @@ MODEL = "demo"
 
 
 class OneProcess:
-    """Decides as the daemon does, told of the same releases and reports."""
+    """Decides as the daemon does, with the same releases and reports."""
 
     def __init__(self, setting: Setting, work: Workload) -> None:
         self._recording, self._driven = work.recording, work.driven
@@ -51,7 +51,7 @@ class OneProcess:
         self._reports = 0
 
     def choose(self, i: int, number: int, now: float) -> int:
-        """Route the request that is the `number`-th, of the `i`-th driven recording."""
+        """Route the `number`-th request, which has the `i`-th driven recording."""
         call = RouteCall(
             model=MODEL,
             request_id=str(number),
@@ -100,13 +100,13 @@ class OneProcess:
 
 
 class _Silent:
-    """Nothing is to be told."""
+    """An observer that ignores everything."""
 
     def ended(self, model: str, booking: Booking, how: Ended) -> None:
-        """The loop released it."""
+        """Ignored: the loop itself released the request."""
 
     def signatures_dropped(self, number: int, why: str) -> None:
-        """Counts come with each call."""
+        """Ignored: counts come with each call."""
 
     def worker_changed(self, model: str, row: int, state: WorkerState) -> None:
-        """Workers stay."""
+        """Ignored: workers do not change."""

@@ -1,8 +1,8 @@
 """The demo again as a plain loop in one process: no daemon, no gRPC, no policy classes, no kernels.
 
-What the demo prints must be what this gives, placement by placement. It shares with the demo the
-simulated engines, the arrivals and the draws of `policies.draw`, and nothing else. Policies that
-learn are not written down a second time: they decide by their own class (`one_process`).
+The demo must match this loop, placement by placement. They share only the simulated engines, the
+arrivals and the draws of `policies.draw`. Policies that learn are not implemented a second time:
+they decide by their own class (`one_process`).
 """
 
 from collections import deque
@@ -76,7 +76,7 @@ def plain_run(setting: Setting, work: Workload) -> Run:
 
 
 def by_own_class(settings: Iterable[Setting]) -> list[str]:
-    """The policies for which this module has no rule of its own."""
+    """The policies that this module does not implement."""
     return [setting.policy for setting in settings if setting.policy not in PLAIN]
 
 

@@ -1,4 +1,4 @@
-"""The daemon and the engines as child processes that end with the demo, whatever ends it."""
+"""The daemon and the engines as child processes that end with the demo, however it ends."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 from eldr.v1 import fleet_pb2, fleet_pb2_grpc
 
-# The first start compiles kernels: some seconds, a multiple of that on a busy machine.
+# The first start compiles kernels: some seconds, several times that on a busy machine.
 START_SECONDS = 90.0
 CHECKOUT = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ class DemoError(Exception):
 
 @contextmanager
 def running_daemon(directory: Path) -> Iterator[dict[str, str]]:
-    """`eldr-server` on free ports, keeping nothing; gives its addresses, `grpc` and `http`."""
+    """`eldr-server` on free ports, keeping nothing; yields its addresses, `grpc` and `http`."""
     ports = directory / "ports.json"
     server = Path(sysconfig.get_path("scripts")) / "eldr-server"
     options = {
@@ -33,8 +33,8 @@ def running_daemon(directory: Path) -> Iterator[dict[str, str]]:
         "port-file": str(ports),
         "log-level": "warning",
         "drain-seconds": "0",
-        "refit": "off",  # every policy is to have the same partition
-        "report-limit": "3600",  # the engines report as virtual time goes on
+        "refit": "off",  # every policy must have the same partition
+        "report-limit": "3600",  # the engines report as virtual time advances
     }
     command = [str(server), *(f"--{name}={value}" for name, value in options.items())]
     with _child(command, directory / "daemon.log") as child:
@@ -46,7 +46,7 @@ def running_daemon(directory: Path) -> Iterator[dict[str, str]]:
 def running_engines(
     directory: Path, daemon: str, model: str, recording: str, cost: str, labels: list[str]
 ) -> Iterator[str]:
-    """An engine for each label; gives their address, which the daemon has learned from them."""
+    """One engine per label; yields their address, which they have registered with the daemon."""
     options = {
         "daemon": daemon,
         "model": model,

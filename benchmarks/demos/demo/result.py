@@ -1,4 +1,4 @@
-"""All that the demo finds out."""
+"""All results of the demo."""
 
 from dataclasses import dataclass
 
@@ -10,21 +10,21 @@ from eldr_service.lab.simulation.contender import names
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All that came out.
+    """All results.
 
     Attributes
     ----------
     name : str
         The recording's file, or `data.SAMPLE`.
     subject : str
-        The policy that the verdict is on.
+        The policy that the verdict is about.
     settings : dict of policy to Setting
     runs, plain : dict of policy to Run
         Over gRPC, and by the plain loop in one process.
     other_seeds : dict of seed to float
         The relative change in active experts with other seeds; see `chance`.
     seconds : float
-        Of the whole demo, setup left out.
+        Duration of the whole demo without setup.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Result:
 
     @property
     def differing(self) -> list[str]:
-        """Policies under which the plain loop gives anything else; there should be none."""
+        """Policies under which the plain loop's result differs; there should be none."""
         return [
             policy for policy, run in self.runs.items() if run.outcome != self.plain[policy].outcome
         ]
 
     @property
     def names(self) -> dict[str, str]:
-        """What each policy is called."""
+        """Each policy's name in the report."""
         return names(self.runs)
 
     @property

@@ -1,4 +1,4 @@
-"""What one policy made of the workload."""
+"""One policy's results on the workload."""
 
 from collections import Counter
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -12,9 +12,9 @@ from eldr_service.lab.simulation.pool_statistics import PoolStatistics
 class Figures:
     """Weighted by generated token: `active_experts` (per layer), `step_ms`. Times in ms.
 
-    `load_imbalance` is the most requests on a worker over the mean of all, averaged over time; in
-    a run that is over, up to the last arrival. After it the pool drains, and the last request alone
-    on one of 16 workers, an imbalance of 16, says nothing of a policy.
+    `load_imbalance` is the most requests on a worker over the mean of all, averaged over time; in a
+    finished run, up to the last arrival. After it the pool drains: the last request, alone on one
+    of 16 workers, is an imbalance of 16 and says nothing about a policy.
     """
 
     active_experts: float
@@ -39,7 +39,7 @@ class Figures:
         )
 
     def with_imbalance_of(self, under_load: "Figures") -> "Figures":
-        """These, with the load imbalance of an earlier moment."""
+        """These figures, with the load imbalance of earlier ones."""
         return replace(self, load_imbalance=under_load.load_imbalance)
 
 
@@ -72,13 +72,13 @@ class Run:
 
     @property
     def finished(self) -> Figures:
-        """The figures of a run that is over."""
+        """The figures of a finished run."""
         assert self.figures is not None
         return self.figures
 
     @property
     def outcome(self) -> tuple[object, ...]:
-        """What another way of running the same must give too."""
+        """What any other way to run the same must also produce."""
         return self.placements, self.figures, self.waited, self.most_in_flight
 
     def route_ms(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""How each row of the demo is set: policy, parameters, partition."""
+"""The setting of each row of the demo: policy, parameters, partition."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from eldr_service.lab.simulation.tuning import tune
 
 @dataclass(frozen=True)
 class Setting:
-    """What a row is driven with.
+    """The setting that a row is driven with.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class Setting:
         Its name.
     partition : Partition
     parameters : mapping of str to str
-        As they are written; those left out have their defaults.
+        As text; those left out have their defaults.
     """
 
     policy: str
@@ -45,10 +45,10 @@ def settings(
     partition: Partition,
     done: Callable[[], None] = lambda: None,
 ) -> dict[str, Setting]:
-    """Those of rows NAME[:key=value,…], as `Contender.read` takes them; `done` is called for each.
+    """The settings of rows NAME[:key=value,…], see `Contender.read`; `done` is called for each.
 
-    Rows that ask for no transform share the partition. A row whose transform gives none is left
-    out. What is tuned sees the fitted half alone.
+    Rows that name no transform share the partition. A row whose transform gives no partition is
+    left out. Tuning sees only the fitted half.
     """
     found = {}
     for row in rows:

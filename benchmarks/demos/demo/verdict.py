@@ -1,4 +1,4 @@
-"""What the figures say, in words: whether the goal is met, and what that costs."""
+"""The figures in words: whether the goal is met, and what that costs."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ DEFAULT = BAND
 GOAL = -0.05
 GOAL_MODEL, GOAL_WORKERS = "gpt-oss-20b", 16
 
-# What fewer active experts could be paid with: figure, name, unit. Lower is better for each.
+# What fewer active experts might cost: figure, name, unit. Lower is better for each.
 _PRICES = (
     ("step_ms", "step time", " ms"),
     ("tpot_p50_ms", "median TPOT", " ms"),
@@ -23,7 +23,7 @@ _PRICES = (
 
 
 def compared(subject: str) -> tuple[str, ...]:
-    """The policies that are driven; the subject is one of them."""
+    """The policies to drive, including the subject."""
     own = (subject,) if subject not in (*LOAD_ONLY, *LOCAL, ORACLE) else ()
     return *LOAD_ONLY, *LOCAL, *own, ORACLE
 
@@ -40,12 +40,12 @@ def change(figures: Mapping[str, Figures], policy: str, name: str = "active_expe
 
 
 def goal_met(figures: Mapping[str, Figures], subject: str) -> bool:
-    """Active experts per generated token are lower by the goal at least."""
+    """Whether active experts per generated token are lower by at least the goal."""
     return change(figures, subject) <= GOAL
 
 
 def verdict(figures: Mapping[str, Figures], subject: str, model: str, workers: int) -> list[str]:
-    """Sentences: the goal, what is cheaper too, what is dearer, which policy does still better."""
+    """Sentences: the goal, what else is better, what is worse, which policy does better still."""
     rival = best_load_only(figures)
     moved = change(figures, subject)
     own, theirs = figures[subject].active_experts, figures[rival].active_experts
@@ -82,7 +82,7 @@ def verdict(figures: Mapping[str, Figures], subject: str, model: str, workers: i
 
 
 def chance(changes: Mapping[int, float]) -> str:
-    """How the change in active experts came out with other seeds."""
+    """The change in active experts with other seeds, in words."""
     met = sum(moved <= GOAL for moved in changes.values())
     return (
         f"With other halves and arrivals (seeds {min(changes)} to {max(changes)}, plain loop) the"

@@ -1,4 +1,4 @@
-"""What every policy is given alike: halves of the recording, arrivals, workers, costs."""
+"""What all policies share: halves of the recording, arrivals, workers, costs."""
 
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -11,8 +11,8 @@ from eldr_service.lab.simulation.arrivals import poisson_arrivals
 from eldr_service.lab.simulation.cost import StepCost
 from eldr_service.lab.simulation.workload import oracle_labels, split
 
-# With about ten recordings a worker in each half, centroids are means of something, and batches
-# fill without using up the recordings.
+# With about ten recordings per worker in each half, centroids are meaningful means, and batches
+# fill without exhausting the recordings.
 RECORDINGS_A_WORKER = 10
 MOST_WORKERS = 16
 
@@ -34,7 +34,7 @@ class Workload:
         Their times.
     cost : StepCost
     seed : int
-        Of the split, the arrivals and the order of recordings.
+        The seed of the split, the arrivals and the order of recordings.
     """
 
     recording: Recording
@@ -58,9 +58,9 @@ class Workload:
         requests: int,
         seed: int,
     ) -> "Workload":
-        """Split and draw; about `requests` arrivals. None takes a default that fits the recording.
+        """Split and draw; about `requests` arrivals. None: a default that suits the recording.
 
-        ValueError when there are too few requests.
+        ValueError if there are too few requests.
         """
         fitted, driven = split(recording, 0.5, seed)
         workers = workers or default_workers(len(driven))
@@ -81,7 +81,7 @@ class Workload:
 
     @property
     def report_interval_s(self) -> float:
-        """Virtual seconds between the engines' reports: 1, or less so that there are ten."""
+        """Virtual seconds between the engines' reports: 1, or less to get ten reports."""
         return min(1.0, float(self.arrivals[-1]) / 10)
 
     @cached_property
@@ -91,7 +91,7 @@ class Workload:
 
 
 def default_workers(driven: int) -> int:
-    """The power of two that leaves each worker about ten recordings, 16 at most."""
+    """The power of two that gives each worker about ten recordings, at most 16."""
     workers = 1
     while workers < MOST_WORKERS and 2 * workers * RECORDINGS_A_WORKER <= driven:
         workers *= 2
@@ -103,7 +103,7 @@ def default_rate(
 ) -> float:
     """Arrivals per second that keep about half of the driven recordings in flight.
 
-    More, and arrivals would often find none free; fewer, and batches would be small. By Little's
+    With more, arrivals would often find none free; with fewer, batches would be small. By Little's
     law, with the active experts of a batch of independent tokens.
     """
     decodes = [recording.decode(r) for r in driven.tolist()]
@@ -117,7 +117,7 @@ def default_rate(
 def expected_step_s(
     recording: Recording, driven: NDArray[np.int64], batch: float, cost: StepCost
 ) -> float:
-    """Seconds of a step whose batch (1 at least) is of independent tokens, half way through."""
+    """Seconds of a step with a batch (at least 1) of independent tokens, midway through decodes."""
     decodes = [recording.decode(r) for r in driven.tolist()]
     tokens = sum(d.stop - d.start for d in decodes)
     picked = sum(recording.counts_of(d) for d in decodes) / tokens

@@ -1,4 +1,4 @@
-"""`make demo-vllm`: real vLLM engines, the policies in turn, and what a client sees of it."""
+"""`make demo-vllm`: real vLLM engines, the policies in turn, measured by a client."""
 
 import argparse
 import json
@@ -28,13 +28,13 @@ from benchmarks.demos.demo_vllm.verdict import Findings
 
 WORKLOADS = {"ten kinds": workload.MIXED, "four kinds (the upper end)": workload.FEW}
 FIT_SECONDS = 10.0
-"""To prefill the prompts that a partition is fitted on, about."""
+"""Approximate time to prefill the prompts that a partition is fitted on."""
 BEYOND_SECONDS = 0.3
-"""That a block takes after its end, about: until nothing is booked any more."""
+"""Approximate time after a block's end until nothing is booked."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; 0 done, 1 failed, 2 wrong use."""
+    """Run the demo; return 0 done, 1 failed, 2 wrong usage."""
     options = _options(argv)
     console = Console(stderr=True, highlight=False)
     begun = time.monotonic()
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(f"[{time.monotonic() - begun:4.0f} s] {text}", markup=False, soft_wrap=True)
 
     try:
-        for part in ("fit", "serve"):  # before engines want the processors
+        for part in ("fit", "serve"):  # before engines need the processors
             say(f"reading the texts: {part}")
             workload.prompts(workload.MIXED, part)
         with (
@@ -93,7 +93,7 @@ def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> l
     kinds = list(WORKLOADS.items())[: options.workloads]
     findings = []
     for number, (name, some) in enumerate(kinds):
-        # What is left of the time, over what is left to do.
+        # The remaining time, spread over the remaining workloads.
         left = options.minutes * 60 - (time.monotonic() - begun)
         left -= FIT_SECONDS * (len(kinds) - number)
         segments = (len(kinds) - number) * options.blocks * (len(POLICIES) + len(rig.peers))
@@ -179,5 +179,5 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, and so end the children
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwind, which ends the children
     sys.exit(main())

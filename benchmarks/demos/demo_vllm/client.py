@@ -1,4 +1,4 @@
-"""The proxy's client: keeps so many requests in flight, and times what it sees."""
+"""The proxy's client: keeps a number of requests in flight, and times their answers."""
 
 import asyncio
 import json
@@ -21,13 +21,13 @@ SAMPLE_SECONDS = 0.1
 REQUEST_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
 FILLING_SECONDS = 2.5
-"""At a block's beginning, in which what is carried into it is prefilled again: not measured."""
+"""At the start of a block, not measured: carried requests are prefilled again."""
 
 PAUSE_SECONDS = 0.1
 """After a request that failed."""
 
 FEWEST_TOKENS = 8
-"""Of an answer within a block, for its TPOT to count."""
+"""Of an answer within a block for its TPOT to count."""
 
 _ROUTE = re.compile(r"^eldr_proxy_route_seconds_(sum|count) (\S+)", re.M)
 _REASON = re.compile(r'^eldr_proxy_placements_total\{reason="(\w+)"\} (\S+)', re.M)
@@ -35,7 +35,7 @@ _REASON = re.compile(r'^eldr_proxy_placements_total\{reason="(\w+)"\} (\S+)', re
 
 @dataclass(slots=True)
 class _Answer:
-    """What has come of an answer, and when."""
+    """What has arrived of an answer, and when."""
 
     sent: float
     events: list[tuple[float, int]] = field(default_factory=list)
@@ -60,7 +60,7 @@ class _Answer:
 
 
 class Client:
-    """Drives one proxy, and watches the fleet behind it meanwhile."""
+    """Drives one proxy while watching the fleet behind it."""
 
     def __init__(self, proxy: str, model: str, fleet: Fleet) -> None:
         self._proxy = proxy
@@ -70,11 +70,11 @@ class Client:
     def drive(
         self, carried: Sequence[Ask], coming: Iterator[Ask], seconds: float, peer: str | None = None
     ) -> tuple[Segment, list[Ask]]:
-        """Keep as many in flight as are carried into a block; what is left when it ends.
+        """Keep as many in flight as are carried into a block; returns those left at its end.
 
-        Each that ends is followed by the next of those coming. What is being written at the block's
-        end is cut off: draining would be the larger part of a short block, with batches that grow
-        ever smaller. `peer` is another router's URL, to ask in place of the proxy.
+        When one ends, the next of `coming` follows. Answers in progress at the block's end are cut
+        off: draining, with ever smaller batches, would take most of a short block. `peer` is the
+        URL of another router, called instead of the proxy.
         """
         return asyncio.run(self._drive(carried, coming, seconds, peer or self._proxy))
 
@@ -132,7 +132,7 @@ class Client:
             if rest := ask.max_tokens - answer.tokens:
                 left.append(replace(ask, max_tokens=max(rest, 2), carried=True))
         segment.tokens = made, end - measured
-        while len(left) < len(carried):  # in the place of the failed
+        while len(left) < len(carried):  # replacing the failed
             left.append(next(coming))
         return segment, left
 
@@ -174,7 +174,7 @@ class Client:
         return answer
 
     async def _watch(self, segment: Segment, begin: float, until: float) -> None:
-        """Loads, and every new report of every worker."""
+        """Collect loads, and every new report of every worker."""
         await asyncio.sleep(begin - time.perf_counter())
         seen: dict[str, float] = {}
         while True:
@@ -190,7 +190,7 @@ class Client:
                 if not passed or not step:
                     continue
                 seen[worker.worker_id] = reported
-                # The report is a mean over its tokens; so many steps fit between two reports.
+                # A report is a mean over its tokens: batch size x steps since the previous report.
                 tokens = worker.batch_size * passed / step
                 total, weight = segment.experts
                 segment.experts = total + worker.active_experts * tokens, weight + tokens
@@ -199,7 +199,7 @@ class Client:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     async def _settle(self) -> int:
-        """The engines release by themselves; the next policy shall find nothing in flight."""
+        """Wait until engines have released everything, so that the next policy starts empty."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while (booked := await asyncio.to_thread(self._fleet.sequences)) and (
             time.monotonic() < deadline
@@ -217,7 +217,7 @@ class Client:
 
 
 def _idle_seconds() -> float:
-    """Of all processors together, since the machine started."""
+    """Idle seconds of all processors together since the machine started."""
     return sum(map(float, Path("/proc/stat").read_text().split()[4:6])) / 100
 
 

@@ -1,4 +1,4 @@
-"""vLLM's own API servers, one prefill and some decode engines, and the way to talk to one."""
+"""vLLM's own API servers, one prefill and some decode engines, and calls to them."""
 
 import json
 import os
@@ -21,9 +21,9 @@ ASK_SECONDS = 120.0
 MAX_SEQUENCES = 32
 KV_CACHE_BYTES = 256 * 2**20
 PAUSE_SECONDS = {"kv_producer": 0.010, "kv_consumer": 0.002}
-"""Between two questions of vLLM's processes to each other; a decode step takes tens of ms."""
+"""Between two polls of vLLM's processes for each other; a decode step takes tens of ms."""
 STREAM_INTERVAL = 4
-"""Tokens an event, after the first: an event a token would cost as much as the token."""
+"""Tokens per event, after the first: one event per token would cost as much as the token."""
 
 
 class Engine:
@@ -34,7 +34,7 @@ class Engine:
 
     @property
     def is_healthy(self) -> bool:
-        """It serves."""
+        """Whether it serves."""
         try:
             with urllib.request.urlopen(self.url + "/health", timeout=2) as answer:
                 return bool(answer.status == 200)
@@ -76,7 +76,7 @@ def start(
 ) -> Engine:
     """Start an engine, role kv_producer or kv_consumer; it is not ready yet.
 
-    `record` is the folder that it records to, where it is to.
+    `record` is the folder that it records to; None: it does not record.
     """
     engine = Engine(f"http://127.0.0.1:{free_port()}")
     transfer = {
@@ -118,7 +118,7 @@ def start(
         "kv-transfer-config": json.dumps(transfer),
     }
     command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server"]
-    # Every policy is asked the same prompts: none may find those of the one before it cached.
+    # Every policy gets the same prompts: none may find them cached by the previous one.
     command += ["--enforce-eager", "--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
     command += [f"--{option}={value}" for option, value in options.items()]
     paths = (
@@ -141,7 +141,7 @@ def start(
 
 
 def await_health(engines: list[Engine], processes: Processes, ready: Callable[[int], None]) -> None:
-    """Until all serve; `ready` is told how many do."""
+    """Wait until all serve; `ready` is called with how many do."""
     deadline = time.monotonic() + START_SECONDS
     while (serving := sum(engine.is_healthy for engine in engines)) < len(engines):
         ready(serving)
@@ -154,7 +154,7 @@ def await_health(engines: list[Engine], processes: Processes, ready: Callable[[i
 
 
 def warm_up(prefill: Engine, decode: Engine, model: str, prompt: str) -> None:
-    """Let this pair meet: the first handshake has 5 s, which a machine still warming up misses."""
+    """Connect this pair: the first handshake has 5 s, too short on a machine still warming up."""
     failure: OSError | None = None
     for _ in range(6):
         with suppress(TimeoutError):
@@ -171,7 +171,7 @@ def warm_up(prefill: Engine, decode: Engine, model: str, prompt: str) -> None:
 
 
 def counts(prefill: Engine, model: str, prompt: str) -> str:
-    """The experts that a prompt uses, as the answer of the prefill engine carries them."""
+    """The experts that a prompt uses, as in the prefill engine's answer."""
     answer = prefill.complete(model, prompt, 1, {})
     said = (answer.get("kv_transfer_params") or {}).get("eldr") or {}
     if "counts" not in said:

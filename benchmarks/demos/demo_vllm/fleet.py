@@ -1,4 +1,4 @@
-"""What the demo asks of the daemon."""
+"""The demo's calls to the daemon."""
 
 import base64
 import time
@@ -15,7 +15,7 @@ from benchmarks.demos.demo_vllm.processes import DemoError
 
 
 def sequences(worker: fleet_pb2.Worker) -> int:
-    """What a worker has in flight, whichever router sent it."""
+    """A worker's sequences in flight, from any router."""
     return worker.booked_sequences + worker.foreign_sequences
 
 
@@ -34,7 +34,7 @@ class Fleet:
         self._channel.close()
 
     def workers(self) -> list[fleet_pb2.Worker]:
-        """The decode workers that serve."""
+        """The decode workers in service."""
         answer = self._fleet.ListWorkers(fleet_pb2.ListWorkersRequest(model=self._model))
         return [
             worker
@@ -46,7 +46,7 @@ class Fleet:
     def await_workers(
         self, urls: Sequence[str], seconds: float, waiting: Callable[[], None]
     ) -> None:
-        """Until all of these are registered."""
+        """Wait until all of these are registered."""
         deadline = time.monotonic() + seconds
         while missing := set(urls) - {worker.url.rstrip("/") for worker in self.workers()}:
             waiting()
@@ -55,11 +55,11 @@ class Fleet:
             time.sleep(0.2)
 
     def sequences(self) -> int:
-        """Sequences on all of them: booked, or another router's, which reports tell of."""
+        """Sequences on all workers: booked, or reported if another router sent them."""
         return sum(map(sequences, self.workers()))
 
     def fit(self, counts: Sequence[str], slots: int) -> partition_pb2.PartitionInfo:
-        """Fit on counts as the answers of a prefill engine carry them, and activate."""
+        """Fit on counts from a prefill engine's answers, and activate the partition."""
         return self._partitions.FitPartition(
             partition_pb2.FitPartitionRequest(
                 model=self._model,

@@ -1,4 +1,4 @@
-"""Child processes in groups of their own, which end with the demo however it ends."""
+"""Child processes in their own process groups, which end with the demo however it ends."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ class DemoError(Exception):
 
 
 class Processes:
-    """All that the demo has started; leaving the block ends them, their children with them."""
+    """All processes that the demo has started; leaving the block ends them and their children."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,7 +40,7 @@ class Processes:
             child.wait()
 
     def start(self, name: str, command: list[str], env: Mapping[str, str], nice: int = 0) -> None:
-        """Start `command`, its output in a log of that name."""
+        """Start `command`, with its output in a log of that name."""
 
         def prepare() -> None:
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # even if the demo is killed with -9
@@ -58,7 +58,7 @@ class Processes:
             )
 
     def bind(self, name: str, processors: Iterable[int]) -> None:
-        """Have every thread of a child, and of its children, run on these processors alone."""
+        """Restrict every thread of a child, and of its children, to these processors."""
         group = self._children[name].pid
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # a process or a thread may end meanwhile
@@ -67,7 +67,7 @@ class Processes:
                         os.sched_setaffinity(int(thread.name), processors)
 
     def check(self) -> None:
-        """Raise DemoError, with the end of its log, if one has ended by itself."""
+        """Raise DemoError, with the end of its log, if a process has ended by itself."""
         for name, child in self._children.items():
             if child.poll() is not None:
                 raise DemoError(f"{name} ended with status {child.returncode}:\n{self.tail(name)}")
@@ -81,7 +81,7 @@ class Processes:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, and below those that outgoing connections are given."""
+    """A port that was free a moment ago, below the ephemeral ports of outgoing connections."""
     while True:
         port = random.randrange(10_000, 32_768)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):

@@ -1,4 +1,4 @@
-"""Everything that is measured, up and warm: daemon, engines, proxy."""
+"""Everything that is measured, running and warmed up: daemon, engines, proxy."""
 
 import json
 import os
@@ -19,17 +19,18 @@ from benchmarks.demos.demo_vllm.processes import DemoError, Processes, free_port
 
 START_SECONDS = 90.0
 ROUTE_SECONDS = 0.25
-"""The proxy's patience with the daemon: 10 ms by default, which engines on every core can cost."""
+"""How long the proxy waits for the daemon: with engines on every core, its default of 10 ms is
+too short."""
 
 EXPERTS = 4 * 32
 PREFILL_EXPERT_MB = 1.0
-"""It has the processors to share with the decode engines, which it would not elsewhere."""
+"""Small, as the prefill engine shares the processors with the decode engines here."""
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rig:
-    """What the blocks are driven through."""
+    """The system that blocks are driven through."""
 
     prefill: list[Engine]
     decode: list[Engine]
@@ -37,7 +38,7 @@ class Rig:
     fleet: Fleet
     client: Client
     processes: Processes
-    # Other routers before the same engines: their URLs by name.
+    # URLs of other routers in front of the same engines, by name.
     peers: dict[str, str]
 
 
@@ -50,12 +51,12 @@ def own_rig(
     record: Path | None,
     say: Say,
 ) -> Iterator[Rig]:
-    """One prefill engine and up to so many decode engines, of the small model made wide.
+    """One prefill engine and up to `decode` decode engines of the small model, widened.
 
-    They record to the folder `record`, where there is one.
+    They record to the folder `record`, unless it is None.
     """
     decode = _affordable(decode, expert_mb, say)
-    say(f"widening the model to {expert_mb:g} MB an expert")
+    say(f"widening the model to {expert_mb:g} MB per expert")
     narrow, wide = (_widened(folder, mb) for mb in (min(PREFILL_EXPERT_MB, expert_mb), expert_mb))
     with Processes(folder) as processes:
         say("starting the daemon")
@@ -80,14 +81,14 @@ def existing_rig(
     vllm_router: str | None,
     say: Say,
 ) -> Iterator[Rig]:
-    """Engines that run already, with ELDR's connector, and the daemon that they report to.
+    """Engines already running, with ELDR's connector, and the daemon that they report to.
 
-    The daemon's policy is put back at the end; the fitted partition stays active.
+    The daemon's policy is restored at the end; the fitted partition stays active.
     """
     prefills, decodes = [Engine(url) for url in prefill], [Engine(url) for url in decode]
     with Processes(folder) as processes:
         _await(prefills + decodes, processes, say)
-        # vLLM's workers bind their first thread to a processor, "nobind" or not: all to the same.
+        # vLLM's workers all bind their first thread to the same processor, even with "nobind".
         processes.unbind()
         with _proxied(processes, router, prefills, decodes, vllm_router, say) as rig:
             before = rig.fleet.policy
@@ -146,7 +147,7 @@ def _affordable(decode: int, expert_mb: float, say: Say) -> int:
 
 
 def _widened(folder: Path, expert_mb: float) -> Path:
-    """In vLLM's environment: this one has no torch."""
+    """Widen the model in vLLM's environment, as this one has no torch."""
     target = folder / f"model-{expert_mb:g}"
     command = [vllm.PYTHON, "-m", "benchmarks.engines.tiny_moe.widen", str(target)]
     done = subprocess.run(
@@ -158,10 +159,10 @@ def _widened(folder: Path, expert_mb: float) -> Path:
 
 
 def _share_processors(processes: Processes, decode: list[str]) -> None:
-    """As many decode engines on each processor; the others run where there is room.
+    """Put equally many decode engines on each processor; other processes run on any.
 
-    vLLM's workers bind their first thread to a processor, "nobind" or not, and all to the same one;
-    and left to the kernel, three engines may share one while the fourth has the other.
+    vLLM's workers all bind their first thread to the same processor, even with "nobind"; and if it
+    is left to the kernel, three engines may share one processor while the fourth has the other.
     """
     processors = sorted(os.sched_getaffinity(0))
     processes.bind("prefill", processors)
@@ -179,8 +180,8 @@ def _start_daemon(processes: Processes, folder: Path) -> str:
         "port-file": ports,
         "log-level": "warning",
         "drain-seconds": 0,
-        "refit": "off",  # every policy is to have the same partition
-        "report-interval": 0.5,  # the active experts of short blocks are in the reports
+        "refit": "off",  # every policy must have the same partition
+        "report-interval": 0.5,  # so that short blocks have reports of active experts
         "report-limit": 10,
     }
     command = [sys.executable, "-c", code, *(f"--{k}={v}" for k, v in options.items())]
@@ -207,7 +208,7 @@ def _start_proxy(
 def _start_vllm_router(
     processes: Processes, command: str, prefill: list[Engine], decode: list[Engine]
 ) -> str:
-    """In its prefill-decode mode, by its power of two choices: it picks by load alone."""
+    """Start it in prefill-decode mode with power of two choices, which sees only load."""
     front = Engine(f"http://127.0.0.1:{free_port()}")
     line = [command, "--vllm-pd-disaggregation", "--kv-connector", "nixl"]
     line += ["--policy", "power_of_two", "--host", "127.0.0.1", "--log-level", "warning"]

@@ -1,7 +1,7 @@
-"""Figures of a policy over blocks, and intervals from drawing blocks again.
+"""Figures of a policy over blocks, with bootstrap intervals.
 
 A block is driven under every policy with the same requests, so blocks are drawn whole: what made
-one block slow made it slow for all. What one leaves in flight the next begins with, so they are
+one slow made it slow for all. Each starts with what the previous one left in flight, so they are
 drawn in runs (the circular block bootstrap).
 """
 
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 SAMPLES = 1000
 RUN = 4
-"""Blocks in a row that are drawn together: an answer takes one or two."""
+"""Consecutive blocks that are drawn together: an answer takes one or two."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Segment:
-    """What one policy did with one block; times in seconds."""
+    """One policy's results on one block; times in seconds."""
 
-    # The block, by the clock on the wall.
+    # The block's wall-clock start and end.
     since: float = 0.0
     until: float = 0.0
     tpot: list[float] = field(default_factory=list)
     ttft: list[float] = field(default_factory=list)
-    # Requests that tokens have come for, those that the block's end cut off before, and the failed.
+    # Requests with tokens, those cut off by the block's end before their first, and failed ones.
     answered: int = 0
     unanswered: int = 0
     failed: int = 0
-    # Bookings that were there long after the last answer.
+    # Bookings that remained long after the last answer.
     left: int = 0
     # Sums over reports of (active experts x tokens, tokens), over samples of (max / mean, 1) and
     # over placements of (seconds, 1).
@@ -38,13 +38,13 @@ class Segment:
     steps: tuple[float, float] = (0.0, 0.0)
     imbalance: tuple[float, float] = (0.0, 0.0)
     route: tuple[float, float] = (0.0, 0.0)
-    # Of answers, and the seconds in which they came.
+    # Tokens of answers, and the seconds in which they came.
     tokens: tuple[float, float] = (0.0, 0.0)
     reasons: dict[str, int] = field(default_factory=dict)
     processors: float = 0.0
 
     def document(self) -> dict[str, float]:
-        """When it was, and the active experts that workers reported in its measured part."""
+        """Its time, and the active experts that workers reported in its measured part."""
         total, weight = self.experts
         experts = total / weight if weight else math.nan
         return {"since": self.since, "until": self.until, "active_experts": experts}
@@ -52,7 +52,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A row of the report: what a segment gives to it, and what becomes of several such parts."""
+    """A row of the report: a segment's part of it, and how parts of several segments join."""
 
     name: str
     unit: str
@@ -71,7 +71,7 @@ class Estimate:
 
 
 def _percentile(name: str, unit: str, field: str, percent: float, digits: int = 1) -> Metric:
-    """Of the requests of all segments together; in milliseconds."""
+    """A percentile over the requests of all segments together, in milliseconds."""
 
     def join(parts: Sequence[NDArray[np.float64]]) -> float:
         return float(np.percentile(np.concatenate(parts), percent))
@@ -80,7 +80,7 @@ def _percentile(name: str, unit: str, field: str, percent: float, digits: int = 
 
 
 def _mean(name: str, unit: str, field: str, scale: float = 1.0, digits: int = 2) -> Metric:
-    """The sums of all segments over their weights."""
+    """A mean: the sums of all segments over their weights."""
 
     def join(parts: Sequence[NDArray[np.float64]]) -> float:
         total, weight = np.sum(parts, axis=0)
@@ -105,7 +105,7 @@ METRICS = (
 def bootstrap(
     blocks: Sequence[dict[str, Segment]], seed: int = 0, samples: int = SAMPLES
 ) -> tuple[dict[str, dict[str, Estimate]], dict[str, dict[tuple[str, str], Estimate]]]:
-    """Each metric of each policy, and the relative change of each policy against each other."""
+    """Each metric of each policy, and relative changes between all pairs of policies."""
     rng = np.random.default_rng(seed)
     starts = rng.integers(len(blocks), size=(samples, -(-len(blocks) // RUN), 1))
     runs = (starts + np.arange(RUN)) % len(blocks)

@@ -16,17 +16,17 @@ BAND, PRICED = SUBJECTS = ("locality-band", "marginal-cost")
 POLICIES = (*LOAD_ONLY, *SUBJECTS)
 
 TOKENS = (48, 96)
-"""Of an answer, evenly drawn."""
+"""Per answer, drawn uniformly."""
 
 IN_FLIGHT = 11
-"""Requests per engine, of those that are prefilled too: locality is nothing to a batch of one."""
+"""Requests per engine, including those in prefill: with a batch of one, locality has no effect."""
 
 SHORTEST_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is in flight at any time, and the seconds of a block."""
+    """Requests in flight at any time, and the seconds of a block."""
 
     in_flight: int
     seconds: float
@@ -34,7 +34,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """What came of one workload."""
+    """The results of one workload."""
 
     name: str
     kinds: tuple[str, ...]
@@ -45,7 +45,7 @@ class Study:
 
 
 def fit(rig: Rig, kinds: Sequence[str], most: int, seed: int, say: Say) -> tuple[int, str]:
-    """Fit on prompts that are never served, in the mix that is; gives slots and transform."""
+    """Fit on prompts that are never served, in the served mix; returns slots and transform."""
     fitted = workload.prompts(tuple(kinds), "fit")
     some = [
         prompt
@@ -71,11 +71,11 @@ def study(
     seed: int,
     say: Say,
 ) -> Study:
-    """Drive the blocks; the order of the policies in each is drawn by the seed."""
+    """Drive the blocks; the seed determines the order of the policies in each."""
     slots, transform = fit(rig, kinds, fit_prompts, seed, say)
     served = workload.prompts(kinds, "serve")
     rng = np.random.default_rng(seed)
-    # Each policy has one long run, cut into blocks that alternate with the others'.
+    # Each policy has one long run, split into blocks that alternate with the others'.
     names = (*POLICIES, *rig.peers)
     in_flight = dict.fromkeys(names, workload.standing(served, load.in_flight, TOKENS, seed))
     done: list[dict[str, Segment]] = []

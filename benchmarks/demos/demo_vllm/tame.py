@@ -1,10 +1,9 @@
 """vLLM's NixlConnector for engines that share fewer processors than they have processes.
 
-vLLM's engine core and its worker wait for each other by asking again and again for up to a second:
-five engines would keep ten processors busy with waiting. Here they sleep between two questions. A
-prefill engine also steps without end while a decode engine has yet to fetch from it; it sleeps
-longer. Which experts are read, and how long that takes, is as before. `tame_nixl` does the like for
-NIXL.
+vLLM's engine core and its worker wait for each other by polling for up to a second: five engines
+would keep ten processors busy with waiting. Here they sleep between two polls. A prefill engine
+also steps continuously while a decode engine has yet to fetch from it; it sleeps longer. Which
+experts are read, and how long that takes, does not change. `tame_nixl` does the same for NIXL.
 """
 
 import os

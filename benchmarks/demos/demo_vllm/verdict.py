@@ -1,4 +1,4 @@
-"""What the figures say, in words, and as a document."""
+"""The figures in words, and as a document."""
 
 import math
 from collections import Counter
@@ -19,32 +19,32 @@ class Findings:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """Which policies are set against which."""
+        """Which policies are compared with which."""
         peers = [name for name in self.study.blocks[0] if name not in POLICIES]
         against = [(subject, peer) for peer in peers for subject in SUBJECTS]
         return [*((subject, self.best) for subject in SUBJECTS), (PRICED, BAND), *against]
 
     def change(self, metric: str, policy: str, against: str) -> Estimate:
-        """Of one policy, relative to another."""
+        """The change of a metric under one policy, relative to another."""
         return self._changes[metric][policy, against]
 
     @property
     def requests(self) -> int:
-        """Under all policies; one that spans blocks counts in each."""
+        """Requests under all policies; one that spans blocks counts in each."""
         return self._sum("answered") + self.unanswered + self.failed
 
     @property
     def unanswered(self) -> int:
-        """Of the requests, those that a block's end cut off before their first token."""
+        """Requests that a block's end cut off before their first token."""
         return self._sum("unanswered")
 
     @property
     def failed(self) -> int:
-        """Of the requests, those refused or broken off by the other side."""
+        """Requests refused or aborted by the other side."""
         return self._sum("failed")
 
     def reasons(self, policy: str) -> Counter[str]:
-        """Why the placements of a policy went where they went."""
+        """The reasons of a policy's placements, counted."""
         total: Counter[str] = Counter()
         for block in self.study.blocks:
             total.update(block[policy].reasons)
@@ -52,12 +52,12 @@ class Findings:
 
     @property
     def processors(self) -> float:
-        """The share of the processors that was busy, by anyone."""
+        """The share of processor time that was busy, with any program."""
         shares = [s.processors for block in self.study.blocks for s in block.values()]
         return sum(shares) / len(shares)
 
     def sentences(self) -> list[str]:
-        """What a reader should take home."""
+        """The main results, in sentences."""
         said = [self._sentence(*pair) for pair in self.pairs]
         reasons = sum(map(self.reasons, self.values["TPOT p50"]), Counter())
         fallbacks = sum(
@@ -72,7 +72,7 @@ class Findings:
         return said
 
     def document(self) -> dict[str, Any]:
-        """For build/demo_vllm.json."""
+        """The content of build/demo_vllm.json for this study."""
         study = self.study
         return {
             "workload": study.name,
@@ -129,6 +129,6 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _triple(estimate: Estimate) -> list[float | None]:
-    """Null where there is no figure, as for a peer's router time: JSON has no NaN."""
+    """Value, low, high; None for no figure, as for a peer's router time: JSON has no NaN."""
     triple = (estimate.value, estimate.low, estimate.high)
     return [None if math.isnan(each) else each for each in triple]

@@ -1,4 +1,4 @@
-"""What is asked, and in which order: the same for every policy of a block."""
+"""The requests and their order: the same for every policy of a block."""
 
 import functools
 import itertools
@@ -11,20 +11,21 @@ from benchmarks.engines.tiny_moe import texts
 
 MIXED = texts.KINDS
 FEW = ("python", "json", "german", "japanese")
-"""The upper end: kinds as far apart as can be, as many as there are decode engines."""
+"""The upper end: as many kinds as decode engines, as different as possible."""
 
 PROMPT_BYTES = 64
-"""Short: with experts this wide a prefill is dear, and it competes with the decodes for cores."""
+"""Short: with experts this wide a prefill is costly, and competes with the decodes for cores."""
 
 PROMPTS = 24
-"""Of each kind and part: what the smallest part has."""
+"""Per kind and part: as many as the smallest part has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """One request.
 
-    What a block cuts off is `carried` into the policy's next block, with what is left to write.
+    A request cut off by a block's end is `carried` into the policy's next block, with the tokens
+    left to generate.
     """
 
     kind: str
@@ -41,22 +42,22 @@ def prompts(kinds: tuple[str, ...], part: str) -> dict[str, list[str]]:
 
 @functools.cache
 def _prompts(kind: str, part: str) -> list[str]:
-    # The first half of each, which is what `texts` has made sure that training never saw.
+    # The first half of each: `texts` ensures that training never saw it.
     some = texts.prompts(kind, part, [2 * PROMPT_BYTES] * PROMPTS)
     return [text.encode()[:PROMPT_BYTES].decode(errors="ignore") for text in some]
 
 
 def shares(kinds: tuple[str, ...]) -> np.ndarray:
-    """Of many kinds a skewed mix, in proportion to 1 / sqrt(rank); few, the upper end, are even."""
+    """Shares of kinds: in proportion to 1 / sqrt(rank); equal for few kinds, the upper end."""
     ranks = np.arange(1, len(kinds) + 1)
     weights = 1 / np.sqrt(ranks) if len(kinds) > len(FEW) else np.ones(len(kinds))
     return weights / weights.sum()
 
 
 def coming(served: dict[str, list[str]], tokens: tuple[int, int], seed: int) -> Iterator[Ask]:
-    """Requests without end, their answers of evenly drawn length.
+    """Endless requests, with answer lengths drawn uniformly.
 
-    No prompt is asked twice while others of its kind are left.
+    No prompt is used twice while others of its kind are left.
     """
     rng = np.random.default_rng(seed)
     kinds = tuple(served)
@@ -74,7 +75,7 @@ def coming(served: dict[str, list[str]], tokens: tuple[int, int], seed: int) -> 
 def standing(
     served: dict[str, list[str]], in_flight: int, tokens: tuple[int, int], seed: int
 ) -> list[Ask]:
-    """What a steady state has in flight: a part of each answer is left, evenly drawn."""
+    """Requests in flight in a steady state: the rest of each answer is drawn uniformly."""
     rng = np.random.default_rng([seed, 1])
     return [
         replace(ask, max_tokens=max(round(ask.max_tokens * rng.uniform()), 8), carried=True)

@@ -38,7 +38,7 @@ def print_curves(mode: str, curves: Sequence[Curve], console: Console) -> None:
     """Print us per layer by active experts, one row per batch size."""
     if not curves:
         return
-    console.print(f"\n[bold](c) step time against active experts[/], us of a layer, {mode}")
+    console.print(f"\n[bold](c) step time against active experts[/], us per layer, {mode}")
     for curve in curves:
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column(width=12)

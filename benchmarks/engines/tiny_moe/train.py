@@ -97,7 +97,7 @@ def train(options: argparse.Namespace) -> None:
         if step % 50 == 0:
             seconds = time.monotonic() - started
             print(
-                f"step {step}/{options.steps}  {loss.item() / math.log(2):.3f} bits a byte"
+                f"step {step}/{options.steps}  {loss.item() / math.log(2):.3f} bits per byte"
                 f"  imbalance {model.imbalance().item():.2f}  {seconds:.0f} s",
                 flush=True,
             )
