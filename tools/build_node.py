@@ -12,7 +12,7 @@ INSTALL = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglev
 
 
 def copy() -> None:
-    """What was deleted in the source must go, and what is installed must stay."""
+    """Copy the source: files deleted there are removed, installed packages stay."""
     for source in SOURCE.iterdir():
         into = PACKAGE / source.name
         if source.name in ("node_modules", "dist"):
@@ -25,7 +25,7 @@ def copy() -> None:
 
 
 def install() -> None:
-    """Once per lock file."""
+    """Install the packages, unless already done for this lock file."""
     lock, installed = PACKAGE / "package-lock.json", PACKAGE / "node_modules/.lock"
     if not installed.exists() or installed.read_bytes() != lock.read_bytes():
         subprocess.run(INSTALL, cwd=PACKAGE, check=True)

@@ -1,4 +1,4 @@
-"""Play every case to every client of this repository; write the table in clients/conformance."""
+"""Run every case with every client of this repository; write the table in clients/conformance."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""The site's reference, made of what it describes: .proto files, and each program's options."""
+"""The site's reference, generated from .proto files and each program's options."""
 
 import argparse
 import re
@@ -34,7 +34,7 @@ FIELD = FieldDescriptorProto
 
 
 def pages() -> dict[str, str]:
-    """Every page of the reference by its file's name."""
+    """Every page of the reference, by file name."""
     described = descriptors()
     where = {name: f"{stem(file)}.md" for file in described for name in names_in(file)}
     return {
@@ -49,7 +49,7 @@ def pages() -> dict[str, str]:
 
 
 def descriptors() -> list[FileDescriptorProto]:
-    """The project's .proto files, their comments included."""
+    """The project's .proto files, with comments."""
     protos = sorted((ROOT / "protos").glob("eldr/v1/*.proto"))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "set")
@@ -65,7 +65,7 @@ def stem(file: FileDescriptorProto) -> str:
 
 
 def names_in(file: FileDescriptorProto) -> Iterator[str]:
-    """Full names of messages and enums, nested ones too."""
+    """Full names of messages and enums, including nested ones."""
 
     def inside(message: DescriptorProto, prefix: str) -> Iterator[str]:
         yield prefix + message.name
@@ -187,7 +187,7 @@ def server_page() -> str:
     for name, field in Settings.model_fields.items():
         if name == "models":
             continue
-        switch = field.annotation is bool  # all others say what stands for their value
+        switch = field.annotation is bool  # all others name their value
         value = "" if switch else f" {field.json_schema_extra['metavar']}"  # type: ignore[index]
         default = field.get_default(call_default_factory=True)
         key = "no key: a file can name no other" if name == "config" else f"key `{name}`"
@@ -204,7 +204,7 @@ def server_page() -> str:
     keys = ", ".join(f"`{key}`" for key in ModelDeclaration.model_fields)
     parts += [
         "## `[[models]]`",
-        f"In the file alone: models whose geometry no worker can claim otherwise. Each has {keys}.",
+        f"Only in the file: models whose geometry no worker can claim otherwise. Each has {keys}.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -218,7 +218,7 @@ def commands_page() -> str:
         "# eldr",
         *map(escaped, (root.help, root.epilog)),
         "## Connection and output",
-        "Options of every command but those that work without a daemon; before or after it.",
+        "Options of every command that needs a daemon; they may come before or after it.",
         options(shared, context),
         options(own, context),
     ]
@@ -237,7 +237,7 @@ def commands_page() -> str:
 
 
 def commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The commands below a group, each with the words that call it."""
+    """The commands below a group, each with its words on the command line."""
     for name, command in group.commands.items():
         words = (*path, name)
         if hasattr(command, "commands"):
@@ -247,14 +247,14 @@ def commands(group: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 
 def split(parameters: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    """The options that all commands share, and the others."""
+    """The options shared by all commands, and the others."""
     given = [each for each in parameters if not each.hidden and "--help" not in each.opts]
     shared = [each for each in given if each.rich_help_panel == PANEL]
     return shared, [each for each in given if each not in shared]
 
 
 def options(parameters: Iterable[Any], context: Any) -> str:
-    """A table of a command's arguments and options; empty without any."""
+    """A table of a command's arguments and options; empty if it has none."""
     rows = []
     for each in parameters:
         argument = each.param_type_name == "argument"
@@ -304,12 +304,12 @@ def anchor(name: str) -> str:
 
 
 def heading(level: int, text: str, name: str) -> str:
-    """A heading, with an id that its name alone decides."""
+    """A heading, with an id that depends only on its name."""
     return f"{'#' * level} {text} {{ #{anchor(name)} }}"
 
 
 def escaped(text: str) -> str:
-    """Text in which Markdown finds no tags and no cells."""
+    """Text escaped so that Markdown finds no tags or table cells."""
 
     def escape(match: re.Match[str]) -> str:
         code, special = match.groups()

@@ -1,8 +1,8 @@
 """Build the documentation as a site: lay all pages out in build/pages, then run zensical there.
 
-Pages stay where they are kept: docs/, and READMEs beside the code that they are about. Here they
-get their places in the site, their links lead to each other's places, and links to source files to
-pages with the source. Links that lead nowhere end the build.
+Pages are kept in docs/, and as READMEs beside the code that they describe. Here they get their
+places in the site; links between them are rewritten to these places, and links to source files to
+pages with the source. A broken link ends the build.
 """
 
 import os
@@ -46,7 +46,7 @@ DESCRIBED = {
     "eldr_service/server/options.py": "reference/eldr-server.md",
     "clients/vllm/eldr_vllm/proxy/cli.py": "reference/eldr-proxy.md",
 }
-"""Sources that the site has a page of the reference for."""
+"""Sources that have a page in the site's reference."""
 LANGUAGES = {
     ".py": "python",
     ".toml": "toml",
@@ -60,13 +60,13 @@ LIST = re.compile(r"(?:[-*]|\d+\.) ")
 
 
 def pages() -> dict[str, str]:
-    """Each page written by hand, by its path in the checkout, and its place in the site."""
+    """Pages written by hand: path in the checkout -> place in the site."""
     kept = {f"docs/{page.name}": page.name for page in sorted((ROOT / "docs").glob("*.md"))}
     return kept | ELSEWHERE
 
 
 def places() -> dict[str, str]:
-    """What a link may lead to, by its path in the checkout: pages, their folders, .proto files."""
+    """Valid link targets by path in the checkout: pages, their folders, .proto files."""
     folders = {
         path.removesuffix("/README.md"): place
         for path, place in ELSEWHERE.items()
@@ -80,7 +80,7 @@ def places() -> dict[str, str]:
 
 
 def outside_fences(text: str, change: Callable[[str], str]) -> Iterator[str]:
-    """A page's lines, those outside its code changed; a fence's file name becomes its title."""
+    """A page's lines, changed outside code; a fence's file name becomes its title."""
     closing = None
     previous = ""
     for line in text.splitlines():
@@ -93,7 +93,7 @@ def outside_fences(text: str, change: Callable[[str], str]) -> Iterator[str]:
             title = f' title="{name}"' if name and "." in name else ""
             line = f"{indent}{closing}{language}{title}"
         else:
-            # Markdown as GitHub has it lets a list follow a paragraph without an empty line.
+            # GitHub's Markdown lets a list follow a paragraph without an empty line.
             paragraph = previous.strip() and not previous.startswith(" ")
             if LIST.match(line) and paragraph and not LIST.match(previous):
                 yield ""
@@ -103,11 +103,11 @@ def outside_fences(text: str, change: Callable[[str], str]) -> Iterator[str]:
 
 
 def laid_out(path: str, place: str, known: dict[str, str], sources: set[str]) -> str:
-    """The page with its links changed for its place; adds the source files that it links to."""
+    """The page with links rewritten for its place; adds the files it links to to `sources`."""
 
     def link(match: re.Match[str]) -> str:
         code, before, target, after = match.groups()
-        if code:  # in a table GitHub wants the bar escaped, where others show the backslash
+        if code:  # in a table GitHub needs the bar escaped; others show the backslash
             return code.replace("\\|", "|") if match.string.startswith("|") else code
         if re.match(r"https?:|mailto:|#", target):
             return match[0]
@@ -129,7 +129,7 @@ def laid_out(path: str, place: str, known: dict[str, str], sources: set[str]) ->
 
 
 def source_page(path: str) -> str:
-    """A page that shows a file, or names those of a folder; the search leaves it out."""
+    """A page that shows a file, or lists a folder's; excluded from search."""
     head = f"---\nsearch:\n  exclude: true\n---\n\n# {path}\n\n"
     full = ROOT / path
     if full.is_dir():
@@ -170,7 +170,7 @@ def navigation() -> list[str]:
 
 
 def build(folder: Path) -> None:
-    """Lay the pages out in a folder's `pages` and build its `site`; faults end the program."""
+    """Lay the pages out in a folder's `pages` and build its `site`; exit on faults."""
     pages, site = folder / "pages", folder / "site"
     for old in (pages, site):
         shutil.rmtree(old, ignore_errors=True)

@@ -1,8 +1,8 @@
 """Fit the cost models that ship in eldr_service/lab/simulation/costs to public latency tables.
 
-`*-h200-moe-layers`: one MoE layer's latency by NVIDIA's aiconfigurator, one engine's rows with
-balanced routing, up to the batch that activates every expert, so that latency grows by experts and
-not by tokens. `*-rtxpro6000`: LLMServingSim's tables of a whole layer, whose parts are added.
+`*-h200-moe-layers`: one MoE layer's latency from NVIDIA's aiconfigurator, one engine's rows with
+balanced routing, up to the batch that activates every expert, so that latency grows with experts,
+not tokens. `*-rtxpro6000`: the sum of the parts of a whole layer in LLMServingSim's tables.
 `*-h200`: that MoE layer, and the RTX PRO 6000's other parts, scaled by bytes and bandwidth.
 """
 
@@ -24,9 +24,9 @@ SHARED = ROOT.parent / "shared" / "data"
 TABLES, CONFIGS = SHARED / "latency", SHARED / "model_configs"
 COSTS = ROOT / "eldr_service" / "lab" / "simulation" / "costs"
 RTX_TABLES = "rtxpro6000_qwen3-30b-a3b_tp1_"
-MOST_TOKENS = 256  # a decode batch at most, for the RTX PRO 6000
+MOST_TOKENS = 256  # largest decode batch, for the RTX PRO 6000
 MOST_CONTEXT = 8192
-RTX_TB_S, H200_TB_S = 1.79, 4.8  # memory bandwidth by NVIDIA's data sheets
+RTX_TB_S, H200_TB_S = 1.79, 4.8  # memory bandwidth from NVIDIA's data sheets
 FASTER = H200_TB_S / RTX_TB_S
 
 MATRICES = {"qkv_proj": 1, "o_proj": 1}
@@ -35,7 +35,7 @@ OUTSIDE = {"embedding": 1, "final_layernorm": 1}
 
 @dataclass(frozen=True)
 class Model:
-    """A model, its configuration, and whose rows of its MoE layer are taken."""
+    """A model, its configuration, and which rows of its MoE layer are used."""
 
     name: str
     config: str
@@ -71,7 +71,7 @@ def fit(features: NDArray[np.float64], measured: NDArray[np.float64], relative: 
 
 
 def h200_moe_layers(key: str) -> str:
-    """The file of a model's MoE layers alone."""
+    """The cost file of a model's MoE layers alone."""
     model, line = MODELS[key], _h200_moe_layer(key)
     return _toml(
         f"{model.name}: one MoE layer on an H200 as NVIDIA aiconfigurator (Apache-2.0) measured it"
@@ -84,10 +84,10 @@ def h200_moe_layers(key: str) -> str:
 
 
 def h200(key: str) -> str:
-    """The file of a model's whole steps.
+    """The cost file of a model's whole steps.
 
-    What one layer of the RTX PRO 6000's table takes for its matrices is no guide to their reading:
-    repeated alone, they stay in its cache. So they take their bytes, at the output head's rate.
+    The RTX PRO 6000's table does not show how long a layer's matrices take to read: repeated alone,
+    they stay in its cache. So their time is their bytes at the output head's rate.
     """
     model, experts = MODELS[key], _h200_moe_layer(key)
     sizes, measured = model_sizes(CONFIGS / model.config), _measured_sizes()
@@ -96,7 +96,7 @@ def h200(key: str) -> str:
     head, sampler = (_per_sequence({part: 1}) for part in ("lm_head", "sampler"))
     bytes_per_us = measured.head_bytes / head.coefficients[0] * FASTER
     attended = [(kind, _attention(kind.window)) for kind in sizes.attention]
-    # What grows with the batch, at the RTX's pace and by the model's own sizes.
+    # Costs that grow with the batch, at the RTX's rate and with the model's own sizes.
     of_layer = matrices.coefficients[1] * sizes.layer_bytes / measured.layer_bytes
     of_step = head.coefficients[1] * sizes.head_bytes / measured.head_bytes
     of_step += sampler.coefficients[1] * sizes.vocabulary / measured.vocabulary
@@ -176,7 +176,7 @@ def rtx_pro_6000() -> str:
 
 
 def _h200_moe_layer(key: str) -> Line:
-    """By active experts."""
+    """Latency by active experts."""
     model = MODELS[key]
     rows = [
         row
@@ -192,12 +192,12 @@ def _h200_moe_layer(key: str) -> Line:
 
 
 def _measured_sizes() -> ModelSizes:
-    """Of the model that the RTX PRO 6000's tables are of."""
+    """Sizes of the model in the RTX PRO 6000's tables."""
     return model_sizes(CONFIGS / MODELS["qwen3-30b-a3b"].config)
 
 
 def _attention(window: int | None) -> Line:
-    """By batch and tokens of context, where no more than a window of each context is read."""
+    """Time by batch and tokens of context, if at most a window of each context is read."""
     times = {
         (int(row["n_decode"]), int(row["kv_decode"])): float(row["time_us"])
         for row in _rows(f"{RTX_TABLES}attention.csv.gz")
@@ -211,7 +211,7 @@ def _attention(window: int | None) -> Line:
 
 
 def _dense(parts: Mapping[str, int]) -> Line:
-    """By tokens, of parts that are each run so many times."""
+    """Time by tokens of parts, each run the given number of times."""
     return _summed(f"{RTX_TABLES}dense.csv", "tokens", parts)
 
 
@@ -245,7 +245,7 @@ def _toml(source: str, **coefficients: float) -> str:
 
 
 def main() -> int:
-    """Write the files, or (--check) say which differ; 1 when one does or the tables are missing."""
+    """Write the files, or (--check) list those that differ; 1 if any does or tables are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args().check

@@ -1,4 +1,4 @@
-"""Generate clients/go/eldrpb from protos/, with plugins of the versions named here."""
+"""Generate clients/go/eldrpb from protos/, with the plugin versions named here."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from protos_digest import record
 
 ROOT = Path(__file__).parents[1]
 MODULE = "eldr.internal/client"
-# What a scheduler needs; the others are for operators.
+# The protos that a scheduler needs; the others are for operators.
 PROTOS = ("activation", "fleet", "router")
 PLUGINS = (
     "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.6",

@@ -1,4 +1,4 @@
-"""Generate clients/node/src/proto from protos/, with a plugin of the version named here."""
+"""Generate clients/node/src/proto from protos/, with the plugin version named here."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from grpc_tools import protoc
 from protos_digest import record
 
 ROOT = Path(__file__).parents[1]
-# What a scheduler needs, and the details of errors; the others are for operators and engines.
+# The protos that a scheduler needs, and error details; the others are for operators and engines.
 PROTOS = ("eldr/v1/activation.proto", "eldr/v1/router.proto", "google/rpc/error_details.proto")
 PLUGIN = "ts-proto@2.18.0"
 OPTIONS = (

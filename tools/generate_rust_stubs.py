@@ -15,7 +15,7 @@ from protos_digest import record
 
 ROOT = Path(__file__).parents[1]
 RUST = ROOT / "clients/rust"
-# What a scheduler needs; the others are for operators.
+# The protos that a scheduler needs; the others are for operators.
 PROTOS = ("eldr/v1/fleet.proto", "eldr/v1/router.proto", "google/rpc/error_details.proto")
 
 

@@ -1,6 +1,6 @@
-"""Generate clients/python/eldr/v1 and build/eldr.binpb from protos/; `--check` names the stale.
+"""Generate clients/python/eldr/v1 and build/eldr.binpb from protos/; `--check` lists stale files.
 
-What the contract needs of google/rpc is put beside it, for those who compile it themselves.
+The google/rpc protos that the contract needs are copied beside it, for users who compile it.
 """
 
 import shutil
@@ -21,7 +21,7 @@ NEEDED = ("google/rpc/status.proto", "google/rpc/error_details.proto")
 
 
 def generate(into: Path, descriptors: Path) -> None:
-    """Run protoc over every .proto; buf reads the descriptor set, so it needs no network."""
+    """Run protoc on every .proto; buf reads the descriptor set, so it needs no network."""
     protos = sorted(p.relative_to(ROOT / "protos") for p in (ROOT / "protos").rglob("*.proto"))
     descriptors.parent.mkdir(parents=True, exist_ok=True)
     arguments = [
@@ -48,7 +48,7 @@ def generate(into: Path, descriptors: Path) -> None:
 
 
 def generated(root: Path) -> dict[Path, bytes]:
-    """The files that `generate` makes, by their names below `root`."""
+    """The files that `generate` writes, by path below `root`."""
     stubs = (p for p in (root / "eldr").rglob("*.py*") if p.suffix in (".py", ".pyi"))
     beside = (root / "eldr_client/protos/google").rglob("*.proto")
     return {p.relative_to(root): p.read_bytes() for p in (*stubs, *beside)}

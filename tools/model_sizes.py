@@ -1,4 +1,4 @@
-"""What a decode step reads outside the routed experts, by a model's public configuration."""
+"""What a decode step reads outside the routed experts, from a model's public configuration."""
 
 import json
 from collections import Counter
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 BYTES = 2  # bfloat16
-# Layer norms and norms of queries and keys per layer, as vLLM's and transformers' models have them.
+# Layer norms, and norms of queries and keys, per layer, as in vLLM's and transformers' models.
 NORMS = {"qwen3_moe": (2, 1), "gpt_oss": (2, 0), "gemma4_text": (7, 1)}
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Layers of one kind: their share of all, KV bytes per token, tokens attended to at most."""
+    """Layers of one kind: their share of all, KV bytes per token, most tokens attended to."""
 
     share: float
     kv_bytes: int
@@ -22,7 +22,7 @@ class Attention:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A model's layers, its weights in bytes (a mean over layers), its norms per layer."""
+    """A model's layers, its weights in bytes (mean over layers), its norms per layer."""
 
     layers: int
     _: KW_ONLY
@@ -35,7 +35,7 @@ class ModelSizes:
 
 
 def model_sizes(path: Path) -> ModelSizes:
-    """Read a `config.json`; KeyError where the model's type is not in `NORMS`."""
+    """Read a `config.json`; KeyError if the model's type is not in `NORMS`."""
     config = json.loads(path.read_text("utf-8"))
     config = config.get("text_config", config)
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
@@ -58,7 +58,7 @@ def model_sizes(path: Path) -> ModelSizes:
 
 
 def _heads(config: dict[str, Any], kind: str) -> tuple[int, int]:
-    """Key-value heads and the width of a head; Gemma's global layers have their own."""
+    """Number of key-value heads and head size; Gemma's global layers have their own."""
     heads, width = config["num_key_value_heads"], config["head_dim"]
     if kind == "full_attention":
         heads = config.get("num_global_key_value_heads", heads)
@@ -73,7 +73,7 @@ def _attention(config: dict[str, Any], kind: str, share: float) -> Attention:
 
 
 def _projections(config: dict[str, Any], kind: str) -> int:
-    """Weights of the matrices that make queries, keys, values and the output."""
+    """Number of weights of the query, key, value and output projections."""
     heads, width = _heads(config, kind)
     columns = 2 * (config["num_attention_heads"] + heads) * width
     return int(config["hidden_size"] * columns)

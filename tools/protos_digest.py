@@ -1,4 +1,4 @@
-"""Of which protos the stubs of a client are, told without the tools of its language."""
+"""Which protos a client's stubs were generated from, checked without its language's tools."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ NAME = "protos.sha256"
 
 
 def digest() -> str:
-    """Of all protos of the contract, their comments too: stubs carry those."""
+    """Digest of all protos of the contract, including comments, which stubs contain."""
     found = hashlib.sha256()
     for proto in sorted((ROOT / "protos").rglob("*.proto")):
         found.update(f"{proto.relative_to(ROOT)}\n".encode() + proto.read_bytes())
@@ -17,11 +17,11 @@ def digest() -> str:
 
 
 def record(folder: str) -> None:
-    """The stubs in this folder are fresh."""
+    """Record that the stubs in this folder are up to date."""
     (ROOT / folder / NAME).write_text(f"{digest()}\n")
 
 
 def stale() -> list[str]:
-    """The folders whose stubs are of other protos."""
+    """The folders whose stubs were generated from other protos."""
     expected = f"{digest()}\n"
     return [folder for folder in FOLDERS if (ROOT / folder / NAME).read_text() != expected]

@@ -1,7 +1,7 @@
-"""Build what a release publishes into dist/, and check it as those who install it would.
+"""Build what a release publishes into dist/, and check it as a user would install it.
 
-Versions agree and the changelog has them; each package builds to the same bytes twice; a clean
-environment with nothing else serves a placement; a bill of materials says what came along.
+Checks that versions agree with each other and the changelog, that each package builds to the same
+bytes twice, and that a clean environment serves a placement; writes a bill of materials.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def run(*command: str | Path, **more) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The version that each package names, by its file."""
+    """Each package's version, by the file that names it."""
     found = {}
     for package in PACKAGES:
         path = ROOT / package / "pyproject.toml"
@@ -63,7 +63,7 @@ def versions() -> dict[str, str]:
 
 
 def version() -> str:
-    """The one version of all packages, which CHANGELOG.md begins with; exits where they differ."""
+    """The version of all packages, which CHANGELOG.md starts with; exits if they differ."""
     found = versions()
     if len(set(found.values())) > 1:
         named = "\n".join(f"  {version or 'none'}  {path}" for path, version in found.items())
@@ -85,7 +85,7 @@ def build(source: Path, into: Path, since_epoch: str) -> None:
 
 
 def checkout(into: Path) -> Path:
-    """What is committed, elsewhere and with other permissions."""
+    """Check out the commit into another folder, with other permissions."""
     archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True)
     old = os.umask(0o027)
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
@@ -100,7 +100,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def build_twice(into: Path) -> dict[str, str]:
-    """Build what is committed at two places; the digests, which must be the same."""
+    """Build the commit in two places; returns the digests, which must be the same."""
     since_epoch = run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip()
     found = []
     for _ in range(2):
@@ -117,7 +117,7 @@ def build_twice(into: Path) -> dict[str, str]:
 
 
 def place(environment: Path) -> str:
-    """The worker that the environment's daemon places a request on."""
+    """The worker on which the environment's daemon places a request."""
     with tempfile.TemporaryDirectory() as folder:
         ports = Path(folder) / "ports"
         listen = [part for flag in ("--listen", "--http") for part in (flag, "127.0.0.1:0")]

@@ -1,7 +1,7 @@
-"""A third environment: SGLang on a CPU, over .venv-vllm, of which it takes torch and transformers.
+"""A third environment: SGLang on a CPU, over .venv-vllm, whose torch and transformers it uses.
 
-SGLang requires 60 packages for CUDA that its Python runs without, so it is installed alone, with
-what its imports then miss. A minute and 0.5 GB, most of it SGLang and SciPy.
+SGLang requires 60 packages for CUDA that its Python does not need, so it is installed alone, with
+the packages that its imports then lack. A minute and 0.5 GB, mostly SGLang and SciPy.
 """
 
 import subprocess
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def main() -> None:
-    """Make TARGET over BASE."""
+    """Create TARGET over BASE."""
     target, base = Path(sys.argv[1]), Path(sys.argv[2])
     subprocess.run([str(base / "bin/python"), "-m", "venv", str(target)], check=True)
     folder = f"lib/python{sysconfig.get_python_version()}/site-packages"
