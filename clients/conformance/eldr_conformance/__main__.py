@@ -1,4 +1,4 @@
-"""`eldr-conformance -- PROGRAM [ARGUMENT …]`: does a client do what a client must?"""
+"""`eldr-conformance -- PROGRAM [ARGUMENT …]`: tests whether a client does what a client must."""
 
 import argparse
 import asyncio
@@ -10,10 +10,10 @@ from eldr_conformance.runner import cases, run
 
 
 def main() -> None:
-    """Exit 0: every case passed, or needs a call that the client says it lacks; else 1."""
+    """Exit with 0 if every case passed, or needs a call that the client lacks; else 1."""
     parser = argparse.ArgumentParser(prog="eldr-conformance", description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name or topic contains this")
-    parser.add_argument("--json", type=Path, help="write the outcomes there")
+    parser.add_argument("--json", type=Path, help="write the outcomes to this file")
     parser.add_argument("program", nargs="+", help="the client's program and its arguments")
     given = parser.parse_args()
     chosen = [c for c in cases() if given.only in c["name"] or given.only in c["topic"]]

@@ -1,4 +1,4 @@
-"""The real daemon, for the cases whose answers are its own."""
+"""The real daemon, for cases that need its own answers."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ START_SECONDS = 60.0
 
 
 class Daemon:
-    """`eldr-server` with its state in a folder of its own, so that it can be started again."""
+    """`eldr-server` with its state in its own folder, so that it can be restarted."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -23,7 +23,7 @@ class Daemon:
         self.address = "127.0.0.1:0"
 
     async def start(self) -> None:
-        """Run it until it serves."""
+        """Start it and wait until it serves."""
         ports = Path(self._folder.name, "ports")
         ports.unlink(missing_ok=True)
         flags = ["--listen", self.address, "--http", "127.0.0.1:0", "--drain-seconds", "0"]
@@ -40,18 +40,18 @@ class Daemon:
         self.address = json.loads(ports.read_text())["grpc"]
 
     async def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill it, as a crash would."""
         if self._process is not None:
             self._process.kill()
             await self._process.wait()
 
     async def close(self) -> None:
-        """End it and its state."""
+        """Stop it and delete its state."""
         await self.kill()
         self._folder.cleanup()
 
     async def register(self, workers: list[dict[str, Any]]) -> None:
-        """Decode workers of the model `m`."""
+        """Register decode workers of the model `m`."""
         async with grpc.aio.insecure_channel(self.address) as channel:
             for worker in workers:
                 fields = {"model": "m", "url": f"http://{worker['worker_id']}:8000", **worker}
@@ -59,7 +59,7 @@ class Daemon:
                 await FleetServiceStub(channel).RegisterWorker(pb.RegisterWorkerRequest(**fields))
 
     async def booked(self) -> int:
-        """Sequences that are booked now."""
+        """Number of sequences booked now."""
         async with grpc.aio.insecure_channel(self.address) as channel:
             answer = await FleetServiceStub(channel).ListWorkers(pb.ListWorkersRequest())
         return sum(worker.booked_sequences for worker in answer.workers)

@@ -30,7 +30,7 @@ class Driver:
         return cls(process)
 
     def send(self, command: dict[str, Any]) -> tuple[int, "asyncio.Future[dict[str, Any]]"]:
-        """Its id, and the answer to come: `{"result": …}` or `{"error": …}`."""
+        """Send; returns the command's id, and its future answer, with `result` or `error`."""
         number = next(self._ids)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
@@ -43,7 +43,7 @@ class Driver:
         return await asyncio.wait_for(answer, ANSWER_SECONDS)
 
     async def end(self) -> int:
-        """Close its stdin; its exit status."""
+        """Close its stdin; returns its exit status."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -56,7 +56,7 @@ class Driver:
         return status
 
     async def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kill it if it still runs."""
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
@@ -73,4 +73,4 @@ class Driver:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(error)
-                waiting.exception()  # it may be awaited by no step
+                waiting.exception()  # a step may never await it

@@ -1,4 +1,4 @@
-"""Whether what came is what a case expects."""
+"""Compares what was found with what a case expects."""
 
 import math
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def difference(expected: Any, found: Any, where: str = "") -> str:
-    """What is wrong, in words; empty where `found` has all that is expected.
+    """What is wrong, in words; empty if `found` has all that is expected.
 
-    Objects may have more than is expected, lists may not. `{"any": true}` is anything but nothing,
-    `null` is what is absent or null, `{"between": [LEAST, MOST]}` is a number within,
-    `{"duration": [LEAST, MOST]}` the same of a Duration, `{"not": VALUE}` anything else.
+    Objects may have more than is expected, lists may not. `{"any": true}` matches anything but null
+    and "", `null` a field that is absent or null, `{"between": [LEAST, MOST]}` a number in that
+    range, `{"duration": [LEAST, MOST]}` a Duration in it, `{"not": VALUE}` any other value.
     """
     if isinstance(expected, Mapping):
         if set(expected) == {"any"}:
@@ -36,7 +36,7 @@ def difference(expected: Any, found: Any, where: str = "") -> str:
     if isinstance(expected, float) and isinstance(found, int | float):
         same = math.isclose(expected, found, rel_tol=1e-6)
     else:
-        # A proto3 field that holds its default is not written out.
+        # proto3 omits fields that have their default value.
         same = expected == found or (found is None and expected in (0, "", False))
     return "" if same else f"{where}: expected {expected!r}, found {found!r}"
 

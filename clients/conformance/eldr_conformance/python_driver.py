@@ -1,4 +1,4 @@
-"""The program of the Python client: `python -m eldr_conformance.python_driver [--sync]`."""
+"""The Python client's program: `python -m eldr_conformance.python_driver [--sync]`."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ _PLACEMENT = (
 
 
 def counts_of(given: dict[str, Any] | None) -> Counts | None:
-    """The client's own value of the protocol's counts."""
+    """The protocol's counts as the client's type."""
     if given is None:
         return None
     fields = dict(given)
@@ -24,7 +24,7 @@ def counts_of(given: dict[str, Any] | None) -> Counts | None:
 
 
 def described(placement: Placement) -> dict[str, Any]:
-    """A placement in the protocol's words."""
+    """A placement in the protocol's form."""
     found = {name: getattr(placement, name) for name in _PLACEMENT}
     found["reason"] = placement.reason.value
     found["alternates"] = [[a.worker_id, a.url, a.dp_rank] for a in placement.alternates]
@@ -32,7 +32,7 @@ def described(placement: Placement) -> dict[str, Any]:
 
 
 def failure_of(error: BaseException) -> dict[str, Any]:
-    """An error in the protocol's words."""
+    """An error in the protocol's form."""
     if isinstance(error, asyncio.CancelledError):
         return {"kind": "CANCELLED"}
     if isinstance(error, errors.RouterUnavailableError):
@@ -50,11 +50,11 @@ def failure_of(error: BaseException) -> dict[str, Any]:
 
 
 class LeftBlockError(Exception):
-    """What the block of a `place` ends with, where the command says so."""
+    """Raised in the block of a `place` if the command says so."""
 
 
 class AioDriver:
-    """Each command is a task."""
+    """Runs each command as a task."""
 
     client: aio.RouterClient
 
@@ -121,7 +121,7 @@ class AioDriver:
 
 
 class SyncDriver:
-    """Each command has a thread."""
+    """Runs each command in its own thread."""
 
     client: RouterClient
 
@@ -188,7 +188,7 @@ class SyncDriver:
 
 
 def encoded(given: dict[str, Any]) -> dict[str, Any]:
-    """The bytes of the contract's message."""
+    """The bytes of the contract's message, in hexadecimal."""
     counts = counts_of(given)
     assert counts is not None
     return {"bytes": counts.to_proto().SerializeToString(deterministic=True).hex()}
@@ -198,7 +198,7 @@ _writing = threading.Lock()
 
 
 def answer(number: int, said: dict[str, Any]) -> None:
-    """One line of stdout."""
+    """Write one line to stdout."""
     with _writing:
         print(json.dumps({"id": number, **said}), flush=True)
 

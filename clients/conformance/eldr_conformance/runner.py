@@ -1,4 +1,4 @@
-"""Plays cases to a client's program and judges what it answers and what it sends."""
+"""Runs cases with a client's program, and checks its answers and what it sends."""
 
 import asyncio
 import json
@@ -14,15 +14,15 @@ from eldr_conformance.matching import difference
 from eldr_conformance.server import Replica, Script
 
 ARRIVES_SECONDS = 15.0
-TIMEOUT = 5.0  # of calls, where the case is not about it; a busy machine takes its time
-SETTLES_SECONDS = 0.3  # one message too many would have come by then
+TIMEOUT = 5.0  # of calls, unless the case is about it; long enough for a busy machine
+SETTLES_SECONDS = 0.3  # a surplus message would have arrived by then
 POLL_SECONDS = 0.01
 AT_ONCE = 3
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one case. `wrong` is empty where it passed; `lacks` names a call the client has not."""
+    """One case's outcome. `wrong` is empty if it passed; `lacks` names a call the client lacks."""
 
     case: str
     wrong: str = ""
@@ -34,7 +34,7 @@ class _FailureError(Exception):
 
 
 def cases() -> list[dict[str, Any]]:
-    """All of them, by file and then in their order."""
+    """All cases, by file and then in the file's order."""
     folder = files("eldr_conformance") / "cases"
     found = sorted(folder.iterdir(), key=lambda file: file.name)
     return [
@@ -46,7 +46,7 @@ def cases() -> list[dict[str, Any]]:
 
 
 async def run(command: list[str], chosen: Iterable[dict[str, Any]]) -> list[Outcome]:
-    """Each case with a program and a router of its own; some at a time, as they mostly wait."""
+    """Run each case with its own program and router; several at a time, as they mostly wait."""
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def run_in_turn(case: dict[str, Any]) -> Outcome:
@@ -84,7 +84,7 @@ async def _run_one(command: list[str], case: dict[str, Any]) -> Outcome:
 
 
 class _Play:
-    """The steps that need no kind of router."""
+    """The steps that work with any router."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -99,7 +99,7 @@ class _Play:
         return dict(answer["result"])
 
     async def step(self, step: dict[str, Any]) -> None:
-        """Do it, or raise."""
+        """Run a step; raises if it fails."""
         if "start" in step:
             number, answer = self._driver.send(step["call"])
             self._started[step["start"]] = number, time.monotonic(), answer
@@ -121,7 +121,7 @@ class _Play:
             raise ValueError(f"no step: {step}")
 
     def _filled(self, step: dict[str, Any]) -> dict[str, Any]:
-        """What is expected, with kept values in place of their names in `{"not": NAME}`."""
+        """The expectation, with kept values in place of their names in `{"not": NAME}`."""
         text = json.dumps(step.get("expect", {"result": {}}))
         for name, value in self._kept.items():
             text = text.replace(f'{{"not": "{name}"}}', json.dumps({"not": value}))
@@ -161,7 +161,7 @@ class _ScriptedPlay(_Play):
             await super().step(step)
 
     async def settle(self, case: dict[str, Any]) -> None:
-        """What the program has sent by its end."""
+        """Check what the program has sent by its end."""
         for method, expected in case.get("by_the_end", {}).items():
             await self._expect([method], expected)
 
@@ -208,7 +208,7 @@ class _DaemonPlay(_Play):
             await super().step(step)
 
     async def settle(self, case: dict[str, Any]) -> None:
-        """Nothing stays booked unless the case says so."""
+        """Check that nothing stays booked unless the case says so."""
         await self._expect_booked(case.get("booked_at_the_end", 0))
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A router that answers as a case says, and remembers what it was asked."""
+"""A router that answers as a case says, and records what it receives."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -17,16 +17,16 @@ DETAILS = "grpc-status-details-bin"
 
 @dataclass(frozen=True)
 class Received:
-    """One message that came."""
+    """One message received."""
 
     replica: int
     method: str
     request: dict[str, Any]
     token: str
-    stream: int  # which StreamSignatures call it came by, from 1; 0 for a call of its own
+    stream: int  # number of its StreamSignatures call, from 1; 0 for a unary call
 
     def as_dict(self) -> dict[str, Any]:
-        """What a case may expect of it."""
+        """The parts of it that a case may check."""
         return {
             "replica": self.replica,
             "method": self.method,
@@ -37,12 +37,12 @@ class Received:
 
 
 class Script:
-    """What is to be answered, per method, and what has come; shared by the replicas of a case.
+    """The answers to give, per method, and what has arrived; shared by a case's replicas.
 
     An answer is `{"response": {...}}`, `{"status": {...}}` (a google.rpc.Status), `"silent"` for a
     status that no router gave (as when a connection breaks), `"hang"`, or `"hang always"` for all
-    that come; `{"after": SECONDS}` beside a response or status, or alone, delays the answer.
-    Without a scripted answer the method's usual one is given.
+    later messages too; `{"after": SECONDS}` beside a response or status, or alone, delays the
+    answer. Without a scripted answer the method's usual one is given.
     """
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class Script:
         self._streams = 0
 
     def add(self, method: str, answers: list[Any]) -> None:
-        """Answers of the next messages; a probe takes one too."""
+        """Add answers for the next messages; a probe uses one too."""
         self._answers[method].extend(answers)
 
     def clear(self) -> None:
-        """The usual answers again."""
+        """Return to the usual answers."""
         self._answers.clear()
 
     def next(self, method: str) -> Any:
@@ -66,7 +66,7 @@ class Script:
         return answers[0] if answers[0] == "hang always" else answers.popleft()
 
     def new_stream(self) -> int:
-        """Its number."""
+        """Count a new stream; returns its number."""
         self._streams += 1
         return self._streams
 
@@ -88,7 +88,7 @@ class Replica(RouterServiceServicer):
         await self._server.start()
 
     async def stop(self) -> None:
-        """Refuse connections; those that are open are closed."""
+        """Close open connections and refuse new ones."""
         if self._server is not None:
             await self._server.stop(0)
             self._server = None
