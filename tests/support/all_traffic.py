@@ -1,4 +1,4 @@
-"""All that can happen to a model, to several at once, over a real socket."""
+"""Everything that can happen to models, several at once, over a real socket."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ def drawn_counts(kind, seed, tokens=30):
 
 
 class Traffic:
-    """Drives a daemon that knows none of `MODELS` yet."""
+    """Drives a daemon that does not know any of `MODELS` yet."""
 
     def __init__(self, address, requests=160):
         self._requests = requests
@@ -73,10 +73,10 @@ class Traffic:
         )
 
     async def _drive(self, model, seed):
-        """Requests in flight at once; between them, the fleet and the partition change."""
+        """Drive concurrent requests; between them, the fleet and the partition change."""
         chance = random.Random(seed)
         numbers = iter(range(self._requests))
-        held = {}  # what the workers report, and not always truly
+        held = {}  # what the workers report, not always correctly
         if model == "band":  # the others have none at first
             await self._install(model, 2)
 
@@ -97,7 +97,7 @@ class Traffic:
             signature.unknown_tokens = 60  # too little is known
         rest = None
         if chance.random() < 0.3:
-            last = chance.random() < 0.8  # else a part of it is all there is
+            last = chance.random() < 0.8  # else it is only a part
             await self._client.router.RegisterSignature(
                 router_pb2.RegisterSignatureRequest(
                     model=model, request_id=request_id, counts=signature, last=last,
@@ -112,7 +112,7 @@ class Traffic:
         elif chance.random() < 0.9:
             fields["counts"] = signature
         if chance.random() < 0.5:
-            fields["session"] = str(kind)  # predicts the experts of what has no counts
+            fields["session"] = str(kind)  # predicts the experts of requests without counts
         if chance.random() < 0.1:
             fields["worker_selector"] = {"zone": "a"}
         if chance.random() < 0.1:
@@ -120,7 +120,7 @@ class Traffic:
         if chance.random() < 0.05:
             fields["pinned_worker"] = "w2"
         if chance.random() < 0.05:
-            fields["lease_ttl"] = Duration(seconds=1)  # and it is forgotten
+            fields["lease_ttl"] = Duration(seconds=1)  # and never released
         if chance.random() < 0.5:
             of = 1_000 * chance.randrange(6)
             fields["prefix_hashes"] = range(of, of + chance.randrange(16))
@@ -132,7 +132,7 @@ class Traffic:
         if rest:
             await self._client.router.RegisterSignature(rest)
         await asyncio.sleep(chance.random() * 0.05)
-        if chance.random() < 0.1:  # it failed, and is tried again without a word
+        if chance.random() < 0.1:  # it failed, and is retried without a release
             await self._route(model, request_id, 1, fields)
         if "lease_ttl" in fields:
             return
@@ -160,7 +160,7 @@ class Traffic:
             self._answers[model, request_id, attempt] = placement.worker_id
 
     async def _change(self, model, step, chance, held):
-        """Let something happen beside the requests."""
+        """Change the fleet or partition while requests run."""
         fleet = self._client.fleet
         try:
             match step % 6:
@@ -181,7 +181,7 @@ class Traffic:
                 case 5:
                     await fleet.RegisterWorker(self._registration(model, 0))
                     if model == "switched":
-                        # It goes on from what it had learned until then.
+                        # It continues with what it had learned before.
                         for policy in ("random", "marginal-cost:tail=0.3"):
                             await self._set_policy(self._client, model, policy)
         except grpc.RpcError as error:

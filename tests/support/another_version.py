@@ -1,4 +1,4 @@
-"""A program that takes itself for one of another version."""
+"""A program that finds another version of itself installed."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def another_version(package: str, folder: Path) -> dict[str, str]:
-    """The environment in which the package's metadata, copied to the folder, say 99.0.0."""
+    """The environment in which the package's metadata, copied to the folder, has version 99.0.0."""
     found = distribution(package)
     name = f"{package.replace('-', '_')}-"
     copied = folder / f"{name}99.0.0.dist-info"

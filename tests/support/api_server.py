@@ -21,7 +21,7 @@ START_SECONDS = 120
 
 
 def built() -> Path:
-    """The program."""
+    """The program's path, built if missing."""
     with one_build("apiserver") as folder:
         program = folder / "kube-apiserver"
         if not program.exists():
@@ -34,7 +34,7 @@ def built() -> Path:
 
 
 class ApiServer:
-    """One, with RBAC; `token` is an administrator's."""
+    """An API server with RBAC; `token` is an administrator's."""
 
     token = "administrator"
 
@@ -75,11 +75,11 @@ class ApiServer:
 
     @property
     def said(self) -> str:
-        """The ends of their logs."""
+        """The ends of both programs' logs."""
         return "\n".join(log.read_text()[-2000:] for log in self._folder.glob("*.log"))
 
     def call(self, method: str, path: str, body: object = None, kind: str = "json") -> Any:
-        """The answer of the API. HTTPError: it refuses."""
+        """The API's answer; HTTPError if it refuses."""
         request = urllib.request.Request(
             f"{self.url}/{path}",
             None if body is None else json.dumps(body).encode(),
@@ -94,7 +94,7 @@ class ApiServer:
             raise
 
     def apply(self, found: dict[str, Any], namespace: str) -> dict[str, Any]:
-        """Apply one object on the server's side, strictly; as the server has it afterwards."""
+        """Apply one object server-side, strictly; returns the server's resulting object."""
         group = found["apiVersion"]
         base = f"apis/{group}" if "/" in group else f"api/{group}"
         resources = self.call("GET", base)["resources"]
@@ -107,7 +107,7 @@ class ApiServer:
         return applied
 
     def stop(self) -> None:
-        """End both."""
+        """Stop both programs."""
         for process in reversed(self._processes):
             process.terminate()
         for process in self._processes:

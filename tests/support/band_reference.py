@@ -1,4 +1,4 @@
-"""The locality band said plainly in NumPy; what every fast form of it must equal."""
+"""The locality band in plain NumPy, which every fast form of it must equal."""
 
 import numpy as np
 

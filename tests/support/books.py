@@ -1,8 +1,8 @@
-"""What a random life of a model's books asks of its driver, and what it draws from.
+"""The interface of drivers for random lives of a model's books, and what these draw from.
 
-A driver carries operations out: on the router itself (`books_in_process`), on a daemon over a
-socket (`books_over_socket`), or on one of several replicas, drawn for each operation. It refuses by
-raising `Refusing` with the name of the gRPC code, and says what time it is.
+A driver executes operations: on the router itself (`books_in_process`), on a daemon over a socket
+(`books_over_socket`), or on one of several replicas, drawn for each operation. It refuses by
+raising `Refusing` with the name of the gRPC code, and tells the time.
 """
 
 import zlib
@@ -26,12 +26,12 @@ LEASE_SECONDS, SIGNATURE_SECONDS = 900.0, 600.0
 ANOTHER_LIFE = 1 << 60
 
 
-class Refusing(Exception):  # noqa: N818 - no error here: an answer
+class Refusing(Exception):  # noqa: N818 - not an error: an answer
     """The operation was refused, with this code."""
 
 
 class Answered(NamedTuple):
-    """What a Route said, the same in a repeat but for `repeated` and `early`."""
+    """A Route's answer; a repeat's is the same except `repeated` and `early`."""
 
     worker: str
     lease_id: str
@@ -43,7 +43,7 @@ class Answered(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What is booked on a worker; tokens are -1 where the driver cannot see them."""
+    """What is booked on a worker; tokens are -1 if the driver cannot see them."""
 
     state: str
     incarnation: int
@@ -54,18 +54,18 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class Chances:
-    """What a driver can take. Seconds."""
+    """What is drawn for a driver; times in seconds."""
 
     report_limit: float
     leases: tuple[float | None, ...]
-    steps: tuple[float, ...]  # that time may take at once
+    steps: tuple[float, ...]  # by which time may advance at once
     restart: float  # chance per operation
     time_to_live: tuple[float, ...] = (0.0,)
-    margin: float = 0.0  # within which the driver's clock and the server's may differ
+    margin: float = 0.0  # by which the driver's clock and the server's may differ
 
 
 class Driver(Protocol):
-    """Carries operations out."""
+    """Executes operations."""
 
     chances: Chances
 
@@ -85,7 +85,7 @@ class Driver(Protocol):
     def restart(self) -> None: ...
     def sums(self) -> dict[str, Sums]: ...
     def check(self, living: dict[str, tuple[int, str, str]]) -> None:
-        """Look at what only this driver sees; request -> (attempt, worker, lease)."""
+        """Check what only this driver sees; living is request -> (attempt, worker, lease)."""
 
 
 def counts_of(kind: int, seed: int) -> ActivationCounts:
@@ -99,6 +99,6 @@ COUNTS = [counts_of(kind, seed) for kind in range(4) for seed in range(4)]
 
 
 def print_of(call: RouteCall) -> int:
-    """Tells payloads apart: what a repeat must have alike."""
+    """A fingerprint of the payload, which a repeat must share."""
     fields = [sorted(f) if isinstance(f, frozenset) else f for f in call[4:15]]
     return zlib.crc32(repr((fields, id(call.counts))).encode())

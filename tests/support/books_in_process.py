@@ -1,6 +1,6 @@
-"""Carries the operations of `books` out on the router itself, on SQLite, by a clock of its own.
+"""Executes the operations of `books` on the router itself, with SQLite and a clock of its own.
 
-A restart makes everything anew from what the store holds. It runs thousands of operations a second.
+A restart rebuilds everything from the store. It runs thousands of operations per second.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ def answering(method):
     return answer
 
 
-# Suspects, workers that flap and slow ones have tests of their own.
+# Suspects, flapping workers and slow ones have their own tests.
 ALL_ALIKE = StandingLimits(suspect_after=math.inf, hold_down=0.0, relief=1.0)
 
 
@@ -56,7 +56,7 @@ class InProcess:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._loop = asyncio.new_event_loop()
-        # The store's own clock tells it what to forget, so ours is never behind it.
+        # The store forgets by its own clock, so ours is never behind it.
         self._now = time.monotonic()
         self._runs = 0
         self._begin()
@@ -92,7 +92,7 @@ class InProcess:
         self._loop.run_until_complete(self._durability.close())
         self.store.close()
         self._begin()
-        self.pass_time(0.0)  # ends of a group are kept until the last of them is over
+        self.pass_time(0.0)  # a group's ends are kept until the last of them is due
 
     def now(self) -> float:
         return self._now
@@ -100,7 +100,7 @@ class InProcess:
     def pass_time(self, seconds: float) -> None:
         self._now += seconds
         self.workers.remove_silent(self.router.tick(self._now), self._now)
-        for _ in range(4):  # each forgets a part of the ends
+        for _ in range(4):  # each forgets some of the ends
             self.router.model(MODEL).bookings.forget(self._now)
 
     @answering
@@ -195,7 +195,7 @@ class InProcess:
 
 
 def check_policy(policy, bookings) -> None:
-    """Whatever a policy keeps per worker is what the living bookings add up to."""
+    """Check that what a policy keeps per worker is the sum over the living bookings."""
     state = policy.state()
     if remaining := inside(state, "remaining"):
         keys = zip(unpack_texts(remaining["requests"]), remaining["attempts"].tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Requests of a random life: routed, released, renewed, their signatures early and late."""
+"""Requests of a random life: routed, released, renewed, with early and late signatures."""
 
 import random
 
@@ -20,7 +20,7 @@ from eldr_service.routing.call import RouteCall
 
 
 class Requests(Contract):
-    """What callers do; each says an operation to the driver, and what must come of it."""
+    """What callers do; each method gives an operation to the driver and checks its outcome."""
 
     driver: Driver
     chances: Chances
@@ -30,11 +30,11 @@ class Requests(Contract):
 
     def __init__(self, now: float, report_limit: float) -> None:
         super().__init__(now, report_limit)
-        self.names, self.calls = 0, {}  # the latest call of each request of late
+        self.names, self.calls = 0, {}  # the latest call of each recent request
         self.held = {}  # signatures: request -> [epoch, set of sequences, touched]
 
     def some_request(self) -> str:
-        """A living one, or one of late; none whose earlier ends may be forgotten by now or not."""
+        """A living or recent request, except those whose earlier ends may be forgotten by now."""
         alive = self.live and self.chance.random() < 0.6
         request_id = self.chance.choice(list(self.live if alive else self.calls) or ["none"])
         past = self.past.get(request_id, ModelPast())
@@ -71,7 +71,7 @@ class Requests(Contract):
         request_id = self.some_request()
         if not (last := self.calls.get(request_id)):
             return
-        if self.chance.random() < 0.5:  # the very same, or as it was but for the attempt
+        if self.chance.random() < 0.5:  # the same call, or only with another attempt
             more = self.chance.choice((0, 0, 1)) if last.attempt < 20 else 0
             self.send(last._replace(attempt=last.attempt + more))
         else:
@@ -148,7 +148,7 @@ class Requests(Contract):
         return "LOCALITY_BAND" if self.policy == "locality-band" else "POLICY"
 
     def knows_all(self, request_id: str = "") -> bool:
-        """Whoever is asked knows all that was done, to one request or to any."""
+        """Whether any server asked knows all operations so far, on one request or on all."""
         return True
 
     def lease_of(self, booking: ModelBooking) -> float:

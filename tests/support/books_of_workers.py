@@ -1,4 +1,4 @@
-"""Workers of a random life: they join, drain, leave, flap, report late and of another life."""
+"""Workers of a random life: they join, drain, leave, flap, report late or as another life."""
 
 from books import ANOTHER_LIFE, WORKERS
 from books_of_requests import Requests

@@ -1,4 +1,4 @@
-"""Carries the operations of `books` out on three replicas: each on one that is drawn for it."""
+"""Executes the operations of `books` on three replicas, each on one drawn for it."""
 
 import random
 import time
@@ -14,9 +14,9 @@ from eldr.v1 import fleet_pb2
 from redis_server import RedisServer
 from wire import Client, eventually
 
-MARK = "mark"  # a model whose one worker's load says how far a replica has read
+MARK = "mark"  # a model whose one worker's load shows how far a replica has read
 ROOM = 1 << 20
-SECONDS = 10.0  # for changes to reach all, on a machine that is busy
+SECONDS = 10.0  # for changes to reach all, on a busy machine
 
 
 class OverReplicas(OverSocket):
@@ -27,7 +27,7 @@ class OverReplicas(OverSocket):
         leases=(None, 900.0, 86_400.0) * 200 + (3.0,),
         steps=(0.0, 0.01),
         restart=0.004,
-        margin=4.0,  # what others renew may be ahead of what they have told
+        margin=4.0,  # a replica's renewals may be ahead of what it has told the others
     )
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -68,7 +68,7 @@ class OverReplicas(OverSocket):
         self._start(number)
 
     def lose_redis(self) -> None:
-        """Redis is killed, and is there again with nothing of what it had."""
+        """Kill Redis, and start it again empty."""
         self.redis.kill()
         self._wait_until_all_say("eldr_bookings_durable 0.0")
         self.redis.start()
@@ -79,7 +79,7 @@ class OverReplicas(OverSocket):
             eventually(lambda daemon=daemon: line in page(daemon), 30)
 
     def in_step(self) -> None:
-        """Wait until each replica has read all that was done so far: changes come in order."""
+        """Wait until each replica has read all changes so far: they come in order."""
         for sender in (0, 1):
             self._marks += 1
             report = fleet_pb2.ReportLoadRequest(
@@ -98,14 +98,14 @@ class OverReplicas(OverSocket):
 
     def set_policy(self, name) -> None:
         super().set_policy(name)
-        self.in_step()  # until then each decides by the one before
+        self.in_step()  # until then each decides by the previous one
 
     def activate(self, version) -> None:
         super().activate(version)
         self.in_step()
 
     def views(self) -> Iterator["View"]:
-        """Each replica, to be looked at by itself."""
+        """Each replica, to check on its own."""
         for daemon, client in zip(self._daemons, self._clients, strict=True):
             yield View(daemon, client)
 

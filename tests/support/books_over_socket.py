@@ -1,4 +1,4 @@
-"""Carries the operations of `books` out on the real daemon, over a socket; a restart is kill -9."""
+"""Executes the operations of `books` on the real daemon, over a socket; a restart is kill -9."""
 
 import signal
 import time
@@ -13,7 +13,7 @@ from eldr.v1 import activation_pb2, fleet_pb2, partition_pb2, policy_pb2, router
 from google.protobuf.duration_pb2 import Duration
 from wire import Client
 
-SECONDS = 30.0  # for an answer, on a machine that is busy
+SECONDS = 30.0  # for an answer, on a busy machine
 
 
 def answering(method):
@@ -52,7 +52,7 @@ class OverSocket:
     )
 
     def __init__(self, folder: Path, *flags: str) -> None:
-        # Suspects, workers that flap and slow ones have tests of their own.
+        # Suspects, flapping workers and slow ones have their own tests.
         alike = ("--suspect-after", "1e9", "--hold-down", "0", "--relief", "1")
         self._flags = ("--state", str(folder), "--report-limit", "3600", *alike, *flags)
         self._begin()
@@ -199,7 +199,7 @@ class OverSocket:
         }
 
     def check(self, living) -> None:
-        """The metrics have as many bookings."""
+        """Check the number of bookings in the metrics."""
         with urlopen(f"http://{self._daemon.http}/metrics", timeout=SECONDS) as answer:
             lines = answer.read().decode().splitlines()
         (said,) = [line for line in lines if line.startswith(f'eldr_leases{{model="{MODEL}"}}')]

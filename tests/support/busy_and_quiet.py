@@ -1,4 +1,4 @@
-"""A daemon that placed one request of a quiet model, and hundreds of a busy one since."""
+"""A daemon that has placed one request of a quiet model, then hundreds of a busy one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

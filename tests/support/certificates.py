@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority, and what it signs for loopback."""
+"""Certificates for tests: an authority, and those it signs for loopback."""
 
 import datetime
 import ipaddress
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 @dataclass(frozen=True)
 class Identity:
-    """A key and the certificate for it, to sign with and as PEM."""
+    """A key and its certificate, to sign with and as PEM."""
 
     subject: x509.Name
     private: ec.EllipticCurvePrivateKey
@@ -21,7 +21,7 @@ class Identity:
     chain: bytes
 
     def write(self, folder: Path, name: str) -> tuple[Path, Path]:
-        """Put certificate and key into files."""
+        """Write certificate and key to files."""
         files = folder / f"{name}.crt", folder / f"{name}.key"
         for file, text in zip(files, (self.chain, self.key), strict=True):
             file.write_bytes(text)
@@ -29,7 +29,7 @@ class Identity:
 
 
 def issue(name: str, issuer: Identity | None = None) -> Identity:
-    """An authority; by `issuer`, somebody at 127.0.0.1."""
+    """An authority; with `issuer`, an identity at 127.0.0.1 signed by it."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""The real helm and kubeconform, and what they are given."""
+"""The real helm and kubeconform, and their inputs."""
 
 import json
 import os
@@ -23,7 +23,7 @@ OPERATORS = ("servicemonitor", "prometheusrule")
 
 @cache
 def tool(name: str) -> str:
-    """The program's path, built from its module if it is not there yet."""
+    """The program's path, built from its module if missing."""
     with one_build("tools") as folder:
         if not (folder / name).exists():
             command = ["go", "install", MODULES[name]]
@@ -33,8 +33,8 @@ def tool(name: str) -> str:
 
 @cache
 def schemas(version: str) -> Path:
-    """Kubernetes' own schemas, whose references kubeconform looks up beside them."""
-    import kubernetes_validate  # not where vLLM is
+    """Kubernetes' own schemas, in the folder where kubeconform resolves their references."""
+    import kubernetes_validate  # not installed beside vLLM
 
     theirs = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
     with one_build("tools") as folder:
@@ -58,7 +58,7 @@ def operators_definitions() -> list[dict[str, Any]]:
 
 @cache
 def operators_schemas() -> Path:
-    """The same as kubeconform reads it: a folder of schemas."""
+    """The same as a folder of schemas, as kubeconform reads them."""
     definitions = operators_definitions()
     with one_build("tools") as folder:
         for kind, definition in zip(OPERATORS, definitions, strict=True):
@@ -69,12 +69,12 @@ def operators_schemas() -> Path:
 
 
 def render(*arguments: str | Path, release: str = "eldr") -> str:
-    """What `helm template` makes of the chart; raises CalledProcessError with helm's words."""
+    """The output of `helm template`; raises CalledProcessError with helm's message."""
     command = [tool("helm"), "template", release, CHART, "--namespace", "serving", *arguments]
-    command += ["--kube-version", "1.31.0"]  # a helm that is built from its module knows none
+    command += ["--kube-version", "1.31.0"]  # a helm built from its module knows none
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def objects(text: str) -> dict[tuple[str, str], dict]:
-    """By kind and name."""
+    """The objects by kind and name."""
     return {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(text) if o}

@@ -1,4 +1,4 @@
-"""Processes as Linux tells of them."""
+"""Processes, as seen in Linux's /proc."""
 
 import os
 import resource
@@ -17,13 +17,13 @@ limits_files = pytest.mark.skipif(
 
 
 def fitting_processes(pid: int) -> set[int]:
-    """Fitting processes of a process, which may have other children."""
+    """Pids of a process's fitting processes; it may have other children."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             after_name = stat.read_text().rpartition(")")[2].split()
             command = stat.with_name("cmdline").read_bytes()
-        except OSError:  # gone meanwhile
+        except OSError:  # it has ended meanwhile
             continue
         if int(after_name[1]) == pid and after_name[0] != "Z" and b"fitting.job" in command:
             found.add(int(stat.parent.name))

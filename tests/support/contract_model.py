@@ -1,4 +1,4 @@
-"""The contract of bookings made of plain dicts, which the router is compared with."""
+"""The contract of bookings in plain dicts, with which the router is compared."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ from eldr_service.core.worker import WorkerRole, WorkerSpec
 from eldr_service.routing.call import RouteCall
 
 REPORT_LIMIT = 5.0  # seconds that a worker's report counts
-REMEMBERED = 600.0  # seconds that an ended attempt is known
+REMEMBERED = 600.0  # seconds that an ended attempt is remembered
 
 
 @dataclass
@@ -35,7 +35,7 @@ class ModelBooking:
     seen: bool = False
     absences: int = 0
     awaits: bool = False  # its signature is not complete
-    knew: bool = False  # a part of it had come when it was placed
+    knew: bool = False  # a part of it was known when it was placed
 
     @property
     def tokens(self):
@@ -51,11 +51,11 @@ class ModelPast:
     attempts: dict = field(default_factory=dict)
     last_worker: tuple = (-1, "")
     until: float = 0.0
-    own_until: dict = field(default_factory=dict)  # of each: a store need not keep it for longer
+    own_until: dict = field(default_factory=dict)  # per attempt: a store need not keep it longer
 
 
 class Contract:
-    """Who is there, what is booked, and what has ended, as router.proto and fleet.proto have it."""
+    """Workers, bookings and ends, as router.proto and fleet.proto define them."""
 
     def __init__(self, now=1_000.0, report_limit=REPORT_LIMIT):
         self.now = now
@@ -72,7 +72,7 @@ class Contract:
         past.last_worker = (booking.call.attempt, booking.worker)
 
     def supersede(self, call):
-        """End the attempt before, unless this one is pinned elsewhere and cannot go there."""
+        """End the previous attempt, unless this one is pinned elsewhere and cannot go there."""
         booking = self.live.get(call.request_id)
         moves = booking and call.pinned_worker not in ("", booking.worker)
         if booking and not (moves and not self.eligible(call)):

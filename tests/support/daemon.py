@@ -1,4 +1,4 @@
-"""The real daemon in a process of its own, for tests that speak to it over sockets."""
+"""The real daemon in its own process, for tests that call it over sockets."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class Daemon:
 
     @property
     def said(self) -> str:
-        """What it has written to stderr; gRPC's core writes bytes there as they came."""
+        """Its stderr so far; gRPC's core writes raw bytes there."""
         return self.stderr_path.read_text(errors="backslashreplace")
 
     @property
@@ -47,7 +47,7 @@ def running_daemon(
 ) -> Iterator[Daemon]:
     """Start the daemon on free ports, with its state in memory unless the flags say otherwise.
 
-    `before` is called in its process, before its program begins.
+    `before` is called in its process before its program starts.
     """
     with tempfile.TemporaryDirectory() as folder:
         ports, stderr = Path(folder, "ports"), Path(folder, "stderr")
@@ -55,7 +55,7 @@ def running_daemon(
             "--listen": "127.0.0.1:0",
             "--http": "127.0.0.1:0",
             "--state": ":memory:",
-            "--drain-seconds": "0",  # a test that ends leaves its bookings behind
+            "--drain-seconds": "0",  # tests end with bookings left
         }
         given = [
             part for flag, value in defaults.items() if flag not in flags for part in (flag, value)

@@ -1,4 +1,4 @@
-"""Engines as a gateway sees them: HTTP servers that note what comes, and write when told to."""
+"""Engines as a gateway sees them: HTTP servers that record requests, and answer when told to."""
 
 import json
 import threading
@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Engine:
-    """One engine. `go` lets its answers end; `status` is what they have.
+    """One engine. `go` lets its answers end; `status` is their status.
 
-    With `prefill`, it answers at once with the kv_transfer_params which that makes of the request.
+    With `prefill`, it answers at once with the kv_transfer_params that `prefill` returns.
     """
 
     server: ThreadingHTTPServer
@@ -32,7 +32,7 @@ class _Handler(BaseHTTPRequestHandler):
     engine: Engine
 
     def do_GET(self) -> None:
-        """A page of metrics without any: gateways ask often."""
+        """An empty page of metrics: gateways ask often."""
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -60,7 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         if length := self.headers["Content-Length"]:
             return self.rfile.read(int(length))
-        found = b""  # in chunks, as a gateway passes on what it streams
+        found = b""  # in chunks, as gateways forward what they stream
         while size := int(self.rfile.readline(), 16):
             found += self.rfile.read(size)
             self.rfile.readline()
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
-        """Nothing: pytest has enough to show."""
+        """Log nothing, to keep pytest's output short."""
 
 
 class _Server(ThreadingHTTPServer):

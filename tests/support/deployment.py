@@ -1,4 +1,4 @@
-"""What `eldr doctor` looks at: engines that answer, workers that report, requests of two kinds."""
+"""What `eldr doctor` examines: engines that answer, workers that report, requests of two kinds."""
 
 import threading
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ CAPTURING = fleet_pb2.CaptureStatus(
     state="CAPTURE_STATE_CAPTURING", known_tokens=90, software=f"eldr-vllm {OURS}"
 )
 PATIENT = "--report-limit", "600", "--suspect-after", "600"
-"""Flags with which workers that report once are well, however slow the machine is."""
+"""Flags with which workers that report once stay healthy, however slow the machine is."""
 BAD = "warning", "fault"
 
 
@@ -24,7 +24,7 @@ def bad(found):
 
 @contextmanager
 def engine(status=200):
-    """The URL of as much of an engine as says whether it is well."""
+    """The URL of an engine that only answers health checks."""
 
     class Engine(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -44,7 +44,7 @@ def engine(status=200):
 
 
 def report(client, worker_id, incarnation, number=1, **fields):
-    """A worker's report is taken."""
+    """Send a worker's report, which must be accepted."""
     said = fleet_pb2.ReportLoadRequest(
         model="m", worker_id=worker_id, incarnation=incarnation, report_number=number, **fields
     )
@@ -52,14 +52,14 @@ def report(client, worker_id, incarnation, number=1, **fields):
 
 
 def worker(client, worker_id, url, capture=CAPTURING, **fields):
-    """Registers and reports once; its incarnation."""
+    """Register a worker that reports once; returns its incarnation."""
     incarnation = client.register("m", worker_id, url=url, **fields)
     report(client, worker_id, incarnation, capture=capture)
     return incarnation
 
 
 def serve(client, number, *, signatures=True, released=True, kinds=(0, 1), **fields):
-    """Places that many requests, of these kinds in turn."""
+    """Place that many requests, of these kinds in turn."""
     for i in range(number):
         known = {"counts": counts(drawn(kinds[i % len(kinds)], i))} if signatures else {}
         client.route("m", f"r{i}", **known, **fields)

@@ -1,4 +1,4 @@
-"""A name server on loopback, over UDP and TCP: what does not fit UDP is truncated there."""
+"""A name server on loopback, over UDP and TCP: answers too long for UDP are truncated there."""
 
 import socket
 import struct
@@ -19,13 +19,13 @@ class DnsServer:
     ----------
     address : str
     asked : list of (protocol, kind)
-        What was asked for, in order.
+        The queries, in order.
     rcode : str
-        Other than NOERROR: what every question is answered with.
+        The answer to every query, unless NOERROR.
     rcodes : list of str
-        Those of the next questions, before `rcode` holds again.
+        The answers to the next queries, before `rcode` applies again.
     is_silent : bool
-        No answer is given.
+        Whether queries get no answer.
     """
 
     def __init__(self) -> None:
@@ -39,14 +39,14 @@ class DnsServer:
         self.address = "127.0.0.1:{1}".format(*self._tcp.getsockname())
 
     def put(self, name: str, kind: str, *texts: str, ttl: int = 0) -> None:
-        """Replace a name's records of a kind; without any, the name exists all the same."""
+        """Replace a name's records of a kind; the name exists even without any."""
         records = self._records.setdefault(dns.name.from_text(name), {})
         records.pop(kind, None)
         if texts:
             records[kind] = dns.rrset.from_text(dns.name.from_text(name), ttl, "IN", kind, *texts)
 
     def drop(self, name: str) -> None:
-        """Make a name one that does not exist."""
+        """Make a name nonexistent."""
         del self._records[dns.name.from_text(name)]
 
     def __enter__(self):

@@ -1,4 +1,4 @@
-"""Shell commands of the documentation: a page's blocks, and a shell that runs them as a reader."""
+"""Shell commands of the documentation: a page's blocks, and a shell that runs them as written."""
 
 import os
 import re
@@ -34,11 +34,11 @@ class Block:
     kept: str | None
     why: str | None
     follows: bool
-    """Nothing but an empty line is between it and the block before."""
+    """Whether only an empty line is between it and the previous block."""
 
     @property
     def commands(self) -> list[list[str]]:
-        """Its words, a list per command; nothing of here-documents."""
+        """Its words, one list per command; without here-documents."""
         text = re.sub(r"<<(\w+)\n.*?^\1$", "", self.text, flags=re.M | re.S)
         found, held = [], ""
         for line in text.replace("\\\n", " ").splitlines(keepends=True):
@@ -53,7 +53,7 @@ class Block:
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """All blocks of code of a page, by its path in the checkout."""
+    """All code blocks of a page, given by its path in the checkout."""
     end = -1
     for match in BLOCK.finditer((ROOT / page).read_text("utf-8")):
         kept, why, _, language, text = match.groups()
@@ -62,7 +62,7 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 class Shell:
-    """Runs blocks one after the other, as in one terminal; servers get terminals of their own."""
+    """Runs blocks one after another, as in one terminal; servers get their own terminals."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,11 +89,11 @@ class Shell:
         }
 
     def here(self, text: str) -> str:
-        """The text with ports that are free here, rather than the documented ones."""
+        """The text with free ports instead of the documented ones."""
         return DOCUMENTED.sub(lambda match: self._ports[match[0]], text)
 
     def run(self, text: str) -> str:
-        """Run the commands of a block, and return what they print; they must all succeed."""
+        """Run a block's commands, which must all succeed; returns their output."""
         printed, gathered = "", ""
         for line in self.here(text).splitlines(keepends=True):
             words = line.split()
@@ -131,7 +131,7 @@ class Shell:
                 stderr=errors,
             )
         self._servers.append(process)
-        port = None  # the daemon says itself when it serves
+        port = None  # the daemon tells when it serves
         if not line.startswith("eldr-server"):
             listening = re.search(r"--(?:port |listen \S+:)(\d+)", line)
             port = (
@@ -150,7 +150,7 @@ class Shell:
         return f"{carried}set -aeuo pipefail\n{text}"
 
     def close(self) -> None:
-        """End the servers, the last first."""
+        """Stop the servers, the last first."""
         for process in reversed(self._servers):
             process.send_signal(signal.SIGTERM)
             try:
@@ -171,7 +171,7 @@ def shell(folder: Path) -> Iterator[Shell]:
 
 
 def free_ports(number: int) -> list[str]:
-    """As many ports of loopback that nothing listens on now."""
+    """Loopback ports on which nothing listens now."""
     with ExitStack() as held:
         listeners = [
             held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
@@ -180,7 +180,7 @@ def free_ports(number: int) -> list[str]:
 
 
 def answers(port: str) -> bool:
-    """Whether something listens on a port of loopback."""
+    """Whether something listens on a loopback port."""
     try:
         socket.create_connection(("127.0.0.1", int(port)), 0.2).close()
     except OSError:

@@ -18,7 +18,7 @@ from benchmarks.demos.demo_vllm.processes import free_port
 ROOT = Path(__file__).parents[2]
 VERSION = "1.6.1"
 PACKAGES = ("--no-deps", f"ai-dynamo=={VERSION}", f"ai-dynamo-runtime=={VERSION}")
-# What of their requirements a frontend without a GPU imports; transformers and kubernetes are not.
+# Their requirements that a frontend without a GPU imports: not transformers and kubernetes.
 REQUIRED = ("pydantic>=2.10.6,<=2.13.5", "uvloop>=0.21", "msgspec>=0.19", "packaging", "pyyaml")
 START_SECONDS = 120
 DECODE = "pool.backend.generate"
@@ -68,7 +68,7 @@ def byte_model(folder):
 
 
 def skip_without_packages():
-    """Leave the test out where no package index in use has Dynamo for this machine."""
+    """Skip the test if no package index in use has Dynamo for this machine."""
     try:
         Cluster.packages()
     except subprocess.CalledProcessError:
@@ -80,7 +80,7 @@ def skip_without_packages():
 
 
 class Cluster:
-    """Processes of one discovery folder, and calls of the frontend."""
+    """Processes with a common discovery folder, and calls to the frontend."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -92,11 +92,11 @@ class Cluster:
 
     @staticmethod
     def packages():
-        """The folders with Dynamo and what it needs beside this environment."""
+        """The folders with Dynamo and its requirements that this environment lacks."""
         return [runtime(*PACKAGES), runtime(*REQUIRED)]
 
     def start(self, name, *command, **env):
-        """`python COMMAND` with Dynamo and this checkout's clients, its output in NAME.log."""
+        """Run `python COMMAND` with Dynamo and this checkout's clients; output in NAME.log."""
         ours = [ROOT / "clients" / each for each in ("dynamo", "python")]
         given = filter(None, [os.environ.get("PYTHONPATH")])
         environment = {
@@ -142,17 +142,17 @@ class Cluster:
         child.wait(30)
 
     def said(self, name):
-        """What a worker has told in JSON."""
+        """What a worker has printed as JSON."""
         lines = self.log(name).read_text(errors="replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     def worker_id(self, letter):
-        """The name that ELDR's router gives a decode worker."""
+        """A decode worker's id in ELDR's router."""
         self.until(lambda: self.said(letter), f"{letter} registers")
         return f"{DECODE}/{self.said(letter)[0]['instance']}"
 
     def post(self, prompt, max_tokens=4, **more):
-        """The connection and the answer to a completion, whose body is still to be read."""
+        """The connection, and a completion's answer with its body still unread."""
         body = {"model": "tiny", "prompt": prompt, "max_tokens": max_tokens, **more}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         headers = {"Content-Type": "application/json"}
@@ -179,7 +179,7 @@ class Cluster:
         return False
 
     def until(self, condition, what, seconds=START_SECONDS):
-        """Wait for what must become true, while all processes live."""
+        """Wait until the condition holds; fails if a process ends."""
         deadline = time.monotonic() + seconds
         while not condition():
             for name, child in self.children.items():
@@ -191,7 +191,7 @@ class Cluster:
 
 @contextmanager
 def ended(children):
-    """End what is among these processes when the block ends."""
+    """Stop these processes when the block ends."""
     try:
         yield
     finally:

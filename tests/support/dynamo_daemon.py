@@ -1,4 +1,4 @@
-"""What the tests of ELDR's router in Dynamo ask of the daemon."""
+"""The daemon for tests of ELDR's router in Dynamo."""
 
 import grpc
 from dynamo_counts import counts_on_half
@@ -15,7 +15,7 @@ MODEL = "tiny"
 
 
 class Daemon:
-    """The daemon at HOST:PORT, whether it is there already or not."""
+    """The daemon at HOST:PORT, which may not have started yet."""
 
     def __init__(self, target):
         channel = grpc.insecure_channel(target)
@@ -32,11 +32,11 @@ class Daemon:
         return sum(worker.booked_sequences for worker in self.workers().values())
 
     def fit(self):
-        """Two slots, for prompts on either half; similarity alone decides between two workers."""
+        """Fit two slots, one per half of the experts; only similarity decides between workers."""
         self._fit(counts=[counts_on_half(half, 8).to_proto() for half in (0, 1)])
 
     def fit_what_it_saw(self):
-        """The same with the prompts of the requests so far."""
+        """The same from the prompts of the requests so far."""
         self._fit()
 
     def _fit(self, **of):

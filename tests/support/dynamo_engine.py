@@ -1,8 +1,8 @@
 """A small worker on Dynamo's real runtime, which answers as `dynamo.vllm`'s do.
 
-A prefill worker hands on what ELDR's connector would have it hand on: counts by the prompt's first
-byte, as if prompts of capital letters used other experts than those of small ones. A decode worker
-writes its own letter, as often as it is asked to. `dynamo_engine.py ROLE ENDPOINT MODEL LETTER`
+A prefill worker returns what ELDR's connector would return: counts by the prompt's first byte, as
+if prompts in capital letters used other experts than those in small ones. A decode worker writes
+its own letter, as often as requested. `dynamo_engine.py ROLE ENDPOINT MODEL LETTER`
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from dynamo.runtime import dynamo_worker
 from dynamo_counts import counts_on_half
 
 PAUSE = 0.02  # seconds per token
-# First tokens of prompts whose counts are no message, or do not add up, that have none, that no
-# worker decodes.
+# First tokens of special prompts: counts that are not a message, or do not add up; none at all; a
+# prompt that is refused; one that fails.
 BROKEN, UNEVEN, SILENT, REFUSED, FAULTY = (ord(letter) - 33 for letter in "!%?#$")
 
 

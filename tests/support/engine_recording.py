@@ -1,4 +1,4 @@
-"""A recording as engines write it: one that prefills, and some that decode."""
+"""A recording as engines write it: one prefill engine, and some decode engines."""
 
 import numpy as np
 from eldr_vllm.recording.files import RecordingFiles
@@ -6,7 +6,7 @@ from eldr_vllm.recording.recorder import Recorder
 from eldr_vllm.recording.tables import request_key
 from routed import separable
 
-STEP_US = 300.0, 20.0, 4.0  # a step, a sequence, an expert
+STEP_US = 300.0, 20.0, 4.0  # per step, sequence, expert
 ABOUT = {"model": "m", "share": "1", "num_experts": "16", "top_k": "2"}
 
 
@@ -17,7 +17,7 @@ def recorder(folder, role, engine="", **about):
 
 
 def write_prefills(folder, drawn, rate=50.0, **about):
-    """Of all requests, in a second way round: the counts come after the timings."""
+    """Write the prefills of all requests, with counts after the timings."""
     written = recorder(folder, "prefill", **about)
     counts = drawn.prefill_counts()
     for r in range(drawn.num_requests):
@@ -30,7 +30,7 @@ def write_prefills(folder, drawn, rate=50.0, **about):
 
 
 def write_decodes(folder, drawn, engines=2, rate=50.0, **about):
-    """Each engine decodes its requests four at a time."""
+    """Write the decodes; each engine runs four requests at a time."""
     rng = np.random.default_rng(0)
     for engine in range(engines):
         written = recorder(folder, "decode", f"decode-{engine}", **about)
@@ -58,7 +58,7 @@ def write_decodes(folder, drawn, engines=2, rate=50.0, **about):
 
 
 def write(folder, drawn=None, **about):
-    """Both halves of the same requests, which are returned as a Recording of tokens."""
+    """Write prefills and decodes of the same requests; returns these as a Recording."""
     drawn = drawn or separable(3, 40)
     write_prefills(folder, drawn, **about)
     write_decodes(folder, drawn, **about)

@@ -1,4 +1,4 @@
-"""What goes with a real Envoy: eldr-extproc, built, and programs that serve until a block ends."""
+"""For tests with a real Envoy: eldr-extproc, built, and programs that run until a block ends."""
 
 import re
 import subprocess
@@ -12,11 +12,11 @@ from languages import one_build
 
 LLM_D = Path(__file__).parents[2] / "clients/llm-d"
 PATIENCE = ("--timeout", "10s")
-"""A busy machine may take longer for a decision than a gateway would wait."""
+"""A busy machine may decide more slowly than a gateway would wait."""
 
 
 def released(daemon) -> Counter[str]:
-    """How many bookings have ended, by outcome."""
+    """Number of bookings that have ended, by outcome."""
     with urllib.request.urlopen(f"http://{daemon.http}/metrics") as page:
         text = page.read().decode()
     found = re.findall(r'eldr_releases_total{.*outcome="(\w+)".*} (\d+)', text)
@@ -25,7 +25,7 @@ def released(daemon) -> Counter[str]:
 
 @contextmanager
 def process(*command: str | Path, log: Path):
-    """A program that serves until the block ends."""
+    """A program that runs until the block ends."""
     with log.open("wb") as said:
         running = subprocess.Popen(command, stderr=said, stdout=said)
     try:

@@ -1,4 +1,4 @@
-"""Bookings with counts, for what policies make of experts."""
+"""Bookings with counts, for policies that use experts."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ LAYERS, EXPERTS, TOP_K = 3, 16, 2
 
 
 def counts(rng, tokens=None):
-    """Of a prefill whose tokens all pick by the same skewed chances."""
+    """Counts of a prefill whose tokens all pick with the same skewed probabilities."""
     tokens = rng.integers(5, 200) if tokens is None else tokens
     rows = [rng.dirichlet(np.full(EXPERTS, 0.3)) for _ in range(LAYERS)]
     return np.array([rng.multinomial(tokens * TOP_K, row) for row in rows], dtype=np.uint32)

@@ -1,4 +1,4 @@
-"""Snapshots, requests and bookings with only what a test is about; the rest is plain."""
+"""Snapshots, requests and bookings in which a test sets what it is about; the rest is plain."""
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def snapshot(
     )
     for array in (fleet.eligible, fleet.load, fleet.slots, fleet.centroids):
         if array is not None:
-            array.flags.writeable = False  # as the fleet hands them out
+            array.flags.writeable = False  # as in the fleet's own snapshots
     return fleet
 
 
@@ -62,12 +62,12 @@ def booking(fleet, worker):
 
 
 def picks(policy, fleet, decisions):
-    """How often each worker is picked over so many decisions that change nothing but the number."""
+    """How often each worker is picked, over decisions that differ only in their number."""
     chosen = [policy.pick(request(number), fleet).worker for number in range(decisions)]
     return np.bincount(chosen, minlength=len(fleet.worker_ids))
 
 
 def evenness(counts):
-    """Chi-square of counts against all being equal, divided by its mean under chance: about 1."""
+    """Chi-square of counts against equality, over its mean under chance: about 1 if even."""
     expected = counts.sum() / len(counts)
     return ((counts - expected) ** 2 / expected).sum() / (len(counts) - 1)

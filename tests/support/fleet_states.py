@@ -1,4 +1,4 @@
-"""What a daemon's fleet looks like, for tests of discovery."""
+"""The state of a daemon's fleet, for tests of discovery."""
 
 from contextlib import contextmanager
 
@@ -11,7 +11,7 @@ STATE = fleet_pb2.WorkerState.Name
 
 @contextmanager
 def discovering(*flags, env=None):
-    """A daemon with JSON logs, and a client of it."""
+    """A daemon with JSON logs, and its client."""
     with (
         running_daemon("--log-format", "json", *flags, env=env) as daemon,
         Client(daemon.grpc) as client,
@@ -43,7 +43,7 @@ def said(daemon, event: str) -> list[dict]:
 
 
 def fleet_file(*workers: str, **fields: object) -> str:
-    """The text of a fleet file; `fields` are added to each worker, as TOML."""
+    """A fleet file's text; `fields` are added to each worker as TOML."""
     more = "".join(f"{name} = {value}\n" for name, value in fields.items())
     return "".join(
         f'[[workers]]\nmodel = "m"\nworker_id = "{worker}"\nurl = "http://{worker}:8000"\n'

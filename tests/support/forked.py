@@ -1,6 +1,6 @@
-"""Daemons forked from a process that has loaded their code: most of a start is loading it.
+"""Daemons forked from a process that has loaded their code, which takes most of a start.
 
-Each is a process of its own that runs the program's `main`, like any other.
+Each is a separate process that runs the program's `main`, like any other.
 """
 
 import atexit
@@ -45,7 +45,7 @@ for line in sys.stdin:
 
 
 class Forked:
-    """As much of a `subprocess.Popen` as tests of daemons use."""
+    """The part of `subprocess.Popen` that tests of daemons use."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -88,7 +88,7 @@ def forks(env: Mapping[str, str]) -> bool:
 
 
 def forked(arguments: Sequence[str], env: Mapping[str, str], stderr: Path) -> Forked:
-    """A daemon with these arguments."""
+    """Fork a daemon with these arguments."""
     asked = {"arguments": list(arguments), "env": dict(env), "stderr": str(stderr)}
     return Forked(_ask(asked))
 

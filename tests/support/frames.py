@@ -1,4 +1,4 @@
-"""HTTP/2 as bytes, just enough of it to make a gRPC call and to spoil one (RFC 9113, RFC 7541)."""
+"""HTTP/2 as bytes, just enough to make a gRPC call and to corrupt one (RFC 9113, RFC 7541)."""
 
 import random
 import struct
@@ -14,7 +14,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def literal(*header: str) -> bytes:
-    """A header that no table has, name and value as they are."""
+    """A literal header: not indexed, name and value unencoded."""
     texts = [text.encode(errors="surrogateescape") for text in header]
     return b"\x00" + b"".join(bytes([len(text)]) + text for text in texts)
 
@@ -34,7 +34,7 @@ def call(path: str, message: bytes, stream: int = 1) -> list[bytes]:
 
 
 def odd_frame(chance: random.Random) -> bytes:
-    """A frame that has no place where it comes, or none at all."""
+    """A frame that is out of place, or invalid anywhere."""
     stream = chance.choice((0, 1, 2, 3, 2**31 - 1))
     match chance.randrange(9):
         case 0:
@@ -58,7 +58,7 @@ def odd_frame(chance: random.Random) -> bytes:
 
 
 def spoilt(frames: list[bytes], chance: random.Random) -> bytes:
-    """The bytes of a connection in which something is wrong."""
+    """The bytes of a connection with something wrong in it."""
     frames = list(frames)
     for _ in range(chance.choice((1, 1, 2, 5))):
         at = chance.randrange(len(frames))

@@ -1,4 +1,4 @@
-"""An issuer of JSON Web Tokens: keys, the set of them as a file or over HTTP, and tokens."""
+"""An issuer of JSON Web Tokens: keys, their set as a file or over HTTP, and tokens."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ class SigningKey:
         )
 
     def sign(self, headers=None, **claims) -> str:
-        """A token good for a minute, unless the claims say otherwise; None leaves a claim out."""
+        """A token valid for a minute, unless the claims say otherwise; None omits a claim."""
         return jwt.encode(
             claims_of(**claims),
             self.private,
@@ -55,12 +55,12 @@ def claims_of(**claims) -> dict:
 
 
 def unsigned(header: dict, **claims) -> str:
-    """A token of this very header, without a signature."""
+    """A token with exactly this header, without a signature."""
     return f"{_base64(json.dumps(header))}.{_base64(json.dumps(claims_of(**claims)))}."
 
 
 def signed_by_secret(secret: bytes, header: dict, **claims) -> str:
-    """One whose signature is an HMAC: of a public key, if the verifier can be confused."""
+    """A token signed by HMAC: with a public key as the secret, to confuse the verifier."""
     start = unsigned(header, **claims).rstrip(".")
     return f"{start}.{_base64(hmac.digest(secret, start.encode(), hashlib.sha256))}"
 
@@ -75,7 +75,7 @@ def key_set(*keys: SigningKey) -> str:
 
 
 class KeyServer:
-    """Serves a key set, and counts how often it was asked."""
+    """Serves a key set, and counts the requests."""
 
     def __init__(self, *keys: SigningKey) -> None:
         self.body, self.status, self.asked, self.delay = key_set(*keys), 200, 0, 0.0

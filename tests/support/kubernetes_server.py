@@ -1,7 +1,7 @@
-"""A server that speaks the API of Kubernetes as far as lists and watches of two kinds need it.
+"""A server of Kubernetes' API, as far as lists and watches of two kinds need it.
 
-Objects have resource versions; a list is in pages; a watch is a chunked stream of a JSON text per
-line, with bookmarks, from any version that is remembered, and 410 from one that is not.
+Objects have resource versions; lists are paged; a watch is a chunked stream of one JSON text per
+line, with bookmarks, from any remembered version; any other gets 410.
 """
 
 import json
@@ -28,15 +28,15 @@ def endpoint(name: str, address: str, ready=True, serving=None, terminating=None
 
 
 class KubernetesServer:
-    """Serves on loopback; `tls` is (chain file, key file), `token` what a caller must bring.
+    """Serves on loopback; `tls` is (chain file, key file), `token` what callers must present.
 
     Attributes
     ----------
     url : str
     asked : list of (kind, query)
-        What was asked for, in order.
+        The requests, in order.
     status : int
-        Other than 200: what every request is answered with.
+        The answer to every request, unless 200.
     """
 
     def __init__(self, tls=None, token: str = "") -> None:
@@ -116,14 +116,14 @@ class KubernetesServer:
         self._changed.notify_all()
 
     def forget(self):
-        """Remember no event: who comes with an older version gets 410."""
+        """Forget all events: a watch from an older version gets 410."""
         with self._changed:
             self._version += 1
             self._oldest = self._version
             self._events.clear()
 
     def bookmark(self):
-        """Tell every watch how far it is."""
+        """Send a bookmark to every watch."""
         with self._changed:
             self._version += 1
             self._bookmarks += 1
@@ -215,7 +215,7 @@ class KubernetesServer:
 
 
 def _send(handler, data):
-    """One line in two chunks: nothing says that a chunk is a line."""
+    """Send one line in two chunks: a chunk need not be a line."""
     for part in (data[:7], data[7:]):
         handler.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
         handler.wfile.flush()

@@ -1,4 +1,4 @@
-"""What is needed to build what is written in other languages, and where it is built."""
+"""Tools needed to build code in other languages, and where it is built."""
 
 import fcntl
 import os
@@ -37,13 +37,13 @@ needs_envoy = pytest.mark.skipif(
 
 
 def cargo_into(folder: Path) -> dict[str, str]:
-    """The environment of a cargo that builds there rather than beside the sources."""
+    """The environment for cargo to build in this folder instead of beside the sources."""
     return {**os.environ, "CARGO_TARGET_DIR": str(folder)}
 
 
 @contextmanager
 def one_build(language: str):
-    """The folder to build in, held by one test process at a time: the next finds it built."""
+    """The folder to build in, locked by one test process at a time: the next finds it built."""
     folder = BUILT / language
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

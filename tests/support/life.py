@@ -1,4 +1,4 @@
-"""A random life of one model, told to any driver and compared with the contract in plain dicts."""
+"""A random life of one model, run on any driver and compared with the contract in plain dicts."""
 
 import random
 from collections import deque
@@ -12,7 +12,7 @@ TRACE = 40  # operations that a failure shows
 
 
 class Life(Workers):
-    """One life, all of it from its seed: `run(n)` says and checks the next n operations."""
+    """One life, determined by its seed: `run(n)` executes and checks the next n operations."""
 
     def __init__(self, driver: Driver, seed: int) -> None:
         chances = driver.chances
@@ -50,7 +50,7 @@ class Life(Workers):
     # Time
 
     def settle(self) -> None:
-        """Bring the clock up, past any moment at which the answer would depend on who looks."""
+        """Advance the clock past any time at which the answer would depend on the server asked."""
         self.now, margin = self.driver.now(), self.chances.margin
         ends = [b.expires for b in self.live.values()]
         ends += [w.alive_until for w in self.fleet.values()]
@@ -71,7 +71,7 @@ class Life(Workers):
         self.time_passed()
 
     def time_passed(self) -> None:
-        """What a server that ticks has noticed."""
+        """Apply what a server's ticks would have noticed."""
         for name in [n for n, w in self.fleet.items() if w.alive_until <= self.now]:
             self.end_all_on(name)
             del self.fleet[name]
@@ -95,7 +95,7 @@ class Life(Workers):
         self.driver.activate(self.active)
 
     def restart(self) -> None:
-        """A crash between two answers: what was acknowledged is there, and lives on."""
+        """Crash between two answers: all that was acknowledged survives."""
         self.say("restart")
         self.restarts += 1
         self.driver.restart()
@@ -113,7 +113,7 @@ class Life(Workers):
         self.renew(everything=True)  # none may be gone
         self.check()
 
-    # What must be so
+    # Invariants
 
     def check(self) -> None:
         said = self.driver.sums()

@@ -1,10 +1,10 @@
-"""A random life that is told to several replicas, and what they may answer otherwise than one.
+"""A random life on several replicas, and how their answers may differ from one daemon's.
 
-What a caller was told is so at once, whichever replica is asked next: repeats, releases, renewals,
+What a caller was told holds at once, whichever replica is asked next: repeats, releases, renewals,
 refusals. A view that is a few milliseconds old may choose another worker among those that can take
-the request, and know less of this one's own past: on which worker its last attempt was, and that
-its signature was let go. What counts the view itself (a drain, a removal, a report) is asked when
-all are in step.
+the request, and know less of the request's past: the worker of its last attempt, and that its
+signature was dropped. Operations that count what is in the view (a drain, a removal, a report) wait
+until all are in step.
 """
 
 from books_over_replicas import OverReplicas
@@ -13,18 +13,18 @@ from life import Life
 
 from eldr_service.core.worker import LoadReport, WorkerState
 
-OF_REDIS = 0.3  # share of the restarts that are of Redis, not of a replica
-IN_STEP = 0.15  # share of operations before which all are waited for
+OF_REDIS = 0.3  # share of restarts that restart Redis, not a replica
+IN_STEP = 0.15  # share of operations before which all replicas are brought in step
 
 
 class LifeOfReplicas(Life):
-    """One life; `knows_all` says when the answer has to be the same as one daemon's."""
+    """One life; `knows_all` tells when the answer must be the same as one daemon's."""
 
     driver: OverReplicas
 
     def __init__(self, driver: OverReplicas, seed: int) -> None:
-        self.behind: set[str] = set()  # what was done since all were in step
-        self.let_go = False  # a release was among it
+        self.behind: set[str] = set()  # requests and operations since all were in step
+        self.let_go = False  # a release was among them
         self.losses = 0
         super().__init__(driver, seed)
 
@@ -62,7 +62,7 @@ class LifeOfReplicas(Life):
 
     def signature(self) -> None:
         if self.let_go:
-            self.in_step()  # or a replica may hold what a release has let go
+            self.in_step()  # or a replica may hold a signature that a release has dropped
         super().signature()
 
     def drain(self) -> None:
@@ -85,7 +85,7 @@ class LifeOfReplicas(Life):
             self.kill()
 
     def lose_redis(self) -> None:
-        """The state is lost: the replicas have all of it but the signatures, and agree again."""
+        """Lose the store: replicas still have everything except signatures, and agree again."""
         self.in_step()
         for request_id in list(self.held):
             self.let_signature_go(request_id)
@@ -109,7 +109,7 @@ class LifeOfReplicas(Life):
         del self.held[request_id]
 
     def kill(self) -> None:
-        """One of three is killed: the others have all it said, and it has when it is back."""
+        """Kill one of three: the others know all it answered, and so does it once restarted."""
         self.say("kill")
         self.restarts += 1
         self.driver.restart()
@@ -122,7 +122,7 @@ class LifeOfReplicas(Life):
         self.check()
 
     def hold_all(self, name: str) -> None:
-        """A worker reports all it has, after which its number and its absences are so for all."""
+        """Report all that a worker has, so that all agree on its report number and absences."""
         worker = self.fleet[name]
         mine = {(r, b.call.attempt): b for r, b in self.live.items() if b.worker == name}
         worker.number, worker.foreign = worker.number + 1, 0

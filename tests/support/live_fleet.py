@@ -21,13 +21,13 @@ class LiveFleet:
     Parameters
     ----------
     address : str
-        The daemon's, of gRPC.
+        The daemon's gRPC address.
     workers : sequence of str
         Their ids.
     rate : float
         Requests per second; each decodes for `decode_s`.
     capturing : int
-        How many of the workers say that they capture.
+        How many of the workers report that they capture.
     """
 
     def __init__(

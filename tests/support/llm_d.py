@@ -1,8 +1,8 @@
 """llm-d's coordinator, its endpoint picker and an Envoy, with ELDR in one of them.
 
-Both programs are of llm-d's router, v0.10: ELDR_LLM_D_COORDINATOR names the coordinator, and
-ELDR_LLM_D_EPP an endpoint picker that was built with the plugin, as docs/llm-d.md says. The
-plugin's own tests need the folder of the module that builds that picker: ELDR_LLM_D_MODULE.
+Both programs are from llm-d's router, v0.10: ELDR_LLM_D_COORDINATOR names the coordinator, and
+ELDR_LLM_D_EPP an endpoint picker built with the plugin (docs/llm-d.md). The plugin's own tests need
+the folder of the module that builds that picker: ELDR_LLM_D_MODULE.
 """
 
 import json
@@ -48,7 +48,7 @@ def cluster(name: str, *ports: int, http2: bool = False) -> dict:
 
 
 def envoy_config(port: int, picker: int, processor: int | None) -> dict:
-    """As llm-d sets Envoy up before its picker; eldr-extproc, if it is there, comes after that."""
+    """Envoy in front of the picker, as llm-d configures it; eldr-extproc, if any, comes after."""
     config = yaml.safe_load((LLM_D / "envoy.yaml").read_text())
     resources = config["static_resources"]
     resources["listeners"][0]["address"]["socket_address"]["port_value"] = port
@@ -112,7 +112,7 @@ def picker_config(folder: Path, router: str, pool: list[tuple[str, int]], *, wit
 def running_llm_d(
     folder: Path, router: str, prefills: list[int], decodes: list[int], *, with_plugin: bool
 ) -> Iterator[int]:
-    """The coordinator's port. Engines are given by theirs; ELDR is in the picker, or after it."""
+    """The coordinator's port. Engines are given by port; ELDR is in the picker, or after it."""
     pool = [("prefill", port) for port in prefills] + [("decode", port) for port in decodes]
     port, picker, coordinator = free_port(), free_port(), free_port()
     processor = None if with_plugin else free_port()

@@ -1,4 +1,4 @@
-"""Valid messages of every method, and what can become of them on the way."""
+"""Valid messages of every method, and ways to mutate them."""
 
 import random
 
@@ -73,7 +73,7 @@ def valid(partition: bytes) -> list[Message]:
 
 
 def seeds_of(method, partition: bytes) -> list[Message]:
-    """The method's; for one that has none above, a message with every text and number set."""
+    """The method's messages; if none are above, one with every text and number set."""
     kind = GetMessageClass(method.input_type)
     found = [m for m in valid(partition) if isinstance(m, kind)]
     if not found:
@@ -86,7 +86,7 @@ def seeds_of(method, partition: bytes) -> list[Message]:
 
 
 def changed(message: Message, chance: random.Random) -> bytes:
-    """A message that could be one: some of its fields are extreme, gone, or there many times."""
+    """A well-formed message, some of whose fields are extreme, missing, or repeated."""
     message = type(message).FromString(message.SerializeToString())
     for _ in range(chance.choice((1, 1, 2, 4))):
         _change_a_field(message, chance)
@@ -123,7 +123,7 @@ def _odd(field: Field, chance: random.Random):
 
 
 def _wait_briefly(message: Message) -> None:
-    """A wait that would be granted only makes the test long."""
+    """Shorten waits, which would only make the test long."""
     for part in (message, getattr(message, "route", None)):
         waits = part is not None and WAIT in part.DESCRIPTOR.fields_by_name
         if waits and part.HasField(WAIT) and 0 < getattr(part, WAIT).seconds <= 10:
@@ -131,7 +131,7 @@ def _wait_briefly(message: Message) -> None:
 
 
 def damaged(data: bytes, chance: random.Random, other: bytes) -> bytes:
-    """Bytes with some flipped, cut, doubled, or from another message."""
+    """The data with bytes flipped, cut, duplicated, or taken from another message."""
     data = bytearray(data)
     for _ in range(chance.choice((1, 1, 1, 2, 8))):
         at = chance.randrange(len(data) + 1)

@@ -11,7 +11,7 @@ A, IN = 1, 1
 
 
 class NameServer:
-    """Answers every question for A records with `addresses`, which a test may change."""
+    """Answers every query for A records with `addresses`, which a test may change."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
         self.addresses = addresses

@@ -1,4 +1,4 @@
-"""A project that uses the Node client as it is published, with nothing but what it depends on."""
+"""A project that uses the Node client as published, with only its dependencies."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ CONFIGURATION = {
 
 
 class NodeConsumer:
-    """TypeScript beside the packed package, compiled strictly and with all declarations checked."""
+    """TypeScript beside the packed package, compiled strictly, with all declarations checked."""
 
     def __init__(self, package: Path, folder: Path) -> None:
         self._package, self.folder = package, folder
@@ -42,12 +42,12 @@ class NodeConsumer:
         (folder / "tsconfig.json").write_text(json.dumps(CONFIGURATION))
 
     def compile(self, source: str) -> None:
-        """Fails with what tsc says."""
+        """Compile the source; fails with tsc's message."""
         (self.folder / "main.ts").write_text(source)
         run(self._package / "node_modules/.bin/tsc", cwd=self.folder)
 
     def run(self, *arguments: str) -> str:
-        """What the compiled program prints."""
+        """Run the compiled program; returns its output."""
         return run("node", "main.js", *arguments, cwd=self.folder)
 
 

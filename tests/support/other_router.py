@@ -1,4 +1,4 @@
-"""Routers of other projects, as PyPI has them."""
+"""Routers of other projects, from PyPI."""
 
 import asyncio
 import os
@@ -15,7 +15,7 @@ SGLANG_ROUTER = "sglang-router==0.3.2", "sglang_router.launch_router"
 
 @asynccontextmanager
 async def running_router(which, session, log, *flags):
-    """The real one; its URL."""
+    """Run the real router; yields its URL."""
     package, module = which
     with socket.socket() as one, socket.socket() as other:
         for free in (one, other):

@@ -1,4 +1,4 @@
-"""A receiver of OTLP over gRPC, in this process, that keeps the spans it is sent."""
+"""An OTLP receiver over gRPC, in this process, that keeps the spans it gets."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ class Receiver(service.TraceServiceServicer):
 
     @property
     def variables(self) -> dict[str, str]:
-        """What has a program send its spans here, soon."""
+        """Environment variables that make a program send its spans here, soon."""
         return {
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint,

@@ -1,14 +1,14 @@
-"""The rule of `marginal-cost` said plainly in NumPy, request by request."""
+"""The rule of `marginal-cost` in plain NumPy, request by request."""
 
 import numpy as np
 
 
 def prices(fleet, held, probabilities, at_mean, weights, cost, speed, tail, saved=0.0):
-    """What the request costs on each worker, infinity where it may not go.
+    """The request's cost on each worker, infinity where it may not go.
 
-    held [worker] is a list of (probabilities, sequences), at_mean [worker] the probabilities of
-    its batch, were it of the mean size, to leave an expert unused; weights [worker] what those held
-    have yet to generate, in half lives; cost (fixed, expert, sequence); saved [worker] seconds per
+    held [worker] is a list of (probabilities, sequences), at_mean [worker] the probabilities that
+    its batch, if it had the mean size, leaves an expert unused; weights [worker] what held requests
+    have yet to generate, in half-lives; cost (fixed, expert, sequence); saved [worker] seconds per
     generated token.
     """
     fixed, expert, sequence = cost

@@ -1,10 +1,10 @@
-"""What Ray Serve LLM calls as an engine starts."""
+"""A callback that Ray Serve LLM runs when an engine starts."""
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
 
 
 class NoDownload(CallbackBase):
-    """The model is on this machine; a process that looks for it elsewhere takes ten seconds."""
+    """Skip the download: the model is local, and a process looking elsewhere takes ten seconds."""
 
     async def on_before_node_init(self):
         self.ctx.run_init_node = False

@@ -1,4 +1,4 @@
-"""The daemon beside an application of Ray Serve, and what it knows of the replicas."""
+"""The daemon beside a Ray Serve application, and what it knows about the replicas."""
 
 import signal
 
@@ -23,19 +23,19 @@ class Fleet:
         self.target = self.daemon.target
 
     def restart(self):
-        """A new daemon where the last one was, knowing nothing."""
+        """Start a new daemon at the same address, without any state."""
         self.daemon.kill()
         self.daemon = Daemon(self.directory, int(self.target.rpartition(":")[2]))
 
     def freeze(self):
-        """The daemon keeps its connections, and answers nothing until `thaw`."""
+        """Make the daemon keep its connections but answer nothing until `thaw`."""
         self.daemon.signal(signal.SIGSTOP)
 
     def thaw(self):
         self.daemon.signal(signal.SIGCONT)
 
     def workers(self):
-        """The ready ones by their ids."""
+        """The ready workers by id."""
         request, ready = fleet_pb2.ListWorkersRequest(), fleet_pb2.WORKER_STATE_READY
         answer = self._ask(fleet_pb2_grpc.FleetServiceStub, "ListWorkers", request)
         return {worker.worker_id: worker for worker in answer.workers if worker.state == ready}
@@ -44,7 +44,7 @@ class Fleet:
         wait(lambda: len(self.workers()) == count, 30, lambda: str(sorted(self.workers())))
 
     def total(self, field):
-        """Sum over the workers of what ListWorkers has of each."""
+        """A field of ListWorkers, summed over the workers."""
         return sum(getattr(worker, field) for worker in self.workers().values())
 
     def await_no_bookings(self):
@@ -55,7 +55,7 @@ class Fleet:
         self._ask(policy_pb2_grpc.PolicyServiceStub, "SetPolicy", request)
 
     def fit(self, counts=(), slots=2):
-        """Put a partition in force, of these counts or of what the daemon has seen."""
+        """Activate a partition fitted on these counts, or on what the daemon has seen."""
         request = partition_pb2.FitPartitionRequest(
             model=self.model, counts=counts, num_slots=slots, activate=True
         )

@@ -1,4 +1,4 @@
-"""Decode replicas for tests of the request router: workers of ELDR without an engine."""
+"""Decode replicas for tests of the request router: ELDR workers without an engine."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ GEOMETRY = (2, 4, 1)
 
 @serve.deployment
 class Decode:
-    """Answers with what it was told, after `seconds`; reports what it holds, as an engine does."""
+    """Answers with its input after `seconds`; reports what it holds, as an engine does."""
 
     def __init__(self, target, capacity=16):
         self.name, self.held = own_worker_id(), []

@@ -1,10 +1,10 @@
-"""Observers and policies that remember what they were told."""
+"""Observers and policies that record their calls."""
 
 from collections import Counter
 
 
 class Told:
-    """An observer of bookings' ends."""
+    """An observer that records bookings' ends."""
 
     def __init__(self):
         self.ended_leases = Counter()
@@ -22,7 +22,7 @@ class Told:
 
 
 def recording(base):
-    """A subclass of a policy that checks how its hooks are called; `wrong` says what was not so."""
+    """A subclass of a policy that checks how its hooks are called; `wrong` lists violations."""
 
     class Recording(base):
         def __init__(self, parameters=None):

@@ -17,9 +17,9 @@ needs_redis = pytest.mark.skipif(
 
 
 class RedisServer:
-    """One server on a port of its own, which it keeps over restarts.
+    """One server on its own port, which it keeps over restarts.
 
-    `flags` are its options; without any it keeps nothing over a restart.
+    `flags` are its options; without any it loses its data at a restart.
     """
 
     def __init__(self, folder: Path, *flags: str) -> None:
@@ -48,7 +48,7 @@ class RedisServer:
             time.sleep(0.02)
 
     def ask(self, *words: str) -> bytes:
-        """The first line of the answer; empty where nothing answers."""
+        """The first line of the answer; empty if there is none."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
                 connection.sendall((" ".join(words) + "\r\n").encode())
@@ -57,7 +57,7 @@ class RedisServer:
             return b""
 
     def says(self, question: str, answer: str) -> bool:
-        """The whole answer has this in it."""
+        """Whether the whole answer contains this."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
             connection.sendall(f"{question}\r\nQUIT\r\n".encode())
             return answer.encode() in connection.makefile("rb").read()
@@ -85,7 +85,7 @@ def running_redis(folder: Path, *flags: str) -> Iterator[RedisServer]:
 
 @contextmanager
 def running_sentinel(folder: Path, master: RedisServer) -> Iterator[RedisServer]:
-    """A Sentinel that alone decides that its master, called main, is gone: in half a second."""
+    """A Sentinel that alone decides, in half a second, that its master, called main, is gone."""
     folder.mkdir()
     file = folder / "sentinel.conf"
     file.write_text(

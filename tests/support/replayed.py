@@ -6,7 +6,7 @@ from eldr_service.lab.replay.replay import Replay
 
 
 def replayed(path):
-    """All decisions of a log by model, and its reader, which has been through."""
+    """All decisions of a log by model, and its exhausted reader."""
     reader, by_model = LogReader(path), {}
     for decided in Replay(Instead()).run(reader):
         by_model.setdefault(decided.model, []).append(decided)

@@ -1,4 +1,4 @@
-"""Several daemons that clients take for one router, and what can befall each of them."""
+"""Several daemons that clients treat as one router, and failures of each."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from wire import Client
 
 
 class Replicas:
-    """Daemons with the same flags, each with a state of its own unless those say which."""
+    """Daemons with the same flags, each with its own state unless the flags set one."""
 
     def __init__(self, stack: ExitStack, flags: tuple[str, ...]) -> None:
         self._stack = stack
@@ -24,7 +24,7 @@ class Replicas:
 
     @property
     def target(self) -> str:
-        """All addresses, as a user writes them."""
+        """All addresses, as a user would write them."""
         return ",".join(daemon.grpc for daemon in self.daemons)
 
     def start(self, listen: str = "127.0.0.1:0") -> None:
@@ -35,7 +35,7 @@ class Replicas:
         return self._stack.enter_context(running_daemon("--listen", listen, *own, *self._flags))
 
     def restart(self, which: int) -> None:
-        """Start a replica that has ended again, at its address and with its state."""
+        """Restart a replica that has ended, at its address and with its state."""
         address = self.daemons[which].grpc
         self.daemons[which].process.wait()
         self.daemons[which] = self._begin(which, address)
@@ -46,7 +46,7 @@ class Replicas:
 
     @contextmanager
     def frozen(self, which: int) -> Iterator[None]:
-        """A replica that keeps its connections and says nothing."""
+        """Make a replica keep its connections but answer nothing."""
         self.send(which, signal.SIGSTOP)
         try:
             yield
@@ -65,7 +65,7 @@ class Replicas:
             return client.booked(model)
 
     def placements(self, which: int) -> float:
-        """How many requests a replica has placed since it began."""
+        """Number of requests that a replica has placed since it started."""
         with urlopen(f"http://{self.daemons[which].http}/metrics", timeout=10) as answer:
             page = answer.read().decode()
         return sum(float(n) for n in re.findall(r"^eldr_placements_total{.*} (\S+)", page, re.M))

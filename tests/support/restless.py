@@ -1,4 +1,4 @@
-"""A policy that moves whatever may move, and a daemon that has it."""
+"""A policy that moves whatever may move, and a daemon with it."""
 
 import os
 import tempfile
@@ -16,13 +16,13 @@ from eldr_service.policies.round_robin import RoundRobin
 
 
 class Restless(RoundRobin):
-    """Placed in turn; after each booking and each end one that may move does."""
+    """Places in turn; after each booking and each end, moves a request that may move."""
 
     name = "restless"
     description = "moves whatever may move"
 
     def move(self, candidates: Sequence[Booking], fleet: FleetSnapshot) -> Move | None:
-        """The first candidate, to the eligible worker with the fewest sequences but its own."""
+        """The first candidate, to the other eligible worker with the fewest sequences."""
         for booking in candidates:
             others = fleet.eligible & (np.array(fleet.worker_ids) != booking.worker_id)
             if others.any():
@@ -33,7 +33,7 @@ class Restless(RoundRobin):
 
 @contextmanager
 def restless_daemon(*flags: str) -> Iterator[Daemon]:
-    """Started with the policy, as if that had been installed."""
+    """A daemon started with the policy, as if it had been installed."""
     with tempfile.TemporaryDirectory() as folder:
         info = Path(folder) / "restless-1.0.dist-info"
         info.mkdir()

@@ -1,4 +1,4 @@
-"""Answers as vLLM and SGLang put them on the wire, with the experts of a recording's requests."""
+"""Answers as vLLM and SGLang send them, with the experts of a recording's requests."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def in_hidden_layers(experts, dense=1):
-    """Experts as engines return them: dense layers first, all 0, and not the last token's."""
+    """Experts as engines return them: dense layers first, all 0, without the last token's."""
     return np.pad(experts[:-1], ((0, 0), (dense, 0), (0, 0)))
 
 
@@ -22,7 +22,7 @@ def raw(array):
 
 
 def vllm(name, experts, prompt_tokens):
-    """A completion; `experts` are of all its tokens [tokens, layers, top_k]."""
+    """A completion; `experts` are all its tokens' [tokens, layers, top_k]."""
     usage = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": len(experts) - prompt_tokens,
@@ -45,7 +45,7 @@ def sglang(name, experts, prompt_tokens):
 
 
 def answers(recording, form):
-    """One for each of its requests."""
+    """One answer per request of the recording."""
     for request in range(recording.num_requests):
         first, end = recording.offsets[request : request + 2]
         length = int(recording.prefill_len[request])

@@ -1,4 +1,4 @@
-"""Routing for tests: drawn, or recorded on real models where the shared data is at hand."""
+"""Routing for tests: drawn, or recorded on real models if the shared data is present."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data" / "activations"
 
 
 def separable(kinds, requests_each, *, layers=3, experts=16, top_k=2, tokens=60, seed=0):
-    """Recording of `kinds` sorts of requests, each sort with favourite experts of its own.
+    """Recording of `kinds` kinds of requests, each with its own preferred experts.
 
     Requests come in turn: 0, 1, …, kinds - 1, 0, 1, …; half of each one's tokens are its prefill.
     """
@@ -30,7 +30,7 @@ def separable(kinds, requests_each, *, layers=3, experts=16, top_k=2, tokens=60,
 
 
 def recorded(name):
-    """Recording of a real model, or a drawn one of its size where there is none."""
+    """Recording of a real model, or a drawn one of its size if there is none."""
     path = SHARED / f"{name}.npz"
     if path.exists():
         return Recording.load(path)

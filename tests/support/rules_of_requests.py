@@ -56,7 +56,7 @@ def answer_of(placed):
 
 
 class RequestRules(Contract):
-    """Told to `router`; `settled` is false while what ran out may not have been ended."""
+    """Applied to `router`; `settled` is false while expired bookings may not have ended yet."""
 
     router: Router
     settled: bool
@@ -112,7 +112,7 @@ class RequestRules(Contract):
         return None
 
     def preferred(self, names):
-        """Those to be avoided least; when that is so, the tests of standing say."""
+        """The workers with the least avoidance, which the tests of standing check."""
         fleet = self.model.fleet
         avoided = {name: fleet.avoidance(fleet.row(name)) for name in names}
         return {name for name in names if avoided[name] == min(avoided.values())}

@@ -14,7 +14,7 @@ from eldr_service.routing.workers import Workers
 
 
 class WorkerRules(Contract):
-    """Told to `workers`; `settled` is false while what ran out may not have been ended."""
+    """Applied to `workers`; `settled` is false while expired bookings may not have ended yet."""
 
     workers: Workers
     settled: bool

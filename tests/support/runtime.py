@@ -1,4 +1,4 @@
-"""Packages in folders of their own, apart from the environment's."""
+"""Packages in their own folders, apart from the environment's."""
 
 import fcntl
 import hashlib
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def runtime(*requirements: str) -> Path:
-    """A folder with these packages, kept under build/ for the next time."""
+    """A folder with these packages, kept under build/ for later runs."""
     name = hashlib.sha256(repr((sys.version, requirements)).encode()).hexdigest()[:16]
     folder = ROOT / "build/runtimes" / name
     folder.parent.mkdir(parents=True, exist_ok=True)

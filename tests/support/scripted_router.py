@@ -1,4 +1,4 @@
-"""A router over a real socket that does what a test says, and remembers what it was asked."""
+"""A router over a real socket that does what a test says, and records its calls."""
 
 import threading
 from collections.abc import Callable
@@ -13,7 +13,7 @@ PROBE = "eldr-client-probe"
 
 
 class ScriptedRouter(router_pb2_grpc.RouterServiceServicer, fleet_pb2_grpc.FleetServiceServicer):
-    """Books on its two workers by default; `script[method]` answers in place of a default.
+    """Books on its two workers by default; `script[method]` replaces a default answer.
 
     `calls` are the (method, request) that came, `probes` the client's own, `held` the bookings.
     """
@@ -160,7 +160,7 @@ class ScriptedRouter(router_pb2_grpc.RouterServiceServicer, fleet_pb2_grpc.Fleet
 
 
 def refuse(context, code: grpc.StatusCode, message: str, *details, **metadata: str) -> None:
-    """Abort as the daemon does: always an ErrorInfo, and what belongs to the status."""
+    """Abort as the daemon does: always with an ErrorInfo, and the status's own details."""
     status = status_pb2.Status(code=code.value[0], message=message)
     info = error_details_pb2.ErrorInfo(reason=code.name, domain="eldr", metadata=metadata)
     for detail in (info, *details):

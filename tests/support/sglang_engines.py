@@ -1,4 +1,4 @@
-"""Real SGLang servers on a CPU, each in a process of its own."""
+"""Real SGLang servers on a CPU, each in its own process."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def post(url, body=None, timeout=120):
 
 
 def build_model(folder):
-    """A Qwen3-MoE whose layers are all MoE, as SGLang takes them to be."""
+    """A Qwen3-MoE whose layers are all MoE, as SGLang assumes."""
     code = f"import tiny_model; tiny_model.build(r'{folder}', dense=0)"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests/vllm")}
     subprocess.run([PYTHON, "-c", code], env=environment, check=True, capture_output=True)

@@ -1,7 +1,7 @@
-"""What SGLang 0.5.23 lacks to serve a MoE model on a CPU; loaded as a plugin of SGLang.
+"""What SGLang 0.5.23 lacks to serve a MoE model on a CPU; loaded as an SGLang plugin.
 
-Its compiled kernels for the CPU are on no index, so it runs in plain torch. Host memory is asked of
-CUDA, NIXL is told that all KV caches are on a GPU, and a NIXL agent's idle thread takes a core.
+Its compiled CPU kernels are on no index, so it runs in plain torch. It asks CUDA for host memory
+and tells NIXL that all KV caches are on a GPU; and a NIXL agent's idle thread takes a core.
 """
 
 import nixl._api as nixl

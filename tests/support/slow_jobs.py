@@ -1,4 +1,4 @@
-"""Jobs for the fitting process; a module of its own, as the process imports it."""
+"""Jobs for the fitting process; a separate module, as the process imports it."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Everything behind gRPC, with one model of two layers and a clock that tests turn themselves."""
+"""Everything behind gRPC, with one model of two layers and a clock that tests set."""
 
 import numpy as np
 from recording import Told
@@ -29,13 +29,13 @@ def counts_on(expert, tokens=10, unknown=0):
 
 
 def partition(slots=4):
-    """Slot i likes what picks expert i."""
+    """A partition whose slot i suits requests that use expert i."""
     centroids = np.tile(np.eye(4, dtype=np.float32), 2)[:slots] / np.float32(2**0.5)
     return Partition(MODEL, SignatureTransform(GEOMETRY), centroids)
 
 
 class SmallDaemon:
-    """Router, workers and partitions on one store; `now` is turned by hand."""
+    """Router, workers and partitions on one store; tests set `now`."""
 
     def __init__(self, *, store=None, first_incarnation=0, journal=None, **limits):
         self.now = 100.0

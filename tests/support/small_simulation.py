@@ -1,4 +1,4 @@
-"""A short simulation of four workers, for tests that change one thing of it."""
+"""A short simulation of four workers, for tests that change one thing in it."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Clients of the daemon from the generated stubs, and counts as they travel."""
+"""Clients of the daemon from the generated stubs, and counts as sent."""
 
 import time
 from collections.abc import Callable
@@ -53,7 +53,7 @@ MESSAGES = messages()
 
 
 def eventually(is_so: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for what the daemon does by itself, by its clock."""
+    """Wait for something that the daemon does by itself, by its clock."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it never came to be"
@@ -61,7 +61,7 @@ def eventually(is_so: Callable[[], bool], seconds: float = 60) -> None:
 
 
 class Client:
-    """All stubs over one channel; `asynchronous` for asyncio's."""
+    """All stubs over one channel; asyncio's if `asynchronous`."""
 
     def __init__(self, address: str, *, credentials=None, asynchronous: bool = False) -> None:
         library = grpc.aio if asynchronous else grpc
@@ -88,7 +88,7 @@ class Client:
         self.channel.close()
 
     def call(self, method, request: bytes, **options):
-        """Call any method of the contract, streaming or not, with bytes as they are."""
+        """Call any method of the contract, streaming or not, with raw bytes."""
         kind = f"{'stream' if method.client_streaming else 'unary'}_" + (
             "stream" if method.server_streaming else "unary"
         )
@@ -97,7 +97,7 @@ class Client:
         options = {"timeout": 10, **options}
         return stub(iter([request]) if method.client_streaming else request, **options)
 
-    # What most tests begin with
+    # What most tests start with
 
     def register(self, model: str, worker_id: str = "w0", **fields) -> int:
         fields = {"geometry": GEOMETRY, "url": f"http://{worker_id}", **fields}
@@ -105,7 +105,7 @@ class Client:
         return self.fleet.RegisterWorker(request).incarnation
 
     def fit(self, model: str, kinds: int = 2, activate: bool = True, **fields):
-        """A partition with one slot for each kind of `counts_of`."""
+        """Fit a partition with one slot for each kind of `counts_of`."""
         request = partition_pb2.FitPartitionRequest(
             model=model,
             counts=[counts(drawn(kind, seed)) for kind in range(kinds) for seed in range(4)],
@@ -136,7 +136,7 @@ class Client:
 
 
 def drawn(kind: int, seed: int = 0, tokens: int = 30, layers=LAYERS, experts=EXPERTS, top_k=TOP_K):
-    """Counts [L, E] of a request whose tokens like the experts of its kind."""
+    """Counts [L, E] of a request whose tokens prefer the experts of its kind."""
     rng = np.random.default_rng([kind, seed])
     liked = np.arange(experts) % 4 == kind
     share = np.where(liked, 8.0, 1.0)
@@ -144,7 +144,7 @@ def drawn(kind: int, seed: int = 0, tokens: int = 30, layers=LAYERS, experts=EXP
 
 
 def counts(array, *, encoding="u16", offset=0, num_layers=LAYERS, top_k=TOP_K, **fields):
-    """The counts' message, of all layers or of those from `offset` on."""
+    """The counts as a message, of all layers or from `offset` on."""
     present, experts = array.shape
     message = activation_pb2.ActivationCounts(
         num_layers=num_layers,
@@ -167,7 +167,7 @@ def counts(array, *, encoding="u16", offset=0, num_layers=LAYERS, top_k=TOP_K, *
 
 @dataclass(frozen=True)
 class Refusal:
-    """A status in words; the details are empty where there are none."""
+    """A status in words; the details are empty if there are none."""
 
     code: str
     message: str
