@@ -10,4 +10,4 @@ ACTIVATIONS = SHARED / "activations"
 def need_recordings() -> None:
     """Exit with a message if the recordings are missing."""
     if not ACTIVATIONS.is_dir():
-        sys.exit(f"{ACTIVATIONS}: the public recordings are not here")
+        sys.exit(f"{ACTIVATIONS}: expected the public recordings, found nothing")

@@ -250,7 +250,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args().check
     if not TABLES.is_dir():
-        print(f"{TABLES}: the latency tables are not here", file=sys.stderr)
+        print(f"{TABLES}: expected the latency tables, found nothing", file=sys.stderr)
         return 1
     texts = {"qwen3-30b-a3b-rtxpro6000": rtx_pro_6000()}
     for key in MODELS:

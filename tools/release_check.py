@@ -150,7 +150,7 @@ def main() -> None:
         path.unlink()
     print(f"version {version()}: {len(versions())} packages and CHANGELOG.md agree")
     if run("git", "status", "--porcelain", cwd=ROOT):
-        print("what is not committed is not in the release")
+        print("uncommitted changes are not in the release")
     sums = build_twice(into)
     (into / "SHA256SUMS").write_text("".join(f"{sums[name]}  {name}\n" for name in sums))
     print(f"{len(sums)} files in {into}: the same bytes from two builds")

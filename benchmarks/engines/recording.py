@@ -97,7 +97,7 @@ def measure(model: Path, rounds: int, router: str, folder: Path) -> dict[str, An
         time.sleep(PAUSE_SECONDS)
         written = size(folder) - before
         if not written:
-            raise SystemExit("nothing was recorded: the switch does not do what it should")
+            raise SystemExit("nothing was recorded: the switch has no effect")
         found[kind] = {
             "ms_a_turn": round(1e3 * float(np.median(taken["off"])), 1),
             "on / off": ratio(taken["on"], taken["off"]),

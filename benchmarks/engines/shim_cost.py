@@ -72,7 +72,7 @@ def prefill_seconds(llm: Any, prompts: list[list[int]], on: bool) -> float:
     taken = time.perf_counter() - began
     counted = ["counts" in (answer.kv_transfer_params or {}).get("eldr", {}) for answer in answers]
     if any(answer.num_cached_tokens for answer in answers) or counted != [on] * len(prompts):
-        raise SystemExit("new prompts were cached, or the switch does not do what it should")
+        raise SystemExit("new prompts were cached, or the switch has no effect")
     return taken
 
 

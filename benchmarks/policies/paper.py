@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if not PAPER.is_dir():
-        sys.exit(f"{PAPER}: the paper's tables are not here")
+        sys.exit(f"{PAPER}: expected the paper's tables, found nothing")
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table("POINT", "BATCH", "COPIES", title="the paper's band against the best load-only")
     for name in FIGURES.values():

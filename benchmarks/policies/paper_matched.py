@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if not PAPER.is_dir():
-        sys.exit(f"{PAPER}: the paper's tables are not here")
+        sys.exit(f"{PAPER}: expected the paper's tables, found nothing")
     every = [point for point in points() if point.policies is NAMES]
     spreads = list(product(DOMAINS, REQUESTS))
     for top_k, spread in product(sorted({*TOP_K.values()}), spreads):

@@ -152,7 +152,7 @@ def measure(turns: int, requests: int) -> dict[str, Any]:
         for number in range(requests):
             expected = plain(setup.data[number], setup.centroids, load, np.float64)
             if setup.decide(number) != expected:
-                raise SystemExit(f"another decision than the contract's, request {number}")
+                raise SystemExit(f"request {number}: decision differs from the contract's")
         numbers = range(requests)
 
         def baseline(number: int, precision: type, setup: Setup = setup) -> int:

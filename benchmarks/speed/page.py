@@ -78,7 +78,7 @@ def processor_seconds(http: str) -> float:
             for sample in family.samples:
                 if sample.name == "process_cpu_seconds_total":
                     return sample.value
-    raise RuntimeError("the daemon does not tell its processor time")
+    raise RuntimeError("the daemon's metrics have no processor time")
 
 
 class Traffic:

@@ -70,7 +70,7 @@ def eventually(is_so: Callable[[], bool], what: str) -> None:
     until = time.monotonic() + 30
     while not is_so():
         if time.monotonic() > until:
-            sys.exit(f"{what}: not after 30 s")
+            sys.exit(f"{what}: not within 30 s")
         time.sleep(0.05)
 
 

@@ -90,7 +90,7 @@ class OverReplicas(OverSocket):
             deadline = time.monotonic() + SECONDS
             for reader in {0, 1, 2} - {sender}:
                 while not self._has_mark(reader):
-                    assert time.monotonic() < deadline, "a replica does not hear of the others"
+                    assert time.monotonic() < deadline, "a replica misses others' changes"
                     time.sleep(0.001)
 
     def _has_mark(self, reader: int) -> bool:

@@ -56,7 +56,7 @@ def eventually(is_so: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for something that the daemon does by itself, by its clock."""
     deadline = time.monotonic() + seconds
     while not is_so():
-        assert time.monotonic() < deadline, "it never came to be"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)
 
 

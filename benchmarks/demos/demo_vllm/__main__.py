@@ -108,7 +108,7 @@ def _studies(options: argparse.Namespace, rig: Rig, begun: float, say: Say) -> l
             options.seed,
             say,
         )
-        say(f"{name}: drawing the blocks again for the intervals")
+        say(f"{name}: bootstrapping the intervals")
         findings.append(Findings(done))
         if options.record:
             blocks = [{p: s.document() for p, s in block.items()} for block in done.blocks]

@@ -125,7 +125,7 @@ class Nursery:
     def _answer(self) -> dict[str, Any]:
         if line := self._process.stdout.readline():
             return json.loads(line)
-        raise RuntimeError("the nursery has ended; why is said above")
+        raise RuntimeError("the nursery has ended; its output above has the reason")
 
     def _engines(
         self, architecture: str, configuration: Configuration, timeout: float, shim: bool

@@ -97,7 +97,7 @@ def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         eventually(lambda: len(router.requests("Release")) >= len(bookings), PATIENCE)
     except AssertionError:
-        print("not every release came", flush=True)
+        print("some releases did not arrive", flush=True)
     releases = {release.request_id: release for release in router.requests("Release")}
     everything = [*turns["cold"], *turns["warm"], *booked]
 

@@ -106,7 +106,7 @@ def _about(device: str) -> dict[str, str]:
         about["device"] = f"{torch.cuda.get_device_name()}, compute capability {capability}"
         about["driver"] = _driver()
     else:
-        about["device"] = f"{platform.machine()}, no GPU: no figure here says anything of one"
+        about["device"] = f"{platform.machine()}, no GPU: these figures say nothing about one"
     try:
         from vllm import __version__ as version
     except ImportError:

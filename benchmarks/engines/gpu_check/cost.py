@@ -100,4 +100,4 @@ def _reading(name: str, model: ToyMoe, step: Step, turns: int) -> Finding:
         capture.read(step, host)
         times.append(1e6 * (time.perf_counter() - began))
     median = float(np.median(times))
-    return Finding(name, f"{median:,.0f} us, not on the way of a step", MEASURED, {"us": median})
+    return Finding(name, f"{median:,.0f} us, outside the step itself", MEASURED, {"us": median})

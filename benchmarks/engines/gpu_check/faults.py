@@ -46,7 +46,7 @@ def _one_short(step: Step) -> Step:
 IN_LAYERS: dict[str, Callable[[int, torch.Tensor], torch.Tensor | None]] = {
     "a layer that skips its copy": _tells_nothing,
     "ids of replicas, not of the model's experts": _replicas,
-    "an expert told twice for a token": _one_twice,
+    "an expert reported twice for a token": _one_twice,
     "a layer's rows moved by one": _next_row,
 }
 IN_STEPS: dict[str, Callable[[Step], Step]] = {

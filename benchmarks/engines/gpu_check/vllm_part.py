@@ -88,7 +88,7 @@ def _engine(kind: str, folder: Path, environment: dict[str, str], seconds: int) 
                 command, env=environment, stdout=output, stderr=output, timeout=seconds
             ).returncode
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"the engine was not done within {seconds} s") from None
+            raise RuntimeError(f"the engine did not finish within {seconds} s") from None
     if code:
         lines = (folder / "output").read_text().split("\n")
         said = [line.strip() for line in lines if "Error" in line] or lines[-3:]
@@ -99,7 +99,7 @@ def _engine(kind: str, folder: Path, environment: dict[str, str], seconds: int) 
 
 def _exact(kind: str, found: dict[str, Any]) -> Finding:
     if not found["logged"]:
-        return skipped(TITLES[kind], "this MoE kernel routes past the router: there is no log")
+        return skipped(TITLES[kind], "this MoE kernel bypasses the router: there is no log")
     return compared(
         TITLES[kind],
         f"{found['exact']} of {found['prompts']} prompts as logged, "

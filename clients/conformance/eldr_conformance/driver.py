@@ -51,7 +51,7 @@ class Driver:
                 status = await self._process.wait()
         except TimeoutError:
             self._process.kill()
-            raise DriverError("it does not end with its stdin") from None
+            raise DriverError("the program does not exit at the end of its stdin") from None
         await self._reading
         return status
 
@@ -69,7 +69,7 @@ class Driver:
                 answer = json.loads(line)
                 self._waiting.pop(answer.pop("id")).set_result(answer)
         except (ValueError, KeyError, AttributeError) as broken:
-            error = DriverError(f"no answer of the protocol: {line!r} ({broken!r})")
+            error = DriverError(f"expected an answer of the protocol, found {line!r} ({broken!r})")
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(error)

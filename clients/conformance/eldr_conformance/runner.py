@@ -118,7 +118,7 @@ class _Play:
         elif "wait" in step:
             await asyncio.sleep(step["wait"])
         else:
-            raise ValueError(f"no step: {step}")
+            raise ValueError(f"unknown step: {step}")
 
     def _filled(self, step: dict[str, Any]) -> dict[str, Any]:
         """The expectation, with kept values in place of their names in `{"not": NAME}`."""
