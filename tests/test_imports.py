@@ -169,3 +169,37 @@ def test_no_cycles():
 def test_the_client_stands_alone():
     for module, path in modules("eldr_client", CLIENT).items():
         assert not [n for n in imports(path) if within(n, "eldr_service")], module
+
+
+HELPERS = {
+    path.stem: path
+    for folder in ("support", "vllm")
+    for path in (ROOT / "tests" / folder).glob("*.py")
+}
+USERS = [path for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")]
+
+
+def defined_in(path):
+    """Names that a module has at its top level, imported ones included."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield inner.name
+            elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+                yield inner.id
+            elif isinstance(inner, ast.alias):
+                yield inner.asname or inner.name
+
+
+def test_what_is_imported_from_tests_support_is_there():
+    """Inside functions too: some of them run only on real engines."""
+    defined = {name: set(defined_in(path)) for name, path in HELPERS.items()}
+    missing = [
+        f"{path.relative_to(ROOT)}: {node.module}.{alias.name}"
+        for path in USERS
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module in HELPERS
+        for alias in node.names
+        if alias.name not in defined[node.module]
+    ]
+    assert not missing

@@ -50,7 +50,8 @@ def transfer(log: Path, router: str, shim: bool) -> dict[str, Any]:
 def run(cell: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Start the engine, query it, compare. Exceptions of vLLM are left to the caller."""
     from rig import decode_counts, read_counts
-    from scripted_router import ScriptedRouter, eventually
+    from scripted_router import ScriptedRouter
+    from wire import eventually
     from zoo import ARCHITECTURES, build
 
     architecture = cell["architecture"]
