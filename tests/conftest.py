@@ -44,9 +44,8 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.timeout(VLLM_SECONDS))
         engines = mark.kwargs.get("engines", 1)
         if not has_vllm:
-            item.add_marker(
-                pytest.mark.skip(reason="vLLM is not installed here: `make test-vllm` has it")
-            )
+            reason = "needs vLLM: `make test-vllm` installs it and runs this"
+            item.add_marker(pytest.mark.skip(reason=reason))
         elif engines > room:
             reason = f"needs memory for {engines} vLLM engines, there is enough for {room}"
             item.add_marker(pytest.mark.skip(reason=reason))

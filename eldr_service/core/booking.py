@@ -340,9 +340,8 @@ class BookingTable:
                 continue
             if not booking.seen_running:
                 started.append(booking)
-            if (
-                booking.expires_at < now + booking.lease_seconds
-            ):  # or a later report overtook this one
+            # Otherwise a later report overtook this one.
+            if booking.expires_at < now + booking.lease_seconds:
                 self.renew(booking, now)
         return started, unknown
 

@@ -147,9 +147,8 @@ class MarginalCost(Policy):
         grown = experts.batches.growth(rows, probabilities) / len(counts)
         active += grown
         grown_at_mean = experts.batches.growth_at_mean(rows, probabilities) / len(counts)
-        if (
-            fleet.quantised is not None and request.signature is not None
-        ):  # for the explanation, not the choice
+        # For the explanation, not the choice.
+        if fleet.quantised is not None and request.signature is not None:
             _, mean, codes, scale, _, _ = fleet.quantised
             similar = nearness(mean, codes, scale, request.signature, fleet.slots)
         else:

@@ -101,9 +101,8 @@ def place(
         pinned=bool(call.pinned_worker),
         declared=declared,
     )
-    if (
-        explain and signature is not None and partition
-    ):  # for all workers, not only where it mattered
+    # For all workers, not only where it mattered.
+    if explain and signature is not None and partition:
         decision = replace(
             decision, similarity=similarity(partition.centroids, signature, fleet.slots)
         )

@@ -89,9 +89,8 @@ class SqliteStore:
             except OSError as error:
                 raise StoreError(f"{directory}: {error.strerror}") from error
             file = directory / FILE
-            if file.exists() and not os.access(
-                file, os.W_OK
-            ):  # SQLite's error would be about its lock
+            # SQLite's error would be about its lock.
+            if file.exists() and not os.access(file, os.W_OK):
                 raise StoreError(
                     f"{file} cannot be written: it is read-only; give --state a folder that can be"
                 )

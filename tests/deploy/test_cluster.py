@@ -16,7 +16,7 @@ VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 pytestmark = [
     pytest.mark.skipif(
         not os.environ.get("ELDR_CLUSTER_TESTS"),
-        reason="builds an API server: `make cluster-check` runs it, with Go and etcd",
+        reason="compiles a Kubernetes API server and needs etcd: `make cluster-check` runs it",
     ),
     pytest.mark.timeout(3600),
 ]

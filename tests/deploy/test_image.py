@@ -24,7 +24,7 @@ PORT = 50151
 pytestmark = [
     pytest.mark.skipif(
         not os.environ.get("ELDR_IMAGE_TESTS"),
-        reason="builds and runs an image for minutes, as root: `make image-check`",
+        reason="needs root to build and run a container image: `make image-check` runs it",
     ),
     pytest.mark.timeout(3600),
 ]

@@ -1,13 +1,11 @@
 """The part of the llm-d client that asks the daemon, by its own tests in Go, with the real one."""
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from daemon import running_daemon
 from eldr.v1.activation_pb2 import ModelGeometry
-from languages import needs_go
+from languages import needs_go, run_go_tests
 from wire import Client, eventually
 
 LLM_D = Path(__file__).parents[2] / "clients/llm-d"
@@ -22,15 +20,5 @@ def test_go_says_that_it_passes():
         for number in range(6):
             url = f"http://10.0.0.{number}:8000"
             client.register(MODEL, f"d{number}", url=url, geometry=geometry)
-        done = subprocess.run(
-            ["go", "test", "-count=1", "./placing"],
-            cwd=LLM_D,
-            env={**os.environ, "ELDR_TEST_ROUTER": daemon.grpc},
-            capture_output=True,
-            text=True,
-            timeout=840,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "no test files" not in done.stdout
+        run_go_tests("./placing", LLM_D, ELDR_TEST_ROUTER=daemon.grpc)
         eventually(lambda: client.booked(MODEL) == 0)

@@ -11,7 +11,7 @@ from benchmarks.demos.demo_vllm.processes import free_port
 CHECKOUT = Path(__file__).parents[2]
 # Replicas are other processes: they find the packages and the helpers of these tests by this path.
 PATHS = ("tests/support", "tests/vllm", "clients/python", "clients/vllm", "clients/ray", ".")
-SKIP = pytest.mark.skip(reason="Ray is not installed here: `make test-ray` has it")
+SKIP = pytest.mark.skip(reason="needs Ray: `make test-ray` installs it and runs this")
 
 
 def pytest_collection_modifyitems(items):

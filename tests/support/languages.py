@@ -36,6 +36,21 @@ needs_envoy = pytest.mark.skipif(
 )
 
 
+def run_go_tests(package: str, folder: Path | str, **environ: str) -> None:
+    """Run a Go package's own tests in a module's folder, with these variables set besides."""
+    done = subprocess.run(
+        ["go", "test", "-count=1", package],
+        cwd=folder,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=840,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no test files" not in done.stdout
+
+
 def cargo_into(folder: Path) -> dict[str, str]:
     """The environment for cargo to build in this folder instead of beside the sources."""
     return {**os.environ, "CARGO_TARGET_DIR": str(folder)}

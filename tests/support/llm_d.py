@@ -21,8 +21,13 @@ from benchmarks.demos.demo_vllm.processes import free_port
 PROGRAMS = [os.environ.get(f"ELDR_LLM_D_{name}", "") for name in ("EPP", "COORDINATOR")]
 PICKER_MODULE = os.environ.get("ELDR_LLM_D_MODULE", "")
 EXT_PROC = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
+needs_picker_module = pytest.mark.skipif(
+    not PICKER_MODULE,
+    reason="needs llm-d's sources: ELDR_LLM_D_MODULE names the module that builds a picker of them",
+)
 needs_llm_d = pytest.mark.skipif(
-    not all(PROGRAMS), reason="needs llm-d's programs: tests/support/llm_d.py says which"
+    not all(PROGRAMS),
+    reason="needs llm-d's programs: ELDR_LLM_D_EPP and ELDR_LLM_D_COORDINATOR name them",
 )
 
 

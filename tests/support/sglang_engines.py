@@ -21,7 +21,7 @@ START_SECONDS = 240
 LAYERS, EXPERTS, TOP_K = 4, 32, 4
 
 needs_sglang = pytest.mark.skipif(
-    not PYTHON.exists(), reason="SGLang is not installed: `make setup-sglang` makes .venv-sglang"
+    not PYTHON.exists(), reason="needs SGLang, 0.5 GB: `make test-sglang` installs it and runs this"
 )
 
 _ENTRY = "[sglang.srt.plugins]\non_cpu = sglang_on_cpu:register\n"

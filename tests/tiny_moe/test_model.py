@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-WHY = "torch comes with vLLM: `make test-vllm` has it"
+WHY = "needs torch, which comes with vLLM: `make test-vllm` runs this"
 torch = pytest.importorskip("torch", reason=WHY)
 transformers = pytest.importorskip("transformers", reason=WHY)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-WHY = "vLLM is not installed here: `make test-vllm` has it"
+WHY = "needs vLLM: `make test-vllm` installs it and runs this"
 pytest.importorskip("vllm", reason=WHY)
 torch = pytest.importorskip("torch", reason=WHY)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="torch comes with vLLM: `make test-vllm` has it")
+torch = pytest.importorskip("torch", reason="needs torch: `make test-vllm` runs this")
 
 from benchmarks.engines.gpu_check import __main__ as gpu_check  # noqa: E402
 from benchmarks.engines.gpu_check import curve, toy, vllm_engine, vllm_part  # noqa: E402

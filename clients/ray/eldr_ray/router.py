@@ -187,9 +187,8 @@ class EldrRequestRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         handoff = leg.handoff
         if attempt == 0 and (said := handoff.placement) and said.worker_id in workers:
             return self._booking(leg, 0, said.lease_id, workers[said.worker_id]), "PREFILL"
-        if (
-            attempt == 0 and handoff.is_placed
-        ):  # on a worker that is no candidate: a higher attempt ends that booking
+        # Placed on a worker that is no candidate: a higher attempt ends that booking.
+        if attempt == 0 and handoff.is_placed:
             attempt, leg.attempt = 1, 2
         wait = self._signature_wait if handoff.counts is None else 0.0
         try:
