@@ -199,6 +199,36 @@ def test_ctrl_c_ends_the_program_but_not_before_its_release(router, where):
     assert router.requests("Release")[0].outcome == CANCELLED
 
 
+@pytest.mark.parametrize("closing", ["client", "contextlib.nullcontext()"])
+@pytest.mark.parametrize(
+    "place", ["RouterClient._hold", "Thread.start", "_Placing.__exit__", "Renewals.let_go"]
+)
+def test_an_interrupt_that_ends_the_program_releases(router, place, closing):
+    """Python keeps the frames of what ended a program, and with them the block, to its last end."""
+    program = textwrap.dedent(f"""
+        import contextlib, sys, eldr_client
+        client = eldr_client.RouterClient({router.target!r}, timeout=15)
+        def interrupt(frame, event, _):
+            if event == "call" and frame.f_code.co_qualname == {place!r}:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+        with {closing}:
+            sys.setprofile(interrupt)
+            with client.place("m", "r"):
+                pass
+    """)
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert "KeyboardInterrupt" in ended.stderr
+    eventually(lambda: not router.held)
+    assert router.requests("Release")[0].outcome == CANCELLED
+
+
 def test_an_interrupt_at_any_point_of_the_client_releases(router):
     """Python looks for signals when a function begins and when one written in C returns."""
     with RouterClient(router.target, timeout=5) as client:

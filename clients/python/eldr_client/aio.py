@@ -191,7 +191,11 @@ class RouterClient(BaseClient):
             await asyncio.sleep(WATCH_PAUSE)
 
     async def close(self) -> None:
-        """Send pending releases, for at most a second and if the router is up; disconnect."""
+        """Send pending releases, for at most a second and if the router is up; disconnect.
+
+        A block of `place` that still runs loses its booking, as cancelled.
+        """
+        self._conversation.disown_held()
         if self._channel is not None:
             self._begin_chores()
         self._conversation.closing = True

@@ -219,7 +219,11 @@ class RouterClient(BaseClient):
             self._closing.wait(WATCH_PAUSE)
 
     def close(self) -> None:
-        """Send pending releases, for at most a second and if the router is up; disconnect."""
+        """Send pending releases, for at most a second and if the router is up; disconnect.
+
+        A block of `place` that still runs loses its booking, as cancelled.
+        """
+        self._conversation.disown_held()
         self._begin_chores()
         self._conversation.closing = True
         with self._lock:
@@ -298,7 +302,7 @@ class RouterClient(BaseClient):
         if due is None:
             return
         with self._lock:
-            if self._renewing is not None:
+            if self._renewing is not None and self._renewing.is_alive():
                 if due < self._renews_at:
                     self._sooner.set()
             elif not self._closing.is_set():
@@ -349,7 +353,11 @@ class _Placing(AbstractContextManager[HeldPlacement]):
 
     def __enter__(self) -> HeldPlacement:
         self._held = self._client._route(self._request, self._timeout, HeldPlacement)
-        self._client._hold(self._request, self._held)
+        try:
+            self._client._hold(self._request, self._held)
+        except BaseException:  # interrupted: no `__exit__` follows
+            self._abandon()
+            raise
         return self._held
 
     def __exit__(
@@ -360,16 +368,21 @@ class _Placing(AbstractContextManager[HeldPlacement]):
     ) -> None:
         assert self._held is not None
         client, held = self._client, self._held
-        client._conversation.renewals.let_go(self._request)
         try:
-            self._held = None
+            client._conversation.renewals.let_go(self._request)
             release = farewell(self._request, held, raised, client._top_k)
+            self._held = None
             if release is not None:
                 client._run(client._conversation.farewell(release))
         except BaseException:  # interrupted while leaving; an extra release does no harm
-            client._conversation.disown(self._request)
-            client._begin_chores()
+            self._abandon()
             raise
+
+    def _abandon(self) -> None:
+        self._held = None
+        self._client._conversation.renewals.let_go(self._request)
+        self._client._conversation.disown(self._request)
+        self._client._begin_chores()
 
     def __del__(self) -> None:
         # An interrupt can keep `__exit__` from starting. The client's next call, or its closing,

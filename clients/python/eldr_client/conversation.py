@@ -255,6 +255,12 @@ class Conversation:
                 return
         self._breaker.close()
 
+    def disown_held(self) -> None:
+        """End the bookings of blocks that still run: nothing renews them from now on."""
+        for request in self.renewals.requests():
+            self.renewals.let_go(request)
+            self.disown(request)
+
     def disown(self, request: RouteRequest) -> None:
         """End a booking that may exist without a known lease, by the request's identity."""
         if not request.dry_run:

@@ -50,6 +50,13 @@ class Renewals:
         """The request's block has ended."""
         self._held.pop(_key(request), None)
 
+    def requests(self) -> list[RouteRequest]:
+        """The requests whose blocks run, by identity alone."""
+        return [
+            RouteRequest(model=model, request_id=request_id, attempt=attempt)
+            for model, request_id, attempt in list(self._held)
+        ]
+
     def next_due(self) -> float | None:
         """When the next renewal is due; None if no lease is held."""
         return min((held.due for held in list(self._held.values())), default=None)
