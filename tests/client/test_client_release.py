@@ -229,34 +229,61 @@ def test_an_interrupt_that_ends_the_program_releases(router, place, closing):
     assert router.requests("Release")[0].outcome == CANCELLED
 
 
+def interrupted_everywhere(call):
+    """Call `call(n)` for n = 0, 1, ..., interrupted at the n-th point of the client; yield each n.
+
+    Python looks for signals when a function begins and when one written in C returns.
+    """
+    for point in itertools.count():
+        left = [point]
+
+        def interrupt(frame, event, _, left=left):
+            code = frame.f_code
+            if code.co_name == "__del__" or "eldr_client" not in code.co_filename:
+                return  # Python swallows what a finalizer raises
+            if event in ("call", "c_return"):
+                left[0] -= 1
+                if left[0] == -1:
+                    raise KeyboardInterrupt
+
+        try:
+            sys.setprofile(interrupt)
+            call(point)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        yield point
+        if left[0] >= 0:
+            break
+    assert point > 50
+
+
 def test_an_interrupt_at_any_point_of_the_client_releases(router):
-    """Python looks for signals when a function begins and when one written in C returns."""
     with RouterClient(router.target, timeout=5) as client:
-        for point in itertools.count():
-            left = [point]
 
-            def interrupt(frame, event, _, left=left):
-                code = frame.f_code
-                if code.co_name == "__del__" or "eldr_client" not in code.co_filename:
-                    return  # Python swallows what a finalizer raises
-                if event in ("call", "c_return"):
-                    left[0] -= 1
-                    if left[0] == -1:
-                        raise KeyboardInterrupt
-
-            try:
-                sys.setprofile(interrupt)
-                with client.place("m", f"r{point}"):
-                    pass
-            except KeyboardInterrupt:
+        def place(point):
+            with client.place("m", f"r{point}"):
                 pass
-            finally:
-                sys.setprofile(None)
+
+        for _ in interrupted_everywhere(place):
             client.renew("m", [])  # any call begins what an interrupt kept from beginning
             eventually(lambda: not router.held)
-            if left[0] >= 0:
-                break
-    assert point > 50
+
+
+def test_an_interrupt_at_any_point_leaves_the_stream_usable(router):
+    with RouterClient(router.target, timeout=5) as client:
+        placements = []
+
+        def stream(point):
+            placements.append(client.stream_signature("m", f"r{point}", None, route={}))
+
+        for point in interrupted_everywhere(stream):
+            after = client.stream_signature("m", f"after{point}", None, route={})
+            assert after.lease_id == f"lease-after{point}-0"  # not the interrupted one's answer
+            client.release("m", f"after{point}")
+            eventually(lambda: set(router.held.values()) == {p.lease_id for p in placements})
+        assert len(placements) == 1
 
 
 def test_a_release_that_finds_no_router_is_said_later(router):

@@ -1,5 +1,6 @@
 """One StreamSignatures call that carries the messages of many requests."""
 
+import contextlib
 import queue
 import threading
 import time
@@ -25,7 +26,7 @@ class SignatureStream:
 
     def __init__(self, begin: Callable[[Iterator[StreamSignaturesRequest]], Any]) -> None:
         self._begin = begin
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()  # it knows whether this thread has it
         self._call: Any = None
         self._requests: queue.SimpleQueue[StreamSignaturesRequest | None] = queue.SimpleQueue()
         self._answers: Answers = queue.SimpleQueue()
@@ -41,32 +42,39 @@ class SignatureStream:
             DEADLINE_EXCEEDED after `timeout` seconds, or the error that ended the stream.
         """
         deadline = time.monotonic() + timeout
-        if not self._turn.acquire(timeout=timeout):
-            raise BrokenError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, "other threads' messages took too long"
-            )
         try:
-            if self._call is None or not self._answers.empty():  # it broke while idle
-                self._open()
-            self._requests.put(request)
-            answer = self._answers.get(timeout=max(deadline - time.monotonic(), 0.001))
+            if not self._turn.acquire(timeout=timeout):
+                raise BrokenError(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, "other threads' messages took too long"
+                )
+            return self._exchange(request, deadline)
         except queue.Empty:
-            self._end()  # a late answer would be mistaken for the next message's
             raise BrokenError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer in {timeout:.3g} s"
             ) from None
-        else:
-            if isinstance(answer, grpc.RpcError):
-                self._end()
-                raise answer
-            return answer
         finally:
-            self._turn.release()
+            with contextlib.suppress(RuntimeError):  # an interrupt came before it was acquired
+                self._turn.release()
 
     def close(self) -> None:
         """End the call."""
         with self._turn:
             self._end()
+
+    def _exchange(
+        self, request: StreamSignaturesRequest, deadline: float
+    ) -> StreamSignaturesResponse:
+        try:
+            if self._call is None or not self._answers.empty():  # it broke while idle
+                self._open()
+            self._requests.put(request)
+            answer = self._answers.get(timeout=max(deadline - time.monotonic(), 0.001))
+            if isinstance(answer, grpc.RpcError):
+                raise answer
+        except BaseException:
+            self._end()  # a late answer would be mistaken for the next message's
+            raise
+        return answer
 
     def _open(self) -> None:
         self._end()
