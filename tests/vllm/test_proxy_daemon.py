@@ -34,7 +34,9 @@ from scripted_engine import MODEL, Rig, eventually, running_rig
 TOP_K, TOKENS = 2, 8
 
 
-def register(daemon: Daemon, rig: Rig, model: str = MODEL, capacity: int = 0) -> None:
+def register(
+    daemon: Daemon, rig: Rig, model: str = MODEL, capacity: int = 0, labels: dict | None = None
+) -> None:
     with grpc.insecure_channel(daemon.grpc) as channel:
         for role, engines in (("PREFILL", rig.prefill), ("DECODE", rig.decode)):
             for number, engine in enumerate(engines):
@@ -45,6 +47,7 @@ def register(daemon: Daemon, rig: Rig, model: str = MODEL, capacity: int = 0) ->
                         url=engine.url,
                         role=WorkerRole.Value(f"WORKER_ROLE_{role}"),
                         capacity=WorkerCapacity(sequences=capacity),
+                        labels=labels,
                         geometry=ModelGeometry(num_layers=2, num_experts=8, top_k=TOP_K),
                     )
                 )
@@ -86,9 +89,9 @@ def unregister(daemon: Daemon, rig: Rig, model: str = MODEL) -> None:
 @asynccontextmanager
 async def routed_rig(daemon: Daemon, **settings) -> AsyncIterator[Rig]:
     """A rig whose engines are registered; the proxy learns them there, unless it is `static`."""
-    capacity = settings.pop("capacity", 0)
+    capacity, labels = settings.pop("capacity", 0), settings.pop("labels", None)
     async with running_rig(**{"static": False, "router": daemon.grpc, **settings}) as rig:
-        register(daemon, rig, capacity=capacity)
+        register(daemon, rig, capacity=capacity, labels=labels)
         wanted = {"prefill": len(rig.prefill), "decode": len(rig.decode)}
         deadline = time.monotonic() + 15
         while (await health(rig))["workers"] != wanted:

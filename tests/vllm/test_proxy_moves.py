@@ -63,6 +63,19 @@ async def test_an_answer_moves_twice(shared_daemon, proposals, at_once, prompt):
         await settled(shared_daemon, rig)
 
 
+@pytest.mark.parametrize("static", [False, True])
+async def test_an_answer_stays_if_its_engines_count_its_tokens(shared_daemon, proposals, static):
+    labels = {"generation-config": "presence_penalty"}
+    async with moving_rig(shared_daemon, labels=labels, static=static) as rig:
+        answer = ask(rig)
+        first = await writes(rig)
+        proposals.propose(rig, 1 - first)
+        check(await answer)
+        assert not rig.decode[1 - first].decodes
+        assert "return_token_ids" not in rig.decode[first].decodes[0]
+        await settled(shared_daemon, rig)
+
+
 async def test_the_last_attempt_is_released_with_the_whole_answer(
     shared_daemon, proposals, monkeypatch
 ):

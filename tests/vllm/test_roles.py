@@ -1,6 +1,7 @@
 """What an engine is registered as, with the real daemon; `kv_both` alone harms nobody."""
 
 import copy
+import json
 import logging
 import time
 from types import SimpleNamespace
@@ -54,11 +55,14 @@ def engine(config, daemon, request):
     from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 
-    kv_role, role, name = request.param
+    kv_role, role, name, *generation = request.param
     eldr = {"router": daemon.target, "url": "http://127.0.0.1:9", "health_check": False}
     eldr |= {"worker_id": name, "model": name, "timeout": 5.0, "role": role}
     inner = {"kv_connector": "OracleConnector", "kv_connector_module_path": "oracle_connector"}
     config = copy.copy(config)
+    config.model_config = copy.copy(config.model_config)
+    for settings in generation:
+        vars(config.model_config).update(settings)
     config.kv_transfer_config = KVTransferConfig(
         kv_connector="EldrConnector",
         kv_connector_module_path="eldr_vllm.connector",
@@ -113,6 +117,38 @@ def test_what_is_registered(heard, engine, roles, daemon):
     said = [each for each in heard if "does not register" in each]
     assert len(said) == (not roles)
     assert all('"role": "prefill", "decode" or "both"' in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, ""),
+        ({"generation_config": "vllm"}, ""),
+        ({"override_generation_config": {"top_k": 4, "presence_penalty": 0.0}}, ""),
+        ({"override_generation_config": {"presence_penalty": 1.5}}, "presence_penalty"),
+        ({"override_generation_config": {"max_new_tokens": 9}}, "max_new_tokens"),
+        ({"hf_config_path": "FOLDER"}, "frequency_penalty"),  # there a limit is a default
+        ({"generation_config": "FOLDER"}, "frequency_penalty,max_new_tokens"),
+    ],
+)
+def test_what_a_generation_config_counts(config, tmp_path, changes, named):
+    from eldr_vllm.generation_config import labels_of
+
+    own = {"max_new_tokens": 7, "frequency_penalty": 1.0, "temperature": 0.5}
+    (tmp_path / "generation_config.json").write_text(json.dumps(own))
+    changed = copy.copy(config.model_config)
+    for name, value in changes.items():
+        setattr(changed, name, str(tmp_path) if value == "FOLDER" else value)
+    assert labels_of(changed) == ({"generation-config": named} if named else {})
+
+
+PENALTY = {"override_generation_config": {"presence_penalty": 1.5}}
+
+
+@pytest.mark.parametrize("engine", [("kv_consumer", "", "i", PENALTY)], indirect=True)
+def test_a_generation_config_that_counts_answers_is_told(engine, daemon):
+    (worker,) = workers(daemon, engine[1], 1)
+    assert worker.labels == {"generation-config": "presence_penalty"}
 
 
 @pytest.mark.parametrize("engine", [("kv_both", "", "g")], indirect=True)

@@ -86,7 +86,7 @@ class Proxy:
             traces=self._traces,
         )
         bookings = Bookings(client)
-        moves = Moves(client) if settings.moves and client is not None else None
+        moves = Moves(client, self._fleet) if settings.moves and client is not None else None
         self._routing = Routing(
             settings, self._fleet, self._metrics, client, bookings, *self._cooldowns, self._traces
         )
@@ -104,7 +104,7 @@ class Proxy:
         )
         if settings.router is not None:
             chores.append(asyncio.create_task(bookings.renew()))
-            if not self._fleet.is_static:
+            if moves is not None or not self._fleet.is_static:
                 endpoint = Endpoint(settings.router, **settings.credentials)
                 chores.append(asyncio.create_task(self._fleet.watch(endpoint)))
             # Connect before the first request has to wait for it.

@@ -11,6 +11,8 @@ from eldr.v1.fleet_pb2 import WatchWorkersRequest, WatchWorkersResponse, WorkerR
 from eldr.v1.fleet_pb2_grpc import FleetServiceStub
 from eldr_client.channel import Endpoint
 
+from eldr_vllm.generation_config import LABEL
+
 logger = logging.getLogger("eldr_proxy")
 
 WATCH_PAUSE = 0.25  # seconds before a broken watch is retried
@@ -35,6 +37,8 @@ class Engine:
     is_ready: bool = True
     # The url serves several ranks, so requests must name the rank.
     ranked: bool = False
+    # Its generation config treats what it writes and its prompt alike.
+    continues: bool = True
 
     @property
     def headers(self) -> dict[str, str]:
@@ -65,6 +69,7 @@ class Fleet:
         self._watched: dict[tuple[str, str], Engine] = {}
         self._named: set[tuple[str, str]] = set()  # in the current watch
         self._is_level = False  # the watch has named all workers
+        self._was_level = False
         self._engines: list[Engine] = []
         self._collect()
 
@@ -98,6 +103,11 @@ class Fleet:
             ),
             None,
         )
+
+    def can_continue(self, model: str) -> bool:
+        """Whether one engine can continue an answer of another, as far as they have told."""
+        decoders = [e for e in self._watched.values() if not e.prefill and model in ("", e.model)]
+        return self._was_level and all(e.continues for e in decoders)
 
     def _decoders(self, model: str) -> list[Engine]:
         return [e for e in self._engines if not e.prefill and e.model in ("", model)]
@@ -143,9 +153,10 @@ class Fleet:
                     prefill=worker.role == WorkerRole.WORKER_ROLE_PREFILL,
                     is_registered=True,
                     is_ready=not joins_again,
+                    continues=LABEL not in worker.labels,
                 )
         if update.synchronized:
-            self._is_level = True
+            self._is_level = self._was_level = True
             asyncio.get_running_loop().call_later(GRACE, self._forget)
         self._collect()
 

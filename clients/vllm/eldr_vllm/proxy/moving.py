@@ -9,6 +9,7 @@ import grpc
 from eldr_client import EldrError
 from eldr_client.aio import RouterClient
 
+from eldr_vllm.proxy.fleet import Fleet
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.movable import can_go_on
 from eldr_vllm.proxy.written import Written
@@ -21,8 +22,8 @@ RETRY_SECONDS = 10.0  # until a refused watch is tried again
 class Moves:
     """Watches each model that has had a placement."""
 
-    def __init__(self, client: RouterClient) -> None:
-        self._client = client
+    def __init__(self, client: RouterClient, fleet: Fleet) -> None:
+        self._client, self._fleet = client, fleet
         self._written: dict[str, Written] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._is_on = True
@@ -31,7 +32,8 @@ class Moves:
     def follow(self, leg: Leg) -> Iterator[None]:
         """Within the block, a leg that can go on elsewhere learns when it should."""
         said = leg.path, leg.body, leg.output_limit
-        if not self._is_on or leg.why_whole or not can_go_on(*said):
+        may = self._is_on and not leg.why_whole and self._fleet.can_continue(leg.model)
+        if not may or not can_go_on(*said):
             yield
             return
         leg.written = self._written[leg.request_id] = Written(*said)

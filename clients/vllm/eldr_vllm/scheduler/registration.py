@@ -38,7 +38,6 @@ class Registration:
                 report=report,
                 role=role,
                 group=settings.group,
-                labels=settings.labels,
                 ready=not settings.health_check,
                 time_to_live=settings.time_to_live,
                 **settings.endpoint(),

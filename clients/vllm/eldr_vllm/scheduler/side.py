@@ -18,6 +18,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.request import RequestStatus
 
 from eldr_vllm.attention_group import AttentionGroup, attention_group
+from eldr_vllm.generation_config import labels_of
 from eldr_vllm.guard import Guard, UnsupportedError
 from eldr_vllm.messages import BlockHash, Geometry, StepPlan, StepReport
 from eldr_vllm.recording.files import RecordingFiles
@@ -169,6 +170,7 @@ class SchedulerSide:
             reports,
             {
                 "model": self._model,
+                "labels": {**self._settings.labels, **labels_of(self._config.model_config)},
                 "max_sequences": self._settings.capacity
                 or self._config.scheduler_config.max_num_seqs,
                 "max_kv_tokens": self._kv_tokens,
