@@ -241,10 +241,10 @@ def test_a_name_is_resolved_again(replicas):
 
 
 def test_the_deadline_is_that_of_one_address(black_hole, dead_target):
-    with client_of(f"{black_hole},{dead_target},{black_hole}", timeout=0.25) as client:
+    with client_of(f"{black_hole},{dead_target},{black_hole}", timeout=2.0) as client:
         start = time.monotonic()
         assert client.route(MODEL, "r").is_fallback
-        assert time.monotonic() - start < 0.25 + 1.0
+        assert time.monotonic() - start < 2.0 + 1.5
 
 
 @needs_redis

@@ -57,7 +57,7 @@ def test_from_registration_to_release(client, fleet):
     alternates = [target.worker_id for target in placement.alternates]
     assert {placement.worker_id, *alternates} == {"w0", "w1", "w2", "w3"}
     assert set(alternates[: len(band) - 1]) == {s.worker_id for s in band} - {placement.worker_id}
-    assert 899 < placement.lease_remaining.ToTimedelta().total_seconds() <= 900
+    assert 890 < placement.lease_remaining.ToTimedelta().total_seconds() <= 900
 
     worker = client.workers(fleet)[placement.worker_id]
     assert (worker.booked_sequences, worker.load) == (1, 1 / worker.capacity.sequences)

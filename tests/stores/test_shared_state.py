@@ -182,7 +182,7 @@ async def test_the_servers_clock_counts_not_the_hosts(states):
     a, _ = states
     a.clock += 5.0
     await a.commit([place()])
-    assert abs(a.clock + time.monotonic() - time.time()) < 0.1
+    assert abs(a.clock + time.monotonic() - time.time()) < 1
 
 
 async def test_another_schema_is_told_of(server):
