@@ -304,15 +304,15 @@ FAULTS = {
     ),
     "unknown tokens lost": (
         lambda: plant_encoding(forgets("unknown_tokens")),
-        "tokens whose experts are unknown are said beside the counts",
+        "tokens with unknown experts are reported beside the counts",
     ),
     "layer offset lost": (
         lambda: plant_encoding(forgets("layer_offset")),
-        "a pipeline rank's own layers",
+        "a pipeline rank sends its own layers",
     ),
     "counts not checked": (
         plant_unchecked_counts,
-        "rows that do not sum to the same are refused before anything is sent",
+        "rows with different sums are refused before anything is sent",
     ),
     "last chunk never said": (
         lambda: plant_on_requests(chunk_is_never_last),
@@ -320,7 +320,7 @@ FAULTS = {
     ),
     "every chunk the last": (
         lambda: plant_on_requests(chunk_is_always_last),
-        "a chunk that is not the last is not said to be",
+        "a chunk that is not the last is not marked as last",
     ),
     "sequence lost": (
         lambda: plant_on_requests(every_chunk_is_the_first),
@@ -329,15 +329,15 @@ FAULTS = {
     "attempt lost": (lambda: plant_on_requests(attempt_is_lost), "every field of a route arrives"),
     "lease lost": (
         lambda: plant_on_requests(lease_is_lost),
-        "a block that ends well releases once, with lease and tokens",
+        "a block that completes releases once, with lease and tokens",
     ),
     "retry without attempt": (
         plant_retry_without_attempt,
-        "a call whose connection broke is sent again as it was",
+        "a call whose connection broke is retried unchanged",
     ),
     "double release": (
         plant_double_release,
-        "a block that ends well releases once, with lease and tokens",
+        "a block that completes releases once, with lease and tokens",
     ),
     "no release after a failure": (
         plant_no_release_after_a_failure,
@@ -346,44 +346,44 @@ FAULTS = {
     "every end completed": (plant_every_end_is_well, "a block that fails releases as failed"),
     "lost answers not disowned": (
         plant_given_up_is_not_disowned,
-        "a booking whose answer was lost is ended when the router answers again",
+        "a booking whose answer was lost is released once the router answers again",
     ),
     "fallback released": (
         plant_fallback_is_released,
-        "a fallback that no router was asked for is not released",
+        "a fallback made without asking the router is not released",
     ),
     "fallback ignores the request": (
         plant_fallback_ignores_the_request,
-        "a fallback keeps to what the request allows",
+        "a fallback respects the request's constraints",
     ),
-    "fallback never turns": (plant_fallback_never_turns, "fallbacks take turns"),
+    "fallback never turns": (plant_fallback_never_turns, "fallbacks are round robin"),
     "nothing learnt from placements": (
         plant_nothing_is_learnt,
-        "the workers that placements named are fallen back on",
+        "fallbacks go to workers that placements named",
     ),
     "UNAVAILABLE taken for silence": (
         plant_own_unavailable_is_silence,
-        "the router's own UNAVAILABLE is its answer, not its silence",
+        "the router's own UNAVAILABLE is an answer, not an outage",
     ),
     "error details not read": (
         plant_details_are_not_read,
-        "an invalid argument names field, expectation and find",
+        "an invalid argument names the field, what was expected and what was found",
     ),
     "no breaker": (
         plant_no_breaker,
-        "a frozen router costs one call its deadline, and those after it nothing",
+        "a frozen router costs one call its deadline, and later calls nothing",
     ),
-    "breaker stays open": (plant_breaker_stays_open, "a router that answers again is asked again"),
+    "breaker stays open": (plant_breaker_stays_open, "a router that has recovered is asked again"),
     "unsaid releases dropped": (
         plant_unsaid_is_dropped,
-        "releases of an outage are said after it, each once",
+        "releases of an outage are sent after it, once each",
     ),
     "waits not added": (plant_waits_are_not_added, "the waits of a call are added to its deadline"),
-    "retry waits anew": (plant_retry_waits_anew, "another try asks for what is left of the waits"),
+    "retry waits anew": (plant_retry_waits_anew, "a retry asks only for the rest of the waits"),
     "whole seconds": (plant_whole_seconds, "every field of a route arrives"),
-    "no retry": (plant_no_retry, "a call whose connection broke is sent again as it was"),
-    "token not sent": (plant_token_is_not_sent, "the token goes out with unary calls"),
-    "stale stream": (plant_stale_stream, "a late answer is not taken for that of the next message"),
+    "no retry": (plant_no_retry, "a call whose connection broke is retried unchanged"),
+    "token not sent": (plant_token_is_not_sent, "the token is sent with unary calls"),
+    "stale stream": (plant_stale_stream, "a late answer is not mistaken for the next message's"),
     "no renewal": (plant_no_renewal, "a block keeps its lease alive"),
     "renewal without its lease": (
         plant_renewal_without_its_lease,
@@ -391,7 +391,7 @@ FAULTS = {
     ),
     "renewal after the block": (
         plant_renewal_after_the_block,
-        "a block that has ended keeps no lease alive",
+        "a lease is not renewed once its block has ended",
     ),
     "a stream each": (plant_stream_each, "chunks of requests share one stream"),
 }
