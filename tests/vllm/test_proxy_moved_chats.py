@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from eldr_vllm.proxy.legs import Leg
 from eldr_vllm.proxy.movable import can_go_on
-from moving_rig import ask, moves, moving_rig, running, writes
+from moving_rig import GREEDY, ask, moves, moving_rig, running, writes
 from scripted_engine import eventually
 from test_proxy_disconnect import settled
 from text_engine import answer_to
@@ -66,6 +66,28 @@ async def test_a_target_that_fails_costs_a_chat_nothing(shared_daemon, proposals
         proposals.propose(rig, 1 - first)
         check(await answer)
         assert await rig.metric('eldr_proxy_retries_total{role="decode"}') == 1
+        await settled(shared_daemon, rig)
+
+
+@pytest.mark.parametrize("at_once", [(1,), (1, 2)])
+async def test_a_chat_whose_engine_breaks_off_goes_on_elsewhere(shared_daemon, proposals, at_once):
+    async with moving_rig(shared_daemon) as rig:
+        for engine in rig.decode:
+            engine.at_once, engine.fault, engine.faults_left = at_once, "break", 1
+        check(await ask(rig, **CHAT))
+        assert await rig.metric('eldr_proxy_retries_total{role="decode"}') == 2
+        await settled(shared_daemon, rig)
+
+
+async def test_a_parsed_chat_whose_engine_breaks_off_ends_with_an_error(shared_daemon, proposals):
+    async with moving_rig(shared_daemon) as rig:
+        for engine in rig.decode:
+            engine.parser, engine.fault = "reasoning", "break"
+        asked = {**GREEDY, **CHAT}
+        del asked["prompt"]
+        async with rig.session.post(rig.url + CHATS, json=asked) as answer:
+            *_, last, _, _ = (await answer.text()).split("\n\n")
+        assert "the decode failed after its first token" in last
         await settled(shared_daemon, rig)
 
 

@@ -118,7 +118,7 @@ class _Way:
             except EngineFailed as failure:
                 logger.warning("%s: decode failed: %s", self._leg.request_id, failure)
                 if self.decode.has_begun:
-                    if not (self._leg.written and self._leg.written.can_go_on):
+                    if not await self._can_go_on():
                         raise BrokenOffError(failure) from failure
                     refusal = BrokenOffError(failure)
                     self._leg.go_on()
@@ -126,7 +126,7 @@ class _Way:
                 self._prepare_next(self.prefilled, failure)
                 if isinstance(failure, EngineBusy):
                     refusal = failure.refusal
-                    if not self._knows_another():
+                    if self._another() is None:
                         break
             except ProxyError:
                 self.prefilled.sent.is_true = False  # refused, maybe before vLLM minds the KV
@@ -194,9 +194,20 @@ class _Way:
             self.discard()
             self.prefilled = None
 
-    def _knows_another(self) -> bool:
+    async def _can_go_on(self) -> bool:
+        """Whether another engine can continue; it tells what the tokens of a chat stand for."""
+        written, another = self._leg.written, self._another()
+        if written is None:
+            return False
+        if another and not written.is_plain:
+            engines = self._serving.engines
+            written.compare(await engines.text_of(another, self._leg, written.ids))
+        return written.can_go_on
+
+    def _another(self) -> Engine | None:
+        """A decode engine that has not failed."""
         decoders = self._serving.fleet.decode(self._serving.routing.model(self._leg))
-        return any(engine.worker_id not in self._failed for engine in decoders)
+        return next((each for each in decoders if each.worker_id not in self._failed), None)
 
     async def _prefill(self, group: str = "") -> Prefilled:
         """Prefill; `group` is where the KV must be usable, empty for anywhere."""

@@ -72,20 +72,20 @@ class Written:
 
     def due_move(self, attempt: int) -> Move | None:
         """The proposal for this attempt, once, when it can be carried out."""
-        most_again = 0 if self._may_be_parsed else self._most_again
         has_begun = bool(self.ids) or not self._may_be_parsed
-        if self.proposed is None or len(self._open) > most_again or not has_begun:
+        if self.proposed is None or len(self._open) > self._most_again or not has_begun:
             return None
         move, self.proposed = self.proposed, None
         return move if move.attempt == attempt and self._is_known else None
 
     def compare(self, text: str | None) -> None:
-        """A chat's tokens stand for this text, None if that is unknown.
+        """A chat's `ids` stand for this text, None if that is unknown.
 
         White space proves nothing: it may come before what an engine takes for reasoning. Some
         tokenizers drop the space before a first word.
         """
         said = "".join(self._content)
+        said = said[: len(said) - self._made]
         self.is_plain = bool(text and text.strip()) and said in (text, f" {text}")
 
     def go_on(self) -> None:
