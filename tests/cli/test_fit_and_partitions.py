@@ -45,7 +45,10 @@ def test_a_fit_on_the_daemons_window(fresh_fleet):
     assert "placed no signature yet" in eldr("fit", code=1)
     for number in range(6):
         counts = Counts(drawn(number % 3, number), TOP_K)
-        with RouterClient(eldr.server) as client, client.place("m", f"w{number}", counts):
+        with (
+            RouterClient(eldr.server, timeout=5.0) as client,
+            client.place("m", f"w{number}", counts),
+        ):
             pass
     fitted = eldr.json("fit", "--activate")["partition"]
     assert (fitted["num_slots"], fitted["metadata"]["signatures"]) == (3, "6")

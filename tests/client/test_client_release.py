@@ -287,7 +287,7 @@ def test_an_interrupt_at_any_point_leaves_the_stream_usable(router):
 
 
 def test_a_release_that_finds_no_router_is_said_later(router):
-    with RouterClient(router.target) as client:
+    with RouterClient(router.target, timeout=5) as client:
         with client.place("m", "r"):
             router.stop()
         assert client.release("m", "other") is None

@@ -96,7 +96,7 @@ def test_the_decode_engine_is_told_its_booking(light):
     answer = answer.result(timeout_s=10)
     assert answer["eldr"].keys() == {"request_id", "attempt", "lease_id"}
     light.fleet.await_no_bookings()
-    with RouterClient(light.fleet.target) as client:
+    with RouterClient(light.fleet.target, timeout=5.0) as client:
         request_id = answer["eldr"]["request_id"]
         assert client.release(MODEL, request_id).value == "ALREADY_RELEASED"
 
@@ -143,7 +143,7 @@ def placed(worker, lease_id):
 
 
 def test_the_prefills_own_placement_is_kept(light):
-    with RouterClient(light.fleet.target) as client:
+    with RouterClient(light.fleet.target, timeout=5.0) as client:
         for worker in light.fleet.workers():
             name = f"placed-{worker}"
             placement = client.route(MODEL, name, pinned_worker=worker)
@@ -155,7 +155,7 @@ def test_the_prefills_own_placement_is_kept(light):
 
 
 def test_a_placement_on_a_replica_that_is_gone_is_made_again(light):
-    with RouterClient(light.fleet.target) as client:
+    with RouterClient(light.fleet.target, timeout=5.0) as client:
         client.route(MODEL, "moved", pinned_worker=next(iter(light.fleet.workers())))
     said = placed("light#Decode#gone", "x")
     answer = light.ask(LIKE_A, request_id="moved", placement=said)

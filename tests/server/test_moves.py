@@ -74,7 +74,7 @@ def busy(daemon):
 
 
 def test_a_request_that_fits_better_elsewhere_is_proposed_and_moved(busy):
-    with Client(busy.grpc) as client, RouterClient(busy.grpc) as router:
+    with Client(busy.grpc) as client, RouterClient(busy.grpc, timeout=5.0) as router:
         crossed(client)
         move = next(iter(router.watch_moves("m")))
         assert (move.request_id, move.attempt, move.worker_id) == ("odd", 0, "w0")

@@ -83,7 +83,7 @@ def spans_of(receiver, number, count):
 
 def test_calls_of_the_client_join_its_trace(daemon, receiver, number):
     context = {"traceparent": parent(number), "tracestate": "vendor=1"}
-    with RouterClient(daemon.grpc, top_k=1, trace_context=lambda: context) as client:
+    with RouterClient(daemon.grpc, top_k=1, timeout=5.0, trace_context=lambda: context) as client:
         client.register_signature(MODEL, "r", COUNTS, prompt_tokens=4)
         placement = client.route(MODEL, "r", session="secret-session", labels={"tenant": "ten"})
         client.release(MODEL, "r", lease_id=placement.lease_id)
@@ -115,7 +115,7 @@ def test_calls_of_the_client_join_its_trace(daemon, receiver, number):
 def test_messages_of_one_stream_are_parts_of_their_own_traces(daemon, receiver, number):
     ours = iter((number, other := next(NUMBERS)))
     context = {}
-    with RouterClient(daemon.grpc, top_k=1, trace_context=lambda: context) as client:
+    with RouterClient(daemon.grpc, top_k=1, timeout=5.0, trace_context=lambda: context) as client:
         for name in ("s1", "s2"):
             context["traceparent"] = parent(next(ours))
             placement = client.stream_signature(MODEL, name, COUNTS, prompt_tokens=4, route={})
@@ -295,7 +295,10 @@ def test_a_receiver_that_is_away_or_silent_costs_no_request():
                 "OTEL_BSP_MAX_QUEUE_SIZE": "16",
                 "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8",
             }
-            with running_daemon(env=env) as daemon, RouterClient(daemon.grpc) as client:
+            with (
+                running_daemon(env=env) as daemon,
+                RouterClient(daemon.grpc, timeout=5.0) as client,
+            ):
                 join(daemon)
                 for number in range(200):
                     placement = client.route(MODEL, f"r{number}", timeout=2.0)

@@ -292,7 +292,7 @@ async def test_a_daemon_that_moves_whatever_it_can():
         async with moving_rig(daemon, decodes=3) as rig:
             prompts = ["x" * length for length in range(5, 11)]
             answers = [ask(rig, prompt=prompt, max_tokens=150) for prompt in prompts]
-            async with RouterClient(daemon.grpc) as client:
+            async with RouterClient(daemon.grpc, timeout=5.0) as client:
                 for number in itertools.count():
                     if all(answer.done() for answer in answers):
                         break
