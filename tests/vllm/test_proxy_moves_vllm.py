@@ -89,7 +89,7 @@ async def stream(session: ClientSession, url: str, **said) -> tuple[str, dict]:
 async def events_until(done: asyncio.Future, daemon, model: str) -> None:
     """Bookings and ends, after which moves are looked for."""
     events = uuid.uuid4()
-    async with RouterClient(daemon.grpc) as client:
+    async with RouterClient(daemon.grpc, timeout=5.0) as client:
         for number in itertools.count():
             if done.done():
                 return
@@ -130,3 +130,24 @@ async def test_moved_samples_are_whole(engines, daemon):
         for body, (text, usage) in zip(asked, await moved(rig, daemon, asked), strict=True):
             assert (len(text), usage["completion_tokens"]) == (TOKENS, TOKENS)
             assert usage["prompt_tokens"] == len(body["prompt"].encode())
+
+
+async def test_streams_survive_the_death_of_their_engine(engines, daemon):
+    """The last test of this module: it kills one of the two decode engines."""
+    said = [{"role": "user", "content": "Tell me of the sea."}]
+    asked: list[dict] = [{"prompt": prompt} for prompt in PROMPTS[:3]]
+    asked += [{"messages": said, "allowed_token_ids": PRINTABLE, "top_p": n / 10} for n in (8, 9)]
+    given = Settings(router=daemon.grpc, moves=True, route_timeout=1.0, connect_timeout=10.0)
+    runner, url = await serve(Proxy(given).app())
+    async with ClientSession() as session:
+        alone = [await stream(session, engines[1].url, **body) for body in asked]
+        before = engines[2].metric("vllm:generation_tokens_total")
+        asking = asyncio.gather(*(stream(session, url, **body) for body in asked))
+        await eventually(lambda: engines[2].metric("vllm:generation_tokens_total") > before + 40)
+        engines[2].kill()
+        assert await asking == alone
+        rig = Rig(prefill=[], decode=[], pinned=set(), url=url, session=session)
+        assert await rig.metric('eldr_proxy_retries_total{role="decode"}') >= 2
+    await runner.cleanup()
+    await eventually(lambda: booked(daemon) == 0)
+    await eventually(lambda: all(engine.is_idle for engine in engines[:2]))
