@@ -139,16 +139,20 @@ def test_what_a_generation_config_counts(config, tmp_path, changes, named):
     changed = copy.copy(config.model_config)
     for name, value in changes.items():
         setattr(changed, name, str(tmp_path) if value == "FOLDER" else value)
-    assert labels_of(changed) == ({"generation-config": named} if named else {})
+    found = labels_of(changed)
+    changed.override_generation_config = {"presence_penalty": 1.0}
+    if not changed.get_diff_sampling_param().get("presence_penalty"):  # vLLM 0.30 ignores them
+        named = "max_new_tokens" if "max_new_tokens" in named else ""
+    assert found == ({"generation-config": named} if named else {})
 
 
-PENALTY = {"override_generation_config": {"presence_penalty": 1.5}}
+LIMIT = {"override_generation_config": {"max_new_tokens": 9}}
 
 
-@pytest.mark.parametrize("engine", [("kv_consumer", "", "i", PENALTY)], indirect=True)
+@pytest.mark.parametrize("engine", [("kv_consumer", "", "i", LIMIT)], indirect=True)
 def test_a_generation_config_that_counts_answers_is_told(engine, daemon):
     (worker,) = workers(daemon, engine[1], 1)
-    assert worker.labels == {"generation-config": "presence_penalty"}
+    assert worker.labels == {"generation-config": "max_new_tokens"}
 
 
 @pytest.mark.parametrize("engine", [("kv_both", "", "g")], indirect=True)
