@@ -38,6 +38,7 @@ MOST_APART = 0.5
 
 They need not be equal, as another batch may round some picks differently."""
 TRIES_AMONG_OTHERS = 10
+MOST_COPIES = 4
 TIMEOUT = 120.0  # seconds; an engine compiles shapes that it has not seen
 
 # So unlike each other that no model uses the same experts; less than 500 tokens each.
@@ -163,17 +164,18 @@ class Probe:
     def _among_others(self, salt: str) -> _Heard | None:
         """The first prompt, recomputed in a step with as many other tokens; None if in none."""
         for turn in range(TRIES_AMONG_OTHERS):
-            with ThreadPoolExecutor(len(PROMPTS)) as pool:
-                fresh = f"{salt}-{turn}"
+            # A fast engine serves each as it comes; the more there are, the sooner some meet.
+            copies = [f"{salt}-{turn}-{copy}" for copy in range(min(1 + turn, MOST_COPIES))]
+            with ThreadPoolExecutor(len(PROMPTS) * len(copies)) as pool:
                 futures = [
                     pool.submit(self._ask, prompt, fresh, tokens)
+                    for fresh in copies
                     for prompt, tokens in zip(PROMPTS[::-1], (8, 8, 8, 1), strict=True)
                 ]
-                heard = futures[-1].result()
-                for future in futures[:-1]:
-                    future.result()
-            if not heard.alone:
-                return heard
+                answers = [future.result() for future in futures]
+            for heard in answers[len(PROMPTS) - 1 :: len(PROMPTS)]:
+                if not heard.alone:
+                    return heard
         logger.info("the probe met no other request in its batch")
         return None
 
