@@ -96,7 +96,7 @@ def test_rows_that_begin_to_be_mixed_up_while_the_engine_serves(model, tmp_path)
     eldr = {"router": daemon.target, "timeout": 5.0, "probe_every": 0.5}
     log = tmp_path / "log"
     log.mkdir()
-    inner = faulty(log, "permuted", after=60)
+    inner = faulty(log, "permuted", after=400)  # steps; the start-up probe takes fewer
     engine = Engine("engine", model, tmp_path, "kv_producer", eldr, inner)
 
     seeds = itertools.count()  # new prompts, or little of them would be computed
@@ -112,7 +112,7 @@ def test_rows_that_begin_to_be_mixed_up_while_the_engine_serves(model, tmp_path)
         engine.wait()
         first = wait(lambda: settled(daemon), 120, lambda: engine.log.read_text()[-3000:])
         assert first.state == fleet_pb2.CAPTURE_STATE_CAPTURING
-        status = wait(served, 60, lambda: engine.log.read_text()[-3000:])
+        status = wait(served, 180, lambda: engine.log.read_text()[-3000:])
         assert "while the engine served" in status.reason
         assert said(engine, prompt(next(seeds))) == {}
     finally:

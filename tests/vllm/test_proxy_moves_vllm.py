@@ -47,8 +47,9 @@ def daemon(engines):
 async def moving_proxy(engines, daemon, **settings):
     """A proxy as a rig; in the end nothing is booked, nothing runs, and no move has failed."""
     waits = {"route_timeout": 1.0, "connect_timeout": 10.0}
-    given = Settings(router=daemon.grpc, moves=True, **waits, **settings)
-    runner, url = await serve(Proxy(given).app())
+    proxy = Proxy(Settings(router=daemon.grpc, moves=True, **waits, **settings))
+    runner, url = await serve(proxy.app())
+    await eventually(proxy._fleet.has_told.is_set)
     async with ClientSession() as session:
         rig = Rig(prefill=[], decode=[], pinned=set(), url=url, session=session)
         yield rig
@@ -137,8 +138,9 @@ async def test_streams_survive_the_death_of_their_engine(engines, daemon):
     said = [{"role": "user", "content": "Tell me of the sea."}]
     asked: list[dict] = [{"prompt": prompt} for prompt in PROMPTS[:3]]
     asked += [{"messages": said, "allowed_token_ids": PRINTABLE, "top_p": n / 10} for n in (8, 9)]
-    given = Settings(router=daemon.grpc, moves=True, route_timeout=1.0, connect_timeout=10.0)
-    runner, url = await serve(Proxy(given).app())
+    proxy = Proxy(Settings(router=daemon.grpc, moves=True, route_timeout=1.0, connect_timeout=10.0))
+    runner, url = await serve(proxy.app())
+    await eventually(proxy._fleet.has_told.is_set)
     async with ClientSession() as session:
         alone = [await stream(session, engines[1].url, **body) for body in asked]
         before = engines[2].metric("vllm:generation_tokens_total")

@@ -108,7 +108,9 @@ class Proxy:
                 endpoint = Endpoint(settings.router, **settings.credentials)
                 chores.append(asyncio.create_task(self._fleet.watch(endpoint)))
             # Connect before the first request has to wait for it.
-            await self._routing.is_reachable(HELLO_SECONDS)
+            if await self._routing.is_reachable(HELLO_SECONDS) and moves is not None:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._fleet.has_told.wait(), HELLO_SECONDS)
         yield
         for chore in chores:
             chore.cancel()

@@ -69,7 +69,7 @@ class Fleet:
         self._watched: dict[tuple[str, str], Engine] = {}
         self._named: set[tuple[str, str]] = set()  # in the current watch
         self._is_level = False  # the watch has named all workers
-        self._was_level = False
+        self.has_told = asyncio.Event()  # it was level once
         self._engines: list[Engine] = []
         self._collect()
 
@@ -107,7 +107,7 @@ class Fleet:
     def can_continue(self, model: str) -> bool:
         """Whether one engine can continue an answer of another, as far as they have told."""
         decoders = [e for e in self._watched.values() if not e.prefill and model in ("", e.model)]
-        return self._was_level and all(e.continues for e in decoders)
+        return self.has_told.is_set() and all(e.continues for e in decoders)
 
     def _decoders(self, model: str) -> list[Engine]:
         return [e for e in self._engines if not e.prefill and e.model in ("", model)]
@@ -156,7 +156,8 @@ class Fleet:
                     continues=LABEL not in worker.labels,
                 )
         if update.synchronized:
-            self._is_level = self._was_level = True
+            self._is_level = True
+            self.has_told.set()
             asyncio.get_running_loop().call_later(GRACE, self._forget)
         self._collect()
 
