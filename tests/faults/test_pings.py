@@ -88,8 +88,6 @@ def pinged_from_go(program, addresses):
 def test_no_client_is_told_to_calm_down(tmp_path):
     build = ["go", "build", "-o", str(tmp_path / "pings"), "."]
     built = subprocess.run(build, cwd=PROGRAM, capture_output=True, timeout=BUILD_SECONDS)
-    if b"dial tcp" in built.stderr:
-        pytest.skip("needs gRPC for Go: no network to fetch it, and it is not in Go's module cache")
     assert built.returncode == 0, built.stderr.decode()
     with running_daemon() as daemon, strict_server() as strict:
         python = [Python(daemon.grpc, streams) for streams in (False, True)]

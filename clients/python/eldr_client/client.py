@@ -380,7 +380,6 @@ class _Placing(AbstractContextManager[HeldPlacement]):
 
     def _abandon(self) -> None:
         self._held = None
-        self._client._conversation.renewals.let_go(self._request)
         self._client._conversation.disown(self._request)
         self._client._begin_chores()
 
@@ -388,7 +387,6 @@ class _Placing(AbstractContextManager[HeldPlacement]):
         # An interrupt can keep `__exit__` from starting. The client's next call, or its closing,
         # then sends this release: a finalizer runs anywhere, so it must not take the client's lock.
         if self._held is not None and not self._held.is_fallback:
-            self._client._conversation.renewals.let_go(self._request)
             self._client._conversation.disown(self._request)
 
 

@@ -258,11 +258,11 @@ class Conversation:
     def disown_held(self) -> None:
         """End the bookings of blocks that still run: nothing renews them from now on."""
         for request in self.renewals.requests():
-            self.renewals.let_go(request)
             self.disown(request)
 
     def disown(self, request: RouteRequest) -> None:
         """End a booking that may exist without a known lease, by the request's identity."""
+        self.renewals.let_go(request)
         if not request.dry_run:
             self._unsent.append(
                 release_request(
