@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.proto import parse_length_prefixed
 
 from eldr_service.decision_log.to_records import FORMAT
-from eldr_service.decision_log.writer import PATTERN
+from eldr_service.decision_log.writer import PATTERN, sizes
 
 _CHUNK = 1 << 20
 _SLICE = 1 << 10
@@ -40,26 +40,26 @@ class LogReader:
 
     Attributes
     ----------
-    In reading order.
-        In the order in which they are read.
-    Size of the files, and bytes read so far.
-        Of the files, and of those so far.
-    Called after each read.
-        Called whenever more was read.
-    What was missing so far, and in which files.
-        What was found missing so far, and which files it concerns.
+    files : list of Path
+        In reading order.
+    total_bytes, bytes_read : int
+        Size of the files, and bytes read so far.
+    on_read : callable ()
+        Called after each read.
+    notes : list of str
+        What was missing so far, and in which files.
 
     Raises
     ------
-    There is no log; or, while iterating, a file is not one.
-        There is no log; while iterating, what is read is none.
+    LogError
+        There is no log; or, while iterating, a file is not one.
     """
 
     def __init__(self, path: Path) -> None:
         self.files = sorted(path.glob(PATTERN)) if path.is_dir() else [path]
         if not self.files:
             raise LogError(f"{path}: no decision log in this folder ({PATTERN})")
-        self.total_bytes, self.bytes_read = sum(_size(path) for path in self.files), 0
+        self.total_bytes, self.bytes_read = sum(sizes(self.files).values()), 0
         self.on_read: Callable[[], None] = lambda: None
         self.notes: list[str] = []
         self._last: LogHeader | None = None  # None if nothing can be continued
@@ -143,8 +143,3 @@ class LogReader:
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
-
-
-def _size(path: Path) -> int:
-    """The size of a file; 0 if it was deleted meanwhile."""
-    return path.stat().st_size if path.exists() else 0

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -60,7 +60,7 @@ class Writer:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._max_bytes = folder, max_bytes
         self._tell_lost, self._tell_wrote = lost, wrote
-        self._sizes = {path: path.stat().st_size for path in sorted(folder.glob(PATTERN))}
+        self._sizes = sizes(sorted(folder.glob(PATTERN)))
         self._queue: deque[tuple[int, Make | _Beginning]] = deque()
         self._put = self._taken = 0  # bytes; each is changed by one thread only
         self._lost = 0
@@ -141,8 +141,7 @@ class Writer:
         with contextlib.suppress(OSError):  # reported when the write failed
             self._file.close()
         self._file = None
-        if self._path.exists():  # with a part of a failed write
-            self._sizes[self._path] = self._path.stat().st_size
+        self._sizes.update(sizes([self._path]))  # with a part of a failed write
 
     def _attempt(self, step: Callable[..., None], *arguments: object) -> None:
         """Run a step; on any error end the log, but never the thread."""
@@ -219,6 +218,15 @@ class Writer:
                 f"{self._max_bytes:,} bytes cannot hold a snapshot of the state and the events"
                 " until the next one",
             )
+
+
+def sizes(paths: Iterable[Path]) -> dict[Path, int]:
+    """Bytes of each file, without those that were deleted meanwhile."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = path.stat().st_size
+    return found
 
 
 class _Beginning:

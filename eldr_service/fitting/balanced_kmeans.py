@@ -92,9 +92,10 @@ class BalancedKMeans:
 
         Parameters
         ----------
-        Activation counts of n requests; all-zero ones are assigned, but do not affect the fit.
-        Sparse counts are a CSR matrix of scipy.sparse (others are converted) with column
-        ``layer * E + expert``; they are never made dense, and need `geometry`.
+        counts : array_like of int, shape [n, L, E], or sparse, shape [n, L * E]
+            Activation counts of n requests; all-zero ones are assigned, but do not affect the
+            fit. Sparse counts are a CSR matrix of scipy.sparse (others are converted) with column
+            ``layer * E + expert``; they are never made dense, and need `geometry`.
         initial_centers : array_like of float, shape [n_clusters, D], optional
             Where to start instead of k-means++, once, whatever `n_init`; normalised here.
         progress : callable of (iteration, iterations at most, inertia), optional

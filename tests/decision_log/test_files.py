@@ -55,7 +55,11 @@ def decided(path):
 
 
 def size(folder):
-    return sum(path.stat().st_size for path in folder.glob(writer.PATTERN))
+    """Bytes of all files at one moment, while a writer works: two equal readings in a row."""
+    before, now = None, {}
+    while now != before:
+        before, now = now, writer.sizes(folder.glob(writer.PATTERN))
+    return sum(now.values())
 
 
 def test_the_bound_is_never_exceeded(tmp_path):
@@ -72,6 +76,12 @@ def test_the_bound_is_never_exceeded(tmp_path):
     assert len(requests) > 1_000
     assert (notes, sum(daemon.lost)) == ([], 0)
     assert "000001" not in min(tmp_path.iterdir()).name
+
+
+def test_a_file_deleted_by_another_hand_is_no_error(tmp_path):
+    kept, deleted = tmp_path / "kept", tmp_path / "deleted"
+    kept.write_bytes(bytes(3))
+    assert writer.sizes([deleted, kept]) == {kept: 3}
 
 
 def test_chunks_that_come_after_a_placement_are_not_in_it(tmp_path):

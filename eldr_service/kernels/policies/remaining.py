@@ -43,8 +43,8 @@ def remaining_by_row(
     living : int
     now : float
     least : float
-    Above all rows.
-        Above all rows.
+    num_rows : int
+        Above all of `rows`.
 
     Returns
     -------

@@ -70,7 +70,8 @@ class Way:
 
     Attributes
     ----------
-    Counter of (logged worker, worker now); None if there was no room anywhere
+    moves : Counter of (logged worker, worker now)
+        The worker now is None if there was no room anywhere.
     """
 
     moves: Counter[tuple[str, str | None]] = field(default_factory=Counter)

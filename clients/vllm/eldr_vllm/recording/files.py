@@ -1,5 +1,6 @@
 """The files of a recording: appended to, oldest deleted first to stay within a bound."""
 
+import contextlib
 import re
 import uuid
 from datetime import UTC, datetime
@@ -21,12 +22,15 @@ class RecordingFiles:
     most_bytes : int
         Total size of its files.
 
-    Every method raises OSError if the folder cannot be created or written to.
-
     Attributes
     ----------
     run : str
         Identifies one life of the engine.
+
+    Raises
+    ------
+    OSError
+        From every method, if the folder cannot be created or written to.
     """
 
     def __init__(self, folder: Path, engine: str, most_bytes: int) -> None:
@@ -40,14 +44,16 @@ class RecordingFiles:
         """Begin the next file, and delete the oldest if there is no room for it."""
         self.close()
         self._folder.mkdir(parents=True, exist_ok=True)
-        written = sorted(self._folder.glob(f"{self._prefix}.*.eldr"))  # oldest run first
-        sizes = {path: path.stat().st_size for path in written}
+        sizes = {}
+        for path in sorted(self._folder.glob(f"{self._prefix}.*.eldr")):  # oldest run first
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                sizes[path] = path.stat().st_size
         total, room = sum(sizes.values()), self._most - self._most // PARTS
-        for path in written:
+        for path, size in sizes.items():
             if total <= room:
                 break
             path.unlink(missing_ok=True)
-            total -= sizes[path]
+            total -= size
         self._file = (self._folder / f"{self._prefix}.{self.run}.{self._number:06}.eldr").open("xb")
         self._number += 1
 
