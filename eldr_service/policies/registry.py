@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from inspect import isabstract
 from typing import Any
@@ -113,6 +113,24 @@ def installed() -> dict[str, InstalledPolicy]:
     return found
 
 
+@cache
+def policy_class(name: str) -> type[Policy]:
+    """The class of an installed policy; what failed is looked for again the next time.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Field ``name`` if no such policy is installed.
+    FailedPreconditionError
+        The policy is broken.
+    """
+    policies = installed()
+    if name not in policies:
+        expected = f"one of {', '.join(policies)}"
+        raise InvalidArgumentError("name", expected, name, did_you_mean(name, policies))
+    return policies[name].load()
+
+
 def create(name: str, parameters: Mapping[str, str]) -> Policy:
     """Create a policy; omitted parameters have their defaults.
 
@@ -124,11 +142,7 @@ def create(name: str, parameters: Mapping[str, str]) -> Policy:
     FailedPreconditionError
         The policy is installed but broken, or its constructor raises.
     """
-    policies = installed()
-    if name not in policies:
-        expected = f"one of {', '.join(policies)}"
-        raise InvalidArgumentError("name", expected, name, did_you_mean(name, policies))
-    policy = policies[name].load()
+    policy = policy_class(name)
     try:
         validated = policy.Parameters.model_validate_strings(dict(parameters))
     except ValidationError as error:
@@ -183,8 +197,10 @@ def changed(name: str, parameters: Mapping[str, str], changes: Mapping[str, str]
 
     `create` checks that they exist.
     """
-    policy = installed().get(name)
-    groups = policy.load().Parameters.exclusive if policy and not policy.error else ()
+    try:
+        groups = policy_class(name).Parameters.exclusive
+    except (InvalidArgumentError, FailedPreconditionError):
+        groups = ()
     gone = {key for group in groups if changes.keys() & set(group) for key in group}
     return {k: v for k, v in parameters.items() if k not in gone} | dict(changes)
 

@@ -169,7 +169,8 @@ def plugin(tmp_path, monkeypatch):
         sys.modules.pop(module, None)
         monkeypatch.syspath_prepend(info.parent)
 
-    return install
+    yield install
+    registry.policy_class.cache_clear()  # other plugins will have this one's name
 
 
 PREAMBLE = """
