@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import forked_engines
 import pytest
 
 # Engines are other processes: they find the helpers of these tests, and the packages, by this path.
@@ -13,9 +14,10 @@ _PATHS = [
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _paths():
+def _paths(tmp_path_factory):
     before = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, _PATHS), before])
+    paths = [*_PATHS, forked_engines.offer(tmp_path_factory.mktemp("plugin"))]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*map(str, paths), before])
     os.environ["VLLM_LOGGING_LEVEL"] = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.update(
         OMP_NUM_THREADS="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="nobind"

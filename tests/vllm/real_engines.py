@@ -54,8 +54,9 @@ def running_engines(folder: Path, *roles: str) -> Iterator[list[RealEngine]]:
     """Engines with these roles (kv_producer, kv_consumer), once they all serve."""
     model, template = folder / MODEL, folder / "chat.jinja"
     build = "import sys, pathlib, tiny_model; tiny_model.build(pathlib.Path(sys.argv[1]))"
-    paths = map(str, (HERE, HERE.parents[1]))
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    given = filter(None, [os.environ.get("PYTHONPATH")])
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), *given])
+    environ = {**os.environ, "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", build, str(model)], env=environ, check=True)
     template.write_text(TEMPLATE)
     engines = [_start(role, folder, environ, number) for number, role in enumerate(roles)]
