@@ -1,6 +1,7 @@
 """The oracle's connector, which can spoil what the shim's capture is given; the log stays true."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from oracle_connector import Ended, OracleConnector
@@ -17,14 +18,14 @@ class Faulty(Ended):
 class FaultyConnector(OracleConnector):
     """A fault for one step, if one of its requests says so; for all, if the configuration does.
 
-    `after` so many steps, in which everything was right.
+    With `begins`, the latter once a file of that name exists.
     """
 
     def __init__(self, vllm_config, role, kv_cache_config):
         super().__init__(vllm_config, role, kv_cache_config)
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
-        self.always, self.after = extra.get("fault", ""), extra.get("after", 0)
-        self.fault = "" if self.after else self.always
+        self.always, self.begins = extra.get("fault", ""), extra.get("begins")
+        self.fault = "" if self.begins else self.always
         self.faults, self.first = {}, {}
 
     def on_new_request(self, request):
@@ -35,8 +36,7 @@ class FaultyConnector(OracleConnector):
     def build_connector_meta(self, output):
         ended = super().build_connector_meta(output)
         faults = [self.faults[name] for name in output.num_scheduled_tokens]
-        self.after -= 1
-        always = self.always if self.after < 0 else ""
+        always = self.always if not self.begins or Path(self.begins).exists() else ""
         return Faulty(**vars(ended), fault=always or next(filter(None, faults), ""))
 
     def bind_connector_metadata(self, metadata):

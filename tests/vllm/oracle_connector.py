@@ -13,8 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from eldr_vllm.scheduler import prefill
-from eldr_vllm.worker import side as worker
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorMetadata,
@@ -62,7 +60,10 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
         if "lease_id" in (request.kv_transfer_params.get("eldr") or {}):
             self.booked[request.request_id] = request.kv_transfer_params["eldr"]["request_id"]
         if request.kv_transfer_params.get("break") == "scheduler":
-            prefill.PrefillSide.plan = None
+            # Not above: that loads Numba in every process, in which a forked worker cannot start.
+            from eldr_vllm.scheduler.prefill import PrefillSide
+
+            PrefillSide.plan = None
         self.breaks |= request.kv_transfer_params.get("break") == "worker"
 
     def get_num_new_matched_tokens(self, request, num_computed_tokens):
@@ -123,7 +124,9 @@ class OracleConnector(KVConnectorBase_V1, SupportsHMA):
     def wait_for_save(self):
         metadata = self._get_connector_metadata()
         if metadata.breaks:
-            worker.WorkerSide.finish = None
+            from eldr_vllm.worker.side import WorkerSide
+
+            WorkerSide.finish = None
         attention = next(iter((get_forward_context().attn_metadata or {}).values()), None)
         for block in metadata.filled:
             for offset in range(self.block_size):

@@ -20,11 +20,11 @@ def engine(model, router, tmp_path_factory):
         yield engine
 
 
-def faulty(log, fault="", after=0):
+def faulty(log, fault="", **more):
     return {
         "kv_connector": "FaultyConnector",
         "kv_connector_module_path": "faulty_connector",
-        "kv_connector_extra_config": {"log": str(log), "fault": fault, "after": after},
+        "kv_connector_extra_config": {"log": str(log), "fault": fault, **more},
     }
 
 
@@ -96,7 +96,8 @@ def test_rows_that_begin_to_be_mixed_up_while_the_engine_serves(model, tmp_path)
     eldr = {"router": daemon.target, "timeout": 5.0, "probe_every": 0.5}
     log = tmp_path / "log"
     log.mkdir()
-    inner = faulty(log, "permuted", after=400)  # steps; the start-up probe takes fewer
+    begins = tmp_path / "begins"
+    inner = faulty(log, "permuted", begins=str(begins))
     engine = Engine("engine", model, tmp_path, "kv_producer", eldr, inner)
 
     seeds = itertools.count()  # new prompts, or little of them would be computed
@@ -112,6 +113,7 @@ def test_rows_that_begin_to_be_mixed_up_while_the_engine_serves(model, tmp_path)
         engine.wait()
         first = wait(lambda: settled(daemon), 120, lambda: engine.log.read_text()[-3000:])
         assert first.state == fleet_pb2.CAPTURE_STATE_CAPTURING
+        begins.touch()
         status = wait(served, 180, lambda: engine.log.read_text()[-3000:])
         assert "while the engine served" in status.reason
         assert said(engine, prompt(next(seeds))) == {}
