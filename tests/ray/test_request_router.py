@@ -222,7 +222,7 @@ def test_a_daemon_that_is_silent_holds_no_request_up(light):
     try:
         begun = time.monotonic()
         answers = [light.ask(LIKE_A) for _ in range(20)]
-        assert time.monotonic() - begun < 4 * TIMEOUT
+        assert time.monotonic() - begun < 10 * TIMEOUT  # not one for each
         assert not any(each["eldr"] for each in answers)
     finally:
         light.fleet.thaw()
@@ -237,7 +237,7 @@ def test_requests_go_on_without_the_daemon(light):
     light.fleet.daemon.kill()
     begun = time.monotonic()
     answers = [light.ask(LIKE_A) for _ in range(30)]
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15 * TIMEOUT  # not one for each
     assert len({each["worker"] for each in answers}) == 2
     assert not any(each["eldr"] for each in answers)
     light.fleet.restart()
