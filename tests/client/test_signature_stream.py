@@ -125,3 +125,24 @@ def test_a_booking_whose_answer_was_not_awaited_is_released(client, daemon, work
     eventually(lambda: not client._conversation.has_chores)
     assert client.release(MODEL, "hung").value == "ALREADY_RELEASED"
     assert client.stream_signature(MODEL, "after", COUNTS, route={}).worker_id == "w"
+
+
+def test_a_signal_handlers_message_has_an_answer_of_its_own(client, daemon, worker):
+    client.stream_signature(MODEL, "before", COUNTS)
+    placed = {}
+
+    def place(name):
+        placed[name] = client.stream_signature(MODEL, name, COUNTS, route={})
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: place("handler's"))
+    main = threading.main_thread().ident
+    daemon.process.send_signal(signal.SIGSTOP)
+    threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGUSR1)).start()
+    threading.Timer(0.8, lambda: daemon.process.send_signal(signal.SIGCONT)).start()
+    try:
+        place("interrupted")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert placed.keys() == {"handler's", "interrupted"}
+    for name, placement in placed.items():
+        assert placement.lease_id == client.route(MODEL, name).lease_id

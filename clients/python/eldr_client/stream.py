@@ -27,6 +27,7 @@ class SignatureStream:
     def __init__(self, begin: Callable[[Iterator[StreamSignaturesRequest]], Any]) -> None:
         self._begin = begin
         self._turn = threading.RLock()  # it knows whether this thread has it
+        self._awaits = False
         self._call: Any = None
         self._requests: queue.SimpleQueue[StreamSignaturesRequest | None] = queue.SimpleQueue()
         self._answers: Answers = queue.SimpleQueue()
@@ -47,6 +48,9 @@ class SignatureStream:
                 raise BrokenError(
                     grpc.StatusCode.DEADLINE_EXCEEDED, "other threads' messages took too long"
                 )
+            if self._awaits:  # a signal handler interrupts this thread's own message
+                with contextlib.closing(SignatureStream(self._begin)) as stream:
+                    return stream.exchange(request, timeout)
             return self._exchange(request, deadline)
         except queue.Empty:
             raise BrokenError(
@@ -65,6 +69,7 @@ class SignatureStream:
         self, request: StreamSignaturesRequest, deadline: float
     ) -> StreamSignaturesResponse:
         try:
+            self._awaits = True
             if self._call is None or not self._answers.empty():  # it broke while idle
                 self._open()
             self._requests.put(request)
@@ -74,6 +79,8 @@ class SignatureStream:
         except BaseException:
             self._end()  # a late answer would be mistaken for the next message's
             raise
+        finally:
+            self._awaits = False
         return answer
 
     def _open(self) -> None:
