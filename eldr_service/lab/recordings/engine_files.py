@@ -63,7 +63,11 @@ def read_engine_files(folder: Path) -> EngineFiles:
     paths = sorted(folder.rglob(f"*{SUFFIX}"))
     cautions, frames = [], []
     for path in paths:
-        whole, torn = read_frames(path)
+        try:
+            whole, torn = read_frames(path)
+        except FileNotFoundError:  # its engine makes room for a newer one
+            cautions.append(f"{path}: was deleted meanwhile and is left out")
+            continue
         frames += whole
         if torn:
             cautions.append(f"{path}: its last {torn:,} bytes are truncated and left out")

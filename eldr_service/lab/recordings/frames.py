@@ -1,6 +1,7 @@
 """The frames of a recording's file, up to any truncation."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,7 +71,7 @@ def read_frames(path: Path) -> tuple[list[Frame], int]:
             about = json.loads(document[8 : 8 + header]).get("__metadata__", {})
             frames.append(_checked(path, Frame(about, columns)))
             whole = file.tell()
-        return frames, path.stat().st_size - whole
+        return frames, os.fstat(file.fileno()).st_size - whole
 
 
 def _document(file: BinaryIO) -> bytes | None:

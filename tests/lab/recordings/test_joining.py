@@ -52,6 +52,14 @@ def test_a_torn_end_costs_what_was_in_it(tmp_path, torn):
     same_as_drawn(Recording.load(tmp_path), range(24))
 
 
+def test_a_file_that_was_deleted_after_it_was_found(tmp_path):
+    write(tmp_path, DRAWN)
+    (tmp_path / "gone.eldr").symlink_to(tmp_path / "deleted")
+    (caution,) = read_engine_files(tmp_path).cautions
+    assert caution.endswith("gone.eldr: was deleted meanwhile and is left out")
+    same_as_drawn(Recording.load(tmp_path), range(24))
+
+
 def test_nothing_but_a_torn_end(tmp_path):
     (tmp_path / "empty.eldr").touch()
     (tmp_path / "torn.eldr").write_bytes(b"\x10\0\0")
