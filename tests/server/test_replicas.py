@@ -211,6 +211,19 @@ def test_a_new_replica_knows_what_the_others_do(fleet, redis):
     assert a.release("late", "r") == "ALREADY_RELEASED"  # of a replica that is gone
 
 
+def test_a_refused_attempt_ends_no_booking_at_a_new_replica(fleet, redis):
+    fleet[0].register("attempts", "w0")
+    all_have(fleet, "attempts", 1)
+    kept = fleet[0].route("attempts", "r")
+    assert fleet[0].release("attempts", "r", attempt=1) == "UNKNOWN"  # its Route is still to come
+    with replicas(redis.url, 1) as ((_, late),):
+        with pytest.raises(grpc.RpcError, match="FAILED_PRECONDITION"):
+            late.route("attempts", "r", attempt=1)
+        again = late.route("attempts", "r")
+        assert (again.lease_id, again.repeated) == (kept.lease_id, True)
+    assert fleet[0].release("attempts", "r") == "RELEASED"
+
+
 @pytest.fixture
 def own_redis(tmp_path):
     with running_redis(tmp_path) as server:

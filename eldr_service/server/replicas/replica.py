@@ -169,12 +169,12 @@ class Replica:
         return False
 
     async def look_again(self, model: str, request_id: str) -> bool:
-        """Fetch what the shared state has for a request about to be refused, and everything else.
+        """Fetch what the shared state has for a request, and everything else.
 
         Returns
         -------
         bool
-            Whether the view may have lacked what the refusal is based on.
+            Whether the view may have lacked any of it.
         """
         if not self.is_safe:
             return False
@@ -183,10 +183,11 @@ class Replica:
         known = self._router.models.get(model)
         if known and result.word in ("live", "ended"):
             with self._follower.elsewhere():
+                ended = result.told
                 if result.word == "live":
-                    self._follower.book(kept_of(result.told[0]))
-                else:
-                    self._telling.remember(model, request_id, result.told)
+                    self._follower.book(kept_of(ended[0]))
+                    ended = ended[1:]
+                self._telling.remember(model, request_id, ended)
             return True
         return lacked
 

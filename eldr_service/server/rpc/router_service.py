@@ -337,6 +337,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             await self._fetch_signature(call.model, call.request_id)
         refused = False
         for _ in range(MOST_DECISIONS):
+            if self._supersedes(call):  # unless it has ended, which an older replica may know
+                await self._replica.look_again(call.model, call.request_id)
             try:
                 placed = await place(call)
             except (FailedPreconditionError, ResourceExhaustedError, UnavailableError):
@@ -362,6 +364,12 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         raise UnavailableError(
             f"request {call.request_id}: other replicas were first {MOST_DECISIONS} times"
         )
+
+    def _supersedes(self, call: RouteCall) -> bool:
+        """Whether a lower attempt lives, which placing this one would end."""
+        known = self._router.models.get(call.model)
+        booking = known.bookings.live(call.request_id) if known else None
+        return booking is not None and booking.attempt < call.attempt
 
     async def _fetch_signature(self, model: str, request_id: str, again: bool = False) -> None:
         """Fetch what other replicas received of a signature that is incomplete here."""

@@ -146,11 +146,11 @@ function run.renew(f)
   return {'gone'}
 end
 
--- model, request: what there is of it, as `place` says it
+-- model, request: what there is of it, as `place` says it; of one that lives, also what has ended
 function run.look(f)
   local k = key(f[1], f[2])
-  if live(k) then return {'live', redis.call('HGET', RECORD, k)} end
   local ended = redis.call('HGETALL', ends_key(k))
+  if live(k) then return {'live', redis.call('HGET', RECORD, k), unpack(ended)} end
   if #ended > 0 then return {'ended', unpack(ended)} end
   return {'gone'}
 end
