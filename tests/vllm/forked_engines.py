@@ -1,13 +1,19 @@
 """A plugin of vLLM for tests: an engine forks its processes, which vLLM does itself on GPUs.
 
-On CPUs it spawns them, so that each imports vLLM anew: most of an engine's start.
+On CPUs it spawns them, so that each imports vLLM anew: most of an engine's start. `SPAWN` in the
+environment leaves it at that.
 """
 
 import multiprocessing
+import os
 from pathlib import Path
+
+SPAWN = "ELDR_TESTS_SPAWN"
 
 
 def install() -> None:
+    if os.environ.get(SPAWN):
+        return
     context = multiprocessing.get_context
     multiprocessing.get_context = lambda how=None: context("fork" if how == "spawn" else how)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from forked_engines import SPAWN
 
 pytestmark = pytest.mark.vllm(engines=3)
 
@@ -30,7 +31,12 @@ def test_the_demo_from_beginning_to_end(tmp_path, tmp_path_factory):
             f"--record={tmp_path / 'record'}",
         ],
         cwd=CHECKOUT,
-        env={**os.environ, "ELDR_VLLM_PYTHON": sys.executable, "TMPDIR": scratch},
+        env={
+            **os.environ,
+            "ELDR_VLLM_PYTHON": sys.executable,
+            "TMPDIR": scratch,
+            SPAWN: "1",  # as its users run it
+        },
         capture_output=True,
         text=True,
     )

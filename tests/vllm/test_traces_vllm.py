@@ -4,6 +4,7 @@ import json
 import urllib.request
 
 import pytest
+from forked_engines import SPAWN
 from otlp_receiver import running_receiver
 from traced_proxy import running_proxy
 
@@ -26,6 +27,7 @@ def rig(model, tmp_path_factory, receiver):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in receiver.variables.items():
             patch.setenv(name, value)
+        patch.setenv(SPAWN, "1")  # vLLM's exporter is not there in a forked process
         folder = tmp_path_factory.mktemp("rig")
         traced = {"otlp-traces-endpoint": receiver.endpoint}  # vLLM's own
         with running_apart(model, folder, {"place": "daemon"}, **traced) as rig:
