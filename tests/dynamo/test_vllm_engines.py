@@ -9,7 +9,7 @@ pytestmark = [
     pytest.mark.vllm(engines=4),
     pytest.mark.skipif(
         not os.environ.get("ELDR_TEST_DYNAMO"),
-        reason="installs 0.8 GB of packages and takes minutes: run it with ELDR_TEST_DYNAMO=1",
+        reason="needs Dynamo, 0.8 GB of packages: ELDR_TEST_DYNAMO=1 installs and runs it",
     ),
 ]
 

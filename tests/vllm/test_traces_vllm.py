@@ -27,7 +27,7 @@ def rig(model, tmp_path_factory, receiver):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in receiver.variables.items():
             patch.setenv(name, value)
-        patch.setenv(SPAWN, "1")  # vLLM's exporter is not there in a forked process
+        patch.setenv(SPAWN, "1")  # vLLM's exporter starts threads of gRPC before it forks
         folder = tmp_path_factory.mktemp("rig")
         traced = {"otlp-traces-endpoint": receiver.endpoint}  # vLLM's own
         with running_apart(model, folder, {"place": "daemon"}, **traced) as rig:

@@ -337,7 +337,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             await self._fetch_signature(call.model, call.request_id)
         refused = False
         for _ in range(MOST_DECISIONS):
-            if self._supersedes(call):  # older replicas may know that this attempt has ended
+            if self._supersedes(call):  # another replica may have seen this attempt end
                 await self._replica.look_again(call.model, call.request_id)
             try:
                 placed = await place(call)

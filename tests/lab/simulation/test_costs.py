@@ -78,7 +78,7 @@ def test_beside_experts_changes_all_but_them():
 
 def test_shipped_costs_are_what_the_tables_give():
     if not (ROOT.parent / "shared" / "data" / "latency").is_dir():
-        pytest.skip("needs the public latency tables in ../shared; tools/fit_costs.py names them")
+        pytest.skip("needs others' latency tables in ../shared: tools/fit_costs.py names them")
     check = [sys.executable, str(ROOT / "tools" / "fit_costs.py"), "--check"]
     assert subprocess.run(check, check=False).returncode == 0
 
