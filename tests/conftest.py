@@ -57,6 +57,6 @@ def pytest_collection_modifyitems(items):
         elif engines > room:
             needed = engines * (ENGINE_GB + HEADROOM_GB)
             reason = (
-                f"needs {needed:.0f} GB for {engines} vLLM engines; here there is room for {room}"
+                f"needs {needed:.0f} GB for {engines} vLLM engines; there is room for {room}"
             )
             item.add_marker(pytest.mark.skip(reason=reason))
