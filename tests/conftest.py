@@ -56,7 +56,5 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
         elif engines > room:
             needed = engines * (ENGINE_GB + HEADROOM_GB)
-            reason = (
-                f"needs {needed:.0f} GB for {engines} vLLM engines; there is room for {room}"
-            )
+            reason = f"needs {needed:.0f} GB for {engines} vLLM engines; there is room for {room}"
             item.add_marker(pytest.mark.skip(reason=reason))
